@@ -1,0 +1,2 @@
+//! The run against peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Holds the emulator against the processor itself.

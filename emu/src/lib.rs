@@ -1,0 +1,22 @@
+//! What one x86-64 instruction does in 64-bit user mode.
+//!
+//! [`Displaced::decode`] reads an instruction once; [`Displaced::execute`] performs it, any number of
+//! times, on a register file and a memory interface. Nothing here makes system calls, allocates while
+//! executing, or panics.
+
+pub mod memory;
+pub mod registers;
+
+mod displaced;
+mod exception;
+mod outcome;
+mod refusal;
+mod touches;
+
+pub use displaced::Displaced;
+pub use exception::Exception;
+pub use memory::{Access, MemoryFault, UserMemory};
+pub use outcome::Outcome;
+pub use refusal::Refusal;
+pub use registers::{Mxcsr, Registers, Rflags};
+pub use touches::Touches;

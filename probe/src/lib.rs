@@ -1,0 +1,1 @@
+//! Places probes in running processes and emulates the instructions they displace.

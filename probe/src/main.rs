@@ -1,0 +1,2 @@
+//! The `stepless` command.
+fn main() {}
