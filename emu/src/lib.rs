@@ -7,6 +7,7 @@
 pub mod memory;
 pub mod registers;
 
+mod condition;
 mod context;
 mod displaced;
 mod exception;
