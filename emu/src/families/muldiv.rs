@@ -3,10 +3,11 @@
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::families::arith::flag;
+use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
+use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
 
 pub(super) static ROWS: &[Row] = &[
@@ -63,10 +64,13 @@ fn mul<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 fn select_imul(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.op_count() {
-        1 => by_width!(form.size(0), imul_double),
-        2 => by_width!(form.size(0), imul, <ByTwo>),
-        _ => by_width!(form.size(0), imul, <ByThree>),
+    match (form.instruction.op_count(), form.shape(1)) {
+        (1, _) => by_width!(form.size(0), imul_double),
+        (2, Shape::Register) => by_width!(form.size(0), imul, <Reg<0>, Reg<1>>),
+        (2, Shape::Memory) => by_width!(form.size(0), imul, <Reg<0>, Mem>),
+        (3, Shape::Register) => by_width!(form.size(0), imul, <Reg<1>, Imm>),
+        (3, Shape::Memory) => by_width!(form.size(0), imul, <Mem, Imm>),
+        _ => None,
     }
 }
 
@@ -86,24 +90,10 @@ fn imul_double<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-/// Which operands IMUL multiplies.
-trait Factors {
-    const OPERANDS: (usize, usize);
-}
-struct ByTwo;
-struct ByThree;
-impl Factors for ByTwo {
-    const OPERANDS: (usize, usize) = (0, 1);
-}
-impl Factors for ByThree {
-    const OPERANDS: (usize, usize) = (1, 2);
-}
-
-fn imul<W: Width, F: Factors>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let left = c.read::<W>(F::OPERANDS.0)?;
-    let right = c.read::<W>(F::OPERANDS.1)?;
+fn imul<W: Width, L: Source, R: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let (left, right) = (L::read::<W>(c)?, R::read::<W>(c)?);
     let (product, overflow) = signed_product(left, right);
-    c.write(0, W::truncate_wide(product as u128))?;
+    Reg::<0>::write(c, W::truncate_wide(product as u128))?;
     overflow_flags(c, overflow);
     Ok(Outcome::Next)
 }

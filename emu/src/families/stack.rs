@@ -3,7 +3,7 @@
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
-use crate::operand::Kind;
+use crate::operand::{Imm, Kind, Mem, Reg, Source};
 use crate::outcome::Outcome;
 use crate::registers::gpr;
 use crate::shape::row;
@@ -25,15 +25,18 @@ fn stack_width(form: &Form<'_>) -> i32 {
 /// Segment registers are the system family's.
 fn select_push(form: &Form<'_>) -> Option<Execute> {
     match (form.shape(0), stack_width(form)) {
-        (Shape::Other | Shape::None, _) => None,
-        (_, 2) => Some(push::<u16>),
-        (_, 8) => Some(push::<u64>),
+        (Shape::Register, 2) => Some(push::<u16, Reg<0>>),
+        (Shape::Register, 8) => Some(push::<u64, Reg<0>>),
+        (Shape::Memory, 2) => Some(push::<u16, Mem>),
+        (Shape::Memory, 8) => Some(push::<u64, Mem>),
+        (Shape::Immediate, 2) => Some(push::<u16, Imm>),
+        (Shape::Immediate, 8) => Some(push::<u64, Imm>),
         _ => None,
     }
 }
 
-fn push<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let value = c.read::<W>(0)?;
+fn push<W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = S::read::<W>(c)?;
     c.push(value)?;
     Ok(Outcome::Next)
 }
