@@ -6,6 +6,7 @@
 
 pub mod memory;
 pub mod registers;
+pub mod xsave;
 
 mod condition;
 mod context;
