@@ -107,7 +107,9 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            stack: instruction.memory_segment() == Register::SS,
+            // Prefixes of CS, DS, ES and SS count for nothing.
+            stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
+                && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
         }
     }
 

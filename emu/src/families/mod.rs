@@ -10,6 +10,7 @@ mod flags;
 mod muldiv;
 mod shift;
 mod stack;
+mod string;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
@@ -21,4 +22,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     muldiv::ROWS,
     shift::ROWS,
     stack::ROWS,
+    string::ROWS,
 ];
