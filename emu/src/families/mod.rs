@@ -3,6 +3,8 @@
 use crate::table::Row;
 
 mod arith;
+mod bits;
+mod bmi;
 mod branch;
 mod data;
 mod exchange;
@@ -15,6 +17,8 @@ mod string;
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    bits::ROWS,
+    bmi::ROWS,
     branch::ROWS,
     data::ROWS,
     exchange::ROWS,
