@@ -7,6 +7,7 @@ mod bits;
 mod bmi;
 mod branch;
 mod data;
+mod direct;
 mod exchange;
 mod flags;
 mod muldiv;
@@ -21,6 +22,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     bmi::ROWS,
     branch::ROWS,
     data::ROWS,
+    direct::ROWS,
     exchange::ROWS,
     flags::ROWS,
     muldiv::ROWS,
