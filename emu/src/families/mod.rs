@@ -4,16 +4,30 @@ use crate::table::Row;
 
 mod arith;
 mod branch;
+mod cache;
 mod data;
+mod descriptor;
 mod exchange;
+mod far;
 mod flags;
+mod identity;
 mod muldiv;
+mod segment;
+mod shadow;
 mod shift;
 mod stack;
+mod system;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    system::ROWS,
+    shadow::ROWS,
+    segment::ROWS,
+    identity::ROWS,
+    far::ROWS,
+    descriptor::ROWS,
+    cache::ROWS,
     branch::ROWS,
     data::ROWS,
     exchange::ROWS,
@@ -22,3 +36,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     shift::ROWS,
     stack::ROWS,
 ];
+
+pub(crate) use system::undefined;
