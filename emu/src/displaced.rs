@@ -3,15 +3,14 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
 };
 
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::families;
 use crate::operand::{Address, Operand};
-use crate::processor::{Processor, Vendor};
+use crate::processor::Processor;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
@@ -44,12 +43,7 @@ impl Displaced {
 
     /// As [`Displaced::decode`], for a processor of which the caller says what it is.
     pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
-        // With an operand-size prefix AMD's near branches are 16 bits wide; its far ones ignore REX.W.
-        let options = match processor.vendor {
-            Vendor::Amd => DecoderOptions::AMD,
-            Vendor::Intel => DecoderOptions::NONE,
-        };
-        let mut decoder = Decoder::with_ip(64, bytes, ip, options);
+        let mut decoder = Decoder::with_ip(64, bytes, ip, processor.decoder_options());
         let instruction = decoder.decode();
         match decoder.last_error() {
             DecoderError::None => Self::of(instruction, processor),

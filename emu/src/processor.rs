@@ -7,7 +7,7 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 use std::sync::OnceLock;
 
-use iced_x86::CpuidFeature as F;
+use iced_x86::{CpuidFeature as F, DecoderOptions};
 
 /// Who made the processor (CPUID leaf 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,22 @@ impl Bit {
     }
 }
 
+/// The options with which iced-x86 decodes as this processor does.
+#[must_use]
+pub fn decoder_options() -> u32 {
+    Processor::get().decoder_options()
+}
+
 impl Processor {
+    /// The options with which iced-x86 decodes as this processor does.
+    pub(crate) fn decoder_options(&self) -> u32 {
+        match self.vendor {
+            // With an operand-size prefix near branches are 16 bits wide; far ones ignore REX.W.
+            Vendor::Amd => DecoderOptions::AMD,
+            Vendor::Intel => DecoderOptions::NONE,
+        }
+    }
+
     /// The one this runs on.
     pub(crate) fn get() -> &'static Processor {
         static PROCESSOR: OnceLock<Processor> = OnceLock::new();
