@@ -9,7 +9,7 @@ use iced_x86::{
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::families;
-use crate::operand::{Address, Operand};
+use crate::operand::{Address, Operand, is_canonical};
 use crate::processor::Processor;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
@@ -46,19 +46,20 @@ impl Displaced {
         let mut decoder = Decoder::with_ip(64, bytes, ip, processor.decoder_options());
         let instruction = decoder.decode();
         match decoder.last_error() {
-            DecoderError::None => Self::of(instruction, processor),
+            DecoderError::None => Self::of(instruction, bytes, processor),
             DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
             _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, processor: &Processor) -> Result<Displaced, Refusal> {
+    fn of(instruction: Instruction, bytes: &[u8], processor: &Processor) -> Result<Displaced, Refusal> {
         let code = instruction.code();
         let row = table::row(code).ok_or(Refusal::NoRow(code))?;
         let execute = if processor.lacks(code.cpuid_features()) {
             families::undefined
         } else {
-            (row.select)(&Form { instruction: &instruction, processor }).ok_or(Refusal::NoForm(code))?
+            (row.select)(&Form { instruction: &instruction, bytes, processor })
+                .ok_or(Refusal::NoForm(code))?
         };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
@@ -68,7 +69,7 @@ impl Displaced {
             execute,
             next_ip: instruction.next_ip(),
             immediate: immediate(&instruction),
-            address: Address::of(&instruction),
+            address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
             sign_bits: processor.sign_bits,
@@ -107,8 +108,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        let shift = self.sign_bits & 63;
-        ((address << shift) as i64 >> shift) as u64 == address
+        is_canonical(address, self.sign_bits)
     }
 
     /// What an executor must fetch and store.

@@ -3,10 +3,13 @@
 use crate::table::Row;
 
 mod arith;
+mod bits;
+mod bmi;
 mod branch;
 mod cache;
 mod data;
 mod descriptor;
+mod direct;
 mod exchange;
 mod far;
 mod flags;
@@ -16,25 +19,30 @@ mod segment;
 mod shadow;
 mod shift;
 mod stack;
+mod string;
 mod system;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
-    system::ROWS,
-    shadow::ROWS,
-    segment::ROWS,
-    identity::ROWS,
-    far::ROWS,
-    descriptor::ROWS,
+    bits::ROWS,
+    bmi::ROWS,
     cache::ROWS,
+    descriptor::ROWS,
+    far::ROWS,
+    identity::ROWS,
+    segment::ROWS,
+    shadow::ROWS,
+    system::ROWS,
     branch::ROWS,
     data::ROWS,
+    direct::ROWS,
     exchange::ROWS,
     flags::ROWS,
     muldiv::ROWS,
     shift::ROWS,
     stack::ROWS,
+    string::ROWS,
 ];
 
 pub(crate) use system::undefined;
