@@ -1,1 +1,7 @@
 //! Places probes in running processes and emulates the instructions they displace.
+
+pub mod census;
+pub mod code;
+pub mod elf;
+pub mod glob;
+pub mod spec;
