@@ -4,4 +4,6 @@ pub mod census;
 pub mod code;
 pub mod elf;
 pub mod glob;
+pub mod locate;
+pub mod maps;
 pub mod spec;
