@@ -1,13 +1,31 @@
 //! An instruction, decoded once and ready to execute.
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction};
+use core::fmt;
 
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind,
+    Register,
+};
+
+use crate::context::{Context, Execute};
+use crate::operand::{Address, Operand};
+use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
 /// An instruction that a probe displaced: plain data, decoded and resolved to the one function that
 /// performs it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Displaced {
+    execute: Execute,
+    next_ip: u64,
+    /// The immediate, extended to 64 bits as the instruction says, or the branch target.
+    pub(crate) immediate: u64,
+    pub(crate) address: Address,
+    pub(crate) operand: [Operand; 5],
+    /// How many high bits of a canonical address are copies of the one below them.
+    sign_bits: u8,
+    touches: Touches,
+    row: &'static Row,
     instruction: Instruction,
 }
 
@@ -20,11 +38,31 @@ impl Displaced {
         let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         match decoder.last_error() {
-            DecoderError::None => {}
-            DecoderError::NoMoreBytes => return Err(Refusal::Truncated { length: bytes.len() }),
-            _ => return Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+            DecoderError::None => Self::of(instruction),
+            DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
+            _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
-        Err(Refusal::NoRow(instruction.code()))
+    }
+
+    fn of(instruction: Instruction) -> Result<Displaced, Refusal> {
+        let code = instruction.code();
+        let row = table::row(code).ok_or(Refusal::NoRow(code))?;
+        let execute = (row.select)(&Form { instruction: &instruction }).ok_or(Refusal::NoForm(code))?;
+        let mut operand = [Operand::default(); 5];
+        for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
+            *operand = Operand::of(&instruction, index);
+        }
+        Ok(Displaced {
+            execute,
+            next_ip: instruction.next_ip(),
+            immediate: immediate(&instruction),
+            address: Address::of(&instruction),
+            operand,
+            sign_bits: 16,
+            touches: touches(&instruction, row.flags),
+            row,
+            instruction,
+        })
     }
 
     /// Performs the instruction: reads and writes `registers` and `memory` as the processor would.
@@ -35,19 +73,33 @@ impl Displaced {
     /// The exception that the processor would have raised. Nothing has changed then, except where the
     /// architecture says otherwise (REP, gathers, masked moves), and RIP is that of this instruction, or
     /// of the next one if the exception is a trap.
+    #[inline]
     pub fn execute(
         &self,
         registers: &mut Registers,
         memory: &mut dyn UserMemory,
     ) -> Result<Outcome, Exception> {
-        let _ = (registers, memory);
-        Err(Exception::InvalidOpcode)
+        registers.rip = self.next_ip;
+        let result = (self.execute)(&mut Context { displaced: self, registers, memory });
+        if let Err(exception) = result
+            && !exception.is_trap()
+        {
+            registers.rip = self.instruction.ip();
+        }
+        result
+    }
+
+    /// Whether an address is canonical on this processor.
+    #[inline(always)]
+    pub(crate) fn is_canonical(&self, address: u64) -> bool {
+        let shift = self.sign_bits & 63;
+        ((address << shift) as i64 >> shift) as u64 == address
     }
 
     /// What an executor must fetch and store.
     #[must_use]
     pub fn touches(&self) -> Touches {
-        Touches::empty()
+        self.touches
     }
 
     /// The decoded instruction.
@@ -77,6 +129,77 @@ impl Displaced {
     /// The table row that it belongs to, as the table prints it.
     #[must_use]
     pub fn row(&self) -> &'static str {
-        ""
+        self.row.name
+    }
+}
+
+impl fmt::Debug for Displaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Displaced")
+            .field("code", &self.code())
+            .field("ip", &format_args!("{:#x}", self.ip()))
+            .field("length", &self.length())
+            .field("row", &self.row.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn immediate(instruction: &Instruction) -> u64 {
+    (0..instruction.op_count())
+        .find_map(|index| match instruction.op_kind(index) {
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                Some(instruction.near_branch_target())
+            }
+            OpKind::Register | OpKind::Memory | OpKind::FarBranch16 | OpKind::FarBranch32 => None,
+            _ => instruction.try_immediate(index).ok(),
+        })
+        .unwrap_or(0)
+}
+
+/// From the operands, and from the row's flags what the operands do not say.
+fn touches(instruction: &Instruction, flags: Flags) -> Touches {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let mut touches = Touches::empty();
+    for memory in info.used_memory() {
+        touches |= match memory.access() {
+            OpAccess::Read | OpAccess::CondRead => Touches::MEMORY_READ,
+            OpAccess::Write | OpAccess::CondWrite => Touches::MEMORY_WRITE,
+            OpAccess::ReadWrite | OpAccess::ReadCondWrite => Touches::MEMORY_READ | Touches::MEMORY_WRITE,
+            OpAccess::None | OpAccess::NoMemAccess => Touches::empty(),
+        };
+    }
+    for register in info.used_registers() {
+        touches |= register_touches(register.register());
+    }
+    let in_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+    let atomic = instruction.has_lock_prefix() || flags.contains(Flags::ATOMIC) && in_memory;
+    touches.set(Touches::ATOMIC, atomic);
+    for (flag, touch) in [
+        (Flags::X87, Touches::X87),
+        (Flags::SSE, Touches::SSE),
+        (Flags::THIS_CORE, Touches::THIS_CORE),
+        (Flags::SHADOW_STACK, Touches::SHADOW_STACK),
+        (Flags::PKRU, Touches::PKRU),
+        (Flags::SEGMENTS, Touches::SEGMENTS),
+    ] {
+        if flags.contains(flag) {
+            touches |= touch;
+        }
+    }
+    touches
+}
+
+fn register_touches(register: Register) -> Touches {
+    if register.is_mm() || register.is_st() {
+        Touches::X87
+    } else if register.is_xmm() {
+        Touches::SSE
+    } else if register.is_ymm() {
+        Touches::SSE | Touches::AVX
+    } else if register.is_zmm() || register.is_k() {
+        Touches::SSE | Touches::AVX | Touches::AVX512
+    } else {
+        Touches::empty()
     }
 }

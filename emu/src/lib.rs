@@ -7,11 +7,17 @@
 pub mod memory;
 pub mod registers;
 
+mod context;
 mod displaced;
 mod exception;
+mod families;
+mod operand;
 mod outcome;
 mod refusal;
+mod shape;
+mod table;
 mod touches;
+mod width;
 
 pub use displaced::Displaced;
 pub use exception::Exception;

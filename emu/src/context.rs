@@ -1,0 +1,149 @@
+//! One execution: the instruction, the registers and the memory, and what every row needs of them.
+
+use crate::displaced::Displaced;
+use crate::exception::Exception;
+use crate::memory::{Access, UserMemory};
+use crate::operand::Kind;
+use crate::outcome::Outcome;
+use crate::registers::{Registers, Rflags, gpr};
+use crate::width::Width;
+
+/// What performs an instruction. RIP is that of the next instruction already when it is called; on an
+/// error the caller sets it back.
+pub(crate) type Execute = fn(&mut Context<'_>) -> Result<Outcome, Exception>;
+
+/// An instruction being executed.
+pub(crate) struct Context<'a> {
+    pub(crate) displaced: &'a Displaced,
+    pub(crate) registers: &'a mut Registers,
+    pub(crate) memory: &'a mut dyn UserMemory,
+}
+
+impl Context<'_> {
+    /// The linear address of the memory operand.
+    #[inline(always)]
+    pub(crate) fn linear(&self) -> u64 {
+        self.displaced.address.linear(self.registers)
+    }
+
+    /// #SS or #GP if one of the bytes is at a non-canonical address, #AC if the access is misaligned and
+    /// the thread asked to be told.
+    #[inline(always)]
+    pub(crate) fn check(
+        &self,
+        address: u64,
+        size: usize,
+        alignment: usize,
+        stack: bool,
+    ) -> Result<(), Exception> {
+        let last = address.wrapping_add(size as u64).wrapping_sub(1);
+        if !self.displaced.is_canonical(address) || !self.displaced.is_canonical(last) {
+            return Err(non_canonical(stack));
+        }
+        if self.registers.rflags.contains(Rflags::AC) && address & (alignment as u64 - 1) != 0 {
+            return Err(Exception::AlignmentCheck);
+        }
+        Ok(())
+    }
+
+    /// Reads a value at a linear address.
+    #[inline(always)]
+    pub(crate) fn load<W: Width>(
+        &mut self,
+        address: u64,
+        access: Access,
+        stack: bool,
+    ) -> Result<W, Exception> {
+        self.check(address, W::BYTES, W::BYTES, stack)?;
+        let mut bytes = [0; 8];
+        self.memory.read(address, &mut bytes[..W::BYTES], access)?;
+        Ok(W::from_bytes(&bytes))
+    }
+
+    /// Writes a value at a linear address.
+    #[inline(always)]
+    pub(crate) fn store<W: Width>(&mut self, address: u64, value: W, stack: bool) -> Result<(), Exception> {
+        self.check(address, W::BYTES, W::BYTES, stack)?;
+        self.memory.write(address, &value.zero_extend().to_le_bytes()[..W::BYTES])?;
+        Ok(())
+    }
+
+    /// Replaces a value at a linear address in one step, and returns the one before.
+    #[inline(always)]
+    pub(crate) fn update<W: Width>(
+        &mut self,
+        address: u64,
+        stack: bool,
+        mut update: impl FnMut(W) -> W,
+    ) -> Result<W, Exception> {
+        self.check(address, W::BYTES, W::BYTES, stack)?;
+        let mut wide = |old: u128| u128::from(update(W::truncate_wide(old)).zero_extend());
+        let old = self.memory.update(address, W::BYTES, &mut wide)?;
+        Ok(W::truncate_wide(old))
+    }
+
+    /// Reads operand `index`, whichever kind it is.
+    pub(crate) fn read<W: Width>(&mut self, index: usize) -> Result<W, Exception> {
+        let operand = self.displaced.operand[index];
+        match operand.kind {
+            Kind::General => Ok(operand.get(self.registers)),
+            Kind::Memory => self.load(self.linear(), Access::Read, self.displaced.address.stack),
+            Kind::Immediate => Ok(W::truncate(self.displaced.immediate)),
+            Kind::Other | Kind::None => Ok(W::default()),
+        }
+    }
+
+    /// Writes operand `index`, a general register or memory.
+    pub(crate) fn write<W: Width>(&mut self, index: usize, value: W) -> Result<(), Exception> {
+        let operand = self.displaced.operand[index];
+        match operand.kind {
+            Kind::Memory => self.store(self.linear(), value, self.displaced.address.stack),
+            _ => {
+                operand.set(self.registers, value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces the status flags, leaving the others.
+    #[inline(always)]
+    pub(crate) fn set_status(&mut self, flags: Rflags) {
+        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags & Rflags::STATUS;
+    }
+
+    /// Writes a value below the stack and moves RSP there.
+    #[inline(always)]
+    pub(crate) fn push<W: Width>(&mut self, value: W) -> Result<(), Exception> {
+        let address = self.registers.gpr[gpr::RSP].wrapping_sub(W::BYTES as u64);
+        self.store(address, value, true)?;
+        self.registers.gpr[gpr::RSP] = address;
+        Ok(())
+    }
+
+    /// Reads the value at the top of the stack; the caller moves RSP once nothing can fail any more.
+    #[inline(always)]
+    pub(crate) fn peek<W: Width>(&mut self) -> Result<W, Exception> {
+        self.load(self.registers.gpr[gpr::RSP], Access::Read, true)
+    }
+
+    /// Moves RSP up past `bytes`.
+    #[inline(always)]
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.registers.gpr[gpr::RSP] = self.registers.gpr[gpr::RSP].wrapping_add(bytes as u64);
+    }
+
+    /// Goes on at `target`, or #GP if there can be no code there.
+    #[inline(always)]
+    pub(crate) fn branch(&mut self, target: u64) -> Result<Outcome, Exception> {
+        if !self.displaced.is_canonical(target) {
+            return Err(Exception::GeneralProtection(0));
+        }
+        self.registers.rip = target;
+        Ok(Outcome::Next)
+    }
+}
+
+#[cold]
+fn non_canonical(stack: bool) -> Exception {
+    if stack { Exception::StackFault(0) } else { Exception::GeneralProtection(0) }
+}

@@ -1,0 +1,247 @@
+//! Operands as decoding leaves them: numbers, masks and constants, with nothing left to look up.
+
+use iced_x86::{Instruction, OpKind, Register};
+
+use crate::Registers;
+use crate::context::Context;
+use crate::exception::Exception;
+use crate::memory::Access;
+use crate::width::Width;
+
+/// Where an operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    /// There is none.
+    #[default]
+    None,
+    /// A general register.
+    General,
+    /// Some other register; `number` is its number in its class.
+    Other,
+    /// In memory, at [`Address`].
+    Memory,
+    /// In the instruction.
+    Immediate,
+}
+
+/// One explicit operand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Operand {
+    pub(crate) kind: Kind,
+    /// The register's number.
+    pub(crate) number: u8,
+    /// 8 for AH, CH, DH and BH, else 0.
+    pub(crate) shift: u8,
+}
+
+/// How to find the memory operand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Address {
+    displacement: u64,
+    base_mask: u64,
+    index_mask: u64,
+    size_mask: u64,
+    base: u8,
+    index: u8,
+    scale: u8,
+    segment: SegmentBase,
+    /// Whether a non-canonical address is #SS rather than #GP.
+    pub(crate) stack: bool,
+}
+
+/// The segments whose base counts in 64-bit mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SegmentBase {
+    #[default]
+    Zero,
+    Fs,
+    Gs,
+}
+
+impl SegmentBase {
+    pub(crate) fn of(segment: Register) -> SegmentBase {
+        match segment {
+            Register::FS => SegmentBase::Fs,
+            Register::GS => SegmentBase::Gs,
+            _ => SegmentBase::Zero,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn base(self, registers: &Registers) -> u64 {
+        match self {
+            SegmentBase::Zero => 0,
+            SegmentBase::Fs => registers.fs_base,
+            SegmentBase::Gs => registers.gs_base,
+        }
+    }
+}
+
+impl Address {
+    /// Of the instruction's memory operand. An address relative to RIP is a constant here already. The
+    /// index of a gather or scatter (VSIB) is left out.
+    pub(crate) fn of(instruction: &Instruction) -> Address {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let relative = matches!(base, Register::RIP | Register::EIP);
+        let narrow = [base, index].iter().any(|r| r.is_gpr32()) || base == Register::EIP;
+        let (base_number, base_mask) = general(base);
+        let (index_number, index_mask) = general(index);
+        let absolute = base == Register::None && index == Register::None;
+        let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
+        let displacement = instruction.memory_displacement64();
+        Address {
+            displacement,
+            base_mask: if relative { 0 } else { base_mask },
+            index_mask,
+            // Without registers the displacement is the whole address, extended by the decoder.
+            size_mask: if narrow { u64::from(u32::MAX) } else { u64::MAX },
+            base: base_number,
+            index: index_number,
+            scale: instruction.memory_index_scale().trailing_zeros() as u8,
+            segment: SegmentBase::of(instruction.memory_segment()),
+            stack: instruction.memory_segment() == Register::SS,
+        }
+    }
+
+    /// Without the segment's base: what LEA computes.
+    #[inline(always)]
+    pub(crate) fn effective(&self, registers: &Registers) -> u64 {
+        let base = registers.gpr[usize::from(self.base & 15)] & self.base_mask;
+        let index = (registers.gpr[usize::from(self.index & 15)] & self.index_mask) << (self.scale & 3);
+        base.wrapping_add(index).wrapping_add(self.displacement) & self.size_mask
+    }
+
+    /// With the segment's base.
+    #[inline(always)]
+    pub(crate) fn linear(&self, registers: &Registers) -> u64 {
+        self.effective(registers).wrapping_add(self.segment.base(registers))
+    }
+
+    /// `offset` bytes further on, wrapping where the address size wraps.
+    #[inline(always)]
+    pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
+        let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
+        effective.wrapping_add(self.segment.base(registers))
+    }
+}
+
+fn general(register: Register) -> (u8, u64) {
+    if register.is_gpr64() || register.is_gpr32() { (register.number() as u8, u64::MAX) } else { (0, 0) }
+}
+
+impl Operand {
+    /// Of operand `index` of the instruction.
+    pub(crate) fn of(instruction: &Instruction, index: u32) -> Operand {
+        let kind = match instruction.op_kind(index) {
+            OpKind::Register => {
+                let register = instruction.op_register(index);
+                let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+                let number = register.number() as u8 - if high { 4 } else { 0 };
+                let kind = if register.is_gpr() { Kind::General } else { Kind::Other };
+                return Operand { kind, number, shift: if high { 8 } else { 0 } };
+            }
+            OpKind::Memory => Kind::Memory,
+            OpKind::MemorySegSI
+            | OpKind::MemorySegDI
+            | OpKind::MemorySegESI
+            | OpKind::MemorySegEDI
+            | OpKind::MemorySegRSI
+            | OpKind::MemorySegRDI
+            | OpKind::MemoryESDI
+            | OpKind::MemoryESEDI
+            | OpKind::MemoryESRDI => Kind::None,
+            _ => Kind::Immediate,
+        };
+        Operand { kind, number: 0, shift: 0 }
+    }
+
+    /// The general register's part that this operand names.
+    #[inline(always)]
+    pub(crate) fn get<W: Width>(self, registers: &Registers) -> W {
+        let value = registers.gpr[usize::from(self.number & 15)];
+        W::truncate(if W::BITS == 8 { value >> (self.shift & 8) } else { value })
+    }
+
+    /// Writes it: 32 bits clear the upper half, 8 and 16 bits leave the rest.
+    #[inline(always)]
+    pub(crate) fn set<W: Width>(self, registers: &mut Registers, value: W) {
+        let register = &mut registers.gpr[usize::from(self.number & 15)];
+        let value = value.zero_extend();
+        *register = match W::BITS {
+            8 => {
+                let shift = self.shift & 8;
+                *register & !(0xff << shift) | value << shift
+            }
+            16 => *register & !0xffff | value,
+            _ => value,
+        }
+    }
+}
+
+/// A place whose kind is known when the instruction is decoded, so that executing need not ask.
+pub(crate) trait Source {
+    /// Reads it.
+    fn read<W: Width>(context: &mut Context<'_>) -> Result<W, Exception>;
+}
+
+/// A place that can be written.
+pub(crate) trait Destination: Source {
+    /// Reads what [`Destination::write`] will then write.
+    fn read_to_write<W: Width>(context: &mut Context<'_>) -> Result<W, Exception>;
+    /// Writes it.
+    fn write<W: Width>(context: &mut Context<'_>, value: W) -> Result<(), Exception>;
+}
+
+/// Operand `N` is a general register.
+pub(crate) struct Reg<const N: usize>;
+/// The memory operand.
+pub(crate) struct Mem;
+/// The (first) immediate.
+pub(crate) struct Imm;
+
+impl<const N: usize> Source for Reg<N> {
+    #[inline(always)]
+    fn read<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        Ok(context.displaced.operand[N].get(context.registers))
+    }
+}
+
+impl<const N: usize> Destination for Reg<N> {
+    #[inline(always)]
+    fn read_to_write<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        Self::read(context)
+    }
+    #[inline(always)]
+    fn write<W: Width>(context: &mut Context<'_>, value: W) -> Result<(), Exception> {
+        context.displaced.operand[N].set(context.registers, value);
+        Ok(())
+    }
+}
+
+impl Source for Imm {
+    #[inline(always)]
+    fn read<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        Ok(W::truncate(context.displaced.immediate))
+    }
+}
+
+impl Source for Mem {
+    #[inline(always)]
+    fn read<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        let address = context.linear();
+        context.load(address, Access::Read, context.displaced.address.stack)
+    }
+}
+
+impl Destination for Mem {
+    #[inline(always)]
+    fn read_to_write<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        let address = context.linear();
+        context.load(address, Access::Write, context.displaced.address.stack)
+    }
+    #[inline(always)]
+    fn write<W: Width>(context: &mut Context<'_>, value: W) -> Result<(), Exception> {
+        let address = context.linear();
+        context.store(address, value, context.displaced.address.stack)
+    }
+}
