@@ -6,4 +6,5 @@ pub mod elf;
 pub mod glob;
 pub mod locate;
 pub mod maps;
+pub mod resolve;
 pub mod spec;

@@ -1,0 +1,161 @@
+//! `stepless list`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use probe::elf::{Elf, Function, demangle};
+use probe::{code, glob};
+use serde::Serialize;
+
+use super::output::{json_to_stdout, to_stdout};
+use super::{Failure, args, target, warn};
+
+/// The functions of one file.
+#[derive(Debug, Serialize)]
+struct Object {
+    path: String,
+    functions: Vec<Listed>,
+}
+
+/// One function.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    demangled: String,
+    aliases: Vec<String>,
+    /// Before relocation.
+    address: u64,
+    /// In the file.
+    offset: Option<u64>,
+    size: u64,
+    indirect: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<Vec<Site>>,
+}
+
+/// One instruction.
+#[derive(Debug, Serialize)]
+struct Site {
+    address: u64,
+    offset: Option<u64>,
+    instruction: String,
+    code: Option<String>,
+    probeable: bool,
+    reason: Option<String>,
+}
+
+pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
+    if arguments.usdt {
+        return Err(Failure::new("--usdt is not supported yet"));
+    }
+    let mut objects = Vec::new();
+    match (arguments.pid, &arguments.file) {
+        (Some(pid), pattern) => {
+            target::check(pid)?;
+            for path in target::files(&target::maps(pid)?) {
+                match Elf::open(&path) {
+                    Ok(elf) => objects.push(object(&elf, pattern.as_deref(), arguments)),
+                    Err(error) => warn(&format!("left out: {error}")),
+                }
+            }
+        }
+        (None, Some(file)) => {
+            objects.push(object(&target::open(Path::new(file))?, arguments.glob.as_deref(), arguments));
+        }
+        (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
+    }
+    if arguments.json {
+        #[derive(Serialize)]
+        struct Document {
+            objects: Vec<Object>,
+        }
+        return json_to_stdout(&Document { objects });
+    }
+    to_stdout(|out| objects.iter().try_for_each(|object| print(out, object, arguments.pid.is_some())))
+}
+
+fn object(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> Object {
+    let matching = |function: &&Function| {
+        let matches = |name: &str| {
+            pattern.is_none_or(|pattern| {
+                glob::matches(pattern, name) || glob::matches(pattern, &demangle(name))
+            })
+        };
+        function.names.iter().any(|name| matches(name)) || function.bare_names().any(matches)
+    };
+    let functions = elf.functions().iter().filter(matching);
+    let mut functions: Vec<Listed> = functions.map(|function| listed(elf, function, arguments)).collect();
+    if arguments.refused {
+        functions.retain(|function| function.instructions.as_ref().is_some_and(|list| !list.is_empty()));
+    }
+    Object { path: elf.path().display().to_string(), functions }
+}
+
+fn listed(elf: &Elf, function: &Function, arguments: &args::List) -> Listed {
+    let wants_sites = arguments.instructions || arguments.refused;
+    Listed {
+        name: function.names.first().cloned().unwrap_or_default(),
+        demangled: demangle(function.name()).into_owned(),
+        aliases: function.names.iter().skip(1).cloned().collect(),
+        address: function.address,
+        offset: elf.offset_of_address(function.address),
+        size: function.size,
+        indirect: function.indirect,
+        instructions: wants_sites.then(|| {
+            let sites = code::of_function(elf, function);
+            let sites = sites.filter(|site| !arguments.refused || site.displaced.is_err());
+            sites.map(|site| self::site(elf, &site)).collect()
+        }),
+    }
+}
+
+fn site(elf: &Elf, site: &code::Instruction) -> Site {
+    let (instruction, code) = disassemble(elf.code_at(site.address), site.address);
+    Site {
+        address: site.address,
+        offset: elf.offset_of_address(site.address),
+        instruction,
+        code,
+        probeable: site.displaced.is_ok(),
+        reason: site.displaced.as_ref().err().map(ToString::to_string),
+    }
+}
+
+/// The instruction at the start of `bytes` in Intel syntax, and iced-x86's name of its encoding.
+pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>) {
+    let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+    let mut text = String::new();
+    IntelFormatter::new().format(&instruction, &mut text);
+    (text, (!instruction.is_invalid()).then(|| format!("{:?}", instruction.code())))
+}
+
+fn print(out: &mut impl Write, object: &Object, with_path: bool) -> io::Result<()> {
+    if with_path && !object.functions.is_empty() {
+        writeln!(out, "{}", object.path)?;
+    }
+    for function in &object.functions {
+        let Listed { name, demangled, address, size, .. } = function;
+        write!(out, "{address:>12x} {size:>8}  {name}")?;
+        if demangled != name && !name.starts_with(&format!("{demangled}@")) {
+            write!(out, "  {demangled}")?;
+        }
+        for alias in &function.aliases {
+            write!(out, " = {alias}")?;
+        }
+        if function.indirect {
+            write!(out, "  (resolver of an indirect function)")?;
+        }
+        writeln!(out)?;
+        for site in function.instructions.iter().flatten() {
+            let distance = site.address.saturating_sub(*address);
+            write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
+            match &site.reason {
+                None => writeln!(out, "  yes")?,
+                Some(reason) => writeln!(out, "  no: {reason}")?,
+            }
+        }
+    }
+    Ok(())
+}
