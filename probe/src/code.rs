@@ -57,7 +57,10 @@ pub fn of_function<'elf>(
 
 /// The instructions of `range`: a linear sweep that begins anew at each function, so that data between two
 /// functions cannot hide where the second begins.
-pub fn of_range<'elf>(elf: &'elf Elf, range: &'elf CodeRange) -> impl Iterator<Item = Instruction> + use<'elf> {
+pub fn of_range<'elf>(
+    elf: &'elf Elf,
+    range: &'elf CodeRange,
+) -> impl Iterator<Item = Instruction> + use<'elf> {
     let bytes = elf.bytes(range);
     let within = move |address: u64| {
         let distance = address.checked_sub(range.address)?;
@@ -83,7 +86,7 @@ pub enum Boundary {
     Yes,
     /// It lies inside the instruction that begins at `start`.
     Inside {
-        /// The virtual address of that instruction, before relocation.
+        /// How many bytes after the start of the function that instruction begins.
         start: u64,
         /// The name of the function that both are in.
         function: String,
@@ -99,7 +102,8 @@ pub fn boundary(elf: &Elf, address: u64) -> Boundary {
     let last = of_function(elf, function).take_while(|instruction| instruction.address <= address).last();
     match last {
         Some(instruction) if instruction.address != address => {
-            Boundary::Inside { start: instruction.address, function: function.name().to_owned() }
+            let start = instruction.address.wrapping_sub(function.address);
+            Boundary::Inside { start, function: function.name().to_owned() }
         }
         Some(_) => Boundary::Yes,
         None => Boundary::Unknown,

@@ -208,18 +208,16 @@ impl Elf {
     /// The virtual address of the byte at file offset `offset`, if code can run there.
     #[must_use]
     pub fn address_of_offset(&self, offset: u64) -> Option<u64> {
-        let covers = |segment: &&Segment| {
-            segment.executable && contains(segment.offset, segment.file_size, offset)
-        };
+        let covers =
+            |segment: &&Segment| segment.executable && contains(segment.offset, segment.file_size, offset);
         self.segments.iter().find(covers).map(|segment| segment.address + (offset - segment.offset))
     }
 
     /// The file offset of virtual address `address`, if code can run there.
     #[must_use]
     pub fn offset_of_address(&self, address: u64) -> Option<u64> {
-        let covers = |segment: &&Segment| {
-            segment.executable && contains(segment.address, segment.file_size, address)
-        };
+        let covers =
+            |segment: &&Segment| segment.executable && contains(segment.address, segment.file_size, address);
         self.segments.iter().find(covers).map(|segment| segment.offset + (address - segment.address))
     }
 
@@ -315,8 +313,7 @@ fn parse<'data>(named: &Named<'_>, data: &'data [u8]) -> Result<Contents, ElfErr
         ));
     }
     code.sort_by_key(|range| range.address);
-    let symbols =
-        symbols::Symbols::read(&sections, data, &code).map_err(|error| named.malformed(error))?;
+    let symbols = symbols::Symbols::read(&sections, data, &code).map_err(|error| named.malformed(error))?;
     let soname = named.soname(header, data)?;
     Ok(Contents { position_independent, soname, segments, code, symbols })
 }
@@ -375,16 +372,11 @@ impl Named<'_> {
         Ok(header)
     }
 
-    fn segments<'data, R: ReadRef<'data>>(
-        &self,
-        header: &Header,
-        data: R,
-    ) -> Result<Vec<Segment>, ElfError> {
+    fn segments<'data, R: ReadRef<'data>>(&self, header: &Header, data: R) -> Result<Vec<Segment>, ElfError> {
         let length = data.len().map_err(|()| self.malformed("its length cannot be read"))?;
         let table = u64::from(header.e_phnum(LittleEndian)) * u64::from(header.e_phentsize(LittleEndian));
         self.check_end("program headers", header.e_phoff(LittleEndian), table, length)?;
-        let headers =
-            header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
+        let headers = header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
         let mut segments = Vec::new();
         for segment in headers.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD) {
             let (offset, address) = (segment.p_offset(LittleEndian), segment.p_vaddr(LittleEndian));
@@ -397,14 +389,9 @@ impl Named<'_> {
         Ok(segments)
     }
 
-    fn soname<'data, R: ReadRef<'data>>(
-        &self,
-        header: &Header,
-        data: R,
-    ) -> Result<Option<String>, ElfError> {
+    fn soname<'data, R: ReadRef<'data>>(&self, header: &Header, data: R) -> Result<Option<String>, ElfError> {
         let segments = self.segments(header, data)?;
-        let headers =
-            header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
+        let headers = header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
         let Some(dynamic) = headers.iter().find(|segment| segment.p_type(LittleEndian) == PT_DYNAMIC) else {
             return Ok(None);
         };
@@ -427,6 +414,3 @@ impl Named<'_> {
         Ok((!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()))
     }
 }
-
-#[cfg(test)]
-mod tests;

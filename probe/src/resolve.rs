@@ -56,7 +56,7 @@ pub enum ResolveError {
         place: String,
         /// The function that it lies in.
         function: String,
-        /// How many bytes after the start of the function the instruction begins, in bytes.
+        /// How many bytes after the start of the function the instruction begins.
         start: u64,
     },
     /// No code can run at this file offset.
@@ -451,6 +451,3 @@ fn program(name: &str) -> Option<PathBuf> {
     let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
     files.find(|file| file.is_file()).and_then(|file| std::fs::canonicalize(file).ok())
 }
-
-#[cfg(test)]
-mod tests;

@@ -216,10 +216,7 @@ mod tests {
                 ProbeSpec::Symbol { object: object(), symbol: versioned, offset: 0 },
             ),
             ("/a:b/c:main", ProbeSpec::Symbol { object: "/a:b/c".into(), symbol: symbol("main"), offset: 0 }),
-            (
-                "libc.so.6:qsort*/*",
-                ProbeSpec::EachInstruction { object: object(), pattern: "qsort*".into() },
-            ),
+            ("libc.so.6:qsort*/*", ProbeSpec::EachInstruction { object: object(), pattern: "qsort*".into() }),
             ("libc.so.6:0x28000", ProbeSpec::FileOffset { object: object(), offset: 0x28000 }),
             ("0x7fff0000", ProbeSpec::Address(0x7fff_0000)),
         ] {
@@ -233,9 +230,26 @@ mod tests {
     #[test]
     fn what_is_no_probe_is_refused_with_the_text() {
         for text in [
-            "", ":", "malloc", ":malloc", "libc:", "libc:+4", "libc:malloc+", "libc:malloc+x", "libc:malloc+-1",
-            "libc:malloc++1", "libc:mall*", "libc:/*", "libc:malloc+4/*", "libc:0x", "libc:0xg", "libc:123", "0x",
-            "0x+1", "0x11111111111111111", "0xyz", "libc:0x10/*",
+            "",
+            ":",
+            "malloc",
+            ":malloc",
+            "libc:",
+            "libc:+4",
+            "libc:malloc+",
+            "libc:malloc+x",
+            "libc:malloc+-1",
+            "libc:mall*",
+            "libc:/*",
+            "libc:malloc+4/*",
+            "libc:0x",
+            "libc:0xg",
+            "libc:123",
+            "0x",
+            "0x+1",
+            "0x11111111111111111",
+            "0xyz",
+            "libc:0x10/*",
         ] {
             match text.parse::<ProbeSpec>() {
                 Err(error @ SpecError::Malformed { .. }) => {

@@ -114,7 +114,7 @@ pub(crate) struct Explain {
     #[arg(value_name = "PROBE", required_unless_present = "bytes", requires = "pid")]
     pub(crate) probe: Option<String>,
     /// The process.
-    #[arg(short, value_name = "PID", requires = "probe")]
+    #[arg(short, value_name = "PID", requires = "probe", conflicts_with = "bytes")]
     pub(crate) pid: Option<i32>,
     /// The instruction's bytes in hexadecimal.
     #[arg(long, value_name = "HEX", conflicts_with = "probe")]

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use probe::census::{Candidate, Census, candidates, looks_like_elf};
 use probe::elf::{Elf, ElfError};
 
+use super::Failure;
 use super::args;
 use super::output::{json_to_stdout, percent, thousands, to_stdout};
 use super::progress::Progress;
-use super::Failure;
 
 /// How many refused codes the text form lists.
 const LISTED: usize = 25;

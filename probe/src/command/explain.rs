@@ -112,18 +112,21 @@ fn register_name(used: &UsedRegister) -> String {
 }
 
 fn memory_name(used: &UsedMemory) -> String {
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     if used.base() != Register::None {
         parts.push(format!("{:?}", used.base()).to_ascii_lowercase());
     }
     if used.index() != Register::None {
         parts.push(format!("{:?}*{}", used.index(), used.scale()).to_ascii_lowercase());
     }
-    if used.displacement() != 0 || parts.is_empty() {
-        parts.push(format!("{:#x}", used.displacement()));
-    }
+    let displacement = match used.displacement().cast_signed() {
+        0 if !parts.is_empty() => String::new(),
+        negative if negative < 0 && !parts.is_empty() => format!("-{:#x}", negative.unsigned_abs()),
+        _ if parts.is_empty() => format!("{:#x}", used.displacement()),
+        positive => format!("+{positive:#x}"),
+    };
     let segment = format!("{:?}", used.segment()).to_ascii_lowercase();
-    format!("{segment}:[{}] ({:?})", parts.join("+"), used.memory_size())
+    format!("{segment}:[{}{displacement}] ({:?})", parts.join("+"), used.memory_size())
 }
 
 /// The flags' names in the order of their bits.
@@ -151,7 +154,8 @@ fn bytes(hex: &str) -> Result<Vec<u8>, Failure> {
     let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let byte = |pair: &[u8]| match pair {
         [high, low] => {
-            let digit = |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            let digit =
+                |letter: u8| char::from(letter).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
             Some(digit(*high)? << 4 | digit(*low)?)
         }
         _ => None,

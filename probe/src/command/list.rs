@@ -79,9 +79,8 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
 fn object(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> Object {
     let matching = |function: &&Function| {
         let matches = |name: &str| {
-            pattern.is_none_or(|pattern| {
-                glob::matches(pattern, name) || glob::matches(pattern, &demangle(name))
-            })
+            pattern
+                .is_none_or(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &demangle(name)))
         };
         function.names.iter().any(|name| matches(name)) || function.bare_names().any(matches)
     };
@@ -127,7 +126,13 @@ fn site(elf: &Elf, site: &code::Instruction) -> Site {
 pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>) {
     let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
     let mut text = String::new();
-    IntelFormatter::new().format(&instruction, &mut text);
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
+    formatter.format(&instruction, &mut text);
     (text, (!instruction.is_invalid()).then(|| format!("{:?}", instruction.code())))
 }
 
@@ -150,7 +155,13 @@ fn print(out: &mut impl Write, object: &Object, with_path: bool) -> io::Result<(
         writeln!(out)?;
         for site in function.instructions.iter().flatten() {
             let distance = site.address.saturating_sub(*address);
-            write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
+            write!(
+                out,
+                "{:>12x} {:>8}    {:<44}",
+                site.address,
+                format!("+{distance:#x}"),
+                site.instruction
+            )?;
             match &site.reason {
                 None => writeln!(out, "  yes")?,
                 Some(reason) => writeln!(out, "  no: {reason}")?,

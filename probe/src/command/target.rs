@@ -25,7 +25,9 @@ pub(crate) fn check(pid: i32) -> Result<(), Failure> {
     match probe::elf::soname(Path::new(&exe)) {
         Err(ElfError::Unsupported { what, .. }) => {
             let name = name.display();
-            Err(Failure::new(format!("process {pid} runs {name}, which is {what}: only x86-64 can be probed")))
+            Err(Failure::new(format!(
+                "process {pid} runs {name}, which is {what}: only x86-64 can be probed"
+            )))
         }
         _ => Ok(()),
     }?;
@@ -33,7 +35,8 @@ pub(crate) fn check(pid: i32) -> Result<(), Failure> {
         Some(tracer) => {
             let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
             let name = name.trim();
-            let line = format!("process {pid} is already traced by process {tracer} ({name}); end that first");
+            let line =
+                format!("process {pid} is already traced by process {tracer} ({name}); end that first");
             Err(Failure::new(line))
         }
         None => Ok(()),

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use object::LittleEndian;
 use object::elf::{
-    FileHeader64, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT,
-    STT_TLS,
+    FileHeader64, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_TLS,
 };
 use object::read::elf::{SectionTable, Sym, SymbolTable, VersionTable};
 
@@ -385,8 +384,9 @@ pub fn demangle(name: &str) -> Cow<'_, str> {
     }
     if name.starts_with("_Z") {
         let options = cpp_demangle::DemangleOptions::default();
-        if let Some(demangled) =
-            cpp_demangle::Symbol::new(name).ok().and_then(|symbol| symbol.demangle_with_options(&options).ok())
+        if let Some(demangled) = cpp_demangle::Symbol::new(name)
+            .ok()
+            .and_then(|symbol| symbol.demangle_with_options(&options).ok())
         {
             return Cow::Owned(demangled);
         }
