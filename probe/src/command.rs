@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 
 mod args;
 mod census;
+mod events;
 mod explain;
 mod list;
 mod output;

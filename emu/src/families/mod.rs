@@ -3,6 +3,22 @@
 use crate::table::Row;
 
 mod arith;
+mod branch;
+mod data;
+mod exchange;
+mod flags;
+mod muldiv;
+mod shift;
+mod stack;
 
 /// The tables of all families.
-pub(crate) static ALL: &[&[Row]] = &[arith::ROWS];
+pub(crate) static ALL: &[&[Row]] = &[
+    arith::ROWS,
+    branch::ROWS,
+    data::ROWS,
+    exchange::ROWS,
+    flags::ROWS,
+    muldiv::ROWS,
+    shift::ROWS,
+    stack::ROWS,
+];

@@ -17,7 +17,7 @@ pub(crate) fn maps(pid: i32) -> Result<Vec<Mapping>, Failure> {
     Ok(maps)
 }
 
-/// Fails if `pid` cannot be probed, as far as that can be seen without touching it.
+/// Fails if there is no process `pid` that can be read, or if it is a 32-bit one.
 pub(crate) fn check(pid: i32) -> Result<(), Failure> {
     maps(pid)?;
     let exe = format!("/proc/{pid}/exe");
@@ -30,24 +30,7 @@ pub(crate) fn check(pid: i32) -> Result<(), Failure> {
             )))
         }
         _ => Ok(()),
-    }?;
-    match tracer(pid) {
-        Some(tracer) => {
-            let name = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
-            let name = name.trim();
-            let line =
-                format!("process {pid} is already traced by process {tracer} ({name}); end that first");
-            Err(Failure::new(line))
-        }
-        None => Ok(()),
     }
-}
-
-/// The process that traces `pid`.
-fn tracer(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
-    line.trim().parse().ok().filter(|&tracer| tracer != 0)
 }
 
 /// Reads up to `length` bytes of the memory of `pid` at `address`, as many as there are.
