@@ -276,7 +276,7 @@ struct Contents {
     symbols: symbols::Symbols,
 }
 
-fn parse<'data>(named: &Named<'_>, data: &'data [u8]) -> Result<Contents, ElfError> {
+fn parse(named: &Named<'_>, data: &[u8]) -> Result<Contents, ElfError> {
     let header = named.header(data)?;
     let position_independent = match header.e_type(LittleEndian) {
         ET_EXEC => false,

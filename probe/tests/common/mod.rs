@@ -7,10 +7,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory of one test.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Scratch {
+    pub(crate) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("stepless-test-{}-{number}", std::process::id());
@@ -19,18 +19,18 @@ impl Scratch {
         Scratch(std::fs::canonicalize(path).unwrap())
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, contents).unwrap();
         path
     }
 
     /// Compiles `source` with `cc`.
-    pub fn compile(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    pub(crate) fn compile(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
         let file = self.write(&format!("{name}.c"), source);
         let output = self.path(name);
         run(Command::new("cc").args(["-O1", "-o"]).arg(&output).arg(&file).args(flags));
@@ -44,17 +44,17 @@ impl Drop for Scratch {
     }
 }
 
-pub fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-pub fn strip(file: &Path, flags: &[&str]) {
+pub(crate) fn strip(file: &Path, flags: &[&str]) {
     run(Command::new("strip").args(flags).arg(file));
 }
 
 /// Three functions, one with two names, one called three times by `main`.
-pub const PROGRAM: &str = r#"
+pub(crate) const PROGRAM: &str = r#"
 #include <stdio.h>
 #include <unistd.h>
 int counter = 1;
