@@ -14,6 +14,7 @@ mod list;
 mod output;
 mod progress;
 mod target;
+mod watch;
 
 use args::{Cli, Command};
 
@@ -51,7 +52,8 @@ pub(crate) fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Census(arguments) => census::run(&arguments),
-        Command::Trace(_) | Command::Stat(_) => Err(Failure::new("not there yet")),
+        Command::Trace(arguments) => watch::run(&arguments, watch::Mode::Trace),
+        Command::Stat(arguments) => watch::run(&arguments, watch::Mode::Stat),
     };
     match result {
         Ok(code) => code,

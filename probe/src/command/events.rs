@@ -79,6 +79,11 @@ impl<W: Write> Events<W> {
         self.out.flush()
     }
 
+    /// Where the events go.
+    pub(crate) fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     fn text(&mut self, event: &Event<'_>, first: bool, since_ns: u64) {
         let (line, width) = (&mut self.line, self.width);
         // Writing to a String cannot fail.

@@ -16,9 +16,6 @@ use super::list::disassemble;
 use super::output::{json_to_stdout, to_stdout};
 use super::{Failure, args, target};
 
-/// The longest that an instruction can be, in bytes (SDM volume 2, section 2.3.11).
-const LONGEST: usize = 15;
-
 /// What there is to say about one instruction.
 #[derive(Debug, Serialize)]
 struct Explanation {
@@ -62,7 +59,7 @@ fn of_probe(probe: &str, pid: i32) -> Result<Explanation, Failure> {
     let Some(place) = places.first() else {
         return Err(Failure::new(format!("{probe} is nowhere in process {pid}")));
     };
-    let bytes = target::read_memory(pid, place.site.address, LONGEST)?;
+    let bytes = target::read_memory(pid, place.site.address, target::LONGEST)?;
     Ok(explain(&bytes, place.site.address, place.name.clone()))
 }
 
@@ -77,7 +74,7 @@ fn explain(bytes: &[u8], ip: u64, place: Option<String>) -> Explanation {
         let memory = info.used_memory().iter().filter(|used| wanted(used.access())).map(memory_name);
         registers.chain(memory).collect()
     };
-    let length = if decoded.is_invalid() { bytes.len().min(LONGEST) } else { decoded.len() };
+    let length = if decoded.is_invalid() { bytes.len().min(target::LONGEST) } else { decoded.len() };
     let touched = displaced.as_ref().map(Displaced::touches).ok();
     let touches = touched.iter().flat_map(|touches| touches.iter_names());
     let touches = touches.map(|(name, _)| name.to_ascii_lowercase()).collect();

@@ -8,6 +8,9 @@ use probe::maps::{self, Mapping};
 
 use super::Failure;
 
+/// The longest that an instruction can be, in bytes (SDM volume 2, section 2.3.11).
+pub(crate) const LONGEST: usize = 15;
+
 /// What process `pid` has mapped.
 pub(crate) fn maps(pid: i32) -> Result<Vec<Mapping>, Failure> {
     let maps = maps::read(pid).map_err(|error| about(pid, &error))?;
