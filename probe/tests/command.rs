@@ -1,11 +1,11 @@
 //! The `stepless` command, from outside.
 
-mod common;
+mod scratch;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{PROGRAM, Scratch};
+use scratch::{PROGRAM, Scratch};
 use serde_json::Value;
 
 fn stepless(arguments: &[&str]) -> Output {

@@ -1,10 +1,10 @@
 //! Reads what the C compiler makes.
 
-mod common;
+mod scratch;
 
-use common::{PROGRAM, Scratch, strip};
 use probe::code::{self, Boundary};
 use probe::elf::{Elf, ElfError, LookupError, SymbolName, demangle};
+use scratch::{PROGRAM, Scratch, strip};
 
 fn name(text: &str) -> SymbolName {
     SymbolName::parse(text)

@@ -1,15 +1,15 @@
 //! Looks probes up in running processes.
 
-mod common;
+mod scratch;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{PROGRAM, Scratch};
 use probe::locate::{Locate, LocateError};
 use probe::maps::{self, Mapping};
 use probe::resolve::ResolveError;
 use probe::spec::ProbeSpec;
+use scratch::{PROGRAM, Scratch};
 
 fn our_maps() -> Vec<Mapping> {
     maps::read(i32::try_from(std::process::id()).unwrap()).unwrap()
