@@ -15,6 +15,7 @@ mod exception;
 mod families;
 mod operand;
 mod outcome;
+mod processor;
 mod refusal;
 mod shape;
 mod table;

@@ -78,10 +78,15 @@ impl SegmentBase {
 }
 
 impl Address {
-    /// Of the instruction's memory operand. An address relative to RIP is a constant here already. The
-    /// index of a gather or scatter (VSIB) is left out.
+    /// Of the instruction's memory operand; of a string instruction, the source, or the destination if
+    /// that is all it has. An address relative to RIP is a constant here already. The index of a gather
+    /// or scatter (VSIB) is left out.
     pub(crate) fn of(instruction: &Instruction) -> Address {
-        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let string = string_pointer(instruction);
+        let (base, index) = match string {
+            Some((pointer, _)) => (pointer, Register::None),
+            None => (instruction.memory_base(), instruction.memory_index()),
+        };
         let relative = matches!(base, Register::RIP | Register::EIP);
         let narrow = [base, index].iter().any(|r| r.is_gpr32()) || base == Register::EIP;
         let (base_number, base_mask) = general(base);
@@ -98,9 +103,20 @@ impl Address {
             base: base_number,
             index: index_number,
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
-            segment: SegmentBase::of(instruction.memory_segment()),
-            stack: instruction.memory_segment() == Register::SS,
+            segment: match string {
+                Some((_, segment)) => SegmentBase::of(segment),
+                None => SegmentBase::of(instruction.memory_segment()),
+            },
+            // Prefixes of CS, DS, ES and SS count for nothing.
+            stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
+                && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
         }
+    }
+
+    /// All ones, or the low 32 bits if the address size is 32 bits.
+    #[inline(always)]
+    pub(crate) fn size_mask(&self) -> u64 {
+        self.size_mask
     }
 
     /// Without the segment's base: what LEA computes.
@@ -123,6 +139,25 @@ impl Address {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
         effective.wrapping_add(self.segment.base(registers))
     }
+}
+
+/// The register and the segment of a string instruction's source, else of its destination, which is in
+/// ES whatever the prefixes say.
+fn string_pointer(instruction: &Instruction) -> Option<(Register, Register)> {
+    let segment = instruction.memory_segment();
+    let pointer = |kind| match kind {
+        OpKind::MemorySegRSI => Some((Register::RSI, segment)),
+        OpKind::MemorySegESI => Some((Register::ESI, segment)),
+        OpKind::MemorySegRDI => Some((Register::RDI, segment)),
+        OpKind::MemorySegEDI => Some((Register::EDI, segment)),
+        _ => None,
+    };
+    let destination = |kind| match kind {
+        OpKind::MemoryESRDI => Some((Register::RDI, Register::ES)),
+        OpKind::MemoryESEDI => Some((Register::EDI, Register::ES)),
+        _ => None,
+    };
+    instruction.op_kinds().find_map(pointer).or_else(|| instruction.op_kinds().find_map(destination))
 }
 
 fn general(register: Register) -> (u8, u64) {

@@ -72,7 +72,7 @@ int main(void) {
     CHECK(FAULTS(store((int *)(pages + 4094))), 10);
     CHECK(got.si_addr == pages + 4096 && pages[4094] == 1 && pages[4095] == 1, 11);
     CHECK(FAULTS(load((int *)(pages + 2 * 4096 - 2))), 12);
-    CHECK(got.si_code == SEGV_ACCERR && got.si_addr == pages + 2 * 4096 && err == 5, 13);
+    CHECK(got.si_code == SEGV_ACCERR && got.si_addr == pages + 2 * 4096 && err == 4, 13);
     CHECK(FAULTS(load((int *)0x8000000000000000)), 14);
     CHECK(got.si_signo == SIGSEGV && got.si_code == SI_KERNEL && trapno == 13 && err == 0, 15);
     CHECK(FAULTS(push_at((void *)0x8000000000000000)), 16);
