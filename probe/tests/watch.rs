@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use probe::Session;
+use probe::{Locate, Session};
 use scratch::{PROGRAM, Scratch};
 use serde_json::Value;
 
@@ -97,6 +97,22 @@ impl Target {
         text
     }
 
+    /// Waits until the first instruction of `leaf` is a breakpoint, while `tracer` runs.
+    fn wait_for_probe(&self, tracer: &mut Child) {
+        use std::os::unix::fs::FileExt;
+        const INT3: [u8; 1] = [0xcc];
+        let pid = i32::try_from(self.child.id()).unwrap();
+        let leaf: probe::spec::ProbeSpec = "answers:leaf".parse().unwrap();
+        let sites = leaf.locate(&probe::maps::read(pid).unwrap()).unwrap();
+        let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+        let mut byte = [0];
+        while byte != INT3 {
+            assert!(tracer.try_wait().unwrap().is_none());
+            std::thread::yield_now();
+            memory.read_exact_at(&mut byte, sites[0].address).unwrap();
+        }
+    }
+
     fn maps(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap()
     }
@@ -168,7 +184,7 @@ fn each_instruction_of_a_function_is_a_site() {
     let events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let ips: Vec<u64> = events.map(|event| event["ip"].as_u64().unwrap()).collect();
     let once = ips.len() / 3;
-    assert!(once >= 3 && ips.len() % 3 == 0, "{lines}");
+    assert!(once >= 3 && ips.len().is_multiple_of(3), "{lines}");
     assert!(ips.chunks(once).all(|call| call == &ips[..once] && call.is_sorted()), "{ips:x?}");
 }
 
@@ -185,10 +201,7 @@ fn a_running_process_is_left_as_it_was() {
         .spawn()
         .unwrap();
     let mut events = BufReader::new(child.stdout.take().unwrap());
-    // Until the probe is there.
-    while target.text() == text {
-        assert!(child.try_wait().unwrap().is_none());
-    }
+    target.wait_for_probe(&mut child);
     let mut line = String::new();
     for _ in 0..5 {
         target.ask();
@@ -224,9 +237,7 @@ fn a_reader_that_goes_away_ends_the_trace_and_not_the_target() {
         .spawn()
         .unwrap();
     drop(child.stdout.take());
-    while target.text() == text {
-        assert!(child.try_wait().unwrap().is_none());
-    }
+    target.wait_for_probe(&mut child);
     target.ask();
     let output = child.wait_with_output().unwrap();
     let summary = String::from_utf8(output.stderr).unwrap();

@@ -1,7 +1,7 @@
 //! `stepless list`.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
@@ -50,46 +50,53 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
     if arguments.usdt {
         return Err(Failure::new("--usdt is not supported yet"));
     }
-    let mut objects = Vec::new();
-    match (arguments.pid, &arguments.file) {
-        (Some(pid), pattern) => {
-            target::check(pid)?;
-            for path in target::files(&target::maps(pid)?) {
-                match Elf::open(&path) {
-                    Ok(elf) => objects.push(object(&elf, pattern.as_deref(), arguments)),
-                    Err(error) => warn(&format!("left out: {error}")),
-                }
-            }
-        }
-        (None, Some(file)) => {
-            objects.push(object(&target::open(Path::new(file))?, arguments.glob.as_deref(), arguments));
-        }
+    let (elfs, pattern) = match (arguments.pid, &arguments.file) {
+        (Some(pid), pattern) => (mapped(pid)?, pattern.as_deref()),
+        (None, Some(file)) => (vec![Elf::open(Path::new(file))?], arguments.glob.as_deref()),
         (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
-    }
+    };
     if arguments.json {
         #[derive(Serialize)]
         struct Document {
             objects: Vec<Object>,
         }
-        return json_to_stdout(&Document { objects });
+        let objects = elfs.iter().map(|elf| Object {
+            path: elf.path().display().to_string(),
+            functions: functions(elf, pattern, arguments).collect(),
+        });
+        return json_to_stdout(&Document { objects: objects.collect() });
     }
-    to_stdout(|out| objects.iter().try_for_each(|object| print(out, object, arguments.pid.is_some())))
+    to_stdout(|out| {
+        for elf in &elfs {
+            let mut functions = functions(elf, pattern, arguments).peekable();
+            if arguments.pid.is_some() && functions.peek().is_some() {
+                writeln!(out, "{}", elf.path().display())?;
+            }
+            functions.try_for_each(|function| print(out, &function))?;
+        }
+        Ok(())
+    })
 }
 
-fn object(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> Object {
-    let matching = |function: &&Function| {
-        let matches = |name: &str| {
-            pattern
-                .is_none_or(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &demangle(name)))
-        };
+/// The files with code that process `pid` has mapped.
+fn mapped(pid: i32) -> Result<Vec<Elf>, Failure> {
+    target::check(pid)?;
+    let files = target::files(&target::maps(pid)?);
+    let open = |path: &PathBuf| Elf::open(path).map_err(|error| warn(&format!("left out: {error}"))).ok();
+    Ok(files.iter().filter_map(open).collect())
+}
+
+/// The functions whose names match, and that have something to show.
+fn functions(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> impl Iterator<Item = Listed> {
+    let matches = move |name: &str| {
+        pattern.is_none_or(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &demangle(name)))
+    };
+    let matching = move |function: &&Function| {
         function.names.iter().any(|name| matches(name)) || function.bare_names().any(matches)
     };
-    let functions = elf.functions().iter().filter(matching);
-    let mut functions: Vec<Listed> = functions.map(|function| listed(elf, function, arguments)).collect();
-    if arguments.refused {
-        functions.retain(|function| function.instructions.as_ref().is_some_and(|list| !list.is_empty()));
-    }
-    Object { path: elf.path().display().to_string(), functions }
+    let listed = elf.functions().iter().filter(matching).map(|function| listed(elf, function, arguments));
+    let has_sites = |function: &Listed| function.instructions.as_ref().is_some_and(|sites| !sites.is_empty());
+    listed.filter(move |function| !arguments.refused || has_sites(function))
 }
 
 fn listed(elf: &Elf, function: &Function, arguments: &args::List) -> Listed {
@@ -136,36 +143,25 @@ pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>
     (text, (!instruction.is_invalid()).then(|| format!("{:?}", instruction.code())))
 }
 
-fn print(out: &mut impl Write, object: &Object, with_path: bool) -> io::Result<()> {
-    if with_path && !object.functions.is_empty() {
-        writeln!(out, "{}", object.path)?;
+fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
+    let Listed { name, demangled, address, size, .. } = function;
+    write!(out, "{address:>12x} {size:>8}  {name}")?;
+    if demangled != name && !name.starts_with(&format!("{demangled}@")) {
+        write!(out, "  {demangled}")?;
     }
-    for function in &object.functions {
-        let Listed { name, demangled, address, size, .. } = function;
-        write!(out, "{address:>12x} {size:>8}  {name}")?;
-        if demangled != name && !name.starts_with(&format!("{demangled}@")) {
-            write!(out, "  {demangled}")?;
-        }
-        for alias in &function.aliases {
-            write!(out, " = {alias}")?;
-        }
-        if function.indirect {
-            write!(out, "  (resolver of an indirect function)")?;
-        }
-        writeln!(out)?;
-        for site in function.instructions.iter().flatten() {
-            let distance = site.address.saturating_sub(*address);
-            write!(
-                out,
-                "{:>12x} {:>8}    {:<44}",
-                site.address,
-                format!("+{distance:#x}"),
-                site.instruction
-            )?;
-            match &site.reason {
-                None => writeln!(out, "  yes")?,
-                Some(reason) => writeln!(out, "  no: {reason}")?,
-            }
+    for alias in &function.aliases {
+        write!(out, " = {alias}")?;
+    }
+    if function.indirect {
+        write!(out, "  (resolver of an indirect function)")?;
+    }
+    writeln!(out)?;
+    for site in function.instructions.iter().flatten() {
+        let distance = site.address.saturating_sub(*address);
+        write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
+        match &site.reason {
+            None => writeln!(out, "  yes")?,
+            Some(reason) => writeln!(out, "  no: {reason}")?,
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use probe::elf::{Elf, ElfError};
+use probe::elf::ElfError;
 use probe::maps::{self, Mapping};
 
 use super::Failure;
@@ -55,11 +55,6 @@ pub(crate) fn files(maps: &[Mapping]) -> Vec<PathBuf> {
         }
     }
     files
-}
-
-/// An ELF file that a user named.
-pub(crate) fn open(path: &Path) -> Result<Elf, Failure> {
-    Ok(Elf::open(path)?)
 }
 
 fn about(pid: i32, error: &io::Error) -> Failure {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -345,9 +345,9 @@ fn place_name(maps: &[maps::Mapping], objects: &Objects, address: u64) -> Option
     name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
 }
 
-/// The signals that end the command, and what became of them.
+/// The signals that end the command.
 struct Interrupted {
-    signal: Arc<AtomicI32>,
+    /// Whether the process that was launched has been waited for, so that its number may be another's.
     over: Arc<AtomicBool>,
 }
 
@@ -358,12 +358,11 @@ impl Interrupted {
         let mut signals = SigSet::empty();
         [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
         signals.thread_block()?;
-        let interrupted = Interrupted { signal: Arc::default(), over: Arc::default() };
-        let (signal, over) = (Arc::clone(&interrupted.signal), Arc::clone(&interrupted.over));
+        let interrupted = Interrupted { over: Arc::default() };
+        let over = Arc::clone(&interrupted.over);
         // Ends with the process.
         std::thread::spawn(move || {
             while let Ok(caught) = signals.wait() {
-                signal.store(caught as i32, Ordering::SeqCst);
                 if let Some(pid) = launched.filter(|_| caught != Signal::SIGINT)
                     && !over.load(Ordering::SeqCst)
                 {
@@ -398,16 +397,17 @@ fn finish(
             warn(&format!("`{name}` was never placed: {error}"));
         }
     }
-    let pid = session.pid();
-    let status = match end {
-        RunEnd::Ended(status) => status,
-        // It goes on without probes, and its status is ours.
-        _ if launched => wait_for(pid),
-        _ => None,
-    };
+    let ended = matches!(end, RunEnd::Ended(_));
+    // Interrupted, it goes on without probes, and its status is ours; that may take long.
+    let wait =
+        || session.status().or_else(|| if launched && !ended { wait_for(session.pid()) } else { None });
+    let needs_status = mode == Mode::Stat && shared.format == Format::Json;
+    let early = if needs_status { wait() } else { session.status() };
+    let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
+    drop(state);
+    let status = early.or_else(wait).map(shell_status);
     interrupted.over.store(true, Ordering::SeqCst);
-    let status = status.map(shell_status);
-    if let Err(error) = print(&mut state, &counts, status, shared, mode)
+    if let Err(error) = printed
         && error.kind() != io::ErrorKind::BrokenPipe
     {
         return Err(Failure::new(format!("printing failed: {error}")));
