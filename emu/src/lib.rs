@@ -13,6 +13,7 @@ mod context;
 mod displaced;
 mod exception;
 mod families;
+mod host;
 mod operand;
 mod outcome;
 mod processor;

@@ -30,6 +30,7 @@ mod space;
 mod stop;
 mod sys;
 mod trap;
+mod xstate;
 
 pub use error::{AttachError, ProbeError};
 pub use event::{Counters, Event, ProbeReport};

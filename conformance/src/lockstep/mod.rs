@@ -167,7 +167,11 @@ impl Run {
         let result = displaced.execute(&mut after.registers, &mut memory);
         let writes = memory.into_writes();
         match result {
-            Ok(Outcome::Next | Outcome::Again) => {}
+            Ok(Outcome::Next | Outcome::NextInhibited | Outcome::Again) => {}
+            Ok(Outcome::Native) => {
+                self.native(format!("{:?}", displaced.code()));
+                return Ok(None);
+            }
             Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
                 self.native("system call");
                 return Ok(None);

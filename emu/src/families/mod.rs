@@ -6,14 +6,21 @@ mod arith;
 mod bits;
 mod bmi;
 mod branch;
+mod cache;
 mod data;
+mod descriptor;
 mod direct;
 mod exchange;
+mod far;
 mod flags;
+mod identity;
 mod muldiv;
+mod segment;
+mod shadow;
 mod shift;
 mod stack;
 mod string;
+mod system;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
@@ -21,12 +28,21 @@ pub(crate) static ALL: &[&[Row]] = &[
     bits::ROWS,
     bmi::ROWS,
     branch::ROWS,
+    cache::ROWS,
     data::ROWS,
+    descriptor::ROWS,
     direct::ROWS,
     exchange::ROWS,
+    far::ROWS,
     flags::ROWS,
+    identity::ROWS,
     muldiv::ROWS,
+    segment::ROWS,
+    shadow::ROWS,
     shift::ROWS,
     stack::ROWS,
     string::ROWS,
+    system::ROWS,
 ];
+
+pub(crate) use system::undefined;
