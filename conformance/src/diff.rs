@@ -10,7 +10,7 @@ use emu::Displaced;
 use iced_x86::Code;
 
 use crate::codes;
-use crate::compare::compare;
+use crate::compare::{Comparison, compare};
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
@@ -245,8 +245,8 @@ impl<'a> Worker<'a> {
     fn check(&mut self, code: Code, number: u64, sample: &Sample, observed: &Observed, tally: &mut Tally) {
         tally.ran += 1;
         tally.invalid += u64::from(matches!(observed.stop, Stop::Exception { vector: 6, .. }));
-        let differences = match compare(sample, observed, &mut self.model) {
-            Ok(differences) => differences,
+        let Comparison { differences, left } = match compare(sample, observed, &mut self.model) {
+            Ok(comparison) => comparison,
             Err(refusal) => {
                 tally.refused += 1;
                 tally.refusal = Some(refusal);
@@ -254,8 +254,9 @@ impl<'a> Worker<'a> {
             }
         };
         tally.accepted += 1;
-        tally.compared += 1;
-        tally.faulting += u64::from(observed.stop != Stop::Completed);
+        tally.left += u64::from(left);
+        tally.compared += u64::from(!left);
+        tally.faulting += u64::from(!left && observed.stop != Stop::Completed);
         if !differences.is_empty() {
             tally.mismatches += 1;
             if tally.shown.len() < self.plan.show.div_ceil(2) {
