@@ -10,6 +10,7 @@ use iced_x86::{
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::operand::{Address, Operand};
+use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
@@ -37,18 +38,24 @@ impl Displaced {
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
-        let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
+        let options = DecoderOptions::NONE;
+        let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
-        match decoder.last_error() {
-            DecoderError::None => Self::of(instruction),
-            DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
-            _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+        let error = decoder.last_error();
+        if error == DecoderError::None {
+            let code = instruction.code();
+            let row = table::row(code).ok_or(Refusal::NoRow(code))?;
+            return Self::of(instruction, row);
+        }
+        match (reserved::raises(bytes, &instruction, error, options), error) {
+            (Some((instruction, row)), _) => Self::of(instruction, row),
+            (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
+            (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction) -> Result<Displaced, Refusal> {
+    fn of(instruction: Instruction, row: &'static Row) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let row = table::row(code).ok_or(Refusal::NoRow(code))?;
         let execute = (row.select)(&Form { instruction: &instruction }).ok_or(Refusal::NoForm(code))?;
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
