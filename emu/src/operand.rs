@@ -171,8 +171,11 @@ impl Operand {
             OpKind::Register => {
                 let register = instruction.op_register(index);
                 let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
-                let number = register.number() as u8 - if high { 4 } else { 0 };
-                let kind = if register.is_gpr() { Kind::General } else { Kind::Other };
+                let (kind, number) = match register.is_gpr() {
+                    true => (Kind::General, register.full_register().number()),
+                    false => (Kind::Other, register.number()),
+                };
+                let number = number as u8;
                 return Operand { kind, number, shift: if high { 8 } else { 0 } };
             }
             OpKind::Memory => Kind::Memory,
