@@ -45,6 +45,9 @@ pub(crate) struct Address {
     index: u8,
     scale: u8,
     segment: SegmentBase,
+    /// How many high bits of the effective address must be copies of the one below them, besides those of
+    /// the linear address: none, except on AMD's processors for a segment with a base.
+    effective_sign_bits: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
 }
@@ -81,7 +84,7 @@ impl Address {
     /// Of the instruction's memory operand; of a string instruction, the source, or the destination if
     /// that is all it has. An address relative to RIP is a constant here already. The index of a gather
     /// or scatter (VSIB) is left out.
-    pub(crate) fn of(instruction: &Instruction) -> Address {
+    pub(crate) fn of(instruction: &Instruction, processor: &Processor) -> Address {
         let string = string_pointer(instruction);
         let (base, index) = match string {
             Some((pointer, _)) => (pointer, Register::None),
@@ -94,6 +97,11 @@ impl Address {
         let absolute = base == Register::None && index == Register::None;
         let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
         let displacement = instruction.memory_displacement64();
+        let segment = SegmentBase::of(match string {
+            Some((_, segment)) => segment,
+            None => instruction.memory_segment(),
+        });
+        let amd = processor.vendor == Vendor::Amd;
         Address {
             displacement,
             base_mask: if relative { 0 } else { base_mask },
@@ -103,13 +111,11 @@ impl Address {
             base: base_number,
             index: index_number,
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
-            segment: match string {
-                Some((_, segment)) => SegmentBase::of(segment),
-                None => SegmentBase::of(instruction.memory_segment()),
-            },
+            segment,
+            effective_sign_bits: if amd && segment != SegmentBase::Zero { SIGN_BITS } else { 0 },
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
-                && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
+                && segment == SegmentBase::Zero,
         }
     }
 
@@ -130,15 +136,32 @@ impl Address {
     /// With the segment's base.
     #[inline(always)]
     pub(crate) fn linear(&self, registers: &Registers) -> u64 {
-        self.effective(registers).wrapping_add(self.segment.base(registers))
+        self.based(self.effective(registers), registers)
+    }
+
+    /// An effective address that must be canonical and is not stands for the linear one, which is refused.
+    #[inline(always)]
+    fn based(&self, effective: u64, registers: &Registers) -> u64 {
+        if is_canonical(effective, self.effective_sign_bits) {
+            effective.wrapping_add(self.segment.base(registers))
+        } else {
+            effective
+        }
     }
 
     /// `offset` bytes further on, wrapping where the address size wraps.
     #[inline(always)]
     pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
-        effective.wrapping_add(self.segment.base(registers))
+        self.based(effective, registers)
     }
+}
+
+/// Whether the upper `sign_bits` bits of an address are copies of the one below them.
+#[inline(always)]
+pub(crate) fn is_canonical(address: u64, sign_bits: u8) -> bool {
+    let shift = sign_bits & 63;
+    ((address << shift) as i64 >> shift) as u64 == address
 }
 
 /// The register and the segment of a string instruction's source, else of its destination, which is in

@@ -6,6 +6,7 @@ use crate::exception::Exception;
 use crate::families::arith::{add, cmp, flag};
 use crate::families::data::read_to_write;
 use crate::memory::Access;
+use crate::operand::Kind;
 use crate::outcome::Outcome;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
@@ -41,7 +42,7 @@ fn xadd<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let dst = read_to_write::<W>(c, 0)?;
     let src = c.read::<W>(1)?;
     let (sum, flags) = add(dst, src, c.registers.rflags);
-    if c.displaced.operand[0].kind == crate::operand::Kind::Memory {
+    if c.displaced.operand[0].kind == Kind::Memory {
         c.write(0, sum)?;
         c.write(1, dst)?;
     } else {
@@ -65,7 +66,8 @@ fn select_cmpxchg(form: &Form<'_>) -> Option<Execute> {
     if form.locked() { by_width!(form.size(0), cmpxchg_locked) } else { by_width!(form.size(0), cmpxchg) }
 }
 
-/// Writes its destination either way: with the value that it had if the comparison fails.
+/// Writes its destination either way if that is memory: with the value that it had if the comparison fails.
+/// A register is left alone then, with its upper half.
 fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let dst = read_to_write::<W>(c, 0)?;
     let src = c.read::<W>(1)?;
@@ -73,7 +75,9 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if accumulator == dst {
         c.write(0, src)?;
     } else {
-        c.write(0, dst)?;
+        if c.displaced.operand[0].kind == Kind::Memory {
+            c.write(0, dst)?;
+        }
         c.set_general(gpr::RAX, dst);
     }
     c.registers.rflags = cmp(accumulator, dst, c.registers.rflags);
