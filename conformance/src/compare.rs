@@ -65,7 +65,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
 fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) -> Result<Stop, String> {
     for _ in 0..REPETITIONS {
         return match displaced.execute(registers, model) {
-            Ok(Outcome::Next) => Ok(Stop::Completed),
+            Ok(Outcome::Next | Outcome::NextInhibited) => Ok(Stop::Completed),
             Ok(Outcome::Again) => continue,
             Ok(Outcome::Interrupt(number)) => Ok(interrupt(number, displaced.ip(), registers)),
             Ok(outcome) => Err(format!("{outcome:?}")),

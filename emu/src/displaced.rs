@@ -3,13 +3,14 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
 };
 
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
-use crate::operand::{Address, Operand};
+use crate::families;
+use crate::operand::{self, Address, Operand};
+use crate::processor::Processor;
 use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
@@ -38,25 +39,34 @@ impl Displaced {
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
-        let options = DecoderOptions::NONE;
+        Self::decode_on(bytes, ip, Processor::get())
+    }
+
+    /// As [`Displaced::decode`], for a processor of which the caller says what it is.
+    pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
+        let options = processor.decoder_options();
         let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
         let error = decoder.last_error();
         if error == DecoderError::None {
             let code = instruction.code();
             let row = table::row(code).ok_or(Refusal::NoRow(code))?;
-            return Self::of(instruction, row);
+            return Self::of(instruction, row, processor);
         }
         match (reserved::raises(bytes, &instruction, error, options), error) {
-            (Some((instruction, row)), _) => Self::of(instruction, row),
+            (Some((instruction, row)), _) => Self::of(instruction, row, processor),
             (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
             (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, row: &'static Row) -> Result<Displaced, Refusal> {
+    fn of(instruction: Instruction, row: &'static Row, processor: &Processor) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let execute = (row.select)(&Form { instruction: &instruction }).ok_or(Refusal::NoForm(code))?;
+        let execute = if processor.lacks(code.cpuid_features()) {
+            families::undefined
+        } else {
+            (row.select)(&Form { instruction: &instruction, processor }).ok_or(Refusal::NoForm(code))?
+        };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
             *operand = Operand::of(&instruction, index);
@@ -65,10 +75,10 @@ impl Displaced {
             execute,
             next_ip: instruction.next_ip(),
             immediate: immediate(&instruction),
-            address: Address::of(&instruction),
+            address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
-            sign_bits: 16,
+            sign_bits: processor.sign_bits,
             touches: touches(&instruction, row.flags),
             row,
             instruction,
@@ -91,9 +101,11 @@ impl Displaced {
     ) -> Result<Outcome, Exception> {
         registers.rip = self.next_ip;
         let result = (self.execute)(&mut Context { displaced: self, registers, memory });
-        if let Err(exception) = result
-            && !exception.is_trap()
-        {
+        let done = match result {
+            Ok(outcome) => !matches!(outcome, Outcome::Again | Outcome::Native),
+            Err(exception) => exception.is_trap(),
+        };
+        if !done {
             registers.rip = self.instruction.ip();
         }
         result
@@ -102,8 +114,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        let shift = self.sign_bits & 63;
-        ((address << shift) as i64 >> shift) as u64 == address
+        operand::is_canonical(address, self.sign_bits)
     }
 
     /// What an executor must fetch and store.
@@ -192,6 +203,7 @@ fn touches(instruction: &Instruction, flags: Flags) -> Touches {
         (Flags::SHADOW_STACK, Touches::SHADOW_STACK),
         (Flags::PKRU, Touches::PKRU),
         (Flags::SEGMENTS, Touches::SEGMENTS),
+        (Flags::EXTENDED, Touches::EXTENDED),
     ] {
         if flags.contains(flag) {
             touches |= touch;

@@ -6,6 +6,7 @@ use crate::Registers;
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::{Processor, Vendor};
 use crate::width::Width;
 
 /// Where an operand is.
@@ -112,7 +113,7 @@ impl Address {
             index: index_number,
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
             segment,
-            effective_sign_bits: if amd && segment != SegmentBase::Zero { SIGN_BITS } else { 0 },
+            effective_sign_bits: if amd && segment != SegmentBase::Zero { processor.sign_bits } else { 0 },
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
                 && segment == SegmentBase::Zero,

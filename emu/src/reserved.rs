@@ -7,21 +7,22 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction}
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
+use crate::families;
 use crate::outcome::Outcome;
 use crate::table::{Flags, Row};
 
 /// What raises #UD: LOCK where it is not allowed, a VEX field that must have another value, and the
 /// encodings of [`UNDEFINED`].
-static INVALID_OPCODE: Row =
-    Row { name: "#UD", mnemonics: &[], flags: Flags::empty(), select: |_| Some(invalid_opcode as Execute) };
+static INVALID_OPCODE: Row = Row {
+    name: "#UD",
+    mnemonics: &[],
+    flags: Flags::empty(),
+    select: |_| Some(families::undefined as Execute),
+};
 
 /// What raises #GP: an instruction of more than 15 bytes.
 static TOO_LONG: Row =
     Row { name: "#GP", mnemonics: &[], flags: Flags::empty(), select: |_| Some(too_long as Execute) };
-
-fn invalid_opcode(_: &mut Context<'_>) -> Result<Outcome, Exception> {
-    Err(Exception::InvalidOpcode)
-}
 
 fn too_long(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::GeneralProtection(0))

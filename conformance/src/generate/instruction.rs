@@ -1,8 +1,8 @@
 //! Instructions of every operand shape, by iced-x86's encoder.
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Encoder, EncodingKind, Instruction, OpCodeInfo,
-    OpCodeOperandKind as Kind, OpKind, Register, RoundingControl,
+    Code, Decoder, DecoderError, Encoder, EncodingKind, Instruction, OpCodeInfo, OpCodeOperandKind as Kind,
+    OpKind, Register, RoundingControl,
 };
 
 use super::values;
@@ -50,7 +50,7 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Encoded> {
     if bytes.len() > LONGEST {
         return None;
     }
-    let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(64, bytes, ip, emu::decoder_options());
     let instruction = decoder.decode();
     if decoder.last_error() != DecoderError::None || instruction.len() != bytes.len() {
         return None;
@@ -91,18 +91,11 @@ fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
         bytes.extend_from_slice(&old[at..]);
         if let Some(longer) = decode(&bytes, ip)
             && longer.instruction.code() == found.instruction.code()
-            && !changes_branch(&longer.instruction, prefix)
         {
             best = longer;
         }
     }
     best
-}
-
-/// AMD's processors take 66 before a near branch as a 16-bit operand size where Intel's and iced-x86 ignore
-/// it.
-fn changes_branch(instruction: &Instruction, prefix: u8) -> bool {
-    prefix == 0x66 && instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64
 }
 
 /// An instruction with drawn operands; not every one can be encoded.

@@ -6,20 +6,34 @@ mod arith;
 mod bits;
 mod bmi;
 mod branch;
+mod cache;
 mod data;
+mod descriptor;
 mod direct;
 mod exchange;
+mod far;
 mod flags;
+mod identity;
 mod muldiv;
+mod segment;
+mod shadow;
 mod shift;
 mod stack;
 mod string;
+mod system;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
     bits::ROWS,
     bmi::ROWS,
+    system::ROWS,
+    shadow::ROWS,
+    segment::ROWS,
+    identity::ROWS,
+    far::ROWS,
+    descriptor::ROWS,
+    cache::ROWS,
     branch::ROWS,
     data::ROWS,
     direct::ROWS,
@@ -30,3 +44,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     stack::ROWS,
     string::ROWS,
 ];
+
+pub(crate) use system::undefined;

@@ -147,7 +147,6 @@ fn iterate<W: Width, O: Strings, R: Repeat, const BUFFER: usize>(
             return Ok(Outcome::Next);
         }
         if limit == 0 {
-            c.registers.rip = c.displaced.ip();
             return Ok(Outcome::Again);
         }
         reach = BUFFER.min(4 * reach);

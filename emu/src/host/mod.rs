@@ -1,0 +1,3 @@
+//! What only the host's own processor can compute or answer.
+
+pub(crate) mod answers;
