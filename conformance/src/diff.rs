@@ -11,7 +11,7 @@ use iced_x86::{Code, Formatter, IntelFormatter};
 use serde::Serialize;
 
 use crate::codes;
-use crate::compare::{Difference, GPR, compare};
+use crate::compare::{Comparison, Difference, GPR, compare};
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
@@ -92,6 +92,8 @@ pub struct Report {
     pub cases: u64,
     /// In how many the processor raised an exception.
     pub faulting_cases: u64,
+    /// In how many the emulator left the instruction to the thread itself, so that nothing was compared.
+    pub left_to_the_thread: u64,
     /// In how many the emulator differed.
     pub mismatches: u64,
     /// Some of those.
@@ -141,6 +143,7 @@ struct Tally {
     cases: u64,
     faulting: u64,
     invalid: u64,
+    left: u64,
     mismatches: u64,
     shown: Vec<Mismatch>,
     refused: Option<String>,
@@ -219,6 +222,7 @@ impl Report {
         self.codes += 1;
         self.cases += tally.cases;
         self.faulting_cases += tally.faulting;
+        self.left_to_the_thread += tally.left;
         self.mismatches += tally.mismatches;
         self.masked_flags += crate::undefined::possibly(code.mnemonic()).bits().count_ones() as usize;
         if tally.mismatches > 0 {
@@ -359,8 +363,8 @@ impl Worker {
             return;
         }
         match compare(sample, observed, &mut self.model) {
-            Ok(differences) if differences.is_empty() => {}
-            Ok(differences) => {
+            Ok(Comparison { differences, left }) if differences.is_empty() => tally.left += u64::from(left),
+            Ok(Comparison { differences, .. }) => {
                 tally.mismatches += 1;
                 if tally.shown.len() < plan.show.div_ceil(2).max(1) {
                     tally.shown.push(describe(code, number, plan.seed, sample, &differences));

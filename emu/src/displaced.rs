@@ -9,7 +9,7 @@ use iced_x86::{
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::families;
-use crate::operand::{self, Address, Operand};
+use crate::operand::{Address, Operand, is_canonical};
 use crate::processor::Processor;
 use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
@@ -51,21 +51,27 @@ impl Displaced {
         if error == DecoderError::None {
             let code = instruction.code();
             let row = table::row(code).ok_or(Refusal::NoRow(code))?;
-            return Self::of(instruction, row, processor);
+            return Self::of(instruction, row, bytes, processor);
         }
         match (reserved::raises(bytes, &instruction, error, options), error) {
-            (Some((instruction, row)), _) => Self::of(instruction, row, processor),
+            (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
             (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
             (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, row: &'static Row, processor: &Processor) -> Result<Displaced, Refusal> {
+    fn of(
+        instruction: Instruction,
+        row: &'static Row,
+        bytes: &[u8],
+        processor: &Processor,
+    ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
         let execute = if processor.lacks(code.cpuid_features()) {
             families::undefined
         } else {
-            (row.select)(&Form { instruction: &instruction, processor }).ok_or(Refusal::NoForm(code))?
+            (row.select)(&Form { instruction: &instruction, bytes, processor })
+                .ok_or(Refusal::NoForm(code))?
         };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
@@ -114,7 +120,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        operand::is_canonical(address, self.sign_bits)
+        is_canonical(address, self.sign_bits)
     }
 
     /// What an executor must fetch and store.

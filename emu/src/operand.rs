@@ -6,7 +6,7 @@ use crate::Registers;
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
-use crate::processor::{Processor, Vendor};
+use crate::processor::Processor;
 use crate::width::Width;
 
 /// Where an operand is.
@@ -46,9 +46,9 @@ pub(crate) struct Address {
     index: u8,
     scale: u8,
     segment: SegmentBase,
-    /// How many high bits of the effective address must be copies of the one below them, besides those of
-    /// the linear address: none, except on AMD's processors for a segment with a base.
-    effective_sign_bits: u8,
+    /// How many high bits of an offset from FS or GS must be copies of the one below them: AMD's
+    /// processors demand it of the offset, too, and not of the sum only. Zero asks for none.
+    offset_sign_bits: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
 }
@@ -98,11 +98,6 @@ impl Address {
         let absolute = base == Register::None && index == Register::None;
         let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
         let displacement = instruction.memory_displacement64();
-        let segment = SegmentBase::of(match string {
-            Some((_, segment)) => segment,
-            None => instruction.memory_segment(),
-        });
-        let amd = processor.vendor == Vendor::Amd;
         Address {
             displacement,
             base_mask: if relative { 0 } else { base_mask },
@@ -112,11 +107,14 @@ impl Address {
             base: base_number,
             index: index_number,
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
-            segment,
-            effective_sign_bits: if amd && segment != SegmentBase::Zero { processor.sign_bits } else { 0 },
+            segment: match string {
+                Some((_, segment)) => SegmentBase::of(segment),
+                None => SegmentBase::of(instruction.memory_segment()),
+            },
+            offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
-                && segment == SegmentBase::Zero,
+                && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
         }
     }
 
@@ -137,28 +135,28 @@ impl Address {
     /// With the segment's base.
     #[inline(always)]
     pub(crate) fn linear(&self, registers: &Registers) -> u64 {
-        self.based(self.effective(registers), registers)
-    }
-
-    /// An effective address that must be canonical and is not stands for the linear one, which is refused.
-    #[inline(always)]
-    fn based(&self, effective: u64, registers: &Registers) -> u64 {
-        if is_canonical(effective, self.effective_sign_bits) {
-            effective.wrapping_add(self.segment.base(registers))
-        } else {
-            effective
-        }
+        self.in_segment(self.effective(registers), registers)
     }
 
     /// `offset` bytes further on, wrapping where the address size wraps.
     #[inline(always)]
     pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
-        self.based(effective, registers)
+        self.in_segment(effective, registers)
+    }
+
+    /// An offset that is not canonical is no address, whatever the base: it is left to the check of
+    /// addresses.
+    #[inline(always)]
+    fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
+        if self.segment == SegmentBase::Zero || !is_canonical(offset, self.offset_sign_bits) {
+            return offset;
+        }
+        offset.wrapping_add(self.segment.base(registers))
     }
 }
 
-/// Whether the upper `sign_bits` bits of an address are copies of the one below them.
+/// Whether the `sign_bits` high bits of an address are copies of the one below them.
 #[inline(always)]
 pub(crate) fn is_canonical(address: u64, sign_bits: u8) -> bool {
     let shift = sign_bits & 63;

@@ -131,10 +131,18 @@ pub fn decoder_options() -> u32 {
 impl Processor {
     /// The options with which iced-x86 decodes as this processor does.
     pub(crate) fn decoder_options(&self) -> u32 {
+        let option = |option, set| if set { option } else { DecoderOptions::NONE };
+        // With an operand-size prefix near branches are 16 bits wide; far ones ignore REX.W.
+        option(DecoderOptions::AMD, self.vendor == Vendor::Amd)
+            | option(DecoderOptions::NO_MPFX_0FBC, !self.tzcnt)
+            | option(DecoderOptions::NO_MPFX_0FBD, !self.lzcnt)
+    }
+
+    /// How many high bits of an offset from FS or GS must be copies of the one below them.
+    pub(crate) fn offset_sign_bits(&self) -> u8 {
         match self.vendor {
-            // With an operand-size prefix near branches are 16 bits wide; far ones ignore REX.W.
-            Vendor::Amd => DecoderOptions::AMD,
-            Vendor::Intel => DecoderOptions::NONE,
+            Vendor::Amd => self.sign_bits,
+            Vendor::Intel => 0,
         }
     }
 

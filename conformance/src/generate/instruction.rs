@@ -14,6 +14,9 @@ const LONGEST: usize = 15;
 /// How many times a shape is drawn until the encoder takes one.
 const ATTEMPTS: usize = 40;
 
+/// What INT would make a system call with.
+const SYSTEM_CALL: u8 = 0x80;
+
 /// An encoded instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Encoded {
@@ -109,6 +112,9 @@ fn shape(code: Code, ip: u64, rng: &mut Rng) -> Instruction {
     }
     if memory && info.can_use_lock_prefix() && rng.chance(40) {
         instruction.set_has_lock_prefix(true);
+    }
+    if code == Code::Int_imm8 && instruction.immediate8() == SYSTEM_CALL {
+        instruction.set_immediate8(SYSTEM_CALL + 1);
     }
     repeat_prefixes(&mut instruction, info, rng);
     if info.encoding() == EncodingKind::EVEX {

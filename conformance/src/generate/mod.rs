@@ -6,6 +6,7 @@
 mod address;
 mod instruction;
 mod state;
+mod system;
 mod values;
 
 use emu::Registers;
@@ -103,6 +104,7 @@ impl Generator {
             bit_offset(&mut case.registers, instruction, rng);
             let _ = start;
         }
+        system::operands(case, instruction, last, rng);
     }
 }
 
@@ -110,9 +112,12 @@ impl Generator {
 fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {
     match (instruction.flow_control(), instruction.mnemonic()) {
         // A trap of its own, or an image of the flags with TF in it: TF would be in the way.
-        (FlowControl::Interrupt, _) | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) => {
+        (FlowControl::Interrupt, _)
+        | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Popf | Mnemonic::Popfq) => {
             Mode::Straight
         }
+        // After these the processor stops one instruction too late.
+        _ if system::skips_a_step(instruction) => Mode::Straight,
         // Nothing after it runs under the new rights, the jump back included.
         (FlowControl::Next, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => Mode::Step,
         (FlowControl::Next | FlowControl::Exception, _) if !rng.chance(4) => Mode::Straight,
