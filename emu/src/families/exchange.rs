@@ -8,7 +8,6 @@ use crate::families::data::read_to_write;
 use crate::memory::Access;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
-use crate::processor::{Processor, Vendor};
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -67,7 +66,8 @@ fn select_cmpxchg(form: &Form<'_>) -> Option<Execute> {
     if form.locked() { by_width!(form.size(0), cmpxchg_locked) } else { by_width!(form.size(0), cmpxchg) }
 }
 
-/// Writes its destination either way: with the value that it had if the comparison fails.
+/// Writes its destination either way if that is memory: with the value that it had if the comparison fails.
+/// A register is left alone then, with its upper half.
 fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let dst = read_to_write::<W>(c, 0)?;
     let src = c.read::<W>(1)?;
@@ -75,8 +75,7 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if accumulator == dst {
         c.write(0, src)?;
     } else {
-        // AMD's processors leave a register alone, upper half included.
-        if c.displaced.operand[0].kind == Kind::Memory || Processor::get().vendor != Vendor::Amd {
+        if c.displaced.operand[0].kind == Kind::Memory {
             c.write(0, dst)?;
         }
         c.set_general(gpr::RAX, dst);
