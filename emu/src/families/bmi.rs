@@ -60,13 +60,13 @@ fn andn<W: Width>(left: W, right: W, flags: Rflags) -> (W, Rflags) {
     with_carry(!left & right, false, flags)
 }
 
-/// `control` is the first bit, and above it how many of them. AF, SF and PF are undefined: AF is set, and
-/// the others are the result's.
+/// `control` is the first bit, and above it how many of them. AF, SF and PF are undefined: AF is set, SF
+/// clear, and PF the result's.
 #[inline(always)]
 fn bextr<W: Width>(src: W, control: W, flags: Rflags) -> (W, Rflags) {
     let [start, length] = (control.zero_extend() as u16).to_le_bytes().map(u32::from);
     let (result, flags) = with_carry(src.shift_right(start) & low(length), false, flags);
-    (result, flags | Rflags::AF)
+    (result, flags.difference(Rflags::SF) | Rflags::AF)
 }
 
 #[inline(always)]
