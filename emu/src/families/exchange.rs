@@ -8,6 +8,7 @@ use crate::families::data::read_to_write;
 use crate::memory::Access;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
+use crate::processor::{Processor, Vendor};
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -66,8 +67,7 @@ fn select_cmpxchg(form: &Form<'_>) -> Option<Execute> {
     if form.locked() { by_width!(form.size(0), cmpxchg_locked) } else { by_width!(form.size(0), cmpxchg) }
 }
 
-/// Writes its destination either way if that is memory: with the value that it had if the comparison fails.
-/// A register is left alone then, with its upper half.
+/// Writes its destination either way: with the value that it had if the comparison fails.
 fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let dst = read_to_write::<W>(c, 0)?;
     let src = c.read::<W>(1)?;
@@ -75,7 +75,8 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if accumulator == dst {
         c.write(0, src)?;
     } else {
-        if c.displaced.operand[0].kind == Kind::Memory {
+        // AMD's processors leave a register alone, upper half included.
+        if c.displaced.operand[0].kind == Kind::Memory || Processor::get().vendor != Vendor::Amd {
             c.write(0, dst)?;
         }
         c.set_general(gpr::RAX, dst);
