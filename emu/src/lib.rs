@@ -11,6 +11,7 @@ mod context;
 mod displaced;
 mod exception;
 mod families;
+mod mmx;
 mod operand;
 mod outcome;
 mod refusal;
