@@ -11,6 +11,7 @@ mod context;
 mod displaced;
 mod exception;
 mod families;
+mod host;
 mod mmx;
 mod operand;
 mod outcome;
@@ -19,6 +20,7 @@ mod shape;
 mod table;
 mod touches;
 mod width;
+mod x87;
 
 pub use displaced::Displaced;
 pub use exception::Exception;
