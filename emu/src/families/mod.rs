@@ -3,11 +3,25 @@
 use crate::table::Row;
 
 mod arith;
+mod branch;
+mod data;
+mod exchange;
+mod flags;
+mod muldiv;
+mod shift;
+mod stack;
 mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    branch::ROWS,
+    data::ROWS,
+    exchange::ROWS,
+    flags::ROWS,
+    muldiv::ROWS,
+    shift::ROWS,
+    stack::ROWS,
     x87::arithmetic::ROWS,
     x87::compare::ROWS,
     x87::control::ROWS,
