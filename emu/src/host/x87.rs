@@ -30,11 +30,19 @@ macro_rules! under {
         unsafe {
             asm!(
                 "fnstcw word ptr [{own}]",
+                // FNCLEX is slow; mostly there is nothing to clear.
+                "fnstsw ax",
+                "test al, al",
+                "jz 2f",
                 "fnclex",
+                "2:",
                 "fldcw word ptr [{target}]",
                 $($run,)+
                 "fnstsw ax",
+                "test al, al",
+                "jz 3f",
                 "fnclex",
+                "3:",
                 $($store,)*
                 "emms",
                 "fldcw word ptr [{own}]",
