@@ -18,6 +18,7 @@ mod refusal;
 mod shape;
 mod table;
 mod touches;
+mod vector;
 mod width;
 
 pub use displaced::Displaced;

@@ -3,6 +3,7 @@
 use crate::table::Row;
 
 mod arith;
+mod packed_arith;
 
 /// The tables of all families.
-pub(crate) static ALL: &[&[Row]] = &[arith::ROWS];
+pub(crate) static ALL: &[&[Row]] = &[arith::ROWS, packed_arith::ROWS];
