@@ -3,7 +3,20 @@
 use crate::table::Row;
 
 mod arith;
+mod float_arith;
+mod float_compare;
+mod float_convert;
+mod float_round;
+mod mxcsr;
 mod packed_arith;
 
 /// The tables of all families.
-pub(crate) static ALL: &[&[Row]] = &[arith::ROWS, packed_arith::ROWS];
+pub(crate) static ALL: &[&[Row]] = &[
+    arith::ROWS,
+    packed_arith::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
+    mxcsr::ROWS,
+];
