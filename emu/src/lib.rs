@@ -13,6 +13,7 @@ mod context;
 mod displaced;
 mod exception;
 mod families;
+mod float;
 mod host;
 mod mmx;
 mod operand;
@@ -21,6 +22,7 @@ mod refusal;
 mod shape;
 mod table;
 mod touches;
+mod vector;
 mod width;
 mod x87;
 

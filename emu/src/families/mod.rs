@@ -7,7 +7,13 @@ mod branch;
 mod data;
 mod exchange;
 mod flags;
+mod float_arith;
+mod float_compare;
+mod float_convert;
+mod float_round;
 mod muldiv;
+mod mxcsr;
+mod packed_arith;
 mod shift;
 mod stack;
 mod x87;
@@ -27,4 +33,10 @@ pub(crate) static ALL: &[&[Row]] = &[
     x87::control::ROWS,
     x87::transcendental::ROWS,
     x87::transfer::ROWS,
+    packed_arith::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
+    mxcsr::ROWS,
 ];

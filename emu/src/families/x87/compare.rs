@@ -50,8 +50,7 @@ fn to_flags(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
         let flag = |condition: u16, flag: Rflags| {
             if conditions & condition != 0 { flag } else { Rflags::empty() }
         };
-        let status = flag(C0, Rflags::CF) | flag(C2, Rflags::PF) | flag(C3, Rflags::ZF);
-        c.registers.rflags = c.registers.rflags.difference(Rflags::STATUS) | status;
+        c.set_status(flag(C0, Rflags::CF) | flag(C2, Rflags::PF) | flag(C3, Rflags::ZF));
         c.registers.extended.x87.pop(pops);
     }
 }
