@@ -3,8 +3,11 @@
 use crate::table::Row;
 
 mod arith;
+mod bits;
+mod bmi;
 mod branch;
 mod data;
+mod direct;
 mod exchange;
 mod flags;
 mod float_arith;
@@ -16,13 +19,17 @@ mod mxcsr;
 mod packed_arith;
 mod shift;
 mod stack;
+mod string;
 mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    bits::ROWS,
+    bmi::ROWS,
     branch::ROWS,
     data::ROWS,
+    direct::ROWS,
     exchange::ROWS,
     flags::ROWS,
     muldiv::ROWS,
@@ -39,4 +46,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_convert::ROWS,
     float_round::ROWS,
     mxcsr::ROWS,
+    string::ROWS,
 ];
