@@ -68,7 +68,20 @@ fn in_memory(form: &Form<'_>) -> bool {
     form.shape(0) == Shape::Memory || form.shape(1) == Shape::Memory
 }
 
-/// Reads the memory operand as it lies in memory.
+/// Looks at the first and the last byte of an image in memory: processors do so before they go through it,
+/// and fault there.
+fn check_ends(c: &mut Context<'_>, length: usize, alignment: usize, access: Access) -> Result<(), Exception> {
+    let address = c.linear();
+    let stack = c.displaced.address.stack;
+    c.check(address, 1, alignment, stack)?;
+    c.memory.read(address, &mut [0], access)?;
+    let last = address.wrapping_add(length as u64 - 1);
+    c.check(last, 1, 1, stack)?;
+    c.memory.read(last, &mut [0], access)?;
+    Ok(())
+}
+
+/// Reads the memory operand, an image whose ends have been looked at.
 fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
     let address = c.linear();
     c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
@@ -76,18 +89,35 @@ fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Reads the memory operand as it lies in memory.
+/// What #AC watches of a number of so many bytes.
+const fn alignment(length: usize) -> usize {
+    if length == 10 { 8 } else { length }
+}
+
+/// Reads the memory operand, a number.
 fn read_bytes<const N: usize>(c: &mut Context<'_>) -> Result<[u8; N], Exception> {
+    let address = c.linear();
+    c.check(address, N, const { alignment(N) }, c.displaced.address.stack)?;
     let mut bytes = [0; N];
-    read_slice(c, &mut bytes)?;
+    c.memory.read(address, &mut bytes, Access::Read)?;
     Ok(bytes)
 }
 
-/// Writes the memory operand as it lies in memory.
+/// Writes the memory operand, a number or an image.
 fn write_bytes(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
     let address = c.linear();
-    c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
+    let alignment = if bytes.len() <= 10 { alignment(bytes.len()) } else { 1 };
+    c.check(address, bytes.len(), alignment, c.displaced.address.stack)?;
     c.memory.write(address, bytes)?;
+    Ok(())
+}
+
+/// Faults as [`write_bytes`] of so many bytes would, and writes nothing.
+fn check_writable(c: &mut Context<'_>, length: usize) -> Result<(), Exception> {
+    let address = c.linear();
+    c.check(address, length, alignment(length), c.displaced.address.stack)?;
+    let mut bytes = [0; 10];
+    c.memory.read(address, &mut bytes[..length.min(10)], Access::Write)?;
     Ok(())
 }
 
