@@ -22,7 +22,7 @@ pub(crate) struct Answer<T = Float80> {
 /// environment as FLDENV loads it, with the target's control word and condition codes and all registers
 /// empty.
 #[derive(Clone, Copy)]
-pub(crate) struct Environment([u32; 7]);
+pub(crate) struct Environment(#[expect(dead_code, reason = "read by FLDENV")] [u32; 7]);
 
 /// What an operation needs to know of the unit's state.
 pub(crate) trait Before {

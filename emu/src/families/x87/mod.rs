@@ -68,57 +68,55 @@ fn in_memory(form: &Form<'_>) -> bool {
     form.shape(0) == Shape::Memory || form.shape(1) == Shape::Memory
 }
 
-/// Looks at the first and the last byte of an image in memory: processors do so before they go through it,
-/// and fault there.
-fn check_ends(c: &mut Context<'_>, length: usize, alignment: usize, access: Access) -> Result<(), Exception> {
-    let address = c.linear();
-    let stack = c.displaced.address.stack;
-    c.check(address, 1, alignment, stack)?;
-    c.memory.read(address, &mut [0], access)?;
-    let last = address.wrapping_add(length as u64 - 1);
-    c.check(last, 1, 1, stack)?;
-    c.memory.read(last, &mut [0], access)?;
+/// Looks at a part of the memory operand without reading or writing it.
+fn check_part(
+    c: &mut Context<'_>,
+    offset: usize,
+    length: usize,
+    alignment: usize,
+    access: Access,
+) -> Result<(), Exception> {
+    let address = c.linear().wrapping_add(offset as u64);
+    c.check(address, length, alignment, c.displaced.address.stack)?;
+    c.memory.read(address, &mut [0; 16][..length.min(16)], access)?;
     Ok(())
 }
 
-/// Reads the memory operand, an image whose ends have been looked at.
+/// Looks at the first word, of `first` bytes, and the last byte of an image in memory: processors do so before
+/// they go through it, and fault there.
+fn check_ends(c: &mut Context<'_>, first: usize, length: usize, access: Access) -> Result<(), Exception> {
+    check_part(c, 0, first, first, access)?;
+    check_part(c, length - 1, 1, 1, access)
+}
+
+/// Looks at a number: one of ten bytes is accessed as eight and two.
+fn check_number(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+    if length == 10 {
+        check_part(c, 0, 8, 8, access)?;
+        check_part(c, 8, 2, 1, access)
+    } else {
+        check_part(c, 0, length, length, access)
+    }
+}
+
+/// Reads the memory operand, which has been looked at.
 fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
-    let address = c.linear();
-    c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
-    c.memory.read(address, bytes, Access::Read)?;
+    c.memory.read(c.linear(), bytes, Access::Read)?;
     Ok(())
 }
 
-/// What #AC watches of a number of so many bytes.
-const fn alignment(length: usize) -> usize {
-    if length == 10 { 8 } else { length }
-}
-
-/// Reads the memory operand, a number.
-fn read_bytes<const N: usize>(c: &mut Context<'_>) -> Result<[u8; N], Exception> {
-    let address = c.linear();
-    c.check(address, N, const { alignment(N) }, c.displaced.address.stack)?;
-    let mut bytes = [0; N];
-    c.memory.read(address, &mut bytes, Access::Read)?;
-    Ok(bytes)
-}
-
-/// Writes the memory operand, a number or an image.
-fn write_bytes(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
-    let address = c.linear();
-    let alignment = if bytes.len() <= 10 { alignment(bytes.len()) } else { 1 };
-    c.check(address, bytes.len(), alignment, c.displaced.address.stack)?;
-    c.memory.write(address, bytes)?;
+/// Writes the memory operand, which has been looked at.
+fn write_slice(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
+    c.memory.write(c.linear(), bytes)?;
     Ok(())
 }
 
-/// Faults as [`write_bytes`] of so many bytes would, and writes nothing.
-fn check_writable(c: &mut Context<'_>, length: usize) -> Result<(), Exception> {
-    let address = c.linear();
-    c.check(address, length, alignment(length), c.displaced.address.stack)?;
+/// Reads the memory operand, a number of ten bytes.
+fn read_m80(c: &mut Context<'_>) -> Result<[u8; 10], Exception> {
+    check_number(c, 10, Access::Read)?;
     let mut bytes = [0; 10];
-    c.memory.read(address, &mut bytes[..length.min(10)], Access::Write)?;
-    Ok(())
+    read_slice(c, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the memory operand.

@@ -2,10 +2,11 @@
 
 use iced_x86::MemorySize;
 
-use super::{check_writable, pops, read, read_bytes, write_bytes};
+use super::{check_number, pops, read, read_m80, write_slice};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer};
+use crate::memory::Access;
 use crate::outcome::Outcome;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
@@ -16,7 +17,7 @@ use crate::x87::{INDEFINITE, StackFault, waiting};
 pub(in crate::families) static ROWS: &[Row] = &[
     row!(Fld, Select, Flags::X87, fld),
     row!(Fild, Select, Flags::X87, fild),
-    row!(Fbld, Whole, Flags::X87, |c| load(c, read_bytes, host::fbld_m80bcd)),
+    row!(Fbld, Whole, Flags::X87, |c| load(c, read_m80, host::fbld_m80bcd)),
     row!([Fst, Fstp], Select, Flags::X87, fst),
     row!(Fstpnce, Whole, Flags::X87, fstpnce),
     row!([Fist, Fistp], Select, Flags::X87, fist),
@@ -87,7 +88,7 @@ fn fld(form: &Form<'_>) -> Option<Execute> {
     match form.instruction.memory_size() {
         MemorySize::Float32 => Some(|c| load(c, read, host::fld_m32fp)),
         MemorySize::Float64 => Some(|c| load(c, read, host::fld_m64fp)),
-        MemorySize::Float80 => Some(|c| load(c, read_bytes, fld_m80fp)),
+        MemorySize::Float80 => Some(|c| load(c, read_m80, fld_m80fp)),
         _ => None,
     }
 }
@@ -165,11 +166,10 @@ fn store<T: Bytes, const POPS: u8>(
             None => (indefinite, after.stack_fault(StackFault::Underflow)),
         };
         let bytes = value.bytes();
+        check_number(c, bytes.as_ref().len(), Access::Write)?;
         if committed {
-            write_bytes(c, bytes.as_ref())?;
+            write_slice(c, bytes.as_ref())?;
             after.pop(POPS);
-        } else {
-            check_writable(c, bytes.as_ref().len())?;
         }
         c.registers.extended.x87 = after;
         Ok(())
