@@ -6,20 +6,27 @@ mod arith;
 mod bits;
 mod bmi;
 mod branch;
+mod cache;
 mod data;
+mod descriptor;
 mod direct;
 mod exchange;
+mod far;
 mod flags;
 mod float_arith;
 mod float_compare;
 mod float_convert;
 mod float_round;
+mod identity;
 mod muldiv;
 mod mxcsr;
 mod packed_arith;
+mod segment;
+mod shadow;
 mod shift;
 mod stack;
 mod string;
+mod system;
 mod x87;
 
 /// The tables of all families.
@@ -27,6 +34,13 @@ pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
     bits::ROWS,
     bmi::ROWS,
+    cache::ROWS,
+    descriptor::ROWS,
+    far::ROWS,
+    identity::ROWS,
+    segment::ROWS,
+    shadow::ROWS,
+    system::ROWS,
     branch::ROWS,
     data::ROWS,
     direct::ROWS,
@@ -48,3 +62,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     mxcsr::ROWS,
     string::ROWS,
 ];
+
+pub(crate) use system::undefined;
