@@ -3,7 +3,22 @@
 use crate::table::Row;
 
 mod arith;
+mod insert_extract;
 mod packed_arith;
+mod packed_logic;
+mod packed_shift;
+mod shuffle;
+mod string_compare;
+mod vector_move;
 
 /// The tables of all families.
-pub(crate) static ALL: &[&[Row]] = &[arith::ROWS, packed_arith::ROWS];
+pub(crate) static ALL: &[&[Row]] = &[
+    arith::ROWS,
+    packed_arith::ROWS,
+    packed_logic::ROWS,
+    packed_shift::ROWS,
+    shuffle::ROWS,
+    string_compare::ROWS,
+    vector_move::ROWS,
+    insert_extract::ROWS,
+];
