@@ -11,6 +11,8 @@ mod context;
 mod displaced;
 mod exception;
 mod families;
+mod float;
+mod host;
 mod mmx;
 mod operand;
 mod outcome;

@@ -4,6 +4,11 @@ use crate::table::Row;
 
 mod arith;
 mod insert_extract;
+mod float_arith;
+mod float_compare;
+mod float_convert;
+mod float_round;
+mod mxcsr;
 mod packed_arith;
 mod packed_logic;
 mod packed_shift;
@@ -21,4 +26,9 @@ pub(crate) static ALL: &[&[Row]] = &[
     string_compare::ROWS,
     vector_move::ROWS,
     insert_extract::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
+    mxcsr::ROWS,
 ];

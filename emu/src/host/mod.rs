@@ -1,0 +1,3 @@
+//! Arithmetic on the host's own units, under the target's control words.
+
+pub(crate) mod sse;
