@@ -3,16 +3,23 @@
 use crate::table::Row;
 
 mod arith;
-mod insert_extract;
+mod branch;
+mod data;
+mod exchange;
+mod flags;
 mod float_arith;
 mod float_compare;
 mod float_convert;
 mod float_round;
+mod insert_extract;
+mod muldiv;
 mod mxcsr;
 mod packed_arith;
 mod packed_logic;
 mod packed_shift;
+mod shift;
 mod shuffle;
+mod stack;
 mod string_compare;
 mod vector_move;
 
@@ -31,4 +38,11 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_convert::ROWS,
     float_round::ROWS,
     mxcsr::ROWS,
+    branch::ROWS,
+    data::ROWS,
+    exchange::ROWS,
+    flags::ROWS,
+    muldiv::ROWS,
+    shift::ROWS,
+    stack::ROWS,
 ];
