@@ -4,6 +4,7 @@ use crate::table::Row;
 
 mod arith;
 mod branch;
+mod crypto;
 mod data;
 mod exchange;
 mod flags;
@@ -29,6 +30,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     packed_arith::ROWS,
     packed_logic::ROWS,
     packed_shift::ROWS,
+    crypto::ROWS,
     shuffle::ROWS,
     string_compare::ROWS,
     vector_move::ROWS,

@@ -1,3 +1,5 @@
 //! Arithmetic on the host's own units, under the target's control words.
 
+pub(crate) mod crypto;
+mod portable;
 pub(crate) mod sse;
