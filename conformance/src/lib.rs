@@ -4,6 +4,7 @@ pub mod codes;
 pub mod compare;
 pub mod diff;
 pub mod generate;
+pub mod lockstep;
 pub mod memory;
 pub mod oracle;
 pub mod rng;

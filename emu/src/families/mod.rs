@@ -3,9 +3,12 @@
 use crate::table::Row;
 
 mod arith;
+mod bits;
+mod bmi;
 mod branch;
 mod crypto;
 mod data;
+mod direct;
 mod exchange;
 mod flags;
 mod float_arith;
@@ -21,30 +24,35 @@ mod packed_shift;
 mod shift;
 mod shuffle;
 mod stack;
+mod string;
 mod string_compare;
 mod vector_move;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
-    packed_arith::ROWS,
-    packed_logic::ROWS,
-    packed_shift::ROWS,
+    bits::ROWS,
+    bmi::ROWS,
+    branch::ROWS,
     crypto::ROWS,
-    shuffle::ROWS,
-    string_compare::ROWS,
-    vector_move::ROWS,
-    insert_extract::ROWS,
+    data::ROWS,
+    direct::ROWS,
+    exchange::ROWS,
+    flags::ROWS,
     float_arith::ROWS,
     float_compare::ROWS,
     float_convert::ROWS,
     float_round::ROWS,
-    mxcsr::ROWS,
-    branch::ROWS,
-    data::ROWS,
-    exchange::ROWS,
-    flags::ROWS,
+    insert_extract::ROWS,
     muldiv::ROWS,
+    mxcsr::ROWS,
+    packed_arith::ROWS,
+    packed_logic::ROWS,
+    packed_shift::ROWS,
     shift::ROWS,
+    shuffle::ROWS,
     stack::ROWS,
+    string::ROWS,
+    string_compare::ROWS,
+    vector_move::ROWS,
 ];
