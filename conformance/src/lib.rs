@@ -1,1 +1,3 @@
 //! Holds the emulator against the processor itself.
+
+pub mod oracle;

@@ -3,7 +3,7 @@
 use crate::displaced::Displaced;
 use crate::exception::Exception;
 use crate::memory::{Access, UserMemory};
-use crate::operand::Kind;
+use crate::operand::{Kind, Operand};
 use crate::outcome::Outcome;
 use crate::registers::{Registers, Rflags, gpr};
 use crate::width::Width;
@@ -105,10 +105,28 @@ impl Context<'_> {
         }
     }
 
+    /// The low part of general register `number`.
+    #[inline(always)]
+    pub(crate) fn general<W: Width>(&self, number: usize) -> W {
+        W::truncate(self.registers.gpr[number & 15])
+    }
+
+    /// Writes the low part of general register `number`; 32 bits clear the upper half.
+    #[inline(always)]
+    pub(crate) fn set_general<W: Width>(&mut self, number: usize, value: W) {
+        Operand::general(number as u8).set(self.registers, value);
+    }
+
     /// Replaces the status flags, leaving the others.
     #[inline(always)]
     pub(crate) fn set_status(&mut self, flags: Rflags) {
-        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags & Rflags::STATUS;
+        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags;
+    }
+
+    /// Whether the instruction's condition (SETcc, CMOVcc, Jcc…) holds.
+    #[inline(always)]
+    pub(crate) fn condition(&self) -> bool {
+        self.displaced.condition.holds(self.registers.rflags)
     }
 
     /// Writes a value below the stack and moves RSP there.

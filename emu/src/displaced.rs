@@ -7,6 +7,7 @@ use iced_x86::{
     Register,
 };
 
+use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::operand::{Address, Operand};
 use crate::table::{self, Flags, Form, Row};
@@ -22,6 +23,7 @@ pub struct Displaced {
     pub(crate) immediate: u64,
     pub(crate) address: Address,
     pub(crate) operand: [Operand; 5],
+    pub(crate) condition: Condition,
     /// How many high bits of a canonical address are copies of the one below them.
     sign_bits: u8,
     touches: Touches,
@@ -58,6 +60,7 @@ impl Displaced {
             immediate: immediate(&instruction),
             address: Address::of(&instruction),
             operand,
+            condition: Condition::of(instruction.condition_code()),
             sign_bits: 16,
             touches: touches(&instruction, row.flags),
             row,

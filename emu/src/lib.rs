@@ -6,7 +6,9 @@
 
 pub mod memory;
 pub mod registers;
+pub mod xsave;
 
+mod condition;
 mod context;
 mod displaced;
 mod exception;

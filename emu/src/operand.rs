@@ -155,6 +155,12 @@ impl Operand {
         Operand { kind, number: 0, shift: 0 }
     }
 
+    /// A general register by its number.
+    #[inline(always)]
+    pub(crate) fn general(number: u8) -> Operand {
+        Operand { kind: Kind::General, number, shift: 0 }
+    }
+
     /// The general register's part that this operand names.
     #[inline(always)]
     pub(crate) fn get<W: Width>(self, registers: &Registers) -> W {

@@ -1,1 +1,33 @@
 //! Places probes in running processes and emulates the instructions they displace.
+//!
+//! A [`Session`] attaches to a process or starts one. A probe is a place, named by anything that implements
+//! [`Locate`], and a handler that is called with a [`Hit`] each time a thread gets there. Then the displaced
+//! instruction is emulated, and the thread goes on: nothing is single-stepped, nothing injected.
+
+pub mod error;
+pub mod event;
+pub mod hit;
+pub mod locate;
+pub mod maps;
+
+mod affinity;
+mod executor;
+mod faults;
+mod launch;
+mod lifecycle;
+mod linker;
+mod memory;
+mod placement;
+mod procfs;
+mod session;
+mod space;
+mod stop;
+mod sys;
+mod trap;
+
+pub use error::{AttachError, ProbeError};
+pub use event::{Counters, Event, ProbeReport};
+pub use hit::{Action, Hit, ProbeId};
+pub use locate::{Locate, LocateError, Site};
+pub use session::{RunEnd, Session, SessionOptions, StopHandle};
+pub use space::Unplaceable;

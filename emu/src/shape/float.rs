@@ -131,7 +131,7 @@ pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool, const MEMORY_IS_MMX: bool>(
             result[1] = Sse::get(c, 0)[1];
         }
         if MMX {
-            Mmx::only_read(c);
+            Mmx::done(c);
         }
         Sse::set::<O::Lane>(c, result);
         Ok(Outcome::Next)

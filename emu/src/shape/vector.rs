@@ -10,7 +10,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
 use crate::table::{Form, Shape};
-use crate::vector::{Bits, Blocks, Class, InPart, InRegister, Lane, Place, Sse};
+use crate::vector::{Bits, Blocks, Class, InMemory, InPart, InRegister, Lane, Place, Sse};
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -76,6 +76,52 @@ macro_rules! vector_row {
             |first, _second, immediate| $function(first, immediate)
         )
     };
+    // The same for instructions that know blocks of 128 bits only, with lanes enough to fill them:
+    // fn([T; N], [T; N]) -> [T; N] and so on.
+    ($mnemonics:tt, Block128<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_128,
+            |first, second, _immediate| ($function)(first, second)
+        )
+    };
+    ($mnemonics:tt, Block128Imm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_128,
+            |first, second, immediate| ($function)(first, second, immediate)
+        )
+    };
+    ($mnemonics:tt, EachBlock128<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            one_source_128,
+            |first, _second, _immediate| ($function)(first)
+        )
+    };
+    ($mnemonics:tt, EachBlock128Imm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            one_source_128,
+            |first, _second, immediate| ($function)(first, immediate)
+        )
+    };
+    // Lanes of the second source where the immediate has ones, else of the first.
+    ($mnemonics:tt, Blend<$lane:ty>, $flags:expr) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend::<$lane>)
+    };
+    // Lanes of the second source where those of the mask register are negative, else of the first.
+    ($mnemonics:tt, BlendBySign<$lane:ty>, $flags:expr) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend_by_sign::<$lane>)
+    };
     // Lanes shifted by one count: fn(T, u64) -> T.
     ($mnemonics:tt, LaneShift<$lane:ty>, $flags:expr, $function:expr) => {{
         struct Op;
@@ -121,6 +167,28 @@ macro_rules! blocks_row {
     }};
 }
 pub(crate) use blocks_row;
+
+macro_rules! block_128_row {
+    (
+        $mnemonics:tt, $lane:ty, $flags:expr, $select:ident,
+        |$first:ident, $second:ident, $immediate:ident| $call:expr
+    ) => {{
+        use $crate::vector::Lane;
+        struct Op;
+        impl $crate::shape::vector::Block128<$lane> for Op {
+            #[inline(always)]
+            fn apply(
+                $first: <$lane as Lane>::Block128,
+                $second: <$lane as Lane>::Block128,
+                $immediate: u8,
+            ) -> <$lane as Lane>::Block128 {
+                $call
+            }
+        }
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::$select::<$lane, Op>)
+    }};
+}
+pub(crate) use block_128_row;
 
 /// The classes of [`Class`] as values, to select by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +295,89 @@ pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execu
         Ok(Outcome::Next)
     }
     by_class!(form, 0, run, <T, O>)
+}
+
+/// An operation on blocks of 128 bits.
+pub(crate) trait Block128<T: Lane> {
+    fn apply(first: T::Block128, second: T::Block128, immediate: u8) -> T::Block128;
+}
+
+#[inline(always)]
+fn by_blocks_128<B: Bits, T: Lane, O: Block128<T>>(mut first: B, second: B, immediate: u8) -> B {
+    let results: &mut [T::Block128] = bytemuck::cast_slice_mut(first.quadwords_mut());
+    for (result, second) in results.iter_mut().zip(bytemuck::cast_slice(second.quadwords())) {
+        *result = O::apply(*result, *second, immediate);
+    }
+    first
+}
+
+/// As [`by_class!`] for instructions without an MMX form.
+macro_rules! by_wide_class {
+    ($form:expr, $function:ident, <$($more:ty),+>) => {
+        match ($form.class(0), $form.memory_bytes()) {
+            (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister, $($more),+> as Execute),
+            (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory, $($more),+> as Execute),
+            _ => None,
+        }
+    };
+}
+
+pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let first = C::get(c, C::FIRST);
+        let result = by_blocks_128::<C::Bits, T, O>(first, second, c.displaced.immediate as u8);
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T, O>)
+}
+
+pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let source = P::fetch::<C, T>(c, 1)?;
+        let result = by_blocks_128::<C::Bits, T, O>(source, source, c.displaced.immediate as u8);
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T, O>)
+}
+
+/// Lanes of the second source where the immediate has ones, from the beginning again after eight lanes.
+pub(crate) fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let mut result = C::get(c, C::FIRST);
+        let lanes = result.lanes_mut::<T>().iter_mut().zip(second.lanes::<T>());
+        for (index, (result, second)) in lanes.enumerate() {
+            if c.displaced.immediate >> (index & 7) & 1 != 0 {
+                *result = *second;
+            }
+        }
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T>)
+}
+
+/// Lanes of the second source where those of the mask, XMM0 in legacy encodings, are negative.
+pub(crate) fn blend_by_sign<T: Lane + Default + PartialOrd>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane + Default + PartialOrd>(
+        c: &mut Context<'_>,
+    ) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let mask = C::mask(c);
+        let mut result = C::get(c, C::FIRST);
+        let sources = second.lanes::<T>().iter().zip(mask.lanes::<T>());
+        for (result, (second, mask)) in result.lanes_mut::<T>().iter_mut().zip(sources) {
+            if *mask < T::default() {
+                *result = *second;
+            }
+        }
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T>)
 }
 
 /// All lanes shifted by one count: the immediate, or the low quadword of the second source.

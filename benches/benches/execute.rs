@@ -1,0 +1,65 @@
+//! Decoding and executing single instructions, against iced-x86's own stream decoding of the same one.
+//!
+//! Each instruction has three rows: `iced` (the yardstick: decoding it in a stream of itself), `decode`
+//! ([`Displaced::decode`], which happens once, when a probe is placed) and `execute`.
+
+use std::hint::black_box;
+
+use benches::{INSTRUCTIONS, PlainBuffer};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use emu::{Displaced, Registers};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
+/// How often the instruction stands in the stream that the yardstick decodes.
+const STREAM: usize = 1000;
+
+fn execute(criterion: &mut Criterion) {
+    for case in INSTRUCTIONS {
+        let mut group = criterion.benchmark_group(case.name);
+        group.throughput(Throughput::Elements(STREAM as u64));
+        let stream = case.bytes.repeat(STREAM);
+        group.bench_function("iced", |bencher| {
+            let mut instruction = Instruction::default();
+            bencher.iter(|| {
+                let mut decoder = Decoder::with_ip(64, black_box(&stream), 0x1000, DecoderOptions::NONE);
+                while decoder.can_decode() {
+                    decoder.decode_out(&mut instruction);
+                    black_box(&instruction);
+                }
+            });
+        });
+        let Ok(displaced) = Displaced::decode(case.bytes, PlainBuffer::ADDRESS) else {
+            println!("{}: skipped, not emulated", case.name);
+            continue;
+        };
+        group.bench_function("decode", |bencher| {
+            bencher.iter(|| {
+                for _ in 0..STREAM {
+                    let _ = black_box(Displaced::decode(black_box(case.bytes), PlainBuffer::ADDRESS));
+                }
+            });
+        });
+        let mut registers = Registers { gpr: [PlainBuffer::ADDRESS + 512; 16], ..Registers::default() };
+        let mut memory = PlainBuffer::default();
+        group.bench_function("execute", |bencher| {
+            bencher.iter(|| {
+                for _ in 0..STREAM {
+                    let displaced = black_box(&displaced);
+                    registers.gpr[4] = PlainBuffer::ADDRESS + 512;
+                    black_box(displaced.execute(&mut registers, &mut memory).is_ok());
+                }
+            });
+        });
+        group.finish();
+    }
+}
+
+fn settings() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(std::time::Duration::from_millis(300))
+        .measurement_time(std::time::Duration::from_secs(1))
+}
+
+criterion_group! { name = benches; config = settings(); targets = execute }
+criterion_main!(benches);

@@ -1,0 +1,108 @@
+//! What the benchmarks share: the instructions that they measure and a memory to measure them on.
+
+use emu::{Access, MemoryFault, UserMemory};
+
+/// One instruction to measure.
+pub struct Case {
+    /// The name of its group: the kind, then the instruction.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: &'static [u8],
+}
+
+macro_rules! cases {
+    ($($name:literal: [$($byte:literal),+];)+) => {
+        &[$(Case { name: $name, bytes: &[$($byte),+] }),+]
+    };
+}
+
+/// The instructions, of each kind the most frequent ones.
+pub const INSTRUCTIONS: &[Case] = cases! {
+    "register/mov_rax_rbx": [0x48, 0x89, 0xd8];
+    "register/add_rax_rbx": [0x48, 0x01, 0xd8];
+    "register/cmp_eax_imm8": [0x83, 0xf8, 0x05];
+    "register/xor_ecx_ecx": [0x31, 0xc9];
+    "register/lea_rax_rbx_rcx4": [0x48, 0x8d, 0x44, 0x8b, 0x10];
+    "register/shl_rax_3": [0x48, 0xc1, 0xe0, 0x03];
+    "register/cmovne_rax_rbx": [0x48, 0x0f, 0x45, 0xc3];
+    "register/imul_rax_rbx": [0x48, 0x0f, 0xaf, 0xc3];
+    "load/mov_rax_rbx8": [0x48, 0x8b, 0x43, 0x08];
+    "load/movzx_eax_byte_rbx": [0x0f, 0xb6, 0x03];
+    "store/mov_rbx8_rax": [0x48, 0x89, 0x43, 0x08];
+    "store/push_rbp": [0x55];
+    "modify/add_rbx_rax": [0x48, 0x01, 0x03];
+    "modify/lock_xadd_rbx_rax": [0xf0, 0x48, 0x0f, 0xc1, 0x03];
+    "branch/jne": [0x75, 0x10];
+    "branch/call": [0xe8, 0x10, 0x00, 0x00, 0x00];
+    "packed_integer/paddd_xmm0_xmm1": [0x66, 0x0f, 0xfe, 0xc1];
+    "packed_integer/pshufb_xmm0_xmm1": [0x66, 0x0f, 0x38, 0x00, 0xc1];
+    "packed_integer/pcmpeqb_xmm0_xmm1": [0x66, 0x0f, 0x74, 0xc1];
+    "packed_float/addps_xmm0_xmm1": [0x0f, 0x58, 0xc1];
+    "packed_float/mulpd_xmm0_xmm1": [0x66, 0x0f, 0x59, 0xc1];
+    "x87/fadd_st0_st0": [0xd8, 0xc0];
+};
+
+/// One page of plain memory.
+pub struct PlainBuffer([u8; 4096]);
+
+impl Default for PlainBuffer {
+    fn default() -> Self {
+        PlainBuffer([0; 4096])
+    }
+}
+
+impl PlainBuffer {
+    /// Where it lies.
+    pub const ADDRESS: u64 = 0x10_0000;
+
+    fn range(&mut self, address: u64, size: usize, access: Access) -> Result<&mut [u8], MemoryFault> {
+        let start = address.wrapping_sub(Self::ADDRESS) as usize;
+        let fault = MemoryFault { address, access, present: false, protection_key: false };
+        self.0.get_mut(start..start.saturating_add(size)).ok_or(fault)
+    }
+}
+
+/// Copies slices of the same length: the usual ones by a single move instead of a call.
+#[inline(always)]
+fn copy(to: &mut [u8], from: &[u8]) {
+    fn fixed<const N: usize>(to: &mut [u8], from: &[u8]) -> Option<()> {
+        *to.first_chunk_mut::<N>()? = *from.first_chunk::<N>()?;
+        Some(())
+    }
+    let _ = match to.len() {
+        1 => fixed::<1>(to, from),
+        4 => fixed::<4>(to, from),
+        8 => fixed::<8>(to, from),
+        16 => fixed::<16>(to, from),
+        _ => {
+            to.copy_from_slice(from);
+            None
+        }
+    };
+}
+
+impl UserMemory for PlainBuffer {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        copy(bytes, self.range(address, bytes.len(), access)?);
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        copy(self.range(address, bytes.len(), Access::Write)?, bytes);
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let place = self.range(address, size, Access::Write)?;
+        let mut bytes = [0; 16];
+        bytes[..size].copy_from_slice(place);
+        let old = u128::from_le_bytes(bytes);
+        place.copy_from_slice(&update(old).to_le_bytes()[..size]);
+        Ok(old)
+    }
+}

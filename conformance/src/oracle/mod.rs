@@ -1,0 +1,13 @@
+//! The oracle: the processor itself, executing one instruction from a state that we choose.
+//!
+//! A child process executes batches of cases; see [`Oracle::run`]. What is mapped in it is in
+//! [`places`].
+
+mod child;
+mod cpu;
+pub mod places;
+mod runner;
+mod shared;
+
+pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Stop};
+pub use cpu::{has_fsgsbase, xsave_layout};

@@ -1,0 +1,169 @@
+//! Data transfer between registers and memory (SDM volume 1, section 7.3.1).
+
+use crate::context::{Context, Execute};
+use crate::exception::Exception;
+use crate::memory::Access;
+use crate::operand::{Destination, Imm, Mem, Reg, Source};
+use crate::outcome::Outcome;
+use crate::shape::row;
+use crate::table::{Flags, Form, Row, Shape};
+use crate::width::{Width, by_width};
+
+pub(super) static ROWS: &[Row] = &[
+    row!(Mov, Select, Flags::empty(), select_mov),
+    row!(Movzx, Select, Flags::empty(), extend::<Zero>),
+    row!([Movsx, Movsxd], Select, Flags::empty(), extend::<Sign>),
+    row!(Lea, Wide, Flags::empty(), lea),
+    row!(Xchg, Select, Flags::ATOMIC, select_xchg),
+    row!(Bswap, Wide, Flags::empty(), bswap),
+    row!(
+        [
+            Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp,
+            Cmovns, Cmovo, Cmovp, Cmovs
+        ],
+        Select,
+        Flags::empty(),
+        select_cmov
+    ),
+    row!(
+        [
+            Seta, Setae, Setb, Setbe, Sete, Setg, Setge, Setl, Setle, Setne, Setno, Setnp, Setns, Seto, Setp,
+            Sets
+        ],
+        Whole,
+        Flags::empty(),
+        setcc
+    ),
+];
+
+/// Segment registers are the system family's.
+fn select_mov(form: &Form<'_>) -> Option<Execute> {
+    match (form.shape(0), form.shape(1)) {
+        (Shape::Register, Shape::Register) => by_width!(form.size(0), mov, <Reg<0>, Reg<1>>),
+        (Shape::Register, Shape::Memory) => by_width!(form.size(0), mov, <Reg<0>, Mem>),
+        (Shape::Register, Shape::Immediate) => by_width!(form.size(0), mov, <Reg<0>, Imm>),
+        (Shape::Memory, Shape::Register) => by_width!(form.size(0), mov, <Mem, Reg<1>>),
+        (Shape::Memory, Shape::Immediate) => by_width!(form.size(0), mov, <Mem, Imm>),
+        _ => None,
+    }
+}
+
+fn mov<W: Width, D: Destination, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = S::read::<W>(c)?;
+    D::write(c, value)?;
+    Ok(Outcome::Next)
+}
+
+/// How the upper bits are filled.
+trait Extension {
+    fn apply<N: Width>(value: N) -> u64;
+}
+struct Zero;
+struct Sign;
+impl Extension for Zero {
+    #[inline(always)]
+    fn apply<N: Width>(value: N) -> u64 {
+        value.zero_extend()
+    }
+}
+impl Extension for Sign {
+    #[inline(always)]
+    fn apply<N: Width>(value: N) -> u64 {
+        value.sign_extend()
+    }
+}
+
+/// MOVZX, MOVSX and MOVSXD.
+fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
+    fn run<N: Width, W: Width, X: Extension, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let value = S::read::<N>(c)?;
+        Reg::<0>::write(c, W::truncate(X::apply(value)))?;
+        Ok(Outcome::Next)
+    }
+    fn from<N: Width, X: Extension>(form: &Form<'_>) -> Option<Execute> {
+        match (form.shape(1), form.size(0)) {
+            (Shape::Register, 2) => Some(run::<N, u16, X, Reg<1>>),
+            (Shape::Register, 4) => Some(run::<N, u32, X, Reg<1>>),
+            (Shape::Register, 8) => Some(run::<N, u64, X, Reg<1>>),
+            (Shape::Memory, 2) => Some(run::<N, u16, X, Mem>),
+            (Shape::Memory, 4) => Some(run::<N, u32, X, Mem>),
+            (Shape::Memory, 8) => Some(run::<N, u64, X, Mem>),
+            _ => None,
+        }
+    }
+    match form.size(1) {
+        1 => from::<u8, X>(form),
+        2 => from::<u16, X>(form),
+        4 => from::<u32, X>(form),
+        _ => None,
+    }
+}
+
+fn lea<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let address = c.displaced.address.effective(c.registers);
+    Reg::<0>::write(c, W::truncate(address))?;
+    Ok(Outcome::Next)
+}
+
+fn select_xchg(form: &Form<'_>) -> Option<Execute> {
+    match (form.shape(0), form.shape(1)) {
+        (Shape::Register, Shape::Register) => by_width!(form.size(0), xchg),
+        (Shape::Memory, Shape::Register) => by_width!(form.size(0), xchg_memory, <Reg<1>>),
+        (Shape::Register, Shape::Memory) => by_width!(form.size(0), xchg_memory, <Reg<0>>),
+        _ => None,
+    }
+}
+
+fn xchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let (left, right) = (Reg::<0>::read::<W>(c)?, Reg::<1>::read::<W>(c)?);
+    Reg::<0>::write(c, right)?;
+    Reg::<1>::write(c, left)?;
+    Ok(Outcome::Next)
+}
+
+/// Atomic with or without LOCK.
+fn xchg_memory<W: Width, R: Destination>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let new = R::read::<W>(c)?;
+    let old = c.update(c.linear(), c.displaced.address.stack, |_| new)?;
+    R::write(c, old)?;
+    Ok(Outcome::Next)
+}
+
+/// With a 16-bit operand the result is undefined; processors clear the register.
+fn bswap<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = Reg::<0>::read::<W>(c)?.zero_extend();
+    let swapped = if W::BITS < 32 { 0 } else { value.swap_bytes() >> (64 - W::BITS) };
+    Reg::<0>::write(c, W::truncate(swapped))?;
+    Ok(Outcome::Next)
+}
+
+fn select_cmov(form: &Form<'_>) -> Option<Execute> {
+    match form.shape(1) {
+        Shape::Register => by_width!(form.size(0), cmovcc, <Reg<1>>),
+        Shape::Memory => by_width!(form.size(0), cmovcc, <Mem>),
+        _ => None,
+    }
+}
+
+/// Reads its source and writes its destination whether the condition holds or not.
+fn cmovcc<W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let src = S::read::<W>(c)?;
+    let dst = Reg::<0>::read::<W>(c)?;
+    let value = if c.condition() { src } else { dst };
+    Reg::<0>::write(c, value)?;
+    Ok(Outcome::Next)
+}
+
+fn setcc(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = u8::from(c.condition());
+    c.write(0, value)?;
+    Ok(Outcome::Next)
+}
+
+/// Reads memory that the instruction will write: the first access of an exchange that is not atomic.
+pub(super) fn read_to_write<W: Width>(c: &mut Context<'_>, index: usize) -> Result<W, Exception> {
+    match c.displaced.operand[index].kind {
+        crate::operand::Kind::Memory => c.load(c.linear(), Access::Write, c.displaced.address.stack),
+        _ => c.read(index),
+    }
+}

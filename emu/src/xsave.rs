@@ -1,0 +1,355 @@
+//! The register file's extended part as XSAVE lays it out (SDM volume 1, chapter 13, standard format).
+//!
+//! The kernel hands out this image in signal frames and through ptrace's `NT_X86_XSTATE`. Where the
+//! components beyond the legacy region lie differs between processors: CPUID leaf 0xD says it.
+
+use core::fmt;
+
+use crate::registers::{Extended, Float80, Mxcsr};
+
+/// Bits of XCR0, XSTATE_BV and XCOMP_BV.
+pub mod feature {
+    /// x87 state, MMX included.
+    pub const X87: u64 = 1 << 0;
+    /// XMM registers and MXCSR.
+    pub const SSE: u64 = 1 << 1;
+    /// The upper halves of YMM0 to YMM15.
+    pub const AVX: u64 = 1 << 2;
+    /// K0 to K7.
+    pub const OPMASK: u64 = 1 << 5;
+    /// The upper halves of ZMM0 to ZMM15.
+    pub const ZMM_HI256: u64 = 1 << 6;
+    /// ZMM16 to ZMM31.
+    pub const HI16_ZMM: u64 = 1 << 7;
+    /// Protection-key rights.
+    pub const PKRU: u64 = 1 << 9;
+    /// Everything that [`Registers`](crate::Registers) has a place for.
+    pub const ALL: u64 = X87 | SSE | AVX | OPMASK | ZMM_HI256 | HI16_ZMM | PKRU;
+}
+
+/// The legacy region's length, in bytes, after which the XSAVE header begins.
+pub const LEGACY_LENGTH: usize = 512;
+/// The XSAVE header's length in bytes.
+pub const HEADER_LENGTH: usize = 64;
+/// The length of an image without extended components, in bytes.
+pub const MINIMUM_LENGTH: usize = LEGACY_LENGTH + HEADER_LENGTH;
+
+const CONTROL: usize = 0;
+const STATUS: usize = 2;
+const TAG: usize = 4;
+const OPCODE: usize = 6;
+const INSTRUCTION_POINTER: usize = 8;
+const DATA_POINTER: usize = 16;
+const MXCSR: usize = 24;
+const MXCSR_MASK: usize = 28;
+const ST: usize = 32;
+const XMM: usize = 160;
+const XSTATE_BV: usize = LEGACY_LENGTH;
+
+/// Where a processor keeps what in an XSAVE image of the standard format. Offsets are in bytes from the
+/// image's start; `None` where the processor or its kernel has no such component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The image's length in bytes.
+    pub length: usize,
+    /// Component 2.
+    pub avx: Option<usize>,
+    /// Component 5.
+    pub opmask: Option<usize>,
+    /// Component 6.
+    pub zmm_hi256: Option<usize>,
+    /// Component 7.
+    pub hi16_zmm: Option<usize>,
+    /// Component 9.
+    pub pkru: Option<usize>,
+}
+
+/// An image that is shorter than its layout says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooShort {
+    /// The bytes that there were.
+    pub length: usize,
+    /// The bytes that the layout needs.
+    pub needed: usize,
+}
+
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an XSAVE image of {} bytes where {} are needed", self.length, self.needed)
+    }
+}
+
+impl std::error::Error for TooShort {}
+
+impl Layout {
+    /// The layout under the XCR0 value `features`, where `component` answers CPUID leaf 0xD's sub-leaf of
+    /// that number: the component's size and its offset, in bytes.
+    pub fn new(features: u64, component: impl Fn(u32) -> (usize, usize)) -> Layout {
+        let mut length = MINIMUM_LENGTH;
+        for number in 2..63 {
+            if features & 1 << number != 0 {
+                let (size, offset) = component(number);
+                length = length.max(offset + size);
+            }
+        }
+        let offset = |number: u32, expected: usize| {
+            let (size, offset) = if features & 1 << number != 0 { component(number) } else { (0, 0) };
+            (size >= expected && offset >= MINIMUM_LENGTH).then_some(offset)
+        };
+        Layout {
+            length,
+            avx: offset(2, 256),
+            opmask: offset(5, 64),
+            zmm_hi256: offset(6, 512),
+            hi16_zmm: offset(7, 1024),
+            pkru: offset(9, 4),
+        }
+    }
+
+    /// The components that this layout has a place for, as bits of XCR0.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        let bit = |offset: Option<usize>, bit| if offset.is_some() { bit } else { 0 };
+        feature::X87
+            | feature::SSE
+            | bit(self.avx, feature::AVX)
+            | bit(self.opmask, feature::OPMASK)
+            | bit(self.zmm_hi256, feature::ZMM_HI256)
+            | bit(self.hi16_zmm, feature::HI16_ZMM)
+            | bit(self.pkru, feature::PKRU)
+    }
+
+    /// Reads `image` into `extended` and `pkru`. A component that XSTATE_BV says is in its initial
+    /// configuration is read as that; one that the layout does not have becomes zero.
+    ///
+    /// # Errors
+    /// The image is shorter than the layout; nothing has changed then.
+    pub fn read(&self, image: &[u8], extended: &mut Extended, pkru: &mut u32) -> Result<(), TooShort> {
+        self.check(image.len())?;
+        let in_use: u64 = u64::from_le_bytes(array(image, XSTATE_BV));
+        read_x87(image, in_use & feature::X87 != 0, extended);
+        extended.mxcsr = Mxcsr::from_bits_retain(u32::from_le_bytes(array(image, MXCSR)));
+
+        let quads = |offset: Option<usize>, bit: u64, index: usize| match offset {
+            Some(offset) if in_use & bit != 0 => u64::from_le_bytes(array(image, offset + 8 * index)),
+            _ => 0,
+        };
+        for (number, vector) in extended.vector.iter_mut().enumerate() {
+            if number < 16 {
+                for quad in 0..2 {
+                    vector.0[quad] = quads(Some(XMM), feature::SSE, 2 * number + quad);
+                    vector.0[2 + quad] = quads(self.avx, feature::AVX, 2 * number + quad);
+                }
+                for quad in 0..4 {
+                    vector.0[4 + quad] = quads(self.zmm_hi256, feature::ZMM_HI256, 4 * number + quad);
+                }
+            } else {
+                for quad in 0..8 {
+                    vector.0[quad] = quads(self.hi16_zmm, feature::HI16_ZMM, 8 * (number - 16) + quad);
+                }
+            }
+        }
+        for (number, mask) in extended.opmask.iter_mut().enumerate() {
+            *mask = quads(self.opmask, feature::OPMASK, number);
+        }
+        *pkru = match self.pkru {
+            Some(offset) if in_use & feature::PKRU != 0 => u32::from_le_bytes(array(image, offset)),
+            _ => 0,
+        };
+        Ok(())
+    }
+
+    /// Writes `extended` and `pkru` into `image` and marks in XSTATE_BV every component of this layout as in
+    /// use. Bytes and components that `Extended` has no place for stay as they are.
+    ///
+    /// # Errors
+    /// The image is shorter than the layout; nothing has changed then.
+    pub fn write(&self, extended: &Extended, pkru: u32, image: &mut [u8]) -> Result<(), TooShort> {
+        self.check(image.len())?;
+        let in_use = u64::from_le_bytes(array(image, XSTATE_BV)) | self.features();
+        put(image, XSTATE_BV, &in_use.to_le_bytes());
+        write_x87(extended, image);
+        put(image, MXCSR, &extended.mxcsr.bits().to_le_bytes());
+
+        for (number, vector) in extended.vector.iter().enumerate() {
+            if number < 16 {
+                put_quads(image, Some(XMM), 2 * number, &vector.0[..2]);
+                put_quads(image, self.avx, 2 * number, &vector.0[2..4]);
+                put_quads(image, self.zmm_hi256, 4 * number, &vector.0[4..]);
+            } else {
+                put_quads(image, self.hi16_zmm, 8 * (number - 16), &vector.0);
+            }
+        }
+        put_quads(image, self.opmask, 0, &extended.opmask);
+        if let Some(offset) = self.pkru {
+            put(image, offset, &pkru.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn check(&self, length: usize) -> Result<(), TooShort> {
+        let needed = self.length.max(MINIMUM_LENGTH);
+        if length < needed { Err(TooShort { length, needed }) } else { Ok(()) }
+    }
+}
+
+/// The MXCSR bits that the processor which wrote `image` allows to be set (SDM volume 1, section
+/// 11.6.6); zero there means the default of processors without DAZ.
+#[must_use]
+pub fn mxcsr_mask(image: &[u8]) -> u32 {
+    const WITHOUT_DAZ: u32 = 0xffbf;
+    match image.get(MXCSR_MASK..MXCSR_MASK + 4) {
+        Some(&[a, b, c, d]) if [a, b, c, d] != [0; 4] => u32::from_le_bytes([a, b, c, d]),
+        _ => WITHOUT_DAZ,
+    }
+}
+
+/// TOP of an FSW.
+fn top(status: u16) -> usize {
+    usize::from(status >> 11 & 7)
+}
+
+/// The image keeps the registers in stack order, but the abridged tags in physical order.
+fn read_x87(image: &[u8], in_use: bool, extended: &mut Extended) {
+    if !in_use {
+        extended.x87 = Default::default();
+        return;
+    }
+    let x87 = &mut extended.x87;
+    x87.control = u16::from_le_bytes(array(image, CONTROL));
+    x87.status = u16::from_le_bytes(array(image, STATUS));
+    x87.tag = image[TAG];
+    x87.opcode = u16::from_le_bytes(array(image, OPCODE)) & 0x7ff;
+    x87.instruction_pointer = u64::from_le_bytes(array(image, INSTRUCTION_POINTER));
+    x87.data_pointer = u64::from_le_bytes(array(image, DATA_POINTER));
+    for index in 0..8 {
+        let offset = ST + 16 * index;
+        x87.r[(top(x87.status) + index) & 7] = Float80 {
+            significand: u64::from_le_bytes(array(image, offset)),
+            sign_exponent: u16::from_le_bytes(array(image, offset + 8)),
+        };
+    }
+}
+
+fn write_x87(extended: &Extended, image: &mut [u8]) {
+    let x87 = &extended.x87;
+    put(image, CONTROL, &x87.control.to_le_bytes());
+    put(image, STATUS, &x87.status.to_le_bytes());
+    put(image, TAG, &[x87.tag, 0]);
+    put(image, OPCODE, &x87.opcode.to_le_bytes());
+    put(image, INSTRUCTION_POINTER, &x87.instruction_pointer.to_le_bytes());
+    put(image, DATA_POINTER, &x87.data_pointer.to_le_bytes());
+    for index in 0..8 {
+        let register = x87.r[(top(x87.status) + index) & 7];
+        let offset = ST + 16 * index;
+        put(image, offset, &register.significand.to_le_bytes());
+        put(image, offset + 8, &register.sign_exponent.to_le_bytes());
+    }
+}
+
+/// `N` bytes at `offset`, which [`Layout::check`] has found to be there.
+fn array<const N: usize>(image: &[u8], offset: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    if let Some(found) = image.get(offset..offset + N) {
+        bytes.copy_from_slice(found);
+    }
+    bytes
+}
+
+fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    if let Some(place) = image.get_mut(offset..offset + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+fn put_quads(image: &mut [u8], offset: Option<usize>, index: usize, quads: &[u64]) {
+    if let Some(offset) = offset {
+        for (number, quad) in quads.iter().enumerate() {
+            put(image, offset + 8 * (index + number), &quad.to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registers::{Vector, X87};
+
+    /// A processor with everything, laid out as Intel's servers do it.
+    fn everything() -> Layout {
+        Layout::new(feature::ALL, |number| match number {
+            2 => (256, 576),
+            5 => (64, 1088),
+            6 => (512, 1152),
+            7 => (1024, 1664),
+            9 => (8, 2688),
+            _ => (0, 0),
+        })
+    }
+
+    fn distinct() -> Extended {
+        let mut extended = Extended { mxcsr: Mxcsr::from_bits_retain(0x9fc0), ..Default::default() };
+        extended.x87 = X87 {
+            control: 0x0c7f,
+            status: 0x2841,
+            tag: 0xa5,
+            opcode: 0x3c1,
+            instruction_pointer: 0x7fff_0000_1234,
+            data_pointer: 0x1_0000_4321,
+            ..Default::default()
+        };
+        for (n, r) in extended.x87.r.iter_mut().enumerate() {
+            *r = Float80 { significand: 0x8000_0000_0000_0000 | n as u64, sign_exponent: 0x3fff + n as u16 };
+        }
+        for (n, v) in extended.vector.iter_mut().enumerate() {
+            *v = Vector(std::array::from_fn(|q| (n as u64) << 32 | q as u64 | 1 << 63));
+        }
+        for (n, k) in extended.opmask.iter_mut().enumerate() {
+            *k = 0x1111 * n as u64;
+        }
+        extended
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let layout = everything();
+        assert_eq!(layout.features(), feature::ALL);
+        assert_eq!(layout.length, 2696);
+        let mut image = vec![0xccu8; layout.length];
+        image[XSTATE_BV..XSTATE_BV + 64].fill(0);
+        let extended = distinct();
+        layout.write(&extended, 0x5555_5550, &mut image).unwrap();
+        let (mut back, mut pkru) = (Extended::default(), 0);
+        layout.read(&image, &mut back, &mut pkru).unwrap();
+        assert_eq!(back, extended);
+        assert_eq!(pkru, 0x5555_5550);
+        // TOP is 5, so that ST(0) is R5.
+        assert_eq!(image[ST], 5);
+    }
+
+    #[test]
+    fn a_component_in_its_initial_configuration_is_read_as_such() {
+        let layout = everything();
+        let mut image = vec![0u8; layout.length];
+        layout.write(&distinct(), 3, &mut image).unwrap();
+        image[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&feature::SSE.to_le_bytes());
+        let (mut back, mut pkru) = (Extended::default(), 7);
+        layout.read(&image, &mut back, &mut pkru).unwrap();
+        assert_eq!(back.x87, X87::default());
+        assert_eq!(back.vector[3].0[..3], [3 << 32 | 1 << 63, 3 << 32 | 1 | 1 << 63, 0]);
+        assert_eq!(back.vector[17], Vector::default());
+        assert_eq!((back.opmask, pkru), ([0; 8], 0));
+    }
+
+    #[test]
+    fn a_short_image_is_an_error() {
+        let layout = everything();
+        let mut pkru = 0;
+        let needed = layout.length;
+        assert_eq!(
+            layout.read(&vec![0; needed - 1], &mut Extended::default(), &mut pkru),
+            Err(TooShort { length: needed - 1, needed })
+        );
+        assert!(layout.write(&Extended::default(), 0, &mut []).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a session could not start, or a probe not be placed. Each is one line that says what to do.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::locate::LocateError;
+use crate::space::Unplaceable;
+
+/// Why a process cannot be traced.
+#[derive(Debug)]
+pub enum AttachError {
+    /// There is no such process.
+    NoSuchProcess {
+        /// The number given.
+        pid: i32,
+    },
+    /// It has exited, and waits for its parent to notice.
+    Exited {
+        /// The process.
+        pid: i32,
+    },
+    /// It belongs to somebody else, or the system forbids it.
+    NotPermitted {
+        /// The process.
+        pid: i32,
+        /// `kernel.yama.ptrace_scope`, where that restricts tracing.
+        ptrace_scope: Option<u8>,
+    },
+    /// Somebody traces it already.
+    AlreadyTraced {
+        /// The process.
+        pid: i32,
+        /// Its tracer.
+        tracer: i32,
+        /// The tracer's name, if it can be read.
+        name: Option<String>,
+    },
+    /// It is the calling process itself.
+    Own,
+    /// It runs a 32-bit program.
+    Not64Bit {
+        /// The process.
+        pid: i32,
+    },
+    /// The command cannot be executed.
+    Launch {
+        /// The program.
+        program: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A system call failed.
+    System {
+        /// Which.
+        call: &'static str,
+        /// How.
+        error: Errno,
+    },
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttachError::NoSuchProcess { pid } => {
+                write!(f, "there is no process {pid}; `ps` lists those that there are")
+            }
+            AttachError::Exited { pid } => {
+                write!(f, "process {pid} has exited already, and only its parent can still see it")
+            }
+            AttachError::NotPermitted { pid, ptrace_scope: Some(scope) } => write!(
+                f,
+                "process {pid} may not be traced by this user (kernel.yama.ptrace_scope is {scope}); \
+                 run as root, or as its owner with that set to 0"
+            ),
+            AttachError::NotPermitted { pid, ptrace_scope: None } => {
+                write!(f, "process {pid} may not be traced by this user; run as its owner or as root")
+            }
+            AttachError::AlreadyTraced { pid, tracer, name } => {
+                write!(f, "process {pid} is already traced by process {tracer}")?;
+                if let Some(name) = name {
+                    write!(f, " ({name})")?;
+                }
+                f.write_str("; end that first")
+            }
+            AttachError::Own => f.write_str("a process cannot trace itself; name another process"),
+            AttachError::Not64Bit { pid } => {
+                write!(f, "process {pid} is a 32-bit one; only 64-bit processes can be probed")
+            }
+            AttachError::Launch { program, error } => {
+                write!(f, "{program} cannot be executed: {error}; check its path and permissions")
+            }
+            AttachError::System { call, error } => {
+                write!(f, "{call} failed: {}; this system does not let processes be traced", error.desc())
+            }
+        }
+    }
+}
+
+impl std::error::Error for AttachError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            AttachError::Launch { error, .. } => Some(error),
+            AttachError::System { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a probe was not placed. Nothing in the target has changed.
+#[derive(Debug)]
+pub enum ProbeError {
+    /// It names no place.
+    Locate(LocateError),
+    /// No breakpoint can be put where it points to.
+    Unplaceable {
+        /// The address, the first if there are several.
+        address: u64,
+        /// Why.
+        reason: Unplaceable,
+    },
+    /// The target's memory map cannot be read.
+    Maps(io::Error),
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProbeError::Locate(error) => error.fmt(f),
+            ProbeError::Unplaceable { address, reason } => {
+                write!(f, "no probe can be placed at {address:#x}: {reason}")
+            }
+            ProbeError::Maps(error) => write!(f, "the target's memory map cannot be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ProbeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ProbeError::Locate(error) => error.source(),
+            ProbeError::Unplaceable { reason, .. } => reason.source(),
+            ProbeError::Maps(error) => Some(error),
+        }
+    }
+}

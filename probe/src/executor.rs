@@ -1,0 +1,153 @@
+//! Performing a displaced instruction on behalf of a thread.
+
+use emu::{Displaced, Exception, Outcome, Registers, Rflags, Touches};
+use iced_x86::{Code, Mnemonic};
+use libc::user_regs_struct;
+use nix::sys::ptrace;
+
+use crate::memory::Accessor;
+use crate::sys;
+
+/// Performs displaced instructions on the state of one thread.
+pub(crate) trait Executor {
+    /// Fetches what `displaced` touches, performs it, and stores what it has changed.
+    ///
+    /// # Errors
+    /// The exception that it raised; registers say then what the processor would have left.
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception>;
+}
+
+/// What the ptrace executor cannot provide for `displaced`, if anything.
+pub(crate) fn lacks(displaced: &Displaced) -> Option<&'static str> {
+    let touches = displaced.touches();
+    if touches.intersects(Touches::EXTENDED) {
+        // `Ptrace::execute` is where NT_X86_XSTATE will be fetched and stored.
+        return Some("extended state, which is not fetched yet");
+    }
+    if touches.contains(Touches::SHADOW_STACK) && is_shadow_stack_instruction(displaced.code()) {
+        return Some("the shadow stack, which is not fetched yet");
+    }
+    match displaced.code().mnemonic() {
+        Mnemonic::Syscall | Mnemonic::Sysenter | Mnemonic::Int => Some("a system call made in its place"),
+        _ => None,
+    }
+}
+
+/// Whether the instruction has no other purpose; CALL and RET only touch it where a thread has one.
+fn is_shadow_stack_instruction(code: Code) -> bool {
+    use Mnemonic::{Incsspd, Incsspq, Rstorssp, Saveprevssp, Wrssd, Wrssq};
+    matches!(code.mnemonic(), Incsspd | Incsspq | Rstorssp | Saveprevssp | Wrssd | Wrssq)
+}
+
+/// The general registers of a stopped thread: as the kernel has them, and as `emu` and handlers see them.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    kernel: user_regs_struct,
+    /// The register file, to be changed at will; [`Fetched::store`] stores the difference.
+    pub(crate) file: Box<Registers>,
+}
+
+impl Fetched {
+    pub(crate) fn new() -> Fetched {
+        Fetched { kernel: sys::no_registers(), file: Box::default() }
+    }
+
+    /// Fetches the registers of `tid`.
+    pub(crate) fn fetch(&mut self, tid: i32) -> nix::Result<()> {
+        self.kernel = ptrace::getregs(sys::pid(tid))?;
+        let kernel = &self.kernel;
+        let file = &mut *self.file;
+        file.gpr = [
+            kernel.rax, kernel.rcx, kernel.rdx, kernel.rbx, kernel.rsp, kernel.rbp, kernel.rsi, kernel.rdi,
+            kernel.r8, kernel.r9, kernel.r10, kernel.r11, kernel.r12, kernel.r13, kernel.r14, kernel.r15,
+        ];
+        file.rip = kernel.rip;
+        file.rflags = Rflags::from_bits_retain(kernel.eflags);
+        file.fs_base = kernel.fs_base;
+        file.gs_base = kernel.gs_base;
+        // The kernel keeps selectors, 16 bits wide, in 64.
+        file.segment = [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs]
+            .map(|selector| (selector & 0xffff) as u16);
+        Ok(())
+    }
+
+    /// Stores what has changed since the registers were fetched or stored.
+    pub(crate) fn store(&mut self, tid: i32) -> nix::Result<()> {
+        let new = self.merged();
+        let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
+        let mut changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
+        match (changed.next(), changed.next(), changed.next()) {
+            (None, ..) => {}
+            // Up to two POKEUSERs are cheaper than a SETREGS.
+            (Some(first), second, None) => {
+                sys::poke_user(tid, first.0, first.1)?;
+                if let Some(second) = second {
+                    sys::poke_user(tid, second.0, second.1)?;
+                }
+            }
+            _ => ptrace::setregs(sys::pid(tid), new)?,
+        }
+        self.kernel = new;
+        Ok(())
+    }
+
+    /// What the kernel should have.
+    fn merged(&self) -> user_regs_struct {
+        let file = &*self.file;
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = file.gpr;
+        let [es, cs, ss, ds, fs, gs] = file.segment.map(u64::from);
+        user_regs_struct {
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            orig_rax: self.kernel.orig_rax,
+            rip: file.rip,
+            cs,
+            eflags: file.rflags.bits(),
+            rsp,
+            ss,
+            fs_base: file.fs_base,
+            gs_base: file.gs_base,
+            ds,
+            es,
+            fs,
+            gs,
+        }
+    }
+}
+
+/// The registers in the order of `struct user_regs_struct`, which is also that of `struct user`.
+fn words(registers: &user_regs_struct) -> [u64; 27] {
+    let r = registers;
+    [
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}
+
+/// The executor for a thread in a ptrace-stop.
+pub(crate) struct Ptrace<'a> {
+    pub(crate) registers: &'a mut Fetched,
+    pub(crate) memory: Accessor<'a>,
+}
+
+impl Executor for Ptrace<'_> {
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception> {
+        let result = displaced.execute(&mut self.registers.file, &mut self.memory);
+        // A failure means that the thread was killed; nobody will miss the registers.
+        let _ = self.registers.store(self.memory.tid);
+        result
+    }
+}

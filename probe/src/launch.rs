@@ -1,0 +1,83 @@
+//! Starting a program so that it is traced from its first instruction.
+
+#![allow(unsafe_code, reason = "CommandExt::pre_exec")]
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread::JoinHandle;
+
+use crate::error::AttachError;
+
+/// A child that has forked and waits, before exec, for its tracer.
+#[derive(Debug)]
+pub(crate) struct Embryo {
+    /// The child.
+    pub(crate) pid: i32,
+    go: PipeWriter,
+    spawner: JoinHandle<io::Result<()>>,
+    program: String,
+}
+
+impl Embryo {
+    /// Forks. A thread of its own does that, for `Command::spawn` returns only when the child has executed
+    /// the program.
+    pub(crate) fn fork(mut command: Command) -> Result<Embryo, AttachError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let fail = |error| AttachError::Launch { program: program.clone(), error };
+        let (mut pid_reader, mut pid_writer) = io::pipe().map_err(fail)?;
+        let (mut go_reader, go_writer) = io::pipe().map_err(fail)?;
+        // The child must not hold the writing end that it waits for.
+        let go_fd = go_writer.as_raw_fd();
+        let hello = pid_writer.try_clone().map_err(fail)?;
+        let hook = move || wait_for_tracer(&hello, &mut go_reader, go_fd);
+        // SAFETY: the hook only reads, writes and closes descriptors and asks for the process id, all of
+        // which is async-signal-safe.
+        unsafe { command.pre_exec(hook) };
+        let spawner = std::thread::spawn(move || {
+            let result = command.spawn().map(drop);
+            // Whoever waits for the child's id must not wait in vain if there is no child.
+            let _ = pid_writer.flush();
+            drop(pid_writer);
+            drop(command);
+            result
+        });
+        let mut pid = [0; 4];
+        match pid_reader.read_exact(&mut pid) {
+            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: go_writer, spawner, program }),
+            Err(read_error) => Err(AttachError::Launch {
+                program,
+                error: match spawner.join() {
+                    Ok(Err(error)) => error,
+                    _ => read_error,
+                },
+            }),
+        }
+    }
+
+    /// Lets the child execute the program.
+    pub(crate) fn go(&mut self) {
+        // If the child is gone, waiting for it says so.
+        let _ = self.go.write_all(&[1]);
+    }
+
+    /// What came of exec. To be called when it has succeeded or the child is gone.
+    pub(crate) fn finish(self) -> Result<(), AttachError> {
+        let Embryo { go, spawner, program, .. } = self;
+        drop(go);
+        match spawner.join() {
+            Ok(result) => result.map_err(|error| AttachError::Launch { program, error }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// Runs in the child, between fork and exec.
+fn wait_for_tracer(mut hello: &PipeWriter, go: &mut PipeReader, parents_end: i32) -> io::Result<()> {
+    // SAFETY: the child's copy of this descriptor is used by nobody else: its owner lives in the parent.
+    unsafe { libc::close(parents_end) };
+    // Process ids are positive i32 numbers.
+    hello.write_all(&(std::process::id() as i32).to_ne_bytes())?;
+    go.read_exact(&mut [0])
+}

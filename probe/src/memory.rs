@@ -1,0 +1,228 @@
+//! The target's memory as its own instructions would see it.
+
+use std::io::{IoSlice, IoSliceMut};
+
+use emu::{Access, MemoryFault, UserMemory};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+
+use crate::maps::{self, Permissions};
+use crate::space::Space;
+use crate::stop::Threads;
+use crate::sys;
+
+const PAGE: usize = 4096;
+
+/// Where bytes lie on their way to or from the target: at the same offset in a page as there.
+///
+/// The kernel's copy is then one load or store for an aligned unit. At other offsets it may be done byte by
+/// byte (`rep movsb` with fast short strings), and another thread of the target would see half a store.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub(crate) struct Staging([u8; 2 * PAGE]);
+
+impl Staging {
+    pub(crate) fn new() -> Box<Staging> {
+        Box::new(Staging([0; 2 * PAGE]))
+    }
+
+    /// As much of `length` bytes as the buffer holds for `address`; at least up to the second page's end.
+    fn place(&mut self, address: u64, length: usize) -> &mut [u8] {
+        let offset = offset_in_page(address);
+        let end = offset.saturating_add(length).min(self.0.len());
+        self.0.get_mut(offset..end).unwrap_or_default()
+    }
+}
+
+fn offset_in_page(address: u64) -> usize {
+    // A remainder by PAGE fits any usize.
+    (address % PAGE as u64) as usize
+}
+
+/// How many of `length` bytes at `address` lie in its first page.
+fn in_first_page(address: u64, length: usize) -> usize {
+    length.min(PAGE - offset_in_page(address))
+}
+
+/// Access to the memory of one stopped thread.
+///
+/// Page protections hold as they do for the thread itself. Reads show the bytes that breakpoints displaced;
+/// writes keep the breakpoints.
+#[derive(Debug)]
+pub(crate) struct Accessor<'a> {
+    pub(crate) tid: i32,
+    pub(crate) space: &'a mut Space,
+    pub(crate) threads: &'a mut Threads,
+    pub(crate) staging: &'a mut Staging,
+    /// Breakpoints that the program overwrote with what cannot be probed.
+    pub(crate) lost: &'a mut Vec<u64>,
+}
+
+impl Accessor<'_> {
+    /// Reads up to the end of the second page; returns how many bytes could be.
+    fn read_pages(&mut self, address: u64, length: usize) -> (usize, &[u8]) {
+        let staged = self.staging.place(address, length);
+        let remote = spans(address, staged.len());
+        let mut local = [IoSliceMut::new(staged)];
+        let count = process_vm_readv(sys::pid(self.tid), &mut local, remote.used()).unwrap_or(0);
+        (count, staged)
+    }
+
+    /// Reads `bytes` from `address` on, as far as possible; returns how many could be read.
+    pub(crate) fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..)
+            && !rest.is_empty()
+            && let Some(from) = address.checked_add(done as u64)
+        {
+            let (count, staged) = self.read_pages(from, rest.len());
+            let wanted = staged.len();
+            for (byte, staged) in rest.iter_mut().zip(staged.iter().take(count)) {
+                *byte = *staged;
+            }
+            done += count;
+            if count < wanted {
+                break;
+            }
+        }
+        if let Some(read) = bytes.get_mut(..done) {
+            self.space.unmask(address, read);
+        }
+        done
+    }
+
+    /// Writes at most two pages' worth; returns how many bytes were written.
+    fn write_pages(&mut self, address: u64, bytes: &[u8]) -> usize {
+        let staged = self.staging.place(address, bytes.len());
+        for (staged, byte) in staged.iter_mut().zip(bytes) {
+            *staged = *byte;
+        }
+        let meets = self.space.store_meets_breakpoint(address, staged.len());
+        if meets {
+            self.space.mask_store(address, staged);
+        }
+        let remote = spans(address, staged.len());
+        let count =
+            process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], remote.used()).unwrap_or(0);
+        if meets && let Some(written) = bytes.get(..count) {
+            self.space.after_store(address, written, self.lost);
+        }
+        count
+    }
+
+    /// Whether the page of `address` can be written.
+    fn is_writable(&self, address: u64) -> bool {
+        maps::read(self.tid).is_ok_and(|maps| {
+            maps::find(&maps, address)
+                .is_some_and(|mapping| mapping.perms.contains(Permissions::READ | Permissions::WRITE))
+        })
+    }
+
+    fn fault(address: u64, done: usize, access: Access) -> MemoryFault {
+        // What the page is, the processor will say: `faults` makes the thread access it for real.
+        MemoryFault {
+            address: address.wrapping_add(done as u64),
+            access,
+            present: false,
+            protection_key: false,
+        }
+    }
+}
+
+/// A range of the target's memory as one piece per page, at most two: the kernel counts whole pieces.
+struct Spans {
+    pieces: [RemoteIoVec; 2],
+    used: usize,
+}
+
+impl Spans {
+    fn used(&self) -> &[RemoteIoVec] {
+        self.pieces.get(..self.used).unwrap_or_default()
+    }
+}
+
+fn spans(address: u64, length: usize) -> Spans {
+    let first = in_first_page(address, length);
+    // usize and u64 are the same on x86-64, the only target.
+    let base = address as usize;
+    Spans {
+        pieces: [
+            RemoteIoVec { base, len: first },
+            RemoteIoVec { base: base.wrapping_add(first), len: length - first },
+        ],
+        used: if length > first { 2 } else { 1 },
+    }
+}
+
+impl UserMemory for Accessor<'_> {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        // A page that can be read but not written is found by the write, which comes last and changes
+        // nothing if it fails.
+        match self.read_up_to(address, bytes) {
+            done if done == bytes.len() => Ok(()),
+            done => Err(Self::fault(address, done, access)),
+        }
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        // All or nothing: the first page is written first, so look at the later ones before.
+        let mut page = in_first_page(address, bytes.len());
+        while page < bytes.len() {
+            let start = address.wrapping_add(page as u64);
+            if !self.is_writable(start) {
+                // Unless the first page fails already, which is then the fault to report.
+                let done = if self.is_writable(address) { page } else { 0 };
+                return Err(Self::fault(address, done, Access::Write));
+            }
+            page += PAGE;
+        }
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..)
+            && !rest.is_empty()
+        {
+            let from = address.wrapping_add(done as u64);
+            let wanted = rest.len().min(2 * PAGE - offset_in_page(from));
+            let count = self.write_pages(from, rest);
+            done += count;
+            if count < wanted {
+                return Err(Self::fault(address, done, Access::Write));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing outside the target can make an atomic access to its memory, so the other threads that share
+    /// it are stopped for the duration. Processes that share the page by a MAP_SHARED mapping are not.
+    fn update(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let space = self.threads.get(self.tid).map(|thread| thread.space);
+        let held = space.is_some_and(|space| self.threads.hold_others(space, self.tid));
+        let result = self.update_alone(address, size, update);
+        if held {
+            self.threads.release_others();
+        }
+        result
+    }
+}
+
+impl Accessor<'_> {
+    fn update_alone(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let mut bytes = [0; 16];
+        let Some(used) = bytes.get_mut(..size) else {
+            return Err(Self::fault(address, 0, Access::Write));
+        };
+        self.read(address, used, Access::Write)?;
+        let old = u128::from_le_bytes(bytes);
+        let new = update(old).to_le_bytes();
+        self.write(address, new.get(..size).unwrap_or_default())?;
+        Ok(old)
+    }
+}

@@ -1,0 +1,115 @@
+//! Where probes are: located in each address space, and again whenever its mappings change.
+
+use crate::error::ProbeError;
+use crate::event::Event;
+use crate::hit::ProbeId;
+use crate::linker;
+use crate::locate::LocateError;
+use crate::maps::{self, Mapping};
+use crate::session::Session;
+use crate::stop::SpaceId;
+
+impl Session {
+    /// Locates a probe in one address space, and makes its breakpoints there what the answer says.
+    ///
+    /// `later` says that the probe exists already, so that its host is told by events.
+    pub(crate) fn locate(
+        &mut self,
+        id: ProbeId,
+        space_id: SpaceId,
+        tid: i32,
+        maps: &[Mapping],
+        later: bool,
+    ) -> Result<(), ProbeError> {
+        let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
+        let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
+        let Some(space) = self.spaces.get_mut(&space_id) else { return Ok(()) };
+        let sites = match probe.source.locate(maps) {
+            Ok(sites) => sites,
+            Err(error) => {
+                if !later && matches!(error, LocateError::Unresolvable(_)) {
+                    return Err(ProbeError::Locate(error));
+                }
+                let news = match (&error, &probe.pending) {
+                    (LocateError::NotMapped { .. }, _) => false,
+                    (LocateError::Unresolvable(_), Some(LocateError::Unresolvable(_))) => false,
+                    (LocateError::Unresolvable(_), _) => true,
+                };
+                let error = probe.pending.insert(error);
+                if news && let Some(observer) = &mut self.observer {
+                    observer(&Event::Unresolvable { probe: id, pid, error });
+                }
+                return Ok(());
+            }
+        };
+        probe.pending = None;
+        let mut wanted: Vec<u64> = sites.iter().map(|site| site.address).collect();
+        wanted.sort_unstable();
+        let gone: Vec<u64> = space
+            .within(0..u64::MAX)
+            .filter(|(address, breakpoint)| {
+                breakpoint.probes.contains(&id.0) && wanted.binary_search(address).is_err()
+            })
+            .map(|(address, _)| address)
+            .collect();
+        for address in gone {
+            space.withdraw(address, id.0);
+        }
+        for address in wanted {
+            if space.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
+                continue;
+            }
+            match space.place(address, maps, Some(id.0)) {
+                Ok(()) => {
+                    if !probe.sites.contains(&address) {
+                        probe.sites.push(address);
+                    }
+                    if later && let Some(observer) = &mut self.observer {
+                        observer(&Event::Placed { probe: id, pid, address });
+                    }
+                }
+                Err(reason) => {
+                    if later && let Some(observer) = &mut self.observer {
+                        observer(&Event::Refused { probe: id, pid, address, reason: &reason });
+                    }
+                    if probe.refused.iter().all(|&(known, _)| known != address) {
+                        probe.refused.push((address, reason));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Locates every probe anew if thread `tid`'s executable mappings have changed.
+    pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
+        // A process that is about to vanish has no maps.
+        let Ok(maps) = maps::read(tid) else { return };
+        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let executable = || maps.iter().filter(|mapping| mapping.is_executable());
+        if space.located.iter().eq(executable()) {
+            return;
+        }
+        space.located = executable().cloned().collect();
+        space.forget_unmapped(&maps);
+        for index in 0..self.probes.len() {
+            if self.probes.get(index).is_some_and(|probe| !probe.removed) {
+                // Errors are kept with the probe and told to the observer.
+                let _ = self.locate(ProbeId(index), space_id, tid, &maps, true);
+            }
+        }
+    }
+
+    /// Puts the engine's own breakpoints where objects appear: at the dynamic linker's rendezvous and, in
+    /// a program that is about to start, at its entry.
+    pub(crate) fn watch_linker(&mut self, space_id: SpaceId, tid: i32, starting: bool) {
+        let Ok(maps) = maps::read(tid) else { return };
+        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let rendezvous = linker::rendezvous(tid, &maps);
+        let entry = if starting { linker::entry(tid) } else { None };
+        for address in rendezvous.into_iter().chain(entry) {
+            // Where this fails, probes in objects that are mapped later stay pending, and are reported so.
+            let _ = space.place(address, &maps, None);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What `/proc/PID` says of processes and threads (proc_pid_status(5), proc_pid_stat(5)).
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// The value of a field of `/proc/PID/status`.
+fn status_field(tid: i32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+fn number(tid: i32, name: &str) -> Option<i32> {
+    status_field(tid, name)?.parse().ok()
+}
+
+/// The process that thread `tid` belongs to; `None` if there is no such thread.
+pub(crate) fn process_of(tid: i32) -> Option<i32> {
+    number(tid, "Tgid")
+}
+
+/// The parent of process `pid`.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    number(pid, "PPid")
+}
+
+/// The thread that traces `tid`, if any.
+pub(crate) fn tracer_of(tid: i32) -> Option<i32> {
+    number(tid, "TracerPid").filter(|&tracer| tracer != 0)
+}
+
+/// Whether thread `tid` is a zombie or gone.
+pub(crate) fn has_exited(tid: i32) -> bool {
+    status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
+/// Whether thread `tid` blocks `signal`.
+pub(crate) fn blocks(tid: i32, signal: i32) -> bool {
+    status_field(tid, "SigBlk")
+        .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+/// The threads of process `pid`.
+pub(crate) fn threads_of(pid: i32) -> io::Result<Vec<i32>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        threads.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(threads)
+}
+
+/// The name of process `pid`, at most 15 bytes.
+pub(crate) fn name_of(pid: i32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// The processor on which thread `tid` ran last.
+pub(crate) fn processor_of(tid: i32) -> Option<u32> {
+    // Field 39, counted from 1; the name in field 2 may contain anything, so count from its closing ')'.
+    const FIELD: usize = 39;
+    let mut text = [0u8; 1024];
+    let mut file = fs::File::open(format!("/proc/{tid}/stat")).ok()?;
+    let length = file.read(&mut text).ok()?;
+    let text = text.get(..length)?;
+    let tail = text.get(text.iter().rposition(|&byte| byte == b')')? + 2..)?;
+    let field = tail.split(|&byte| byte == b' ').nth(FIELD - 3)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The class byte of the ELF file that thread `tid` executes: 1 for 32-bit, 2 for 64-bit.
+pub(crate) fn elf_class(tid: i32) -> Option<u8> {
+    let mut header = [0u8; 5];
+    fs::File::open(format!("/proc/{tid}/exe")).ok()?.read_exact(&mut header).ok()?;
+    header.starts_with(b"\x7fELF").then_some(header[4])
+}
+
+/// An entry of the auxiliary vector, such as `AT_BASE` (getauxval(3)).
+pub(crate) fn auxiliary(tid: i32, key: u64) -> Option<u64> {
+    let vector = fs::read(format!("/proc/{tid}/auxv")).ok()?;
+    vector.chunks_exact(16).find_map(|entry| {
+        let (name, value) = entry.split_at(8);
+        (name == key.to_ne_bytes()).then(|| value.try_into().ok().map(u64::from_ne_bytes))?
+    })
+}
+
+/// `path` as thread `tid` sees it.
+pub(crate) fn in_root_of(tid: i32, path: &std::path::Path) -> PathBuf {
+    let mut rooted = PathBuf::from(format!("/proc/{tid}/root"));
+    rooted.extend(path.components().skip(1));
+    rooted
+}

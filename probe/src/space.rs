@@ -1,0 +1,399 @@
+//! One address space and the breakpoints in it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use emu::{Displaced, Refusal};
+use iced_x86::Code;
+
+use crate::executor;
+use crate::maps::{self, Mapping, Permissions};
+
+/// The INT3 instruction.
+pub(crate) const INT3: u8 = 0xcc;
+
+/// The longest instruction, in bytes.
+pub(crate) const LONGEST: usize = 15;
+
+/// Why no breakpoint can be put at an address.
+#[derive(Debug)]
+pub enum Unplaceable {
+    /// Nothing is mapped there.
+    Unmapped,
+    /// The mapping is not executable.
+    NotExecutable,
+    /// The mapping is shared: a breakpoint would reach every process that maps it.
+    Shared,
+    /// `emu` does not emulate the instruction.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// The instruction's bytes, as far as they could be read.
+        bytes: Vec<u8>,
+    },
+    /// The ptrace executor cannot provide what the instruction needs.
+    Executor {
+        /// The instruction.
+        code: Code,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// The target's memory cannot be accessed.
+    Memory(io::Error),
+}
+
+impl Unplaceable {
+    /// The reason in a few words without values, to count by.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Unplaceable::Unmapped => "not mapped",
+            Unplaceable::NotExecutable => "not executable",
+            Unplaceable::Shared => "shared mapping",
+            Unplaceable::Refused { refusal, .. } => refusal.reason(),
+            Unplaceable::Executor { needs, .. } => needs,
+            Unplaceable::Memory(_) => "memory not accessible",
+        }
+    }
+}
+
+impl fmt::Display for Unplaceable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unplaceable::Unmapped => f.write_str("nothing is mapped there"),
+            Unplaceable::NotExecutable => f.write_str("the mapping is not executable"),
+            Unplaceable::Shared => f.write_str("the mapping is shared with other processes"),
+            Unplaceable::Refused { refusal, bytes } => {
+                write!(f, "{refusal} (bytes")?;
+                bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
+                f.write_str(")")
+            }
+            Unplaceable::Executor { code, needs } => write!(f, "{code:?} needs {needs}"),
+            Unplaceable::Memory(error) => write!(f, "the target's memory cannot be accessed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Unplaceable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Unplaceable::Refused { refusal, .. } => Some(refusal),
+            Unplaceable::Memory(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What a mapping maps: tells whether an address still means what it meant.
+type Identity = ((u32, u32), u64, Option<u64>);
+
+fn identity(mapping: &Mapping, address: u64) -> Identity {
+    (mapping.dev, mapping.inode, mapping.file_offset(address))
+}
+
+/// A breakpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Breakpoint {
+    /// The instruction that it displaced.
+    pub(crate) displaced: Displaced,
+    /// The byte that INT3 replaced.
+    pub(crate) original: u8,
+    /// Whether a SIGTRAP with RIP just behind the first byte need not be ours: another instruction starts
+    /// there.
+    pub(crate) ambiguous: bool,
+    /// Whether the program may write the instruction without our knowing.
+    pub(crate) writable: bool,
+    /// The probes that have a site here, by index.
+    pub(crate) probes: Vec<usize>,
+    /// Whether the dynamic linker calls this function when it has changed its list of objects.
+    pub(crate) internal: bool,
+    identity: Identity,
+}
+
+/// An address space that the session traces.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// `/proc/PID/mem`. Unlike process_vm_writev it writes text, and it goes on working when the thread by
+    /// which it was opened exits.
+    memory: File,
+    breakpoints: BTreeMap<u64, Breakpoint>,
+    /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
+    /// before it was removed.
+    removed: BTreeMap<u64, u8>,
+    /// The executable mappings for which the probes were last located.
+    pub(crate) located: Vec<Mapping>,
+    /// Instructions of the target that `faults` borrows.
+    pub(crate) borrowed: crate::faults::Borrowed,
+}
+
+impl Space {
+    /// The address space of thread `tid`.
+    pub(crate) fn open(tid: i32) -> io::Result<Space> {
+        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
+        Ok(Space {
+            memory,
+            breakpoints: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            located: Vec::new(),
+            borrowed: crate::faults::Borrowed::default(),
+        })
+    }
+
+    /// The address space that a forked thread `tid` got as a copy of this one, breakpoints included.
+    pub(crate) fn copy_for(&self, tid: i32) -> io::Result<Space> {
+        Ok(Space {
+            breakpoints: self.breakpoints.clone(),
+            removed: self.removed.clone(),
+            located: self.located.clone(),
+            ..Space::open(tid)?
+        })
+    }
+
+    /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
+    /// removed while the fork copied.
+    pub(crate) fn settle(&mut self) {
+        for (&address, breakpoint) in &self.breakpoints {
+            if self.byte(address) == Some(breakpoint.original) {
+                let _ = self.memory.write_all_at(&[INT3], address);
+            }
+        }
+        self.restore_removed();
+    }
+
+    fn restore_removed(&self) {
+        for (&address, &original) in &self.removed {
+            if self.byte(address) == Some(INT3) {
+                let _ = self.memory.write_all_at(&[original], address);
+            }
+        }
+    }
+
+    pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
+        self.breakpoints.get(&address)
+    }
+
+    pub(crate) fn breakpoint_mut(&mut self, address: u64) -> Option<&mut Breakpoint> {
+        self.breakpoints.get_mut(&address)
+    }
+
+    /// The breakpoints within `range`, in address order.
+    pub(crate) fn within(
+        &self,
+        range: std::ops::Range<u64>,
+    ) -> impl DoubleEndedIterator<Item = (u64, &Breakpoint)> {
+        // An empty or reversed range must not reach BTreeMap::range, which panics on the latter.
+        let range = if range.start < range.end { range } else { 0..0 };
+        self.breakpoints.range(range).map(|(&address, breakpoint)| (address, breakpoint))
+    }
+
+    /// Whether a trap at `address` is that of a breakpoint that has been removed since.
+    pub(crate) fn was_removed(&self, address: u64) -> bool {
+        self.removed.contains_key(&address) && self.byte(address).is_some_and(|byte| byte != INT3)
+    }
+
+    /// The byte that is really there, INT3 included.
+    fn byte(&self, address: u64) -> Option<u8> {
+        let mut byte = [0];
+        self.memory.read_exact_at(&mut byte, address).ok().map(|()| byte[0])
+    }
+
+    /// Reads what is really there, INT3s included, whatever the protection; the length may fall short.
+    pub(crate) fn read_raw(&self, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..)
+            && !rest.is_empty()
+        {
+            match self.memory.read_at(rest, address.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Replaces the INT3s in `bytes`, which were read from `address` on, by the bytes they displaced.
+    pub(crate) fn unmask(&self, address: u64, bytes: &mut [u8]) {
+        let end = address.saturating_add(bytes.len() as u64);
+        for (site, breakpoint) in self.within(address..end) {
+            let offset = usize::try_from(site - address).unwrap_or(usize::MAX);
+            if let Some(byte) = bytes.get_mut(offset)
+                && *byte == INT3
+            {
+                *byte = breakpoint.original;
+            }
+        }
+    }
+
+    /// Decodes the instruction at `address`, seeing through breakpoints.
+    fn decode(&self, address: u64) -> Result<(Displaced, u8), Unplaceable> {
+        let mut buffer = [0; LONGEST];
+        let length = self.read_raw(address, &mut buffer).map_err(Unplaceable::Memory)?;
+        let bytes = buffer.get_mut(..length).unwrap_or_default();
+        self.unmask(address, bytes);
+        decode(bytes, address)
+    }
+
+    /// Puts a breakpoint at `address` for `probe`, or for the engine itself where that is `None`.
+    ///
+    /// One byte is written, and no thread is stopped for it.
+    pub(crate) fn place(
+        &mut self,
+        address: u64,
+        maps: &[Mapping],
+        probe: Option<usize>,
+    ) -> Result<(), Unplaceable> {
+        let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
+        if !mapping.is_executable() {
+            return Err(Unplaceable::NotExecutable);
+        }
+        if mapping.perms.contains(Permissions::SHARED) {
+            return Err(Unplaceable::Shared);
+        }
+        if !self.breakpoints.contains_key(&address) {
+            let (displaced, original) = self.decode(address)?;
+            self.memory.write_all_at(&[INT3], address).map_err(Unplaceable::Memory)?;
+            self.removed.remove(&address);
+            let breakpoint = Breakpoint {
+                displaced,
+                original,
+                ambiguous: displaced.length() == 1 || is_legacy_prefix(original),
+                writable: mapping.perms.contains(Permissions::WRITE),
+                probes: Vec::new(),
+                internal: false,
+                identity: identity(mapping, address),
+            };
+            self.breakpoints.insert(address, breakpoint);
+        }
+        if let Some(breakpoint) = self.breakpoints.get_mut(&address) {
+            match probe {
+                Some(probe) if !breakpoint.probes.contains(&probe) => breakpoint.probes.push(probe),
+                Some(_) => {}
+                None => breakpoint.internal = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes `probe` off `address`, and the breakpoint with it if nobody else needs that.
+    /// Returns whether the program had overwritten the breakpoint.
+    pub(crate) fn withdraw(&mut self, address: u64, probe: usize) -> bool {
+        let Some(breakpoint) = self.breakpoints.get_mut(&address) else { return false };
+        breakpoint.probes.retain(|&other| other != probe);
+        if breakpoint.probes.is_empty() && !breakpoint.internal { self.lift(address) } else { false }
+    }
+
+    /// Takes every probe off. Returns the addresses at which the program had overwritten the breakpoint.
+    pub(crate) fn clear(&mut self) -> Vec<u64> {
+        let addresses: Vec<u64> = self.breakpoints.keys().copied().collect();
+        let overwritten = addresses.into_iter().filter(|&address| self.lift(address)).collect();
+        // A fork that was copying while a breakpoint was removed may have kept it.
+        self.restore_removed();
+        overwritten
+    }
+
+    /// Writes the original byte back. Returns whether the program had overwritten the breakpoint.
+    fn lift(&mut self, address: u64) -> bool {
+        let Some(breakpoint) = self.breakpoints.remove(&address) else { return false };
+        self.removed.insert(address, breakpoint.original);
+        match self.byte(address) {
+            Some(INT3) => {
+                // A failure means that the mapping, or the process, has just gone.
+                let _ = self.memory.write_all_at(&[breakpoint.original], address);
+                false
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Forgets the breakpoints whose mapping is gone or is another's now. Their bytes went with it.
+    pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) {
+        let stays = |address: u64, known: Option<&Identity>| {
+            maps::find(maps, address)
+                .is_some_and(|mapping| known.is_none_or(|&known| known == identity(mapping, address)))
+        };
+        self.breakpoints.retain(|&address, breakpoint| stays(address, Some(&breakpoint.identity)));
+        self.removed.retain(|&address, _| stays(address, None));
+    }
+
+    /// Brings the breakpoints up to date with code that is about to change, and returns in `bytes` what
+    /// must be stored for `[address, address + bytes.len())` so that they stay.
+    pub(crate) fn mask_store(&self, address: u64, bytes: &mut [u8]) {
+        let end = address.saturating_add(bytes.len() as u64);
+        for (site, _) in self.within(address..end) {
+            if let Some(byte) = usize::try_from(site - address).ok().and_then(|offset| bytes.get_mut(offset))
+            {
+                *byte = INT3;
+            }
+        }
+    }
+
+    /// Whether a store of `length` bytes at `address` changes a displaced instruction.
+    pub(crate) fn store_meets_breakpoint(&self, address: u64, length: usize) -> bool {
+        let start = address.saturating_sub(LONGEST as u64 - 1);
+        self.within(start..address.saturating_add(length as u64))
+            .any(|(site, breakpoint)| site.saturating_add(breakpoint.displaced.length() as u64) > address)
+    }
+
+    /// Decodes anew the displaced instructions that a store of `bytes` at `address`, already made, has
+    /// changed. A breakpoint whose new instruction is refused is removed; the addresses of these are added
+    /// to `lost`.
+    pub(crate) fn after_store(&mut self, address: u64, bytes: &[u8], lost: &mut Vec<u64>) {
+        let start = address.saturating_sub(LONGEST as u64 - 1);
+        let end = address.saturating_add(bytes.len() as u64);
+        let sites: Vec<u64> = self.within(start..end).map(|(site, _)| site).collect();
+        for &site in &sites {
+            let new = site.checked_sub(address).and_then(|offset| bytes.get(usize::try_from(offset).ok()?));
+            if let (Some(&new), Some(breakpoint)) = (new, self.breakpoints.get_mut(&site)) {
+                breakpoint.original = new;
+            }
+        }
+        for site in sites {
+            self.reread(site, lost);
+        }
+    }
+
+    /// Decodes the instruction at `site` anew, for the program may have changed it.
+    pub(crate) fn reread(&mut self, site: u64, lost: &mut Vec<u64>) {
+        match self.decode(site) {
+            Ok((displaced, original)) => {
+                if let Some(breakpoint) = self.breakpoints.get_mut(&site) {
+                    breakpoint.displaced = displaced;
+                    breakpoint.ambiguous = displaced.length() == 1 || is_legacy_prefix(original);
+                }
+            }
+            Err(_) => {
+                self.lift(site);
+                lost.push(site);
+            }
+        }
+    }
+}
+
+/// Decodes an instruction and checks that the executor can perform it.
+fn decode(bytes: &[u8], address: u64) -> Result<(Displaced, u8), Unplaceable> {
+    let displaced = Displaced::decode(bytes, address).map_err(|refusal| {
+        let length = refusal.code().map_or(bytes.len(), |_| instruction_length(bytes, address));
+        Unplaceable::Refused { refusal, bytes: bytes.get(..length).unwrap_or(bytes).to_vec() }
+    })?;
+    if let Some(needs) = executor::lacks(&displaced) {
+        return Err(Unplaceable::Executor { code: displaced.code(), needs });
+    }
+    let original = bytes.first().copied().unwrap_or(INT3);
+    Ok((displaced, original))
+}
+
+fn instruction_length(bytes: &[u8], address: u64) -> usize {
+    let mut decoder = iced_x86::Decoder::with_ip(64, bytes, address, iced_x86::DecoderOptions::NONE);
+    decoder.decode().len()
+}
+
+/// Programs jump behind such a prefix on purpose, as glibc does to leave out LOCK.
+fn is_legacy_prefix(byte: u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+}

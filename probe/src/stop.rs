@@ -1,0 +1,371 @@
+//! Threads and their stops. A stopped thread is a value, and resuming it consumes the value.
+
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+
+use crate::procfs;
+use crate::sys::{self, Alarm, Status};
+
+/// A thread in a ptrace-stop. It stays there as long as this value lives.
+///
+/// Not `Send`: only the thread that attached can make ptrace requests.
+#[derive(Debug)]
+#[must_use = "the thread stays stopped until this is resumed"]
+pub(crate) struct Stopped {
+    tid: i32,
+    /// The signal that the stop reports.
+    pub(crate) signal: i32,
+    /// `PTRACE_EVENT_*`, or 0 for a signal-delivery-stop.
+    pub(crate) event: i32,
+    tracer: PhantomData<*const ()>,
+}
+
+impl Stopped {
+    fn new(tid: i32, signal: i32, event: i32) -> Stopped {
+        Stopped { tid, signal, event, tracer: PhantomData }
+    }
+
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Whether a job-control signal has stopped the whole process.
+    pub(crate) fn is_group_stop(&self) -> bool {
+        self.event == libc::PTRACE_EVENT_STOP && self.signal != libc::SIGTRAP
+    }
+
+    /// Whether the thread is about to take `self.signal`.
+    pub(crate) fn is_signal(&self) -> bool {
+        self.event == 0
+    }
+
+    /// Gives the thread to nobody, with `signal` unless it is 0. A thread that is gone is no failure.
+    pub(crate) fn detach(self, signal: i32) {
+        let stopped = ManuallyDrop::new(self);
+        let _ = sys::detach(stopped.tid, signal);
+    }
+
+    /// Runs one instruction and waits for what comes of it; `Err` with the wait status if the thread ended.
+    pub(crate) fn step(self) -> Result<Stopped, (i32, i32)> {
+        let stopped = ManuallyDrop::new(self);
+        // A failure means that the thread was killed; the wait reports that.
+        let _ = sys::step(stopped.tid);
+        wait_for(stopped.tid)
+    }
+
+    /// Continues without a signal, and waits for the next stop.
+    pub(crate) fn next(self) -> Result<Stopped, (i32, i32)> {
+        let stopped = ManuallyDrop::new(self);
+        let _ = sys::cont(stopped.tid, 0);
+        wait_for(stopped.tid)
+    }
+}
+
+impl Drop for Stopped {
+    /// Forgetting a stopped thread must not leave it stopped.
+    fn drop(&mut self) {
+        let _ = sys::cont(self.tid, 0);
+    }
+}
+
+/// Waits for thread `tid`, which is sure to stop or end soon; `Err` with its id and wait status if it ended.
+pub(crate) fn wait_for(tid: i32) -> Result<Stopped, (i32, i32)> {
+    loop {
+        match sys::wait(tid, true) {
+            Ok(Some((_, Status::Stopped { signal, event }))) => return Ok(Stopped::new(tid, signal, event)),
+            Ok(Some((_, Status::Ended(status)))) => return Err((tid, status)),
+            Ok(None) | Err(Errno::EINTR) => {}
+            // Not ours any more: it ended, and somebody else's wait took the status.
+            Err(_) => return Err((tid, 0)),
+        }
+    }
+}
+
+/// What the stop loop takes up next.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A thread stopped.
+    Stopped(Stopped),
+    /// A thread ended, with its wait status.
+    Ended { tid: i32, status: i32 },
+    /// A signal interrupted the wait.
+    Interrupted,
+    /// No thread is left.
+    Nobody,
+}
+
+/// Names one address space of the session.
+pub(crate) type SpaceId = u32;
+
+/// What is known of a traced thread.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    /// Its process.
+    pub(crate) pid: i32,
+    /// The address space that it runs in.
+    pub(crate) space: SpaceId,
+    /// Whether it is out of our hands: running, or stopped with its stop not yet taken from the kernel.
+    running: bool,
+    /// Whether it waits, in the kernel, for its vfork child.
+    pub(crate) in_vfork: bool,
+    /// Whether it blocked SIGTRAP when we last looked.
+    pub(crate) blocks_trap: bool,
+    /// Whether its exec has been served, but it has not been resumed.
+    pub(crate) fresh: bool,
+}
+
+/// All threads that the session traces.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    by_tid: HashMap<i32, Thread>,
+    /// Reports taken from the kernel while something else was waited for.
+    queue: VecDeque<Report>,
+    /// Threads and processes that stopped at birth before their parent's report.
+    newborn: HashMap<i32, Stopped>,
+    /// Stopped for the sake of another thread's atomic access.
+    held: Vec<Stopped>,
+    alarm: Arc<Alarm>,
+}
+
+impl Threads {
+    pub(crate) fn new(alarm: Arc<Alarm>) -> Threads {
+        Threads {
+            by_tid: HashMap::new(),
+            queue: VecDeque::new(),
+            newborn: HashMap::new(),
+            held: Vec::new(),
+            alarm,
+        }
+    }
+
+    /// Takes up thread `tid`, which runs or is about to.
+    pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
+        let blocks_trap = procfs::blocks(tid, libc::SIGTRAP);
+        let thread = Thread { pid, space, running: true, in_vfork: false, blocks_trap, fresh: false };
+        self.by_tid.insert(tid, thread);
+    }
+
+    /// Takes up thread `tid`, which has stopped in exec.
+    pub(crate) fn add_stopped(&mut self, tid: i32, pid: i32, space: SpaceId) {
+        self.add(tid, pid, space);
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.running = false;
+            thread.fresh = true;
+        }
+    }
+
+    pub(crate) fn get(&self, tid: i32) -> Option<&Thread> {
+        self.by_tid.get(&tid)
+    }
+
+    pub(crate) fn get_mut(&mut self, tid: i32) -> Option<&mut Thread> {
+        self.by_tid.get_mut(&tid)
+    }
+
+    pub(crate) fn remove(&mut self, tid: i32) -> Option<Thread> {
+        self.by_tid.remove(&tid)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i32, &Thread)> {
+        self.by_tid.iter().map(|(&tid, thread)| (tid, thread))
+    }
+
+    /// Forgets all threads.
+    pub(crate) fn clear(&mut self) {
+        self.by_tid.clear();
+    }
+
+    /// The next report that has been taken from the kernel already.
+    pub(crate) fn queued(&mut self) -> Option<Report> {
+        self.queue.pop_front()
+    }
+
+    /// Any thread that runs in `space`.
+    pub(crate) fn in_space(&self, space: SpaceId) -> Option<i32> {
+        self.iter().find(|(_, thread)| thread.space == space).map(|(tid, _)| tid)
+    }
+
+    /// Keeps a stop for later.
+    pub(crate) fn put_back(&mut self, report: Report) {
+        self.queue.push_back(report);
+    }
+
+    /// The next report, waiting for it if need be.
+    pub(crate) fn next(&mut self) -> Report {
+        loop {
+            if let Some(report) = self.queue.pop_front() {
+                return report;
+            }
+            if self.by_tid.is_empty() {
+                return Report::Nobody;
+            }
+            match sys::wait(-1, true) {
+                Ok(Some(found)) => {
+                    if let Some(report) = self.take(found) {
+                        return report;
+                    }
+                }
+                Ok(None) => {}
+                Err(Errno::EINTR) => return Report::Interrupted,
+                // ECHILD: the kernel knows of no thread of ours.
+                Err(_) => {
+                    self.by_tid.clear();
+                    return Report::Nobody;
+                }
+            }
+        }
+    }
+
+    /// Books what `wait` found; `None` for a newborn whose parent has not reported yet.
+    fn take(&mut self, (tid, status): (i32, Status)) -> Option<Report> {
+        match status {
+            Status::Ended(status) => {
+                if let Some(newborn) = self.newborn.remove(&tid) {
+                    let _ = ManuallyDrop::new(newborn);
+                }
+                Some(Report::Ended { tid, status })
+            }
+            Status::Stopped { signal, event } => {
+                let stopped = Stopped::new(tid, signal, event);
+                match self.by_tid.get_mut(&tid) {
+                    Some(thread) => {
+                        thread.running = false;
+                        Some(Report::Stopped(stopped))
+                    }
+                    None if event == libc::PTRACE_EVENT_EXEC => Some(Report::Stopped(stopped)),
+                    None => {
+                        self.newborn.insert(tid, stopped);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first stop of `tid`, a thread or process that a traced thread has made.
+    pub(crate) fn birth_of(&mut self, tid: i32) -> Result<Stopped, (i32, i32)> {
+        match self.newborn.remove(&tid) {
+            Some(stopped) => Ok(stopped),
+            None => wait_for(tid),
+        }
+    }
+
+    /// Processes that stopped at birth and whose parent was killed before it could report them.
+    pub(crate) fn orphans(&mut self) -> Vec<Stopped> {
+        std::mem::take(&mut self.newborn).into_values().collect()
+    }
+
+    /// Keeps a stop at birth until the parent reports it.
+    pub(crate) fn expect_parent(&mut self, stopped: Stopped) {
+        self.newborn.insert(stopped.tid, stopped);
+    }
+
+    /// Lets a thread go on, with `signal` unless it is 0.
+    pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
+        self.release(stopped, |tid| sys::cont(tid, signal));
+    }
+
+    /// Leaves a thread in its group-stop, to be woken by SIGCONT.
+    pub(crate) fn listen(&mut self, stopped: Stopped) {
+        self.release(stopped, sys::listen);
+    }
+
+    /// A failure of `how` means that the thread was killed in its stop; its end is reported later.
+    fn release(&mut self, stopped: Stopped, how: impl FnOnce(i32) -> nix::Result<()>) {
+        let stopped = ManuallyDrop::new(stopped);
+        if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
+            thread.running = true;
+        }
+        let _ = how(stopped.tid);
+    }
+
+    /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
+    /// Says whether there were others.
+    pub(crate) fn hold_others(&mut self, space: SpaceId, tid: i32) -> bool {
+        let alone = !self.by_tid.iter().any(|(&other, thread)| other != tid && thread.space == space);
+        if alone {
+            return false;
+        }
+        for (&other, thread) in &self.by_tid {
+            if other != tid && thread.is_at_large(space) {
+                let _ = ptrace::interrupt(sys::pid(other));
+            }
+        }
+        self.gather(|other, thread| other != tid && thread.is_at_large(space), None);
+        // Stops that are only our own interruption are resumed by `release_others`; all else is reported.
+        let mut index = 0;
+        while let Some(report) = self.queue.get(index) {
+            let ours = matches!(report, Report::Stopped(stopped)
+                if stopped.event == libc::PTRACE_EVENT_STOP && !stopped.is_group_stop()
+                && self.by_tid.get(&stopped.tid).is_some_and(|thread| thread.space == space));
+            match self.queue.remove(index) {
+                Some(Report::Stopped(stopped)) if ours => self.held.push(stopped),
+                Some(report) => {
+                    self.queue.insert(index, report);
+                    index += 1;
+                }
+                None => break,
+            }
+        }
+        true
+    }
+
+    /// Lets the threads go on that [`Threads::hold_others`] stopped.
+    pub(crate) fn release_others(&mut self) {
+        while let Some(stopped) = self.held.pop() {
+            self.resume(stopped, 0);
+        }
+    }
+
+    /// Queues reports until no thread that is `wanted` runs, or for that long at most.
+    pub(crate) fn gather(&mut self, wanted: impl Fn(i32, &Thread) -> bool, most: Option<Duration>) {
+        const PATIENCE: u64 = 20_000_000;
+        let deadline = most.and_then(|most| Instant::now().checked_add(most));
+        self.alarm.ring_in(PATIENCE);
+        while self.by_tid.iter().any(|(&tid, thread)| thread.running && wanted(tid, thread)) {
+            match sys::wait(-1, true) {
+                Ok(Some((tid, status))) => {
+                    if let Status::Ended(_) = status
+                        && let Some(thread) = self.by_tid.get_mut(&tid)
+                    {
+                        thread.running = false;
+                    }
+                    if let Some(report) = self.take((tid, status)) {
+                        self.queue.push_back(report);
+                    }
+                }
+                Ok(None) => {}
+                Err(Errno::EINTR) => {
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        break;
+                    }
+                    // A leader that has exited never stops, and is reported only after all other threads.
+                    for (&tid, thread) in &mut self.by_tid {
+                        if thread.running && procfs::has_exited(tid) {
+                            thread.running = false;
+                        }
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        self.alarm.silence();
+    }
+}
+
+impl Thread {
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Whether it may be executing instructions in `space`.
+    fn is_at_large(&self, space: SpaceId) -> bool {
+        self.space == space && self.running && !self.in_vfork
+    }
+}

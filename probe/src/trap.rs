@@ -1,0 +1,200 @@
+//! A hit's way from the trap to the resume.
+
+use emu::{Displaced, Exception, Outcome};
+
+use crate::event::Counters;
+use crate::executor::{Executor, Ptrace};
+use crate::faults::{self, Delivery};
+use crate::hit::{Action, Hit, ProbeId};
+use crate::memory::Accessor;
+use crate::session::Session;
+use crate::stop::{SpaceId, Stopped};
+use crate::sys;
+
+/// What the handlers of a hit want.
+#[derive(Default)]
+struct Verdict {
+    skip: bool,
+    remove: bool,
+}
+
+impl Session {
+    /// A thread is about to take a SIGTRAP.
+    pub(crate) fn trapped(&mut self, stopped: Stopped) {
+        let tid = stopped.tid();
+        let Some(thread) = self.threads.get(tid) else { return self.pass_on(stopped) };
+        let (pid, space_id, blocks_trap) = (thread.pid, thread.space, thread.blocks_trap);
+        if self.registers.fetch(tid).is_err() {
+            return self.threads.resume(stopped, 0);
+        }
+        let address = self.registers.file.rip.wrapping_sub(1);
+        let space = self.spaces.get_mut(&space_id);
+        let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
+        let Some(breakpoint) = breakpoint.filter(|here| !here.ambiguous || sys::is_breakpoint(tid)) else {
+            let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.signal };
+            return self.threads.resume(stopped, signal);
+        };
+        let writable = breakpoint.writable;
+        let internal = breakpoint.internal;
+        self.here.clear();
+        self.here.extend_from_slice(&breakpoint.probes);
+        self.affinity.follow(tid);
+        if blocks_trap {
+            // The kernel has unblocked it to force the signal through.
+            let trap = 1 << (libc::SIGTRAP - 1);
+            let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask | trap));
+        }
+        self.registers.file.rip = address;
+        if writable && !self.check_unchanged(space_id, address) {
+            let _ = self.registers.store(tid);
+            return self.threads.resume(stopped, 0);
+        }
+        let Some(displaced) = self.displaced(space_id, address) else {
+            return self.threads.resume(stopped, 0);
+        };
+        let verdict = self.call_handlers(pid, tid, space_id);
+        let resumable = if verdict.skip {
+            if self.registers.file.rip == address {
+                self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
+            }
+            let _ = self.registers.store(tid);
+            Some((stopped, 0))
+        } else {
+            self.perform(stopped, space_id, &displaced)
+        };
+        if verdict.remove {
+            self.remove_marked();
+        }
+        if !self.lost.is_empty() {
+            self.tell_lost(space_id);
+        }
+        if internal {
+            self.relocate(space_id, tid);
+        }
+        if let Some((stopped, signal)) = resumable {
+            self.threads.resume(stopped, signal);
+        }
+    }
+
+    fn displaced(&self, space: SpaceId, address: u64) -> Option<Displaced> {
+        Some(self.spaces.get(&space)?.breakpoint(address)?.displaced)
+    }
+
+    /// Where the program can write its own text, the instruction may have changed behind its first byte.
+    fn check_unchanged(&mut self, space_id: SpaceId, address: u64) -> bool {
+        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
+        space.reread(address, &mut self.lost);
+        let kept = space.breakpoint(address).is_some();
+        if !kept {
+            self.tell_lost(space_id);
+        }
+        kept
+    }
+
+    fn tell_lost(&mut self, space: SpaceId) {
+        while let Some(address) = self.lost.pop() {
+            self.tell_overwritten(space, address);
+        }
+    }
+
+    fn call_handlers(&mut self, pid: i32, tid: i32, space_id: SpaceId) -> Verdict {
+        let mut verdict = Verdict::default();
+        let Some(space) = self.spaces.get_mut(&space_id) else { return verdict };
+        for &index in &self.here {
+            let Some(probe) = self.probes.get_mut(index) else { continue };
+            probe.counters.hits += 1;
+            let mut hit = Hit {
+                probe: ProbeId(index),
+                pid,
+                registers: &mut self.registers.file,
+                memory: Accessor {
+                    tid,
+                    space: &mut *space,
+                    threads: &mut self.threads,
+                    staging: &mut self.staging,
+                    lost: &mut self.lost,
+                },
+                filtered: false,
+            };
+            let action = (probe.handler)(&mut hit);
+            probe.counters.filtered += u64::from(hit.filtered);
+            match action {
+                Action::Continue => {}
+                Action::Skip => verdict.skip = true,
+                Action::Remove => {
+                    probe.removing = true;
+                    verdict.remove = true;
+                }
+                Action::Detach => self.detach_requested = true,
+            }
+        }
+        verdict
+    }
+
+    /// Removes the probes whose handlers asked for it.
+    fn remove_marked(&mut self) {
+        for index in 0..self.probes.len() {
+            if self.probes.get_mut(index).is_some_and(|probe| std::mem::take(&mut probe.removing)) {
+                self.remove(ProbeId(index));
+            }
+        }
+    }
+
+    /// Performs the displaced instruction; returns the thread and the signal to resume it with, or `None`
+    /// if it has ended.
+    fn perform(
+        &mut self,
+        stopped: Stopped,
+        space_id: SpaceId,
+        displaced: &Displaced,
+    ) -> Option<(Stopped, i32)> {
+        let tid = stopped.tid();
+        let mut stopped = stopped;
+        let mut retries = 0;
+        loop {
+            let space = self.spaces.get_mut(&space_id)?;
+            let memory = Accessor {
+                tid,
+                space,
+                threads: &mut self.threads,
+                staging: &mut self.staging,
+                lost: &mut self.lost,
+            };
+            let mut executor = Ptrace { registers: &mut self.registers, memory };
+            let exception = match executor.execute(displaced) {
+                Ok(Outcome::Next) => {
+                    self.count(|counters| counters.emulated += 1);
+                    return Some((stopped, 0));
+                }
+                Ok(Outcome::Again) => continue,
+                // `executor::lacks` has refused all instructions that end so.
+                Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => Exception::InvalidOpcode,
+                Err(exception) => exception,
+            };
+            let space = self.spaces.get_mut(&space_id)?;
+            match faults::deliver(exception, stopped, &mut self.registers, space, retries) {
+                Delivery::Signal(stopped, signal) => {
+                    self.count(|counters| counters.faulted += 1);
+                    return Some((stopped, signal));
+                }
+                Delivery::Retry(same) => {
+                    stopped = same;
+                    retries += 1;
+                }
+                Delivery::Ended(tid, status) => {
+                    self.ended(tid, status);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Counts for every probe that is served.
+    fn count(&mut self, count: impl Fn(&mut Counters)) {
+        for &index in &self.here {
+            if let Some(probe) = self.probes.get_mut(index) {
+                count(&mut probe.counters);
+            }
+        }
+    }
+}
