@@ -38,3 +38,14 @@ pub fn has_fsgsbase() -> bool {
     // SAFETY: getauxval only reads the auxiliary vector.
     unsafe { libc::getauxval(libc::AT_HWCAP2) & HWCAP2_FSGSBASE != 0 }
 }
+
+/// The MXCSR bits that this processor allows to be set.
+#[must_use]
+pub fn mxcsr_mask() -> u32 {
+    #[repr(C, align(16))]
+    struct Image([u8; 512]);
+    let mut image = Image([0; 512]);
+    // SAFETY: x86-64 has FXSAVE; the image is aligned and long enough.
+    unsafe { std::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
+    emu::xsave::mxcsr_mask(&image.0)
+}

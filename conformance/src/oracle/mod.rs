@@ -10,4 +10,5 @@ mod runner;
 mod shared;
 
 pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Stop};
-pub use cpu::{has_fsgsbase, xsave_layout};
+pub(crate) use child::{USER_CS, USER_SS};
+pub use cpu::{has_fsgsbase, mxcsr_mask, xsave_layout};

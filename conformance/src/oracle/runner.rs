@@ -84,9 +84,8 @@ pub(super) mod output {
     pub(crate) const SIGNAL: usize = 208;
     /// How many changed words follow.
     pub(crate) const CHANGED_COUNT: usize = 216;
+    /// The XSAVE image, and after it the changed words: pairs of u64, an address and the eight bytes there.
     pub(crate) const XSAVE: usize = 256;
-    /// What comes after the XSAVE image: pairs of u64, an address and the eight bytes there.
-    pub(crate) const CHANGES: usize = 224;
 }
 
 /// Positions in `struct sigcontext`, in quadwords.

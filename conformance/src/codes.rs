@@ -1,0 +1,112 @@
+//! The encodings that there are, and those that are not run on the processor, with why.
+
+use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic};
+
+/// The encodings of 64-bit user mode.
+pub fn user_mode() -> impl Iterator<Item = Code> {
+    Code::values().filter(|code| is_user_mode(*code))
+}
+
+/// Whether 64-bit user mode has this encoding and a processor that is made today or was lately may have it.
+fn is_user_mode(code: Code) -> bool {
+    let info = code.op_code();
+    let privileged = code.is_privileged() || info.must_be_cpl0();
+    let encoding = matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX);
+    info.is_instruction() && info.mode64() && !privileged && encoding && !is_obsolete(code)
+}
+
+fn is_obsolete(code: Code) -> bool {
+    const OBSOLETE: [CpuidFeature; 15] = [
+        CpuidFeature::CYRIX_FPU,
+        CpuidFeature::CYRIX_EMMI,
+        CpuidFeature::CYRIX_SMM,
+        CpuidFeature::CYRIX_SMINT,
+        CpuidFeature::CYRIX_SMINT_0F7E,
+        CpuidFeature::CYRIX_SHR,
+        CpuidFeature::CYRIX_DDI,
+        CpuidFeature::CYRIX_DMI,
+        CpuidFeature::D3NOW,
+        CpuidFeature::D3NOWEXT,
+        CpuidFeature::CENTAUR_AIS,
+        CpuidFeature::UDBG,
+        CpuidFeature::KNC,
+        CpuidFeature::MPX,
+        CpuidFeature::PADLOCK_ACE,
+    ];
+    code.cpuid_features().iter().any(|feature| OBSOLETE.contains(feature))
+}
+
+/// Why an encoding is not run on the processor although it may have it.
+#[must_use]
+pub fn skipped(code: Code) -> Option<&'static str> {
+    use Mnemonic as M;
+    match code.mnemonic() {
+        M::Syscall | M::Sysenter => Some("would make a system call"),
+        M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Rdrand | M::Rdseed | M::Cpuid | M::Rdpid | M::Rdpru => {
+            Some("the answer differs each time or from core to core")
+        }
+        M::Mwait | M::Mwaitx | M::Umwait | M::Tpause => Some("would block"),
+        M::Vmcall | M::Vmmcall | M::Vmgexit | M::Vmfunc | M::Tdcall | M::Seamcall => {
+            Some("would ask the hypervisor")
+        }
+        M::Xbegin | M::Xend | M::Xabort | M::Xtest => Some("transactions abort as they please"),
+        _ if code.flow_control() == FlowControl::XbeginXabortXend => {
+            Some("transactions abort as they please")
+        }
+        _ => None,
+    }
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for anything and `?` for one character.
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || c.eq_ignore_ascii_case(&name[n]) => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((at, from)) = star else { return false };
+                star = Some((at, from + 1));
+                p = at + 1;
+                n = from + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_names() {
+        assert!(matches("Add_*", "Add_rm8_r8"));
+        assert!(matches("*_rm8_*", "Add_rm8_r8"));
+        assert!(matches("add_rm?_r8", "Add_rm8_r8"));
+        assert!(matches("*", ""));
+        assert!(!matches("Add", "Add_rm8_r8"));
+        assert!(!matches("*_r16", "Add_rm8_r8"));
+    }
+
+    #[test]
+    fn there_are_as_many_as_known() {
+        let count = |kind| user_mode().filter(|code| code.op_code().encoding() == kind).count();
+        println!(
+            "{} {} {}",
+            count(EncodingKind::Legacy),
+            count(EncodingKind::VEX),
+            count(EncodingKind::EVEX)
+        );
+        assert!(user_mode().count() > 4000);
+    }
+}

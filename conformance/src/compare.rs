@@ -1,0 +1,220 @@
+//! The emulator's side of a case, and what differs from the processor's.
+
+use std::fmt;
+
+use emu::registers::{Extended, X87};
+use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags};
+
+use crate::generate::Sample;
+use crate::memory::Model;
+use crate::oracle::{Observed, Stop};
+use crate::undefined;
+
+/// How often a repeating instruction is executed again at most.
+const REPETITIONS: usize = 1 << 20;
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is, such as a register's name.
+    pub what: String,
+    /// What the processor has.
+    pub processor: String,
+    /// What the emulator has.
+    pub emulator: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<10} processor {}  emu {}", self.what, self.processor, self.emulator)
+    }
+}
+
+/// Executes the case in the emulator and compares; `model` holds the batch's memory, and does so again
+/// afterwards.
+///
+/// # Errors
+/// The emulator does not have this instruction.
+pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Result<Vec<Difference>, Refusal> {
+    let displaced = Displaced::decode(&sample.case.bytes[..sample.case.length], sample.ip)?;
+    model.undo();
+    for patch in &sample.case.patches {
+        model.patch(patch);
+    }
+    let mut registers = sample.case.registers.clone();
+    registers.rip = sample.ip;
+    let stop = execute(&displaced, &mut registers, model);
+    let undefined = match stop {
+        Ok(Stop::Completed) => undefined::flags(&sample.instruction, sample.case.registers.gpr[1]),
+        _ => Rflags::empty(),
+    };
+    let mut differences = Differences(Vec::new());
+    match stop {
+        Ok(stop) if stop == observed.stop => {}
+        Ok(stop) => differences.push("stop", observed.stop, stop),
+        Err(outcome) => differences.push("stop", observed.stop, outcome),
+    }
+    differences.registers(&observed.registers, &registers, undefined);
+    for (address, processor, emulator) in model.differences(&observed.changed) {
+        differences.hex(&format!("[{address:x}]"), processor, emulator);
+    }
+    Ok(differences.0)
+}
+
+/// How the emulator ends, or what it says that no exception is.
+fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) -> Result<Stop, String> {
+    for _ in 0..REPETITIONS {
+        return match displaced.execute(registers, model) {
+            Ok(Outcome::Next) => Ok(Stop::Completed),
+            Ok(Outcome::Again) => continue,
+            Ok(Outcome::Interrupt(number)) => Ok(interrupt(number, displaced.ip(), registers)),
+            Ok(outcome) => Err(format!("{outcome:?}")),
+            Err(exception) => Ok(stop(exception)),
+        };
+    }
+    Err(format!("still {:?} after {REPETITIONS} times", Outcome::Again))
+}
+
+/// What `INT number` comes to under Linux: user mode may use the gates 3, 4 and 0x80 only.
+fn interrupt(number: u8, ip: u64, registers: &mut Registers) -> Stop {
+    const IDT: u32 = 2;
+    if matches!(number, 3 | 4) {
+        return Stop::Exception { vector: number, error_code: 0, address: None };
+    }
+    registers.rip = ip;
+    Stop::Exception { vector: 13, error_code: u32::from(number) << 3 | IDT, address: None }
+}
+
+fn stop(exception: Exception) -> Stop {
+    Stop::Exception {
+        vector: exception.vector(),
+        error_code: exception.error_code(),
+        address: exception.address(),
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Completed => write!(f, "completed"),
+            Stop::Exception { vector, error_code, address } => {
+                let name = match vector {
+                    0 => "#DE",
+                    1 => "#DB",
+                    3 => "#BP",
+                    4 => "#OF",
+                    6 => "#UD",
+                    11 => "#NP",
+                    12 => "#SS",
+                    13 => "#GP",
+                    14 => "#PF",
+                    16 => "#MF",
+                    17 => "#AC",
+                    19 => "#XM",
+                    21 => "#CP",
+                    _ => "vector",
+                };
+                write!(f, "{name}({error_code:#x})")?;
+                match address {
+                    Some(address) => write!(f, " at {address:#x}"),
+                    None if name == "vector" => write!(f, " {vector}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// The names of the general registers in machine encoding.
+pub(crate) const GPR: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+/// The names of the segment registers in machine encoding.
+const SEGMENT: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
+
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn push(&mut self, what: &str, processor: impl fmt::Display, emulator: impl fmt::Display) {
+        let (processor, emulator) = (processor.to_string(), emulator.to_string());
+        self.0.push(Difference { what: what.to_string(), processor, emulator });
+    }
+
+    fn hex<T: fmt::LowerHex + PartialEq>(&mut self, what: &str, processor: T, emulator: T) {
+        if processor != emulator {
+            self.push(what, format_args!("{processor:#x}"), format_args!("{emulator:#x}"));
+        }
+    }
+
+    fn registers(&mut self, processor: &Registers, emulator: &Registers, undefined: Rflags) {
+        for (number, name) in GPR.iter().enumerate() {
+            self.hex(name, processor.gpr[number], emulator.gpr[number]);
+        }
+        self.hex("rip", processor.rip, emulator.rip);
+        let (p, e) = (processor.rflags - undefined, emulator.rflags - undefined);
+        if p != e {
+            self.push("rflags", flags(p, p ^ e), flags(e, p ^ e));
+        }
+        self.hex("fs_base", processor.fs_base, emulator.fs_base);
+        self.hex("gs_base", processor.gs_base, emulator.gs_base);
+        for (number, name) in SEGMENT.iter().enumerate() {
+            self.hex(name, processor.segment[number], emulator.segment[number]);
+        }
+        self.hex("pkru", processor.pkru, emulator.pkru);
+        if processor.extended != emulator.extended {
+            // Not always a difference: see `hides_pointers`.
+            self.extended(&processor.extended, &emulator.extended);
+        }
+    }
+
+    fn extended(&mut self, processor: &Extended, emulator: &Extended) {
+        let (p, e) = (&processor.x87, &emulator.x87);
+        self.hex("fcw", p.control, e.control);
+        self.hex("fsw", p.status, e.status);
+        self.hex("ftw", p.tag, e.tag);
+        if !hides_pointers(p) {
+            self.hex("fop", p.opcode, e.opcode);
+            self.hex("fip", p.instruction_pointer, e.instruction_pointer);
+            self.hex("fdp", p.data_pointer, e.data_pointer);
+        }
+        for number in 0..8 {
+            let show =
+                |r: &emu::registers::Float80| format!("{:04x}:{:016x}", r.sign_exponent, r.significand);
+            if p.r[number] != e.r[number] {
+                self.push(&format!("R{number}"), show(&p.r[number]), show(&e.r[number]));
+            }
+        }
+        self.hex("mxcsr", processor.mxcsr.bits(), emulator.mxcsr.bits());
+        for number in 0..32 {
+            let (p, e) = (processor.vector[number].0, emulator.vector[number].0);
+            for quad in (0..8).filter(|quad| p[*quad] != e[*quad]) {
+                self.hex(&format!("zmm{number}.q{quad}"), p[quad], e[quad]);
+            }
+        }
+        for number in 0..8 {
+            self.hex(&format!("k{number}"), processor.opmask[number], emulator.opmask[number]);
+        }
+    }
+}
+
+/// Whether the processor kept FOP, FIP and FDP to itself: AMD's store zeros while no unmasked exception is
+/// pending (APM volume 2, section 11.5.10).
+fn hides_pointers(x87: &X87) -> bool {
+    const SUMMARY: u16 = 1 << 7;
+    x87.status & SUMMARY == 0 && x87.opcode == 0 && x87.instruction_pointer == 0 && x87.data_pointer == 0
+}
+
+/// The flags by name, those that differ in capitals.
+fn flags(flags: Rflags, differing: Rflags) -> String {
+    let names: Vec<String> = (flags | differing)
+        .iter_names()
+        .filter(|(name, flag)| flag.bits().count_ones() == 1 && *name != "FIXED")
+        .map(|(name, flag)| match (differing.contains(flag), flags.contains(flag)) {
+            (true, true) => format!("{name}=1"),
+            (true, false) => format!("{name}=0"),
+            (false, _) => name.to_lowercase(),
+        })
+        .collect();
+    names.join(" ")
+}

@@ -1,0 +1,227 @@
+//! Cases: for each encoding, a reproducible sequence of instructions and states that nobody chose by hand.
+//!
+//! A case is determined by the encoding, its number and the seed; cases come in batches that share the
+//! contents of memory.
+
+mod address;
+mod instruction;
+mod state;
+mod values;
+
+use emu::Registers;
+use emu::registers::gpr;
+use emu::xsave::Layout;
+use iced_x86::{
+    Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic,
+    OpKind, Register,
+};
+
+use crate::oracle::places::{SLOTS, WRITABLE};
+use crate::oracle::{Case, Memory, Mode, Patch};
+use crate::rng::Rng;
+
+/// A case and the instruction that it is about.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What the oracle executes.
+    pub case: Case,
+    /// The case's bytes, decoded at [`Sample::ip`].
+    pub instruction: Instruction,
+    /// The instruction's address.
+    pub ip: u64,
+}
+
+/// Draws cases for this machine.
+pub struct Generator {
+    layout: Layout,
+    mxcsr_mask: u32,
+    encoder: Encoder,
+    info: InstructionInfoFactory,
+}
+
+impl Generator {
+    /// A generator of states that this layout can hold and that have no other MXCSR bits than these.
+    #[must_use]
+    pub fn new(layout: &Layout, mxcsr_mask: u32) -> Generator {
+        let (encoder, info) = (Encoder::new(64), InstructionInfoFactory::new());
+        Generator { layout: *layout, mxcsr_mask, encoder, info }
+    }
+
+    /// The contents of memory for batch number `batch` of an encoding.
+    pub fn memory(code: Code, batch: u64, seed: u64, memory: &mut Memory) {
+        state::memory(memory, &mut Rng::of(&[seed, code as u64, batch, 1]));
+    }
+
+    /// Case number `number` of an encoding, or `None` if the encoder cannot make one. The case runs as the
+    /// one with index `number` modulo [`SLOTS`] of its batch.
+    pub fn case(&mut self, code: Code, number: u64, seed: u64) -> Option<Sample> {
+        let rng = &mut Rng::of(&[seed, code as u64, number]);
+        let high = rng.chance(40);
+        let ip = Case::ip(high, (number % SLOTS as u64) as usize);
+        let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
+        let instruction = encoded.instruction;
+        let registers = state::registers(&self.layout, self.mxcsr_mask, rng);
+        let mut case = Case {
+            bytes: encoded.bytes,
+            length: encoded.length,
+            mode: mode(&instruction, rng),
+            repeats: instruction.is_string_instruction()
+                && (instruction.has_rep_prefix() || instruction.has_repne_prefix()),
+            high,
+            registers,
+            patches: Vec::new(),
+        };
+        self.operands(&mut case, &instruction, rng);
+        Some(Sample { case, instruction, ip })
+    }
+
+    /// Gives registers and memory the values that reach the instruction's interesting places.
+    fn operands(&mut self, case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
+        implied(&mut case.registers, instruction, rng);
+        let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
+        let mut last = None;
+        for memory in info.used_memory() {
+            let size = memory.memory_size().size() as u64;
+            let overlap = last.filter(|_| rng.chance(15));
+            let target = match overlap {
+                Some(last) => u64::wrapping_add(last, rng.below(32)).wrapping_sub(16),
+                None => address::target(if size == 0 { 64 } else { size }, rng),
+            };
+            address::solve(memory, target, &mut case.registers);
+            last = address::linear(memory, &case.registers);
+            if memory.index().is_vector_register() {
+                indices(&mut case.registers, memory.index(), instruction, rng);
+            }
+            if rng.chance(60)
+                && case.patches.len() < 3
+                && let Some(start) = last
+            {
+                case.patches.extend(patch(start, rng));
+            }
+        }
+        if let Some(start) = last {
+            bit_offset(&mut case.registers, instruction, rng);
+            let _ = start;
+        }
+    }
+}
+
+/// How the instruction is made to stop.
+fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {
+    match (instruction.flow_control(), instruction.mnemonic()) {
+        // A trap of its own, or an image of the flags with TF in it: TF would be in the way.
+        (FlowControl::Interrupt, _) | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) => {
+            Mode::Straight
+        }
+        // Nothing after it runs under the new rights, the jump back included.
+        (FlowControl::Next, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => Mode::Step,
+        (FlowControl::Next | FlowControl::Exception, _) if !rng.chance(4) => Mode::Straight,
+        _ => Mode::Step,
+    }
+}
+
+/// Values for registers that an instruction uses without naming them, or that make it do something.
+fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) {
+    let repeated = instruction.is_string_instruction()
+        && (instruction.has_rep_prefix() || instruction.has_repne_prefix());
+    if repeated {
+        registers.gpr[gpr::RCX] = match rng.below(20) {
+            0 => values::integer(64, rng),
+            1 => rng.u64() << 32 | rng.below(4),
+            _ => rng.below(41),
+        };
+    } else if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() {
+        registers.gpr[gpr::RCX] = rng.below(3) | if rng.chance(20) { rng.u64() << 32 } else { 0 };
+    }
+    let counted = (1..instruction.op_count()).any(|number| instruction.op_register(number) == Register::CL);
+    if counted {
+        registers.gpr[gpr::RCX] = registers.gpr[gpr::RCX] & !0xff | rng.below(80);
+    }
+    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
+        divisible(registers, instruction, rng);
+    }
+}
+
+/// A dividend that often has a quotient, and sometimes just not.
+fn divisible(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) {
+    let operand = instruction.op0_register();
+    let width = match operand {
+        Register::None => 8 * instruction.memory_size().size() as u32,
+        register => 8 * register.size() as u32,
+    };
+    let divisor = match operand {
+        Register::None => rng.below(16),
+        register => registers.gpr[register.full_register().number()] & u64::MAX >> (64 - width),
+    };
+    let signed = instruction.mnemonic() == Mnemonic::Idiv;
+    let high = match rng.below(8) {
+        0..3 => 0,
+        3 => u64::MAX,
+        4 => divisor.wrapping_sub(rng.below(2)),
+        5 if signed => (divisor >> 1).wrapping_sub(rng.below(2)),
+        5 => divisor.wrapping_sub(1),
+        6 => 0u64.wrapping_sub(divisor >> 1),
+        _ => return,
+    };
+    if width == 8 {
+        let rax = &mut registers.gpr[gpr::RAX];
+        *rax = *rax & !0xff00 | (high & 0xff) << 8;
+    } else {
+        registers.gpr[gpr::RDX] = high;
+    }
+}
+
+/// Small indices for most elements of VSIB addressing, and for gathers with a mask register a mask of
+/// element-wide signs.
+fn indices(registers: &mut Registers, index: Register, instruction: &Instruction, rng: &mut Rng) {
+    let bits = if rng.chance(50) { 32 } else { 64 };
+    let number = index.number();
+    for quad in &mut registers.extended.vector[number].0 {
+        if *quad != 0 && rng.chance(90) {
+            *quad = values::Lanes::Index(bits).quad(rng);
+        }
+    }
+    let mask = instruction.op2_register();
+    if mask.is_vector_register() && mask.number() != number && rng.chance(70) {
+        for quad in &mut registers.extended.vector[mask.number()].0 {
+            if *quad != 0 {
+                *quad = values::Lanes::Mask(bits).quad(rng);
+            }
+        }
+    }
+}
+
+/// The bit offset of BT and its kin, which reaches far beyond the operand.
+fn bit_offset(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) {
+    let reaches =
+        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+            && instruction.op0_kind() == OpKind::Memory
+            && instruction.op1_kind() == OpKind::Register;
+    if !reaches {
+        return;
+    }
+    let number = instruction.op1_register().full_register().number();
+    let in_address = [instruction.memory_base(), instruction.memory_index()]
+        .iter()
+        .any(|register| register.is_gpr() && register.full_register().number() == number);
+    if in_address {
+        return;
+    }
+    registers.gpr[number] = match rng.below(10) {
+        0..4 => rng.below(64),
+        4..9 => rng.below(1 << 16).wrapping_sub(1 << 15),
+        _ => values::integer(64, rng),
+    };
+}
+
+/// Fresh contents around an operand at `start`, as far as they can be written there.
+fn patch(start: u64, rng: &mut Rng) -> Option<Patch> {
+    let region = WRITABLE.iter().find(|region| region.start <= start && start < region.end())?;
+    let length = (region.end() - start).min(64) as usize;
+    let lanes = values::Lanes::draw(rng);
+    let mut bytes = [0; 64];
+    for quad in bytes.chunks_exact_mut(8) {
+        quad.copy_from_slice(&lanes.quad(rng).to_le_bytes());
+    }
+    Some(Patch { address: start, length, bytes })
+}

@@ -1,0 +1,136 @@
+//! Register files and memory contents.
+
+use emu::registers::{Extended, Vector, X87, gpr, segment};
+use emu::xsave::Layout;
+use emu::{Mxcsr, Registers, Rflags};
+
+use super::{address, values};
+use crate::oracle::places::{LOW, STACK, TOP};
+use crate::oracle::{Memory, USER_CS, USER_SS};
+use crate::rng::Rng;
+
+/// Contents for all of memory.
+pub(crate) fn memory(memory: &mut Memory, rng: &mut Rng) {
+    for stretch in memory.chunks_exact_mut(64) {
+        let lanes = values::Lanes::draw(rng);
+        for quad in stretch.chunks_exact_mut(8) {
+            quad.copy_from_slice(&lanes.quad(rng).to_le_bytes());
+        }
+    }
+}
+
+/// A complete register file, before anything is known of the instruction.
+pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, rng: &mut Rng) -> Registers {
+    let mut registers = Registers { rflags: flags(rng), ..Default::default() };
+    for register in &mut registers.gpr {
+        *register = general(rng);
+    }
+    registers.gpr[gpr::RSP] = STACK.start + 8 * rng.below(STACK.length / 8);
+    registers.segment[segment::CS] = USER_CS;
+    registers.segment[segment::SS] = USER_SS;
+    registers.fs_base = base(rng);
+    registers.gs_base = base(rng);
+    // Key 0 is the one that all pages have; without it nothing runs.
+    registers.pkru = if layout.pkru.is_some() { rng.u64() as u32 & !3 } else { 0 };
+    extended(&mut registers.extended, layout, mxcsr_mask, rng);
+    registers
+}
+
+fn general(rng: &mut Rng) -> u64 {
+    match rng.below(10) {
+        0 => rng.pick(&[LOW, STACK, TOP]).start + rng.below(4096),
+        1 => rng.below(256),
+        _ => values::integer(64, rng),
+    }
+}
+
+fn base(rng: &mut Rng) -> u64 {
+    match rng.below(3) {
+        0 => 0,
+        1 => rng.below(1 << 30),
+        _ => address::canonical(rng.u64()),
+    }
+}
+
+fn flags(rng: &mut Rng) -> Rflags {
+    let mut flags = Rflags::default() | Rflags::from_bits_retain(rng.u64()) & Rflags::STATUS;
+    flags.set(Rflags::DF, rng.chance(25));
+    flags.set(Rflags::AC, rng.chance(6));
+    flags.set(Rflags::ID, rng.chance(10));
+    flags.set(Rflags::NT, rng.chance(3));
+    flags
+}
+
+fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, rng: &mut Rng) {
+    extended.mxcsr = mxcsr(rng) & Mxcsr::from_bits_retain(mxcsr_mask);
+    x87(&mut extended.x87, rng);
+    let quads = match (layout.avx, layout.zmm_hi256) {
+        (_, Some(_)) => 8,
+        (Some(_), None) => 4,
+        (None, None) => 2,
+    };
+    let count = if layout.hi16_zmm.is_some() { 32 } else { 16 };
+    for vector in &mut extended.vector[..count] {
+        let lanes = values::Lanes::draw(rng);
+        *vector = Vector::default();
+        for quad in &mut vector.0[..quads] {
+            *quad = lanes.quad(rng);
+        }
+    }
+    if layout.opmask.is_some() {
+        for mask in &mut extended.opmask {
+            *mask = values::integer(64, rng);
+        }
+    }
+}
+
+fn mxcsr(rng: &mut Rng) -> Mxcsr {
+    let mut mxcsr = Mxcsr::from_bits_retain(rng.u64() as u32) & (Mxcsr::RC | Mxcsr::EXCEPTIONS);
+    if rng.chance(50) {
+        mxcsr -= Mxcsr::EXCEPTIONS;
+    }
+    mxcsr.set(Mxcsr::DAZ, rng.chance(25));
+    mxcsr.set(Mxcsr::FTZ, rng.chance(25));
+    if rng.chance(85) {
+        mxcsr |= Mxcsr::MASKS;
+    } else {
+        mxcsr |= Mxcsr::from_bits_retain(rng.u64() as u32) & Mxcsr::MASKS;
+    }
+    mxcsr
+}
+
+fn x87(x87: &mut X87, rng: &mut Rng) {
+    /// FSW bits: the six exceptions, SF, ES, C0 to C3 with TOP in between, B.
+    const EXCEPTIONS: u16 = 0x3f;
+    const STACK_FAULT: u16 = 1 << 6;
+    const SUMMARY: u16 = 1 << 7;
+    const BUSY: u16 = 1 << 15;
+    let masks = if rng.chance(85) { EXCEPTIONS } else { rng.u64() as u16 & EXCEPTIONS };
+    let precision = rng.pick(&[3u16, 3, 3, 2, 0]);
+    // Bit 6 reads as one; bit 12 (infinity control) is kept and without effect.
+    x87.control = masks | 1 << 6 | precision << 8 | (rng.below(4) as u16) << 10;
+    let conditions = rng.u64() as u16 & 0x7f00;
+    let raised = match rng.below(10) {
+        0..5 => 0,
+        5..9 => rng.u64() as u16 & EXCEPTIONS & masks,
+        _ => rng.u64() as u16 & EXCEPTIONS,
+    };
+    x87.status = conditions | raised;
+    if raised & 1 != 0 && rng.chance(50) {
+        x87.status |= STACK_FAULT;
+    }
+    if raised & !masks != 0 {
+        x87.status |= SUMMARY | BUSY;
+    }
+    x87.tag = match rng.below(10) {
+        0..5 => 0xff,
+        5 => 0,
+        _ => rng.u64() as u8,
+    };
+    x87.opcode = rng.u64() as u16 & 0x7ff;
+    x87.instruction_pointer = rng.below(1 << 47);
+    x87.data_pointer = rng.below(1 << 47);
+    for register in &mut x87.r {
+        *register = values::extended(rng);
+    }
+}
