@@ -22,10 +22,23 @@ mod shuffle;
 mod stack;
 mod string_compare;
 mod vector_move;
+mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    branch::ROWS,
+    data::ROWS,
+    exchange::ROWS,
+    flags::ROWS,
+    muldiv::ROWS,
+    shift::ROWS,
+    stack::ROWS,
+    x87::arithmetic::ROWS,
+    x87::compare::ROWS,
+    x87::control::ROWS,
+    x87::transcendental::ROWS,
+    x87::transfer::ROWS,
     packed_arith::ROWS,
     packed_logic::ROWS,
     packed_shift::ROWS,
@@ -38,11 +51,4 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_convert::ROWS,
     float_round::ROWS,
     mxcsr::ROWS,
-    branch::ROWS,
-    data::ROWS,
-    exchange::ROWS,
-    flags::ROWS,
-    muldiv::ROWS,
-    shift::ROWS,
-    stack::ROWS,
 ];

@@ -1,3 +1,4 @@
 //! Arithmetic on the host's own units, under the target's control words.
 
 pub(crate) mod sse;
+pub(crate) mod x87;
