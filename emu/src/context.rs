@@ -129,7 +129,6 @@ impl Context<'_> {
         self.displaced.condition.holds(self.registers.rflags)
     }
 
-
     /// Writes a value below the stack and moves RSP there.
     #[inline(always)]
     pub(crate) fn push<W: Width>(&mut self, value: W) -> Result<(), Exception> {
