@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code, reason = "the assembly's symbols are read as bytes")]
 
-use super::places::{RUNNER, SHARED};
+use super::places::{LOW, RUNNER, SHARED, STACK, TOP};
 
 /// Offsets in the shared memory's first page, in bytes.
 pub(super) mod control {
@@ -101,8 +101,8 @@ pub(super) mod sigcontext {
     pub(crate) const CR2: usize = 22;
 }
 
-/// The most changed words that are reported; an instruction that changes more is an error of the case.
-pub(super) const CHANGED_WORDS: usize = 192;
+/// The most changed words that are reported: all that an instruction can change.
+pub(super) const CHANGED_WORDS: usize = ((LOW.length + STACK.length + TOP.length) / 8) as usize;
 
 /// Where a jump after the instruction must lead.
 pub(super) const SAVE: u64 = RUNNER + 16;
