@@ -3,8 +3,8 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess,
+    OpCodeTableKind, OpKind, Register,
 };
 
 use crate::condition::Condition;
@@ -19,7 +19,7 @@ use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 pub struct Displaced {
     execute: Execute,
     next_ip: u64,
-    /// The immediate, extended to 64 bits as the instruction says, or the branch target.
+    /// The immediate, extended to 64 bits as the instruction says, or the branch target, or FOP.
     pub(crate) immediate: u64,
     pub(crate) address: Address,
     pub(crate) operand: [Operand; 5],
@@ -40,13 +40,13 @@ impl Displaced {
         let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         match decoder.last_error() {
-            DecoderError::None => Self::of(instruction),
+            DecoderError::None => Self::of(instruction, bytes),
             DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
             _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction) -> Result<Displaced, Refusal> {
+    fn of(instruction: Instruction, bytes: &[u8]) -> Result<Displaced, Refusal> {
         let code = instruction.code();
         let row = table::row(code).ok_or(Refusal::NoRow(code))?;
         let execute = (row.select)(&Form { instruction: &instruction }).ok_or(Refusal::NoForm(code))?;
@@ -57,7 +57,7 @@ impl Displaced {
         Ok(Displaced {
             execute,
             next_ip: instruction.next_ip(),
-            immediate: immediate(&instruction),
+            immediate: if is_x87(code) { x87_opcode(bytes) } else { immediate(&instruction) },
             address: Address::of(&instruction),
             operand,
             condition: Condition::of(instruction.condition_code()),
@@ -97,6 +97,12 @@ impl Displaced {
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
         let shift = self.sign_bits & 63;
         ((address << shift) as i64 >> shift) as u64 == address
+    }
+
+    /// FOP of an x87 instruction.
+    #[inline(always)]
+    pub(crate) fn x87_opcode(&self) -> u16 {
+        self.immediate as u16
     }
 
     /// What an executor must fetch and store.
@@ -145,6 +151,20 @@ impl fmt::Debug for Displaced {
             .field("row", &self.row.name)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether it is encoded with one of the escape opcodes D8 to DF.
+fn is_x87(code: Code) -> bool {
+    let operation = code.op_code();
+    let first = operation.op_code() >> (8 * operation.op_code_len().saturating_sub(1));
+    operation.table() == OpCodeTableKind::Normal && (0xd8..=0xdf).contains(&first)
+}
+
+/// FOP: the low three bits of the escape opcode, and the byte after it (SDM volume 1, section 8.1.9).
+fn x87_opcode(bytes: &[u8]) -> u64 {
+    let escape = bytes.iter().position(|byte| (0xd8..=0xdf).contains(byte)).unwrap_or(0);
+    let byte = |index: usize| bytes.get(index).copied().map_or(0, u64::from);
+    (byte(escape) & 7) << 8 | byte(escape + 1)
 }
 
 fn immediate(instruction: &Instruction) -> u64 {

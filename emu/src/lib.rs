@@ -25,6 +25,7 @@ mod table;
 mod touches;
 mod vector;
 mod width;
+mod x87;
 
 pub use displaced::Displaced;
 pub use exception::Exception;

@@ -3,22 +3,10 @@
 //! An MMX instruction asks [`X87::check_pending`] before it accesses memory, and calls
 //! [`X87::enter_mmx`] when nothing can fail any more, whether it writes an MMX register or only reads one.
 
-use crate::exception::Exception;
 use crate::registers::{Float80, X87};
-
-/// FSW.ES: an unmasked exception is pending.
-const ERROR_SUMMARY: u16 = 1 << 7;
-/// FSW.TOP.
-const TOP: u16 = 7 << 11;
+use crate::x87::status::TOP;
 
 impl X87 {
-    /// #MF if an unmasked exception of an earlier x87 instruction is pending: what every MMX instruction
-    /// and every waiting x87 instruction looks at first.
-    #[inline(always)]
-    pub(crate) fn check_pending(&self) -> Result<(), Exception> {
-        if self.status & ERROR_SUMMARY != 0 { Err(Exception::X87FloatingPoint) } else { Ok(()) }
-    }
-
     /// What every MMX instruction except EMMS does to the x87 state: TOP is 0 and all registers are valid.
     #[inline(always)]
     pub(crate) fn enter_mmx(&mut self) {

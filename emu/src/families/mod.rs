@@ -27,6 +27,7 @@ mod stack;
 mod string;
 mod string_compare;
 mod vector_move;
+mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
@@ -55,4 +56,5 @@ pub(crate) static ALL: &[&[Row]] = &[
     string::ROWS,
     string_compare::ROWS,
     vector_move::ROWS,
+    x87::ROWS,
 ];

@@ -3,3 +3,4 @@
 pub(crate) mod crypto;
 mod portable;
 pub(crate) mod sse;
+pub(crate) mod x87;
