@@ -56,5 +56,9 @@ pub(crate) static ALL: &[&[Row]] = &[
     string::ROWS,
     string_compare::ROWS,
     vector_move::ROWS,
-    x87::ROWS,
+    x87::arithmetic::ROWS,
+    x87::compare::ROWS,
+    x87::control::ROWS,
+    x87::transcendental::ROWS,
+    x87::transfer::ROWS,
 ];
