@@ -328,6 +328,22 @@ pub(crate) struct InMemory;
 /// In memory, so many bytes, without alignment: zeros above them.
 pub(crate) struct InPart<const BYTES: usize>;
 
+/// In memory, aligned as the class wants the whole, of which only the low half is looked at.
+pub(crate) struct InLowHalf;
+
+impl Place for InLowHalf {
+    const IN_MEMORY: bool = true;
+
+    #[inline(always)]
+    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
+        let mut bits = C::Bits::default();
+        context.check_vector(context.linear(), C::Bits::BYTES, C::ALIGNMENT)?;
+        let (low, _) = bytemuck::bytes_of_mut(&mut bits).split_at_mut(C::Bits::BYTES / 2);
+        context.memory.read(context.linear(), low, Access::Read)?;
+        Ok(bits)
+    }
+}
+
 impl Place for InRegister {
     const IN_MEMORY: bool = false;
 

@@ -10,7 +10,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
 use crate::table::{Form, Shape};
-use crate::vector::{Bits, Blocks, Class, InMemory, InPart, InRegister, Lane, Place, Sse};
+use crate::vector::{Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse};
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -43,6 +43,16 @@ macro_rules! vector_row {
             $lane,
             $flags,
             two_sources,
+            |first, second, _immediate| $function(first, second)
+        )
+    };
+    // The same, of which the second source's low half counts.
+    ($mnemonics:tt, LowBlocks<$lane:ty>, $flags:expr, $function:ident) => {
+        $crate::shape::vector::blocks_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_low,
             |first, second, _immediate| $function(first, second)
         )
     };
@@ -228,11 +238,10 @@ macro_rules! by_class {
     ($form:expr, $operand:expr, $function:ident $(, <$($more:ty),+>)?) => {{
         use $crate::context::Execute;
         use $crate::shape::vector::ClassName;
-        use $crate::vector::{InMemory, InPart, InRegister, Mmx, Sse};
+        use $crate::vector::{InMemory, InRegister, Mmx, Sse};
         match ($form.class($operand), $form.memory_bytes()) {
             (Some(ClassName::Mmx), None) => Some($function::<Mmx, InRegister $(, $($more),+)?> as Execute),
             (Some(ClassName::Mmx), Some(8)) => Some($function::<Mmx, InMemory $(, $($more),+)?> as Execute),
-            (Some(ClassName::Mmx), Some(4)) => Some($function::<Mmx, InPart<4> $(, $($more),+)?> as Execute),
             (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister $(, $($more),+)?> as Execute),
             (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory $(, $($more),+)?> as Execute),
             _ => None,
@@ -272,17 +281,29 @@ pub(crate) fn each_lane<T: Lane, O: EachLane<T>>(form: &Form<'_>) -> Option<Exec
     by_class!(form, 0, run, <T, O>)
 }
 
+fn run_blocks<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    C::ready(c)?;
+    let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+    let first = C::get(c, C::FIRST);
+    let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
+    C::set::<T>(c, result);
+    Ok(Outcome::Next)
+}
+
 /// Two sources and perhaps an immediate, block by block.
 pub(crate) fn two_sources<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
-        let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
+    by_class!(form, 0, run_blocks, <T, O>)
+}
+
+/// The same, where only the low half of the second source counts and is read.
+pub(crate) fn two_sources_low<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
+    match (form.class(0)?, form.memory_bytes()) {
+        (ClassName::Mmx, None) => Some(run_blocks::<Mmx, InRegister, T, O>),
+        (ClassName::Mmx, Some(4)) => Some(run_blocks::<Mmx, InPart<4>, T, O>),
+        (ClassName::Sse, None) => Some(run_blocks::<Sse, InRegister, T, O>),
+        (ClassName::Sse, Some(16)) => Some(run_blocks::<Sse, InLowHalf, T, O>),
+        _ => None,
     }
-    by_class!(form, 0, run, <T, O>)
 }
 
 /// One source and perhaps an immediate, block by block.
@@ -403,9 +424,14 @@ pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Ex
         Ok(Outcome::Next)
     }
     if form.any(Shape::Immediate) {
-        by_class!(form, 0, by_immediate, <T, O>)
-    } else {
-        by_class!(form, 0, run, <T, O>)
+        return by_class!(form, 0, by_immediate, <T, O>);
+    }
+    match (form.class(0)?, form.memory_bytes()) {
+        (ClassName::Mmx, None) => Some(run::<Mmx, InRegister, T, O>),
+        (ClassName::Mmx, Some(8)) => Some(run::<Mmx, InMemory, T, O>),
+        (ClassName::Sse, None) => Some(run::<Sse, InRegister, T, O>),
+        (ClassName::Sse, Some(16)) => Some(run::<Sse, InLowHalf, T, O>),
+        _ => None,
     }
 }
 
