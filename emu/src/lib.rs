@@ -31,6 +31,7 @@ pub use displaced::Displaced;
 pub use exception::Exception;
 pub use memory::{Access, MemoryFault, UserMemory};
 pub use outcome::Outcome;
+pub use processor::decoder_options;
 pub use refusal::Refusal;
 pub use registers::{Mxcsr, Registers, Rflags};
 pub use touches::Touches;

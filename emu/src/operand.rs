@@ -6,6 +6,7 @@ use crate::Registers;
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::Processor;
 use crate::width::Width;
 
 /// Where an operand is.
@@ -45,6 +46,9 @@ pub(crate) struct Address {
     index: u8,
     scale: u8,
     segment: SegmentBase,
+    /// How many high bits of an offset from FS or GS must be copies of the one below them: AMD's
+    /// processors demand it of the offset, too, and not of the sum only. Zero asks for none.
+    offset_sign_bits: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
 }
@@ -81,7 +85,7 @@ impl Address {
     /// Of the instruction's memory operand; of a string instruction, the source, or the destination if
     /// that is all it has. An address relative to RIP is a constant here already. The index of a gather
     /// or scatter (VSIB) is left out.
-    pub(crate) fn of(instruction: &Instruction) -> Address {
+    pub(crate) fn of(instruction: &Instruction, processor: &Processor) -> Address {
         let string = string_pointer(instruction);
         let (base, index) = match string {
             Some((pointer, _)) => (pointer, Register::None),
@@ -107,6 +111,7 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
+            offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
                 && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
@@ -130,15 +135,32 @@ impl Address {
     /// With the segment's base.
     #[inline(always)]
     pub(crate) fn linear(&self, registers: &Registers) -> u64 {
-        self.effective(registers).wrapping_add(self.segment.base(registers))
+        self.in_segment(self.effective(registers), registers)
     }
 
     /// `offset` bytes further on, wrapping where the address size wraps.
     #[inline(always)]
     pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
-        effective.wrapping_add(self.segment.base(registers))
+        self.in_segment(effective, registers)
     }
+
+    /// An offset that is not canonical is no address, whatever the base: it is left to the check of
+    /// addresses.
+    #[inline(always)]
+    fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
+        if self.segment == SegmentBase::Zero || !is_canonical(offset, self.offset_sign_bits) {
+            return offset;
+        }
+        offset.wrapping_add(self.segment.base(registers))
+    }
+}
+
+/// Whether the `sign_bits` high bits of an address are copies of the one below them.
+#[inline(always)]
+pub(crate) fn is_canonical(address: u64, sign_bits: u8) -> bool {
+    let shift = sign_bits & 63;
+    ((address << shift) as i64 >> shift) as u64 == address
 }
 
 /// The register and the segment of a string instruction's source, else of its destination, which is in

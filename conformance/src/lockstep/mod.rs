@@ -172,6 +172,14 @@ impl Run {
                 self.native("system call");
                 return Ok(None);
             }
+            Ok(Outcome::NextInhibited) => {
+                self.native("a step goes one instruction too far");
+                return Ok(None);
+            }
+            Ok(Outcome::Native) => {
+                self.native("left to the thread");
+                return Ok(None);
+            }
             Err(_) => {}
         }
         Ok(Some(Expected::new(tid, displaced, before, after, writes, result)))

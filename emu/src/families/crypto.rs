@@ -7,7 +7,7 @@ use crate::outcome::Outcome;
 use crate::shape::row;
 use crate::shape::vector::ClassName;
 use crate::table::{Flags, Form, Row};
-use crate::vector::{Class, InMemory, InRegister, Place, Sse, Xmm};
+use crate::vector::{Class, InMemory, InPart, InRegister, Place, Sse, Xmm};
 
 const NONE: Flags = Flags::empty();
 
@@ -76,6 +76,7 @@ fn sha256rnds2(form: &Form<'_>) -> Option<Execute> {
     }
     match (form.class(0)?, form.memory_bytes()) {
         (ClassName::Sse, None) => Some(run::<InRegister>),
+        (ClassName::Sse, Some(16)) if form.may_be_misaligned() => Some(run::<InPart<16>>),
         (ClassName::Sse, Some(16)) => Some(run::<InMemory>),
         _ => None,
     }

@@ -5,9 +5,12 @@ use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
+
+use super::segment;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Mov, Select, Flags::empty(), select_mov),
@@ -36,7 +39,6 @@ pub(super) static ROWS: &[Row] = &[
     ),
 ];
 
-/// Segment registers are the system family's.
 fn select_mov(form: &Form<'_>) -> Option<Execute> {
     match (form.shape(0), form.shape(1)) {
         (Shape::Register, Shape::Register) => by_width!(form.size(0), mov, <Reg<0>, Reg<1>>),
@@ -44,7 +46,7 @@ fn select_mov(form: &Form<'_>) -> Option<Execute> {
         (Shape::Register, Shape::Immediate) => by_width!(form.size(0), mov, <Reg<0>, Imm>),
         (Shape::Memory, Shape::Register) => by_width!(form.size(0), mov, <Mem, Reg<1>>),
         (Shape::Memory, Shape::Immediate) => by_width!(form.size(0), mov, <Mem, Imm>),
-        _ => None,
+        _ => segment::select_mov(form),
     }
 }
 
@@ -91,8 +93,11 @@ fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
             _ => None,
         }
     }
+    // MOVSXD with a 16-bit operand is to be avoided, says the manual; AMD's processors read 32 bits for it.
+    let wider = form.size(0) == 2 && form.size(1) == 2 && form.processor.vendor == Vendor::Amd;
     match form.size(1) {
         1 => from::<u8, X>(form),
+        2 if wider => from::<u32, X>(form),
         2 => from::<u16, X>(form),
         4 => from::<u32, X>(form),
         _ => None,

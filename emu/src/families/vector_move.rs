@@ -220,35 +220,28 @@ fn signs<W: Width>(quadword: u64) -> u64 {
     }
 }
 
-/// Stores the bytes whose mask byte has its top bit set, at RDI or EDI.
+/// Stores the bytes whose mask byte has its top bit set, at RDI or EDI. All bytes must be writable, even if
+/// the mask is zero, and an MMX register is used even if they are not: the manual leaves both open, and
+/// this is what AMD's processors do.
 fn maskmov(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let (value, mask) = (C::get(c, 1), C::get(c, 2));
-        store_masked(c, c.linear(), value.lanes(), mask.lanes())?;
         C::done(c);
+        let (value, mask) = (C::get(c, 1), C::get(c, 2));
+        let address = c.linear();
+        c.check(address, C::Bits::BYTES, 8, c.displaced.address.stack)?;
+        let mut before = C::Bits::default();
+        c.memory.read(address, bytemuck::bytes_of_mut(&mut before), Access::Write)?;
+        for (start, length) in runs(mask.lanes()) {
+            let run = value.lanes().get(start..start + length).unwrap_or_default();
+            c.memory.write(address.wrapping_add(start as u64), run)?;
+        }
         Ok(Outcome::Next)
     }
     match form.class(1)? {
         ClassName::Mmx => Some(run::<Mmx>),
         ClassName::Sse => Some(run::<Sse>),
     }
-}
-
-/// Stores runs of bytes whose mask is negative, all or, if one of them cannot be stored, none.
-fn store_masked(c: &mut Context<'_>, address: u64, bytes: &[u8], mask: &[i8]) -> Result<(), Exception> {
-    let stack = c.displaced.address.stack;
-    c.check(address, bytes.len(), 8, stack)?;
-    let mut scratch = [0; 16];
-    for (start, length) in runs(mask) {
-        let scratch = scratch.get_mut(..length).unwrap_or_default();
-        c.memory.read(address.wrapping_add(start as u64), scratch, Access::Write)?;
-    }
-    for (start, length) in runs(mask) {
-        let run = bytes.get(start..start + length).unwrap_or_default();
-        c.memory.write(address.wrapping_add(start as u64), run)?;
-    }
-    Ok(())
 }
 
 /// Starts and lengths of the runs of negative bytes.

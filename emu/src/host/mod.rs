@@ -1,5 +1,6 @@
-//! Arithmetic on the host's own units, under the target's control words.
+//! What only the host's own processor can compute or answer.
 
+pub(crate) mod answers;
 pub(crate) mod crypto;
 mod portable;
 pub(crate) mod sse;

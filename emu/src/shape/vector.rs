@@ -4,11 +4,12 @@
 //! `row!(Paddb, Lanes<u8>, NONE, u8::wrapping_add)`: the lane type is that of the destination, which is
 //! also what a mask counts.
 
-use iced_x86::EncodingKind;
+use iced_x86::{CpuidFeature, EncodingKind};
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::table::{Form, Shape};
 use crate::vector::{Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse};
 
@@ -226,6 +227,13 @@ impl Form<'_> {
         (0..self.instruction.op_count()).any(|index| self.shape(index) == shape)
     }
 
+    /// Whether the processor does not look at the alignment of an operand that the manual wants aligned:
+    /// AMD's do not with SHA.
+    pub(crate) fn may_be_misaligned(&self) -> bool {
+        let features = self.instruction.code().cpuid_features();
+        self.processor.vendor == Vendor::Amd && features.contains(&CpuidFeature::SHA)
+    }
+
     /// How many bytes the memory operand has, if there is one.
     pub(crate) fn memory_bytes(&self) -> Option<usize> {
         self.any(Shape::Memory).then(|| self.instruction.memory_size().size())
@@ -337,6 +345,9 @@ macro_rules! by_wide_class {
     ($form:expr, $function:ident, <$($more:ty),+>) => {
         match ($form.class(0), $form.memory_bytes()) {
             (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister, $($more),+> as Execute),
+            (Some(ClassName::Sse), Some(16)) if $form.may_be_misaligned() => {
+                Some($function::<Sse, InPart<16>, $($more),+> as Execute)
+            }
             (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory, $($more),+> as Execute),
             _ => None,
         }
