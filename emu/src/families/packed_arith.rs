@@ -82,17 +82,17 @@ fn pavgw(first: u16, second: u16) -> u16 {
 
 #[inline(always)]
 fn pmulhw(first: i16, second: i16) -> i16 {
-    (i32::from(first) * i32::from(second) >> 16) as i16
+    ((i32::from(first) * i32::from(second)) >> 16) as i16
 }
 
 #[inline(always)]
 fn pmulhuw(first: u16, second: u16) -> u16 {
-    (u32::from(first) * u32::from(second) >> 16) as u16
+    ((u32::from(first) * u32::from(second)) >> 16) as u16
 }
 
 #[inline(always)]
 fn pmulhrsw(first: i16, second: i16) -> i16 {
-    ((i32::from(first) * i32::from(second) >> 14) + 1 >> 1) as i16
+    ((((i32::from(first) * i32::from(second)) >> 14) + 1) >> 1) as i16
 }
 
 #[inline(always)]

@@ -229,9 +229,9 @@ fn maskmov(form: &Form<'_>) -> Option<Execute> {
         C::done(c);
         let (value, mask) = (C::get(c, 1), C::get(c, 2));
         let address = c.linear();
-        c.check(address, C::Bits::BYTES, 8, c.displaced.address.stack)?;
-        let mut before = C::Bits::default();
-        c.memory.read(address, bytemuck::bytes_of_mut(&mut before), Access::Write)?;
+        for offset in (0..C::Bits::BYTES as u64).step_by(8) {
+            c.load::<u64>(address.wrapping_add(offset), Access::Write, c.displaced.address.stack)?;
+        }
         for (start, length) in runs(mask.lanes()) {
             let run = value.lanes().get(start..start + length).unwrap_or_default();
             c.memory.write(address.wrapping_add(start as u64), run)?;
