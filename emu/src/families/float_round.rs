@@ -37,7 +37,7 @@ impl<F: Format, const ELEMENTS: usize> FloatOp for Round<F, ELEMENTS> {
             let mut raised = Mxcsr::empty();
             for index in 0..ELEMENTS {
                 let (rounded, flags) = round::<F>(F::element(src, index), rounding, daz);
-                let shift = index as u32 * F::BITS & 127;
+                let shift = (index as u32 * F::BITS) & 127;
                 dst = dst & !(F::MASK << shift) | u128::from(rounded) << shift;
                 raised |= flags;
             }
@@ -86,7 +86,7 @@ fn round<F: Format>(value: u64, rounding: u8, daz: bool) -> (u64, Mxcsr) {
     }
     // A carry goes on into the exponent, as it should. The exponent of an odd one is odd, too.
     let up = rounds_up(rounding, sign != 0, magnitude & unit != 0, rest, unit / 2);
-    (sign | part + if up { unit } else { 0 }, Mxcsr::PE)
+    (sign | (part + if up { unit } else { 0 }), Mxcsr::PE)
 }
 
 /// Numbers without a fraction, infinities, and NaNs, which become quiet.
@@ -94,13 +94,8 @@ fn round<F: Format>(value: u64, rounding: u8, daz: bool) -> (u64, Mxcsr) {
 fn integral<F: Format>(value: u64, magnitude: u64) -> (u64, Mxcsr) {
     let quiet = 1 << (F::FRACTION_BITS - 1);
     let infinity = (F::MASK as u64 >> 1) & !((1 << F::FRACTION_BITS) - 1);
-    if magnitude <= infinity {
-        (value, Mxcsr::empty())
-    } else if value & quiet != 0 {
-        (value, Mxcsr::empty())
-    } else {
-        (value | quiet, Mxcsr::IE)
-    }
+    let signaling = magnitude > infinity && value & quiet == 0;
+    if signaling { (value | quiet, Mxcsr::IE) } else { (value, Mxcsr::empty()) }
 }
 
 /// Whether a magnitude with `rest` above an integer, which is odd or even, goes to the next integer.

@@ -315,3 +315,28 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
     });
     Mxcsr::from_bits_retain(mask)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::Single;
+
+    fn host_mxcsr() -> u32 {
+        let mut mxcsr = 0u32;
+        // SAFETY: stores MXCSR into a live 32-bit value.
+        unsafe { asm!("stmxcsr dword ptr [{}]", in(reg) &raw mut mxcsr, options(nostack)) };
+        mxcsr
+    }
+
+    /// One third, rounded up under the target's control word, leaves the host's as it was.
+    #[test]
+    fn the_hosts_mxcsr_is_restored() {
+        let before = host_mxcsr();
+        let three = 3f32.to_bits();
+        let (up, flags) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(2 << 13));
+        assert_eq!((up, flags), (0x3eaa_aaab, Mxcsr::PE));
+        let (down, _) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(1 << 13));
+        assert_eq!(down, 0x3eaa_aaaa);
+        assert_eq!(host_mxcsr(), before);
+    }
+}
