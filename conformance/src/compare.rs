@@ -36,7 +36,7 @@ impl fmt::Display for Difference {
 /// # Errors
 /// The emulator does not have this instruction.
 pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Result<Vec<Difference>, Refusal> {
-    let displaced = Displaced::decode(&sample.case.bytes[..sample.case.length], sample.ip)?;
+    let displaced = Displaced::decode(sample.bytes(), sample.ip)?;
     model.undo();
     for patch in &sample.case.patches {
         model.patch(patch);

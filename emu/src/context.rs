@@ -150,12 +150,16 @@ impl Context<'_> {
         self.registers.gpr[gpr::RSP] = self.registers.gpr[gpr::RSP].wrapping_add(bytes as u64);
     }
 
+    /// #GP if there can be no code at `target`.
+    #[inline(always)]
+    pub(crate) fn check_branch(&self, target: u64) -> Result<(), Exception> {
+        if self.displaced.is_canonical(target) { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+    }
+
     /// Goes on at `target`, or #GP if there can be no code there.
     #[inline(always)]
     pub(crate) fn branch(&mut self, target: u64) -> Result<Outcome, Exception> {
-        if !self.displaced.is_canonical(target) {
-            return Err(Exception::GeneralProtection(0));
-        }
+        self.check_branch(target)?;
         self.registers.rip = target;
         Ok(Outcome::Next)
     }

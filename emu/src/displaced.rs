@@ -9,7 +9,9 @@ use iced_x86::{
 
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
+use crate::families;
 use crate::operand::{Address, Operand};
+use crate::processor::{Processor, Vendor};
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
@@ -37,19 +39,33 @@ impl Displaced {
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
-        let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
+        Self::decode_on(bytes, ip, Processor::get())
+    }
+
+    /// As [`Displaced::decode`], for a processor of which the caller says what it is.
+    pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
+        // With an operand-size prefix AMD's near branches are 16 bits wide; its far ones ignore REX.W.
+        let options = match processor.vendor {
+            Vendor::Amd => DecoderOptions::AMD,
+            Vendor::Intel => DecoderOptions::NONE,
+        };
+        let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
         match decoder.last_error() {
-            DecoderError::None => Self::of(instruction, bytes),
+            DecoderError::None => Self::of(instruction, bytes, processor),
             DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
             _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, bytes: &[u8]) -> Result<Displaced, Refusal> {
+    fn of(instruction: Instruction, bytes: &[u8], processor: &Processor) -> Result<Displaced, Refusal> {
         let code = instruction.code();
         let row = table::row(code).ok_or(Refusal::NoRow(code))?;
-        let execute = (row.select)(&Form { instruction: &instruction }).ok_or(Refusal::NoForm(code))?;
+        let execute = if processor.lacks(code.cpuid_features()) {
+            families::undefined
+        } else {
+            (row.select)(&Form { instruction: &instruction, processor }).ok_or(Refusal::NoForm(code))?
+        };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
             *operand = Operand::of(&instruction, index);
@@ -58,10 +74,10 @@ impl Displaced {
             execute,
             next_ip: instruction.next_ip(),
             immediate: if is_x87(code) { x87_opcode(bytes) } else { immediate(&instruction) },
-            address: Address::of(&instruction),
+            address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
-            sign_bits: 16,
+            sign_bits: processor.sign_bits,
             touches: touches(&instruction, row.flags),
             row,
             instruction,
@@ -84,9 +100,11 @@ impl Displaced {
     ) -> Result<Outcome, Exception> {
         registers.rip = self.next_ip;
         let result = (self.execute)(&mut Context { displaced: self, registers, memory });
-        if let Err(exception) = result
-            && !exception.is_trap()
-        {
+        let done = match result {
+            Ok(outcome) => !matches!(outcome, Outcome::Again | Outcome::Native),
+            Err(exception) => exception.is_trap(),
+        };
+        if !done {
             registers.rip = self.instruction.ip();
         }
         result
@@ -205,6 +223,7 @@ fn touches(instruction: &Instruction, flags: Flags) -> Touches {
         (Flags::SHADOW_STACK, Touches::SHADOW_STACK),
         (Flags::PKRU, Touches::PKRU),
         (Flags::SEGMENTS, Touches::SEGMENTS),
+        (Flags::EXTENDED, Touches::EXTENDED),
     ] {
         if flags.contains(flag) {
             touches |= touch;

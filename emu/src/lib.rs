@@ -18,6 +18,7 @@ mod host;
 mod mmx;
 mod operand;
 mod outcome;
+mod processor;
 mod refusal;
 mod shape;
 mod table;

@@ -45,6 +45,14 @@ pub trait UserMemory {
     /// The first byte in address order that is not accessible.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault>;
 
+    /// As [`UserMemory::write`] of eight or four bytes, but to a shadow stack, which nothing else can write.
+    ///
+    /// # Errors
+    /// The first byte in address order that is not accessible, or not a shadow stack's.
+    fn write_shadow_stack(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.write(address, bytes)
+    }
+
     /// Replaces the value of `size` bytes (1, 2, 4, 8 or 16) at `address` by what `update` makes of it, in
     /// one step that no other thread of the target can interrupt, and returns the value before.
     ///

@@ -6,6 +6,7 @@ use crate::Registers;
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::Processor;
 use crate::width::Width;
 
 /// Where an operand is.
@@ -45,6 +46,9 @@ pub(crate) struct Address {
     index: u8,
     scale: u8,
     segment: SegmentBase,
+    /// How many high bits of an offset into FS or GS must be copies of the one below them; zero if only
+    /// the sum with the base must be canonical.
+    offset_sign_bits: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
 }
@@ -78,10 +82,15 @@ impl SegmentBase {
 }
 
 impl Address {
-    /// Of the instruction's memory operand. An address relative to RIP is a constant here already. The
-    /// index of a gather or scatter (VSIB) is left out.
-    pub(crate) fn of(instruction: &Instruction) -> Address {
-        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    /// Of the instruction's memory operand; of a string instruction, the source, or the destination if
+    /// that is all it has. An address relative to RIP is a constant here already. The index of a gather
+    /// or scatter (VSIB) is left out.
+    pub(crate) fn of(instruction: &Instruction, processor: &Processor) -> Address {
+        let string = string_pointer(instruction);
+        let (base, index) = match string {
+            Some((pointer, _)) => (pointer, Register::None),
+            None => (instruction.memory_base(), instruction.memory_index()),
+        };
         let relative = matches!(base, Register::RIP | Register::EIP);
         let narrow = [base, index].iter().any(|r| r.is_gpr32()) || base == Register::EIP;
         let (base_number, base_mask) = general(base);
@@ -98,9 +107,21 @@ impl Address {
             base: base_number,
             index: index_number,
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
-            segment: SegmentBase::of(instruction.memory_segment()),
-            stack: instruction.memory_segment() == Register::SS,
+            segment: match string {
+                Some((_, segment)) => SegmentBase::of(segment),
+                None => SegmentBase::of(instruction.memory_segment()),
+            },
+            offset_sign_bits: processor.offset_sign_bits,
+            // Prefixes of CS, DS, ES and SS count for nothing.
+            stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
+                && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
         }
+    }
+
+    /// All ones, or the low 32 bits if the address size is 32 bits.
+    #[inline(always)]
+    pub(crate) fn size_mask(&self) -> u64 {
+        self.size_mask
     }
 
     /// Without the segment's base: what LEA computes.
@@ -114,15 +135,47 @@ impl Address {
     /// With the segment's base.
     #[inline(always)]
     pub(crate) fn linear(&self, registers: &Registers) -> u64 {
-        self.effective(registers).wrapping_add(self.segment.base(registers))
+        self.in_segment(self.effective(registers), registers)
     }
 
     /// `offset` bytes further on, wrapping where the address size wraps.
     #[inline(always)]
     pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
-        effective.wrapping_add(self.segment.base(registers))
+        self.in_segment(effective, registers)
     }
+
+    /// Adds the base. An offset that is not canonical by itself is returned as it is, to raise the fault.
+    #[inline(always)]
+    fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
+        if self.segment == SegmentBase::Zero {
+            return offset;
+        }
+        let shift = self.offset_sign_bits & 63;
+        if ((offset << shift) as i64 >> shift) as u64 != offset {
+            return offset;
+        }
+        offset.wrapping_add(self.segment.base(registers))
+    }
+}
+
+/// The register and the segment of a string instruction's source, else of its destination, which is in
+/// ES whatever the prefixes say.
+fn string_pointer(instruction: &Instruction) -> Option<(Register, Register)> {
+    let segment = instruction.memory_segment();
+    let pointer = |kind| match kind {
+        OpKind::MemorySegRSI => Some((Register::RSI, segment)),
+        OpKind::MemorySegESI => Some((Register::ESI, segment)),
+        OpKind::MemorySegRDI => Some((Register::RDI, segment)),
+        OpKind::MemorySegEDI => Some((Register::EDI, segment)),
+        _ => None,
+    };
+    let destination = |kind| match kind {
+        OpKind::MemoryESRDI => Some((Register::RDI, Register::ES)),
+        OpKind::MemoryESEDI => Some((Register::EDI, Register::ES)),
+        _ => None,
+    };
+    instruction.op_kinds().find_map(pointer).or_else(|| instruction.op_kinds().find_map(destination))
 }
 
 fn general(register: Register) -> (u8, u64) {
@@ -136,8 +189,11 @@ impl Operand {
             OpKind::Register => {
                 let register = instruction.op_register(index);
                 let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
-                let number = register.number() as u8 - if high { 4 } else { 0 };
-                let kind = if register.is_gpr() { Kind::General } else { Kind::Other };
+                let (kind, number) = match register.is_gpr() {
+                    true => (Kind::General, register.full_register().number()),
+                    false => (Kind::Other, register.number()),
+                };
+                let number = number as u8;
                 return Operand { kind, number, shift: if high { 8 } else { 0 } };
             }
             OpKind::Memory => Kind::Memory,

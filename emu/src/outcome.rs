@@ -5,6 +5,9 @@
 pub enum Outcome {
     /// Go on at RIP.
     Next,
+    /// Go on at RIP, but raise no debug exception for TF until the next instruction has completed, too:
+    /// MOV to SS inhibits it, and the kernel's answer to SGDT and its like, under UMIP, skips it.
+    NextInhibited,
     /// A `rep`-prefixed instruction stopped between two iterations, as an interrupt would have stopped it:
     /// RIP is still its own; execute it again.
     Again,
@@ -12,6 +15,9 @@ pub enum Outcome {
     Syscall,
     /// Make the 32-bit system call of SYSENTER.
     Sysenter,
-    /// Raise software interrupt `n`, as INT n does.
+    /// Raise software interrupt `n`, as INT n does: 3, 4 or 0x80, the ones that Linux lets user mode raise.
     Interrupt(u8),
+    /// Only the thread itself can execute this one: it depends on descriptors or permissions that belong
+    /// to the thread, or it leaves 64-bit mode. Nothing has changed, and RIP is that of the instruction.
+    Native,
 }

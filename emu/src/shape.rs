@@ -15,6 +15,9 @@ use crate::registers::Rflags;
 use crate::table::{Form, Shape};
 use crate::width::{Width, by_width};
 
+mod bit;
+pub(crate) use bit::{Bit, bit};
+
 /// Declares one row: `row!(Adc, Rmw, Flags::LOCK, adc)`; several mnemonics of one entry stand in brackets.
 macro_rules! row {
     ([$($mnemonic:ident),+], Select, $flags:expr, $function:expr) => {
@@ -55,6 +58,17 @@ macro_rules! row {
         }
         row!([$($mnemonic),+], Select, $flags, $crate::shape::unary::<Op>)
     }};
+    ([$($mnemonic:ident),+], Bit, $flags:expr, $function:ident) => {{
+        struct Op;
+        impl $crate::shape::Bit for Op {
+            const WRITES: bool = $flags.contains($crate::table::Flags::LOCK);
+            #[inline(always)]
+            fn apply<W: $crate::width::Width>(dst: W, bit: W) -> W {
+                $function(dst, bit)
+            }
+        }
+        row!([$($mnemonic),+], Select, $flags, $crate::shape::bit::<Op>)
+    }};
     ([$($mnemonic:ident),+], Shift, $flags:expr, $function:ident) => {{
         struct Op;
         impl $crate::shape::Shift for Op {
@@ -64,6 +78,26 @@ macro_rules! row {
             }
         }
         row!([$($mnemonic),+], Select, $flags, $crate::shape::shift::<Op>)
+    }};
+    ([$($mnemonic:ident),+], Binary, $flags:expr, $function:ident) => {{
+        struct Op;
+        impl $crate::shape::Binary for Op {
+            #[inline(always)]
+            fn apply<W: $crate::width::Width>(left: W, right: W, flags: Rflags) -> (W, Rflags) {
+                $function(left, right, flags)
+            }
+        }
+        row!([$($mnemonic),+], Select, $flags, $crate::shape::binary::<Op>)
+    }};
+    ([$($mnemonic:ident),+], Convert, $flags:expr, $function:ident) => {{
+        struct Op;
+        impl $crate::shape::Convert for Op {
+            #[inline(always)]
+            fn apply<W: $crate::width::Width>(src: W, flags: Rflags) -> (W, Rflags) {
+                $function(src, flags)
+            }
+        }
+        row!([$($mnemonic),+], Select, $flags, $crate::shape::convert::<Op>)
     }};
     // A function of the whole context, without a width.
     ([$($mnemonic:ident),+], Whole, $flags:expr, $function:expr) => {
@@ -117,6 +151,53 @@ pub(crate) fn rmw<O: Rmw>(form: &Form<'_>) -> Option<Execute> {
         (Shape::Memory, Shape::Immediate, false) => by_width!(form.size(0), run, <O, Mem, Imm>),
         (Shape::Memory, Shape::Register, true) => by_width!(form.size(0), locked, <O, Reg<1>>),
         (Shape::Memory, Shape::Immediate, true) => by_width!(form.size(0), locked, <O, Imm>),
+        _ => None,
+    }
+}
+
+/// Reads the second and third operand, writes the first and flags: ANDN and its like.
+pub(crate) trait Binary {
+    fn apply<W: Width>(left: W, right: W, flags: Rflags) -> (W, Rflags);
+}
+
+pub(crate) fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {
+    fn run<W: Width, O: Binary, L: Source, R: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let left = L::read::<W>(c)?;
+        let right = R::read::<W>(c)?;
+        let (result, flags) = O::apply(left, right, c.registers.rflags);
+        Reg::<0>::write(c, result)?;
+        c.registers.rflags = flags;
+        Ok(Outcome::Next)
+    }
+    match (form.shape(1), form.shape(2)) {
+        (Shape::Register, Shape::Register) => by_width!(form.size(0), run, <O, Reg<1>, Reg<2>>),
+        (Shape::Register, Shape::Memory) => by_width!(form.size(0), run, <O, Reg<1>, Mem>),
+        (Shape::Register, Shape::Immediate) => by_width!(form.size(0), run, <O, Reg<1>, Imm>),
+        (Shape::Memory, Shape::Register) => by_width!(form.size(0), run, <O, Mem, Reg<2>>),
+        (Shape::Memory, Shape::Immediate) => by_width!(form.size(0), run, <O, Mem, Imm>),
+        _ => None,
+    }
+}
+
+/// Reads the second operand, writes the first and flags: POPCNT and its like.
+pub(crate) trait Convert {
+    fn apply<W: Width>(src: W, flags: Rflags) -> (W, Rflags);
+}
+
+pub(crate) fn convert<O: Convert>(form: &Form<'_>) -> Option<Execute> {
+    fn run<W: Width, O: Convert, D: Destination, S: Source>(
+        c: &mut Context<'_>,
+    ) -> Result<Outcome, Exception> {
+        let src = S::read::<W>(c)?;
+        let (result, flags) = O::apply(src, c.registers.rflags);
+        D::write(c, result)?;
+        c.registers.rflags = flags;
+        Ok(Outcome::Next)
+    }
+    match (form.shape(0), form.shape(1)) {
+        (Shape::Register, Shape::Register) => by_width!(form.size(0), run, <O, Reg<0>, Reg<1>>),
+        (Shape::Register, Shape::Memory) => by_width!(form.size(0), run, <O, Reg<0>, Mem>),
+        (Shape::Memory, Shape::Register) => by_width!(form.size(0), run, <O, Mem, Reg<1>>),
         _ => None,
     }
 }

@@ -11,6 +11,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::context::Execute;
 use crate::families;
+use crate::processor::Processor;
 
 bitflags! {
     /// What generic code must know of an instruction.
@@ -40,6 +41,8 @@ bitflags! {
         const PKRU = 1 << 10;
         /// Writes segment selectors or bases.
         const SEGMENTS = 1 << 11;
+        /// Needs all of the state that XSAVE saves.
+        const EXTENDED = 1 << 12;
     }
 }
 
@@ -56,6 +59,7 @@ pub(crate) struct Row {
 /// The shape of an instruction's operands: what selecting a function depends on.
 pub(crate) struct Form<'a> {
     pub(crate) instruction: &'a Instruction,
+    pub(crate) processor: &'a Processor,
 }
 
 /// The kind of place an operand is.

@@ -162,13 +162,15 @@ impl Session {
             };
             let mut executor = Ptrace { registers: &mut self.registers, memory };
             let exception = match executor.execute(displaced) {
-                Ok(Outcome::Next) => {
+                Ok(Outcome::Next | Outcome::NextInhibited) => {
                     self.count(|counters| counters.emulated += 1);
                     return Some((stopped, 0));
                 }
                 Ok(Outcome::Again) => continue,
                 // `executor::lacks` has refused all instructions that end so.
-                Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => Exception::InvalidOpcode,
+                Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_) | Outcome::Native) => {
+                    Exception::InvalidOpcode
+                }
                 Err(exception) => exception,
             };
             let space = self.spaces.get_mut(&space_id)?;

@@ -8,6 +8,8 @@ mod instruction;
 mod state;
 mod values;
 
+pub(crate) use address::linear;
+
 use emu::Registers;
 use emu::registers::gpr;
 use emu::xsave::Layout;
@@ -29,6 +31,14 @@ pub struct Sample {
     pub instruction: Instruction,
     /// The instruction's address.
     pub ip: u64,
+}
+
+impl Sample {
+    /// The instruction's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.case.bytes[..self.case.length.min(self.case.bytes.len())]
+    }
 }
 
 /// Draws cases for this machine.

@@ -1,10 +1,17 @@
 //! Near control transfer (SDM volume 1, section 7.3.8).
 
+use iced_x86::Mnemonic;
+
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
+use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
+use crate::width::Width;
+
+use super::far;
+use super::shadow::{near_pop, near_push};
 
 pub(super) static ROWS: &[Row] = &[
     row!(Jmp, Select, Flags::empty(), select_jmp),
@@ -15,30 +22,35 @@ pub(super) static ROWS: &[Row] = &[
         jcc
     ),
     row!(Call, Select, Flags::STACK.union(Flags::SHADOW_STACK), select_call),
+    row!([Loop, Loope, Loopne], Select, Flags::empty(), select_loop),
+    row!(Jrcxz, Whole, Flags::empty(), jrcxz),
+    row!(Jecxz, Whole, Flags::empty(), jecxz),
     row!(Ret, Select, Flags::STACK.union(Flags::SHADOW_STACK), select_ret),
 ];
 
-/// Near, with 64-bit targets: what they are without a 66 prefix.
-fn select_near(form: &Form<'_>, direct: Execute, indirect: Execute) -> Option<Execute> {
-    match (form.shape(0), form.size(0)) {
-        (Shape::Immediate, _) => Some(direct),
-        (Shape::Register, 8) => Some(indirect),
-        (Shape::Memory, 8) if form.instruction.is_jmp_near_indirect() => Some(indirect),
-        (Shape::Memory, 8) if form.instruction.is_call_near_indirect() => Some(indirect),
-        _ => None,
-    }
+/// The size of a near branch's operand: 16 bits with the operand-size prefix on AMD's processors, which
+/// cut RIP to it; Intel's ignore the prefix.
+fn is_narrow(form: &Form<'_>) -> bool {
+    use iced_x86::Code as C;
+    matches!(form.instruction.code(), C::Call_rel16 | C::Call_rm16 | C::Jmp_rm16 | C::Retnw | C::Retnw_imm16)
 }
 
 fn select_jmp(form: &Form<'_>) -> Option<Execute> {
-    select_near(form, jmp, jmp_indirect)
+    match form.shape(0) {
+        Shape::Immediate => Some(jmp),
+        Shape::Memory if form.instruction.is_jmp_far_indirect() => far::select_jmp(form),
+        Shape::Register | Shape::Memory if is_narrow(form) => Some(jmp_indirect::<u16>),
+        Shape::Register | Shape::Memory => Some(jmp_indirect::<u64>),
+        _ => None,
+    }
 }
 
 fn jmp(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     c.branch(c.displaced.immediate)
 }
 
-fn jmp_indirect(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let target = c.read::<u64>(0)?;
+fn jmp_indirect<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let target = c.read::<W>(0)?.zero_extend();
     c.branch(target)
 }
 
@@ -46,39 +58,93 @@ fn jcc(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.condition() { c.branch(c.displaced.immediate) } else { Ok(Outcome::Next) }
 }
 
-fn select_call(form: &Form<'_>) -> Option<Execute> {
-    select_near(form, call, call_indirect)
-}
-
-fn call(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    call_near(c, c.displaced.immediate)
-}
-
-fn call_indirect(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let target = c.read::<u64>(0)?;
-    call_near(c, target)
-}
-
-#[inline(always)]
-fn call_near(c: &mut Context<'_>, target: u64) -> Result<Outcome, Exception> {
-    if !c.displaced.is_canonical(target) {
-        return Err(Exception::GeneralProtection(0));
+/// LOOP and its like count RCX down, or ECX, without writing flags.
+fn select_loop(form: &Form<'_>) -> Option<Execute> {
+    fn count<W: Width>(c: &mut Context<'_>, wanted: Option<bool>) -> Result<Outcome, Exception> {
+        let count = c.general::<W>(gpr::RCX).wrapping_sub(W::truncate(1));
+        let zero = c.registers.rflags.contains(Rflags::ZF);
+        let taken = count != W::default() && wanted.is_none_or(|wanted| wanted == zero);
+        let outcome = if taken { c.branch(c.displaced.immediate)? } else { Outcome::Next };
+        c.set_general(gpr::RCX, count);
+        Ok(outcome)
     }
-    c.push(c.registers.rip)?;
-    c.branch(target)
+    let wide = form.instruction.op_code().address_size() == 64;
+    Some(match (form.instruction.mnemonic(), wide) {
+        (Mnemonic::Loop, true) => |c| count::<u64>(c, None),
+        (Mnemonic::Loop, false) => |c| count::<u32>(c, None),
+        (Mnemonic::Loope, true) => |c| count::<u64>(c, Some(true)),
+        (Mnemonic::Loope, false) => |c| count::<u32>(c, Some(true)),
+        (_, true) => |c| count::<u64>(c, Some(false)),
+        (_, false) => |c| count::<u32>(c, Some(false)),
+    })
 }
 
-fn select_ret(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16 => Some(ret),
+fn jrcxz(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    jump_if(c, c.registers.gpr[gpr::RCX] == 0)
+}
+
+fn jecxz(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    jump_if(c, c.registers.gpr[gpr::RCX] as u32 == 0)
+}
+
+fn jump_if(c: &mut Context<'_>, condition: bool) -> Result<Outcome, Exception> {
+    if condition { c.branch(c.displaced.immediate) } else { Ok(Outcome::Next) }
+}
+
+fn select_call(form: &Form<'_>) -> Option<Execute> {
+    match (form.shape(0), is_narrow(form)) {
+        (Shape::Memory, _) if form.instruction.is_call_far_indirect() => far::select_call(form),
+        (Shape::Immediate, false) => Some(call),
+        (Shape::Immediate, true) => Some(call_narrow),
+        (Shape::Register | Shape::Memory, false) => Some(call_indirect::<u64>),
+        (Shape::Register | Shape::Memory, true) => Some(call_indirect::<u16>),
         _ => None,
     }
 }
 
+fn call(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    call_direct::<u64>(c)
+}
+
+fn call_narrow(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    call_direct::<u16>(c)
+}
+
+/// A call of the next instruction only asks for its address: it does not go on the shadow stack.
+#[inline(always)]
+fn call_direct<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let target = c.displaced.immediate;
+    let shadowed = target != c.registers.rip;
+    call_near::<W>(c, target, shadowed)
+}
+
+fn call_indirect<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let target = c.read::<W>(0)?.zero_extend();
+    call_near::<W>(c, target, true)
+}
+
+#[inline(always)]
+fn call_near<W: Width>(c: &mut Context<'_>, target: u64, shadowed: bool) -> Result<Outcome, Exception> {
+    c.check_branch(target)?;
+    let rsp = c.registers.gpr[gpr::RSP];
+    let next = c.registers.rip;
+    c.push(W::truncate(next))?;
+    if shadowed && let Err(exception) = near_push(c, next) {
+        c.registers.gpr[gpr::RSP] = rsp;
+        return Err(exception);
+    }
+    c.branch(target)
+}
+
+fn select_ret(form: &Form<'_>) -> Option<Execute> {
+    Some(if is_narrow(form) { ret::<u16> } else { ret::<u64> })
+}
+
 /// Without an immediate, nothing more is released than the return address.
-fn ret(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let target = c.peek::<u64>()?;
-    let outcome = c.branch(target)?;
-    c.release(8 + usize::from(c.displaced.immediate as u16));
-    Ok(outcome)
+fn ret<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let target = c.peek::<W>()?.zero_extend();
+    c.check_branch(target)?;
+    c.registers.ssp = near_pop(c, target)?;
+    c.release(W::BYTES + usize::from(c.displaced.immediate as u16));
+    c.branch(target)
 }

@@ -9,6 +9,8 @@ use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
 
+use super::segment;
+
 pub(super) static ROWS: &[Row] = &[
     row!(Mov, Select, Flags::empty(), select_mov),
     row!(Movzx, Select, Flags::empty(), extend::<Zero>),
@@ -36,7 +38,6 @@ pub(super) static ROWS: &[Row] = &[
     ),
 ];
 
-/// Segment registers are the system family's.
 fn select_mov(form: &Form<'_>) -> Option<Execute> {
     match (form.shape(0), form.shape(1)) {
         (Shape::Register, Shape::Register) => by_width!(form.size(0), mov, <Reg<0>, Reg<1>>),
@@ -44,7 +45,7 @@ fn select_mov(form: &Form<'_>) -> Option<Execute> {
         (Shape::Register, Shape::Immediate) => by_width!(form.size(0), mov, <Reg<0>, Imm>),
         (Shape::Memory, Shape::Register) => by_width!(form.size(0), mov, <Mem, Reg<1>>),
         (Shape::Memory, Shape::Immediate) => by_width!(form.size(0), mov, <Mem, Imm>),
-        _ => None,
+        _ => segment::select_mov(form),
     }
 }
 

@@ -1,11 +1,14 @@
 //! Flag control (SDM volume 1, section 7.3.13) and instructions that do nothing.
 
-use crate::context::Context;
+use iced_x86::Mnemonic;
+
+use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::{Flags, Form, Row};
+use crate::width::Width;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Clc, Whole, Flags::empty(), |c| change(c, Rflags::CF, Rflags::empty())),
@@ -15,6 +18,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Std, Whole, Flags::empty(), |c| change(c, Rflags::empty(), Rflags::DF)),
     row!(Lahf, Whole, Flags::empty(), lahf),
     row!(Sahf, Whole, Flags::empty(), sahf),
+    row!([Pushf, Pushfq], Select, Flags::STACK, select_pushf),
+    row!([Popf, Popfq], Select, Flags::STACK, select_popf),
     row!([Nop, Reservednop, Pause, Endbr32, Endbr64], Whole, Flags::empty(), nop),
 ];
 
@@ -47,4 +52,39 @@ fn sahf(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// A memory operand is not accessed.
 fn nop(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
+}
+
+fn select_pushf(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.instruction.mnemonic() == Mnemonic::Pushf { pushf::<u16> } else { pushf::<u64> })
+}
+
+/// TF is the thread's own, whatever an executor does to stop it.
+fn pushf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let image = c.registers.rflags.difference(Rflags::RF | Rflags::VM);
+    c.push(W::truncate(image.bits()))?;
+    Ok(Outcome::Next)
+}
+
+fn select_popf(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.instruction.mnemonic() == Mnemonic::Popf { popf::<u16> } else { popf::<u64> })
+}
+
+/// The debug exception that a new TF asks for comes after the next instruction, not after this one.
+fn popf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let image = c.peek::<W>()?.zero_extend();
+    replace_flags::<W>(c, image, Rflags::empty());
+    c.release(W::BYTES);
+    Ok(Outcome::Next)
+}
+
+/// Replaces the flags that user mode may change, and `more`, by those of an image. IF is among them
+/// where IOPL lets it, IOPL never; RF is cleared where it is not set.
+pub(super) fn replace_flags<W: Width>(c: &mut Context<'_>, image: u64, more: Rflags) {
+    let low = Rflags::STATUS | Rflags::TF | Rflags::DF | Rflags::NT;
+    let high = if W::BITS == 16 { Rflags::empty() } else { Rflags::AC | Rflags::ID | more };
+    let flags = c.registers.rflags;
+    let interrupts = if flags.contains(Rflags::IOPL) { Rflags::IF } else { Rflags::empty() };
+    let changed = low | high | interrupts;
+    let image = Rflags::from_bits_retain(image);
+    c.registers.rflags = flags.difference(changed | Rflags::RF) | image & changed;
 }

@@ -3,35 +3,55 @@
 use crate::table::Row;
 
 mod arith;
+mod bits;
+mod bmi;
 mod branch;
+mod cache;
 mod data;
+mod descriptor;
+mod direct;
 mod exchange;
+mod far;
 mod flags;
 mod float_arith;
 mod float_compare;
 mod float_convert;
 mod float_round;
+mod identity;
 mod insert_extract;
 mod muldiv;
 mod mxcsr;
 mod packed_arith;
 mod packed_logic;
 mod packed_shift;
+mod segment;
+mod shadow;
 mod shift;
 mod shuffle;
 mod stack;
+mod string;
 mod string_compare;
+mod system;
 mod vector_move;
 mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
+    bits::ROWS,
+    bmi::ROWS,
     branch::ROWS,
+    cache::ROWS,
     data::ROWS,
+    descriptor::ROWS,
+    direct::ROWS,
     exchange::ROWS,
+    far::ROWS,
     flags::ROWS,
+    identity::ROWS,
     muldiv::ROWS,
+    segment::ROWS,
+    shadow::ROWS,
     shift::ROWS,
     stack::ROWS,
     x87::arithmetic::ROWS,
@@ -51,4 +71,8 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_convert::ROWS,
     float_round::ROWS,
     mxcsr::ROWS,
+    string::ROWS,
+    system::ROWS,
 ];
+
+pub(crate) use system::undefined;

@@ -10,9 +10,11 @@ use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::width::Width;
 
+use super::segment;
+
 pub(super) static ROWS: &[Row] = &[
     row!(Push, Select, Flags::STACK, select_push),
-    row!(Pop, Select, Flags::STACK, select_pop),
+    row!(Pop, Select, Flags::STACK.union(Flags::SEGMENTS), select_pop),
     row!(Enter, Select, Flags::STACK, select_enter),
     row!(Leave, Select, Flags::STACK, select_leave),
 ];
@@ -22,7 +24,6 @@ fn stack_width(form: &Form<'_>) -> i32 {
     form.instruction.stack_pointer_increment().abs()
 }
 
-/// Segment registers are the system family's.
 fn select_push(form: &Form<'_>) -> Option<Execute> {
     match (form.shape(0), stack_width(form)) {
         (Shape::Register, 2) => Some(push::<u16, Reg<0>>),
@@ -31,6 +32,8 @@ fn select_push(form: &Form<'_>) -> Option<Execute> {
         (Shape::Memory, 8) => Some(push::<u64, Mem>),
         (Shape::Immediate, 2) => Some(push::<u16, Imm>),
         (Shape::Immediate, 8) => Some(push::<u64, Imm>),
+        (Shape::Other, 2) => Some(segment::push::<u16>),
+        (Shape::Other, 8) => Some(segment::push::<u64>),
         _ => None,
     }
 }
@@ -42,8 +45,10 @@ fn push<W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> 
 }
 
 fn select_pop(form: &Form<'_>) -> Option<Execute> {
-    match (form.shape(0), form.size(0)) {
-        (Shape::Other | Shape::None, _) => None,
+    match (form.shape(0), stack_width(form)) {
+        (Shape::Other, 2) => Some(segment::pop::<u16>),
+        (Shape::Other, 8) => Some(segment::pop::<u64>),
+        (Shape::None, _) => None,
         (_, 2) => Some(pop::<u16>),
         (_, 8) => Some(pop::<u64>),
         _ => None,

@@ -1,4 +1,5 @@
-//! Arithmetic on the host's own units, under the target's control words.
+//! What only the host's own processor can compute, under the target's control words, or answer.
 
+pub(crate) mod answers;
 pub(crate) mod sse;
 pub(crate) mod x87;

@@ -1,0 +1,290 @@
+//! A real program, each instruction executed twice: by its thread, single-stepped, and by the emulator
+//! from the same state. Registers, flags and every byte written must agree.
+//!
+//! System calls, signal deliveries, and what the emulator refuses run natively and are counted as such.
+
+mod expected;
+mod overlay;
+mod thread;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::process::Command;
+
+use emu::{Displaced, Exception, Outcome, Refusal};
+use iced_x86::Mnemonic;
+use libc::c_int;
+use serde::Serialize;
+
+use expected::Expected;
+use overlay::{Maps, Overlay};
+use thread::{Snapshot, Status};
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Instructions executed, emulated or native, and deliveries of signals.
+    pub steps: u64,
+    /// Those that the emulator executed too.
+    pub emulated: u64,
+    /// The others, by reason.
+    pub native_steps: BTreeMap<String, u64>,
+    /// How often the two disagreed.
+    pub divergences: u64,
+    /// What the first disagreement was about.
+    pub first_divergence: Option<String>,
+    /// The program's exit status, or 128 plus the signal that ended it; absent if it was stopped before.
+    #[serde(skip)]
+    pub status: Option<i32>,
+}
+
+/// Runs `command` to its end or for `limit` steps.
+///
+/// # Errors
+/// The program could not be started, or a system call failed that should not.
+pub fn run(command: Command, limit: Option<u64>) -> io::Result<Report> {
+    let main = thread::launch(command)?;
+    let mut run = Run { main, limit, ..Run::default() };
+    run.threads.insert(main, Thread { pending: Pending::Native, ..Thread::default() });
+    let result = run.run();
+    for &tid in run.threads.keys() {
+        thread::kill(tid);
+    }
+    result?;
+    Ok(run.report)
+}
+
+/// What a thread that runs is doing.
+#[derive(Debug, Default)]
+enum Pending {
+    /// It does not run.
+    #[default]
+    Nothing,
+    /// A step that nothing is expected of.
+    Native,
+    /// A step that the emulator has made before.
+    Emulated(Box<Expected>),
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    pending: Pending,
+    /// The signal to deliver with the next step.
+    signal: c_int,
+}
+
+/// The bytes at an address and what they decoded to.
+type Decoded = ([u8; 15], Result<Displaced, Refusal>);
+
+#[derive(Default)]
+struct Run {
+    main: i32,
+    limit: Option<u64>,
+    threads: HashMap<i32, Thread>,
+    /// Stopped threads, the next first.
+    ready: VecDeque<i32>,
+    decoded: HashMap<u64, Decoded>,
+    maps: Maps,
+    report: Report,
+}
+
+impl Run {
+    fn run(&mut self) -> io::Result<()> {
+        while !self.threads.is_empty() && self.limit.is_none_or(|limit| self.report.steps < limit) {
+            while let Some((tid, status)) = thread::wait(-1, self.ready.is_empty())? {
+                self.stopped(tid, status)?;
+                if !self.ready.is_empty() {
+                    break;
+                }
+                if self.threads.is_empty() {
+                    return Ok(());
+                }
+            }
+            if let Some(tid) = self.ready.pop_front() {
+                self.step(tid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one thread execute one instruction, and waits for it unless it may block.
+    fn step(&mut self, tid: i32) -> io::Result<()> {
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        let signal = std::mem::take(&mut thread.signal);
+        self.report.steps += 1;
+        let pending = if signal != 0 {
+            // The kernel stops the thread again at the handler's first instruction.
+            self.native("signal delivery");
+            Pending::Native
+        } else {
+            match self.expect(tid)? {
+                Some(expected) => Pending::Emulated(Box::new(expected)),
+                None => Pending::Native,
+            }
+        };
+        let blocks = matches!(pending, Pending::Native);
+        if blocks {
+            // Whatever it does, the map may be another one afterwards.
+            self.maps.forget();
+        }
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.pending = pending;
+        }
+        if !thread::step(tid, signal)? || blocks {
+            return Ok(());
+        }
+        match thread::wait(tid, true)? {
+            Some((tid, status)) => self.stopped(tid, status),
+            None => Ok(()),
+        }
+    }
+
+    fn native(&mut self, reason: impl Into<String>) {
+        *self.report.native_steps.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Executes the thread's next instruction in the emulator; `None` if only the processor can.
+    fn expect(&mut self, tid: i32) -> io::Result<Option<Expected>> {
+        let Some(before) = Snapshot::general(tid)? else { return Ok(None) };
+        let displaced = match self.decode(tid, before.registers.rip) {
+            Ok(displaced) => displaced,
+            Err(refusal) => {
+                let reason = refusal.code().map_or(refusal.reason().to_owned(), |code| format!("{code:?}"));
+                self.native(reason);
+                return Ok(None);
+            }
+        };
+        if let Some(reason) = nondeterministic(displaced.code().mnemonic()) {
+            self.native(reason);
+            return Ok(None);
+        }
+        let mut before = before;
+        if displaced.touches().intersects(emu::Touches::EXTENDED) && !before.fetch_extended(tid)? {
+            return Ok(None);
+        }
+        let mut after = before.clone();
+        let mut memory = Overlay::new(tid, &mut self.maps);
+        let result = displaced.execute(&mut after.registers, &mut memory);
+        let writes = memory.into_writes();
+        match result {
+            Ok(Outcome::Next | Outcome::NextInhibited | Outcome::Again) => {}
+            Ok(Outcome::Native) => {
+                self.native(format!("{:?}", displaced.code()));
+                return Ok(None);
+            }
+            Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
+                self.native("system call");
+                return Ok(None);
+            }
+            Err(_) => {}
+        }
+        Ok(Some(Expected::new(tid, displaced, before, after, writes, result)))
+    }
+
+    /// The instruction at `ip`, decoded anew only if the bytes there have changed.
+    fn decode(&mut self, tid: i32, ip: u64) -> Result<Displaced, Refusal> {
+        let mut bytes = [0; 15];
+        let length = overlay::read_up_to(tid, ip, &mut bytes);
+        if let Some((known, displaced)) = self.decoded.get(&ip)
+            && *known == bytes
+        {
+            return *displaced;
+        }
+        let displaced = Displaced::decode(&bytes[..length.min(15)], ip);
+        self.decoded.insert(ip, (bytes, displaced));
+        displaced
+    }
+
+    /// A thread has stopped or ended.
+    fn stopped(&mut self, tid: i32, status: Status) -> io::Result<()> {
+        let (signal, event) = match status {
+            Status::Ended(status) => {
+                self.threads.remove(&tid);
+                if tid == self.main {
+                    self.report.status = Some(thread::exit_status(status));
+                }
+                return Ok(());
+            }
+            Status::Stopped { signal, event } => (signal, event),
+        };
+        let is_new = !self.threads.contains_key(&tid);
+        let thread = self.threads.entry(tid).or_default();
+        let pending = std::mem::take(&mut thread.pending);
+        match (signal, event, pending) {
+            // An event inside a system call.
+            (_, 1.., _) => self.maps.forget(),
+            // A new thread's first stop.
+            (libc::SIGSTOP, ..) if is_new => {}
+            // A group-stop, which is not kept: nobody is there to end it.
+            _ if !thread::has_siginfo(tid)? => {}
+            (libc::SIGTRAP, _, pending) if thread::is_step(tid)? => {
+                if let Pending::Emulated(expected) = pending {
+                    return self.stepped(tid, *expected);
+                }
+                thread::hide_trap_flag(tid)?;
+            }
+            (signal, _, Pending::Emulated(expected)) if expected.raises(tid, signal)? => {
+                thread.signal = signal;
+                self.report.emulated += 1;
+            }
+            (signal, _, Pending::Emulated(expected)) if thread::is_fault(tid)? => {
+                thread.signal = signal;
+                self.diverged(&expected, &format!("the processor raised signal {signal}"));
+            }
+            // It came from elsewhere, before the instruction.
+            (signal, ..) => thread.signal = signal,
+        }
+        self.ready.push_back(tid);
+        Ok(())
+    }
+
+    /// The instruction that the emulator has executed has been executed by the thread.
+    fn stepped(&mut self, tid: i32, expected: Expected) -> io::Result<()> {
+        let Some(after) = expected.observe(tid)? else { return Ok(()) };
+        // The processor stops between the iterations of a repeated string instruction; the emulator did
+        // them all.
+        if expected.is_between_iterations(&after) {
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.pending = Pending::Emulated(Box::new(expected));
+            }
+            thread::step(tid, 0)?;
+            return Ok(());
+        }
+        self.report.emulated += 1;
+        if let Some(difference) = expected.difference(tid, &after)? {
+            self.diverged(&expected, &difference);
+        }
+        expected.hide_trap_flag(tid)?;
+        self.ready.push_back(tid);
+        Ok(())
+    }
+
+    fn diverged(&mut self, expected: &Expected, difference: &str) {
+        self.report.divergences += 1;
+        self.report.first_divergence.get_or_insert_with(|| format!("{expected}: {difference}"));
+    }
+}
+
+/// Why the emulator, asked a moment before the processor, cannot answer the same.
+fn nondeterministic(mnemonic: Mnemonic) -> Option<&'static str> {
+    match mnemonic {
+        Mnemonic::Rdtsc | Mnemonic::Rdtscp | Mnemonic::Rdpmc => Some("reads a counter"),
+        Mnemonic::Rdrand | Mnemonic::Rdseed => Some("reads a random number"),
+        Mnemonic::Xbegin | Mnemonic::Xend | Mnemonic::Xtest | Mnemonic::Xabort => Some("transaction"),
+        _ => None,
+    }
+}
+
+/// The signal that the kernel sends for an exception.
+fn signal_of(exception: Exception) -> c_int {
+    match exception {
+        Exception::DivideError | Exception::X87FloatingPoint | Exception::SimdFloatingPoint => libc::SIGFPE,
+        Exception::Debug | Exception::Breakpoint => libc::SIGTRAP,
+        Exception::InvalidOpcode => libc::SIGILL,
+        Exception::AlignmentCheck => libc::SIGBUS,
+        Exception::SegmentNotPresent(_) | Exception::StackFault(_) => libc::SIGBUS,
+        Exception::GeneralProtection(_) | Exception::PageFault { .. } | Exception::ControlProtection(_) => {
+            libc::SIGSEGV
+        }
+    }
+}

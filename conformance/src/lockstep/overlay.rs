@@ -1,0 +1,137 @@
+//! The memory of a stopped thread, with the emulator's stores kept aside.
+
+use std::io::IoSliceMut;
+use std::path::Path;
+
+use emu::{Access, MemoryFault, UserMemory};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use probe::maps::{self, Mapping, Permissions};
+
+/// Reads as many of `bytes` as there are from `address` on, and says how many.
+pub(super) fn read_up_to(tid: i32, address: u64, bytes: &mut [u8]) -> usize {
+    const PAGE: usize = 4096;
+    let first = bytes.len().min(PAGE - (address % PAGE as u64) as usize);
+    let mut remote = vec![RemoteIoVec { base: address as usize, len: first }];
+    let mut next = first;
+    while next < bytes.len() {
+        let len = PAGE.min(bytes.len() - next);
+        remote.push(RemoteIoVec { base: (address as usize).wrapping_add(next), len });
+        next += len;
+    }
+    process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(bytes)], &remote).unwrap_or(0)
+}
+
+/// The process's mappings, read again when a system call may have changed them.
+#[derive(Debug, Default)]
+pub(super) struct Maps(Option<Vec<Mapping>>);
+
+impl Maps {
+    pub(super) fn forget(&mut self) {
+        self.0 = None;
+    }
+
+    /// Whether a store to `address` would succeed: its mapping can be written, or the stack grows there.
+    fn is_writable(&mut self, tid: i32, address: u64) -> bool {
+        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
+        match maps::find(maps, address) {
+            Some(mapping) => mapping.perms.contains(Permissions::WRITE),
+            None => grows_to(maps, address),
+        }
+    }
+}
+
+/// Whether `address` is below the stack, and near enough.
+fn grows_to(maps: &[Mapping], address: u64) -> bool {
+    const LIMIT: u64 = 8 << 20;
+    let above = maps.iter().find(|mapping| mapping.start > address);
+    above.is_some_and(|mapping| {
+        mapping.path.as_deref().is_some_and(|path| path == Path::new("[stack]"))
+            && mapping.end - address <= LIMIT
+    })
+}
+
+/// Reads what the thread would read; keeps what it would write.
+pub(super) struct Overlay<'a> {
+    tid: i32,
+    maps: &'a mut Maps,
+    writes: Vec<(u64, Vec<u8>)>,
+}
+
+impl<'a> Overlay<'a> {
+    pub(super) fn new(tid: i32, maps: &'a mut Maps) -> Overlay<'a> {
+        Overlay { tid, maps, writes: Vec::new() }
+    }
+
+    /// The stores, each with the bytes that stay after all later ones.
+    pub(super) fn into_writes(self) -> Vec<(u64, Vec<u8>)> {
+        let mut writes = self.writes;
+        for index in (1..writes.len()).rev() {
+            let (earlier, later) = writes.split_at_mut(index);
+            let (address, bytes) = &later[0];
+            for (start, target) in earlier {
+                lay_over(*start, target, *address, bytes);
+            }
+        }
+        writes
+    }
+
+    fn check_writable(&mut self, address: u64, length: usize) -> Result<(), MemoryFault> {
+        for address in [address, address.wrapping_add(length as u64).wrapping_sub(1)] {
+            if !self.maps.is_writable(self.tid, address) {
+                let present = false;
+                return Err(MemoryFault { address, access: Access::Write, present, protection_key: false });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the bytes at `address` into the part of `target`, which lies at `start`, that they overlap.
+fn lay_over(start: u64, target: &mut [u8], address: u64, bytes: &[u8]) {
+    for (offset, byte) in bytes.iter().enumerate() {
+        let index = address.wrapping_add(offset as u64).wrapping_sub(start);
+        if let Some(place) = usize::try_from(index).ok().and_then(|index| target.get_mut(index)) {
+            *place = *byte;
+        }
+    }
+}
+
+impl UserMemory for Overlay<'_> {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        let done = read_up_to(self.tid, address, bytes);
+        if done < bytes.len() {
+            let missing = address.wrapping_add(done as u64);
+            if !self.maps.is_writable(self.tid, missing) {
+                return Err(MemoryFault { address: missing, access, present: false, protection_key: false });
+            }
+            bytes[done..].fill(0);
+        }
+        if access == Access::Write {
+            self.check_writable(address, bytes.len())?;
+        }
+        for (start, written) in &self.writes {
+            lay_over(address, bytes, *start, written);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.check_writable(address, bytes.len())?;
+        self.writes.push((address, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let mut bytes = [0; 16];
+        self.read(address, &mut bytes[..size], Access::Write)?;
+        let old = u128::from_le_bytes(bytes);
+        self.write(address, &update(old).to_le_bytes()[..size])?;
+        Ok(old)
+    }
+}

@@ -1,0 +1,194 @@
+//! The calls on a traced thread.
+
+#![allow(unsafe_code, reason = "PTRACE_GETREGSET and waiting for real-time signals have no safe form")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use emu::Rflags;
+use emu::registers::Registers;
+use emu::xsave::Layout;
+use libc::{c_int, c_void};
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::unistd::Pid;
+
+use crate::oracle::xsave_layout;
+
+/// The register set that XSAVE saves (the kernel's `linux/elf.h`).
+const NT_X86_XSTATE: usize = 0x202;
+
+/// What became of a thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Status {
+    /// It is stopped by a signal, or by the `PTRACE_EVENT_*` in `event`.
+    Stopped { signal: c_int, event: c_int },
+    /// It is gone; the raw wait status.
+    Ended(c_int),
+}
+
+/// Starts `command`, stopped before its first instruction and traced with all that it starts, on the
+/// processor that this thread is pinned to from now on.
+pub(super) fn launch(mut command: Command) -> io::Result<i32> {
+    let this = nix::sched::sched_getcpu()?;
+    let mut only = nix::sched::CpuSet::new();
+    only.set(this)?;
+    nix::sched::sched_setaffinity(Pid::from_raw(0), &only)?;
+    // SAFETY: between fork and exec only two system calls are made, which allocate nothing.
+    unsafe {
+        command.pre_exec(|| {
+            ptrace::traceme()?;
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    let tid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    wait(tid, true)?;
+    let options = Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(Pid::from_raw(tid), options)?;
+    step(tid, 0)?;
+    Ok(tid)
+}
+
+/// Waits for thread `tid`, or for any with -1. `None`: nothing yet, or nothing left to wait for.
+pub(super) fn wait(tid: i32, block: bool) -> io::Result<Option<(i32, Status)>> {
+    let flags = libc::__WALL | if block { 0 } else { libc::WNOHANG };
+    let mut status = 0;
+    // SAFETY: `status` is a place for the status and outlives the call.
+    match Errno::result(unsafe { libc::waitpid(tid, &raw mut status, flags) }) {
+        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(tid) if libc::WIFSTOPPED(status) => {
+            Ok(Some((tid, Status::Stopped { signal: libc::WSTOPSIG(status), event: status >> 16 })))
+        }
+        Ok(tid) => Ok(Some((tid, Status::Ended(status)))),
+    }
+}
+
+/// A request that takes a number. False if the thread is gone.
+fn request(request: libc::c_uint, tid: i32, data: c_int) -> io::Result<bool> {
+    // SAFETY: the callers pass requests that take `data` as a number and dereference nothing.
+    let result =
+        unsafe { libc::ptrace(request, tid, std::ptr::null_mut::<c_void>(), libc::c_long::from(data)) };
+    alive(Errno::result(result)).map(|result| result.is_some())
+}
+
+/// A thread that is killed while it is stopped vanishes: `None`.
+fn alive<T>(result: nix::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::ESRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One instruction, after the delivery of `signal` if it is not 0.
+pub(super) fn step(tid: i32, signal: c_int) -> io::Result<bool> {
+    request(libc::PTRACE_SINGLESTEP, tid, signal)
+}
+
+/// Ends the thread's process.
+pub(super) fn kill(tid: i32) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(tid), nix::sys::signal::Signal::SIGKILL);
+}
+
+/// What a shell would call the status.
+pub(super) fn exit_status(status: c_int) -> i32 {
+    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+}
+
+fn signal_code(tid: i32) -> io::Result<Option<c_int>> {
+    Ok(alive(ptrace::getsiginfo(Pid::from_raw(tid)))?.map(|info| info.si_code))
+}
+
+/// Whether a signal stopped it: a group-stop has no siginfo.
+pub(super) fn has_siginfo(tid: i32) -> io::Result<bool> {
+    match ptrace::getsiginfo(Pid::from_raw(tid)) {
+        Err(Errno::EINVAL) => Ok(false),
+        other => alive(other).map(|_| true),
+    }
+}
+
+/// Whether the SIGTRAP that stopped it is that of a step.
+pub(super) fn is_step(tid: i32) -> io::Result<bool> {
+    // After a system call the kernel says TRAP_BRKPT, after it has set up a signal's frame SIGTRAP.
+    let steps = [libc::TRAP_TRACE, libc::TRAP_BRKPT, libc::SIGTRAP];
+    Ok(signal_code(tid)?.is_some_and(|code| steps.contains(&code)))
+}
+
+/// Whether the kernel sent the signal because of what the thread did.
+pub(super) fn is_fault(tid: i32) -> io::Result<bool> {
+    Ok(signal_code(tid)?.is_some_and(|code| code > 0))
+}
+
+/// The address that the signal that stopped it is about.
+pub(super) fn fault_address(tid: i32) -> io::Result<Option<u64>> {
+    let info = alive(ptrace::getsiginfo(Pid::from_raw(tid)))?;
+    // SAFETY: the callers ask after SIGSEGV and SIGBUS, which have an address.
+    Ok(info.map(|info| unsafe { info.si_addr() } as u64))
+}
+
+/// SYSCALL has saved the flags of a stepped thread in R11, TF with them.
+pub(super) fn hide_trap_flag(tid: i32) -> io::Result<()> {
+    let Some(mut registers) = alive(ptrace::getregs(Pid::from_raw(tid)))? else { return Ok(()) };
+    let mut before = [0; 2];
+    let syscall = registers.rip.wrapping_sub(2);
+    let is_syscall = super::overlay::read_up_to(tid, syscall, &mut before) == 2 && before == [0x0f, 0x05];
+    if is_syscall && registers.rcx == registers.rip && registers.r11 & Rflags::TF.bits() != 0 {
+        registers.r11 &= !Rflags::TF.bits();
+        alive(ptrace::setregs(Pid::from_raw(tid), registers))?;
+    }
+    Ok(())
+}
+
+/// The state of a stopped thread.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) registers: Box<Registers>,
+    /// Whether `registers.extended` has been fetched.
+    pub(super) extended: bool,
+}
+
+impl Snapshot {
+    /// Without the extended state. `None` if the thread is gone.
+    pub(super) fn general(tid: i32) -> io::Result<Option<Snapshot>> {
+        let Some(kernel) = alive(ptrace::getregs(Pid::from_raw(tid)))? else { return Ok(None) };
+        let registers = Registers {
+            gpr: [
+                kernel.rax, kernel.rcx, kernel.rdx, kernel.rbx, kernel.rsp, kernel.rbp, kernel.rsi,
+                kernel.rdi, kernel.r8, kernel.r9, kernel.r10, kernel.r11, kernel.r12, kernel.r13, kernel.r14,
+                kernel.r15,
+            ],
+            rip: kernel.rip,
+            rflags: Rflags::from_bits_retain(kernel.eflags),
+            fs_base: kernel.fs_base,
+            gs_base: kernel.gs_base,
+            segment: [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs].map(|s| s as u16),
+            ..Registers::default()
+        };
+        Ok(Some(Snapshot { registers: Box::new(registers), extended: false }))
+    }
+
+    /// Adds the extended state. False if the thread is gone.
+    pub(super) fn fetch_extended(&mut self, tid: i32) -> io::Result<bool> {
+        let layout: Layout = xsave_layout().ok_or_else(|| io::Error::other("a processor without XSAVE"))?;
+        let mut image = vec![0u8; layout.length];
+        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+        // SAFETY: `vector` describes `image`, which outlives the call.
+        let result = unsafe {
+            libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE as *mut c_void, &raw mut vector)
+        };
+        if alive(Errno::result(result))?.is_none() {
+            return Ok(false);
+        }
+        let registers = &mut *self.registers;
+        layout.read(&image, &mut registers.extended, &mut registers.pkru).map_err(io::Error::other)?;
+        self.extended = true;
+        Ok(true)
+    }
+}

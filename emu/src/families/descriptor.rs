@@ -1,0 +1,182 @@
+//! Segment descriptors and descriptor tables, as far as user mode can ask for them (SDM volume 3, section
+//! 5.10.3 and volume 1, section 7.3.17).
+//!
+//! The descriptors of the GDT are the same for every process on a Linux system, so the processor is
+//! asked about them here. Those of the LDT and the three for thread-local storage are the thread's own.
+
+use crate::context::Context;
+use crate::exception::Exception;
+use crate::host::answers;
+use crate::operand::Kind;
+use crate::outcome::Outcome;
+use crate::processor::Processor;
+use crate::registers::Rflags;
+use crate::shape::row;
+use crate::table::{Flags, Row};
+use crate::width::Width;
+
+use super::arith::flag;
+
+pub(super) static ROWS: &[Row] = &[
+    row!(Lar, Wide, Flags::empty(), lar),
+    row!(Lsl, Wide, Flags::THIS_CORE, lsl),
+    row!(Verr, Whole, Flags::empty(), |c| verify(c, Rights::is_readable)),
+    row!(Verw, Whole, Flags::empty(), |c| verify(c, Rights::is_writable)),
+    row!(Sgdt, Whole, Flags::THIS_CORE, |c| store_table(c, answers::sgdt())),
+    row!(Sidt, Whole, Flags::THIS_CORE, |c| store_table(c, answers::sidt())),
+    row!(Sldt, Wide, Flags::empty(), sldt),
+    row!(Str, Wide, Flags::THIS_CORE, str),
+    row!(Smsw, Wide, Flags::empty(), smsw),
+];
+
+/// What a selector names, as far as it can be known here.
+pub(super) enum Descriptor {
+    /// In the thread's own part of the tables.
+    Unknown,
+    /// Null, none, or not for user mode.
+    Absent,
+    Present(Rights),
+}
+
+impl Descriptor {
+    pub(super) fn of(selector: u16) -> Descriptor {
+        if is_own(selector) {
+            return Descriptor::Unknown;
+        }
+        match answers::lar(selector) {
+            Some(rights) if !is_null(selector) => Descriptor::Present(Rights(rights)),
+            _ => Descriptor::Absent,
+        }
+    }
+}
+
+/// Whether it selects one of the thread's own descriptors: in the LDT, or a Linux thread's TLS entries.
+fn is_own(selector: u16) -> bool {
+    const TABLE_INDICATOR: u16 = 1 << 2;
+    const TLS: core::ops::RangeInclusive<u16> = 12..=14;
+    selector & TABLE_INDICATOR != 0 || TLS.contains(&(selector >> 3))
+}
+
+/// Whether it is a null selector, of any privilege level.
+pub(super) fn is_null(selector: u16) -> bool {
+    selector & !3 == 0
+}
+
+/// The error code of an exception that names a selector.
+pub(super) fn error_code(selector: u16) -> u16 {
+    selector & !3
+}
+
+/// The access rights that LAR gives: the second doubleword of a descriptor (SDM volume 3, section 3.4.5).
+#[derive(Clone, Copy)]
+pub(super) struct Rights(u32);
+
+impl Rights {
+    fn bit(self, index: u32) -> bool {
+        self.0 >> index & 1 != 0
+    }
+    /// Code or data, and no gate or system segment.
+    fn is_segment(self) -> bool {
+        self.bit(12)
+    }
+    pub(super) fn is_code(self) -> bool {
+        self.is_segment() && self.bit(11)
+    }
+    pub(super) fn is_writable(self) -> bool {
+        self.is_segment() && !self.bit(11) && self.bit(9)
+    }
+    pub(super) fn is_readable(self) -> bool {
+        self.is_segment() && (!self.bit(11) || self.bit(9))
+    }
+    pub(super) fn is_present(self) -> bool {
+        self.bit(15)
+    }
+    /// Whether the code runs in 64-bit mode.
+    pub(super) fn is_64_bit(self) -> bool {
+        self.bit(21)
+    }
+    /// The descriptor's privilege level.
+    pub(super) fn privilege(self) -> u16 {
+        (self.0 >> 13 & 3) as u16
+    }
+}
+
+/// Writes an answer and ZF, or clears ZF.
+fn conclude<W: Width>(c: &mut Context<'_>, answer: Option<u32>) -> Result<Outcome, Exception> {
+    if let Some(answer) = answer {
+        c.write(0, W::truncate(u64::from(answer)))?;
+    }
+    set_zero(c, answer.is_some());
+    Ok(Outcome::Next)
+}
+
+fn set_zero(c: &mut Context<'_>, zero: bool) {
+    c.registers.rflags = c.registers.rflags.difference(Rflags::ZF) | flag(Rflags::ZF, zero);
+}
+
+fn lar<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let selector = c.read::<u16>(1)?;
+    match Descriptor::of(selector) {
+        Descriptor::Unknown => Ok(Outcome::Native),
+        Descriptor::Absent => conclude::<W>(c, None),
+        Descriptor::Present(Rights(rights)) => conclude::<W>(c, Some(rights)),
+    }
+}
+
+/// Linux keeps the number of the core in a limit.
+fn lsl<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let selector = c.read::<u16>(1)?;
+    if is_own(selector) { Ok(Outcome::Native) } else { conclude::<W>(c, answers::lsl(selector)) }
+}
+
+fn verify(c: &mut Context<'_>, holds: fn(Rights) -> bool) -> Result<Outcome, Exception> {
+    let selector = c.read::<u16>(0)?;
+    match Descriptor::of(selector) {
+        Descriptor::Unknown => return Ok(Outcome::Native),
+        Descriptor::Absent => set_zero(c, false),
+        Descriptor::Present(rights) => set_zero(c, holds(rights)),
+    }
+    Ok(Outcome::Next)
+}
+
+fn store_table(c: &mut Context<'_>, table: [u8; 10]) -> Result<Outcome, Exception> {
+    store(c, &table)
+}
+
+fn sldt<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    store_register(c, W::truncate(answers::sldt()))
+}
+
+fn str<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    store_register(c, W::truncate(answers::str_()))
+}
+
+fn smsw<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    store_register(c, W::truncate(answers::smsw()))
+}
+
+fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Exception> {
+    if c.displaced.operand[0].kind == Kind::Memory {
+        return store(c, &value.zero_extend().to_le_bytes()[..W::BYTES]);
+    }
+    c.write(0, value)?;
+    Ok(after_store())
+}
+
+/// Under UMIP it is the kernel that writes. It knows no alignment, and what it cannot write is to it a
+/// page that is not there.
+fn store(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Exception> {
+    const USER_WRITE: u32 = 6;
+    let address = c.linear();
+    let checked = c.check(address, bytes.len(), 1, c.displaced.address.stack);
+    let written = checked.and_then(|()| Ok(c.memory.write(address, bytes)?));
+    match written {
+        Err(_) if Processor::get().umip => Err(Exception::PageFault { address, error_code: USER_WRITE }),
+        written => written.map(|()| after_store()),
+    }
+}
+
+/// The kernel goes on behind the instruction without the debug exception that TF asks for.
+fn after_store() -> Outcome {
+    if Processor::get().umip { Outcome::NextInhibited } else { Outcome::Next }
+}

@@ -1,0 +1,217 @@
+//! What the processor at hand is, where the meaning of an encoding depends on it.
+//!
+//! A computation that this processor lacks is emulated as the manual writes it. Encodings that *mean
+//! something else* on a processor without the feature ask here, and so do those that work with the
+//! processor itself or its operating system, which raise #UD without it. They ask when they are decoded.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
+use std::sync::OnceLock;
+
+use iced_x86::CpuidFeature as F;
+
+/// Who made the processor (CPUID leaf 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    /// AMD, and Hygon, whose processors are AMD's.
+    Amd,
+    /// Intel, and those whose processors follow it.
+    Intel,
+}
+
+/// What decoding asks of the processor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Processor {
+    pub(crate) vendor: Vendor,
+    /// F3 0F BC is TZCNT and not BSF.
+    pub(crate) tzcnt: bool,
+    /// F3 0F BD is LZCNT and not BSR.
+    pub(crate) lzcnt: bool,
+    /// SGDT, SIDT, SLDT, STR and SMSW fault in user mode, and the kernel answers in their place.
+    pub(crate) umip: bool,
+    /// A null selector clears the base of FS and GS.
+    pub(crate) null_selector_clears_base: bool,
+    /// How many high bits of a canonical address are copies of the one below them.
+    pub(crate) sign_bits: u8,
+    /// The same for an offset into FS or GS before the base is added: AMD's processors raise #GP for one
+    /// that is not canonical, whatever the sum. Zero where only the sum counts.
+    pub(crate) offset_sign_bits: u8,
+    pub(crate) hypervisor: Hypervisor,
+    /// The virtual-machine extensions of Intel.
+    pub(crate) vmx: bool,
+    /// Shadow stacks.
+    pub(crate) cet_ss: bool,
+    /// MONITORX looks at its memory; hypervisors that hide it make it do nothing.
+    pub(crate) monitorx: bool,
+    /// XGETBV takes ECX = 1.
+    pub(crate) xgetbv1: bool,
+    /// The family of CPUID leaf 1.
+    pub(crate) family: u32,
+    /// Bit i is set if the processor has the feature of `FEATURES[i]`.
+    features: u64,
+}
+
+/// Who answers what the processor leaves to a hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hypervisor {
+    None,
+    Kvm,
+    Other,
+}
+
+/// Where CPUID tells of a feature: leaf, subleaf, register (EAX to EDX as 0 to 3) and bit.
+#[derive(Clone, Copy, Debug)]
+struct Bit(u32, u32, u8, u8);
+
+/// The features without which an instruction of theirs raises #UD. Instructions in the encoding space
+/// of NOP (endbr, rdssp, cldemote, prefetches…) are not here: without the feature they do nothing.
+const FEATURES: &[(F, Bit)] = &[
+    (F::CLFSH, Bit(1, 0, 3, 19)),
+    (F::CLFLUSHOPT, Bit(7, 0, 1, 23)),
+    (F::CLWB, Bit(7, 0, 1, 24)),
+    (F::CLZERO, Bit(0x8000_0008, 0, 1, 0)),
+    (F::ENQCMD, Bit(7, 0, 2, 29)),
+    (F::FRED, Bit(7, 1, 0, 17)),
+    (F::FSGSBASE, Bit(7, 0, 1, 0)),
+    (F::HRESET, Bit(7, 1, 0, 22)),
+    (F::INVLPGB, Bit(0x8000_0008, 0, 1, 3)),
+    (F::INVPCID, Bit(7, 0, 1, 10)),
+    (F::LKGS, Bit(7, 1, 0, 18)),
+    (F::MSRLIST, Bit(7, 1, 0, 27)),
+    (F::PCONFIG, Bit(7, 0, 3, 18)),
+    (F::PKU, Bit(7, 0, 2, 3)),
+    (F::PTWRITE, Bit(0x14, 0, 1, 4)),
+    (F::RDPID, Bit(7, 0, 2, 22)),
+    (F::RDPRU, Bit(0x8000_0008, 0, 1, 4)),
+    (F::RDRAND, Bit(1, 0, 2, 30)),
+    (F::RDSEED, Bit(7, 0, 1, 18)),
+    (F::RDTSCP, Bit(0x8000_0001, 0, 3, 27)),
+    (F::RTM, Bit(7, 0, 1, 11)),
+    (F::SERIALIZE, Bit(7, 0, 3, 14)),
+    (F::SGX1, Bit(7, 0, 1, 2)),
+    (F::TSE, Bit(7, 1, 1, 1)),
+    (F::TSXLDTRK, Bit(7, 0, 3, 16)),
+    (F::WAITPKG, Bit(7, 0, 2, 5)),
+    (F::WRMSRNS, Bit(7, 1, 0, 19)),
+    (F::XSAVE, Bit(1, 0, 2, 27)),
+    (F::XSAVES, Bit(0xd, 1, 0, 3)),
+];
+
+/// Not a feature of its own in iced-x86's list: XBEGIN is there but always aborts (RTM_ALWAYS_ABORT).
+const RTM_ALWAYS_ABORT: Bit = Bit(7, 0, 3, 11);
+/// XGETBV with ECX = 1.
+const XGETBV1: Bit = Bit(0xd, 1, 0, 2);
+const CET_SS: Bit = Bit(7, 0, 2, 7);
+const MONITORX: Bit = Bit(0x8000_0001, 0, 2, 29);
+const VMX: Bit = Bit(1, 0, 2, 5);
+const UMIP: Bit = Bit(7, 0, 2, 2);
+const LA57: Bit = Bit(7, 0, 2, 16);
+const NULL_SELECTOR_CLEARS_BASE: Bit = Bit(0x8000_0021, 0, 0, 6);
+const HYPERVISOR: Bit = Bit(1, 0, 2, 31);
+
+impl Bit {
+    fn is_set(self) -> bool {
+        let Bit(leaf, subleaf, register, bit) = self;
+        if leaf > __cpuid(leaf & 0x8000_0000).eax {
+            return false;
+        }
+        let answer = __cpuid_count(leaf, subleaf);
+        let value = match register {
+            0 => answer.eax,
+            1 => answer.ebx,
+            2 => answer.ecx,
+            _ => answer.edx,
+        };
+        value >> (bit & 31) & 1 != 0
+    }
+}
+
+/// Linux uses five-level paging wherever the processor has it.
+fn sign_bits() -> u8 {
+    if LA57.is_set() { 7 } else { 16 }
+}
+
+impl Processor {
+    /// The one this runs on.
+    pub(crate) fn get() -> &'static Processor {
+        static PROCESSOR: OnceLock<Processor> = OnceLock::new();
+        PROCESSOR.get_or_init(|| Processor {
+            vendor: vendor(__cpuid(0)),
+            tzcnt: is_x86_feature_detected!("bmi1"),
+            lzcnt: is_x86_feature_detected!("lzcnt"),
+            umip: UMIP.is_set(),
+            // Intel's processors have always done so and have no bit to say it.
+            null_selector_clears_base: vendor(__cpuid(0)) == Vendor::Intel
+                || NULL_SELECTOR_CLEARS_BASE.is_set()
+                || family(__cpuid(1)) >= 0x19,
+            vmx: VMX.is_set(),
+            cet_ss: CET_SS.is_set(),
+            monitorx: MONITORX.is_set(),
+            xgetbv1: XGETBV1.is_set(),
+            family: family(__cpuid(1)),
+            sign_bits: sign_bits(),
+            offset_sign_bits: if vendor(__cpuid(0)) == Vendor::Amd { sign_bits() } else { 0 },
+            hypervisor: hypervisor(),
+            features: features(),
+        })
+    }
+
+    /// Every feature that is asked for: for the tests of what this processor lacks.
+    #[cfg(test)]
+    pub(crate) fn with_everything() -> Processor {
+        Processor { features: u64::MAX, tzcnt: true, lzcnt: true, ..*Processor::get() }
+    }
+
+    /// Whether an instruction of these features raises #UD because the processor lacks one.
+    pub(crate) fn lacks(&self, needed: &[F]) -> bool {
+        let lacking =
+            |(i, (known, _)): (usize, &(F, Bit))| self.features >> i & 1 == 0 && needed.contains(known);
+        FEATURES.iter().enumerate().any(lacking)
+    }
+}
+
+fn features() -> u64 {
+    let present = |&(feature, bit): &(F, Bit)| bit.is_set() || feature == F::RTM && RTM_ALWAYS_ABORT.is_set();
+    FEATURES.iter().enumerate().filter(|(_, row)| present(row)).fold(0, |all, (i, _)| all | 1 << (i & 63))
+}
+
+/// CPUID leaves 1 and 0x4000_0000.
+fn hypervisor() -> Hypervisor {
+    if !HYPERVISOR.is_set() {
+        return Hypervisor::None;
+    }
+    let leaf = __cpuid(0x4000_0000);
+    match [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).as_flattened() {
+        b"KVMKVMKVM\0\0\0" => Hypervisor::Kvm,
+        _ => Hypervisor::Other,
+    }
+}
+
+/// The family that CPUID leaf 1 names, its extension added.
+fn family(leaf: CpuidResult) -> u32 {
+    let base = leaf.eax >> 8 & 15;
+    if base == 15 { base + (leaf.eax >> 20 & 0xff) } else { base }
+}
+
+fn vendor(leaf: CpuidResult) -> Vendor {
+    let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    match name.as_flattened() {
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Intel,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vendors_are_told_apart() {
+        let leaf = |name: &[u8; 12]| {
+            let word = |at: usize| u32::from_le_bytes([name[at], name[at + 1], name[at + 2], name[at + 3]]);
+            CpuidResult { eax: 0, ebx: word(0), edx: word(4), ecx: word(8) }
+        };
+        assert_eq!(vendor(leaf(b"AuthenticAMD")), Vendor::Amd);
+        assert_eq!(vendor(leaf(b"HygonGenuine")), Vendor::Amd);
+        assert_eq!(vendor(leaf(b"GenuineIntel")), Vendor::Intel);
+    }
+}

@@ -1,0 +1,157 @@
+//! Programs to probe: C sources beside this file, compiled when a test asks for them.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use iced_x86::{Decoder, DecoderOptions};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
+use probe::maps::Mapping;
+use probe::{Action, Hit, Locate, LocateError, RunEnd, Session, Site};
+
+/// Compiles `tests/targets/NAME.c` to a file that no other call uses, and returns its path.
+pub(crate) fn compile(name: &str, flags: &[&str]) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(format!("{name}.c"));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+    fs::create_dir_all(&directory).unwrap();
+    let program = directory.join(format!("{name}-{number}"));
+    let status = Command::new("cc")
+        .args(["-O1", "-g", "-pthread", "-fno-inline", "-fno-optimize-sibling-calls", "-o"])
+        .arg(&program)
+        .arg(source)
+        .args(flags)
+        .status()
+        .expect("a C compiler is needed: install gcc or clang as `cc`");
+    assert!(status.success(), "cc {name}.c: {status}");
+    program.canonicalize().unwrap()
+}
+
+/// Places in a function of an ELF file.
+pub(crate) struct Function {
+    path: PathBuf,
+    /// File offsets.
+    offsets: Vec<u64>,
+}
+
+impl Function {
+    /// The first instruction of `symbol`.
+    pub(crate) fn entry(path: &Path, symbol: &str) -> Function {
+        let mut function = Function::whole(path, symbol);
+        function.offsets.truncate(1);
+        function
+    }
+
+    /// Each instruction of `symbol`.
+    pub(crate) fn whole(path: &Path, symbol: &str) -> Function {
+        let bytes = fs::read(path).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let symbol = file
+            .symbols()
+            .chain(file.dynamic_symbols())
+            .find(|candidate| candidate.name() == Ok(symbol) && candidate.is_definition())
+            .unwrap_or_else(|| panic!("no {symbol} in {}", path.display()));
+        let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+        let text = section.data_range(symbol.address(), symbol.size()).unwrap().unwrap();
+        let segment = file
+            .segments()
+            .find(|segment| {
+                (segment.address()..segment.address() + segment.size()).contains(&symbol.address())
+            })
+            .unwrap();
+        let delta = segment.address() - segment.file_range().0;
+        let offsets = Decoder::with_ip(64, text, symbol.address(), DecoderOptions::NONE)
+            .iter()
+            .map(|instruction| instruction.ip() - delta)
+            .collect();
+        Function { path: path.to_owned(), offsets }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.offsets.len()
+    }
+}
+
+impl Locate for Function {
+    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError> {
+        let sites: Vec<Site> = maps
+            .iter()
+            .filter(|mapping| mapping.file() == Some(&self.path) && mapping.is_executable())
+            .flat_map(|mapping| self.offsets.iter().filter_map(|&offset| mapping.address_of(offset)))
+            .map(|address| Site { address })
+            .collect();
+        if sites.is_empty() {
+            return Err(LocateError::NotMapped { object: self.path.display().to_string() });
+        }
+        Ok(sites)
+    }
+}
+
+/// A handler that only counts, and its count.
+pub(crate) fn counter() -> (Arc<AtomicU64>, impl FnMut(&mut Hit<'_>) -> Action + Send + 'static) {
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    let handler = move |_: &mut Hit<'_>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Action::Continue
+    };
+    (count, handler)
+}
+
+/// Runs the session to its target's end and returns the exit code; a target that hangs fails the test.
+pub(crate) fn finish(session: &mut Session) -> i32 {
+    match session.run_for(Duration::from_secs(60)) {
+        RunEnd::Ended(Some(status)) => status.code().unwrap_or_else(|| panic!("the target died: {status}")),
+        other => panic!("the target did not end: {other:?}"),
+    }
+}
+
+/// A target that the test started itself; killed at the end.
+pub(crate) struct Target(Child);
+
+impl Target {
+    /// Starts `program` and waits for the line that it prints when it is ready.
+    pub(crate) fn start(program: &Path, arguments: &[&str]) -> Target {
+        use std::io::{BufRead, BufReader};
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Target(child)
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    /// Closes its standard input, which tells it to end, and returns its exit code.
+    pub(crate) fn finish(mut self) -> Option<i32> {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `/proc/PID/maps` says of executable memory.
+pub(crate) fn executable_maps(pid: i32) -> Vec<Mapping> {
+    let mut maps = probe::maps::read(pid).unwrap();
+    maps.retain(Mapping::is_executable);
+    maps
+}
