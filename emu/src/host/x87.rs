@@ -8,7 +8,8 @@
 
 use core::arch::asm;
 
-use crate::registers::Float80;
+use crate::registers::{Float80, X87};
+use crate::x87::status::CONDITION;
 
 /// What an operation leaves: its result, and the status word with the flags that it alone has set.
 #[derive(Clone, Copy)]
@@ -17,10 +18,39 @@ pub(crate) struct Answer<T = Float80> {
     pub(crate) status: u16,
 }
 
-/// Runs instructions under a control word and returns the status word after the first list; the second
-/// list stores what they left on the stack.
+/// The unit's state before an operation whose effect on the condition codes depends on its operands: an
+/// environment as FLDENV loads it, with the target's control word and condition codes and all registers
+/// empty.
+#[derive(Clone, Copy)]
+pub(crate) struct Environment(#[expect(dead_code, reason = "read by FLDENV")] [u32; 7]);
+
+/// What an operation needs to know of the unit's state.
+pub(crate) trait Before {
+    /// From the target's.
+    fn of(x87: &X87) -> Self;
+}
+
+impl Before for u16 {
+    /// The control word.
+    #[inline(always)]
+    fn of(x87: &X87) -> u16 {
+        x87.control
+    }
+}
+
+impl Before for Environment {
+    #[inline(always)]
+    fn of(x87: &X87) -> Environment {
+        const EMPTY: u32 = 0xffff;
+        Environment([u32::from(x87.control), u32::from(x87.status & CONDITION), EMPTY, 0, 0, 0, 0])
+    }
+}
+
+/// Runs instructions under a control word, or an environment, and returns the status word after the first
+/// list; the second list stores what they left on the stack.
 macro_rules! under {
-    ($control:ident, [$($run:expr),+], [$($store:expr),*], $($operands:tt)*) => {{
+    ($control:ident, $($rest:tt)*) => { under!("fldcw word ptr [{target}]", $control, $($rest)*) };
+    ($load:literal, $target:ident, [$($run:expr),+], [$($store:expr),*], $($operands:tt)*) => {{
         let mut own: u16 = 0;
         let status: u16;
         // SAFETY: the register stack is empty here, as the calling convention has it at every call, and
@@ -36,7 +66,7 @@ macro_rules! under {
                 "jz 2f",
                 "fnclex",
                 "2:",
-                "fldcw word ptr [{target}]",
+                $load,
                 $($run,)+
                 "fnstsw ax",
                 "test al, al",
@@ -47,7 +77,7 @@ macro_rules! under {
                 "emms",
                 "fldcw word ptr [{own}]",
                 own = in(reg) &raw mut own,
-                target = in(reg) &raw const $control,
+                target = in(reg) &raw const $target,
                 $($operands)*
                 out("ax") status,
                 out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
@@ -126,14 +156,15 @@ binary! {
 
 /// Functions of ST(0), or of ST(0) and ST(1), to ST(0).
 macro_rules! functions {
-    ($($name:ident($($operand:ident),+): [$($load:literal),+];)+) => { $(
+    ($load:literal, $before:ident: $type:ty, $($name:ident($($operand:ident),+): [$($push:literal),+];)+) => { $(
         #[doc = concat!(stringify!($name), ".")]
         #[inline]
-        pub(crate) fn $name(control: u16, $($operand: &Float80),+) -> Answer {
+        pub(crate) fn $name($before: $type, $($operand: &Float80),+) -> Answer {
             let mut value = Float80::default();
             let status = under!(
-                control,
-                [$($load,)+ stringify!($name)],
+                $load,
+                $before,
+                [$($push,)+ stringify!($name)],
                 ["fstp tbyte ptr [{value}]"],
                 $($operand = in(reg) $operand,)+ value = in(reg) &raw mut value,
             );
@@ -142,20 +173,23 @@ macro_rules! functions {
     )+ };
 }
 
-functions! {
+functions! { "fldcw word ptr [{target}]", control: u16,
     fsqrt(st0): ["fld tbyte ptr [{st0}]"];
     frndint(st0): ["fld tbyte ptr [{st0}]"];
     f2xm1(st0): ["fld tbyte ptr [{st0}]"];
-    fsin(st0): ["fld tbyte ptr [{st0}]"];
-    fcos(st0): ["fld tbyte ptr [{st0}]"];
     ftst(st0): ["fld tbyte ptr [{st0}]"];
     fxam(st0): ["fld tbyte ptr [{st0}]"];
-    fprem(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
-    fprem1(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
     fscale(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
     fyl2x(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
     fyl2xp1(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
     fpatan(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
+}
+
+functions! { "fldenv [{target}]", environment: Environment,
+    fsin(st0): ["fld tbyte ptr [{st0}]"];
+    fcos(st0): ["fld tbyte ptr [{st0}]"];
+    fprem(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
+    fprem1(st0, st1): ["fld tbyte ptr [{st1}]", "fld tbyte ptr [{st0}]"];
 }
 
 /// FUCOM of ST(0) with another register.
@@ -175,11 +209,12 @@ macro_rules! pushing {
     ($($name:ident)+) => { $(
         #[doc = concat!(stringify!($name), ": what ST(1) and ST(0) are afterwards.")]
         #[inline]
-        pub(crate) fn $name(control: u16, st0: &Float80) -> Answer<[Float80; 2]> {
+        pub(crate) fn $name(environment: Environment, st0: &Float80) -> Answer<[Float80; 2]> {
             let mut value = [Float80::default(); 2];
             let [below, pushed] = &mut value;
             let status = under!(
-                control,
+                "fldenv [{target}]",
+                environment,
                 // Should nothing be pushed, the zero below is there to be popped.
                 ["fldz", "fld tbyte ptr [{st0}]", stringify!($name)],
                 ["fstp tbyte ptr [{pushed}]", "fstp tbyte ptr [{below}]"],

@@ -25,32 +25,34 @@ pub(in crate::families) static ROWS: &[Row] = &[
 /// What a comparison with NaN or an empty register yields.
 const UNORDERED: u16 = C3 | C2 | C0;
 
-/// The result of a comparison in C3, C2 and C0, unless an unmasked exception keeps it from having one.
+/// The result of a comparison in C3, C2 and C0, and whether the instruction is done with it: an unmasked
+/// exception keeps it from popping only.
 #[inline(always)]
-fn compared(x87: &mut X87, answer: Option<Answer>) -> Option<u16> {
+fn compared(x87: &mut X87, defined: u16, answer: Option<Answer>) -> (u16, bool) {
     match answer {
-        Some(Answer { status, .. }) => x87.raise(status, C1, BEFORE).then_some(status & UNORDERED),
-        None => x87.stack_fault(StackFault::Underflow).then_some(UNORDERED),
+        Some(Answer { status, .. }) => (status & UNORDERED, x87.raise(status, defined, BEFORE)),
+        None => (UNORDERED, x87.stack_fault(StackFault::Underflow)),
     }
 }
 
 /// Compares to the condition codes, then pops.
 #[inline(always)]
 fn to_conditions(x87: &mut X87, pops: u8, answer: Option<Answer>) {
-    if let Some(conditions) = compared(x87, answer) {
-        x87.set_conditions(conditions);
+    let (conditions, done) = compared(x87, C1, answer);
+    x87.status = x87.status & !UNORDERED | conditions;
+    if done {
         x87.pop(pops);
     }
 }
 
-/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops.
+/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops. C1 is for stack faults only.
 #[inline(always)]
 fn to_flags(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
-    if let Some(conditions) = compared(&mut c.registers.extended.x87, answer) {
-        let flag = |condition: u16, flag: Rflags| {
-            if conditions & condition != 0 { flag } else { Rflags::empty() }
-        };
-        c.set_status(flag(C0, Rflags::CF) | flag(C2, Rflags::PF) | flag(C3, Rflags::ZF));
+    let (conditions, done) = compared(&mut c.registers.extended.x87, 0, answer);
+    let flag =
+        |condition: u16, flag: Rflags| if conditions & condition != 0 { flag } else { Rflags::empty() };
+    c.set_status(flag(C0, Rflags::CF) | flag(C2, Rflags::PF) | flag(C3, Rflags::ZF));
+    if done {
         c.registers.extended.x87.pop(pops);
     }
 }

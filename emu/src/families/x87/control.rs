@@ -2,9 +2,10 @@
 
 use iced_x86::Code;
 
-use super::{read, read_slice, write_bytes};
+use super::{check_ends, read, read_slice, write_slice};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
+use crate::memory::Access;
 use crate::outcome::Outcome;
 use crate::registers::{Float80, X87};
 use crate::shape::row;
@@ -107,6 +108,8 @@ fn initialize(x87: &mut X87) {
 trait Environment {
     /// In bytes.
     const LENGTH: usize;
+    /// One word of it, in bytes.
+    const WORD: usize;
     fn store(x87: &X87, image: &mut [u8]);
     fn load(x87: &mut X87, image: &[u8]);
 }
@@ -130,6 +133,7 @@ fn get<const N: usize>(image: &[u8]) -> [[u8; N]; 7] {
 
 impl Environment for Environment16 {
     const LENGTH: usize = 14;
+    const WORD: usize = 2;
 
     fn store(x87: &X87, image: &mut [u8]) {
         let words = [
@@ -158,6 +162,7 @@ impl Environment for Environment16 {
 
 impl Environment for Environment32 {
     const LENGTH: usize = 28;
+    const WORD: usize = 4;
 
     fn store(x87: &X87, image: &mut [u8]) {
         const ONES: u32 = 0xffff_0000;
@@ -189,7 +194,8 @@ fn fnstenv(form: &Form<'_>) -> Option<Execute> {
     fn run<E: Environment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let mut image = [0; 28];
         E::store(&c.registers.extended.x87, &mut image);
-        write_bytes(c, &image[..E::LENGTH])?;
+        check_ends(c, E::WORD, E::LENGTH, Access::Write)?;
+        write_slice(c, &image[..E::LENGTH])?;
         let x87 = &mut c.registers.extended.x87;
         x87.set_control(x87.control | EXCEPTIONS);
         Ok(Outcome::Next)
@@ -201,6 +207,7 @@ fn fldenv(form: &Form<'_>) -> Option<Execute> {
     fn run<E: Environment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         c.registers.extended.x87.check_pending()?;
         let mut image = [0; 28];
+        check_ends(c, E::WORD, E::LENGTH, Access::Read)?;
         read_slice(c, &mut image[..E::LENGTH])?;
         E::load(&mut c.registers.extended.x87, &image);
         Ok(Outcome::Next)
@@ -220,7 +227,8 @@ fn fnsave(form: &Form<'_>) -> Option<Execute> {
         for (place, register) in registers.chunks_exact_mut(REGISTER).zip(x87.in_stack_order()) {
             place.copy_from_slice(&register.to_bytes());
         }
-        write_bytes(c, &image[..E::LENGTH + 8 * REGISTER])?;
+        check_ends(c, E::WORD, E::LENGTH + 8 * REGISTER, Access::Write)?;
+        write_slice(c, &image[..E::LENGTH + 8 * REGISTER])?;
         initialize(&mut c.registers.extended.x87);
         Ok(Outcome::Next)
     }
@@ -231,6 +239,7 @@ fn frstor(form: &Form<'_>) -> Option<Execute> {
     fn run<E: Environment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         c.registers.extended.x87.check_pending()?;
         let mut image = [0; 28 + 8 * REGISTER];
+        check_ends(c, E::WORD, E::LENGTH + 8 * REGISTER, Access::Read)?;
         read_slice(c, &mut image[..E::LENGTH + 8 * REGISTER])?;
         let (environment, registers) = image.split_at(E::LENGTH);
         let x87 = &mut c.registers.extended.x87;
@@ -268,12 +277,14 @@ fn rotate(c: &mut Context<'_>, by: i16) -> Result<Outcome, Exception> {
     })
 }
 
-fn ffree(c: &mut Context<'_>, pops: i16) -> Result<Outcome, Exception> {
+/// Makes ST(i) empty, then pops.
+fn ffree(c: &mut Context<'_>, pops: u8) -> Result<Outcome, Exception> {
     waiting(c, |c| {
         let number = c.displaced.operand[0].number;
         let x87 = &mut c.registers.extended.x87;
+        x87.raise(0, C1, BEFORE);
         x87.free(number);
-        x87.rotate(pops);
+        x87.pop(pops);
         Ok(())
     })
 }

@@ -68,27 +68,55 @@ fn in_memory(form: &Form<'_>) -> bool {
     form.shape(0) == Shape::Memory || form.shape(1) == Shape::Memory
 }
 
-/// Reads the memory operand as it lies in memory.
-fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
-    let address = c.linear();
-    c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
-    c.memory.read(address, bytes, Access::Read)?;
+/// Looks at a part of the memory operand without reading or writing it.
+fn check_part(
+    c: &mut Context<'_>,
+    offset: usize,
+    length: usize,
+    alignment: usize,
+    access: Access,
+) -> Result<(), Exception> {
+    let address = c.linear().wrapping_add(offset as u64);
+    c.check(address, length, alignment, c.displaced.address.stack)?;
+    c.memory.read(address, &mut [0; 16][..length.min(16)], access)?;
     Ok(())
 }
 
-/// Reads the memory operand as it lies in memory.
-fn read_bytes<const N: usize>(c: &mut Context<'_>) -> Result<[u8; N], Exception> {
-    let mut bytes = [0; N];
+/// Looks at the first word, of `first` bytes, and the last byte of an image in memory: processors do so before
+/// they go through it, and fault there.
+fn check_ends(c: &mut Context<'_>, first: usize, length: usize, access: Access) -> Result<(), Exception> {
+    check_part(c, 0, first, first, access)?;
+    check_part(c, length - 1, 1, 1, access)
+}
+
+/// Looks at a number: one of ten bytes is accessed as eight and two.
+fn check_number(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+    if length == 10 {
+        check_part(c, 0, 8, 8, access)?;
+        check_part(c, 8, 2, 1, access)
+    } else {
+        check_part(c, 0, length, length, access)
+    }
+}
+
+/// Reads the memory operand, which has been looked at.
+fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
+    c.memory.read(c.linear(), bytes, Access::Read)?;
+    Ok(())
+}
+
+/// Writes the memory operand, which has been looked at.
+fn write_slice(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
+    c.memory.write(c.linear(), bytes)?;
+    Ok(())
+}
+
+/// Reads the memory operand, a number of ten bytes.
+fn read_m80(c: &mut Context<'_>) -> Result<[u8; 10], Exception> {
+    check_number(c, 10, Access::Read)?;
+    let mut bytes = [0; 10];
     read_slice(c, &mut bytes)?;
     Ok(bytes)
-}
-
-/// Writes the memory operand as it lies in memory.
-fn write_bytes(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
-    let address = c.linear();
-    c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
-    c.memory.write(address, bytes)?;
-    Ok(())
 }
 
 /// Reads the memory operand.

@@ -2,23 +2,24 @@
 
 use iced_x86::MemorySize;
 
-use super::{pops, read, read_bytes, write_bytes};
+use super::{check_number, pops, read, read_m80, write_slice};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer};
+use crate::memory::Access;
 use crate::outcome::Outcome;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
-use crate::x87::status::{BEFORE, BEFORE_STORE, C1};
+use crate::x87::status::{BEFORE, BEFORE_STORE, C1, IE};
 use crate::x87::{INDEFINITE, StackFault, waiting};
 
 pub(in crate::families) static ROWS: &[Row] = &[
     row!(Fld, Select, Flags::X87, fld),
     row!(Fild, Select, Flags::X87, fild),
-    row!(Fbld, Whole, Flags::X87, |c| load(c, read_bytes, host::fbld_m80bcd)),
+    row!(Fbld, Whole, Flags::X87, |c| load(c, read_m80, host::fbld_m80bcd)),
     row!([Fst, Fstp], Select, Flags::X87, fst),
-    row!(Fstpnce, Whole, Flags::X87, fst_register::<1>),
+    row!(Fstpnce, Whole, Flags::X87, fstpnce),
     row!([Fist, Fistp], Select, Flags::X87, fist),
     row!(Fisttp, Select, Flags::X87, fisttp),
     row!(Fbstp, Whole, Flags::X87, |c| store::<_, 1>(c, BCD_INDEFINITE, host::fbstp_m80bcd)),
@@ -50,7 +51,8 @@ fn push(x87: &mut X87, answer: impl FnOnce(u16) -> Answer) {
         (INDEFINITE, x87.stack_fault(StackFault::Overflow))
     } else {
         let answer = answer(x87.control);
-        (answer.value, x87.raise(answer.status, C1, BEFORE))
+        // An unmasked denormal is pushed all the same.
+        (answer.value, x87.raise(answer.status, C1, IE))
     };
     if committed {
         x87.push(value);
@@ -86,7 +88,7 @@ fn fld(form: &Form<'_>) -> Option<Execute> {
     match form.instruction.memory_size() {
         MemorySize::Float32 => Some(|c| load(c, read, host::fld_m32fp)),
         MemorySize::Float64 => Some(|c| load(c, read, host::fld_m64fp)),
-        MemorySize::Float80 => Some(|c| load(c, read_bytes, fld_m80fp)),
+        MemorySize::Float80 => Some(|c| load(c, read_m80, fld_m80fp)),
         _ => None,
     }
 }
@@ -163,8 +165,10 @@ fn store<T: Bytes, const POPS: u8>(
             Some(answer) => (answer.value, after.raise(answer.status, C1, BEFORE_STORE)),
             None => (indefinite, after.stack_fault(StackFault::Underflow)),
         };
+        let bytes = value.bytes();
+        check_number(c, bytes.as_ref().len(), Access::Write)?;
         if committed {
-            write_bytes(c, value.bytes().as_ref())?;
+            write_slice(c, bytes.as_ref())?;
             after.pop(POPS);
         }
         c.registers.extended.x87 = after;
@@ -198,6 +202,20 @@ fn fst_register<const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exceptio
         let x87 = &mut c.registers.extended.x87;
         let answer = x87.st(0).map(|st0| Answer { value: *st0, status: 0 });
         super::arithmetic::commit(x87, destination, C1, POPS, answer);
+        Ok(())
+    })
+}
+
+/// FSTP without its underflow: an empty ST(0) is popped and nothing else.
+fn fstpnce(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    waiting(c, |c| {
+        let destination = c.displaced.operand[0].number;
+        let x87 = &mut c.registers.extended.x87;
+        x87.raise(0, C1, BEFORE);
+        if let Some(st0) = x87.st(0).copied() {
+            x87.set_st(destination, st0);
+        }
+        x87.pop(1);
         Ok(())
     })
 }
@@ -239,7 +257,8 @@ fn fxch(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     })
 }
 
-/// Moves ST(i) to ST(0) if a condition of the integer flags holds; both must be there even if not.
+/// Moves ST(i) to ST(0) if a condition of the integer flags holds; both must be there even if not. C1 is for
+/// stack faults only.
 #[inline(always)]
 fn fcmov(c: &mut Context<'_>, condition: impl Fn(Rflags) -> bool) -> Result<Outcome, Exception> {
     waiting(c, |c| {
@@ -252,7 +271,7 @@ fn fcmov(c: &mut Context<'_>, condition: impl Fn(Rflags) -> bool) -> Result<Outc
             }
             _ => None,
         };
-        super::arithmetic::commit(x87, 0, C1, 0, answer);
+        super::arithmetic::commit(x87, 0, 0, 0, answer);
         Ok(())
     })
 }
