@@ -187,7 +187,7 @@ impl Context<'_> {
         Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
     }
 
-    /// #GP or #SS for a non-canonical address, #GP or #AC for a misaligned one.
+    /// #GP or #AC for a misaligned address, #GP or #SS for a non-canonical one; misalignment comes first.
     #[inline(always)]
     pub(crate) fn check_vector(
         &self,
@@ -201,8 +201,6 @@ impl Context<'_> {
             Alignment::Strict => true,
         };
         if strict && address & (size as u64 - 1) != 0 {
-            // A non-canonical stack address is #SS even then.
-            self.check(address, size, 1, self.displaced.address.stack)?;
             return Err(Exception::GeneralProtection(0));
         }
         self.check(address, size, size, self.displaced.address.stack)

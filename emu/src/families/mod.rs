@@ -7,6 +7,7 @@ mod bits;
 mod bmi;
 mod branch;
 mod cache;
+mod crypto;
 mod data;
 mod descriptor;
 mod direct;
@@ -42,37 +43,38 @@ pub(crate) static ALL: &[&[Row]] = &[
     bmi::ROWS,
     branch::ROWS,
     cache::ROWS,
+    crypto::ROWS,
     data::ROWS,
     descriptor::ROWS,
     direct::ROWS,
     exchange::ROWS,
     far::ROWS,
     flags::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
     identity::ROWS,
+    insert_extract::ROWS,
     muldiv::ROWS,
+    mxcsr::ROWS,
+    packed_arith::ROWS,
+    packed_logic::ROWS,
+    packed_shift::ROWS,
     segment::ROWS,
     shadow::ROWS,
     shift::ROWS,
+    shuffle::ROWS,
     stack::ROWS,
+    string::ROWS,
+    string_compare::ROWS,
+    system::ROWS,
+    vector_move::ROWS,
     x87::arithmetic::ROWS,
     x87::compare::ROWS,
     x87::control::ROWS,
     x87::transcendental::ROWS,
     x87::transfer::ROWS,
-    packed_arith::ROWS,
-    packed_logic::ROWS,
-    packed_shift::ROWS,
-    shuffle::ROWS,
-    string_compare::ROWS,
-    vector_move::ROWS,
-    insert_extract::ROWS,
-    float_arith::ROWS,
-    float_compare::ROWS,
-    float_convert::ROWS,
-    float_round::ROWS,
-    mxcsr::ROWS,
-    string::ROWS,
-    system::ROWS,
 ];
 
 pub(crate) use system::undefined;

@@ -1,13 +1,10 @@
 //! Moves to, from and between vector registers (SDM volume 1, sections 10.4.1, 11.4.1 and 12.3).
 
-use iced_x86::OpKind;
-
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{Destination, Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::registers::gpr;
 use crate::shape::row;
 use crate::shape::vector::{ClassName, by_class};
 use crate::table::{Flags, Form, Row, Shape};
@@ -225,21 +222,16 @@ fn signs<W: Width>(quadword: u64) -> u64 {
 
 /// Stores the bytes whose mask byte has its top bit set, at RDI or EDI.
 fn maskmov(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    fn run<C: Class>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
         let (value, mask) = (C::get(c, 1), C::get(c, 2));
-        // The segment's base, and nothing else, is in the decoded address.
-        let offset = W::truncate(c.registers.gpr[gpr::RDI]).zero_extend();
-        store_masked(c, c.linear().wrapping_add(offset), value.lanes(), mask.lanes())?;
+        store_masked(c, c.linear(), value.lanes(), mask.lanes())?;
         C::done(c);
         Ok(Outcome::Next)
     }
-    match (form.class(1)?, form.instruction.op_kind(0)) {
-        (ClassName::Mmx, OpKind::MemorySegEDI) => Some(run::<Mmx, u32>),
-        (ClassName::Mmx, OpKind::MemorySegRDI) => Some(run::<Mmx, u64>),
-        (ClassName::Sse, OpKind::MemorySegEDI) => Some(run::<Sse, u32>),
-        (ClassName::Sse, OpKind::MemorySegRDI) => Some(run::<Sse, u64>),
-        _ => None,
+    match form.class(1)? {
+        ClassName::Mmx => Some(run::<Mmx>),
+        ClassName::Sse => Some(run::<Sse>),
     }
 }
 
