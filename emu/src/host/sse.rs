@@ -232,6 +232,40 @@ host_addsub! {
     Addsubpd "addpd", "subpd", Double, 2, 0xffff_ffff_ffff_ffff;
 }
 
+/// Even elements plus odd ones.
+macro_rules! add_neighbours {
+    ($suffix:literal, $even:literal, $odd:literal) => {
+        concat!(
+            "movaps {odd}, {sum}\n",
+            concat!("shuf", $suffix, " {sum}, {sum}, ", $even, "\n"),
+            concat!("shuf", $suffix, " {odd}, {odd}, ", $odd, "\n"),
+            concat!("add", $suffix, " {sum}, {odd}")
+        )
+    };
+}
+
+/// All steps of a dot product, for where no step can hide another. The sum is in every element.
+macro_rules! host_dot {
+    ($($name:ident $multiply:literal, $format:ident, $elements:literal, [$($add:expr),+];)+) => {
+        host! {$(
+            $name $format -> $format, $elements, Within,
+            |dst, src, control| {
+                let mut sum = to_host(dst);
+                let flags = under_mxcsr!(control, [concat!($multiply, " {sum}, {src}"), $($add),+],
+                    sum = inout(xmm_reg) sum,
+                    odd = out(xmm_reg) _,
+                    src = in(xmm_reg) to_host(src));
+                (from_host(sum), flags)
+            };
+        )+}
+    };
+}
+
+host_dot! {
+    Dotps "mulps", Single, 4, [add_neighbours!("ps", "0x88", "0xdd"), add_neighbours!("ps", "0x88", "0xdd")];
+    Dotpd "mulpd", Double, 2, [add_neighbours!("pd", "0", "3")];
+}
+
 /// How the elements of two operands relate, as masks of ones and zeros: none is set where the first is
 /// greater. A scalar comparison says something of the first element only.
 #[derive(Clone, Copy)]
