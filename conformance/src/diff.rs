@@ -14,7 +14,7 @@ use crate::compare::{Comparison, compare};
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
-use crate::oracle::{Case, Error, Memory, Observed, Oracle, Stop, mxcsr_mask};
+use crate::oracle::{Error, Memory, Observed, Oracle, Stop, mxcsr_mask};
 use crate::report::{Report, Tally, describe, reproduce};
 
 /// How much is compared.
@@ -211,8 +211,8 @@ impl<'a> Worker<'a> {
         // A case sees its whole batch in code memory, so that a single case needs the others drawn as well.
         let first = batch * SLOTS as u64;
         let last = if self.plan.only.is_some() { first + SLOTS as u64 } else { numbers.end };
-        let mut samples: Vec<Sample> =
-            (first..last).map_while(|number| self.generator.case(code, number, seed)).collect();
+        let mut samples = Vec::with_capacity(SLOTS);
+        samples.extend((first..last).map_while(|number| self.generator.case(code, number, seed)));
         if samples.len() < (last - first) as usize {
             tally.not_encoded = samples.is_empty();
             tally.done = true;
@@ -222,8 +222,7 @@ impl<'a> Worker<'a> {
             samples.truncate(ENOUGH);
             tally.done = true;
         }
-        let cases: Vec<Case> = samples.iter().map(|sample| sample.case.clone()).collect();
-        let observations = self.oracle.run(&mut self.memory, &cases).map_err(|error| {
+        let observations = self.oracle.run(&mut self.memory, &samples).map_err(|error| {
             let command = match &error {
                 Error::Died { index, .. } | Error::Deadline { index } | Error::Case { index, .. } => {
                     Some(reproduce(code, first + *index as u64, seed))
