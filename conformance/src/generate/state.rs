@@ -129,9 +129,13 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         5 => 0,
         _ => rng.u64() as u8,
     };
-    x87.opcode = rng.u64() as u16 & 0x7ff;
-    x87.instruction_pointer = rng.below(1 << 47);
-    x87.data_pointer = rng.below(1 << 47);
+    // AMD's processors lose them in any context switch while no exception is pending: they would be there
+    // in one case and not in another.
+    if x87.status & SUMMARY != 0 {
+        x87.opcode = rng.u64() as u16 & 0x7ff;
+        x87.instruction_pointer = rng.below(1 << 47);
+        x87.data_pointer = rng.below(1 << 47);
+    }
     for register in &mut x87.r {
         *register = values::extended(rng);
     }
