@@ -3,9 +3,11 @@
 pub mod codes;
 pub mod compare;
 pub mod diff;
+pub mod features;
 pub mod generate;
 pub mod lockstep;
 pub mod memory;
 pub mod oracle;
+pub mod report;
 pub mod rng;
 pub mod undefined;

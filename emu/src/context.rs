@@ -123,6 +123,12 @@ impl Context<'_> {
         self.displaced.condition.holds(self.registers.rflags)
     }
 
+    /// Replaces the status flags, leaving the others.
+    #[inline(always)]
+    pub(crate) fn set_status(&mut self, flags: Rflags) {
+        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags & Rflags::STATUS;
+    }
+
     /// Writes a value below the stack and moves RSP there.
     #[inline(always)]
     pub(crate) fn push<W: Width>(&mut self, value: W) -> Result<(), Exception> {

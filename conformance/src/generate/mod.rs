@@ -9,12 +9,14 @@ mod state;
 mod system;
 mod values;
 
+pub(crate) use address::linear;
+
 use emu::Registers;
 use emu::registers::gpr;
 use emu::xsave::Layout;
 use iced_x86::{
-    Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic,
-    OpKind, Register,
+    Code, CpuidFeature, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
+    Mnemonic, OpKind, Register,
 };
 
 use crate::oracle::places::{SLOTS, WRITABLE};
@@ -30,6 +32,20 @@ pub struct Sample {
     pub instruction: Instruction,
     /// The instruction's address.
     pub ip: u64,
+}
+
+impl AsRef<Case> for Sample {
+    fn as_ref(&self) -> &Case {
+        &self.case
+    }
+}
+
+impl Sample {
+    /// The instruction's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.case.bytes[..self.case.length.min(self.case.bytes.len())]
+    }
 }
 
 /// Draws cases for this machine.
@@ -61,7 +77,7 @@ impl Generator {
         let ip = Case::ip(high, (number % SLOTS as u64) as usize);
         let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
         let instruction = encoded.instruction;
-        let registers = state::registers(&self.layout, self.mxcsr_mask, rng);
+        let registers = state::registers(&self.layout, self.mxcsr_mask, is_wide(code), rng);
         let mut case = Case {
             bytes: encoded.bytes,
             length: encoded.length,
@@ -107,6 +123,32 @@ impl Generator {
         system::operands(case, instruction, last, rng);
     }
 }
+
+/// Whether an encoding may look at x87, MMX, vector or mask registers.
+fn is_wide(code: Code) -> bool {
+    code.cpuid_features().iter().any(|feature| !GENERAL.contains(feature))
+}
+
+/// Features whose instructions have to do with general registers only.
+const GENERAL: [CpuidFeature; 17] = [
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::X64,
+    CpuidFeature::CMOV,
+    CpuidFeature::CX8,
+    CpuidFeature::CMPXCHG16B,
+    CpuidFeature::BMI1,
+    CpuidFeature::BMI2,
+    CpuidFeature::ADX,
+    CpuidFeature::MOVBE,
+    CpuidFeature::POPCNT,
+    CpuidFeature::LZCNT,
+    CpuidFeature::MULTIBYTENOP,
+    CpuidFeature::FSGSBASE,
+];
 
 /// How the instruction is made to stop.
 fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {

@@ -15,14 +15,21 @@ mod direct;
 mod exchange;
 mod far;
 mod flags;
+mod float_arith;
+mod float_compare;
+mod float_convert;
+mod float_round;
 mod identity;
 mod muldiv;
+mod mxcsr;
+mod packed_arith;
 mod segment;
 mod shadow;
 mod shift;
 mod stack;
 mod string;
 mod system;
+mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
@@ -44,6 +51,18 @@ pub(crate) static ALL: &[&[Row]] = &[
     muldiv::ROWS,
     shift::ROWS,
     stack::ROWS,
+    x87::arithmetic::ROWS,
+    x87::compare::ROWS,
+    x87::control::ROWS,
+    x87::state::ROWS,
+    x87::transcendental::ROWS,
+    x87::transfer::ROWS,
+    packed_arith::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
+    mxcsr::ROWS,
     string::ROWS,
 ];
 

@@ -7,6 +7,7 @@ use crate::exception::Exception;
 use crate::families::arith::{flag, result_flags};
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::{Processor, Vendor};
 use crate::registers::Rflags;
 use crate::shape::{masked_count, row};
 use crate::table::{Flags, Form, Row, Shape};
@@ -134,8 +135,13 @@ impl DoubleShift for Right {
     }
 }
 
-/// A 16-bit operand shifted by more than its width goes on with the destination's bits again: undefined
-/// in the manual, this in the processors.
+/// What follows SRC where a 16-bit operand is shifted by more than its width, which the manual calls
+/// undefined: AMD's processors go on with SRC again, others with DEST.
+#[inline(always)]
+fn beyond<W: Width>(dst: W, src: W) -> W {
+    if Processor::get().vendor == Vendor::Amd { src } else { dst }
+}
+
 #[inline(always)]
 fn shld<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
     if count == 0 {
@@ -145,7 +151,7 @@ fn shld<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
         (dst.shift_left(count) | src.shift_right(W::BITS - count), dst.bit(W::BITS - count))
     } else {
         let over = count - W::BITS;
-        (src.shift_left(over) | dst.shift_right(W::BITS - over), src.bit(W::BITS - over))
+        (src.shift_left(over) | beyond(dst, src).shift_right(W::BITS - over), src.bit(W::BITS - over))
     };
     shifted(result, carry, result.sign() ^ dst.sign(), flags)
 }
@@ -159,7 +165,7 @@ fn shrd<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
         (dst.shift_right(count) | src.shift_left(W::BITS - count), dst.bit(count - 1))
     } else {
         let over = count - W::BITS;
-        (src.shift_right(over) | dst.shift_left(W::BITS - over), src.bit(over - 1))
+        (src.shift_right(over) | beyond(dst, src).shift_left(W::BITS - over), src.bit(over - 1))
     };
     shifted(result, carry, result.sign() ^ dst.sign(), flags)
 }

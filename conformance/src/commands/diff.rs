@@ -1,0 +1,103 @@
+//! `conformance diff`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use conformance::diff::{self, Plan};
+use conformance::report::Report;
+
+use super::{DOES_NOT_HOLD, could_not_run, fresh_seed, print_json};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Only encodings with such a name, as iced-x86 names them; * and ? stand for anything.
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    code: String,
+    /// How many cases of each encoding.
+    #[arg(long, value_name = "N")]
+    cases: Option<u64>,
+    /// How long to go on drawing cases.
+    #[arg(long, value_name = "N")]
+    seconds: Option<f64>,
+    /// What the cases are drawn from; without it, a new one each time.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Only the case with this number.
+    #[arg(long, value_name = "N")]
+    only: Option<u64>,
+    /// How many mismatches to describe.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    show: usize,
+    /// How many processes run at once; without it, one for each core.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Lists the encodings that were not compared, with why.
+    #[arg(long)]
+    skipped: bool,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let time = match arguments.seconds.map(Duration::try_from_secs_f64).transpose() {
+        Ok(time) => time,
+        Err(error) => return could_not_run(format_args!("--seconds: {error}")),
+    };
+    let mut plan = Plan {
+        pattern: arguments.code.clone(),
+        cases: arguments.cases,
+        time,
+        seed: arguments.seed.unwrap_or_else(fresh_seed),
+        only: arguments.only,
+        show: arguments.show,
+        ..Plan::default()
+    };
+    if let Some(jobs) = arguments.jobs {
+        plan.jobs = jobs;
+    }
+    let report = match diff::diff(&plan) {
+        Ok(report) => report,
+        Err(failure) => return could_not_run(failure),
+    };
+    if !arguments.json {
+        print(&report, arguments.skipped);
+    } else if let Err(error) = print_json(&report) {
+        return could_not_run(error);
+    }
+    ExitCode::from(if report.mismatches > 0 { DOES_NOT_HOLD } else { 0 })
+}
+
+fn print(report: &Report, skipped: bool) {
+    for mismatch in &report.first_mismatches {
+        println!("{}: {}  ({})", mismatch.code, mismatch.instruction, mismatch.bytes);
+        for line in &mismatch.state {
+            println!("    {line}");
+        }
+        for line in &mismatch.differences {
+            println!("  ! {line}");
+        }
+        println!("    $ {}\n", mismatch.reproduce);
+    }
+    if skipped {
+        for skipped in &report.skipped {
+            println!("{:<40} {}", skipped.code, skipped.reason);
+        }
+    }
+    for (code, count) in &report.mismatches_by_code {
+        println!("{code:<40} {count} mismatches");
+    }
+    println!(
+        "{} codes, {} cases, {} of them faulting, {} mismatches; {} cases refused, {} codes skipped, \
+         {} flags masked; seed {}",
+        report.codes,
+        report.cases,
+        report.faulting_cases,
+        report.mismatches,
+        report.refused_cases,
+        report.skipped.len(),
+        report.masked_flags,
+        report.seed,
+    );
+}

@@ -1,0 +1,333 @@
+//! What a comparison of emulator and processor found.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use emu::{Displaced, Refusal, Touches};
+use iced_x86::{Code, CpuidFeature, Formatter, InstructionInfoFactory, IntelFormatter, Register};
+use serde::Serialize;
+
+use crate::compare::{Difference, GPR};
+use crate::generate::Sample;
+use crate::{codes, features, undefined};
+
+/// An encoding that was not compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    /// iced-x86's name.
+    pub code: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A case in which the emulator differs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mismatch {
+    /// iced-x86's name.
+    pub code: String,
+    /// The instruction.
+    pub instruction: String,
+    /// Its bytes, in hexadecimal.
+    pub bytes: String,
+    /// The state that matters.
+    pub state: Vec<String>,
+    /// What differs.
+    pub differences: Vec<String>,
+    /// A command that does this one case again.
+    pub reproduce: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// How many encodings were compared.
+    pub codes: usize,
+    /// How many cases.
+    pub cases: u64,
+    /// In how many of them the processor raised an exception.
+    pub faulting_cases: u64,
+    /// Further cases, in which the emulator left the instruction to the thread itself.
+    pub left_to_the_thread: u64,
+    /// In how many the emulator differed.
+    pub mismatches: u64,
+    /// Some of those.
+    pub first_mismatches: Vec<Mismatch>,
+    /// The encodings not compared.
+    pub skipped: Vec<Skipped>,
+    /// How many pairs of a compared instruction and a flag are not compared in every case.
+    pub masked_flags: usize,
+    /// What the cases were drawn from.
+    pub seed: u64,
+    /// Drawn cases that the emulator refuses although it has the encoding.
+    pub refused_cases: u64,
+    /// Cases in which the emulator differed, by encoding.
+    pub mismatches_by_code: BTreeMap<String, u64>,
+    /// What was found about each encoding.
+    #[serde(skip)]
+    pub found: Vec<(Code, Tally)>,
+}
+
+/// What is found about one encoding.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Cases that were compared.
+    pub compared: u64,
+    /// Those in which the processor raised an exception.
+    pub faulting: u64,
+    /// Cases that the emulator left to the thread itself.
+    pub left: u64,
+    /// Cases that the processor ran, compared or not.
+    pub ran: u64,
+    /// Those with #UD.
+    pub invalid: u64,
+    /// Cases that the emulator accepts.
+    pub accepted: u64,
+    /// Cases that it refuses.
+    pub refused: u64,
+    /// Why, the last time.
+    pub refusal: Option<Refusal>,
+    /// Cases in which the emulator differs.
+    pub mismatches: u64,
+    /// Some of those.
+    pub shown: Vec<Mismatch>,
+    /// No such instruction could be made.
+    pub not_encoded: bool,
+    /// No further cases are of use.
+    pub done: bool,
+}
+
+impl Tally {
+    /// Adds what another batch found.
+    pub fn add(&mut self, other: Tally) {
+        self.compared += other.compared;
+        self.faulting += other.faulting;
+        self.left += other.left;
+        self.ran += other.ran;
+        self.invalid += other.invalid;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.refusal = other.refusal.or(self.refusal);
+        self.mismatches += other.mismatches;
+        self.shown.extend(other.shown);
+        self.not_encoded |= other.not_encoded && self.ran == 0;
+        self.done |= other.done;
+    }
+
+    /// Whether the processor has the encoding: CPUID reports it, or else it has not answered every case
+    /// with #UD. `None` if nothing ran.
+    #[must_use]
+    pub fn native(&self, code: Code) -> Option<bool> {
+        let only_invalid = self.ran > 0 && self.invalid == self.ran;
+        let known = code.cpuid_features().iter().any(|feature| features::reported(*feature).is_some());
+        match (self.ran, only_invalid) {
+            (0, _) => None,
+            (_, false) => Some(true),
+            // That #UD is what it does is for CPUID to say; #UD without a bit for it speaks for itself.
+            (_, true) => {
+                Some(codes::is_undefined_by_design(code) || known && features::missing(code).is_empty())
+            }
+        }
+    }
+
+    /// Why the encoding was not compared, if it was not.
+    #[must_use]
+    pub fn skipped(&self, code: Code) -> Option<String> {
+        if self.not_encoded {
+            return Some(codes::not_encoded(code).to_string());
+        }
+        if self.native(code) == Some(false) {
+            let names: Vec<String> = code.cpuid_features().iter().map(|name| format!("{name:?}")).collect();
+            return Some(format!("not on this processor ({})", names.join(", ")));
+        }
+        match (self.compared, self.refusal) {
+            (0, Some(refusal)) => Some(refusal.reason().to_string()),
+            (0, None) if self.left > 0 => Some("left to the thread itself".to_string()),
+            (0, None) => Some("the time was over before its turn".to_string()),
+            _ => None,
+        }
+    }
+}
+
+impl Report {
+    /// Notes an encoding that was not tried.
+    pub(crate) fn skip(&mut self, code: Code, reason: impl Into<String>) {
+        self.skipped.push(Skipped { code: format!("{code:?}"), reason: reason.into() });
+    }
+
+    /// Notes what was found about an encoding, describing mismatches as long as there are fewer than `show`.
+    pub(crate) fn add(&mut self, code: Code, mut tally: Tally, show: usize) {
+        if let Some(reason) = tally.skipped(code) {
+            self.skip(code, reason);
+        } else {
+            self.codes += 1;
+            self.cases += tally.compared;
+            self.faulting_cases += tally.faulting;
+            self.left_to_the_thread += tally.left;
+            self.refused_cases += tally.refused;
+            self.mismatches += tally.mismatches;
+            if tally.mismatches > 0 {
+                self.mismatches_by_code.insert(format!("{code:?}"), tally.mismatches);
+                let room = show.saturating_sub(self.first_mismatches.len());
+                self.first_mismatches.extend(tally.shown.drain(..).take(room));
+            }
+        }
+        self.found.push((code, tally));
+    }
+
+    /// Counts what concerns all encodings together.
+    pub(crate) fn finish(&mut self) {
+        let mut mnemonics: Vec<_> = self
+            .found
+            .iter()
+            .filter(|(code, tally)| tally.skipped(*code).is_none())
+            .map(|(code, _)| code.mnemonic())
+            .collect();
+        mnemonics.sort_unstable();
+        mnemonics.dedup();
+        self.masked_flags =
+            mnemonics.iter().map(|one| undefined::possibly(*one).bits().count_ones() as usize).sum();
+    }
+}
+
+/// What there is of encodings, and how much of it has been verified.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Count {
+    /// Encodings.
+    pub codes: usize,
+    /// Those that the emulator accepts.
+    pub emulated: usize,
+    /// Those that this processor runs.
+    pub native: usize,
+    /// Those of both kinds that were compared.
+    pub verified: usize,
+}
+
+/// The answer of `conformance coverage`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Coverage {
+    /// All encodings of 64-bit user mode.
+    #[serde(flatten)]
+    pub all: Count,
+    /// The encodings that the emulator does not accept, or that were not compared.
+    pub refused: Vec<Skipped>,
+    /// The same by CPUID feature; an encoding counts for each that it needs.
+    pub by_cpuid: BTreeMap<String, Count>,
+}
+
+impl Coverage {
+    /// What `report`, a comparison of all encodings, has covered.
+    #[must_use]
+    pub fn of(report: &Report) -> Coverage {
+        let mut coverage = Coverage::default();
+        let mut names: BTreeMap<CpuidFeature, String> = BTreeMap::new();
+        for code in codes::user_mode() {
+            let tally = report.found.iter().find(|(found, _)| *found == code).map(|(_, tally)| tally);
+            let emulated = tally.is_some_and(|tally| tally.accepted > 0);
+            // What is skipped by name is skipped because the processor does it.
+            let native = match tally {
+                Some(tally) => tally.native(code) == Some(true),
+                None => features::missing(code).is_empty(),
+            };
+            let verified = tally.is_some_and(|tally| tally.compared > 0);
+            let count = |count: &mut Count| {
+                count.codes += 1;
+                count.emulated += usize::from(emulated);
+                count.native += usize::from(native);
+                count.verified += usize::from(verified && native);
+            };
+            count(&mut coverage.all);
+            for feature in code.cpuid_features() {
+                let name = names.entry(*feature).or_insert_with(|| format!("{feature:?}"));
+                count(coverage.by_cpuid.entry(name.clone()).or_default());
+            }
+        }
+        coverage.refused = report.skipped.clone();
+        coverage
+    }
+}
+
+/// The command that does one case again.
+pub(crate) fn reproduce(code: Code, number: u64, seed: u64) -> String {
+    format!("cargo run --release -p conformance -- diff --code {code:?} --seed {seed} --only {number}")
+}
+
+/// A case in which the emulator differs, for a person to read.
+pub(crate) fn describe(
+    code: Code,
+    number: u64,
+    seed: u64,
+    sample: &Sample,
+    differences: &[Difference],
+) -> Mismatch {
+    let mut instruction = String::new();
+    IntelFormatter::new().format(&sample.instruction, &mut instruction);
+    let bytes = sample.case.bytes[..sample.case.length].iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    Mismatch {
+        code: format!("{code:?}"),
+        instruction,
+        bytes,
+        state: state(sample),
+        differences: differences.iter().map(ToString::to_string).collect(),
+        reproduce: reproduce(code, number, seed),
+    }
+}
+
+/// The parts of the state that the instruction uses.
+fn state(sample: &Sample) -> Vec<String> {
+    let registers = &sample.case.registers;
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(&sample.instruction);
+    let mut line = format!("rip={:#x} rflags={:#x}", sample.ip, registers.rflags.bits());
+    let mut lines = Vec::new();
+    let mut seen = Vec::new();
+    for used in info.used_registers() {
+        let full = used.register().full_register();
+        if seen.contains(&full) {
+            continue;
+        }
+        seen.push(full);
+        let number = full.number();
+        if full.is_gpr() {
+            let _ = write!(line, " {}={:#x}", GPR[number], registers.gpr[number]);
+        } else if full.is_vector_register() {
+            let quads = registers.extended.vector[number].0;
+            lines.push(format!("{full:?} quadwords {:016x?}", &quads[..4]));
+        } else if full.is_k() {
+            lines.push(format!("{full:?}={:#x}", registers.extended.opmask[number]));
+        } else if full == Register::FS || full == Register::GS {
+            let _ = write!(line, " fs_base={:#x} gs_base={:#x}", registers.fs_base, registers.gs_base);
+        }
+    }
+    lines.insert(0, line);
+    let bytes = &sample.case.bytes[..sample.case.length];
+    let touches = Displaced::decode(bytes, sample.ip).map_or(Touches::EXTENDED, |it| it.touches());
+    if touches.contains(Touches::SSE) {
+        lines.push(format!("mxcsr={:#x}", registers.extended.mxcsr.bits()));
+    }
+    if touches.contains(Touches::X87) {
+        let x87 = &registers.extended.x87;
+        lines.push(format!("fcw={:#x} fsw={:#x} ftw={:#04x}", x87.control, x87.status, x87.tag));
+        let top = usize::from(x87.status >> 11 & 7);
+        for index in 0..8 {
+            let r = x87.r[(top + index) & 7];
+            lines.push(format!("st({index})={:04x}:{:016x}", r.sign_exponent, r.significand));
+        }
+    }
+    for memory in info.used_memory() {
+        if let Some(start) = crate::generate::linear(memory, registers) {
+            let size = memory.memory_size().size();
+            lines.push(format!("memory: {size} bytes at {start:#x}, {:?}", memory.access()));
+        }
+    }
+    for patch in &sample.case.patches {
+        let bytes = patch.contents().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        lines.push(format!("at {:#x}: {bytes}", patch.address));
+    }
+    lines
+}
