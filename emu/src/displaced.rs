@@ -12,6 +12,7 @@ use crate::context::{Context, Execute};
 use crate::families;
 use crate::operand::{Address, Operand, is_canonical};
 use crate::processor::Processor;
+use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
@@ -44,18 +45,29 @@ impl Displaced {
 
     /// As [`Displaced::decode`], for a processor of which the caller says what it is.
     pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
-        let mut decoder = Decoder::with_ip(64, bytes, ip, processor.decoder_options());
+        let options = processor.decoder_options();
+        let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
-        match decoder.last_error() {
-            DecoderError::None => Self::of(instruction, bytes, processor),
-            DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
-            _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+        let error = decoder.last_error();
+        if error == DecoderError::None {
+            let code = instruction.code();
+            let row = table::row(code).ok_or(Refusal::NoRow(code))?;
+            return Self::of(instruction, row, bytes, processor);
+        }
+        match (reserved::raises(bytes, &instruction, error, options), error) {
+            (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
+            (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
+            (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, bytes: &[u8], processor: &Processor) -> Result<Displaced, Refusal> {
+    fn of(
+        instruction: Instruction,
+        row: &'static Row,
+        bytes: &[u8],
+        processor: &Processor,
+    ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let row = table::row(code).ok_or(Refusal::NoRow(code))?;
         let execute = if processor.lacks(code.cpuid_features()) {
             families::undefined
         } else {

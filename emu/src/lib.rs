@@ -20,6 +20,7 @@ mod operand;
 mod outcome;
 mod processor;
 mod refusal;
+mod reserved;
 mod shape;
 mod table;
 mod touches;
