@@ -7,7 +7,7 @@ use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags};
 
 use crate::generate::Sample;
 use crate::memory::Model;
-use crate::oracle::{Observed, Stop};
+use crate::oracle::{Mode, Observed, Stop};
 use crate::undefined;
 
 /// How often a repeating instruction is executed again at most.
@@ -30,12 +30,21 @@ impl fmt::Display for Difference {
     }
 }
 
+/// What came of comparing a case.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// What differs.
+    pub differences: Vec<Difference>,
+    /// Whether the emulator left the instruction to the thread itself.
+    pub left: bool,
+}
+
 /// Executes the case in the emulator and compares; `model` holds the batch's memory, and does so again
 /// afterwards.
 ///
 /// # Errors
 /// The emulator does not have this instruction.
-pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Result<Vec<Difference>, Refusal> {
+pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Result<Comparison, Refusal> {
     let displaced = Displaced::decode(sample.bytes(), sample.ip)?;
     model.undo();
     for patch in &sample.case.patches {
@@ -44,35 +53,55 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
     let mut registers = sample.case.registers.clone();
     registers.rip = sample.ip;
     let stop = execute(&displaced, &mut registers, model);
+    if sample.case.mode == Mode::Step {
+        // What the instruction does to TF does not show under a TF of the oracle's own.
+        registers.rflags.set(Rflags::TF, sample.case.registers.rflags.contains(Rflags::TF));
+    }
+    if sample.case.mode == Mode::Step && sample.instruction.is_string_instruction() {
+        // From one step of a repetition to the next, rt_sigreturn drops these two.
+        let dropped = Rflags::NT | Rflags::ID;
+        registers.rflags = registers.rflags.difference(dropped) | observed.registers.rflags & dropped;
+    }
+    if stop == Err(Outcome::Native) {
+        // The emulator leaves it to the thread, and must not have touched anything.
+        let mut differences = Differences(Vec::new());
+        registers.rip = sample.case.registers.rip;
+        differences.registers(&sample.case.registers, &registers, Rflags::empty());
+        return Ok(Comparison { differences: differences.0, left: true });
+    }
     let undefined = match stop {
         Ok(Stop::Completed) => undefined::flags(&sample.instruction, sample.case.registers.gpr[1]),
         _ => Rflags::empty(),
     };
+    if hides_pointers(&observed.registers.extended.x87) {
+        let x87 = &mut registers.extended.x87;
+        (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
+    }
     let mut differences = Differences(Vec::new());
     match stop {
         Ok(stop) if stop == observed.stop => {}
         Ok(stop) => differences.push("stop", observed.stop, stop),
-        Err(outcome) => differences.push("stop", observed.stop, outcome),
+        Err(outcome) => differences.push("stop", observed.stop, format_args!("{outcome:?}")),
     }
     differences.registers(&observed.registers, &registers, undefined);
     for (address, processor, emulator) in model.differences(&observed.changed) {
         differences.hex(&format!("[{address:x}]"), processor, emulator);
     }
-    Ok(differences.0)
+    Ok(Comparison { differences: differences.0, left: false })
 }
 
 /// How the emulator ends, or what it says that no exception is.
-fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) -> Result<Stop, String> {
+fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) -> Result<Stop, Outcome> {
     for _ in 0..REPETITIONS {
         return match displaced.execute(registers, model) {
-            Ok(Outcome::Next) => Ok(Stop::Completed),
+            Ok(Outcome::Next | Outcome::NextInhibited) => Ok(Stop::Completed),
             Ok(Outcome::Again) => continue,
             Ok(Outcome::Interrupt(number)) => Ok(interrupt(number, displaced.ip(), registers)),
-            Ok(outcome) => Err(format!("{outcome:?}")),
+            Ok(outcome) => Err(outcome),
             Err(exception) => Ok(stop(exception)),
         };
     }
-    Err(format!("still {:?} after {REPETITIONS} times", Outcome::Again))
+    Err(Outcome::Again)
 }
 
 /// What `INT number` comes to under Linux: user mode may use the gates 3, 4 and 0x80 only.
@@ -163,7 +192,6 @@ impl Differences {
         }
         self.hex("pkru", processor.pkru, emulator.pkru);
         if processor.extended != emulator.extended {
-            // Not always a difference: see `hides_pointers`.
             self.extended(&processor.extended, &emulator.extended);
         }
     }
@@ -173,11 +201,9 @@ impl Differences {
         self.hex("fcw", p.control, e.control);
         self.hex("fsw", p.status, e.status);
         self.hex("ftw", p.tag, e.tag);
-        if !hides_pointers(p) {
-            self.hex("fop", p.opcode, e.opcode);
-            self.hex("fip", p.instruction_pointer, e.instruction_pointer);
-            self.hex("fdp", p.data_pointer, e.data_pointer);
-        }
+        self.hex("fop", p.opcode, e.opcode);
+        self.hex("fip", p.instruction_pointer, e.instruction_pointer);
+        self.hex("fdp", p.data_pointer, e.data_pointer);
         for number in 0..8 {
             let show =
                 |r: &emu::registers::Float80| format!("{:04x}:{:016x}", r.sign_exponent, r.significand);

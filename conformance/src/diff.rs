@@ -10,11 +10,11 @@ use emu::Displaced;
 use iced_x86::Code;
 
 use crate::codes;
-use crate::compare::compare;
+use crate::compare::{Comparison, compare};
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
-use crate::oracle::{Case, Error, Memory, Observed, Oracle, Stop, mxcsr_mask};
+use crate::oracle::{Error, Memory, Observed, Oracle, Stop, mxcsr_mask};
 use crate::report::{Report, Tally, describe, reproduce};
 
 /// How much is compared.
@@ -211,8 +211,8 @@ impl<'a> Worker<'a> {
         // A case sees its whole batch in code memory, so that a single case needs the others drawn as well.
         let first = batch * SLOTS as u64;
         let last = if self.plan.only.is_some() { first + SLOTS as u64 } else { numbers.end };
-        let mut samples: Vec<Sample> =
-            (first..last).map_while(|number| self.generator.case(code, number, seed)).collect();
+        let mut samples = Vec::with_capacity(SLOTS);
+        samples.extend((first..last).map_while(|number| self.generator.case(code, number, seed)));
         if samples.len() < (last - first) as usize {
             tally.not_encoded = samples.is_empty();
             tally.done = true;
@@ -222,8 +222,7 @@ impl<'a> Worker<'a> {
             samples.truncate(ENOUGH);
             tally.done = true;
         }
-        let cases: Vec<Case> = samples.iter().map(|sample| sample.case.clone()).collect();
-        let observations = self.oracle.run(&mut self.memory, &cases).map_err(|error| {
+        let observations = self.oracle.run(&mut self.memory, &samples).map_err(|error| {
             let command = match &error {
                 Error::Died { index, .. } | Error::Deadline { index } | Error::Case { index, .. } => {
                     Some(reproduce(code, first + *index as u64, seed))
@@ -245,8 +244,8 @@ impl<'a> Worker<'a> {
     fn check(&mut self, code: Code, number: u64, sample: &Sample, observed: &Observed, tally: &mut Tally) {
         tally.ran += 1;
         tally.invalid += u64::from(matches!(observed.stop, Stop::Exception { vector: 6, .. }));
-        let differences = match compare(sample, observed, &mut self.model) {
-            Ok(differences) => differences,
+        let Comparison { differences, left } = match compare(sample, observed, &mut self.model) {
+            Ok(comparison) => comparison,
             Err(refusal) => {
                 tally.refused += 1;
                 tally.refusal = Some(refusal);
@@ -254,8 +253,9 @@ impl<'a> Worker<'a> {
             }
         };
         tally.accepted += 1;
-        tally.compared += 1;
-        tally.faulting += u64::from(observed.stop != Stop::Completed);
+        tally.left += u64::from(left);
+        tally.compared += u64::from(!left);
+        tally.faulting += u64::from(!left && observed.stop != Stop::Completed);
         if !differences.is_empty() {
             tally.mismatches += 1;
             if tally.shown.len() < self.plan.show.div_ceil(2) {

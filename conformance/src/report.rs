@@ -46,6 +46,8 @@ pub struct Report {
     pub cases: u64,
     /// In how many of them the processor raised an exception.
     pub faulting_cases: u64,
+    /// Further cases, in which the emulator left the instruction to the thread itself.
+    pub left_to_the_thread: u64,
     /// In how many the emulator differed.
     pub mismatches: u64,
     /// Some of those.
@@ -72,6 +74,8 @@ pub struct Tally {
     pub compared: u64,
     /// Those in which the processor raised an exception.
     pub faulting: u64,
+    /// Cases that the emulator left to the thread itself.
+    pub left: u64,
     /// Cases that the processor ran, compared or not.
     pub ran: u64,
     /// Those with #UD.
@@ -97,6 +101,7 @@ impl Tally {
     pub fn add(&mut self, other: Tally) {
         self.compared += other.compared;
         self.faulting += other.faulting;
+        self.left += other.left;
         self.ran += other.ran;
         self.invalid += other.invalid;
         self.accepted += other.accepted;
@@ -136,6 +141,7 @@ impl Tally {
         }
         match (self.compared, self.refusal) {
             (0, Some(refusal)) => Some(refusal.reason().to_string()),
+            (0, None) if self.left > 0 => Some("left to the thread itself".to_string()),
             (0, None) => Some("the time was over before its turn".to_string()),
             _ => None,
         }
@@ -156,6 +162,7 @@ impl Report {
             self.codes += 1;
             self.cases += tally.compared;
             self.faulting_cases += tally.faulting;
+            self.left_to_the_thread += tally.left;
             self.refused_cases += tally.refused;
             self.mismatches += tally.mismatches;
             if tally.mismatches > 0 {
@@ -222,7 +229,7 @@ impl Coverage {
                 None => features::missing(code).is_empty(),
             };
             let verified = tally.is_some_and(|tally| tally.compared > 0);
-            let mut count = |count: &mut Count| {
+            let count = |count: &mut Count| {
                 count.codes += 1;
                 count.emulated += usize::from(emulated);
                 count.native += usize::from(native);

@@ -3,15 +3,16 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess,
-    OpCodeTableKind, OpKind, Register,
+    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpCodeTableKind, OpKind,
+    Register,
 };
 
 use crate::condition::Condition;
 use crate::context::{Context, Execute};
 use crate::families;
-use crate::operand::{Address, Operand};
-use crate::processor::{Processor, Vendor};
+use crate::operand::{Address, Operand, is_canonical};
+use crate::processor::Processor;
+use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
 use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 
@@ -44,27 +45,34 @@ impl Displaced {
 
     /// As [`Displaced::decode`], for a processor of which the caller says what it is.
     pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
-        // With an operand-size prefix AMD's near branches are 16 bits wide; its far ones ignore REX.W.
-        let options = match processor.vendor {
-            Vendor::Amd => DecoderOptions::AMD,
-            Vendor::Intel => DecoderOptions::NONE,
-        };
+        let options = processor.decoder_options();
         let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
-        match decoder.last_error() {
-            DecoderError::None => Self::of(instruction, bytes, processor),
-            DecoderError::NoMoreBytes => Err(Refusal::Truncated { length: bytes.len() }),
-            _ => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+        let error = decoder.last_error();
+        if error == DecoderError::None {
+            let code = instruction.code();
+            let row = table::row(code).ok_or(Refusal::NoRow(code))?;
+            return Self::of(instruction, row, bytes, processor);
+        }
+        match (reserved::raises(bytes, &instruction, error, options), error) {
+            (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
+            (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
+            (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
         }
     }
 
-    fn of(instruction: Instruction, bytes: &[u8], processor: &Processor) -> Result<Displaced, Refusal> {
+    fn of(
+        instruction: Instruction,
+        row: &'static Row,
+        bytes: &[u8],
+        processor: &Processor,
+    ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let row = table::row(code).ok_or(Refusal::NoRow(code))?;
         let execute = if processor.lacks(code.cpuid_features()) {
             families::undefined
         } else {
-            (row.select)(&Form { instruction: &instruction, processor }).ok_or(Refusal::NoForm(code))?
+            (row.select)(&Form { instruction: &instruction, bytes, processor })
+                .ok_or(Refusal::NoForm(code))?
         };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
@@ -113,8 +121,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        let shift = self.sign_bits & 63;
-        ((address << shift) as i64 >> shift) as u64 == address
+        is_canonical(address, self.sign_bits)
     }
 
     /// FOP of an x87 instruction.

@@ -46,8 +46,8 @@ pub(crate) struct Address {
     index: u8,
     scale: u8,
     segment: SegmentBase,
-    /// How many high bits of an offset into FS or GS must be copies of the one below them; zero if only
-    /// the sum with the base must be canonical.
+    /// How many high bits of an offset from FS or GS must be copies of the one below them: AMD's
+    /// processors demand it of the offset, too, and not of the sum only. Zero asks for none.
     offset_sign_bits: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
@@ -111,7 +111,7 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            offset_sign_bits: processor.offset_sign_bits,
+            offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
                 && !matches!(instruction.memory_segment(), Register::FS | Register::GS),
@@ -145,18 +145,22 @@ impl Address {
         self.in_segment(effective, registers)
     }
 
-    /// Adds the base. An offset that is not canonical by itself is returned as it is, to raise the fault.
+    /// An offset that is not canonical is no address, whatever the base: it is left to the check of
+    /// addresses.
     #[inline(always)]
     fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
-        if self.segment == SegmentBase::Zero {
-            return offset;
-        }
-        let shift = self.offset_sign_bits & 63;
-        if ((offset << shift) as i64 >> shift) as u64 != offset {
+        if self.segment == SegmentBase::Zero || !is_canonical(offset, self.offset_sign_bits) {
             return offset;
         }
         offset.wrapping_add(self.segment.base(registers))
     }
+}
+
+/// Whether the `sign_bits` high bits of an address are copies of the one below them.
+#[inline(always)]
+pub(crate) fn is_canonical(address: u64, sign_bits: u8) -> bool {
+    let shift = sign_bits & 63;
+    ((address << shift) as i64 >> shift) as u64 == address
 }
 
 /// The register and the segment of a string instruction's source, else of its destination, which is in

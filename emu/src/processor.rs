@@ -7,7 +7,7 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 use std::sync::OnceLock;
 
-use iced_x86::CpuidFeature as F;
+use iced_x86::{CpuidFeature as F, DecoderOptions};
 
 /// Who made the processor (CPUID leaf 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +32,6 @@ pub(crate) struct Processor {
     pub(crate) null_selector_clears_base: bool,
     /// How many high bits of a canonical address are copies of the one below them.
     pub(crate) sign_bits: u8,
-    /// The same for an offset into FS or GS before the base is added: AMD's processors raise #GP for one
-    /// that is not canonical, whatever the sum. Zero where only the sum counts.
-    pub(crate) offset_sign_bits: u8,
     pub(crate) hypervisor: Hypervisor,
     /// The virtual-machine extensions of Intel.
     pub(crate) vmx: bool,
@@ -125,12 +122,30 @@ impl Bit {
     }
 }
 
-/// Linux uses five-level paging wherever the processor has it.
-fn sign_bits() -> u8 {
-    if LA57.is_set() { 7 } else { 16 }
+/// The options with which iced-x86 decodes as this processor does.
+#[must_use]
+pub fn decoder_options() -> u32 {
+    Processor::get().decoder_options()
 }
 
 impl Processor {
+    /// The options with which iced-x86 decodes as this processor does.
+    pub(crate) fn decoder_options(&self) -> u32 {
+        let option = |option, set| if set { option } else { DecoderOptions::NONE };
+        // With an operand-size prefix near branches are 16 bits wide; far ones ignore REX.W.
+        option(DecoderOptions::AMD, self.vendor == Vendor::Amd)
+            | option(DecoderOptions::NO_MPFX_0FBC, !self.tzcnt)
+            | option(DecoderOptions::NO_MPFX_0FBD, !self.lzcnt)
+    }
+
+    /// How many high bits of an offset from FS or GS must be copies of the one below them.
+    pub(crate) fn offset_sign_bits(&self) -> u8 {
+        match self.vendor {
+            Vendor::Amd => self.sign_bits,
+            Vendor::Intel => 0,
+        }
+    }
+
     /// The one this runs on.
     pub(crate) fn get() -> &'static Processor {
         static PROCESSOR: OnceLock<Processor> = OnceLock::new();
@@ -148,8 +163,8 @@ impl Processor {
             monitorx: MONITORX.is_set(),
             xgetbv1: XGETBV1.is_set(),
             family: family(__cpuid(1)),
-            sign_bits: sign_bits(),
-            offset_sign_bits: if vendor(__cpuid(0)) == Vendor::Amd { sign_bits() } else { 0 },
+            // Linux uses five-level paging wherever the processor has it.
+            sign_bits: if LA57.is_set() { 7 } else { 16 },
             hypervisor: hypervisor(),
             features: features(),
         })

@@ -59,6 +59,8 @@ pub(crate) struct Row {
 /// The shape of an instruction's operands: what selecting a function depends on.
 pub(crate) struct Form<'a> {
     pub(crate) instruction: &'a Instruction,
+    /// The instruction, and maybe more: for what the decoded instruction does not tell.
+    pub(crate) bytes: &'a [u8],
     pub(crate) processor: &'a Processor,
 }
 
@@ -101,6 +103,18 @@ impl Form<'_> {
             Shape::Memory | Shape::String => self.instruction.memory_size().size(),
             Shape::None | Shape::Immediate => 0,
         }
+    }
+
+    /// All its prefixes, legacy and REX.
+    pub(crate) fn prefixes(&self) -> impl DoubleEndedIterator<Item = u8> {
+        let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+        let end = self.bytes.iter().position(|byte| !is_prefix(byte)).unwrap_or(0);
+        self.bytes.iter().take(end).copied()
+    }
+
+    /// The last of its REP (F3) and REPNE (F2) prefixes.
+    pub(crate) fn repeat_prefix(&self) -> Option<u8> {
+        self.prefixes().rev().find(|byte| matches!(byte, 0xf2 | 0xf3))
     }
 
     /// Whether it has a LOCK prefix.

@@ -7,6 +7,7 @@ use nix::sys::ptrace;
 
 use crate::memory::Accessor;
 use crate::sys;
+use crate::xstate::{self, Xstate};
 
 /// Performs displaced instructions on the state of one thread.
 pub(crate) trait Executor {
@@ -20,9 +21,8 @@ pub(crate) trait Executor {
 /// What the ptrace executor cannot provide for `displaced`, if anything.
 pub(crate) fn lacks(displaced: &Displaced) -> Option<&'static str> {
     let touches = displaced.touches();
-    if touches.intersects(Touches::EXTENDED) {
-        // `Ptrace::execute` is where NT_X86_XSTATE will be fetched and stored.
-        return Some("extended state, which is not fetched yet");
+    if let Some(needs) = xstate::lacks(touches) {
+        return Some(needs);
     }
     if touches.contains(Touches::SHADOW_STACK) && is_shadow_stack_instruction(displaced.code()) {
         return Some("the shadow stack, which is not fetched yet");
@@ -45,11 +45,13 @@ pub(crate) struct Fetched {
     kernel: user_regs_struct,
     /// The register file, to be changed at will; [`Fetched::store`] stores the difference.
     pub(crate) file: Box<Registers>,
+    /// The extended state, fetched only for instructions that touch it.
+    extended: Xstate,
 }
 
 impl Fetched {
     pub(crate) fn new() -> Fetched {
-        Fetched { kernel: sys::no_registers(), file: Box::default() }
+        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::default() }
     }
 
     /// Fetches the registers of `tid`.
@@ -145,9 +147,16 @@ pub(crate) struct Ptrace<'a> {
 
 impl Executor for Ptrace<'_> {
     fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception> {
-        let result = displaced.execute(&mut self.registers.file, &mut self.memory);
-        // A failure means that the thread was killed; nobody will miss the registers.
-        let _ = self.registers.store(self.memory.tid);
+        let tid = self.memory.tid;
+        let Fetched { file, extended, .. } = &mut *self.registers;
+        let extended = displaced.touches().intersects(Touches::EXTENDED).then_some(extended);
+        // Failures mean that the thread was killed; nobody will miss its registers.
+        let extended = extended.and_then(|extended| extended.fetch(tid, file).is_ok().then_some(extended));
+        let result = displaced.execute(file, &mut self.memory);
+        if let Some(extended) = extended {
+            let _ = extended.store(tid, file);
+        }
+        let _ = self.registers.store(tid);
         result
     }
 }

@@ -4,11 +4,17 @@
 //! [`Locate`], and a handler that is called with a [`Hit`] each time a thread gets there. Then the displaced
 //! instruction is emulated, and the thread goes on: nothing is single-stepped, nothing injected.
 
+pub mod census;
+pub mod code;
+pub mod elf;
 pub mod error;
 pub mod event;
+pub mod glob;
 pub mod hit;
 pub mod locate;
 pub mod maps;
+pub mod resolve;
+pub mod spec;
 
 mod affinity;
 mod executor;
@@ -24,6 +30,7 @@ mod space;
 mod stop;
 mod sys;
 mod trap;
+mod xstate;
 
 pub use error::{AttachError, ProbeError};
 pub use event::{Counters, Event, ProbeReport};

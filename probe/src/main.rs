@@ -1,2 +1,9 @@
 //! The `stepless` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+mod command;
+
+fn main() -> ExitCode {
+    command::main()
+}

@@ -191,7 +191,9 @@ impl UserMemory for Accessor<'_> {
     }
 
     /// Nothing outside the target can make an atomic access to its memory, so the other threads that share
-    /// it are stopped for the duration. Processes that share the page by a MAP_SHARED mapping are not.
+    /// it are stopped for the duration. Processes that share the page by a MAP_SHARED mapping are not; and a
+    /// thread that waits in one of the system calls that signal(7) lists under "Interruption of system calls
+    /// by stop signals" sees that call fail with EINTR.
     fn update(
         &mut self,
         address: u64,

@@ -81,7 +81,11 @@ pub(crate) struct Probe {
 /// A target process, or several, and the probes in them.
 ///
 /// It belongs to the thread that made it, as ptrace does, and reaps that thread's children. Dropping it
-/// detaches.
+/// detaches. The signal SIGRTMAX-3 is its own: it wakes the session when it is to stop.
+///
+/// Where a target uses SIGTRAP itself: the kernel forces a breakpoint's SIGTRAP through, so a handler is lost
+/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The mask is put right where the
+/// thread blocked SIGTRAP when it was attached or created.
 pub struct Session {
     pub(crate) threads: Threads,
     pub(crate) spaces: HashMap<SpaceId, Space>,

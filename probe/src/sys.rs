@@ -250,3 +250,32 @@ pub(crate) fn poke_user(tid: i32, index: usize, value: u64) -> Result<()> {
     let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, index * 8, value) };
     Errno::result(result).map(drop)
 }
+
+/// The state components that the kernel has enabled, if it uses XSAVE.
+pub(crate) fn xcr0() -> Option<u64> {
+    #[target_feature(enable = "xsave")]
+    fn read() -> u64 {
+        // SAFETY: XCR0 always exists where XGETBV does.
+        unsafe { std::arch::x86_64::_xgetbv(0) }
+    }
+    // SAFETY: the detection includes OSXSAVE, without which XGETBV is not enabled.
+    std::arch::is_x86_feature_detected!("xsave").then(|| unsafe { read() })
+}
+
+const NT_X86_XSTATE: usize = 0x202;
+
+/// `PTRACE_GETREGSET` of `NT_X86_XSTATE`; returns how many bytes the image has.
+pub(crate) fn get_xstate(tid: i32, image: &mut [u8]) -> Result<usize> {
+    let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+    // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
+    let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut vector) };
+    Errno::result(result).map(|_| vector.iov_len)
+}
+
+/// `PTRACE_SETREGSET` of `NT_X86_XSTATE`.
+pub(crate) fn set_xstate(tid: i32, image: &mut [u8]) -> Result<()> {
+    let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+    // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
+    let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw mut vector) };
+    Errno::result(result).map(drop)
+}

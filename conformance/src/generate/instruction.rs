@@ -1,8 +1,8 @@
 //! Instructions of every operand shape, by iced-x86's encoder.
 
 use iced_x86::{
-    Code, Decoder, DecoderError, DecoderOptions, Encoder, EncodingKind, Instruction, OpCodeInfo,
-    OpCodeOperandKind as Kind, OpKind, Register, RoundingControl,
+    Code, Decoder, DecoderError, Encoder, EncodingKind, Instruction, OpCodeInfo, OpCodeOperandKind as Kind,
+    OpKind, Register, RoundingControl,
 };
 
 use super::values;
@@ -13,6 +13,9 @@ use crate::rng::Rng;
 const LONGEST: usize = 15;
 /// How many times a shape is drawn until the encoder takes one.
 const ATTEMPTS: usize = 40;
+
+/// What INT would make a system call with.
+const SYSTEM_CALL: u8 = 0x80;
 
 /// An encoded instruction.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +53,7 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Encoded> {
     if bytes.len() > LONGEST {
         return None;
     }
-    let mut decoder = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(64, bytes, ip, emu::decoder_options());
     let instruction = decoder.decode();
     if decoder.last_error() != DecoderError::None || instruction.len() != bytes.len() {
         return None;
@@ -91,18 +94,11 @@ fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
         bytes.extend_from_slice(&old[at..]);
         if let Some(longer) = decode(&bytes, ip)
             && longer.instruction.code() == found.instruction.code()
-            && !changes_branch(&longer.instruction, prefix)
         {
             best = longer;
         }
     }
     best
-}
-
-/// AMD's processors take 66 before a near branch as a 16-bit operand size where Intel's and iced-x86 ignore
-/// it.
-fn changes_branch(instruction: &Instruction, prefix: u8) -> bool {
-    prefix == 0x66 && instruction.op_count() > 0 && instruction.op0_kind() == OpKind::NearBranch64
 }
 
 /// An instruction with drawn operands; not every one can be encoded.
@@ -116,6 +112,9 @@ fn shape(code: Code, ip: u64, rng: &mut Rng) -> Instruction {
     }
     if memory && info.can_use_lock_prefix() && rng.chance(40) {
         instruction.set_has_lock_prefix(true);
+    }
+    if code == Code::Int_imm8 && instruction.immediate8() == SYSTEM_CALL {
+        instruction.set_immediate8(SYSTEM_CALL + 1);
     }
     repeat_prefixes(&mut instruction, info, rng);
     if info.encoding() == EncodingKind::EVEX {

@@ -6,6 +6,7 @@
 mod address;
 mod instruction;
 mod state;
+mod system;
 mod values;
 
 pub(crate) use address::linear;
@@ -14,8 +15,8 @@ use emu::Registers;
 use emu::registers::gpr;
 use emu::xsave::Layout;
 use iced_x86::{
-    Code, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic,
-    OpKind, Register,
+    Code, CpuidFeature, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
+    Mnemonic, OpKind, Register,
 };
 
 use crate::oracle::places::{SLOTS, WRITABLE};
@@ -31,6 +32,12 @@ pub struct Sample {
     pub instruction: Instruction,
     /// The instruction's address.
     pub ip: u64,
+}
+
+impl AsRef<Case> for Sample {
+    fn as_ref(&self) -> &Case {
+        &self.case
+    }
 }
 
 impl Sample {
@@ -70,7 +77,7 @@ impl Generator {
         let ip = Case::ip(high, (number % SLOTS as u64) as usize);
         let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
         let instruction = encoded.instruction;
-        let registers = state::registers(&self.layout, self.mxcsr_mask, rng);
+        let registers = state::registers(&self.layout, self.mxcsr_mask, is_wide(code), rng);
         let mut case = Case {
             bytes: encoded.bytes,
             length: encoded.length,
@@ -113,16 +120,46 @@ impl Generator {
             bit_offset(&mut case.registers, instruction, rng);
             let _ = start;
         }
+        system::operands(case, instruction, last, rng);
     }
 }
+
+/// Whether an encoding may look at x87, MMX, vector or mask registers.
+fn is_wide(code: Code) -> bool {
+    code.cpuid_features().iter().any(|feature| !GENERAL.contains(feature))
+}
+
+/// Features whose instructions have to do with general registers only.
+const GENERAL: [CpuidFeature; 17] = [
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::X64,
+    CpuidFeature::CMOV,
+    CpuidFeature::CX8,
+    CpuidFeature::CMPXCHG16B,
+    CpuidFeature::BMI1,
+    CpuidFeature::BMI2,
+    CpuidFeature::ADX,
+    CpuidFeature::MOVBE,
+    CpuidFeature::POPCNT,
+    CpuidFeature::LZCNT,
+    CpuidFeature::MULTIBYTENOP,
+    CpuidFeature::FSGSBASE,
+];
 
 /// How the instruction is made to stop.
 fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {
     match (instruction.flow_control(), instruction.mnemonic()) {
         // A trap of its own, or an image of the flags with TF in it: TF would be in the way.
-        (FlowControl::Interrupt, _) | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq) => {
+        (FlowControl::Interrupt, _)
+        | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Popf | Mnemonic::Popfq) => {
             Mode::Straight
         }
+        // After these the processor stops one instruction too late.
+        _ if system::skips_a_step(instruction) => Mode::Straight,
         // Nothing after it runs under the new rights, the jump back included.
         (FlowControl::Next, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => Mode::Step,
         (FlowControl::Next | FlowControl::Exception, _) if !rng.chance(4) => Mode::Straight,

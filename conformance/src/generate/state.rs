@@ -5,13 +5,14 @@ use emu::xsave::Layout;
 use emu::{Mxcsr, Registers, Rflags};
 
 use super::{address, values};
-use crate::oracle::places::{LOW, STACK, TOP};
+use crate::oracle::places::{CODE_LOW, LOW, STACK, TOP};
 use crate::oracle::{Memory, USER_CS, USER_SS};
 use crate::rng::Rng;
 
 /// Contents for all of memory.
 pub(crate) fn memory(memory: &mut Memory, rng: &mut Rng) {
-    for stretch in memory.chunks_exact_mut(64) {
+    let data = &mut memory[..CODE_LOW.offset];
+    for stretch in data.chunks_exact_mut(64) {
         let lanes = values::Lanes::draw(rng);
         for quad in stretch.chunks_exact_mut(8) {
             quad.copy_from_slice(&lanes.quad(rng).to_le_bytes());
@@ -19,8 +20,9 @@ pub(crate) fn memory(memory: &mut Memory, rng: &mut Rng) {
     }
 }
 
-/// A complete register file, before anything is known of the instruction.
-pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, rng: &mut Rng) -> Registers {
+/// A complete register file, before anything is known of the operands. Unless `wide` the instruction does
+/// not look at x87 and vector registers: these are random, not interesting.
+pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, wide: bool, rng: &mut Rng) -> Registers {
     let mut registers = Registers { rflags: flags(rng), ..Default::default() };
     for register in &mut registers.gpr {
         *register = general(rng);
@@ -32,7 +34,7 @@ pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, rng: &mut Rng) -> Regi
     registers.gs_base = base(rng);
     // Key 0 is the one that all pages have; without it nothing runs.
     registers.pkru = if layout.pkru.is_some() { rng.u64() as u32 & !3 } else { 0 };
-    extended(&mut registers.extended, layout, mxcsr_mask, rng);
+    extended(&mut registers.extended, layout, mxcsr_mask, wide, rng);
     registers
 }
 
@@ -61,7 +63,7 @@ fn flags(rng: &mut Rng) -> Rflags {
     flags
 }
 
-fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, rng: &mut Rng) {
+fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, wide: bool, rng: &mut Rng) {
     extended.mxcsr = mxcsr(rng) & Mxcsr::from_bits_retain(mxcsr_mask);
     x87(&mut extended.x87, rng);
     let quads = match (layout.avx, layout.zmm_hi256) {
@@ -71,7 +73,7 @@ fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, rng: &mut
     };
     let count = if layout.hi16_zmm.is_some() { 32 } else { 16 };
     for vector in &mut extended.vector[..count] {
-        let lanes = values::Lanes::draw(rng);
+        let lanes = if wide { values::Lanes::draw(rng) } else { values::Lanes::Random };
         *vector = Vector::default();
         for quad in &mut vector.0[..quads] {
             *quad = lanes.quad(rng);

@@ -6,7 +6,10 @@ use crate::rng::Rng;
 
 /// An integer that is interesting at a width of up to `bits`, with anything in the bits above.
 pub(crate) fn integer(bits: u32, rng: &mut Rng) -> u64 {
-    let width = match rng.below(8) {
+    // One draw decides everything but the random values themselves.
+    let choice = rng.u64();
+    let small = choice >> 40 & 63;
+    let width = match choice & 7 {
         0..5 => bits,
         5 => 8,
         6 => 16,
@@ -15,24 +18,46 @@ pub(crate) fn integer(bits: u32, rng: &mut Rng) -> u64 {
     .clamp(1, 64);
     let mask = u64::MAX >> (64 - width);
     let sign = 1u64 << (width - 1);
-    let value = match rng.below(20) {
-        0 => 0,
-        1 => 1,
-        2 => mask,
-        3 => sign,
-        4 => sign - 1,
-        5 => sign.wrapping_add(1),
-        6 => mask.wrapping_sub(1),
-        7 | 8 => rng.below(64),
-        9 => 0u64.wrapping_sub(rng.below(64)),
-        10 => 1 << rng.below(64),
-        11 => (1u64 << rng.below(64)).wrapping_sub(1),
-        12 => !(1u64 << rng.below(64)),
-        13 => 0x0f0f_0f0f_0f0f_0f0f_u64.rotate_left(rng.below(8) as u32),
-        14 => rng.u64() & rng.u64() & rng.u64(),
+    let value = match choice >> 8 & 31 {
+        0 | 1 => 0,
+        2 => 1,
+        3 | 4 => mask,
+        5 => sign,
+        6 => sign - 1,
+        7 => sign.wrapping_add(1),
+        8 => mask.wrapping_sub(1),
+        9..12 => small,
+        12 => 0u64.wrapping_sub(small),
+        13 | 14 => 1 << small,
+        15 => (1u64 << small).wrapping_sub(1),
+        16 => !(1u64 << small),
+        17 => 0x0f0f_0f0f_0f0f_0f0f_u64.rotate_left(small as u32),
+        18 => rng.u64() & rng.u64() & rng.u64(),
         _ => rng.u64(),
     };
-    if rng.chance(60) { value & mask } else { value }
+    if choice >> 16 & 7 < 5 { value & mask } else { value }
+}
+
+/// 64 bits whose elements of `bits` bits are now and then interesting.
+fn packed(bits: u32, rng: &mut Rng) -> u64 {
+    let mask = u64::MAX >> (64 - bits);
+    let sign = 1u64 << (bits - 1);
+    let (mut quad, choices) = (rng.u64(), rng.u64());
+    for lane in 0..64 / bits {
+        let value = match choices >> (8 * (lane & 7)) & 31 {
+            0 | 1 => 0,
+            2 => 1,
+            3 | 4 => mask,
+            5 => sign,
+            6 => sign - 1,
+            7 => sign + 1,
+            8 => mask - 1,
+            9 => quad >> (lane * bits) & 15,
+            _ => continue,
+        };
+        quad = quad & !(mask << (lane * bits)) | (value & mask) << (lane * bits);
+    }
+    quad
 }
 
 /// A sign-extended number of `bits` bits.
@@ -163,6 +188,7 @@ pub(crate) fn extended(rng: &mut Rng) -> Float80 {
 /// What the 64-bit parts of one vector register, or of a stretch of memory, hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
+    Random,
     Integer(u32),
     Half,
     Single,
@@ -194,7 +220,8 @@ impl Lanes {
             (0..64 / bits).fold(0, |quad, lane| quad | (element() & mask) << (lane * bits))
         };
         match self {
-            Lanes::Integer(bits) => repeat(bits, &mut || integer(bits, rng)),
+            Lanes::Random => rng.u64(),
+            Lanes::Integer(bits) => packed(bits, rng),
             Lanes::Half => repeat(16, &mut || u64::from(half(rng))),
             Lanes::Single => repeat(32, &mut || u64::from(single(rng))),
             Lanes::Double => double(rng),

@@ -167,13 +167,17 @@ impl Run {
         let result = displaced.execute(&mut after.registers, &mut memory);
         let writes = memory.into_writes();
         match result {
-            Ok(Outcome::Next | Outcome::NextInhibited | Outcome::Again) => {}
-            Ok(Outcome::Native) => {
-                self.native(format!("{:?}", displaced.code()));
-                return Ok(None);
-            }
+            Ok(Outcome::Next | Outcome::Again) => {}
             Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
                 self.native("system call");
+                return Ok(None);
+            }
+            Ok(Outcome::NextInhibited) => {
+                self.native("a step goes one instruction too far");
+                return Ok(None);
+            }
+            Ok(Outcome::Native) => {
+                self.native("left to the thread");
                 return Ok(None);
             }
             Err(_) => {}

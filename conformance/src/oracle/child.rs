@@ -68,6 +68,12 @@ pub struct Case {
     pub patches: Vec<Patch>,
 }
 
+impl AsRef<Case> for Case {
+    fn as_ref(&self) -> &Case {
+        self
+    }
+}
+
 impl Case {
     /// The instruction's address as the batch's case number `index`.
     #[must_use]
@@ -203,14 +209,14 @@ impl Oracle {
     ///
     /// # Errors
     /// A case that the child did not survive, or that could not be run. A new child is ready then.
-    pub fn run(&mut self, memory: &mut Memory, cases: &[Case]) -> Result<Vec<Observed>, Error> {
+    pub fn run<C: AsRef<Case>>(&mut self, memory: &mut Memory, cases: &[C]) -> Result<Vec<Observed>, Error> {
         let cases = &cases[..cases.len().min(SLOTS)];
-        for (index, case) in cases.iter().enumerate() {
+        for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
             write_code(&mut memory[CODE_LOW.offset + index * SLOT..][..SLOT], case);
         }
         let bytes = self.shared.bytes_mut();
         bytes[shared::IMAGE..shared::IMAGE + IMAGE_LENGTH].copy_from_slice(memory);
-        for (index, case) in cases.iter().enumerate() {
+        for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
             let start = shared::INPUTS + index * shared::INPUT_STRIDE;
             let place = &mut bytes[start..start + shared::INPUT_STRIDE];
             write_input(place, case, Case::ip(case.high, index), &self.layout)
@@ -221,7 +227,7 @@ impl Oracle {
         self.finish()?;
 
         let mut observations = Vec::with_capacity(cases.len());
-        for (index, case) in cases.iter().enumerate() {
+        for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
             let start = shared::OUTPUTS + index * shared::OUTPUT_STRIDE;
             let place = &self.shared.bytes()[start..start + shared::OUTPUT_STRIDE];
             let observed = read_output(place, case, Case::ip(case.high, index), &self.layout)

@@ -4,7 +4,9 @@ use iced_x86::Mnemonic;
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
+use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -58,7 +60,8 @@ fn jcc(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.condition() { c.branch(c.displaced.immediate) } else { Ok(Outcome::Next) }
 }
 
-/// LOOP and its like count RCX down, or ECX, without writing flags.
+/// LOOP and its like count RCX down, or ECX, without writing flags. To AMD's processors a repeat prefix
+/// of LOOPE or LOOPNE says which of the two it is.
 fn select_loop(form: &Form<'_>) -> Option<Execute> {
     fn count<W: Width>(c: &mut Context<'_>, wanted: Option<bool>) -> Result<Outcome, Exception> {
         let count = c.general::<W>(gpr::RCX).wrapping_sub(W::truncate(1));
@@ -68,14 +71,20 @@ fn select_loop(form: &Form<'_>) -> Option<Execute> {
         c.set_general(gpr::RCX, count);
         Ok(outcome)
     }
+    let repeat = form.repeat_prefix().filter(|_| form.processor.vendor == Vendor::Amd);
+    let wanted = match (form.instruction.mnemonic(), repeat) {
+        (Mnemonic::Loop, _) => None,
+        (_, Some(prefix)) => Some(prefix == 0xf3),
+        (mnemonic, None) => Some(mnemonic == Mnemonic::Loope),
+    };
     let wide = form.instruction.op_code().address_size() == 64;
-    Some(match (form.instruction.mnemonic(), wide) {
-        (Mnemonic::Loop, true) => |c| count::<u64>(c, None),
-        (Mnemonic::Loop, false) => |c| count::<u32>(c, None),
-        (Mnemonic::Loope, true) => |c| count::<u64>(c, Some(true)),
-        (Mnemonic::Loope, false) => |c| count::<u32>(c, Some(true)),
-        (_, true) => |c| count::<u64>(c, Some(false)),
-        (_, false) => |c| count::<u32>(c, Some(false)),
+    Some(match (wanted, wide) {
+        (None, true) => |c| count::<u64>(c, None),
+        (None, false) => |c| count::<u32>(c, None),
+        (Some(true), true) => |c| count::<u64>(c, Some(true)),
+        (Some(true), false) => |c| count::<u32>(c, Some(true)),
+        (Some(false), true) => |c| count::<u64>(c, Some(false)),
+        (Some(false), false) => |c| count::<u32>(c, Some(false)),
     })
 }
 
@@ -125,8 +134,12 @@ fn call_indirect<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 
 #[inline(always)]
 fn call_near<W: Width>(c: &mut Context<'_>, target: u64, shadowed: bool) -> Result<Outcome, Exception> {
-    c.check_branch(target)?;
     let rsp = c.registers.gpr[gpr::RSP];
+    if let Err(exception) = c.check_branch(target) {
+        // The stack is looked at first, but not written.
+        c.load::<W>(rsp.wrapping_sub(W::BYTES as u64), Access::Write, true)?;
+        return Err(exception);
+    }
     let next = c.registers.rip;
     c.push(W::truncate(next))?;
     if shadowed && let Err(exception) = near_push(c, next) {

@@ -5,6 +5,7 @@ use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
@@ -92,8 +93,11 @@ fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
             _ => None,
         }
     }
+    // MOVSXD with a 16-bit operand is to be avoided, says the manual; AMD's processors read 32 bits for it.
+    let wider = form.size(0) == 2 && form.size(1) == 2 && form.processor.vendor == Vendor::Amd;
     match form.size(1) {
         1 => from::<u8, X>(form),
+        2 if wider => from::<u32, X>(form),
         2 => from::<u16, X>(form),
         4 => from::<u32, X>(form),
         _ => None,

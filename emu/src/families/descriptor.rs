@@ -4,7 +4,7 @@
 //! The descriptors of the GDT are the same for every process on a Linux system, so the processor is
 //! asked about them here. Those of the LDT and the three for thread-local storage are the thread's own.
 
-use crate::context::Context;
+use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::answers;
 use crate::operand::Kind;
@@ -12,21 +12,22 @@ use crate::outcome::Outcome;
 use crate::processor::Processor;
 use crate::registers::Rflags;
 use crate::shape::row;
-use crate::table::{Flags, Row};
-use crate::width::Width;
+use crate::table::{Flags, Form, Row};
+use crate::width::{Width, by_width};
 
 use super::arith::flag;
+use super::system::privileged;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Lar, Wide, Flags::empty(), lar),
     row!(Lsl, Wide, Flags::THIS_CORE, lsl),
     row!(Verr, Whole, Flags::empty(), |c| verify(c, Rights::is_readable)),
     row!(Verw, Whole, Flags::empty(), |c| verify(c, Rights::is_writable)),
-    row!(Sgdt, Whole, Flags::THIS_CORE, |c| store_table(c, answers::sgdt())),
-    row!(Sidt, Whole, Flags::THIS_CORE, |c| store_table(c, answers::sidt())),
-    row!(Sldt, Wide, Flags::empty(), sldt),
-    row!(Str, Wide, Flags::THIS_CORE, str),
-    row!(Smsw, Wide, Flags::empty(), smsw),
+    row!(Sgdt, Select, Flags::THIS_CORE, |form| stored(form, |c| store(c, &answers::sgdt()))),
+    row!(Sidt, Select, Flags::THIS_CORE, |form| stored(form, |c| store(c, &answers::sidt()))),
+    row!(Sldt, Select, Flags::empty(), |form| stored(form, by_width!(form.size(0), sldt)?)),
+    row!(Str, Select, Flags::THIS_CORE, |form| stored(form, by_width!(form.size(0), str)?)),
+    row!(Smsw, Select, Flags::empty(), |form| stored(form, by_width!(form.size(0), smsw)?)),
 ];
 
 /// What a selector names, as far as it can be known here.
@@ -139,8 +140,15 @@ fn verify(c: &mut Context<'_>, holds: fn(Rights) -> bool) -> Result<Outcome, Exc
     Ok(Outcome::Next)
 }
 
-fn store_table(c: &mut Context<'_>, table: [u8; 10]) -> Result<Outcome, Exception> {
-    store(c, &table)
+/// Under UMIP these fault, and the kernel answers: but only those that it can decode, which are not
+/// those with more than four different prefixes or with a REX prefix that is not the last one.
+fn stored(form: &Form<'_>, execute: Execute) -> Option<Execute> {
+    let mut legacy: Vec<u8> = form.prefixes().take_while(|byte| byte & 0xf0 != 0x40).collect();
+    let rex = form.prefixes().count() - legacy.len();
+    legacy.sort_unstable();
+    legacy.dedup();
+    let decoded = legacy.len() <= 4 && rex <= 1;
+    Some(if form.processor.umip && !decoded { privileged } else { execute })
 }
 
 fn sldt<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -155,11 +163,18 @@ fn smsw<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     store_register(c, W::truncate(answers::smsw()))
 }
 
+/// A register gets as many bytes as the operand has; the kernel leaves the upper half of it alone.
 fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Exception> {
-    if c.displaced.operand[0].kind == Kind::Memory {
+    let operand = c.displaced.operand[0];
+    if operand.kind == Kind::Memory {
         return store(c, &value.zero_extend().to_le_bytes()[..W::BYTES]);
     }
-    c.write(0, value)?;
+    let before = operand.get::<u64>(c.registers);
+    operand.set(c.registers, value);
+    if W::BITS == 32 && Processor::get().umip {
+        let kept = before & !0xffff_ffff;
+        operand.set(c.registers, kept | value.zero_extend());
+    }
     Ok(after_store())
 }
 

@@ -6,7 +6,9 @@ use crate::exception::Exception;
 use crate::families::arith::{add, cmp, flag};
 use crate::families::data::read_to_write;
 use crate::memory::Access;
+use crate::operand::Kind;
 use crate::outcome::Outcome;
+use crate::processor::{Processor, Vendor};
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -41,7 +43,7 @@ fn xadd<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let dst = read_to_write::<W>(c, 0)?;
     let src = c.read::<W>(1)?;
     let (sum, flags) = add(dst, src, c.registers.rflags);
-    if c.displaced.operand[0].kind == crate::operand::Kind::Memory {
+    if c.displaced.operand[0].kind == Kind::Memory {
         c.write(0, sum)?;
         c.write(1, dst)?;
     } else {
@@ -73,7 +75,10 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if accumulator == dst {
         c.write(0, src)?;
     } else {
-        c.write(0, dst)?;
+        // AMD's processors leave a register alone, upper half included.
+        if c.displaced.operand[0].kind == Kind::Memory || Processor::get().vendor != Vendor::Amd {
+            c.write(0, dst)?;
+        }
         c.set_general(gpr::RAX, dst);
     }
     c.registers.rflags = cmp(accumulator, dst, c.registers.rflags);

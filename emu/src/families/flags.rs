@@ -20,7 +20,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Sahf, Whole, Flags::empty(), sahf),
     row!([Pushf, Pushfq], Select, Flags::STACK, select_pushf),
     row!([Popf, Popfq], Select, Flags::STACK, select_popf),
-    row!([Nop, Reservednop, Pause, Endbr32, Endbr64], Whole, Flags::empty(), nop),
+    row!([Nop, Reservednop, Endbr32, Endbr64], Whole, Flags::empty(), nop),
+    row!(Pause, Select, Flags::empty(), select_pause),
 ];
 
 #[inline(always)]
@@ -52,6 +53,26 @@ fn sahf(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// A memory operand is not accessed.
 fn nop(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
+}
+
+/// With REX.B it is an exchange of R8 and RAX, to which REP means nothing.
+fn select_pause(form: &Form<'_>) -> Option<Execute> {
+    fn xchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let (rax, r8) = (c.general::<W>(gpr::RAX), c.general::<W>(gpr::R8));
+        c.set_general(gpr::RAX, r8);
+        c.set_general(gpr::R8, rax);
+        Ok(Outcome::Next)
+    }
+    const REX_W: u8 = 8;
+    const REX_B: u8 = 1;
+    let rex = form.prefixes().last().filter(|byte| byte & 0xf0 == 0x40).unwrap_or(0);
+    let narrow = form.prefixes().any(|byte| byte == 0x66);
+    Some(match (rex & REX_B != 0, rex & REX_W != 0, narrow) {
+        (false, _, _) => nop,
+        (true, true, _) => xchg::<u64>,
+        (true, false, true) => xchg::<u16>,
+        (true, false, false) => xchg::<u32>,
+    })
 }
 
 fn select_pushf(form: &Form<'_>) -> Option<Execute> {

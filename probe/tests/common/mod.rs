@@ -19,7 +19,8 @@ pub(crate) fn compile(name: &str, flags: &[&str]) -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(format!("{name}.c"));
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+    let directory =
+        Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp")).join(std::process::id().to_string());
     fs::create_dir_all(&directory).unwrap();
     let program = directory.join(format!("{name}-{number}"));
     let status = Command::new("cc")

@@ -3,6 +3,7 @@
 pub(super) mod arithmetic;
 pub(super) mod compare;
 pub(super) mod control;
+pub(super) mod state;
 pub(super) mod transcendental;
 pub(super) mod transfer;
 

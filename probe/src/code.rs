@@ -1,0 +1,132 @@
+//! Instruction by instruction through the code of a file.
+
+use emu::{Displaced, Refusal};
+use iced_x86::{Decoder, DecoderOptions};
+
+use crate::elf::{CodeRange, Elf, Function};
+
+/// One place where an instruction begins, and what `emu` says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Instruction {
+    /// The virtual address, before relocation.
+    pub address: u64,
+    /// How many bytes to the next one; one where there is none.
+    pub length: usize,
+    /// The instruction, or why it cannot be emulated.
+    pub displaced: Result<Displaced, Refusal>,
+}
+
+/// Goes through `bytes`, which lie at `address`, from one instruction to the next.
+///
+/// Bytes that are no instruction are passed one by one, each as an [`Instruction`] that is refused.
+pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
+    let mut rest = bytes;
+    let mut address = address;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let displaced = Displaced::decode(rest, address);
+        let length = match &displaced {
+            Ok(displaced) => displaced.length(),
+            Err(_) => length(rest),
+        };
+        let instruction = Instruction { address, length, displaced };
+        rest = rest.get(length.max(1)..).unwrap_or_default();
+        address = address.wrapping_add(length.max(1) as u64);
+        Some(instruction)
+    })
+}
+
+/// The length of the instruction at the start of `bytes`, one where it is none.
+fn length(bytes: &[u8]) -> usize {
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    if instruction.is_invalid() { 1 } else { instruction.len() }
+}
+
+/// The instructions of `function`.
+pub fn of_function<'elf>(
+    elf: &'elf Elf,
+    function: &Function,
+) -> impl Iterator<Item = Instruction> + use<'elf> {
+    let bytes = elf.code_at(function.address);
+    let size = usize::try_from(function.size).unwrap_or(usize::MAX).min(bytes.len());
+    sweep(bytes.get(..size).unwrap_or_default(), function.address)
+}
+
+/// The instructions of `range`: a linear sweep that begins anew at each function, so that data between two
+/// functions cannot hide where the second begins.
+pub fn of_range<'elf>(
+    elf: &'elf Elf,
+    range: &'elf CodeRange,
+) -> impl Iterator<Item = Instruction> + use<'elf> {
+    let bytes = elf.bytes(range);
+    let within = move |address: u64| {
+        let distance = address.checked_sub(range.address)?;
+        usize::try_from(distance).ok().filter(|&distance| distance < bytes.len())
+    };
+    let starts = elf.functions().iter().filter_map(move |function| within(function.address));
+    let mut ends = starts.filter(|&start| start != 0).chain(std::iter::once(bytes.len())).peekable();
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let end = ends.next()?;
+        let part = bytes.get(start..end).unwrap_or_default();
+        let address = range.address + start as u64;
+        start = end;
+        Some(sweep(part, address))
+    })
+    .flatten()
+}
+
+/// Whether an instruction begins at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// One begins there.
+    Yes,
+    /// It lies inside the instruction that begins at `start`.
+    Inside {
+        /// How many bytes after the start of the function that instruction begins.
+        start: u64,
+        /// The name of the function that both are in.
+        function: String,
+    },
+    /// No function is known to lie there, so nobody can tell.
+    Unknown,
+}
+
+/// Whether an instruction begins at virtual address `address`, counted from the start of its function.
+#[must_use]
+pub fn boundary(elf: &Elf, address: u64) -> Boundary {
+    let Some(function) = elf.function_at(address) else { return Boundary::Unknown };
+    let last = of_function(elf, function).take_while(|instruction| instruction.address <= address).last();
+    match last {
+        Some(instruction) if instruction.address != address => {
+            let start = instruction.address.wrapping_sub(function.address);
+            Boundary::Inside { start, function: function.name().to_owned() }
+        }
+        Some(_) => Boundary::Yes,
+        None => Boundary::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_passes_every_byte_once() {
+        // nop; an undefined opcode; mov $1,%eax; half an instruction.
+        let bytes = [0x90, 0x06, 0xb8, 1, 0, 0, 0, 0xb8, 1];
+        let found: Vec<_> = sweep(&bytes, 0x1000).map(|found| (found.address, found.length)).collect();
+        assert_eq!(found, [(0x1000, 1), (0x1001, 1), (0x1002, 5), (0x1007, 1), (0x1008, 1)]);
+        let refusals: Vec<_> = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.err()).collect();
+        assert!(refusals.contains(&Refusal::Invalid { first: 0x06 }), "{refusals:?}");
+        assert!(refusals.contains(&Refusal::Truncated { length: 2 }), "{refusals:?}");
+    }
+
+    #[test]
+    fn a_sweep_ends_at_the_end_of_the_address_space() {
+        assert_eq!(sweep(&[0x90; 4], u64::MAX - 1).count(), 4);
+    }
+}

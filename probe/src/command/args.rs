@@ -1,0 +1,138 @@
+//! The arguments of each command.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const PROBES: &str = "\
+PROBE is one of
+  OBJECT:SYMBOL[+OFF]  an instruction of a function; OBJECT is a path, a file name or a SONAME
+  OBJECT:SYMBOL/*      each instruction of a function; SYMBOL may be a pattern with * and ?
+  OBJECT:0xOFFSET      a file offset
+  0xADDR               an address, with -p";
+
+/// Probes any user-space instruction of a Linux/x86-64 process by emulating it.
+#[derive(Debug, Parser)]
+#[command(name = "stepless", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print one event per hit, and a summary at the end.
+    #[command(after_help = PROBES)]
+    Trace(Watch),
+    /// Count hits, and print only the summary.
+    #[command(after_help = PROBES)]
+    Stat(Watch),
+    /// List the functions of a file or a process, or their instructions.
+    List(List),
+    /// Say what one instruction does, or why it cannot be probed.
+    #[command(after_help = PROBES)]
+    Explain(Explain),
+    /// Count how many of the instructions in files can be probed.
+    Census(Census),
+}
+
+/// What `trace` and `stat` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Where to probe; may be given more than once.
+    #[arg(short = 'e', value_name = "PROBE", required = true)]
+    pub(crate) probes: Vec<String>,
+    /// The running process to probe.
+    #[arg(short, value_name = "PID")]
+    pub(crate) pid: Option<i32>,
+    /// Print JSON: one line per event, or one document.
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Print to FILE rather than to stdout (with -p) or stderr (with a command).
+    #[arg(short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Probe the processes that the target starts, too.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Stop probing after N hits.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// The command to start and probe, after `--`.
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl Watch {
+    /// What `--json` and `--format` say together.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A line for people.
+    Text,
+    /// A line of JSON.
+    Json,
+    /// Trace events that the Perfetto viewer opens.
+    Perfetto,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// An executable or shared object; with -p, a pattern of function names.
+    #[arg(value_name = "FILE", required_unless_present = "pid")]
+    pub(crate) file: Option<String>,
+    /// Only functions whose name, mangled or not, matches: * stands for any letters, ? for one.
+    #[arg(value_name = "GLOB", conflicts_with = "pid")]
+    pub(crate) glob: Option<String>,
+    /// List what a running process has mapped.
+    #[arg(short, value_name = "PID")]
+    pub(crate) pid: Option<i32>,
+    /// List each instruction, and whether it can be probed.
+    #[arg(long)]
+    pub(crate) instructions: bool,
+    /// List only the instructions that cannot be probed.
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// List USDT probes.
+    #[arg(long)]
+    pub(crate) usdt: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The instruction's place in a process.
+    #[arg(value_name = "PROBE", required_unless_present = "bytes", requires = "pid")]
+    pub(crate) probe: Option<String>,
+    /// The process.
+    #[arg(short, value_name = "PID", requires = "probe", conflicts_with = "bytes")]
+    pub(crate) pid: Option<i32>,
+    /// The instruction's bytes in hexadecimal.
+    #[arg(long, value_name = "HEX", conflicts_with = "probe")]
+    pub(crate) bytes: Option<String>,
+    /// The address of the bytes.
+    #[arg(long, value_name = "ADDR", requires = "bytes")]
+    pub(crate) ip: Option<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Census {
+    /// Executables, shared objects, and directories of them.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,476 @@
+//! `stepless trace` and `stepless stat`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use probe::locate::{Address, LocateError};
+use probe::resolve::{Objects, Resolver, name_of};
+use probe::spec::ProbeSpec;
+use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions, StopHandle};
+use probe::{Unplaceable, maps};
+use serde::Serialize;
+
+use super::args::{Format, Watch};
+use super::events::{Counts, Event, Events, print_counts};
+use super::{Failure, target, warn};
+
+/// Which of the two commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Each hit.
+    Trace,
+    /// The summary alone.
+    Stat,
+}
+
+type Out = Box<dyn Write + Send>;
+
+pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
+    if arguments.pid.is_some() != arguments.command.is_empty() {
+        return Err(Failure::new("probe what? give either -p PID or -- CMD"));
+    }
+    if mode == Mode::Stat && arguments.format() == Format::Perfetto {
+        return Err(Failure::new("stat prints no events, so it has no perfetto format; see trace"));
+    }
+    let objects = Arc::new(Objects::default());
+    let resolvers = resolvers(arguments, &objects)?;
+    if let Some(pid) = arguments.pid {
+        check_places(pid, &resolvers)?;
+    }
+    let out = output(arguments)?;
+    let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
+    let (mut session, interrupted) = start(arguments, &shared)?;
+    let probes = place(&mut session, &resolvers, &shared, arguments.pid.is_none())?;
+    let end = session.run();
+    finish(session, &probes, end, &shared, &interrupted, mode)
+}
+
+/// Parses the probes, and finds what is wrong with those that can be looked up without a target.
+fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
+    let mut resolvers = Vec::new();
+    for text in &arguments.probes {
+        let spec: ProbeSpec = text.parse()?;
+        if arguments.pid.is_none() && matches!(spec, ProbeSpec::Address(_)) {
+            return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
+        }
+        let resolver = Resolver::new(spec, Arc::clone(objects));
+        resolver.check()?;
+        resolvers.push(resolver);
+    }
+    Ok(resolvers)
+}
+
+/// Finds what is wrong with the probes in a process, before it is touched.
+fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
+    target::check(pid)?;
+    let maps = target::maps(pid)?;
+    for resolver in resolvers {
+        let spec = resolver.spec();
+        let places = match resolver.places(&maps) {
+            Ok(places) => places,
+            // A file that is there may be mapped later.
+            Err(LocateError::NotMapped { object }) if object.contains('/') => {
+                warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
+                continue;
+            }
+            Err(LocateError::NotMapped { object }) => {
+                let line = format!("process {pid} has not mapped {object}; give its path to wait for it");
+                return Err(Failure::new(line));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for place in places.iter().filter(|_| !spec.is_many()) {
+            let bytes = target::read_memory(pid, place.site.address, target::LONGEST)?;
+            if let Err(refusal) = emu::Displaced::decode(&bytes, place.site.address) {
+                return Err(Failure::new(format!("`{spec}` cannot be probed: {refusal}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the command prints.
+fn output(arguments: &Watch) -> Result<Out, Failure> {
+    Ok(match &arguments.output {
+        Some(path) => {
+            let named = |error| Failure::new(format!("{}: {error}", path.display()));
+            Box::new(File::create(path).map_err(named)?)
+        }
+        None if arguments.pid.is_some() => Box::new(io::stdout()),
+        None => Box::new(io::stderr()),
+    })
+}
+
+/// What handlers, the observer of the engine, and the command share.
+struct Shared {
+    names: Vec<String>,
+    objects: Arc<Objects>,
+    format: Format,
+    printing: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    events: Events<Out>,
+    /// Hits until the limit.
+    left: Option<u64>,
+    /// Why printing has stopped.
+    broken: Option<io::Error>,
+    /// Whether the program runs, rather than its dynamic linker.
+    started: bool,
+    placed: Vec<u64>,
+    /// By probe: the sites that were left out and have not been told about.
+    refused: Vec<Vec<(u64, String)>>,
+    failure: Option<String>,
+}
+
+impl Shared {
+    fn new(arguments: &Watch, mode: Mode, resolvers: &[Resolver], objects: Arc<Objects>, out: Out) -> Shared {
+        let names: Vec<String> = resolvers.iter().map(|resolver| resolver.spec().to_string()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let format = arguments.format();
+        let state = State {
+            events: Events::new(out, format, width),
+            left: arguments.limit,
+            broken: None,
+            started: arguments.pid.is_some(),
+            placed: vec![0; names.len()],
+            refused: vec![Vec::new(); names.len()],
+            failure: None,
+        };
+        Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A probe was hit.
+    fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Action {
+        let mut state = self.lock();
+        match &mut state.left {
+            Some(0) => return Action::Detach,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if self.printing {
+            let event = Event {
+                probe: self.names.get(index).map_or("", String::as_str),
+                pid: hit.pid(),
+                tid: hit.tid(),
+                // Costs a file.
+                cpu: if self.format == Format::Text { None } else { hit.cpu() },
+                time_ns: hit.time_ns(),
+                ip: hit.ip(),
+                args: serde_json::Map::new(),
+            };
+            if let Err(error) = state.events.print(&event) {
+                state.broken = Some(error);
+                return Action::Detach;
+            }
+        }
+        if state.left == Some(0) { Action::Detach } else { Action::Continue }
+    }
+
+    /// The engine has news.
+    fn observe(&self, event: &EngineEvent<'_>) {
+        let mut state = self.lock();
+        match event {
+            EngineEvent::Placed { probe, .. } => {
+                if let Some(placed) = state.placed.get_mut(probe.index()) {
+                    *placed += 1;
+                }
+            }
+            EngineEvent::Refused { probe, address, reason, pid } => {
+                if let Some(refused) = state.refused.get_mut(probe.index()) {
+                    refused.push((*address, without_bytes(reason)));
+                }
+                if state.started {
+                    self.tell_refused(&mut state, *pid);
+                }
+            }
+            EngineEvent::Unresolvable { probe, error, .. } => {
+                let name = self.names.get(probe.index()).map_or("", String::as_str);
+                if state.started {
+                    warn(&format!("`{name}`: {error}"));
+                } else {
+                    state.failure.get_or_insert_with(|| error.to_string());
+                }
+            }
+            EngineEvent::Overwritten { pid, address } => {
+                warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Process `pid` is about to start its program. Says whether it may: not if a probe cannot be placed.
+    fn start(&self, pid: i32) -> bool {
+        let mut state = self.lock();
+        state.started = true;
+        for (index, name) in self.names.iter().enumerate() {
+            let placed = state.placed.get(index).is_some_and(|&placed| placed > 0);
+            let refused = state.refused.get(index).and_then(|refused| refused.first()).cloned();
+            if let (false, Some((_, reason))) = (placed, refused) {
+                state.failure.get_or_insert_with(|| format!("`{name}` cannot be probed: {reason}"));
+            }
+        }
+        let may_start = state.failure.is_none();
+        if may_start {
+            self.tell_refused(&mut state, pid);
+        }
+        may_start
+    }
+
+    /// Says which sites in process `pid` were left out, and why: one line for each reason.
+    fn tell_refused(&self, state: &mut State, pid: i32) {
+        let maps = maps::read(pid).unwrap_or_default();
+        for (name, refused) in self.names.iter().zip(&mut state.refused) {
+            let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (address, reason) in refused.drain(..) {
+                let place = place_name(&maps, &self.objects, address);
+                reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
+            }
+            for (reason, places) in reasons {
+                warn(&format!("`{name}` leaves out {}: {reason}", places.join(", ")));
+            }
+        }
+    }
+}
+
+/// The reason without the instruction's bytes, which differ from site to site.
+fn without_bytes(reason: &Unplaceable) -> String {
+    match reason {
+        Unplaceable::Refused { refusal, .. } => refusal.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Attaches to the process or starts the command, ready to be interrupted.
+fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Interrupted), Failure> {
+    let options = SessionOptions { follow: arguments.follow };
+    let mut session = match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => Session::attach_with(pid, options)?,
+        (None, Some((program, rest))) => {
+            let mut command = std::process::Command::new(program);
+            command.args(rest);
+            Session::launch_with(command, options)?
+        }
+        (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
+    };
+    // Only now, lest the command inherit blocked signals.
+    let launched = arguments.pid.is_none().then(|| session.pid());
+    let interrupted = Interrupted::watch(session.stop_handle(), launched)?;
+    let observer = Arc::clone(shared);
+    session.observe(move |event| observer.observe(event));
+    Ok((session, interrupted))
+}
+
+fn place(
+    session: &mut Session,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+    launched: bool,
+) -> Result<Vec<ProbeId>, Failure> {
+    let mut probes = Vec::new();
+    for (index, resolver) in resolvers.iter().enumerate() {
+        let handler = Arc::clone(shared);
+        match session.probe(resolver.clone(), move |hit| handler.hit(index, hit)) {
+            Ok(probe) => probes.push(probe),
+            Err(error) => {
+                if launched {
+                    session.kill();
+                }
+                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
+            }
+        }
+    }
+    for (index, &probe) in probes.iter().enumerate() {
+        let Some(report) = session.report(probe) else { continue };
+        let mut state = shared.lock();
+        if let Some(placed) = state.placed.get_mut(index) {
+            *placed += report.sites.len() as u64;
+        }
+        if let Some(refused) = state.refused.get_mut(index) {
+            refused.extend(report.refused.iter().map(|(address, reason)| (*address, without_bytes(reason))));
+        }
+    }
+    if launched {
+        watch_start(session, shared);
+    } else {
+        shared.tell_refused(&mut shared.lock(), session.pid());
+    }
+    Ok(probes)
+}
+
+/// Lets the program start only if every probe that can be placed by then could be.
+fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
+    let handler = Arc::clone(shared);
+    let start = move |hit: &mut Hit<'_>| {
+        if !handler.start(hit.pid()) {
+            // It has not executed an instruction of its own yet.
+            let _ = kill(Pid::from_raw(hit.pid()), Signal::SIGKILL);
+        }
+        Action::Remove
+    };
+    let placed = entry(session.pid()).map(|entry| session.probe(Address(entry), start));
+    if !matches!(placed, Some(Ok(_))) {
+        // Its first instruction cannot be probed. Then mistakes are told when they are found.
+        shared.start(session.pid());
+    }
+}
+
+/// The address at which the program in `pid` starts: AT_ENTRY (getauxval(3)).
+fn entry(pid: i32) -> Option<u64> {
+    const AT_ENTRY: u64 = 9;
+    let vector = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let (words, _) = vector.as_chunks::<8>();
+    let (entries, _) = words.as_chunks::<2>();
+    let entry = entries.iter().find(|[key, _]| u64::from_ne_bytes(*key) == AT_ENTRY);
+    entry.map(|[_, value]| u64::from_ne_bytes(*value))
+}
+
+/// The function in which `address` lies, and how far behind its start.
+fn place_name(maps: &[maps::Mapping], objects: &Objects, address: u64) -> Option<String> {
+    let mapping = maps::find(maps, address)?;
+    let elf = objects.open(mapping.file()?).ok()?;
+    name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
+}
+
+/// The signals that end the command.
+struct Interrupted {
+    /// Whether the process that was launched has been waited for, so that its number may be another's.
+    over: Arc<AtomicBool>,
+}
+
+impl Interrupted {
+    /// From now on these signals end the session instead of the process. One that is not sent to the
+    /// whole terminal is also passed on to the process `launched`.
+    fn watch(stop: StopHandle, launched: Option<i32>) -> Result<Interrupted, Failure> {
+        let mut signals = SigSet::empty();
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
+        signals.thread_block()?;
+        let interrupted = Interrupted { over: Arc::default() };
+        let over = Arc::clone(&interrupted.over);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            while let Ok(caught) = signals.wait() {
+                if let Some(pid) = launched.filter(|_| caught != Signal::SIGINT)
+                    && !over.load(Ordering::SeqCst)
+                {
+                    let _ = kill(Pid::from_raw(pid), caught);
+                }
+                stop.request();
+            }
+        });
+        Ok(interrupted)
+    }
+}
+
+/// Detaches, prints the summary, and finds the exit status.
+fn finish(
+    mut session: Session,
+    probes: &[ProbeId],
+    end: RunEnd,
+    shared: &Shared,
+    interrupted: &Interrupted,
+    mode: Mode,
+) -> Result<ExitCode, Failure> {
+    let launched = session.is_launched();
+    session.detach();
+    let counts = counts(&session, probes, shared);
+    let mut state = shared.lock();
+    if let Some(failure) = state.failure.take() {
+        return Err(Failure(failure));
+    }
+    for (probe, name) in probes.iter().zip(&shared.names) {
+        if let Some(error) = session.report(*probe).and_then(|report| report.pending.map(ToString::to_string))
+        {
+            warn(&format!("`{name}` was never placed: {error}"));
+        }
+    }
+    let ended = matches!(end, RunEnd::Ended(_));
+    // Interrupted, it goes on without probes, and its status is ours; that may take long.
+    let wait =
+        || session.status().or_else(|| if launched && !ended { wait_for(session.pid()) } else { None });
+    let needs_status = mode == Mode::Stat && shared.format == Format::Json;
+    let early = if needs_status { wait() } else { session.status() };
+    let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
+    drop(state);
+    let status = early.or_else(wait).map(shell_status);
+    interrupted.over.store(true, Ordering::SeqCst);
+    if let Err(error) = printed
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(Failure::new(format!("printing failed: {error}")));
+    }
+    let status = status.filter(|_| launched).unwrap_or(0);
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+fn counts(session: &Session, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
+    let count = |(&probe, name): (&ProbeId, &String)| {
+        let counters = session.report(probe).map(|report| report.counters).unwrap_or_default();
+        let probe = name.clone();
+        let (hits, emulated, faulted) = (counters.hits, counters.emulated, counters.faulted);
+        Counts { probe, hits, emulated, faulted, filtered: counters.filtered, missed: counters.missed }
+    };
+    probes.iter().zip(&shared.names).map(count).collect()
+}
+
+fn print(
+    state: &mut State,
+    counts: &[Counts],
+    target_status: Option<i32>,
+    shared: &Shared,
+    mode: Mode,
+) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        probes: &'a [Counts],
+        target_status: Option<i32>,
+    }
+    if mode == Mode::Trace {
+        let finished = match state.broken.take() {
+            Some(error) => Err(error),
+            None => state.events.finish(),
+        };
+        // The summary may have a reader yet.
+        print_counts(&mut io::stderr(), counts)?;
+        return finished;
+    }
+    let out = state.events.out();
+    if shared.format == Format::Json {
+        let mut line = serde_json::to_vec(&Document { probes: counts, target_status })?;
+        line.push(b'\n');
+        out.write_all(&line)?;
+        return out.flush();
+    }
+    print_counts(out, counts)
+}
+
+/// Waits for a child that is not traced any more.
+fn wait_for(pid: i32) -> Option<ExitStatus> {
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => return Some(ExitStatus::from_raw(code << 8)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Some(ExitStatus::from_raw(signal as i32)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The status as a shell has it: 128 and the signal's number for a process that was killed.
+fn shell_status(status: ExitStatus) -> i32 {
+    const KILLED: i32 = 128;
+    status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or(0))
+}

@@ -1,0 +1,416 @@
+//! ELF executables and shared objects: segments, code, functions (System V gABI, chapters 4 and 5).
+//!
+//! Everything is read from the file, once, and nothing in it is trusted: a file that is cut short or
+//! corrupt is an error that says where.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use object::elf::{
+    DT_SONAME, DT_STRSZ, DT_STRTAB, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_DYNAMIC, PT_LOAD,
+    SHF_EXECINSTR, SHT_NOBITS,
+};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
+use object::{LittleEndian, ReadCache, ReadRef};
+
+mod symbols;
+
+pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version, demangle};
+
+type Header = FileHeader64<LittleEndian>;
+
+/// Why a file cannot be used.
+#[derive(Debug)]
+pub enum ElfError {
+    /// It cannot be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It does not begin as an ELF file does.
+    NotElf {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is an ELF file of another kind than an executable or shared object for x86-64.
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        what: String,
+    },
+    /// It ends before something that it says it contains.
+    CutShort {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+        /// Where that would end, in bytes.
+        end: u64,
+        /// How long the file is, in bytes.
+        length: u64,
+    },
+    /// A table in it makes no sense.
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the reader's words.
+        what: String,
+    },
+}
+
+impl fmt::Display for ElfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ElfError::Read { path, source } => write!(f, "{}: {source}", path.display()),
+            ElfError::NotElf { path } => write!(f, "{} is not an ELF file", path.display()),
+            ElfError::Unsupported { path, what } => {
+                write!(f, "{} is {what}, not an x86-64 executable or shared object", path.display())
+            }
+            ElfError::CutShort { path, what, end, length } => write!(
+                f,
+                "{} is cut short: its {what} would end at byte {end}, the file at byte {length}",
+                path.display()
+            ),
+            ElfError::Malformed { path, what } => {
+                write!(f, "{} is a corrupt ELF file: {what}", path.display())
+            }
+        }
+    }
+}
+
+impl Error for ElfError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            // Display shows it already.
+            ElfError::Read { source, .. } => source.source(),
+            _ => None,
+        }
+    }
+}
+
+/// A PT_LOAD segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The file offset of its first byte.
+    pub offset: u64,
+    /// The virtual address of its first byte, before relocation.
+    pub address: u64,
+    /// How many bytes of it lie in the file.
+    pub file_size: u64,
+    /// Whether code in it can run.
+    pub executable: bool,
+}
+
+/// A stretch of code: an executable section or, in a file without section headers, a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeRange {
+    /// The section's name, empty for a segment.
+    pub name: String,
+    /// The virtual address of its first byte, before relocation.
+    pub address: u64,
+    /// The file offset of its first byte.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// An executable or shared object.
+#[derive(Debug)]
+pub struct Elf {
+    path: PathBuf,
+    data: Vec<u8>,
+    position_independent: bool,
+    soname: Option<String>,
+    segments: Vec<Segment>,
+    code: Vec<CodeRange>,
+    symbols: symbols::Symbols,
+}
+
+impl Elf {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no executable or shared object for x86-64, or is cut short or corrupt.
+    pub fn open(path: &Path) -> Result<Elf, ElfError> {
+        let read = |source| ElfError::Read { path: path.to_owned(), source };
+        let metadata = std::fs::metadata(path).map_err(read)?;
+        if metadata.is_dir() {
+            return Err(read(io::ErrorKind::IsADirectory.into()));
+        }
+        if !metadata.is_file() {
+            // Reading a FIFO or a terminal would wait.
+            return Err(ElfError::NotElf { path: path.to_owned() });
+        }
+        Elf::parse(path, std::fs::read(path).map_err(read)?)
+    }
+
+    /// Takes `data` for the contents of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Elf::open`].
+    pub fn parse(path: &Path, data: Vec<u8>) -> Result<Elf, ElfError> {
+        let contents = parse(&Named { path }, data.as_slice())?;
+        let Contents { position_independent, soname, segments, code, symbols } = contents;
+        Ok(Elf { path: path.to_owned(), data, position_independent, soname, segments, code, symbols })
+    }
+
+    /// Where it was read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it can lie at any address: a shared object or a position-independent executable.
+    #[must_use]
+    pub fn is_position_independent(&self) -> bool {
+        self.position_independent
+    }
+
+    /// DT_SONAME.
+    #[must_use]
+    pub fn soname(&self) -> Option<&str> {
+        self.soname.as_deref()
+    }
+
+    /// The PT_LOAD segments in the order of the file.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// All code, in address order.
+    #[must_use]
+    pub fn code(&self) -> &[CodeRange] {
+        &self.code
+    }
+
+    /// The bytes of `range`.
+    #[must_use]
+    pub fn bytes(&self, range: &CodeRange) -> &[u8] {
+        self.file_bytes(range.offset, range.size)
+    }
+
+    /// The code from virtual address `address` on, to the end of its section; empty where there is none.
+    #[must_use]
+    pub fn code_at(&self, address: u64) -> &[u8] {
+        let Some(range) = self.code.iter().find(|range| contains(range.address, range.size, address)) else {
+            return &[];
+        };
+        let skip = address - range.address;
+        self.file_bytes(range.offset + skip, range.size - skip)
+    }
+
+    /// The virtual address of the byte at file offset `offset`, if code can run there.
+    #[must_use]
+    pub fn address_of_offset(&self, offset: u64) -> Option<u64> {
+        let covers =
+            |segment: &&Segment| segment.executable && contains(segment.offset, segment.file_size, offset);
+        self.segments.iter().find(covers).map(|segment| segment.address + (offset - segment.offset))
+    }
+
+    /// The file offset of virtual address `address`, if code can run there.
+    #[must_use]
+    pub fn offset_of_address(&self, address: u64) -> Option<u64> {
+        let covers =
+            |segment: &&Segment| segment.executable && contains(segment.address, segment.file_size, address);
+        self.segments.iter().find(covers).map(|segment| segment.offset + (address - segment.address))
+    }
+
+    /// All functions in address order, each address once.
+    #[must_use]
+    pub fn functions(&self) -> &[Function] {
+        self.symbols.functions()
+    }
+
+    /// The function whose code holds virtual address `address`.
+    #[must_use]
+    pub fn function_at(&self, address: u64) -> Option<&Function> {
+        self.symbols.function_at(address)
+    }
+
+    /// Finds the one symbol that `name` stands for.
+    ///
+    /// # Errors
+    /// There is none, or more than one, or it is not a function.
+    pub fn lookup(&self, name: &SymbolName) -> Result<&Symbol, LookupError> {
+        self.symbols.lookup(&self.path, name)
+    }
+
+    fn file_bytes(&self, offset: u64, size: u64) -> &[u8] {
+        // The ranges were checked against the file's length when it was parsed.
+        let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(size)).ok());
+        range.and_then(|(start, end)| self.data.get(start..end)).unwrap_or_default()
+    }
+}
+
+/// DT_SONAME of the file at `path`, read without the rest of the file.
+///
+/// # Errors
+/// As [`Elf::open`], as far as it reads.
+pub fn soname(path: &Path) -> Result<Option<String>, ElfError> {
+    let read = |source| ElfError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(read)?;
+    if !file.metadata().map_err(read)?.is_file() {
+        return Err(ElfError::NotElf { path: path.to_owned() });
+    }
+    let cache = ReadCache::new(file);
+    let named = Named { path };
+    let header = named.header(&cache)?;
+    named.soname(header, &cache)
+}
+
+fn contains(start: u64, size: u64, value: u64) -> bool {
+    value.checked_sub(start).is_some_and(|distance| distance < size)
+}
+
+struct Contents {
+    position_independent: bool,
+    soname: Option<String>,
+    segments: Vec<Segment>,
+    code: Vec<CodeRange>,
+    symbols: symbols::Symbols,
+}
+
+fn parse(named: &Named<'_>, data: &[u8]) -> Result<Contents, ElfError> {
+    let header = named.header(data)?;
+    let position_independent = match header.e_type(LittleEndian) {
+        ET_EXEC => false,
+        ET_DYN => true,
+        object::elf::ET_REL => return Err(named.unsupported("an object file that is not linked yet")),
+        object::elf::ET_CORE => return Err(named.unsupported("a core dump")),
+        other => return Err(named.unsupported(format!("an ELF file of type {other:?}"))),
+    };
+    let segments = named.segments(header, data)?;
+    let length = data.len() as u64;
+    named.check_end("section headers", header.e_shoff(LittleEndian), section_table_size(header), length)?;
+    let sections = header.sections(LittleEndian, data).map_err(|error| named.malformed(error))?;
+    let mut code = Vec::new();
+    for section in sections.iter() {
+        let (offset, size) = (section.sh_offset(LittleEndian), section.sh_size(LittleEndian));
+        let executable = section.sh_flags(LittleEndian).contains(SHF_EXECINSTR);
+        if !executable || section.sh_type(LittleEndian) == SHT_NOBITS || size == 0 {
+            continue;
+        }
+        let address = section.sh_addr(LittleEndian);
+        named.check_end("code", offset, size, length)?;
+        named.check_end("address space", address, size, u64::MAX)?;
+        let name = sections.section_name(LittleEndian, section).map_err(|error| named.malformed(error))?;
+        code.push(CodeRange { name: String::from_utf8_lossy(name).into_owned(), address, offset, size });
+    }
+    if sections.is_empty() {
+        code.extend(segments.iter().filter(|segment| segment.executable && segment.file_size != 0).map(
+            |segment| CodeRange {
+                name: String::new(),
+                address: segment.address,
+                offset: segment.offset,
+                size: segment.file_size,
+            },
+        ));
+    }
+    code.sort_by_key(|range| range.address);
+    let symbols = symbols::Symbols::read(&sections, data, &code).map_err(|error| named.malformed(error))?;
+    let soname = named.soname(header, data)?;
+    Ok(Contents { position_independent, soname, segments, code, symbols })
+}
+
+fn section_table_size(header: &Header) -> u64 {
+    u64::from(header.e_shnum(LittleEndian)) * u64::from(header.e_shentsize(LittleEndian))
+}
+
+/// Reads tables, and names the file in what goes wrong.
+struct Named<'a> {
+    path: &'a Path,
+}
+
+impl Named<'_> {
+    fn unsupported(&self, what: impl Into<String>) -> ElfError {
+        ElfError::Unsupported { path: self.path.to_owned(), what: what.into() }
+    }
+
+    fn malformed(&self, error: impl fmt::Display) -> ElfError {
+        ElfError::Malformed { path: self.path.to_owned(), what: error.to_string() }
+    }
+
+    fn check_end(&self, what: &'static str, start: u64, size: u64, length: u64) -> Result<(), ElfError> {
+        match start.checked_add(size) {
+            Some(end) if end <= length => Ok(()),
+            end => Err(ElfError::CutShort {
+                path: self.path.to_owned(),
+                what,
+                end: end.unwrap_or(u64::MAX),
+                length,
+            }),
+        }
+    }
+
+    fn header<'data, R: ReadRef<'data>>(&self, data: R) -> Result<&'data Header, ElfError> {
+        const MAGIC: &[u8] = b"\x7fELF";
+        let length = data.len().map_err(|()| self.malformed("its length cannot be read"))?;
+        let ident = data.read_bytes_at(0, length.min(MAGIC.len() as u64)).unwrap_or_default();
+        if !ident.starts_with(MAGIC) {
+            return Err(ElfError::NotElf { path: self.path.to_owned() });
+        }
+        self.check_end("header", 0, size_of::<Header>() as u64, length)?;
+        let header = data.read_at::<Header>(0).map_err(|()| self.malformed("its header cannot be read"))?;
+        if header.is_class_32() {
+            return Err(self.unsupported("a 32-bit ELF file"));
+        }
+        if header.is_big_endian() {
+            return Err(self.unsupported("a big-endian ELF file"));
+        }
+        if !header.is_supported() {
+            return Err(self.malformed("its class, byte order or version is unknown"));
+        }
+        if header.e_machine(LittleEndian) != EM_X86_64 {
+            return Err(self.unsupported(format!("for machine {:?}", header.e_machine(LittleEndian))));
+        }
+        Ok(header)
+    }
+
+    fn segments<'data, R: ReadRef<'data>>(&self, header: &Header, data: R) -> Result<Vec<Segment>, ElfError> {
+        let length = data.len().map_err(|()| self.malformed("its length cannot be read"))?;
+        let table = u64::from(header.e_phnum(LittleEndian)) * u64::from(header.e_phentsize(LittleEndian));
+        self.check_end("program headers", header.e_phoff(LittleEndian), table, length)?;
+        let headers = header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
+        let mut segments = Vec::new();
+        for segment in headers.iter().filter(|segment| segment.p_type(LittleEndian) == PT_LOAD) {
+            let (offset, address) = (segment.p_offset(LittleEndian), segment.p_vaddr(LittleEndian));
+            let file_size = segment.p_filesz(LittleEndian);
+            self.check_end("segment", offset, file_size, length)?;
+            self.check_end("address space", address, file_size, u64::MAX)?;
+            let executable = segment.p_flags(LittleEndian).contains(PF_X);
+            segments.push(Segment { offset, address, file_size, executable });
+        }
+        Ok(segments)
+    }
+
+    fn soname<'data, R: ReadRef<'data>>(&self, header: &Header, data: R) -> Result<Option<String>, ElfError> {
+        let segments = self.segments(header, data)?;
+        let headers = header.program_headers(LittleEndian, data).map_err(|error| self.malformed(error))?;
+        let Some(dynamic) = headers.iter().find(|segment| segment.p_type(LittleEndian) == PT_DYNAMIC) else {
+            return Ok(None);
+        };
+        let entries =
+            dynamic.dynamic(LittleEndian, data).map_err(|error| self.malformed(error))?.unwrap_or_default();
+        let value = |tag| {
+            let entry = entries.iter().find(|entry| entry.d_tag(LittleEndian) == tag);
+            entry.map(|entry| entry.d_val(LittleEndian))
+        };
+        let (Some(name), Some(table), Some(size)) = (value(DT_SONAME), value(DT_STRTAB), value(DT_STRSZ))
+        else {
+            return Ok(None);
+        };
+        let segment = segments.iter().find(|segment| contains(segment.address, segment.file_size, table));
+        let Some(segment) = segment else { return Ok(None) };
+        let start = segment.offset + (table - segment.address);
+        let end = start.saturating_add(size);
+        let Some(name) = start.checked_add(name).filter(|&name| name < end) else { return Ok(None) };
+        let name = data.read_bytes_at_until(name..end, 0).unwrap_or_default();
+        Ok((!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()))
+    }
+}

@@ -1,0 +1,80 @@
+//! The extended state of a stopped thread: ptrace's `NT_X86_XSTATE`.
+
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+use emu::registers::Extended;
+use emu::xsave::{Layout, feature};
+use emu::{Registers, Touches};
+
+use crate::sys;
+
+/// Where this processor keeps what in an XSAVE image; `None` if it, or the kernel, has no XSAVE.
+fn layout() -> Option<&'static Layout> {
+    static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+    LAYOUT
+        .get_or_init(|| {
+            // CPUID leaf 0xD, sub-leaf of a component: its size in EAX, its offset in EBX.
+            let component = |number| {
+                let leaf = __cpuid_count(0xd, number);
+                (leaf.eax as usize, leaf.ebx as usize)
+            };
+            sys::xcr0().map(|features| Layout::new(features & feature::ALL, component))
+        })
+        .as_ref()
+}
+
+/// What of `touches` this processor's extended state does not have, if anything.
+pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
+    const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
+    let has = layout().map_or(0, Layout::features);
+    [
+        (Touches::X87, feature::X87, "x87 state, which this processor does not save"),
+        (Touches::SSE, feature::SSE, "XMM registers, which this processor does not save"),
+        (Touches::AVX, feature::AVX, "YMM registers, which this processor does not have"),
+        (Touches::AVX512, AVX512, "ZMM and mask registers, which this processor does not have"),
+        (Touches::PKRU, feature::PKRU, "protection keys, which this processor does not have"),
+    ]
+    .into_iter()
+    .find_map(|(part, bits, name)| (touches.intersects(part) && has & bits != bits).then_some(name))
+}
+
+/// The XSAVE image of a thread, kept so that what `emu` has no place for stays as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Xstate {
+    image: Vec<u8>,
+    fetched: Extended,
+    fetched_pkru: u32,
+}
+
+impl Xstate {
+    /// Longer than any image so far: AMX tiles take 8 KiB.
+    const LONGEST: usize = 16 * 1024;
+
+    /// Fetches the extended state of `tid` into `registers`.
+    pub(crate) fn fetch(&mut self, tid: i32, registers: &mut Registers) -> nix::Result<()> {
+        let Some(layout) = layout() else { return Err(nix::errno::Errno::ENODEV) };
+        // Only the first time does this allocate.
+        self.image.resize(Self::LONGEST, 0);
+        let length = sys::get_xstate(tid, &mut self.image)?;
+        self.image.truncate(length);
+        layout
+            .read(&self.image, &mut registers.extended, &mut registers.pkru)
+            .map_err(|_| nix::errno::Errno::EINVAL)?;
+        self.fetched.clone_from(&registers.extended);
+        self.fetched_pkru = registers.pkru;
+        Ok(())
+    }
+
+    /// Stores the extended state if it has changed since it was fetched.
+    pub(crate) fn store(&mut self, tid: i32, registers: &Registers) -> nix::Result<()> {
+        let Some(layout) = layout() else { return Ok(()) };
+        if self.fetched == registers.extended && self.fetched_pkru == registers.pkru {
+            return Ok(());
+        }
+        layout
+            .write(&registers.extended, registers.pkru, &mut self.image)
+            .map_err(|_| nix::errno::Errno::EINVAL)?;
+        sys::set_xstate(tid, &mut self.image)
+    }
+}

@@ -1,0 +1,231 @@
+//! Reads what the C compiler makes.
+
+mod scratch;
+
+use probe::code::{self, Boundary};
+use probe::elf::{Elf, ElfError, LookupError, SymbolName, demangle};
+use scratch::{PROGRAM, Scratch, strip};
+
+fn name(text: &str) -> SymbolName {
+    SymbolName::parse(text)
+}
+
+#[test]
+fn functions_of_a_position_independent_and_of_a_fixed_program() {
+    let scratch = Scratch::new();
+    for (flags, independent) in [(&["-fPIE", "-pie"][..], true), (&["-fno-pie", "-no-pie"][..], false)] {
+        let elf = Elf::open(&scratch.compile("program", PROGRAM, flags)).unwrap();
+        assert_eq!(elf.is_position_independent(), independent);
+        let leaf = elf.lookup(&name("leaf")).unwrap();
+        assert_eq!(elf.lookup(&name("alias")).unwrap().address, leaf.address);
+        let function = elf.function_at(leaf.address + 1).unwrap();
+        assert_eq!(function.address, leaf.address);
+        assert_eq!(function.names.len(), 2, "{function:?}");
+        let offset = elf.offset_of_address(leaf.address).unwrap();
+        assert_eq!(elf.address_of_offset(offset), Some(leaf.address));
+        assert_eq!(offset == leaf.address, independent, "{offset:#x}");
+        assert!(elf.lookup(&name("hidden")).is_ok());
+        assert!(matches!(elf.lookup(&name("counter")), Err(LookupError::NotCode { .. })));
+        match elf.lookup(&name("_LEAF")) {
+            Err(LookupError::Unknown { similar, .. }) => assert_eq!(similar, ["leaf"]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(elf.address_of_offset(0), None, "the header is no code");
+        assert_eq!(elf.address_of_offset(u64::MAX), None);
+        assert_eq!(elf.offset_of_address(0), None);
+    }
+}
+
+#[test]
+fn a_stripped_library_keeps_what_it_exports() {
+    let scratch = Scratch::new();
+    let flags = ["-shared", "-fPIC", "-Wl,-soname,libthing.so.3"];
+    let path = scratch.compile("libthing.so.3.1", PROGRAM, &flags);
+    let whole = Elf::open(&path).unwrap();
+    strip(&path, &[]);
+    let stripped = Elf::open(&path).unwrap();
+    let leaf = stripped.lookup(&name("leaf")).unwrap();
+    assert_eq!(leaf.address, whole.lookup(&name("leaf")).unwrap().address);
+    assert!(matches!(stripped.lookup(&name("hidden")), Err(LookupError::Unknown { .. })));
+    assert_eq!(stripped.soname(), Some("libthing.so.3"));
+    assert_eq!(probe::elf::soname(&path).unwrap().as_deref(), Some("libthing.so.3"));
+}
+
+#[test]
+fn a_file_without_section_headers_has_its_segments_as_code() {
+    let scratch = Scratch::new();
+    let path = scratch.compile("program", PROGRAM, &[]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let whole = Elf::open(&path).unwrap();
+    // e_shoff, then e_shnum and e_shstrndx.
+    bytes[0x28..0x30].fill(0);
+    bytes[0x3c..0x40].fill(0);
+    let bare = Elf::parse(&path, bytes).unwrap();
+    assert!(bare.functions().is_empty());
+    let leaf = whole.lookup(&name("leaf")).unwrap().address;
+    assert_eq!(bare.code_at(leaf).get(..16), whole.code_at(leaf).get(..16));
+    assert_eq!(code::boundary(&bare, leaf + 1), Boundary::Unknown);
+}
+
+#[test]
+fn versions_are_told_apart() {
+    let scratch = Scratch::new();
+    let source = r#"
+        int old(void) { return 1; }
+        int new(void) { return 2; }
+        __asm__(".symver old,thing@V1");
+        __asm__(".symver new,thing@@V2");
+        int plain(void) { return 3; }
+    "#;
+    let script = scratch.write("versions", "V1 { global: thing; }; V2 { global: thing; plain; };");
+    let flag = format!("-Wl,--version-script={}", script.display());
+    let path = scratch.compile("libversions.so", source, &["-shared", "-fPIC", &flag]);
+    for stripped in [false, true] {
+        if stripped {
+            strip(&path, &[]);
+        }
+        let elf = Elf::open(&path).unwrap();
+        let address = |text| elf.lookup(&name(text)).map(|symbol| symbol.address);
+        let (old, new) = (address("thing@V1").unwrap(), address("thing@@V2").unwrap());
+        assert_ne!(old, new);
+        assert_eq!(address("thing"), Ok(new));
+        assert_eq!(address("thing@V2"), Ok(new));
+        assert!(address("plain").is_ok());
+        assert!(matches!(address("thing@@V1"), Err(LookupError::Unknown { .. })));
+        assert!(matches!(address("thing@V3"), Err(LookupError::Unknown { .. })));
+    }
+}
+
+#[test]
+fn an_indirect_function_is_refused_by_name() {
+    let scratch = Scratch::new();
+    let source = "static int one(void) { return 1; }\n\
+        static int (*choose(void))(void) { return one; }\n\
+        int chosen(void) __attribute__((ifunc(\"choose\")));";
+    let elf = Elf::open(&scratch.compile("libchosen.so", source, &["-shared", "-fPIC"])).unwrap();
+    let error = elf.lookup(&name("chosen")).unwrap_err();
+    assert!(matches!(error, LookupError::Indirect { .. }), "{error}");
+    assert!(error.to_string().contains("IFUNC"), "{error}");
+}
+
+#[test]
+fn two_functions_of_one_name_are_both_named() {
+    let scratch = Scratch::new();
+    let twin = |number: u32| {
+        format!(
+            "static __attribute__((noinline)) int twin(int x) {{ __asm__ volatile(\"\"); return x + {number}; }}\n\
+             int user{number}(int x) {{ return twin(x) * 2; }}\n"
+        )
+    };
+    let second = scratch.write("second.c", twin(2));
+    let source = format!("{}int main(void) {{ return user1(1); }}", twin(1));
+    let path = scratch.compile("program", &source, &[second.to_str().unwrap()]);
+    let elf = Elf::open(&path).unwrap();
+    match elf.lookup(&name("twin")) {
+        Err(LookupError::Ambiguous { candidates, .. }) => assert_eq!(candidates.len(), 2),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn boundaries_are_those_that_the_disassembler_sees() {
+    let scratch = Scratch::new();
+    let elf = Elf::open(&scratch.compile("program", PROGRAM, &[])).unwrap();
+    let main = elf.functions().iter().find(|function| function.name() == "main").unwrap();
+    let starts: Vec<u64> = code::of_function(&elf, main).map(|instruction| instruction.address).collect();
+    assert!(starts.len() > 10);
+    for address in main.address..main.address + main.size {
+        let expected = starts.contains(&address);
+        match code::boundary(&elf, address) {
+            Boundary::Yes => assert!(expected, "{address:#x}"),
+            Boundary::Inside { start, function } => {
+                assert!(!expected && starts.contains(&(main.address + start)), "{address:#x}");
+                assert_eq!(function, "main");
+            }
+            Boundary::Unknown => panic!("{address:#x}"),
+        }
+    }
+}
+
+#[test]
+fn cut_short_at_every_length_it_is_an_error_and_no_panic() {
+    let scratch = Scratch::new();
+    let path = scratch.compile("program", PROGRAM, &["-s"]);
+    let bytes = std::fs::read(&path).unwrap();
+    for length in 0..bytes.len() {
+        let error = match Elf::parse(&path, bytes[..length].to_vec()) {
+            Err(error) => error,
+            Ok(_) => panic!("{length} of {} bytes were accepted", bytes.len()),
+        };
+        match error {
+            ElfError::NotElf { .. } => assert!(length < 4),
+            ElfError::CutShort { end, length: told, .. } => {
+                assert!(told == length as u64 && end > told, "{error}");
+            }
+            other => panic!("{length}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn changed_anywhere_it_is_read_or_refused_but_never_a_panic() {
+    let scratch = Scratch::new();
+    let path = scratch.compile("libthing.so", PROGRAM, &["-shared", "-fPIC", "-Wl,-soname,thing"]);
+    let bytes = std::fs::read(&path).unwrap();
+    let copy = scratch.path("copy");
+    let mut refused = 0;
+    for index in 0..bytes.len() {
+        for value in [0xff, bytes[index] ^ 0x80] {
+            let mut changed = bytes.clone();
+            changed[index] = value;
+            match Elf::parse(&path, changed) {
+                Ok(elf) if index < 0x1000 => {
+                    let sites = elf.code().iter().flat_map(|range| code::of_range(&elf, range));
+                    assert!(sites.count() <= bytes.len());
+                    let _ = elf.lookup(&name("leaf"));
+                    let _ = elf
+                        .functions()
+                        .iter()
+                        .filter_map(|function| elf.offset_of_address(function.address))
+                        .count();
+                }
+                Ok(_) => {}
+                Err(_) => refused += 1,
+            }
+        }
+        if index < 0x400 {
+            let mut changed = bytes.clone();
+            changed[index] ^= 0xff;
+            std::fs::write(&copy, changed).unwrap();
+            let _ = probe::elf::soname(&copy);
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn what_is_no_x86_64_program_is_named() {
+    let scratch = Scratch::new();
+    let object = scratch.compile("program.o", "int main(void) { return 0; }", &["-c"]);
+    let program = std::fs::read(scratch.compile("program", PROGRAM, &[])).unwrap();
+    let changed = |at: usize, value: u8| {
+        let mut bytes = program.clone();
+        bytes[at] = value;
+        Elf::parse(&object, bytes).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(Elf::open(&object).unwrap_err().to_string().contains("not linked"));
+    assert!(changed(4, 1).contains("32-bit"));
+    assert!(changed(5, 2).contains("big-endian"));
+    assert!(changed(18, 40).contains("machine"));
+    assert!(matches!(Elf::open(&scratch.path("")), Err(ElfError::Read { .. })));
+    assert!(matches!(Elf::open(&scratch.path("nothing")), Err(ElfError::Read { .. })));
+    assert!(matches!(Elf::open("/dev/null".as_ref()), Err(ElfError::NotElf { .. })));
+}
+
+#[test]
+fn names_are_demangled() {
+    assert_eq!(demangle("_ZN3foo3barEi"), "foo::bar(int)");
+    assert_eq!(demangle("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE"), "core::fmt::Write::write_fmt");
+    assert_eq!(demangle("malloc"), "malloc");
+    assert_eq!(demangle("_Z"), "_Z");
+}
