@@ -117,16 +117,16 @@ impl Context<'_> {
         Operand::general(number as u8).set(self.registers, value);
     }
 
+    /// Replaces the status flags, leaving the others.
+    #[inline(always)]
+    pub(crate) fn set_status(&mut self, flags: Rflags) {
+        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags;
+    }
+
     /// Whether the instruction's condition (SETcc, CMOVcc, Jcc…) holds.
     #[inline(always)]
     pub(crate) fn condition(&self) -> bool {
         self.displaced.condition.holds(self.registers.rflags)
-    }
-
-    /// Replaces the status flags, leaving the others.
-    #[inline(always)]
-    pub(crate) fn set_status(&mut self, flags: Rflags) {
-        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags & Rflags::STATUS;
     }
 
     /// Writes a value below the stack and moves RSP there.

@@ -31,7 +31,7 @@ pub(crate) trait Format {
     /// Element `index` of 128 bits.
     #[inline(always)]
     fn element(value: u128, index: usize) -> u64 {
-        (value >> (index as u32 * Self::BITS & 127) & Self::MASK) as u64
+        (value >> ((index as u32 * Self::BITS) & 127) & Self::MASK) as u64
     }
 
     /// Nonzero, and below the normal range.
@@ -213,6 +213,6 @@ fn element_flags<O: HostOp>(index: usize, dst: u128, src: u128, control: Mxcsr, 
 /// The value with all elements but one replaced by 1.0.
 fn only<F: Format>(value: u128, index: usize) -> u128 {
     let ones = (0..128 / F::BITS).fold(0, |ones, element| ones | u128::from(F::ONE) << (element * F::BITS));
-    let mask = F::MASK << (index as u32 * F::BITS & 127);
+    let mask = F::MASK << ((index as u32 * F::BITS) & 127);
     value & mask | ones & !mask
 }

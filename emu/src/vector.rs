@@ -4,15 +4,22 @@
 //! where the lanes come from and what a write does to the rest of the register: that is all in which
 //! MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
+use core::marker::PhantomData;
+
 use bytemuck::Pod;
 
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::operand::{Destination, Source};
 use crate::registers::{Mxcsr, Vector};
+use crate::width::Width;
 
 /// A number in a vector register: 8, 16, 32 or 64 bits, little-endian, the first lane lowest.
 pub(crate) trait Lane: Pod {
+    /// As many as fill 128 bits.
+    type Block128: Pod;
+
     /// Applies `operation` to each block: 128 bits, or the 64 of an MMX register.
     fn by_blocks<B: Bits, O: Blocks<Self>>(first: B, second: B, immediate: u8) -> B;
 }
@@ -26,6 +33,8 @@ pub(crate) trait Blocks<T: Lane> {
 macro_rules! lane {
     ($lane:ty, $in_64:literal, $in_128:literal) => {
         impl Lane for $lane {
+            type Block128 = [Self; $in_128];
+
             #[inline(always)]
             fn by_blocks<B: Bits, O: Blocks<Self>>(first: B, second: B, immediate: u8) -> B {
                 if B::BYTES == 8 {
@@ -69,6 +78,24 @@ pub(crate) trait Bits: Pod + Default {
     /// Zeros above the quadword.
     fn from_low(quadword: u64) -> Self;
 
+    /// The integer at `index`, counted in its own size; zero beyond the end.
+    #[inline(always)]
+    fn integer<W: Width>(&self, index: usize) -> W {
+        let byte = index.wrapping_mul(W::BYTES);
+        let quadword = self.quadwords().get(byte / 8).copied().unwrap_or(0);
+        W::truncate(quadword >> (8 * (byte & 7)))
+    }
+    /// With another integer at `index`.
+    #[inline(always)]
+    fn with_integer<W: Width>(mut self, index: usize, value: W) -> Self {
+        let byte = index.wrapping_mul(W::BYTES);
+        let shift = 8 * (byte & 7);
+        if let Some(quadword) = self.quadwords_mut().get_mut(byte / 8) {
+            let mask = (!W::default()).zero_extend() << shift;
+            *quadword = *quadword & !mask | value.zero_extend() << shift;
+        }
+        self
+    }
     /// As lanes.
     #[inline(always)]
     fn lanes<T: Lane>(&self) -> &[T] {
@@ -160,7 +187,7 @@ impl Context<'_> {
         Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
     }
 
-    /// #GP or #SS for a non-canonical address, #GP or #AC for a misaligned one.
+    /// #GP or #AC for a misaligned address, #GP or #SS for a non-canonical one; misalignment comes first.
     #[inline(always)]
     pub(crate) fn check_vector(
         &self,
@@ -174,8 +201,6 @@ impl Context<'_> {
             Alignment::Strict => true,
         };
         if strict && address & (size as u64 - 1) != 0 {
-            // A non-canonical stack address is #SS even then.
-            self.check(address, size, 1, self.displaced.address.stack)?;
             return Err(Exception::GeneralProtection(0));
         }
         self.check(address, size, size, self.displaced.address.stack)
@@ -215,10 +240,17 @@ pub(crate) trait Class {
     fn ready(context: &Context<'_>) -> Result<(), Exception>;
     /// Reads the register that operand `index` names.
     fn get(context: &Context<'_>, index: usize) -> Self::Bits;
+    /// Reads the register that says which lanes to blend: XMM0, or, under VEX, the fourth operand.
+    fn mask(context: &Context<'_>) -> Self::Bits;
+    /// Writes a register, and what such a write does to the rest of it.
+    fn set_number(context: &mut Context<'_>, number: u8, value: Self::Bits);
     /// Writes the register that operand 0 names. The lane type is what a mask would count.
-    fn set<T: Lane>(context: &mut Context<'_>, value: Self::Bits);
-    /// Ends an instruction that has read such registers and written none.
-    fn only_read(context: &mut Context<'_>);
+    #[inline(always)]
+    fn set<T: Lane>(context: &mut Context<'_>, value: Self::Bits) {
+        Self::set_number(context, context.displaced.operand[0].number, value);
+    }
+    /// Ends an instruction that may have read such registers only: nothing can fail any more.
+    fn done(context: &mut Context<'_>);
 }
 
 /// MM0 to MM7.
@@ -238,13 +270,17 @@ impl Class for Mmx {
         [context.registers.extended.x87.mm(context.displaced.operand[index].number)]
     }
     #[inline(always)]
-    fn set<T: Lane>(context: &mut Context<'_>, [value]: [u64; 1]) {
+    fn mask(_: &Context<'_>) -> [u64; 1] {
+        [0]
+    }
+    #[inline(always)]
+    fn set_number(context: &mut Context<'_>, number: u8, [value]: [u64; 1]) {
         let x87 = &mut context.registers.extended.x87;
-        x87.set_mm(context.displaced.operand[0].number, value);
+        x87.set_mm(number, value);
         x87.enter_mmx();
     }
     #[inline(always)]
-    fn only_read(context: &mut Context<'_>) {
+    fn done(context: &mut Context<'_>) {
         context.registers.extended.x87.enter_mmx();
     }
 }
@@ -266,16 +302,21 @@ impl Class for Sse {
         context.xmm(context.displaced.operand[index].number)
     }
     #[inline(always)]
-    fn set<T: Lane>(context: &mut Context<'_>, value: Xmm) {
-        let number = usize::from(context.displaced.operand[0].number & 31);
-        context.registers.extended.vector[number].set_low(value);
+    fn mask(context: &Context<'_>) -> Xmm {
+        context.xmm(0)
     }
     #[inline(always)]
-    fn only_read(_: &mut Context<'_>) {}
+    fn set_number(context: &mut Context<'_>, number: u8, value: Xmm) {
+        context.registers.extended.vector[usize::from(number & 31)].set_low(value);
+    }
+    #[inline(always)]
+    fn done(_: &mut Context<'_>) {}
 }
 
 /// Where the last source of a vector instruction is.
 pub(crate) trait Place {
+    const IN_MEMORY: bool;
+
     /// Reads it, as operand `index` of class `C`. The lane type is what a broadcast would repeat.
     fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, index: usize) -> Result<C::Bits, Exception>;
 }
@@ -287,7 +328,25 @@ pub(crate) struct InMemory;
 /// In memory, so many bytes, without alignment: zeros above them.
 pub(crate) struct InPart<const BYTES: usize>;
 
+/// In memory, aligned as the class wants the whole, of which only the low half is looked at.
+pub(crate) struct InLowHalf;
+
+impl Place for InLowHalf {
+    const IN_MEMORY: bool = true;
+
+    #[inline(always)]
+    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
+        let mut bits = C::Bits::default();
+        context.check_vector(context.linear(), C::Bits::BYTES, C::ALIGNMENT)?;
+        let (low, _) = bytemuck::bytes_of_mut(&mut bits).split_at_mut(C::Bits::BYTES / 2);
+        context.memory.read(context.linear(), low, Access::Read)?;
+        Ok(bits)
+    }
+}
+
 impl Place for InRegister {
+    const IN_MEMORY: bool = false;
+
     #[inline(always)]
     fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, index: usize) -> Result<C::Bits, Exception> {
         Ok(C::get(context, index))
@@ -295,6 +354,8 @@ impl Place for InRegister {
 }
 
 impl Place for InMemory {
+    const IN_MEMORY: bool = true;
+
     #[inline(always)]
     fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
         context.load_vector(C::ALIGNMENT)
@@ -302,6 +363,8 @@ impl Place for InMemory {
 }
 
 impl<const BYTES: usize> Place for InPart<BYTES> {
+    const IN_MEMORY: bool = true;
+
     #[inline(always)]
     fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
         let address = context.linear();
@@ -311,5 +374,28 @@ impl<const BYTES: usize> Place for InPart<BYTES> {
         let length = bytes.len().min(BYTES);
         context.memory.read(address, &mut bytes[..length], Access::Read)?;
         Ok(bits)
+    }
+}
+
+/// The low integer of vector register `N` of class `C`, as a place; a write clears the others.
+pub(crate) struct Low<C, const N: usize>(PhantomData<C>);
+
+impl<C: Class, const N: usize> Source for Low<C, N> {
+    #[inline(always)]
+    fn read<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        C::ready(context)?;
+        Ok(C::get(context, N).integer(0))
+    }
+}
+
+impl<C: Class> Destination for Low<C, 0> {
+    #[inline(always)]
+    fn read_to_write<W: Width>(context: &mut Context<'_>) -> Result<W, Exception> {
+        Self::read(context)
+    }
+    #[inline(always)]
+    fn write<W: Width>(context: &mut Context<'_>, value: W) -> Result<(), Exception> {
+        C::set::<u64>(context, C::Bits::from_low(value.zero_extend()));
+        Ok(())
     }
 }

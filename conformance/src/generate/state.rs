@@ -93,11 +93,14 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
     }
     mxcsr.set(Mxcsr::DAZ, rng.chance(25));
     mxcsr.set(Mxcsr::FTZ, rng.chance(25));
-    if rng.chance(85) {
-        mxcsr |= Mxcsr::MASKS;
-    } else {
-        mxcsr |= Mxcsr::from_bits_retain(rng.u64() as u32) & Mxcsr::MASKS;
-    }
+    /// AMD's misaligned exception mask.
+    const MM: Mxcsr = Mxcsr::from_bits_retain(1 << 17);
+    mxcsr.set(MM, rng.chance(5));
+    mxcsr |= match rng.below(8) {
+        0 => Mxcsr::from_bits_retain(rng.u64() as u32) & Mxcsr::MASKS,
+        1 => Mxcsr::MASKS - Mxcsr::from_bits_retain(1 << (7 + rng.below(6))),
+        _ => Mxcsr::MASKS,
+    };
     mxcsr
 }
 

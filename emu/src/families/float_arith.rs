@@ -89,29 +89,19 @@ fn neighbours<T: Lane, B: Bits>(first: B, second: B) -> (B, B) {
 
 /// Lanes that the immediate does not choose become zeros.
 #[inline(always)]
-fn choose<T: Lane + Default, B: Bits>(mut value: B, choice: u8) -> B {
+fn choose<T: Lane, B: Bits>(mut value: B, choice: u8) -> B {
     for block in value.lanes_mut::<T>().chunks_exact_mut(16 / size_of::<T>()) {
         for (index, lane) in block.iter_mut().enumerate() {
             if choice >> index & 1 == 0 {
-                *lane = T::default();
+                *lane = T::zeroed();
             }
         }
     }
     value
 }
 
-/// The products that the high half of the immediate chooses. Zero times zero raises nothing.
-#[inline(always)]
-fn products<O: HostOp, B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception>
-where
-    <O::Source as Format>::Lane: Default,
-{
-    type T<O> = <<O as HostOp>::Source as Format>::Lane;
-    let choose = |value| choose::<T<O>, B>(value, immediate >> 4);
-    compute::<O, B>(choose(first), choose(second), mxcsr)
-}
-
-/// Products, sums of two, sum of four: each step can raise an exception that hides the next step.
+/// A dot product of single precision: products that the high half of the immediate chooses, sums of two, sum
+/// of four. Each step can raise an exception that hides the next step.
 struct Dpps;
 
 impl FloatOp for Dpps {
@@ -119,16 +109,11 @@ impl FloatOp for Dpps {
 
     #[inline(always)]
     fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        let mut sum = products::<sse::Mulps, B>(first, second, immediate, mxcsr)?;
-        for _ in 0..2 {
-            let (even, odd) = neighbours::<Self::Lane, B>(sum, sum);
-            sum = compute::<sse::Addps, B>(even, odd, mxcsr)?;
-        }
-        Ok(choose::<Self::Lane, B>(sum, immediate))
+        dot::<sse::Dotps, sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr)
     }
 }
 
-/// Products, then their sum.
+/// The same of double precision.
 struct Dppd;
 
 impl FloatOp for Dppd {
@@ -136,9 +121,30 @@ impl FloatOp for Dppd {
 
     #[inline(always)]
     fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        let products = products::<sse::Mulpd, B>(first, second, immediate, mxcsr)?;
-        let (even, odd) = neighbours::<Self::Lane, B>(products, products);
-        let sum = compute::<sse::Addpd, B>(even, odd, mxcsr)?;
-        Ok(choose::<Self::Lane, B>(sum, immediate))
+        dot::<sse::Dotpd, sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr)
     }
+}
+
+/// `Dot` is all steps at once, `Multiply` and `Add` are each.
+#[inline(always)]
+fn dot<Dot: HostOp<Source = F>, Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits>(
+    first: B,
+    second: B,
+    immediate: u8,
+    mxcsr: &mut Mxcsr,
+) -> Result<B, Exception> {
+    // Zero times zero raises nothing.
+    let first = choose::<F::Lane, B>(first, immediate >> 4);
+    let second = choose::<F::Lane, B>(second, immediate >> 4);
+    let sum = if mxcsr.contains(Mxcsr::MASKS) {
+        compute::<Dot, B>(first, second, mxcsr)?
+    } else {
+        let mut sum = compute::<Multiply, B>(first, second, mxcsr)?;
+        for _ in 0..(128 / F::BITS).ilog2() {
+            let (even, odd) = neighbours::<F::Lane, B>(sum, sum);
+            sum = compute::<Add, B>(even, odd, mxcsr)?;
+        }
+        sum
+    };
+    Ok(choose::<F::Lane, B>(sum, immediate))
 }

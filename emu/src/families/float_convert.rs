@@ -26,8 +26,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Cvttsd2si, Select, SSE, to_general::<sse::Cvttsd2si32, sse::Cvttsd2si64>),
     row!(Cvtpi2ps, Select, SSE.union(Flags::X87), from_mmx::<sse::Cvtdq2ps, true, true>),
     row!(Cvtpi2pd, Select, SSE.union(Flags::X87), from_mmx::<sse::Cvtdq2pd, false, false>),
-    row!(Cvtps2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvtps2dq>),
-    row!(Cvttps2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvttps2dq>),
-    row!(Cvtpd2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvtpd2dq>),
-    row!(Cvttpd2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvttpd2dq>),
+    row!(Cvtps2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvtps2dq, 4>),
+    row!(Cvttps2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvttps2dq, 4>),
+    row!(Cvtpd2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvtpd2dq, 8>),
+    row!(Cvttpd2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvttpd2dq, 8>),
 ];

@@ -37,7 +37,7 @@ impl<F: Format, const ELEMENTS: usize> FloatOp for Round<F, ELEMENTS> {
             let mut raised = Mxcsr::empty();
             for index in 0..ELEMENTS {
                 let (rounded, flags) = round::<F>(F::element(src, index), rounding, daz);
-                let shift = index as u32 * F::BITS & 127;
+                let shift = (index as u32 * F::BITS) & 127;
                 dst = dst & !(F::MASK << shift) | u128::from(rounded) << shift;
                 raised |= flags;
             }
@@ -70,23 +70,23 @@ fn round<F: Format>(value: u64, rounding: u8, daz: bool) -> (u64, Mxcsr) {
     if magnitude == 0 || daz && exponent == 0 {
         return (sign, Mxcsr::empty());
     }
-    // The lowest bit of the integer part, and half of it, in units of the lowest bit of the fraction.
-    // Below one half, any number less than half will do.
-    let (unit, part, rest) = if exponent >= bias {
-        let unit = 1 << (u64::from(F::FRACTION_BITS) + bias - exponent);
-        (unit, magnitude & !(unit - 1), magnitude & (unit - 1))
-    } else {
-        // Magnitudes are in the order of their patterns.
+    if exponent < bias {
+        // Between 0 and 1; magnitudes are in the order of their patterns. In quarters, any rest below, at
+        // and above one half.
         let half = F::ONE - (1 << F::FRACTION_BITS);
         let rest = 1 + u64::from(magnitude >= half) + u64::from(magnitude > half);
-        return (sign | if rounds_up(rounding, sign != 0, false, rest, 2) { F::ONE } else { 0 }, Mxcsr::PE);
-    };
+        let up = rounds_up(rounding, sign != 0, false, rest, 2);
+        return (sign | if up { F::ONE } else { 0 }, Mxcsr::PE);
+    }
+    // The lowest bit of the integer part, in units of the lowest bit of the fraction.
+    let unit = 1 << (u64::from(F::FRACTION_BITS) + bias - exponent);
+    let (part, rest) = (magnitude & !(unit - 1), magnitude & (unit - 1));
     if rest == 0 {
         return (value, Mxcsr::empty());
     }
-    // A carry goes on into the exponent, as it should. The exponent of an odd one is odd, too.
+    // A carry goes on into the exponent, as it should. Of 1, the unit is the exponent's lowest bit, set too.
     let up = rounds_up(rounding, sign != 0, magnitude & unit != 0, rest, unit / 2);
-    (sign | part + if up { unit } else { 0 }, Mxcsr::PE)
+    (sign | (part + if up { unit } else { 0 }), Mxcsr::PE)
 }
 
 /// Numbers without a fraction, infinities, and NaNs, which become quiet.
@@ -94,13 +94,8 @@ fn round<F: Format>(value: u64, rounding: u8, daz: bool) -> (u64, Mxcsr) {
 fn integral<F: Format>(value: u64, magnitude: u64) -> (u64, Mxcsr) {
     let quiet = 1 << (F::FRACTION_BITS - 1);
     let infinity = (F::MASK as u64 >> 1) & !((1 << F::FRACTION_BITS) - 1);
-    if magnitude <= infinity {
-        (value, Mxcsr::empty())
-    } else if value & quiet != 0 {
-        (value, Mxcsr::empty())
-    } else {
-        (value | quiet, Mxcsr::IE)
-    }
+    let signaling = magnitude > infinity && value & quiet == 0;
+    if signaling { (value | quiet, Mxcsr::IE) } else { (value, Mxcsr::empty()) }
 }
 
 /// Whether a magnitude with `rest` above an integer, which is odd or even, goes to the next integer.

@@ -232,6 +232,40 @@ host_addsub! {
     Addsubpd "addpd", "subpd", Double, 2, 0xffff_ffff_ffff_ffff;
 }
 
+/// Even elements plus odd ones.
+macro_rules! add_neighbours {
+    ($suffix:literal, $even:literal, $odd:literal) => {
+        concat!(
+            "movaps {odd}, {sum}\n",
+            concat!("shuf", $suffix, " {sum}, {sum}, ", $even, "\n"),
+            concat!("shuf", $suffix, " {odd}, {odd}, ", $odd, "\n"),
+            concat!("add", $suffix, " {sum}, {odd}")
+        )
+    };
+}
+
+/// All steps of a dot product, for where no step can hide another. The sum is in every element.
+macro_rules! host_dot {
+    ($($name:ident $multiply:literal, $format:ident, $elements:literal, [$($add:expr),+];)+) => {
+        host! {$(
+            $name $format -> $format, $elements, Within,
+            |dst, src, control| {
+                let mut sum = to_host(dst);
+                let flags = under_mxcsr!(control, [concat!($multiply, " {sum}, {src}"), $($add),+],
+                    sum = inout(xmm_reg) sum,
+                    odd = out(xmm_reg) _,
+                    src = in(xmm_reg) to_host(src));
+                (from_host(sum), flags)
+            };
+        )+}
+    };
+}
+
+host_dot! {
+    Dotps "mulps", Single, 4, [add_neighbours!("ps", "0x88", "0xdd"), add_neighbours!("ps", "0x88", "0xdd")];
+    Dotpd "mulpd", Double, 2, [add_neighbours!("pd", "0", "3")];
+}
+
 /// How the elements of two operands relate, as masks of ones and zeros: none is set where the first is
 /// greater. A scalar comparison says something of the first element only.
 #[derive(Clone, Copy)]
@@ -314,4 +348,29 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
         }
     });
     Mxcsr::from_bits_retain(mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::float::Single;
+
+    fn host_mxcsr() -> u32 {
+        let mut mxcsr = 0u32;
+        // SAFETY: stores MXCSR into a live 32-bit value.
+        unsafe { asm!("stmxcsr dword ptr [{}]", in(reg) &raw mut mxcsr, options(nostack)) };
+        mxcsr
+    }
+
+    /// One third, rounded up under the target's control word, leaves the host's as it was.
+    #[test]
+    fn the_hosts_mxcsr_is_restored() {
+        let before = host_mxcsr();
+        let three = 3f32.to_bits();
+        let (up, flags) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(2 << 13));
+        assert_eq!((up, flags), (0x3eaa_aaab, Mxcsr::PE));
+        let (down, _) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(1 << 13));
+        assert_eq!(down, 0x3eaa_aaaa);
+        assert_eq!(host_mxcsr(), before);
+    }
 }

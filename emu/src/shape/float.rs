@@ -9,6 +9,7 @@ use crate::float::{self, Format};
 use crate::host::sse::HostOp;
 use crate::operand::{Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::registers::{Mxcsr, Rflags};
 use crate::shape::vector::ClassName;
 use crate::table::{Form, Shape};
@@ -113,8 +114,8 @@ pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Opt
     }
 }
 
-/// An MMX register or memory to two elements: CVTPI2PS. `MEMORY_IS_MMX` says whether the memory form is an
-/// MMX instruction too. The operation works on the low 64 bits; `KEEP` keeps the high ones.
+/// An MMX register or memory to two elements: CVTPI2PS. The operation works on the low 64 bits; `KEEP` keeps
+/// the high ones. On Intel's processors the memory form may be an MMX instruction, too.
 pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool, const MEMORY_IS_MMX: bool>(
     form: &Form<'_>,
 ) -> Option<Execute> {
@@ -125,36 +126,47 @@ pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool, const MEMORY_IS_MMX: bool>(
             Mmx::ready(c)?;
         }
         let [source] = P::fetch::<Mmx, O::Lane>(c, 1)?;
+        if MMX {
+            // Even if the operation raises #XM.
+            Mmx::done(c);
+        }
         let source = Xmm::from_low(source);
         let mut result = apply::<O, Xmm>(c, source, source)?;
         if KEEP {
             result[1] = Sse::get(c, 0)[1];
         }
-        if MMX {
-            Mmx::only_read(c);
-        }
         Sse::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
     }
+    let mmx = MEMORY_IS_MMX && form.processor.vendor == Vendor::Intel;
     match (form.class(0)?, form.class(1), form.memory_bytes()) {
         (ClassName::Sse, Some(ClassName::Mmx), None) => Some(run::<InRegister, O, KEEP, true>),
-        (ClassName::Sse, None, Some(8)) => Some(run::<InPart<8>, O, KEEP, MEMORY_IS_MMX>),
+        (ClassName::Sse, None, Some(8)) if mmx => Some(run::<InPart<8>, O, KEEP, true>),
+        (ClassName::Sse, None, Some(8)) => Some(run::<InPart<8>, O, KEEP, false>),
         _ => None,
     }
 }
 
-/// Two elements to an MMX register: CVTPS2PI. The operation sees zeros in the elements above.
-pub(crate) fn to_mmx<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+/// Two elements of `BYTES` bytes to an MMX register: CVTPS2PI. The operation sees zeros in those above.
+pub(crate) fn to_mmx<O: FloatOp, const BYTES: usize>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, O: FloatOp, const BYTES: usize>(
+        c: &mut Context<'_>,
+    ) -> Result<Outcome, Exception> {
         Mmx::ready(c)?;
         let mut source = P::fetch::<C, O::Lane>(c, 1)?;
-        let read = 2 * size_of::<O::Lane>() / 8;
-        source.quadwords_mut().iter_mut().skip(read).for_each(|quadword| *quadword = 0);
+        // Even if the operation raises #XM.
+        Mmx::done(c);
+        source.quadwords_mut().iter_mut().skip(2 * BYTES / 8).for_each(|quadword| *quadword = 0);
         let result = apply::<O, C::Bits>(c, source, source)?;
         Mmx::set::<u32>(c, [result.quadwords().first().copied().unwrap_or(0)]);
         Ok(Outcome::Next)
     }
-    (form.class(0)? == ClassName::Mmx).then(|| by_source!(form, 1, run, <O>)).flatten()
+    match (form.class(0)?, form.class(1), form.memory_bytes()) {
+        (ClassName::Mmx, Some(ClassName::Sse), None) => Some(run::<Sse, InRegister, O, BYTES>),
+        (ClassName::Mmx, None, Some(16)) => Some(run::<Sse, InMemory, O, BYTES>),
+        (ClassName::Mmx, None, Some(8)) => Some(run::<Sse, InPart<8>, O, BYTES>),
+        _ => None,
+    }
 }
 
 /// Two elements, whose relation goes to the flags: COMISS.

@@ -4,13 +4,14 @@
 //! `row!(Paddb, Lanes<u8>, NONE, u8::wrapping_add)`: the lane type is that of the destination, which is
 //! also what a mask counts.
 
-use iced_x86::EncodingKind;
+use iced_x86::{CpuidFeature, EncodingKind};
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::table::{Form, Shape};
-use crate::vector::{Bits, Blocks, Class, InPart, InRegister, Lane, Place, Sse};
+use crate::vector::{Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse};
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -46,6 +47,16 @@ macro_rules! vector_row {
             |first, second, _immediate| $function(first, second)
         )
     };
+    // The same, of which the second source's low half counts.
+    ($mnemonics:tt, LowBlocks<$lane:ty>, $flags:expr, $function:ident) => {
+        $crate::shape::vector::blocks_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_low,
+            |first, second, _immediate| $function(first, second)
+        )
+    };
     // Two sources and an immediate: fn<const N>([T; N], [T; N], u8) -> [T; N].
     ($mnemonics:tt, BlocksImm<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
@@ -75,6 +86,52 @@ macro_rules! vector_row {
             one_source,
             |first, _second, immediate| $function(first, immediate)
         )
+    };
+    // The same for instructions that know blocks of 128 bits only, with lanes enough to fill them:
+    // fn([T; N], [T; N]) -> [T; N] and so on.
+    ($mnemonics:tt, Block128<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_128,
+            |first, second, _immediate| ($function)(first, second)
+        )
+    };
+    ($mnemonics:tt, Block128Imm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            two_sources_128,
+            |first, second, immediate| ($function)(first, second, immediate)
+        )
+    };
+    ($mnemonics:tt, EachBlock128<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            one_source_128,
+            |first, _second, _immediate| ($function)(first)
+        )
+    };
+    ($mnemonics:tt, EachBlock128Imm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics,
+            $lane,
+            $flags,
+            one_source_128,
+            |first, _second, immediate| ($function)(first, immediate)
+        )
+    };
+    // Lanes of the second source where the immediate has ones, else of the first.
+    ($mnemonics:tt, Blend<$lane:ty>, $flags:expr) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend::<$lane>)
+    };
+    // Lanes of the second source where those of the mask register are negative, else of the first.
+    ($mnemonics:tt, BlendBySign<$lane:ty>, $flags:expr) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend_by_sign::<$lane>)
     };
     // Lanes shifted by one count: fn(T, u64) -> T.
     ($mnemonics:tt, LaneShift<$lane:ty>, $flags:expr, $function:expr) => {{
@@ -122,6 +179,28 @@ macro_rules! blocks_row {
 }
 pub(crate) use blocks_row;
 
+macro_rules! block_128_row {
+    (
+        $mnemonics:tt, $lane:ty, $flags:expr, $select:ident,
+        |$first:ident, $second:ident, $immediate:ident| $call:expr
+    ) => {{
+        use $crate::vector::Lane;
+        struct Op;
+        impl $crate::shape::vector::Block128<$lane> for Op {
+            #[inline(always)]
+            fn apply(
+                $first: <$lane as Lane>::Block128,
+                $second: <$lane as Lane>::Block128,
+                $immediate: u8,
+            ) -> <$lane as Lane>::Block128 {
+                $call
+            }
+        }
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::$select::<$lane, Op>)
+    }};
+}
+pub(crate) use block_128_row;
+
 /// The classes of [`Class`] as values, to select by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClassName {
@@ -148,6 +227,13 @@ impl Form<'_> {
         (0..self.instruction.op_count()).any(|index| self.shape(index) == shape)
     }
 
+    /// Whether the processor does not look at the alignment of an operand that the manual wants aligned:
+    /// AMD's do not with SHA.
+    pub(crate) fn may_be_misaligned(&self) -> bool {
+        let features = self.instruction.code().cpuid_features();
+        self.processor.vendor == Vendor::Amd && features.contains(&CpuidFeature::SHA)
+    }
+
     /// How many bytes the memory operand has, if there is one.
     pub(crate) fn memory_bytes(&self) -> Option<usize> {
         self.any(Shape::Memory).then(|| self.instruction.memory_size().size())
@@ -160,11 +246,10 @@ macro_rules! by_class {
     ($form:expr, $operand:expr, $function:ident $(, <$($more:ty),+>)?) => {{
         use $crate::context::Execute;
         use $crate::shape::vector::ClassName;
-        use $crate::vector::{InMemory, InPart, InRegister, Mmx, Sse};
+        use $crate::vector::{InMemory, InRegister, Mmx, Sse};
         match ($form.class($operand), $form.memory_bytes()) {
             (Some(ClassName::Mmx), None) => Some($function::<Mmx, InRegister $(, $($more),+)?> as Execute),
             (Some(ClassName::Mmx), Some(8)) => Some($function::<Mmx, InMemory $(, $($more),+)?> as Execute),
-            (Some(ClassName::Mmx), Some(4)) => Some($function::<Mmx, InPart<4> $(, $($more),+)?> as Execute),
             (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister $(, $($more),+)?> as Execute),
             (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory $(, $($more),+)?> as Execute),
             _ => None,
@@ -204,17 +289,29 @@ pub(crate) fn each_lane<T: Lane, O: EachLane<T>>(form: &Form<'_>) -> Option<Exec
     by_class!(form, 0, run, <T, O>)
 }
 
+fn run_blocks<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    C::ready(c)?;
+    let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+    let first = C::get(c, C::FIRST);
+    let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
+    C::set::<T>(c, result);
+    Ok(Outcome::Next)
+}
+
 /// Two sources and perhaps an immediate, block by block.
 pub(crate) fn two_sources<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
-        let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
+    by_class!(form, 0, run_blocks, <T, O>)
+}
+
+/// The same, where only the low half of the second source counts and is read.
+pub(crate) fn two_sources_low<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
+    match (form.class(0)?, form.memory_bytes()) {
+        (ClassName::Mmx, None) => Some(run_blocks::<Mmx, InRegister, T, O>),
+        (ClassName::Mmx, Some(4)) => Some(run_blocks::<Mmx, InPart<4>, T, O>),
+        (ClassName::Sse, None) => Some(run_blocks::<Sse, InRegister, T, O>),
+        (ClassName::Sse, Some(16)) => Some(run_blocks::<Sse, InLowHalf, T, O>),
+        _ => None,
     }
-    by_class!(form, 0, run, <T, O>)
 }
 
 /// One source and perhaps an immediate, block by block.
@@ -227,6 +324,92 @@ pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execu
         Ok(Outcome::Next)
     }
     by_class!(form, 0, run, <T, O>)
+}
+
+/// An operation on blocks of 128 bits.
+pub(crate) trait Block128<T: Lane> {
+    fn apply(first: T::Block128, second: T::Block128, immediate: u8) -> T::Block128;
+}
+
+#[inline(always)]
+fn by_blocks_128<B: Bits, T: Lane, O: Block128<T>>(mut first: B, second: B, immediate: u8) -> B {
+    let results: &mut [T::Block128] = bytemuck::cast_slice_mut(first.quadwords_mut());
+    for (result, second) in results.iter_mut().zip(bytemuck::cast_slice(second.quadwords())) {
+        *result = O::apply(*result, *second, immediate);
+    }
+    first
+}
+
+/// As [`by_class!`] for instructions without an MMX form.
+macro_rules! by_wide_class {
+    ($form:expr, $function:ident, <$($more:ty),+>) => {
+        match ($form.class(0), $form.memory_bytes()) {
+            (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister, $($more),+> as Execute),
+            (Some(ClassName::Sse), Some(16)) if $form.may_be_misaligned() => {
+                Some($function::<Sse, InPart<16>, $($more),+> as Execute)
+            }
+            (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory, $($more),+> as Execute),
+            _ => None,
+        }
+    };
+}
+
+pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let first = C::get(c, C::FIRST);
+        let result = by_blocks_128::<C::Bits, T, O>(first, second, c.displaced.immediate as u8);
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T, O>)
+}
+
+pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let source = P::fetch::<C, T>(c, 1)?;
+        let result = by_blocks_128::<C::Bits, T, O>(source, source, c.displaced.immediate as u8);
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T, O>)
+}
+
+/// Lanes of the second source where the immediate has ones, from the beginning again after eight lanes.
+pub(crate) fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let mut result = C::get(c, C::FIRST);
+        let lanes = result.lanes_mut::<T>().iter_mut().zip(second.lanes::<T>());
+        for (index, (result, second)) in lanes.enumerate() {
+            if c.displaced.immediate >> (index & 7) & 1 != 0 {
+                *result = *second;
+            }
+        }
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T>)
+}
+
+/// Lanes of the second source where those of the mask, XMM0 in legacy encodings, are negative.
+pub(crate) fn blend_by_sign<T: Lane + Default + PartialOrd>(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place, T: Lane + Default + PartialOrd>(
+        c: &mut Context<'_>,
+    ) -> Result<Outcome, Exception> {
+        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
+        let mask = C::mask(c);
+        let mut result = C::get(c, C::FIRST);
+        let sources = second.lanes::<T>().iter().zip(mask.lanes::<T>());
+        for (result, (second, mask)) in result.lanes_mut::<T>().iter_mut().zip(sources) {
+            if *mask < T::default() {
+                *result = *second;
+            }
+        }
+        C::set::<T>(c, result);
+        Ok(Outcome::Next)
+    }
+    by_wide_class!(form, run, <T>)
 }
 
 /// All lanes shifted by one count: the immediate, or the low quadword of the second source.
@@ -252,9 +435,14 @@ pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Ex
         Ok(Outcome::Next)
     }
     if form.any(Shape::Immediate) {
-        by_class!(form, 0, by_immediate, <T, O>)
-    } else {
-        by_class!(form, 0, run, <T, O>)
+        return by_class!(form, 0, by_immediate, <T, O>);
+    }
+    match (form.class(0)?, form.memory_bytes()) {
+        (ClassName::Mmx, None) => Some(run::<Mmx, InRegister, T, O>),
+        (ClassName::Mmx, Some(8)) => Some(run::<Mmx, InMemory, T, O>),
+        (ClassName::Sse, None) => Some(run::<Sse, InRegister, T, O>),
+        (ClassName::Sse, Some(16)) => Some(run::<Sse, InLowHalf, T, O>),
+        _ => None,
     }
 }
 

@@ -60,14 +60,15 @@ fn restored<P: Pointers>(mut x87: X87) -> X87 {
     x87
 }
 
-/// #GP if the operand is not aligned, and the faults of its first and last byte.
+/// #GP if the operand is not aligned, or #AC, which watches its first four bytes, and the faults of its last and
+/// its first byte, in this order.
 fn check_area(c: &mut Context<'_>, alignment: u64, length: usize, access: Access) -> Result<(), Exception> {
-    c.check(c.linear(), 1, 1, c.displaced.address.stack)?;
+    c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
     if c.linear() & (alignment - 1) != 0 {
         return Err(Exception::GeneralProtection(0));
     }
-    check_part(c, 0, 1, 1, access)?;
-    check_part(c, length - 1, 1, 1, access)
+    check_part(c, length - 1, 1, 1, access)?;
+    check_part(c, 0, 1, 1, access)
 }
 
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
