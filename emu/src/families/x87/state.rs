@@ -1,4 +1,4 @@
-//! FXSAVE and FXRSTOR, XSAVE and XRSTOR (SDM volume 1, section 10.5 and chapter 13).
+//! FXSAVE and FXRSTOR (SDM volume 1, section 10.5).
 
 use super::{check_part, read_slice, write_slice};
 use crate::context::Context;
@@ -21,15 +21,15 @@ pub(in crate::families) static ROWS: &[Row] = &[
 ];
 
 /// How FIP and FDP stand in an image.
-trait Pointers {
+pub(super) trait Pointers {
     /// What is kept of one.
     const MASK: u64;
 }
 
 /// Without REX.W: 32 bits, then a selector, which is zero as the kernel's own images have no place for it.
-struct Narrow;
+pub(super) struct Narrow;
 /// With REX.W: 64 bits.
-struct Wide;
+pub(super) struct Wide;
 
 impl Pointers for Narrow {
     const MASK: u64 = 0xffff_ffff;
@@ -41,7 +41,7 @@ impl Pointers for Wide {
 
 /// The state as an image has it: AMD's processors keep the pointers to themselves while no unmasked exception
 /// is pending (APM volume 2, section 11.5.10).
-fn saved<P: Pointers>(x87: &X87) -> X87 {
+pub(super) fn saved<P: Pointers>(x87: &X87) -> X87 {
     let mut saved = x87.clone();
     if x87.status & ES == 0 && Processor::get().vendor == Vendor::Amd {
         (saved.opcode, saved.instruction_pointer, saved.data_pointer) = (0, 0, 0);
@@ -52,7 +52,7 @@ fn saved<P: Pointers>(x87: &X87) -> X87 {
 }
 
 /// The state that an image means: bits that the processor does not have are not taken.
-fn restored<P: Pointers>(mut x87: X87) -> X87 {
+pub(super) fn restored<P: Pointers>(mut x87: X87) -> X87 {
     x87.opcode &= 0x7ff;
     x87.instruction_pointer &= P::MASK;
     x87.data_pointer &= P::MASK;
@@ -62,7 +62,12 @@ fn restored<P: Pointers>(mut x87: X87) -> X87 {
 
 /// #GP if the operand is not aligned, or #AC, which watches its first four bytes, and the faults of its last and
 /// its first byte, in this order.
-fn check_area(c: &mut Context<'_>, alignment: u64, length: usize, access: Access) -> Result<(), Exception> {
+pub(super) fn check_area(
+    c: &mut Context<'_>,
+    alignment: u64,
+    length: usize,
+    access: Access,
+) -> Result<(), Exception> {
     c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
     if c.linear() & (alignment - 1) != 0 {
         return Err(Exception::GeneralProtection(0));
@@ -72,7 +77,7 @@ fn check_area(c: &mut Context<'_>, alignment: u64, length: usize, access: Access
 }
 
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
-fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
+pub(super) fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
     let bytes = image.get(xsave::MXCSR..).and_then(|rest| rest.first_chunk());
     let mxcsr = Mxcsr::from_bits_retain(bytes.copied().map_or(0, u32::from_le_bytes));
     if mxcsr_mask().contains(mxcsr) { Ok(mxcsr) } else { Err(Exception::GeneralProtection(0)) }
