@@ -2,6 +2,8 @@
 
 use crate::table::Row;
 
+#[cfg(test)]
+mod absent;
 mod arith;
 mod bits;
 mod bmi;
