@@ -4,6 +4,7 @@
 //! contents of memory.
 
 mod address;
+mod image;
 mod instruction;
 mod state;
 mod system;
@@ -98,11 +99,15 @@ impl Generator {
         let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
         let mut last = None;
         for memory in info.used_memory() {
-            let size = memory.memory_size().size() as u64;
+            let size = match memory.memory_size().size() as u64 {
+                _ if image::has_image(instruction) => image::LENGTH,
+                0 => 64,
+                size => size,
+            };
             let overlap = last.filter(|_| rng.chance(15));
             let target = match overlap {
                 Some(last) => u64::wrapping_add(last, rng.below(32)).wrapping_sub(16),
-                None => address::target(if size == 0 { 64 } else { size }, rng),
+                None => address::target(size, rng),
             };
             address::solve(memory, target, &mut case.registers);
             last = address::linear(memory, &case.registers);
@@ -119,6 +124,9 @@ impl Generator {
         if let Some(start) = last {
             bit_offset(&mut case.registers, instruction, rng);
             let _ = start;
+        }
+        if let Some(start) = last.filter(|_| image::has_image(instruction)) {
+            case.patches.extend(image::header(start, rng));
         }
         system::operands(case, instruction, last, rng);
     }
@@ -183,6 +191,9 @@ fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) 
     let counted = (1..instruction.op_count()).any(|number| instruction.op_register(number) == Register::CL);
     if counted {
         registers.gpr[gpr::RCX] = registers.gpr[gpr::RCX] & !0xff | rng.below(80);
+    }
+    if image::has_image(instruction) {
+        image::requested(registers, rng);
     }
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         divisible(registers, instruction, rng);

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use super::state::{Narrow, Pointers, Wide, check_area, checked_mxcsr, restored, saved};
+use super::state::{Narrow, Pointers, Wide, check_aligned, checked_mxcsr, restored, saved};
 use super::{check_part, read_at, write_at};
 use crate::context::Context;
 use crate::exception::Exception;
@@ -36,7 +36,7 @@ const COMPACTED: u64 = 1 << 63;
 const LARGEST: usize = 1024;
 
 /// What the processor says of the components: index i is bit i of XCR0.
-struct Processor {
+struct Components {
     xcr0: u64,
     /// In bytes.
     size: [usize; 63],
@@ -46,13 +46,13 @@ struct Processor {
     aligned: u64,
 }
 
-impl Processor {
-    fn get() -> &'static Processor {
-        static PROCESSOR: OnceLock<Processor> = OnceLock::new();
-        PROCESSOR.get_or_init(|| {
+impl Components {
+    fn get() -> &'static Components {
+        static COMPONENTS: OnceLock<Components> = OnceLock::new();
+        COMPONENTS.get_or_init(|| {
             let leaf = |component: usize| answers::cpuid(0xd, component as u32);
             let extended = |component: usize| component >= 2;
-            Processor {
+            Components {
                 xcr0: answers::xcr0(),
                 size: std::array::from_fn(|i| if extended(i) { leaf(i).eax as usize } else { 0 }),
                 offset: std::array::from_fn(|i| if extended(i) { leaf(i).ebx as usize } else { 0 }),
@@ -79,48 +79,55 @@ impl Processor {
     }
 }
 
+/// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
+fn check_area(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+    check_aligned(c, 64)?;
+    check_part(c, 0, 1, 1, access)?;
+    check_part(c, length - 1, 1, 1, access)
+}
+
 /// The components that EDX:EAX asks for and XCR0 has.
-fn requested(c: &Context<'_>, processor: &Processor) -> u64 {
+fn requested(c: &Context<'_>, known: &Components) -> u64 {
     let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
-    (low(gpr::RDX) << 32 | low(gpr::RAX)) & processor.xcr0
+    (low(gpr::RDX) << 32 | low(gpr::RAX)) & known.xcr0
 }
 
 fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let processor = Processor::get();
-    let requested = requested(c, processor);
-    standard::<P>(c, processor, requested, requested)
+    let known = Components::get();
+    let requested = requested(c, known);
+    standard::<P>(c, known, requested, requested)
 }
 
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let processor = Processor::get();
-    let requested = requested(c, processor);
+    let known = Components::get();
+    let requested = requested(c, known);
     let saved = requested & in_use(c.registers);
-    standard::<P>(c, processor, requested, saved)
+    standard::<P>(c, known, requested, saved)
 }
 
 /// Writes components to an image in the standard format.
 fn standard<P: Pointers>(
     c: &mut Context<'_>,
-    processor: &Processor,
+    known: &Components,
     requested: u64,
     saved: u64,
 ) -> Result<Outcome, Exception> {
-    check_area(c, 64, processor.length(requested, false), Access::Write)?;
+    check_area(c, known.length(requested, false), Access::Write)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
     let before = u64::from_le_bytes(header);
     let after = before & !requested | in_use(c.registers) & requested;
-    store::<P>(c, saved, requested & (feature::SSE | feature::AVX) != 0, processor.places(requested, false))?;
+    store::<P>(c, saved, requested & (feature::SSE | feature::AVX) != 0, known.places(requested, false))?;
     write_at(c, XSTATE_BV, &after.to_le_bytes())?;
     Ok(Outcome::Next)
 }
 
 fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let processor = Processor::get();
-    let requested = requested(c, processor);
+    let known = Components::get();
+    let requested = requested(c, known);
     let saved = requested & in_use(c.registers);
-    check_area(c, 64, processor.length(requested, true), Access::Write)?;
-    store::<P>(c, saved, saved & feature::SSE != 0, processor.places(requested, true))?;
+    check_area(c, known.length(requested, true), Access::Write)?;
+    store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
     write_at(c, XSTATE_BV, &saved.to_le_bytes())?;
     write_at(c, XSTATE_BV + 8, &(requested | COMPACTED).to_le_bytes())?;
     Ok(Outcome::Next)
@@ -160,15 +167,15 @@ fn store<P: Pointers>(
 const XMM_END: usize = xsave::XMM + 256;
 
 fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let processor = Processor::get();
-    let requested = requested(c, processor);
-    check_area(c, 64, MINIMUM_LENGTH, Access::Read)?;
+    let known = Components::get();
+    let requested = requested(c, known);
+    check_area(c, MINIMUM_LENGTH, Access::Read)?;
     let mut legacy = [0; MINIMUM_LENGTH];
     read_at(c, 0, &mut legacy, Access::Read)?;
-    let header = Header::of(&legacy, processor)?;
+    let header = Header::of(&legacy, known)?;
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };
-    let length = processor.length(format, compacted);
+    let length = known.length(format, compacted);
     check_part(c, length - 1, 1, 1, Access::Read)?;
     let present = requested & header.in_use;
     let mxcsr = match (compacted, requested & (feature::SSE | feature::AVX)) {
@@ -189,10 +196,10 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let place = if present & feature::SSE != 0 { &legacy[xsave::XMM..] } else { &[] };
         xsave::read_component(feature::SSE, place, &mut after, &mut pkru);
     }
-    for (component, ..) in processor.places(requested & !present, false) {
+    for (component, ..) in known.places(requested & !present, false) {
         xsave::read_component(component, &[], &mut after, &mut pkru);
     }
-    for (component, start, end) in processor.places(format, compacted) {
+    for (component, start, end) in known.places(format, compacted) {
         if present & component != 0 {
             let mut bytes = [0; LARGEST];
             let bytes = &mut bytes[..(end - start).min(LARGEST)];
@@ -215,15 +222,15 @@ struct Header {
 
 impl Header {
     /// #GP for one that the processor does not take.
-    fn of(image: &[u8; MINIMUM_LENGTH], processor: &Processor) -> Result<Header, Exception> {
+    fn of(image: &[u8; MINIMUM_LENGTH], known: &Components) -> Result<Header, Exception> {
         let (words, _) = image[XSTATE_BV..].as_chunks();
         let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
         let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
         let valid = if layout & COMPACTED != 0 {
             let components = layout & !COMPACTED;
-            components & !processor.xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
+            components & !known.xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
         } else {
-            in_use & !processor.xcr0 == 0 && layout == 0 && words.next() == Some(0)
+            in_use & !known.xcr0 == 0 && layout == 0 && words.next() == Some(0)
         };
         if valid { Ok(Header { in_use, layout }) } else { Err(Exception::GeneralProtection(0)) }
     }

@@ -51,29 +51,30 @@ pub(super) fn saved<P: Pointers>(x87: &X87) -> X87 {
     saved
 }
 
-/// The state that an image means: bits that the processor does not have are not taken.
+/// The state that an image means: bits that the processor does not have are not taken, and pointers are made
+/// canonical.
 pub(super) fn restored<P: Pointers>(mut x87: X87) -> X87 {
+    let unused = Processor::get().sign_bits & 63;
+    let canonical = |pointer: u64| ((pointer & P::MASK) << unused) as i64 >> unused;
     x87.opcode &= 0x7ff;
-    x87.instruction_pointer &= P::MASK;
-    x87.data_pointer &= P::MASK;
+    x87.instruction_pointer = canonical(x87.instruction_pointer) as u64;
+    x87.data_pointer = canonical(x87.data_pointer) as u64;
     x87.set_control(x87.control);
     x87
 }
 
-/// #GP if the operand is not aligned, or #AC, which watches its first four bytes, and the faults of its last and
-/// its first byte, in this order.
-pub(super) fn check_area(
-    c: &mut Context<'_>,
-    alignment: u64,
-    length: usize,
-    access: Access,
-) -> Result<(), Exception> {
+/// The faults of an image of FXSAVE: #GP if it is not aligned, or #AC, which watches its first four bytes, and what
+/// its last byte and then its first one raise.
+fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
     c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
-    if c.linear() & (alignment - 1) != 0 {
-        return Err(Exception::GeneralProtection(0));
-    }
-    check_part(c, length - 1, 1, 1, access)?;
+    check_aligned(c, 16)?;
+    check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
+}
+
+/// #GP if the operand is not aligned.
+pub(super) fn check_aligned(c: &Context<'_>, alignment: u64) -> Result<(), Exception> {
+    if c.linear() & (alignment - 1) == 0 { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
 }
 
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
@@ -87,7 +88,7 @@ pub(super) fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
 const WRITTEN: usize = 416;
 
 fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    check_area(c, 16, LEGACY_LENGTH, Access::Write)?;
+    check_image(c, Access::Write)?;
     let extended = &c.registers.extended;
     let mut image = [0; WRITTEN];
     xsave::write_x87(&saved::<P>(&extended.x87), &mut image);
@@ -98,7 +99,7 @@ fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    check_area(c, 16, LEGACY_LENGTH, Access::Read)?;
+    check_image(c, Access::Read)?;
     let mut image = [0; WRITTEN];
     read_slice(c, &mut image)?;
     let mxcsr = checked_mxcsr(&image)?;
