@@ -122,6 +122,8 @@ impl Generator {
         bit_offset(&mut case.registers, instruction, rng);
         case.patches.extend(related::contents(instruction, &places, &mut case.registers, rng));
         if let Some(start) = places.last().filter(|_| image::has_image(instruction)) {
+            // An image's header matters more than what else may have been drawn.
+            case.patches.clear();
             case.patches.extend(image::header(*start, rng));
         }
         system::operands(case, instruction, places.last().copied(), rng);
