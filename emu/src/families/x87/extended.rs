@@ -169,7 +169,9 @@ const XMM_END: usize = xsave::XMM + 256;
 fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let known = Components::get();
     let requested = requested(c, known);
-    check_area(c, MINIMUM_LENGTH, Access::Read)?;
+    check_aligned(c, 64)?;
+    check_part(c, 0, 1, 1, Access::Read)?;
+    check_part(c, XSTATE_BV, 8, 1, Access::Read)?;
     let mut legacy = [0; MINIMUM_LENGTH];
     read_at(c, 0, &mut legacy, Access::Read)?;
     let header = Header::of(&legacy, known)?;

@@ -66,15 +66,20 @@ pub(super) fn restored<P: Pointers>(mut x87: X87) -> X87 {
 /// The faults of an image of FXSAVE: #GP if it is not aligned, or #AC, which watches its first four bytes, and what
 /// its last byte and then its first one raise.
 fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
-    c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
+    c.check(address(c), 1, 4, c.displaced.address.stack)?;
     check_aligned(c, 16)?;
     check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
 }
 
+/// Where the operand begins.
+fn address(c: &Context<'_>) -> u64 {
+    c.displaced.address.linear_of_part(c.registers, 0, 0)
+}
+
 /// #GP if the operand is not aligned.
 pub(super) fn check_aligned(c: &Context<'_>, alignment: u64) -> Result<(), Exception> {
-    if c.linear() & (alignment - 1) == 0 { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+    if address(c) & (alignment - 1) == 0 { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
 }
 
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
