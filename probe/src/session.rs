@@ -251,6 +251,7 @@ impl Session {
         let mut options = Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEEXEC
             | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACESYSGOOD
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACEVFORKDONE;
         if exit_kill {
