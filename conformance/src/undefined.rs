@@ -52,12 +52,6 @@ pub const TABLE: &[Undefined] = &[
     row(Mnemonic::Imul, When::Always, SF | ZF | AF | PF),
     row(Mnemonic::Div, When::Always, CF | OF | SF | ZF | AF | PF),
     row(Mnemonic::Idiv, When::Always, CF | OF | SF | ZF | AF | PF),
-    row(Mnemonic::Bt, When::Always, OF | SF | AF | PF),
-    row(Mnemonic::Bts, When::Always, OF | SF | AF | PF),
-    row(Mnemonic::Btr, When::Always, OF | SF | AF | PF),
-    row(Mnemonic::Btc, When::Always, OF | SF | AF | PF),
-    row(Mnemonic::Bsf, When::Always, CF | OF | SF | AF | PF),
-    row(Mnemonic::Bsr, When::Always, CF | OF | SF | AF | PF),
     row(Mnemonic::Rol, When::CountedTwice, OF),
     row(Mnemonic::Ror, When::CountedTwice, OF),
     row(Mnemonic::Rcl, When::CountedTwice, OF),
@@ -78,14 +72,6 @@ pub const TABLE: &[Undefined] = &[
     row(Mnemonic::Shrd, When::Counted, AF),
     row(Mnemonic::Shrd, When::CountedTwice, OF),
     row(Mnemonic::Shrd, When::CountedBeyond, CF | OF | SF | ZF | AF | PF),
-    row(Mnemonic::Andn, When::Always, AF | PF),
-    row(Mnemonic::Bextr, When::Always, AF | SF | PF),
-    row(Mnemonic::Bzhi, When::Always, AF | PF),
-    row(Mnemonic::Blsi, When::Always, AF | PF),
-    row(Mnemonic::Blsr, When::Always, AF | PF),
-    row(Mnemonic::Blsmsk, When::Always, AF | PF),
-    row(Mnemonic::Lzcnt, When::Always, OF | SF | AF | PF),
-    row(Mnemonic::Tzcnt, When::Always, OF | SF | AF | PF),
 ];
 
 /// The flags of `mnemonic` that may be undefined.

@@ -5,7 +5,6 @@ use crate::exception::Exception;
 use crate::families::arith::flag;
 use crate::operand::{Destination, Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::processor::Processor;
 use crate::registers::Rflags;
 use crate::shape::{self, Convert, row};
 use crate::table::{Flags, Form, Row, Shape};
@@ -88,12 +87,12 @@ fn scan<O: Scan>(form: &Form<'_>) -> Option<Execute> {
 
 /// On a processor without BMI1, F3 before BSF means nothing.
 fn select_tzcnt(form: &Form<'_>) -> Option<Execute> {
-    if Processor::get().tzcnt { shape::convert::<Tzcnt>(form) } else { scan::<Bsf>(form) }
+    if form.processor.tzcnt { shape::convert::<Tzcnt>(form) } else { scan::<Bsf>(form) }
 }
 
 /// On a processor without LZCNT, F3 before BSR means nothing.
 fn select_lzcnt(form: &Form<'_>) -> Option<Execute> {
-    if Processor::get().lzcnt { shape::convert::<Lzcnt>(form) } else { scan::<Bsr>(form) }
+    if form.processor.lzcnt { shape::convert::<Lzcnt>(form) } else { scan::<Bsr>(form) }
 }
 
 struct Tzcnt;

@@ -37,8 +37,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Tzmsk, Convert, Flags::empty(), tzmsk),
 ];
 
-/// SF and ZF of a result, and CF; OF is clear. AF and PF are undefined: processors clear AF, and PF is
-/// the result's or clear.
+/// SF and ZF of a result, and CF; OF is clear. AF and PF are undefined: AF is clear, and PF the result's.
 #[inline(always)]
 fn with_carry<W: Width>(result: W, carry: bool, flags: Rflags) -> (W, Rflags) {
     let status = result_flags(result) | flag(Rflags::CF, carry);
@@ -61,11 +60,13 @@ fn andn<W: Width>(left: W, right: W, flags: Rflags) -> (W, Rflags) {
     with_carry(!left & right, false, flags)
 }
 
-/// `control` is the first bit, and above it how many of them.
+/// `control` is the first bit, and above it how many of them. AF, SF and PF are undefined: AF is set, SF
+/// clear, and PF the result's.
 #[inline(always)]
 fn bextr<W: Width>(src: W, control: W, flags: Rflags) -> (W, Rflags) {
     let [start, length] = (control.zero_extend() as u16).to_le_bytes().map(u32::from);
-    with_carry(src.shift_right(start) & low(length), false, flags)
+    let (result, flags) = with_carry(src.shift_right(start) & low(length), false, flags);
+    (result, flags.difference(Rflags::SF) | Rflags::AF)
 }
 
 #[inline(always)]

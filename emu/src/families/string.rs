@@ -147,7 +147,6 @@ fn iterate<W: Width, O: Strings, R: Repeat, const BUFFER: usize>(
             return Ok(Outcome::Next);
         }
         if limit == 0 {
-            c.registers.rip = c.displaced.ip();
             return Ok(Outcome::Again);
         }
         reach = BUFFER.min(4 * reach);
@@ -450,5 +449,143 @@ impl Strings for Cmps {
         c.memory.read(destination.lowest::<W>(c, elements)?, right, Access::Read).ok()?;
         let backward = backward(c);
         compare::<W, R>(c, in_order(left, backward).zip(in_order(right, backward)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Displaced, MemoryFault, Registers, UserMemory};
+
+    /// Some pages from `BASE` on, of which one cannot be accessed and one cannot be written.
+    #[derive(Clone, PartialEq)]
+    struct Pages {
+        bytes: Vec<u8>,
+        accesses: usize,
+    }
+
+    const BASE: u64 = 0x10_0000;
+    const PAGES: u64 = 16;
+    const READ_ONLY: u64 = 13;
+    const ABSENT: u64 = 14;
+
+    impl Pages {
+        fn new() -> Pages {
+            let bytes = (0..PAGES * PAGE).map(|at| (at.wrapping_mul(at) >> 9) as u8 & 3).collect();
+            Pages { bytes, accesses: 0 }
+        }
+
+        fn at(
+            &mut self,
+            address: u64,
+            length: usize,
+            access: Access,
+            write: bool,
+        ) -> Result<&mut [u8], MemoryFault> {
+            self.accesses += 1;
+            let pages = (address / PAGE..=(address + length as u64 - 1) / PAGE).map(|page| page * PAGE);
+            for address in pages.map(|page| page.max(address)) {
+                let page = address.wrapping_sub(BASE) / PAGE;
+                let present = page < PAGES && page != ABSENT;
+                if !present || (page == READ_ONLY && (write || access == Access::Write)) {
+                    let access = if write { Access::Write } else { access };
+                    return Err(MemoryFault { address, access, present, protection_key: false });
+                }
+            }
+            let at = (address - BASE) as usize;
+            Ok(&mut self.bytes[at..at + length])
+        }
+    }
+
+    impl UserMemory for Pages {
+        fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+            bytes.copy_from_slice(self.at(address, bytes.len(), access, false)?);
+            Ok(())
+        }
+        fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+            self.at(address, bytes.len(), Access::Write, true)?.copy_from_slice(bytes);
+            Ok(())
+        }
+        fn update(
+            &mut self,
+            address: u64,
+            _: usize,
+            _: &mut dyn FnMut(u128) -> u128,
+        ) -> Result<u128, MemoryFault> {
+            Err(MemoryFault { address, access: Access::Write, present: false, protection_key: false })
+        }
+    }
+
+    /// Executes until the instruction has ended, and returns how.
+    fn run(
+        displaced: &Displaced,
+        registers: &mut Registers,
+        memory: &mut Pages,
+    ) -> Result<Outcome, Exception> {
+        loop {
+            match displaced.execute(registers, memory) {
+                Ok(Outcome::Again) => assert_eq!(registers.rip, displaced.ip()),
+                other => return other,
+            }
+        }
+    }
+
+    /// A thread that single-steps itself gets one element per execution: that is the reference.
+    fn compare_with_stepping(bytes: &[u8], registers: &Registers) -> usize {
+        let displaced = Displaced::decode(bytes, 0x1000).expect("a string instruction");
+        let (mut bulk, mut memory) = (registers.clone(), Pages::new());
+        let outcome = run(&displaced, &mut bulk, &mut memory);
+        let (mut stepped, mut reference) = (registers.clone(), Pages::new());
+        stepped.rflags |= Rflags::TF;
+        assert_eq!(outcome, run(&displaced, &mut stepped, &mut reference), "{bytes:x?} {registers:x?}");
+        stepped.rflags.remove(Rflags::TF);
+        assert_eq!(bulk, stepped, "{bytes:x?} {registers:x?}");
+        assert!(memory.bytes == reference.bytes, "{bytes:x?} {registers:x?}");
+        memory.accesses
+    }
+
+    const REPEATED: [&[u8]; 9] = [
+        &[0xf3, 0xa4],
+        &[0xf3, 0x66, 0xa5],
+        &[0xf3, 0xa5],
+        &[0xf3, 0x48, 0xa5],
+        &[0x67, 0xf3, 0x48, 0xa5],
+        &[0xf3, 0x48, 0xab],
+        &[0xf3, 0xad],
+        &[0xf2, 0xae],
+        &[0xf3, 0x66, 0xa7],
+    ];
+
+    #[test]
+    fn many_elements_are_as_one_after_the_other() {
+        let distances = [0, 1, 3, 8, 9, 100, 4096, 9000, 20_000];
+        for bytes in REPEATED {
+            for distance in distances {
+                for (number, count) in [2u64, 33, 700, 9001].into_iter().enumerate() {
+                    let mut registers = Registers::default();
+                    let near = BASE + 2000 + number as u64 * 531;
+                    for (source, destination) in [(near, near + distance), (near + distance, near)] {
+                        for flags in [Rflags::default(), Rflags::default() | Rflags::DF] {
+                            let up = if flags.contains(Rflags::DF) { 25_000 } else { 0 };
+                            registers.gpr[gpr::RSI] = source + up;
+                            registers.gpr[gpr::RDI] = destination + up;
+                            registers.gpr[gpr::RCX] = count;
+                            registers.gpr[gpr::RAX] = 0x0707_0707_0707_0707;
+                            registers.rflags = flags;
+                            compare_with_stepping(bytes, &registers);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_megabyte_is_few_accesses() {
+        let mut registers = Registers::default();
+        registers.gpr[gpr::RDI] = BASE;
+        registers.gpr[gpr::RCX] = 13 * PAGE;
+        let accesses = compare_with_stepping(&[0xf3, 0xaa], &registers);
+        assert!(accesses <= 13, "{accesses}");
     }
 }

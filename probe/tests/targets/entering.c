@@ -209,6 +209,36 @@ static void filter(void) {
     dprintf(1, "getgid %d\n", enter(SYS_getgid, 0, 0, 0, 0) == -78);
 }
 
+static char selector;
+
+/* System calls are refused by where they are made. */
+static void dispatched(int signal, siginfo_t *info, void *context) {
+    selector = 0;
+    system_call_refused(signal, info, context);
+}
+
+static void dispatch(void) {
+    struct sigaction action = {.sa_sigaction = dispatched, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSYS, &action, 0);
+    long from = (long)the_syscall & -16;
+    dprintf(1, "prctl %d\n", prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &selector));
+    selector = 1;
+    enter(SYS_getppid, 0, 0, 0, 0);
+    /* Now only those of `enter` are made. */
+    prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, from, 32, &selector);
+    selector = 1;
+    long result = enter(SYS_getpid, 0, 0, 0, 0);
+    selector = 0;
+    dprintf(1, "getpid %d\n", result == getpid());
+}
+
+/* Waits for the end of its input in a probed system call, again and again. */
+static int wait_for_input(void) {
+    char byte;
+    write(1, "ready\n", 6);
+    return enter(SYS_read, 0, (long)&byte, 1, 0) == 0 && registers_are_right() ? 0 : 1;
+}
+
 int main(int count, char **arguments) {
     const char *how = count > 1 ? arguments[1] : "";
     waiter = getpid();
@@ -243,6 +273,10 @@ int main(int count, char **arguments) {
         dprintf(1, "tgkill %ld handled %d right %d\n", result, handled, registers_are_right());
     } else if (!strcmp(how, "seccomp"))
         filter();
+    else if (!strcmp(how, "dispatch"))
+        dispatch();
+    else if (!strcmp(how, "wait"))
+        return wait_for_input();
     else if (!strcmp(how, "int80")) {
         long result = enter_80(20);
         dprintf(1, "getpid %d\n", result == getpid());

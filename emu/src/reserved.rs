@@ -1,0 +1,195 @@
+//! Bytes that are no instruction, where it is certain what the processor raises for them.
+//!
+//! Everything else that the decoder does not know is refused: it may be an instruction that is newer
+//! than the decoder.
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction};
+
+use crate::context::{Context, Execute};
+use crate::exception::Exception;
+use crate::families;
+use crate::outcome::Outcome;
+use crate::table::{Flags, Row};
+
+/// What raises #UD: LOCK where it is not allowed, a VEX field that must have another value, and the
+/// encodings of [`UNDEFINED`].
+static INVALID_OPCODE: Row = Row {
+    name: "#UD",
+    mnemonics: &[],
+    flags: Flags::empty(),
+    select: |_| Some(families::undefined as Execute),
+};
+
+/// What raises #GP: an instruction of more than 15 bytes.
+static TOO_LONG: Row =
+    Row { name: "#GP", mnemonics: &[], flags: Flags::empty(), select: |_| Some(too_long as Execute) };
+
+fn too_long(_: &mut Context<'_>) -> Result<Outcome, Exception> {
+    Err(Exception::GeneralProtection(0))
+}
+
+/// Reserved opcodes, of which 64-bit mode has made nothing else.
+struct Undefined {
+    /// The opcode's bytes before its last.
+    map: &'static [u8],
+    first: u8,
+    last: u8,
+    modrm: ModRm,
+}
+
+/// Which of an opcode's forms are meant.
+#[derive(Clone, Copy)]
+enum ModRm {
+    /// All.
+    Any,
+    /// Those of a group: bit n for /n.
+    Group(u8),
+    /// Those of a group whose operand is a register: bit n for /n.
+    Register(u8),
+}
+
+const fn undefined(map: &'static [u8], first: u8, last: u8, modrm: ModRm) -> Undefined {
+    Undefined { map, first, last, modrm }
+}
+
+/// SDM volume 2, appendix A: tables.
+static UNDEFINED: &[Undefined] = &[
+    undefined(&[], 0x06, 0x07, ModRm::Any),
+    undefined(&[], 0x0e, 0x0e, ModRm::Any),
+    undefined(&[], 0x16, 0x17, ModRm::Any),
+    undefined(&[], 0x1e, 0x1f, ModRm::Any),
+    undefined(&[], 0x27, 0x27, ModRm::Any),
+    undefined(&[], 0x2f, 0x2f, ModRm::Any),
+    undefined(&[], 0x37, 0x37, ModRm::Any),
+    undefined(&[], 0x3f, 0x3f, ModRm::Any),
+    undefined(&[], 0x60, 0x61, ModRm::Any),
+    undefined(&[], 0x82, 0x82, ModRm::Any),
+    undefined(&[], 0x8c, 0x8c, ModRm::Group(0b1100_0000)),
+    undefined(&[], 0x8d, 0x8d, ModRm::Register(0xff)),
+    undefined(&[], 0x8e, 0x8e, ModRm::Group(0b1100_0010)),
+    undefined(&[], 0x9a, 0x9a, ModRm::Any),
+    undefined(&[], 0xce, 0xce, ModRm::Any),
+    undefined(&[], 0xd4, 0xd4, ModRm::Any),
+    undefined(&[], 0xd6, 0xd6, ModRm::Any),
+    undefined(&[], 0xea, 0xea, ModRm::Any),
+    undefined(&[], 0xfe, 0xfe, ModRm::Group(0b1111_1100)),
+    undefined(&[], 0xff, 0xff, ModRm::Group(0b1000_0000)),
+    undefined(&[], 0xff, 0xff, ModRm::Register(0b0010_1000)),
+    undefined(&[0x0f], 0x04, 0x04, ModRm::Any),
+    undefined(&[0x0f], 0x0a, 0x0a, ModRm::Any),
+    undefined(&[0x0f], 0x0c, 0x0c, ModRm::Any),
+    undefined(&[0x0f], 0xb2, 0xb2, ModRm::Register(0xff)),
+    undefined(&[0x0f], 0xb4, 0xb5, ModRm::Register(0xff)),
+    undefined(&[0x0f], 0xba, 0xba, ModRm::Group(0b0000_1111)),
+    undefined(&[0x0f], 0xc3, 0xc3, ModRm::Register(0xff)),
+    undefined(&[0x0f], 0xc7, 0xc7, ModRm::Register(0b0000_0010)),
+];
+
+/// The longest an instruction can be, in bytes.
+const LONGEST: usize = 15;
+
+/// What is raised for bytes that did not decode, and the instruction as far as there is one.
+///
+/// `failed` is what the decoder made of them with `options`, and `error` why.
+pub(crate) fn raises(
+    bytes: &[u8],
+    failed: &Instruction,
+    error: DecoderError,
+    options: u32,
+) -> Option<(Instruction, &'static Row)> {
+    if error == DecoderError::NoMoreBytes {
+        return (bytes.len() >= LONGEST).then_some((*failed, &TOO_LONG));
+    }
+    let unchecked = unchecked(bytes, failed.ip(), options);
+    if !unchecked.is_invalid() {
+        // EVEX fields have been given new meanings, and may be again.
+        let settled = unchecked.code().op_code().encoding() != EncodingKind::EVEX;
+        return settled.then_some((unchecked, &INVALID_OPCODE));
+    }
+    if is_too_long(bytes, options) {
+        return Some((*failed, &TOO_LONG));
+    }
+    let opcode = bytes.get(bytes.iter().take_while(|&&byte| is_prefix(byte)).count()..)?;
+    UNDEFINED.iter().any(|undefined| undefined.matches(opcode)).then_some((*failed, &INVALID_OPCODE))
+}
+
+/// Decoded without a look at prefixes and fields that make it invalid.
+fn unchecked(bytes: &[u8], ip: u64, options: u32) -> Instruction {
+    Decoder::with_ip(64, bytes, ip, options | DecoderOptions::NO_INVALID_CHECK).decode()
+}
+
+/// Whether there would be an instruction, were it not for too many prefixes.
+fn is_too_long(bytes: &[u8], options: u32) -> bool {
+    let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
+    if prefixes >= LONGEST {
+        return true;
+    }
+    (1..=prefixes).any(|dropped| {
+        let rest = bytes.get(dropped..).unwrap_or_default();
+        let rest = unchecked(rest, 0, options);
+        !rest.is_invalid() && dropped + rest.len() > LONGEST
+    })
+}
+
+/// Whether a byte is a prefix: of a segment, of a size, LOCK, REP or REX.
+fn is_prefix(byte: u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+}
+
+impl Undefined {
+    fn matches(&self, opcode: &[u8]) -> bool {
+        let Some(rest) = opcode.strip_prefix(self.map) else { return false };
+        let Some((&last, rest)) = rest.split_first() else { return false };
+        if !(self.first..=self.last).contains(&last) {
+            return false;
+        }
+        let modrm = rest.first().copied();
+        let digit = modrm.map(|modrm| 1u8 << (modrm >> 3 & 7));
+        match self.modrm {
+            ModRm::Any => true,
+            ModRm::Group(digits) => digit.is_some_and(|digit| digits & digit != 0),
+            ModRm::Register(digits) => {
+                modrm.is_some_and(|modrm| modrm >= 0xc0) && digit.is_some_and(|digit| digits & digit != 0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Displaced, Refusal};
+
+    fn row(bytes: &[u8]) -> Result<&'static str, Refusal> {
+        Displaced::decode(bytes, 0x1000).map(|displaced| displaced.row())
+    }
+
+    #[test]
+    fn lock_where_it_is_not_allowed_raises() {
+        assert_eq!(row(&[0xf0, 0x01, 0x00]), Ok("Add"));
+        assert_eq!(row(&[0xf0, 0x01, 0xc0]), Ok("#UD"), "a register");
+        assert_eq!(row(&[0xf0, 0x3b, 0x00]), Ok("#UD"), "CMP");
+        assert_eq!(row(&[0xf0, 0xa4]), Ok("#UD"), "MOVSB");
+    }
+
+    #[test]
+    fn more_than_fifteen_bytes_raise() {
+        let mut bytes = [0x66; 16];
+        assert_eq!(row(&bytes), Ok("#GP"), "prefixes only");
+        assert_eq!(row(&bytes[..15]), Ok("#GP"), "the end does not matter");
+        assert_eq!(row(&bytes[..14]), Err(Refusal::Truncated { length: 14 }));
+        bytes[15] = 0x90;
+        assert_eq!(row(&bytes), Ok("#GP"));
+        assert!(row(&bytes[1..]).is_ok_and(|row| row != "#GP"), "fifteen bytes are not too many");
+        bytes[13..].copy_from_slice(&[0x0f, 0x0a, 0x90]);
+        assert_eq!(row(&bytes), Ok("#UD"), "the opcode ends within the limit");
+    }
+
+    #[test]
+    fn what_is_uncertain_is_refused() {
+        assert_eq!(row(&[0x06, 0x90]), Ok("#UD"));
+        assert_eq!(row(&[0x66, 0x48, 0xff, 0xf8]), Ok("#UD"));
+        // REX2, and an opcode of the map that has grown most.
+        assert_eq!(row(&[0xd5, 0x00, 0x90, 0x90]), Err(Refusal::Invalid { first: 0xd5 }));
+        assert_eq!(row(&[0x0f, 0x38, 0xff, 0xc0]), Err(Refusal::Invalid { first: 0x0f }));
+    }
+}
