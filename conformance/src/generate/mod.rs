@@ -22,7 +22,7 @@ use iced_x86::{
 };
 
 use crate::oracle::places::{SLOTS, STACK};
-use crate::oracle::{Case, Memory, Mode};
+use crate::oracle::{Case, Memory, Mode, Place};
 use crate::rng::Rng;
 
 /// A case and the instruction that it is about.
@@ -75,8 +75,8 @@ impl Generator {
     /// one with index `number` modulo [`SLOTS`] of its batch.
     pub fn case(&mut self, code: Code, number: u64, seed: u64) -> Option<Sample> {
         let rng = &mut Rng::of(&[seed, code as u64, number]);
-        let high = rng.chance(40);
-        let ip = Case::ip(high, (number % SLOTS as u64) as usize);
+        let place = if rng.chance(40) { Place::High } else { Place::Low };
+        let ip = place.slot((number % SLOTS as u64) as usize);
         let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
         let instruction = encoded.instruction;
         let registers = state::registers(&self.layout, self.mxcsr_mask, is_wide(code), rng);
@@ -85,7 +85,7 @@ impl Generator {
             length: encoded.length,
             mode: mode(&instruction, rng),
             repeats: repeats(&instruction),
-            high,
+            place,
             registers,
             patches: Vec::new(),
         };
