@@ -113,7 +113,11 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            after_first: u8::try_from(instruction.memory_size().size().saturating_sub(1)).unwrap_or(u8::MAX),
+            after_first: match instruction.memory_size().size() {
+                size if size.is_power_of_two() && size <= 64 => size as u8 - 1,
+                // An image is accessed piece by piece.
+                _ => 0,
+            },
             offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)

@@ -198,7 +198,7 @@ fn operand(instruction: &mut Instruction, number: u32, kind: Kind, ip: u64, rng:
         _ => None,
     };
     if let Some(register) = or_memory {
-        if rng.chance(50) {
+        if rng.chance(60) {
             memory(instruction, number, ip, Register::None, rng);
             return true;
         }
