@@ -113,6 +113,7 @@ impl Session {
                     threads: &mut self.threads,
                     staging: &mut self.staging,
                     lost: &mut self.lost,
+                    writable: 0..0,
                 },
                 filtered: false,
             };
@@ -159,6 +160,7 @@ impl Session {
                 threads: &mut self.threads,
                 staging: &mut self.staging,
                 lost: &mut self.lost,
+                writable: 0..0,
             };
             let mut executor = Ptrace { registers: &mut self.registers, memory };
             let exception = match executor.execute(displaced) {
