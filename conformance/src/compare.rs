@@ -54,8 +54,10 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
     registers.rip = sample.ip;
     let stop = execute(&displaced, &mut registers, model);
     if sample.case.mode == Mode::Step {
-        // What the instruction does to TF does not show under a TF of the oracle's own.
-        registers.rflags.set(Rflags::TF, sample.case.registers.rflags.contains(Rflags::TF));
+        // What the instruction does to TF does not show under a TF of the oracle's own, nor what it does to
+        // RF, which the stop itself changes.
+        let own = Rflags::TF | Rflags::RF;
+        registers.rflags = registers.rflags.difference(own) | sample.case.registers.rflags & own;
     }
     if sample.case.mode == Mode::Step && sample.instruction.is_string_instruction() {
         // From one step of a repetition to the next, rt_sigreturn drops these two.
@@ -188,7 +190,7 @@ impl Differences {
         self.hex("fs_base", processor.fs_base, emulator.fs_base);
         self.hex("gs_base", processor.gs_base, emulator.gs_base);
         for (number, name) in SEGMENT.iter().enumerate() {
-            self.hex(name, processor.segment[number], emulator.segment[number]);
+            self.hex(name, selector(processor.segment[number]), selector(emulator.segment[number]));
         }
         self.hex("pkru", processor.pkru, emulator.pkru);
         if processor.extended != emulator.extended {
@@ -222,6 +224,12 @@ impl Differences {
             self.hex(&format!("k{number}"), processor.opmask[number], emulator.opmask[number]);
         }
     }
+}
+
+/// A selector without what an interrupt on the way may have taken: any return from the kernel clears a
+/// null selector's privilege level (SDM volume 2, IRET).
+fn selector(selector: u16) -> u16 {
+    if selector & !3 == 0 { 0 } else { selector }
 }
 
 /// Whether the processor kept FOP, FIP and FDP to itself: AMD's store zeros while no unmasked exception is

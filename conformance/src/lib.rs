@@ -3,6 +3,7 @@
 pub mod codes;
 pub mod compare;
 pub mod diff;
+pub mod everywhere;
 pub mod features;
 pub mod generate;
 pub mod lockstep;

@@ -20,11 +20,17 @@ enum What {
     Coverage(commands::coverage::Arguments),
     /// Compares every instruction that the emulator has with the processor, in random states.
     Diff(commands::diff::Arguments),
+    /// Probes every instruction of some functions of a program, which must not notice.
+    Everywhere(commands::everywhere::Arguments),
+    /// Runs a program, each instruction both on the processor and in the emulator.
+    Lockstep(commands::lockstep::Arguments),
 }
 
 fn main() -> ExitCode {
     match Command::parse().what {
         What::Coverage(arguments) => commands::coverage::run(&arguments),
         What::Diff(arguments) => commands::diff::run(&arguments),
+        What::Everywhere(arguments) => commands::everywhere::run(&arguments),
+        What::Lockstep(arguments) => commands::lockstep::run(&arguments),
     }
 }

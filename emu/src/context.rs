@@ -117,6 +117,12 @@ impl Context<'_> {
         Operand::general(number as u8).set(self.registers, value);
     }
 
+    /// Replaces the status flags, leaving the others.
+    #[inline(always)]
+    pub(crate) fn set_status(&mut self, flags: Rflags) {
+        self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags;
+    }
+
     /// Whether the instruction's condition (SETcc, CMOVcc, Jcc…) holds.
     #[inline(always)]
     pub(crate) fn condition(&self) -> bool {

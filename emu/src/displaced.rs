@@ -3,7 +3,8 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpCodeTableKind, OpKind,
+    Register,
 };
 
 use crate::condition::Condition;
@@ -21,7 +22,7 @@ use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
 pub struct Displaced {
     execute: Execute,
     next_ip: u64,
-    /// The immediate, extended to 64 bits as the instruction says, or the branch target.
+    /// The immediate, extended to 64 bits as the instruction says, or the branch target, or FOP.
     pub(crate) immediate: u64,
     pub(crate) address: Address,
     pub(crate) operand: [Operand; 5],
@@ -80,7 +81,7 @@ impl Displaced {
         Ok(Displaced {
             execute,
             next_ip: instruction.next_ip(),
-            immediate: immediate(&instruction),
+            immediate: if is_x87(code) { x87_opcode(bytes) } else { immediate(&instruction) },
             address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
@@ -121,6 +122,12 @@ impl Displaced {
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
         is_canonical(address, self.sign_bits)
+    }
+
+    /// FOP of an x87 instruction.
+    #[inline(always)]
+    pub(crate) fn x87_opcode(&self) -> u16 {
+        self.immediate as u16
     }
 
     /// What an executor must fetch and store.
@@ -169,6 +176,20 @@ impl fmt::Debug for Displaced {
             .field("row", &self.row.name)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether it is encoded with one of the escape opcodes D8 to DF.
+fn is_x87(code: Code) -> bool {
+    let operation = code.op_code();
+    let first = operation.op_code() >> (8 * operation.op_code_len().saturating_sub(1));
+    operation.table() == OpCodeTableKind::Normal && (0xd8..=0xdf).contains(&first)
+}
+
+/// FOP: the low three bits of the escape opcode, and the byte after it (SDM volume 1, section 8.1.9).
+fn x87_opcode(bytes: &[u8]) -> u64 {
+    let escape = bytes.iter().position(|byte| (0xd8..=0xdf).contains(byte)).unwrap_or(0);
+    let byte = |index: usize| bytes.get(index).copied().map_or(0, u64::from);
+    (byte(escape) & 7) << 8 | byte(escape + 1)
 }
 
 fn immediate(instruction: &Instruction) -> u64 {

@@ -145,6 +145,11 @@ impl Address {
         self.in_segment(effective, registers)
     }
 
+    /// With the segment's base, whatever a processor says to the offset.
+    pub(crate) fn linear_of_sum(&self, registers: &Registers) -> u64 {
+        self.effective(registers).wrapping_add(self.segment.base(registers))
+    }
+
     /// An offset that is not canonical is no address, whatever the base: it is left to the check of
     /// addresses.
     #[inline(always)]

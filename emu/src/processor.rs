@@ -176,6 +176,12 @@ impl Processor {
         Processor { features: u64::MAX, tzcnt: true, lzcnt: true, ..*Processor::get() }
     }
 
+    /// None of them.
+    #[cfg(test)]
+    pub(crate) fn with_nothing() -> Processor {
+        Processor { features: 0, vmx: false, cet_ss: false, ..*Processor::get() }
+    }
+
     /// Whether an instruction of these features raises #UD because the processor lacks one.
     pub(crate) fn lacks(&self, needed: &[F]) -> bool {
         let lacking =

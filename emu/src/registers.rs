@@ -130,6 +130,7 @@ pub struct Vector(pub [u64; 8]);
 
 /// An 80-bit x87 register as it lies in memory: the low 64 bits are also an MMX register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Float80 {
     /// The 64-bit significand, its integer bit explicit.
     pub significand: u64,

@@ -4,6 +4,9 @@
 //! Each shape is a trait that a row implements (through [`row!`]) and a `select` that picks the one
 //! function compiled for the operands' kinds and width.
 
+pub(crate) mod float;
+pub(crate) mod vector;
+
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
@@ -105,6 +108,10 @@ macro_rules! row {
         row!([$($mnemonic),+], Select, $flags, |form| {
             $crate::width::by_width!(form.size(0), $function)
         })
+    };
+    // The shapes of vectors name their lanes: `Lanes<u8>`.
+    ([$($mnemonic:ident),+], $shape:ident<$($lane:ty),+>, $($rest:tt)+) => {
+        $crate::shape::vector::vector_row!([$($mnemonic),+], $shape<$($lane),+>, $($rest)+)
     };
     ($mnemonic:ident, $($rest:tt)+) => { row!([$mnemonic], $($rest)+) };
 }

@@ -143,7 +143,7 @@ fn is_string_code(code: Code) -> bool {
     let operands = code.op_code();
     (0..operands.op_count()).any(|index| {
         use iced_x86::OpCodeOperandKind as K;
-        matches!(operands.op_kind(index), K::seg_rSI | K::es_rDI | K::seg_rDI)
+        matches!(operands.op_kind(index), K::seg_rSI | K::es_rDI)
     })
 }
 

@@ -4,8 +4,9 @@
 //! components beyond the legacy region lie differs between processors: CPUID leaf 0xD says it.
 
 use core::fmt;
+use core::ops::Range;
 
-use crate::registers::{Extended, Float80, Mxcsr};
+use crate::registers::{Extended, Float80, Mxcsr, X87};
 
 /// Bits of XCR0, XSTATE_BV and XCOMP_BV.
 pub mod feature {
@@ -40,11 +41,11 @@ const TAG: usize = 4;
 const OPCODE: usize = 6;
 const INSTRUCTION_POINTER: usize = 8;
 const DATA_POINTER: usize = 16;
-const MXCSR: usize = 24;
+pub(crate) const MXCSR: usize = 24;
 const MXCSR_MASK: usize = 28;
 const ST: usize = 32;
-const XMM: usize = 160;
-const XSTATE_BV: usize = LEGACY_LENGTH;
+pub(crate) const XMM: usize = 160;
+pub(crate) const XSTATE_BV: usize = LEGACY_LENGTH;
 
 /// Where a processor keeps what in an XSAVE image of the standard format. Offsets are in bytes from the
 /// image's start; `None` where the processor or its kernel has no such component.
@@ -119,6 +120,18 @@ impl Layout {
             | bit(self.pkru, feature::PKRU)
     }
 
+    /// Where the components other than x87 begin in this layout.
+    pub(crate) fn components(&self) -> [(u64, Option<usize>); 6] {
+        [
+            (feature::SSE, Some(XMM)),
+            (feature::AVX, self.avx),
+            (feature::OPMASK, self.opmask),
+            (feature::ZMM_HI256, self.zmm_hi256),
+            (feature::HI16_ZMM, self.hi16_zmm),
+            (feature::PKRU, self.pkru),
+        ]
+    }
+
     /// Reads `image` into `extended` and `pkru`. A component that XSTATE_BV says is in its initial
     /// configuration is read as that; one that the layout does not have becomes zero.
     ///
@@ -127,35 +140,12 @@ impl Layout {
     pub fn read(&self, image: &[u8], extended: &mut Extended, pkru: &mut u32) -> Result<(), TooShort> {
         self.check(image.len())?;
         let in_use: u64 = u64::from_le_bytes(array(image, XSTATE_BV));
-        read_x87(image, in_use & feature::X87 != 0, extended);
+        extended.x87 = if in_use & feature::X87 != 0 { read_x87(image) } else { X87::default() };
         extended.mxcsr = Mxcsr::from_bits_retain(u32::from_le_bytes(array(image, MXCSR)));
-
-        let quads = |offset: Option<usize>, bit: u64, index: usize| match offset {
-            Some(offset) if in_use & bit != 0 => u64::from_le_bytes(array(image, offset + 8 * index)),
-            _ => 0,
-        };
-        for (number, vector) in extended.vector.iter_mut().enumerate() {
-            if number < 16 {
-                for quad in 0..2 {
-                    vector.0[quad] = quads(Some(XMM), feature::SSE, 2 * number + quad);
-                    vector.0[2 + quad] = quads(self.avx, feature::AVX, 2 * number + quad);
-                }
-                for quad in 0..4 {
-                    vector.0[4 + quad] = quads(self.zmm_hi256, feature::ZMM_HI256, 4 * number + quad);
-                }
-            } else {
-                for quad in 0..8 {
-                    vector.0[quad] = quads(self.hi16_zmm, feature::HI16_ZMM, 8 * (number - 16) + quad);
-                }
-            }
+        for (component, offset) in self.components() {
+            let place = offset.filter(|_| in_use & component != 0).and_then(|offset| image.get(offset..));
+            read_component(component, place.unwrap_or(&[]), extended, pkru);
         }
-        for (number, mask) in extended.opmask.iter_mut().enumerate() {
-            *mask = quads(self.opmask, feature::OPMASK, number);
-        }
-        *pkru = match self.pkru {
-            Some(offset) if in_use & feature::PKRU != 0 => u32::from_le_bytes(array(image, offset)),
-            _ => 0,
-        };
         Ok(())
     }
 
@@ -168,21 +158,12 @@ impl Layout {
         self.check(image.len())?;
         let in_use = u64::from_le_bytes(array(image, XSTATE_BV)) | self.features();
         put(image, XSTATE_BV, &in_use.to_le_bytes());
-        write_x87(extended, image);
+        write_x87(&extended.x87, image);
         put(image, MXCSR, &extended.mxcsr.bits().to_le_bytes());
-
-        for (number, vector) in extended.vector.iter().enumerate() {
-            if number < 16 {
-                put_quads(image, Some(XMM), 2 * number, &vector.0[..2]);
-                put_quads(image, self.avx, 2 * number, &vector.0[2..4]);
-                put_quads(image, self.zmm_hi256, 4 * number, &vector.0[4..]);
-            } else {
-                put_quads(image, self.hi16_zmm, 8 * (number - 16), &vector.0);
+        for (component, offset) in self.components() {
+            if let Some(place) = offset.and_then(|offset| image.get_mut(offset..)) {
+                write_component(component, extended, pkru, place);
             }
-        }
-        put_quads(image, self.opmask, 0, &extended.opmask);
-        if let Some(offset) = self.pkru {
-            put(image, offset, &pkru.to_le_bytes());
         }
         Ok(())
     }
@@ -209,19 +190,69 @@ fn top(status: u16) -> usize {
     usize::from(status >> 11 & 7)
 }
 
-/// The image keeps the registers in stack order, but the abridged tags in physical order.
-fn read_x87(image: &[u8], in_use: bool, extended: &mut Extended) {
-    if !in_use {
-        extended.x87 = Default::default();
-        return;
+/// The vector registers that a component holds parts of, and which of their quadwords.
+fn parts(component: u64) -> Option<(Range<usize>, Range<usize>)> {
+    match component {
+        feature::SSE => Some((0..16, 0..2)),
+        feature::AVX => Some((0..16, 2..4)),
+        feature::ZMM_HI256 => Some((0..16, 4..8)),
+        feature::HI16_ZMM => Some((16..32, 0..8)),
+        _ => None,
     }
-    let x87 = &mut extended.x87;
-    x87.control = u16::from_le_bytes(array(image, CONTROL));
-    x87.status = u16::from_le_bytes(array(image, STATUS));
-    x87.tag = image[TAG];
-    x87.opcode = u16::from_le_bytes(array(image, OPCODE)) & 0x7ff;
-    x87.instruction_pointer = u64::from_le_bytes(array(image, INSTRUCTION_POINTER));
-    x87.data_pointer = u64::from_le_bytes(array(image, DATA_POINTER));
+}
+
+/// The quadwords at the start of `place`, and zeros after its end: the initial configuration of every component
+/// but x87.
+fn quads(place: &[u8]) -> impl Iterator<Item = u64> {
+    let (chunks, _) = place.as_chunks();
+    chunks.iter().map(|bytes| u64::from_le_bytes(*bytes)).chain(std::iter::repeat(0))
+}
+
+/// Reads a component other than x87 from where it begins; what is not there is zero.
+pub(crate) fn read_component(component: u64, place: &[u8], extended: &mut Extended, pkru: &mut u32) {
+    let mut quads = quads(place);
+    if let Some((registers, lanes)) = parts(component) {
+        let vectors = extended.vector.get_mut(registers).into_iter().flatten();
+        for quad in vectors.flat_map(|vector| vector.0.get_mut(lanes.clone()).into_iter().flatten()) {
+            *quad = quads.next().unwrap_or(0);
+        }
+    } else if component == feature::OPMASK {
+        extended.opmask.fill_with(|| quads.next().unwrap_or(0));
+    } else if component == feature::PKRU {
+        *pkru = quads.next().unwrap_or(0) as u32;
+    }
+}
+
+/// Writes a component other than x87 to where it begins.
+pub(crate) fn write_component(component: u64, extended: &Extended, pkru: u32, place: &mut [u8]) {
+    let (chunks, _) = place.as_chunks_mut();
+    if let Some((registers, lanes)) = parts(component) {
+        let vectors = extended.vector.get(registers).into_iter().flatten();
+        let quads = vectors.flat_map(|vector| vector.0.get(lanes.clone()).into_iter().flatten());
+        for (bytes, quad) in chunks.iter_mut().zip(quads) {
+            *bytes = quad.to_le_bytes();
+        }
+    } else if component == feature::OPMASK {
+        for (bytes, mask) in chunks.iter_mut().zip(extended.opmask) {
+            *bytes = mask.to_le_bytes();
+        }
+    } else if component == feature::PKRU {
+        put(place, 0, &pkru.to_le_bytes());
+    }
+}
+
+/// Reads x87 from the legacy region, which keeps the registers in stack order, but the abridged tags in
+/// physical order.
+pub(crate) fn read_x87(image: &[u8]) -> X87 {
+    let mut x87 = X87 {
+        control: u16::from_le_bytes(array(image, CONTROL)),
+        status: u16::from_le_bytes(array(image, STATUS)),
+        tag: u8::from_le_bytes(array(image, TAG)),
+        opcode: u16::from_le_bytes(array(image, OPCODE)) & 0x7ff,
+        instruction_pointer: u64::from_le_bytes(array(image, INSTRUCTION_POINTER)),
+        data_pointer: u64::from_le_bytes(array(image, DATA_POINTER)),
+        ..X87::default()
+    };
     for index in 0..8 {
         let offset = ST + 16 * index;
         x87.r[(top(x87.status) + index) & 7] = Float80 {
@@ -229,10 +260,11 @@ fn read_x87(image: &[u8], in_use: bool, extended: &mut Extended) {
             sign_exponent: u16::from_le_bytes(array(image, offset + 8)),
         };
     }
+    x87
 }
 
-fn write_x87(extended: &Extended, image: &mut [u8]) {
-    let x87 = &extended.x87;
+/// Writes x87 to the legacy region.
+pub(crate) fn write_x87(x87: &X87, image: &mut [u8]) {
     put(image, CONTROL, &x87.control.to_le_bytes());
     put(image, STATUS, &x87.status.to_le_bytes());
     put(image, TAG, &[x87.tag, 0]);
@@ -245,6 +277,12 @@ fn write_x87(extended: &Extended, image: &mut [u8]) {
         put(image, offset, &register.significand.to_le_bytes());
         put(image, offset + 8, &register.sign_exponent.to_le_bytes());
     }
+}
+
+/// Writes MXCSR, and the mask of the bits that it may have, to the legacy region.
+pub(crate) fn write_mxcsr(mxcsr: Mxcsr, mask: Mxcsr, image: &mut [u8]) {
+    put(image, MXCSR, &mxcsr.bits().to_le_bytes());
+    put(image, MXCSR_MASK, &mask.bits().to_le_bytes());
 }
 
 /// `N` bytes at `offset`, which [`Layout::check`] has found to be there.
@@ -262,18 +300,10 @@ fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
     }
 }
 
-fn put_quads(image: &mut [u8], offset: Option<usize>, index: usize, quads: &[u64]) {
-    if let Some(offset) = offset {
-        for (number, quad) in quads.iter().enumerate() {
-            put(image, offset + 8 * (index + number), &quad.to_le_bytes());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registers::{Vector, X87};
+    use crate::registers::Vector;
 
     /// A processor with everything, laid out as Intel's servers do it.
     fn everything() -> Layout {

@@ -8,6 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread::JoinHandle;
 
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
 use crate::error::AttachError;
 
 /// A child that has forked and waits, before exec, for its tracer.
@@ -60,6 +64,22 @@ impl Embryo {
     pub(crate) fn go(&mut self) {
         // If the child is gone, waiting for it says so.
         let _ = self.go.write_all(&[1]);
+    }
+
+    /// Waits until the child stops, and says whether it does, rather than end.
+    ///
+    /// Its end is not waited for in the sense of wait(2): if it cannot execute the program, `Command::spawn`
+    /// does that, and panics if somebody has done so before.
+    pub(crate) fn stops(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        loop {
+            match waitid(Id::Pid(Pid::from_raw(self.pid)), flags) {
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => return false,
+                Err(Errno::EINTR) => {}
+                // Also for a signal that nix does not know.
+                Ok(_) | Err(_) => return true,
+            }
+        }
     }
 
     /// What came of exec. To be called when it has succeeded or the child is gone.

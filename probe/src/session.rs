@@ -172,7 +172,7 @@ impl Session {
             return Err(AttachError::Not64Bit { pid });
         }
         let mut session = Session::new(pid, options)?;
-        session.seize(pid, pid, 0, false).map_err(|error| attach_error(pid, error))?;
+        session.seize(pid, pid, 0, Options::empty()).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
         let space = session.add_space(space);
@@ -183,7 +183,7 @@ impl Session {
                 if session.threads.get(tid).is_some() {
                     continue;
                 }
-                match session.seize(tid, pid, space, false) {
+                match session.seize(tid, pid, space, Options::empty()) {
                     Ok(()) => found = true,
                     // Gone again; or traced from birth, so that it will be reported.
                     Err(_) => continue,
@@ -218,9 +218,17 @@ impl Session {
         let mut session = Session::new(pid, options)?;
         session.launched = true;
         // The child still runs our own image, which nobody probes: its space is that of the program.
-        session.seize(pid, pid, SpaceId::MAX, true).map_err(|error| attach_error(pid, error))?;
+        session
+            .seize(pid, pid, SpaceId::MAX, Options::PTRACE_O_EXITKILL)
+            .map_err(|error| attach_error(pid, error))?;
         embryo.go();
         loop {
+            if !embryo.stops() {
+                session.threads.remove(pid);
+                embryo.finish()?;
+                let error = std::io::Error::other("it ended before it started");
+                return Err(AttachError::Launch { program, error });
+            }
             match session.threads.next() {
                 Report::Stopped(stopped) if stopped.event == libc::PTRACE_EVENT_EXEC => {
                     embryo.finish()?;
@@ -236,27 +244,22 @@ impl Session {
                 Report::Stopped(stopped) => session.pass_on(stopped),
                 Report::Ended { tid, .. } if tid != pid => {}
                 Report::Interrupted => {}
-                Report::Ended { .. } | Report::Nobody => {
-                    session.threads.remove(pid);
-                    embryo.finish()?;
-                    let error = std::io::Error::other("it ended before it started");
-                    return Err(AttachError::Launch { program, error });
-                }
+                // Killed just now. `embryo.stops` says so next.
+                Report::Ended { .. } | Report::Nobody => {}
             }
         }
     }
 
-    /// Traces thread `tid` of process `pid`.
-    fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, exit_kill: bool) -> nix::Result<()> {
-        let mut options = Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACEEXEC
-            | Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACEVFORKDONE;
-        if exit_kill {
-            options |= Options::PTRACE_O_EXITKILL;
-        }
-        ptrace::seize(sys::pid(tid), options)?;
+    /// The events of every traced thread that are reported.
+    const REPORTED: Options = Options::PTRACE_O_TRACECLONE
+        .union(Options::PTRACE_O_TRACEEXEC)
+        .union(Options::PTRACE_O_TRACEFORK)
+        .union(Options::PTRACE_O_TRACEVFORK)
+        .union(Options::PTRACE_O_TRACEVFORKDONE);
+
+    /// Traces thread `tid` of process `pid`, with options besides those of every thread.
+    fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
+        ptrace::seize(sys::pid(tid), Self::REPORTED | special)?;
         self.threads.add(tid, pid, space);
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 pub(crate) mod coverage;
 pub(crate) mod diff;
+pub(crate) mod everywhere;
+pub(crate) mod lockstep;
 
 use std::process::ExitCode;
 

@@ -93,11 +93,14 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
     }
     mxcsr.set(Mxcsr::DAZ, rng.chance(25));
     mxcsr.set(Mxcsr::FTZ, rng.chance(25));
-    if rng.chance(85) {
-        mxcsr |= Mxcsr::MASKS;
-    } else {
-        mxcsr |= Mxcsr::from_bits_retain(rng.u64() as u32) & Mxcsr::MASKS;
-    }
+    /// AMD's misaligned exception mask.
+    const MM: Mxcsr = Mxcsr::from_bits_retain(1 << 17);
+    mxcsr.set(MM, rng.chance(5));
+    mxcsr |= match rng.below(8) {
+        0 => Mxcsr::from_bits_retain(rng.u64() as u32) & Mxcsr::MASKS,
+        1 => Mxcsr::MASKS - Mxcsr::from_bits_retain(1 << (7 + rng.below(6))),
+        _ => Mxcsr::MASKS,
+    };
     mxcsr
 }
 
@@ -129,9 +132,13 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         5 => 0,
         _ => rng.u64() as u8,
     };
-    x87.opcode = rng.u64() as u16 & 0x7ff;
-    x87.instruction_pointer = rng.below(1 << 47);
-    x87.data_pointer = rng.below(1 << 47);
+    // AMD's processors lose them in any context switch while no exception is pending: they would be there
+    // in one case and not in another.
+    if x87.status & SUMMARY != 0 {
+        x87.opcode = rng.u64() as u16 & 0x7ff;
+        x87.instruction_pointer = rng.below(1 << 47);
+        x87.data_pointer = rng.below(1 << 47);
+    }
     for register in &mut x87.r {
         *register = values::extended(rng);
     }

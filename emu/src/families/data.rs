@@ -94,10 +94,10 @@ fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
         }
     }
     // MOVSXD with a 16-bit operand is to be avoided, says the manual; AMD's processors read 32 bits for it.
-    let wider = form.size(0) == 2 && form.size(1) == 2 && form.processor.vendor == Vendor::Amd;
+    let movsxd = form.instruction.code() == iced_x86::Code::Movsxd_r16_rm16;
     match form.size(1) {
         1 => from::<u8, X>(form),
-        2 if wider => from::<u32, X>(form),
+        2 if movsxd && form.processor.vendor == Vendor::Amd => from::<u32, X>(form),
         2 => from::<u16, X>(form),
         4 => from::<u32, X>(form),
         _ => None,

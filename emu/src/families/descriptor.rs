@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 use crate::processor::Processor;
 use crate::registers::Rflags;
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
+use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
 
 use super::arith::flag;
@@ -140,15 +140,33 @@ fn verify(c: &mut Context<'_>, holds: fn(Rights) -> bool) -> Result<Outcome, Exc
     Ok(Outcome::Next)
 }
 
-/// Under UMIP these fault, and the kernel answers: but only those that it can decode, which are not
-/// those with more than four different prefixes or with a REX prefix that is not the last one.
+/// Under UMIP these fault, and the kernel answers, but only those that it can decode.
 fn stored(form: &Form<'_>, execute: Execute) -> Option<Execute> {
-    let mut legacy: Vec<u8> = form.prefixes().take_while(|byte| byte & 0xf0 != 0x40).collect();
+    let decoded = !form.processor.umip || kernel_decodes(form);
+    Some(if decoded { execute } else { privileged })
+}
+
+/// The kernel's decoder knows four different legacy prefixes, the last of which it puts in the fourth
+/// place, a REX prefix after them, and before a memory operand one segment prefix.
+fn kernel_decodes(form: &Form<'_>) -> bool {
+    const PLACES: usize = 4;
+    let is_legacy = |prefix: &u8| prefix & 0xf0 != 0x40;
+    let is_segment = |prefix: &u8| !matches!(prefix, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
+    let legacy: Vec<u8> = form.prefixes().take_while(is_legacy).collect();
     let rex = form.prefixes().count() - legacy.len();
-    legacy.sort_unstable();
-    legacy.dedup();
-    let decoded = legacy.len() <= 4 && rex <= 1;
-    Some(if form.processor.umip && !decoded { privileged } else { execute })
+    let mut places = Vec::with_capacity(PLACES);
+    for prefix in &legacy {
+        if !places.contains(prefix) {
+            places.push(*prefix);
+        }
+    }
+    if places.len() > PLACES || rex > 1 {
+        return false;
+    }
+    if places.len() + 1 == PLACES {
+        places.extend(legacy.last());
+    }
+    form.shape(0) == Shape::Register || places.iter().filter(|prefix| is_segment(prefix)).count() <= 1
 }
 
 fn sldt<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -178,17 +196,39 @@ fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Ex
     Ok(after_store())
 }
 
-/// Under UMIP it is the kernel that writes. It knows no alignment, and what it cannot write is to it a
-/// page that is not there.
+/// Writes an answer to memory.
 fn store(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Exception> {
-    const USER_WRITE: u32 = 6;
-    let address = c.linear();
-    let checked = c.check(address, bytes.len(), 1, c.displaced.address.stack);
-    let written = checked.and_then(|()| Ok(c.memory.write(address, bytes)?));
-    match written {
-        Err(_) if Processor::get().umip => Err(Exception::PageFault { address, error_code: USER_WRITE }),
-        written => written.map(|()| after_store()),
+    if Processor::get().umip {
+        return store_by_kernel(c, bytes);
     }
+    let address = c.linear();
+    c.check(address, bytes.len(), 1, c.displaced.address.stack)?;
+    c.memory.write(address, bytes)?;
+    Ok(Outcome::Next)
+}
+
+/// Under UMIP it is the kernel that writes. It knows no alignment, writes what it can, and what it cannot
+/// write is to it a page that is not there.
+fn store_by_kernel(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Exception> {
+    const USER_WRITE: u32 = 6;
+    const PAGE: u64 = 4096;
+    let fault = |address| Err(Exception::PageFault { address, error_code: USER_WRITE });
+    let address = c.displaced.address.linear_of_sum(c.registers);
+    if address == u64::MAX {
+        // To the kernel it means that there is no address.
+        return Err(Exception::GeneralProtection(0));
+    }
+    // The kernel's own check: the last page of the lower half is not user space.
+    let end = address.checked_add(bytes.len() as u64).and_then(|end| end.checked_add(PAGE));
+    if !end.is_some_and(|end| c.displaced.is_canonical(end - 1) && end >> 63 == 0) {
+        return fault(address);
+    }
+    for (place, byte) in (address..).zip(bytes) {
+        if c.memory.write(place, &[*byte]).is_err() {
+            return fault(address);
+        }
+    }
+    Ok(after_store())
 }
 
 /// The kernel goes on behind the instruction without the debug exception that TF asks for.

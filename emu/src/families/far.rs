@@ -107,13 +107,19 @@ fn on_stack<W: Width>(c: &mut Context<'_>, index: usize) -> Result<u64, Exceptio
 fn retf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let selector = on_stack::<W>(c, 1)? as u16;
     let target = on_stack::<W>(c, 0)?;
+    let released = 2 * W::BYTES + usize::from(c.displaced.immediate as u16);
+    if selector & 3 != 3 {
+        // AMD's processors look for the other level's stack before they refuse.
+        let other = c.registers.gpr[gpr::RSP].wrapping_add((released + W::BYTES) as u64);
+        c.load::<W>(other, Access::Read, true)?;
+    }
     if !may_enter(selector, true)? {
         return Ok(Outcome::Native);
     }
     c.check_branch(target)?;
     let shadow = far_pop(c, selector, target)?;
     c.registers.ssp = shadow;
-    c.release(2 * W::BYTES + usize::from(c.displaced.immediate as u16));
+    c.release(released);
     enter(c, selector, target)
 }
 

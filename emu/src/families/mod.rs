@@ -2,47 +2,82 @@
 
 use crate::table::Row;
 
+#[cfg(test)]
+mod absent;
 mod arith;
 mod bits;
 mod bmi;
 mod branch;
 mod cache;
+mod crypto;
 mod data;
 mod descriptor;
 mod direct;
 mod exchange;
 mod far;
 mod flags;
+mod float_arith;
+mod float_compare;
+mod float_convert;
+mod float_round;
 mod identity;
+mod insert_extract;
 mod muldiv;
+mod mxcsr;
+mod packed_arith;
+mod packed_logic;
+mod packed_shift;
 mod segment;
 mod shadow;
 mod shift;
+mod shuffle;
 mod stack;
 mod string;
+mod string_compare;
 mod system;
+mod vector_move;
+mod x87;
 
 /// The tables of all families.
 pub(crate) static ALL: &[&[Row]] = &[
     arith::ROWS,
     bits::ROWS,
     bmi::ROWS,
-    cache::ROWS,
-    descriptor::ROWS,
-    far::ROWS,
-    identity::ROWS,
-    segment::ROWS,
-    shadow::ROWS,
-    system::ROWS,
     branch::ROWS,
+    cache::ROWS,
+    crypto::ROWS,
     data::ROWS,
+    descriptor::ROWS,
     direct::ROWS,
     exchange::ROWS,
+    far::ROWS,
     flags::ROWS,
+    float_arith::ROWS,
+    float_compare::ROWS,
+    float_convert::ROWS,
+    float_round::ROWS,
+    identity::ROWS,
+    insert_extract::ROWS,
     muldiv::ROWS,
+    mxcsr::ROWS,
+    packed_arith::ROWS,
+    packed_logic::ROWS,
+    packed_shift::ROWS,
+    segment::ROWS,
+    shadow::ROWS,
     shift::ROWS,
+    shuffle::ROWS,
     stack::ROWS,
     string::ROWS,
+    string_compare::ROWS,
+    system::ROWS,
+    vector_move::ROWS,
+    x87::arithmetic::ROWS,
+    x87::compare::ROWS,
+    x87::control::ROWS,
+    x87::state::ROWS,
+    x87::transcendental::ROWS,
+    x87::transfer::ROWS,
 ];
 
 pub(crate) use system::undefined;

@@ -17,7 +17,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Syscall, Whole, Flags::empty(), syscall),
     row!(Sysenter, Select, Flags::empty(), select_sysenter),
     row!(Int, Whole, Flags::empty(), int),
-    row!(Int1, Whole, Flags::empty(), |_| Err(Exception::Debug)),
+    row!(Int1, Select, Flags::empty(), select_int1),
     row!(Int3, Whole, Flags::empty(), |_| Err(Exception::Breakpoint)),
     row!([Ud0, Ud1, Ud2], Whole, Flags::empty(), undefined),
     row!([Cli, Sti, In, Out], Whole, Flags::empty(), sensitive),
@@ -122,6 +122,17 @@ fn int(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         number @ (4 | 0x80) => Ok(Outcome::Interrupt(number)),
         number => Err(Exception::GeneralProtection(u16::from(number) << 3 | IDT)),
     }
+}
+
+/// A trap. KVM intercepts it on AMD's processors, and injects it with the instruction's own address.
+fn select_int1(form: &Form<'_>) -> Option<Execute> {
+    Some(match (form.processor.vendor, form.processor.hypervisor) {
+        (Vendor::Amd, Hypervisor::Kvm) => |c| {
+            c.registers.rip = c.displaced.ip();
+            Err(Exception::Debug)
+        },
+        _ => |_| Err(Exception::Debug),
+    })
 }
 
 /// #UD without CR4.CET, else privileged.

@@ -102,8 +102,9 @@ macro_rules! store_register {
         #[$doc]
         pub(crate) fn $name() -> u64 {
             let value: u64;
-            // SAFETY: it writes the register named. If UMIP makes it fault, Linux emulates it.
-            unsafe { asm!($instruction, out(reg) value, options(nostack, preserves_flags)) };
+            // SAFETY: it writes the register named, of which the kernel that emulates it where UMIP makes
+            // it fault leaves the upper half.
+            unsafe { asm!($instruction, inout(reg) 0u64 => value, options(nostack, preserves_flags)) };
             value
         }
     )+ };

@@ -1,0 +1,67 @@
+//! `conformance everywhere`.
+
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+use conformance::everywhere::{self, Report};
+use probe::spec::ProbeSpec;
+
+use super::{could_not_run, print_json};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The executable or shared object: its path, file name or SONAME.
+    #[arg(long, value_name = "PATH")]
+    object: String,
+    /// Which of its functions; * and ? stand for anything.
+    #[arg(long, value_name = "GLOB")]
+    symbol: String,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// The program, with its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let Some((program, rest)) = arguments.command.split_first() else {
+        return could_not_run("which program? give -- CMD");
+    };
+    let command = || {
+        let mut command = Command::new(program);
+        command.args(rest);
+        command
+    };
+    let spec =
+        ProbeSpec::EachInstruction { object: arguments.object.clone(), pattern: arguments.symbol.clone() };
+    let report = match everywhere::run(command, spec) {
+        Ok(report) => report,
+        Err(error) => return could_not_run(error),
+    };
+    for (address, reason) in &report.refused_sites {
+        eprintln!("refused: {address:#x}: {reason}");
+    }
+    if arguments.json {
+        if let Err(error) = print_json(&report) {
+            return could_not_run(error);
+        }
+    } else {
+        print(&report);
+    }
+    ExitCode::from(u8::from(!report.holds()))
+}
+
+fn print(report: &Report) {
+    let same = |same| if same { "same" } else { "ANOTHER" };
+    println!(
+        "{} sites, {} refused, {} hits, {} of them emulated; {} output, {} status, {} maps",
+        report.sites,
+        report.refused.values().sum::<u64>(),
+        report.hits,
+        report.emulated,
+        same(report.same_output),
+        same(report.same_status),
+        same(report.same_maps),
+    );
+}

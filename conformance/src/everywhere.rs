@@ -1,0 +1,146 @@
+//! A probe on every instruction of some functions of a program, which must not notice.
+//!
+//! The program runs twice, with the same addresses: once with a single probe, at `_exit`, which reads the
+//! memory map, and once with probes everywhere besides. Output, exit status and maps must be the same.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::personality::{self, Persona};
+use probe::elf::SymbolName;
+use probe::resolve::{Objects, Resolver};
+use probe::spec::ProbeSpec;
+use probe::{Action, ProbeId, RunEnd, Session};
+use serde::Serialize;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Instructions that were probed.
+    pub sites: u64,
+    /// Instructions that were not, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// The refused instructions, each with its address and the reason.
+    #[serde(skip)]
+    pub refused_sites: Vec<(u64, String)>,
+    /// How often the probes were hit.
+    pub hits: u64,
+    /// Of these, how many were emulated to their end.
+    pub emulated: u64,
+    /// Whether what the program wrote to its standard output and error is the same.
+    pub same_output: bool,
+    /// Whether it ended in the same way.
+    pub same_status: bool,
+    /// Whether its memory map was the same when it called `_exit`.
+    pub same_maps: bool,
+}
+
+impl Report {
+    /// Whether the program did not notice.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.same_output && self.same_status && self.same_maps
+    }
+}
+
+/// What one run of the program showed.
+struct Observed {
+    output: Vec<u8>,
+    error: Vec<u8>,
+    status: Option<ExitStatus>,
+    maps: Option<Vec<u8>>,
+}
+
+/// Runs the program that `command` makes, with and without probes on every instruction that `spec` names.
+///
+/// Its standard input is empty.
+///
+/// # Errors
+/// One of the runs could not be made: the program could not be started, the function is not there, none of
+/// its instructions can be probed, or a system call failed.
+pub fn run(command: impl Fn() -> Command, spec: ProbeSpec) -> Result<Report, Box<dyn Error>> {
+    let persona = personality::get()?;
+    personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
+    let result = run_twice(command, spec);
+    personality::set(persona)?;
+    result
+}
+
+fn run_twice(command: impl Fn() -> Command, spec: ProbeSpec) -> Result<Report, Box<dyn Error>> {
+    let mut report = Report::default();
+    let plain = observe(command(), |_| Ok(None), |_, _| Ok(()))?;
+    let probed = observe(
+        command(),
+        |session| {
+            let resolver = Resolver::new(spec, Arc::new(Objects::default()));
+            Ok(Some(session.probe(resolver, |_| Action::Continue)?))
+        },
+        |session, probe| count(session, probe, &mut report),
+    )?;
+    report.same_output = plain.output == probed.output && plain.error == probed.error;
+    report.same_status = plain.status == probed.status;
+    report.same_maps = plain.maps == probed.maps;
+    Ok(report)
+}
+
+fn count(session: &Session, probe: ProbeId, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let Some(probe) = session.report(probe) else { return Ok(()) };
+    if let Some(pending) = probe.pending {
+        return Err(pending.to_string().into());
+    }
+    report.sites = probe.sites.len() as u64;
+    report.hits = probe.counters.hits;
+    report.emulated = probe.counters.emulated;
+    for (address, reason) in probe.refused {
+        *report.refused.entry(reason.to_string()).or_default() += 1;
+        report.refused_sites.push((*address, reason.to_string()));
+    }
+    Ok(())
+}
+
+/// Runs the program once, with the probes that `place` places, and `finish` looks at in the end.
+fn observe(
+    mut command: Command,
+    place: impl FnOnce(&mut Session) -> Result<Option<ProbeId>, Box<dyn Error>>,
+    finish: impl FnOnce(&Session, ProbeId) -> Result<(), Box<dyn Error>>,
+) -> Result<Observed, Box<dyn Error>> {
+    let (mut output, mut error) = (temporary()?, temporary()?);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(error.try_clone()?);
+    let mut session = Session::launch(command)?;
+    let maps = Arc::new(Mutex::new(None));
+    let seen = Arc::clone(&maps);
+    let exit =
+        ProbeSpec::Symbol { object: "libc.so.6".into(), symbol: SymbolName::parse("_exit"), offset: 0 };
+    session.probe(Resolver::new(exit, Arc::new(Objects::default())), move |hit| {
+        let map = std::fs::read(format!("/proc/{}/maps", hit.pid())).ok();
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = map;
+        Action::Continue
+    })?;
+    let probe = place(&mut session)?;
+    let status = match session.run() {
+        RunEnd::Ended(status) => status,
+        RunEnd::StopRequested | RunEnd::Detached | RunEnd::Timeout => None,
+    };
+    if let Some(probe) = probe {
+        finish(&session, probe)?;
+    }
+    let maps = maps.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(Observed { output: content(&mut output)?, error: content(&mut error)?, status, maps })
+}
+
+/// A file without a name.
+fn temporary() -> io::Result<File> {
+    let descriptor = nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    Ok(descriptor.into())
+}
+
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,150 @@
+//! SSE arithmetic (SDM volume 1, sections 10.4.1.2, 11.4.1.2, 12.3 and 12.10.2).
+
+use crate::exception::Exception;
+use crate::float::{Double, Format, Single, compute};
+use crate::host::sse::{self, HostOp};
+use crate::registers::Mxcsr;
+use crate::shape::float::{FloatOp, one_source, two_sources};
+use crate::shape::row;
+use crate::table::{Flags, Row};
+use crate::vector::{Bits, Lane};
+
+const SSE: Flags = Flags::SSE;
+
+pub(super) static ROWS: &[Row] = &[
+    row!(Addps, Select, SSE, two_sources::<sse::Addps>),
+    row!(Addpd, Select, SSE, two_sources::<sse::Addpd>),
+    row!(Addss, Select, SSE, two_sources::<sse::Addss>),
+    row!(Addsd, Select, SSE, two_sources::<sse::Addsd>),
+    row!(Subps, Select, SSE, two_sources::<sse::Subps>),
+    row!(Subpd, Select, SSE, two_sources::<sse::Subpd>),
+    row!(Subss, Select, SSE, two_sources::<sse::Subss>),
+    row!(Subsd, Select, SSE, two_sources::<sse::Subsd>),
+    row!(Mulps, Select, SSE, two_sources::<sse::Mulps>),
+    row!(Mulpd, Select, SSE, two_sources::<sse::Mulpd>),
+    row!(Mulss, Select, SSE, two_sources::<sse::Mulss>),
+    row!(Mulsd, Select, SSE, two_sources::<sse::Mulsd>),
+    row!(Divps, Select, SSE, two_sources::<sse::Divps>),
+    row!(Divpd, Select, SSE, two_sources::<sse::Divpd>),
+    row!(Divss, Select, SSE, two_sources::<sse::Divss>),
+    row!(Divsd, Select, SSE, two_sources::<sse::Divsd>),
+    row!(Minps, Select, SSE, two_sources::<sse::Minps>),
+    row!(Minpd, Select, SSE, two_sources::<sse::Minpd>),
+    row!(Minss, Select, SSE, two_sources::<sse::Minss>),
+    row!(Minsd, Select, SSE, two_sources::<sse::Minsd>),
+    row!(Maxps, Select, SSE, two_sources::<sse::Maxps>),
+    row!(Maxpd, Select, SSE, two_sources::<sse::Maxpd>),
+    row!(Maxss, Select, SSE, two_sources::<sse::Maxss>),
+    row!(Maxsd, Select, SSE, two_sources::<sse::Maxsd>),
+    row!(Sqrtps, Select, SSE, one_source::<sse::Sqrtps>),
+    row!(Sqrtpd, Select, SSE, one_source::<sse::Sqrtpd>),
+    row!(Sqrtss, Select, SSE, two_sources::<sse::Sqrtss>),
+    row!(Sqrtsd, Select, SSE, two_sources::<sse::Sqrtsd>),
+    row!(Rcpps, Select, SSE, one_source::<sse::Rcpps>),
+    row!(Rcpss, Select, SSE, two_sources::<sse::Rcpss>),
+    row!(Rsqrtps, Select, SSE, one_source::<sse::Rsqrtps>),
+    row!(Rsqrtss, Select, SSE, two_sources::<sse::Rsqrtss>),
+    row!(Addsubps, Select, SSE, two_sources::<sse::Addsubps>),
+    row!(Addsubpd, Select, SSE, two_sources::<sse::Addsubpd>),
+    row!(Haddps, Select, SSE, two_sources::<Horizontal<sse::Addps>>),
+    row!(Haddpd, Select, SSE, two_sources::<Horizontal<sse::Addpd>>),
+    row!(Hsubps, Select, SSE, two_sources::<Horizontal<sse::Subps>>),
+    row!(Hsubpd, Select, SSE, two_sources::<Horizontal<sse::Subpd>>),
+    row!(Dpps, Select, SSE, two_sources::<Dpps>),
+    row!(Dppd, Select, SSE, two_sources::<Dppd>),
+];
+
+/// HADDPS and its like: the operation on neighbours, those of each block of the first source, then those
+/// of the second.
+struct Horizontal<O>(O);
+
+impl<O: HostOp> FloatOp for Horizontal<O> {
+    type Lane = <O::Source as Format>::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(first: B, second: B, _: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+        let (even, odd) = neighbours::<Self::Lane, B>(first, second);
+        compute::<O, B>(even, odd, mxcsr)
+    }
+}
+
+/// The even and the odd lanes of each block of both sources.
+#[inline(always)]
+fn neighbours<T: Lane, B: Bits>(first: B, second: B) -> (B, B) {
+    let lanes = 16 / size_of::<T>();
+    let (mut even, mut odd) = (first, first);
+    let sources = first.lanes::<T>().chunks_exact(lanes).zip(second.lanes::<T>().chunks_exact(lanes));
+    let results =
+        even.lanes_mut::<T>().chunks_exact_mut(lanes).zip(odd.lanes_mut::<T>().chunks_exact_mut(lanes));
+    for ((first, second), (even, odd)) in sources.zip(results) {
+        let pairs = first.chunks_exact(2).chain(second.chunks_exact(2));
+        for (pair, (even, odd)) in pairs.zip(even.iter_mut().zip(odd)) {
+            if let &[low, high] = pair {
+                (*even, *odd) = (low, high);
+            }
+        }
+    }
+    (even, odd)
+}
+
+/// Lanes that the immediate does not choose become zeros.
+#[inline(always)]
+fn choose<T: Lane, B: Bits>(mut value: B, choice: u8) -> B {
+    for block in value.lanes_mut::<T>().chunks_exact_mut(16 / size_of::<T>()) {
+        for (index, lane) in block.iter_mut().enumerate() {
+            if choice >> index & 1 == 0 {
+                *lane = T::zeroed();
+            }
+        }
+    }
+    value
+}
+
+/// A dot product of single precision: products that the high half of the immediate chooses, sums of two, sum
+/// of four. Each step can raise an exception that hides the next step.
+struct Dpps;
+
+impl FloatOp for Dpps {
+    type Lane = <Single as Format>::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+        dot::<sse::Dotps, sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr)
+    }
+}
+
+/// The same of double precision.
+struct Dppd;
+
+impl FloatOp for Dppd {
+    type Lane = <Double as Format>::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+        dot::<sse::Dotpd, sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr)
+    }
+}
+
+/// `Dot` is all steps at once, `Multiply` and `Add` are each.
+#[inline(always)]
+fn dot<Dot: HostOp<Source = F>, Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits>(
+    first: B,
+    second: B,
+    immediate: u8,
+    mxcsr: &mut Mxcsr,
+) -> Result<B, Exception> {
+    // Zero times zero raises nothing.
+    let first = choose::<F::Lane, B>(first, immediate >> 4);
+    let second = choose::<F::Lane, B>(second, immediate >> 4);
+    let sum = if mxcsr.contains(Mxcsr::MASKS) {
+        compute::<Dot, B>(first, second, mxcsr)?
+    } else {
+        let mut sum = compute::<Multiply, B>(first, second, mxcsr)?;
+        for _ in 0..(128 / F::BITS).ilog2() {
+            let (even, odd) = neighbours::<F::Lane, B>(sum, sum);
+            sum = compute::<Add, B>(even, odd, mxcsr)?;
+        }
+        sum
+    };
+    Ok(choose::<F::Lane, B>(sum, immediate))
+}

@@ -1,0 +1,120 @@
+//! Basic arithmetic (SDM volume 1, section 8.3.3).
+
+use iced_x86::MemorySize;
+
+use super::{Double, Doubleword, Number, Single, Word, by_number, in_memory, pops, read};
+use crate::context::{Context, Execute};
+use crate::exception::Exception;
+use crate::host::x87::{self as host, Answer, Before, Binary};
+use crate::outcome::Outcome;
+use crate::registers::{Float80, X87};
+use crate::shape::row;
+use crate::table::{Flags, Form, Row};
+use crate::x87::status::{BEFORE, C1, C2, CONDITION};
+use crate::x87::{INDEFINITE, StackFault, waiting};
+
+pub(in crate::families) static ROWS: &[Row] = &[
+    row!([Fadd, Faddp, Fiadd], Select, Flags::X87, binary::<host::Fadd>),
+    row!([Fmul, Fmulp, Fimul], Select, Flags::X87, binary::<host::Fmul>),
+    row!([Fsub, Fsubp, Fisub], Select, Flags::X87, binary::<host::Fsub>),
+    row!([Fsubr, Fsubrp, Fisubr], Select, Flags::X87, binary::<host::Fsubr>),
+    row!([Fdiv, Fdivp, Fidiv], Select, Flags::X87, binary::<host::Fdiv>),
+    row!([Fdivr, Fdivrp, Fidivr], Select, Flags::X87, binary::<host::Fdivr>),
+    row!(Fsqrt, Whole, Flags::X87, |c| unary(c, C1, host::fsqrt)),
+    row!(Frndint, Whole, Flags::X87, |c| unary(c, C1, host::frndint)),
+    row!(Fscale, Whole, Flags::X87, |c| with_st1::<_, 0>(c, C1, host::fscale)),
+    row!(Fprem, Whole, Flags::X87, |c| with_st1::<_, 0>(c, CONDITION, host::fprem)),
+    row!(Fprem1, Whole, Flags::X87, |c| with_st1::<_, 0>(c, CONDITION, host::fprem1)),
+    row!(Fxtract, Whole, Flags::X87, |c| super::transcendental::pushing(c, C1, host::fxtract)),
+    row!(Fabs, Whole, Flags::X87, |c| unary(c, C1, fabs)),
+    row!(Fchs, Whole, Flags::X87, |c| unary(c, C1, fchs)),
+];
+
+fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {
+    fn registers<O: Binary, const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        waiting(c, |c| {
+            let [left, right, ..] = c.displaced.operand;
+            let x87 = &mut c.registers.extended.x87;
+            let answer = match (x87.st(left.number), x87.st(right.number)) {
+                (Some(left), Some(right)) => Some(O::registers(x87.control, left, right)),
+                _ => None,
+            };
+            commit(x87, left.number, C1, POPS, answer);
+            Ok(())
+        })
+    }
+    fn memory<O: Binary, N: Number, const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        waiting(c, |c| {
+            let right: N::Bits = read(c)?;
+            let x87 = &mut c.registers.extended.x87;
+            let answer = x87.st(0).map(|left| N::apply::<O>(x87.control, left, right));
+            commit(x87, 0, C1, POPS, answer);
+            Ok(())
+        })
+    }
+    match (in_memory(form), pops(form)) {
+        (true, _) => by_number!(form, memory, <O>),
+        (false, 0) => Some(registers::<O, 0>),
+        (false, _) => Some(registers::<O, 1>),
+    }
+}
+
+/// Writes a result to ST(i), or what stands for it after a stack underflow, then pops. C2 says of those
+/// instructions that define it whether they did only a part of their work, which a stack fault is not.
+#[inline(always)]
+pub(super) fn commit(x87: &mut X87, i: u8, conditions: u16, pops: u8, answer: Option<Answer>) {
+    let (value, committed) = match answer {
+        Some(answer) => (answer.value, x87.raise(answer.status, conditions, BEFORE)),
+        None => {
+            x87.status &= !(conditions & C2);
+            (INDEFINITE, x87.stack_fault(StackFault::Underflow))
+        }
+    };
+    if committed {
+        x87.set_st(i, value);
+        x87.pop(pops);
+    }
+}
+
+/// A function of ST(0) to ST(0), and the condition codes that it defines.
+#[inline(always)]
+pub(super) fn unary<B: Before>(
+    c: &mut Context<'_>,
+    conditions: u16,
+    function: impl Fn(B, &Float80) -> Answer,
+) -> Result<Outcome, Exception> {
+    waiting(c, |c| {
+        let x87 = &mut c.registers.extended.x87;
+        let answer = x87.st(0).map(|st0| function(B::of(x87), st0));
+        commit(x87, 0, conditions, 0, answer);
+        Ok(())
+    })
+}
+
+/// A function of ST(0) and ST(1) to ST(i), which may then be popped to.
+#[inline(always)]
+pub(super) fn with_st1<B: Before, const I: u8>(
+    c: &mut Context<'_>,
+    conditions: u16,
+    function: impl Fn(B, &Float80, &Float80) -> Answer,
+) -> Result<Outcome, Exception> {
+    waiting(c, |c| {
+        let x87 = &mut c.registers.extended.x87;
+        let answer = match (x87.st(0), x87.st(1)) {
+            (Some(st0), Some(st1)) => Some(function(B::of(x87), st0, st1)),
+            _ => None,
+        };
+        commit(x87, I, conditions, I, answer);
+        Ok(())
+    })
+}
+
+/// Of any value, without an exception.
+fn fabs(_: u16, st0: &Float80) -> Answer {
+    Answer { value: Float80 { sign_exponent: st0.sign_exponent & 0x7fff, ..*st0 }, status: 0 }
+}
+
+/// Of any value, without an exception.
+fn fchs(_: u16, st0: &Float80) -> Answer {
+    Answer { value: Float80 { sign_exponent: st0.sign_exponent ^ 0x8000, ..*st0 }, status: 0 }
+}

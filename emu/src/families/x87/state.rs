@@ -1,0 +1,105 @@
+//! FXSAVE and FXRSTOR, XSAVE and XRSTOR (SDM volume 1, section 10.5 and chapter 13).
+
+use super::{check_part, read_slice, write_slice};
+use crate::context::Context;
+use crate::exception::Exception;
+use crate::host::sse::mxcsr_mask;
+use crate::memory::Access;
+use crate::outcome::Outcome;
+use crate::processor::{Processor, Vendor};
+use crate::registers::{Mxcsr, X87};
+use crate::shape::row;
+use crate::table::{Flags, Row};
+use crate::x87::status::ES;
+use crate::xsave::{self, LEGACY_LENGTH, feature};
+
+pub(in crate::families) static ROWS: &[Row] = &[
+    row!(Fxsave, Whole, Flags::X87.union(Flags::SSE), fxsave::<Narrow>),
+    row!(Fxsave64, Whole, Flags::X87.union(Flags::SSE), fxsave::<Wide>),
+    row!(Fxrstor, Whole, Flags::X87.union(Flags::SSE), fxrstor::<Narrow>),
+    row!(Fxrstor64, Whole, Flags::X87.union(Flags::SSE), fxrstor::<Wide>),
+];
+
+/// How FIP and FDP stand in an image.
+trait Pointers {
+    /// What is kept of one.
+    const MASK: u64;
+}
+
+/// Without REX.W: 32 bits, then a selector, which is zero as the kernel's own images have no place for it.
+struct Narrow;
+/// With REX.W: 64 bits.
+struct Wide;
+
+impl Pointers for Narrow {
+    const MASK: u64 = 0xffff_ffff;
+}
+
+impl Pointers for Wide {
+    const MASK: u64 = u64::MAX;
+}
+
+/// The state as an image has it: AMD's processors keep the pointers to themselves while no unmasked exception
+/// is pending (APM volume 2, section 11.5.10).
+fn saved<P: Pointers>(x87: &X87) -> X87 {
+    let mut saved = x87.clone();
+    if x87.status & ES == 0 && Processor::get().vendor == Vendor::Amd {
+        (saved.opcode, saved.instruction_pointer, saved.data_pointer) = (0, 0, 0);
+    }
+    saved.instruction_pointer &= P::MASK;
+    saved.data_pointer &= P::MASK;
+    saved
+}
+
+/// The state that an image means: bits that the processor does not have are not taken.
+fn restored<P: Pointers>(mut x87: X87) -> X87 {
+    x87.opcode &= 0x7ff;
+    x87.instruction_pointer &= P::MASK;
+    x87.data_pointer &= P::MASK;
+    x87.set_control(x87.control);
+    x87
+}
+
+/// #GP if the operand is not aligned, or #AC, which watches its first four bytes, and the faults of its last and
+/// its first byte, in this order.
+fn check_area(c: &mut Context<'_>, alignment: u64, length: usize, access: Access) -> Result<(), Exception> {
+    c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
+    if c.linear() & (alignment - 1) != 0 {
+        return Err(Exception::GeneralProtection(0));
+    }
+    check_part(c, length - 1, 1, 1, access)?;
+    check_part(c, 0, 1, 1, access)
+}
+
+/// MXCSR as an image has it, or #GP for a bit that this processor does not have.
+fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
+    let bytes = image.get(xsave::MXCSR..).and_then(|rest| rest.first_chunk());
+    let mxcsr = Mxcsr::from_bits_retain(bytes.copied().map_or(0, u32::from_le_bytes));
+    if mxcsr_mask().contains(mxcsr) { Ok(mxcsr) } else { Err(Exception::GeneralProtection(0)) }
+}
+
+/// The bytes of the legacy region that FXSAVE writes; the rest of it is for software.
+const WRITTEN: usize = 416;
+
+fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    check_area(c, 16, LEGACY_LENGTH, Access::Write)?;
+    let extended = &c.registers.extended;
+    let mut image = [0; WRITTEN];
+    xsave::write_x87(&saved::<P>(&extended.x87), &mut image);
+    xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut image);
+    xsave::write_component(feature::SSE, extended, 0, &mut image[xsave::XMM..]);
+    write_slice(c, &image)?;
+    Ok(Outcome::Next)
+}
+
+fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    check_area(c, 16, LEGACY_LENGTH, Access::Read)?;
+    let mut image = [0; WRITTEN];
+    read_slice(c, &mut image)?;
+    let mxcsr = checked_mxcsr(&image)?;
+    let extended = &mut c.registers.extended;
+    extended.x87 = restored::<P>(xsave::read_x87(&image));
+    extended.mxcsr = mxcsr;
+    xsave::read_component(feature::SSE, &image[xsave::XMM..], extended, &mut 0);
+    Ok(Outcome::Next)
+}

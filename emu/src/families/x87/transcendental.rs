@@ -1,0 +1,55 @@
+//! Trigonometric, logarithmic and exponential instructions (SDM volume 1, sections 8.3.7 and 8.3.9), to
+//! the last bit of the host's.
+
+use super::arithmetic::{unary, with_st1};
+use crate::context::Context;
+use crate::exception::Exception;
+use crate::host::x87::{self as host, Answer, Before};
+use crate::outcome::Outcome;
+use crate::registers::Float80;
+use crate::shape::row;
+use crate::table::{Flags, Row};
+use crate::x87::status::{BEFORE, C1, C2};
+use crate::x87::{INDEFINITE, StackFault, waiting};
+
+pub(in crate::families) static ROWS: &[Row] = &[
+    row!(Fsin, Whole, Flags::X87, |c| unary(c, C1 | C2, host::fsin)),
+    row!(Fcos, Whole, Flags::X87, |c| unary(c, C1 | C2, host::fcos)),
+    row!(Fsincos, Whole, Flags::X87, |c| pushing(c, C1 | C2, host::fsincos)),
+    row!(Fptan, Whole, Flags::X87, |c| pushing(c, C1 | C2, host::fptan)),
+    row!(Fpatan, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fpatan)),
+    row!(F2xm1, Whole, Flags::X87, |c| unary(c, C1, host::f2xm1)),
+    row!(Fyl2x, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fyl2x)),
+    row!(Fyl2xp1, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fyl2xp1)),
+];
+
+/// Replaces ST(0) and pushes a second result, unless C2 says that the operand was out of range. `conditions`
+/// are the condition codes that the instruction defines.
+#[inline(always)]
+pub(super) fn pushing<B: Before>(
+    c: &mut Context<'_>,
+    conditions: u16,
+    function: impl Fn(B, &Float80) -> Answer<[Float80; 2]>,
+) -> Result<Outcome, Exception> {
+    waiting(c, |c| {
+        let x87 = &mut c.registers.extended.x87;
+        let fault = match x87.st(0) {
+            None => StackFault::Underflow,
+            Some(_) if x87.is_full() => StackFault::Overflow,
+            Some(st0) => {
+                let Answer { value: [below, pushed], status } = function(B::of(x87), st0);
+                if x87.raise(status, conditions, BEFORE) && status & conditions & C2 == 0 {
+                    x87.set_st(0, below);
+                    x87.push(pushed);
+                }
+                return Ok(());
+            }
+        };
+        x87.status &= !(conditions & C2);
+        if x87.stack_fault(fault) {
+            x87.set_st(0, INDEFINITE);
+            x87.push(INDEFINITE);
+        }
+        Ok(())
+    })
+}
