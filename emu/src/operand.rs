@@ -49,6 +49,8 @@ pub(crate) struct Address {
     /// How many high bits of an offset from FS or GS must be copies of the one below them: AMD's
     /// processors demand it of the offset, too, and not of the sum only. Zero asks for none.
     offset_sign_bits: u8,
+    /// How many bytes the operand has after its first.
+    after_first: u8,
     /// Whether a non-canonical address is #SS rather than #GP.
     pub(crate) stack: bool,
 }
@@ -111,6 +113,7 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
+            after_first: u8::try_from(instruction.memory_size().size().saturating_sub(1)).unwrap_or(u8::MAX),
             offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
@@ -154,8 +157,14 @@ impl Address {
     /// addresses.
     #[inline(always)]
     fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
-        if self.segment == SegmentBase::Zero || !is_canonical(offset, self.offset_sign_bits) {
+        if self.segment == SegmentBase::Zero {
             return offset;
+        }
+        let last = offset.wrapping_add(u64::from(self.after_first));
+        for byte in [offset, last] {
+            if !is_canonical(byte, self.offset_sign_bits) {
+                return byte;
+            }
         }
         offset.wrapping_add(self.segment.base(registers))
     }
