@@ -179,7 +179,14 @@ impl Processor {
     /// None of them.
     #[cfg(test)]
     pub(crate) fn with_nothing() -> Processor {
-        Processor { features: 0, vmx: false, cet_ss: false, ..*Processor::get() }
+        let bare = *Processor::get();
+        Processor { features: 0, tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
+    }
+
+    /// The same by another vendor.
+    #[cfg(test)]
+    pub(crate) fn by(self, vendor: Vendor) -> Processor {
+        Processor { vendor, ..self }
     }
 
     /// Whether an instruction of these features raises #UD because the processor lacks one.
