@@ -69,6 +69,7 @@ const FEATURES: &[(F, Bit)] = &[
     (F::ENQCMD, Bit(7, 0, 2, 29)),
     (F::FRED, Bit(7, 1, 0, 17)),
     (F::FSGSBASE, Bit(7, 0, 1, 0)),
+    (F::HLE_or_RTM, HLE),
     (F::HRESET, Bit(7, 1, 0, 22)),
     (F::INVLPGB, Bit(0x8000_0008, 0, 1, 3)),
     (F::INVPCID, Bit(7, 0, 1, 10)),
@@ -82,7 +83,7 @@ const FEATURES: &[(F, Bit)] = &[
     (F::RDRAND, Bit(1, 0, 2, 30)),
     (F::RDSEED, Bit(7, 0, 1, 18)),
     (F::RDTSCP, Bit(0x8000_0001, 0, 3, 27)),
-    (F::RTM, Bit(7, 0, 1, 11)),
+    (F::RTM, RTM),
     (F::SERIALIZE, Bit(7, 0, 3, 14)),
     (F::SGX1, Bit(7, 0, 1, 2)),
     (F::TSE, Bit(7, 1, 1, 1)),
@@ -93,6 +94,8 @@ const FEATURES: &[(F, Bit)] = &[
     (F::XSAVES, Bit(0xd, 1, 0, 3)),
 ];
 
+const HLE: Bit = Bit(7, 0, 1, 4);
+const RTM: Bit = Bit(7, 0, 1, 11);
 /// Not a feature of its own in iced-x86's list: XBEGIN is there but always aborts (RTM_ALWAYS_ABORT).
 const RTM_ALWAYS_ABORT: Bit = Bit(7, 0, 3, 11);
 /// XGETBV with ECX = 1.
@@ -172,21 +175,15 @@ impl Processor {
 
     /// Every feature that is asked for: for the tests of what this processor lacks.
     #[cfg(test)]
-    pub(crate) fn with_everything() -> Processor {
-        Processor { features: u64::MAX, tzcnt: true, lzcnt: true, ..*Processor::get() }
+    pub(crate) fn with_everything(vendor: Vendor) -> Processor {
+        Processor { vendor, features: u64::MAX, ..*Processor::get() }
     }
 
     /// None of them.
     #[cfg(test)]
-    pub(crate) fn with_nothing() -> Processor {
+    pub(crate) fn with_nothing(vendor: Vendor) -> Processor {
         let bare = *Processor::get();
-        Processor { features: 0, tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
-    }
-
-    /// The same by another vendor.
-    #[cfg(test)]
-    pub(crate) fn by(self, vendor: Vendor) -> Processor {
-        Processor { vendor, ..self }
+        Processor { vendor, features: 0, tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
     }
 
     /// Whether an instruction of these features raises #UD because the processor lacks one.
@@ -198,7 +195,10 @@ impl Processor {
 }
 
 fn features() -> u64 {
-    let present = |&(feature, bit): &(F, Bit)| bit.is_set() || feature == F::RTM && RTM_ALWAYS_ABORT.is_set();
+    let transactions = RTM.is_set() || RTM_ALWAYS_ABORT.is_set();
+    let present = |&(feature, bit): &(F, Bit)| {
+        bit.is_set() || matches!(feature, F::RTM | F::HLE_or_RTM) && transactions
+    };
     FEATURES.iter().enumerate().filter(|(_, row)| present(row)).fold(0, |all, (i, _)| all | 1 << (i & 63))
 }
 

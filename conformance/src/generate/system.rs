@@ -8,6 +8,9 @@ use crate::oracle::places::{PAGE, USER_END, WRITABLE};
 use crate::oracle::{Case, Patch};
 use crate::rng::Rng;
 
+/// The index in the GDT of the segment whose limit tells the core.
+const PER_CORE: u64 = 15;
+
 /// Whether a debug exception that TF asks for comes one instruction late: loads of SS inhibit it, and the
 /// kernel skips it where it answers in the processor's place (UMIP).
 pub(crate) fn skips_a_step(instruction: &Instruction) -> bool {
@@ -95,7 +98,11 @@ fn selector_operand(case: &mut Case, instruction: &Instruction, memory: Option<u
     {
         return;
     }
-    let selector = u64::from(selector(rng));
+    let mut selector = u64::from(selector(rng));
+    if instruction.mnemonic() == Mnemonic::Lsl && selector >> 3 == PER_CORE {
+        // The limit is the number of the core, which may be another one next time.
+        selector = 0;
+    }
     match (instruction.op_kind(source), memory) {
         (OpKind::Memory, Some(start)) => words(case, start, 2, &[selector]),
         (OpKind::Register, _) => {

@@ -71,7 +71,7 @@ impl UserMemory for Memory {
 }
 
 fn processor() -> Processor {
-    Processor::with_everything().by(Vendor::Intel)
+    Processor::with_everything(Vendor::Intel)
 }
 
 /// An instruction on a processor that has everything.
@@ -89,7 +89,7 @@ fn registers() -> Registers {
 
 #[test]
 fn without_the_feature_they_are_undefined() {
-    let lacking = Processor::with_nothing().by(Vendor::Intel);
+    let lacking = Processor::with_nothing(Vendor::Intel);
     for bytes in [
         &[0x0f, 0x01, 0xee][..],         // rdpkru
         &[0xc7, 0xf8, 0, 0, 0, 0],       // xbegin

@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use crate::processor::Processor;
+use crate::processor::{Processor, Vendor};
 use crate::registers::gpr;
 use crate::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, UserMemory};
 
@@ -61,7 +61,7 @@ fn execute(
     [rax, rcx, rsi]: [u64; 3],
     memory: u64,
 ) -> (Result<Outcome, Exception>, Registers, Memory) {
-    let displaced = Displaced::decode_on(bytes, 0x40_0000, &Processor::with_everything()).unwrap();
+    let displaced = Displaced::decode_on(bytes, 0x40_0000, &Processor::with_everything(Vendor::Amd)).unwrap();
     let mut registers = Registers::default();
     registers.gpr[gpr::RAX] = rax;
     registers.gpr[gpr::RCX] = rcx;
@@ -189,7 +189,7 @@ fn without_the_feature_counts_are_scans() {
         assert_eq!(displaced.execute(&mut registers, &mut memory), Ok(Outcome::Next));
         registers.gpr[gpr::RAX]
     };
-    let (with, without) = (Processor::with_everything(), Processor::with_nothing());
+    let (with, without) = (Processor::with_everything(Vendor::Amd), Processor::with_nothing(Vendor::Amd));
     let (tzcnt, lzcnt): (&[u8], &[u8]) = (&[0xf3, 0x0f, 0xbc, 0xc1], &[0xf3, 0x0f, 0xbd, 0xc1]);
     assert_eq!((run(tzcnt, &with), run(tzcnt, &without)), (20, 20));
     assert_eq!((run(lzcnt, &with), run(lzcnt, &without)), (11, 20));

@@ -6,6 +6,7 @@ use crate::memory::Access;
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
 use crate::processor::Vendor;
+use crate::registers::gpr;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
@@ -19,6 +20,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Lea, Wide, Flags::empty(), lea),
     row!(Xchg, Select, Flags::ATOMIC, select_xchg),
     row!(Bswap, Wide, Flags::empty(), bswap),
+    row!(Xlatb, Whole, Flags::empty(), xlat),
     row!(
         [
             Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp,
@@ -171,4 +173,14 @@ pub(super) fn read_to_write<W: Width>(c: &mut Context<'_>, index: usize) -> Resu
         crate::operand::Kind::Memory => c.load(c.linear(), Access::Write, c.displaced.address.stack),
         _ => c.read(index),
     }
+}
+
+/// The byte number AL of the table at RBX.
+fn xlat(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let index = c.general::<u8>(gpr::RAX);
+    let address = c.displaced.address;
+    let value =
+        c.load::<u8>(address.linear_offset(c.registers, index.zero_extend()), Access::Read, address.stack)?;
+    c.set_general(gpr::RAX, value);
+    Ok(Outcome::Next)
 }

@@ -5,10 +5,13 @@ use iced_x86::Mnemonic;
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
+use crate::table::{Flags, Form, Row, Shape};
 use crate::width::Width;
+
+use super::undefined;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Clc, Whole, Flags::empty(), |c| change(c, Rflags::CF, Rflags::empty())),
@@ -20,7 +23,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Sahf, Whole, Flags::empty(), sahf),
     row!([Pushf, Pushfq], Select, Flags::STACK, select_pushf),
     row!([Popf, Popfq], Select, Flags::STACK, select_popf),
-    row!([Nop, Reservednop, Endbr32, Endbr64], Whole, Flags::empty(), nop),
+    row!([Nop, Endbr32, Endbr64], Whole, Flags::empty(), nop),
+    row!(Reservednop, Select, Flags::empty(), select_reserved_nop),
     row!(Pause, Select, Flags::empty(), select_pause),
 ];
 
@@ -53,6 +57,17 @@ fn sahf(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// A memory operand is not accessed.
 fn nop(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
+}
+
+/// AMD's processors have the prefetches of 0F 0D for memory only.
+fn select_reserved_nop(form: &Form<'_>) -> Option<Execute> {
+    use iced_x86::Code as C;
+    let prefetch = matches!(
+        form.instruction.code(),
+        C::Reservednop_rm16_r16_0F0D | C::Reservednop_rm32_r32_0F0D | C::Reservednop_rm64_r64_0F0D
+    );
+    let undefined_here = prefetch && form.processor.vendor == Vendor::Amd && form.shape(0) != Shape::Memory;
+    Some(if undefined_here { undefined } else { nop })
 }
 
 /// With REX.B it is an exchange of R8 and RAX, to which REP means nothing.
