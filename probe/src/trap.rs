@@ -119,6 +119,7 @@ impl Session {
                     threads: &mut self.threads,
                     staging: &mut self.staging,
                     lost: &mut self.lost,
+                    writable: 0..0,
                 },
                 filtered: false,
             };
@@ -167,6 +168,7 @@ impl Session {
                 threads: &mut self.threads,
                 staging: &mut self.staging,
                 lost: &mut self.lost,
+                writable: 0..0,
             };
             let mut executor = Ptrace { registers: &mut self.registers, memory };
             let result = executor.execute(displaced);
