@@ -4,6 +4,7 @@
 //! contents of memory.
 
 mod address;
+mod image;
 mod instruction;
 mod related;
 mod state;
@@ -98,10 +99,14 @@ impl Generator {
         let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
         let mut places = Vec::new();
         for memory in info.used_memory() {
-            let size = memory.memory_size().size() as u64;
+            let size = match memory.memory_size().size() as u64 {
+                _ if image::has_image(instruction) => image::LENGTH,
+                0 => 64,
+                size => size,
+            };
             let target = match places.last() {
                 Some(last) if rng.chance(15) => u64::wrapping_add(*last, rng.below(32)).wrapping_sub(16),
-                _ => address::target(if size == 0 { 64 } else { size }, rng),
+                _ => address::target(size, rng),
             };
             address::solve(memory, target, &mut case.registers);
             if memory.index().is_vector_register() {
@@ -116,6 +121,11 @@ impl Generator {
         }
         bit_offset(&mut case.registers, instruction, rng);
         case.patches.extend(related::contents(instruction, &places, &mut case.registers, rng));
+        if let Some(start) = places.last().filter(|_| image::has_image(instruction)) {
+            // An image's header matters more than what else may have been drawn.
+            case.patches.clear();
+            case.patches.extend(image::header(*start, rng));
+        }
         system::operands(case, instruction, places.last().copied(), rng);
     }
 }
@@ -192,6 +202,9 @@ fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) 
     let counted = (1..instruction.op_count()).any(|number| instruction.op_register(number) == Register::CL);
     if counted {
         registers.gpr[gpr::RCX] = registers.gpr[gpr::RCX] & !0xff | rng.below(80);
+    }
+    if image::has_image(instruction) {
+        image::requested(registers, rng);
     }
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         divisible(registers, instruction, rng);
