@@ -139,6 +139,14 @@ pub fn reported(feature: CpuidFeature) -> Option<bool> {
     reports().get(row).copied()
 }
 
+/// Whether a hypervisor says that there is one.
+#[must_use]
+pub fn is_virtual() -> bool {
+    const HYPERVISOR: u32 = 1 << 31;
+    static VIRTUAL: OnceLock<bool> = OnceLock::new();
+    *VIRTUAL.get_or_init(|| __cpuid(1).ecx & HYPERVISOR != 0)
+}
+
 /// The features of `code` that CPUID says this processor does not have.
 #[must_use]
 pub fn missing(code: Code) -> Vec<CpuidFeature> {

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod diff;
 pub mod everywhere;
 pub mod features;
+pub mod fuzz;
 pub mod generate;
 pub mod lockstep;
 pub mod memory;

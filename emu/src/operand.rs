@@ -113,7 +113,11 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            after_first: u8::try_from(instruction.memory_size().size().saturating_sub(1)).unwrap_or(u8::MAX),
+            after_first: match instruction.memory_size().size() {
+                size if size.is_power_of_two() && size <= 64 => size as u8 - 1,
+                // An image is accessed piece by piece.
+                _ => 0,
+            },
             offset_sign_bits: processor.offset_sign_bits(),
             // Prefixes of CS, DS, ES and SS count for nothing.
             stack: matches!(base, Register::RSP | Register::ESP | Register::RBP | Register::EBP)
@@ -138,14 +142,21 @@ impl Address {
     /// With the segment's base.
     #[inline(always)]
     pub(crate) fn linear(&self, registers: &Registers) -> u64 {
-        self.in_segment(self.effective(registers), registers)
+        self.in_segment(self.effective(registers), self.after_first, registers)
     }
 
     /// `offset` bytes further on, wrapping where the address size wraps.
     #[inline(always)]
     pub(crate) fn linear_offset(&self, registers: &Registers, offset: u64) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
-        self.in_segment(effective, registers)
+        self.in_segment(effective, self.after_first, registers)
+    }
+
+    /// A part of the operand, of `after_first` bytes and one, that begins `offset` bytes further on.
+    #[inline(always)]
+    pub(crate) fn linear_of_part(&self, registers: &Registers, offset: u64, after_first: u8) -> u64 {
+        let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
+        self.in_segment(effective, after_first, registers)
     }
 
     /// With the segment's base, whatever a processor says to the offset.
@@ -156,11 +167,11 @@ impl Address {
     /// An offset that is not canonical is no address, whatever the base: it is left to the check of
     /// addresses.
     #[inline(always)]
-    fn in_segment(&self, offset: u64, registers: &Registers) -> u64 {
+    fn in_segment(&self, offset: u64, after_first: u8, registers: &Registers) -> u64 {
         if self.segment == SegmentBase::Zero {
             return offset;
         }
-        let last = offset.wrapping_add(u64::from(self.after_first));
+        let last = offset.wrapping_add(u64::from(after_first));
         for byte in [offset, last] {
             if !is_canonical(byte, self.offset_sign_bits) {
                 return byte;

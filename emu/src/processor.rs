@@ -91,6 +91,8 @@ const FEATURES: &[(F, Bit)] = &[
     (F::WAITPKG, Bit(7, 0, 2, 5)),
     (F::WRMSRNS, Bit(7, 1, 0, 19)),
     (F::XSAVE, Bit(1, 0, 2, 27)),
+    (F::XSAVEC, Bit(0xd, 1, 0, 1)),
+    (F::XSAVEOPT, Bit(0xd, 1, 0, 0)),
     (F::XSAVES, Bit(0xd, 1, 0, 3)),
 ];
 

@@ -43,7 +43,7 @@ const INSTRUCTION_POINTER: usize = 8;
 const DATA_POINTER: usize = 16;
 pub(crate) const MXCSR: usize = 24;
 const MXCSR_MASK: usize = 28;
-const ST: usize = 32;
+pub(crate) const ST: usize = 32;
 pub(crate) const XMM: usize = 160;
 pub(crate) const XSTATE_BV: usize = LEGACY_LENGTH;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use emu::Refusal;
 use serde::Serialize;
 
 use crate::code;
@@ -38,10 +39,12 @@ impl Census {
             }
             census.sites += 1;
             let refusal = match instruction.displaced {
-                Ok(_) => {
+                Ok(displaced) if code::is_instruction(&displaced) => {
                     census.probeable += 1;
                     continue;
                 }
+                // Data or padding, of which it is only known what it would raise.
+                Ok(_) => Refusal::Invalid { first: 0 },
                 Err(refusal) => refusal,
             };
             *census.refused.entry(refusal.reason()).or_default() += 1;

@@ -28,7 +28,9 @@ pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
         }
         let displaced = Displaced::decode(rest, address);
         let length = match &displaced {
-            Ok(displaced) => displaced.length(),
+            Ok(displaced) if is_instruction(displaced) => displaced.length(),
+            // Bytes that only raise an exception have no length.
+            Ok(_) => 1,
             Err(_) => length(rest),
         };
         let instruction = Instruction { address, length, displaced };
@@ -36,6 +38,12 @@ pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
         address = address.wrapping_add(length.max(1) as u64);
         Some(instruction)
     })
+}
+
+/// Whether `displaced` is an instruction, rather than bytes of which it is only known what they raise.
+#[must_use]
+pub fn is_instruction(displaced: &Displaced) -> bool {
+    !displaced.instruction().is_invalid()
 }
 
 /// The length of the instruction at the start of `bytes`, one where it is none.
@@ -116,13 +124,15 @@ mod tests {
 
     #[test]
     fn a_sweep_passes_every_byte_once() {
-        // nop; an undefined opcode; mov $1,%eax; half an instruction.
-        let bytes = [0x90, 0x06, 0xb8, 1, 0, 0, 0, 0xb8, 1];
+        // nop; an opcode that raises #UD; one that nobody knows; mov $1,%eax; half an instruction.
+        let bytes = [0x90, 0x06, 0xd5, 0xb8, 1, 0, 0, 0, 0xb8, 1];
         let found: Vec<_> = sweep(&bytes, 0x1000).map(|found| (found.address, found.length)).collect();
-        assert_eq!(found, [(0x1000, 1), (0x1001, 1), (0x1002, 5), (0x1007, 1), (0x1008, 1)]);
+        assert_eq!(found, [(0x1000, 1), (0x1001, 1), (0x1002, 1), (0x1003, 5), (0x1008, 1), (0x1009, 1)]);
         let refusals: Vec<_> = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.err()).collect();
-        assert!(refusals.contains(&Refusal::Invalid { first: 0x06 }), "{refusals:?}");
+        assert!(refusals.contains(&Refusal::Invalid { first: 0xd5 }), "{refusals:?}");
         assert!(refusals.contains(&Refusal::Truncated { length: 2 }), "{refusals:?}");
+        let raising = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.ok());
+        assert_eq!(raising.filter(|displaced| !is_instruction(displaced)).count(), 1);
     }
 
     #[test]

@@ -19,9 +19,12 @@ pub(crate) fn target(size: u64, rng: &mut Rng) -> u64 {
     // So many bytes of the operand lie before a boundary.
     let before = rng.below(size) + 1;
     match rng.below(100) {
-        0..34 => inside(LOW, size, rng),
-        34..46 => inside(STACK, size, rng),
-        46..58 => inside(TOP, size, rng),
+        0..30 => inside(LOW, size, rng),
+        30..39 => inside(STACK, size, rng),
+        39..48 => inside(TOP, size, rng),
+        48..53 => LOW.end() - before,
+        53..56 => READ_ONLY.end() - before,
+        56..58 => inside(READ_ONLY, size, rng),
         58..65 => LOW.start + PAGE - before,
         65..69 => LOW.end() - before,
         69..72 => inside(READ_ONLY, size, rng),

@@ -4,7 +4,9 @@
 //! contents of memory.
 
 mod address;
+mod image;
 mod instruction;
+mod related;
 mod state;
 mod system;
 mod values;
@@ -19,8 +21,8 @@ use iced_x86::{
     Mnemonic, OpKind, Register,
 };
 
-use crate::oracle::places::{SLOTS, WRITABLE};
-use crate::oracle::{Case, Memory, Mode, Patch};
+use crate::oracle::places::{SLOTS, STACK};
+use crate::oracle::{Case, Memory, Mode};
 use crate::rng::Rng;
 
 /// A case and the instruction that it is about.
@@ -82,8 +84,7 @@ impl Generator {
             bytes: encoded.bytes,
             length: encoded.length,
             mode: mode(&instruction, rng),
-            repeats: instruction.is_string_instruction()
-                && (instruction.has_rep_prefix() || instruction.has_repne_prefix()),
+            repeats: repeats(&instruction),
             high,
             registers,
             patches: Vec::new(),
@@ -96,31 +97,36 @@ impl Generator {
     fn operands(&mut self, case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
         implied(&mut case.registers, instruction, rng);
         let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
-        let mut last = None;
+        let mut places = Vec::new();
         for memory in info.used_memory() {
-            let size = memory.memory_size().size() as u64;
-            let overlap = last.filter(|_| rng.chance(15));
-            let target = match overlap {
-                Some(last) => u64::wrapping_add(last, rng.below(32)).wrapping_sub(16),
-                None => address::target(if size == 0 { 64 } else { size }, rng),
+            let size = match memory.memory_size().size() as u64 {
+                _ if image::has_image(instruction) => image::LENGTH,
+                0 => 64,
+                size => size,
+            };
+            let target = match places.last() {
+                Some(last) if rng.chance(15) => u64::wrapping_add(*last, rng.below(32)).wrapping_sub(16),
+                _ => address::target(size, rng),
             };
             address::solve(memory, target, &mut case.registers);
-            last = address::linear(memory, &case.registers);
             if memory.index().is_vector_register() {
                 indices(&mut case.registers, memory.index(), instruction, rng);
             }
-            if rng.chance(60)
-                && case.patches.len() < 3
-                && let Some(start) = last
-            {
-                case.patches.extend(patch(start, rng));
+            if let Some(start) = address::linear(memory, &case.registers) {
+                places.push(start);
+                if rng.chance(60) && case.patches.len() < 2 {
+                    case.patches.extend(related::fresh(start, rng));
+                }
             }
         }
-        if let Some(start) = last {
-            bit_offset(&mut case.registers, instruction, rng);
-            let _ = start;
+        bit_offset(&mut case.registers, instruction, rng);
+        case.patches.extend(related::contents(instruction, &places, &mut case.registers, rng));
+        if let Some(start) = places.last().filter(|_| image::has_image(instruction)) {
+            // An image's header matters more than what else may have been drawn.
+            case.patches.clear();
+            case.patches.extend(image::header(*start, rng));
         }
-        system::operands(case, instruction, last, rng);
+        system::operands(case, instruction, places.last().copied(), rng);
     }
 }
 
@@ -150,28 +156,38 @@ const GENERAL: [CpuidFeature; 17] = [
     CpuidFeature::FSGSBASE,
 ];
 
+/// Whether the instruction can be interrupted between its parts, so that TF stops it there.
+fn repeats(instruction: &Instruction) -> bool {
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    instruction.is_string_instruction() && repeated || instruction.is_vsib()
+}
+
+/// Whether TF stops the processor right after this instruction, and does not show in what it does.
+#[must_use]
+pub fn can_step(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    // A trap of its own would be in the way, and so would an image of the flags.
+    let trap = instruction.flow_control() == FlowControl::Interrupt;
+    let flags = matches!(instruction.mnemonic(), M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfq);
+    !trap && !flags && !system::skips_a_step(instruction)
+}
+
 /// How the instruction is made to stop.
 fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {
-    match (instruction.flow_control(), instruction.mnemonic()) {
-        // A trap of its own, or an image of the flags with TF in it: TF would be in the way.
-        (FlowControl::Interrupt, _)
-        | (_, Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq | Mnemonic::Popf | Mnemonic::Popfq) => {
-            Mode::Straight
-        }
-        // After these the processor stops one instruction too late.
-        _ if system::skips_a_step(instruction) => Mode::Straight,
+    let straight = match (instruction.flow_control(), instruction.mnemonic()) {
+        _ if !can_step(instruction) => true,
         // Nothing after it runs under the new rights, the jump back included.
-        (FlowControl::Next, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => Mode::Step,
-        (FlowControl::Next | FlowControl::Exception, _) if !rng.chance(4) => Mode::Straight,
-        _ => Mode::Step,
-    }
+        (_, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => false,
+        // Under a hypervisor a single step is slow.
+        (FlowControl::Next | FlowControl::Exception, _) => !rng.chance(1),
+        _ => false,
+    };
+    if straight { Mode::Straight } else { Mode::Step }
 }
 
 /// Values for registers that an instruction uses without naming them, or that make it do something.
 fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) {
-    let repeated = instruction.is_string_instruction()
-        && (instruction.has_rep_prefix() || instruction.has_repne_prefix());
-    if repeated {
+    if repeats(instruction) && !instruction.is_vsib() {
         registers.gpr[gpr::RCX] = match rng.below(20) {
             0 => values::integer(64, rng),
             1 => rng.u64() << 32 | rng.below(4),
@@ -180,9 +196,15 @@ fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) 
     } else if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() {
         registers.gpr[gpr::RCX] = rng.below(3) | if rng.chance(20) { rng.u64() << 32 } else { 0 };
     }
+    if instruction.mnemonic() == Mnemonic::Enter && rng.chance(80) {
+        registers.gpr[gpr::RBP] = STACK.start + rng.below(STACK.length);
+    }
     let counted = (1..instruction.op_count()).any(|number| instruction.op_register(number) == Register::CL);
     if counted {
         registers.gpr[gpr::RCX] = registers.gpr[gpr::RCX] & !0xff | rng.below(80);
+    }
+    if image::has_image(instruction) {
+        image::requested(registers, rng);
     }
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         divisible(registers, instruction, rng);
@@ -259,16 +281,4 @@ fn bit_offset(registers: &mut Registers, instruction: &Instruction, rng: &mut Rn
         4..9 => rng.below(1 << 16).wrapping_sub(1 << 15),
         _ => values::integer(64, rng),
     };
-}
-
-/// Fresh contents around an operand at `start`, as far as they can be written there.
-fn patch(start: u64, rng: &mut Rng) -> Option<Patch> {
-    let region = WRITABLE.iter().find(|region| region.start <= start && start < region.end())?;
-    let length = (region.end() - start).min(64) as usize;
-    let lanes = values::Lanes::draw(rng);
-    let mut bytes = [0; 64];
-    for quad in bytes.chunks_exact_mut(8) {
-        quad.copy_from_slice(&lanes.quad(rng).to_le_bytes());
-    }
-    Some(Patch { address: start, length, bytes })
 }

@@ -322,6 +322,11 @@ core::arch::global_asm!(
     "jne 26f",
     "dec qword ptr [rip + .Lshared + {BUDGET}]",
     "jz 26f",
+    // The kernel takes ID and NT not from the frame, but from those that are set here.
+    "mov eax, [rdx + 176]",
+    "and eax, 0x204000",
+    "push rax",
+    "popfq",
     "mov rsp, rdx",
     "mov eax, 15",
     "syscall",

@@ -109,9 +109,10 @@ fn retf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let target = on_stack::<W>(c, 0)?;
     let released = 2 * W::BYTES + usize::from(c.displaced.immediate as u16);
     if selector & 3 != 3 {
-        // AMD's processors look for the other level's stack before they refuse.
-        let other = c.registers.gpr[gpr::RSP].wrapping_add((released + W::BYTES) as u64);
-        c.load::<W>(other, Access::Read, true)?;
+        // AMD's processors look for the other level's SS and RSP before they refuse.
+        let rsp = c.registers.gpr[gpr::RSP].wrapping_add(released as u64);
+        c.load::<W>(rsp.wrapping_add(W::BYTES as u64), Access::Read, true)?;
+        c.load::<W>(rsp, Access::Read, true)?;
     }
     if !may_enter(selector, true)? {
         return Ok(Outcome::Native);

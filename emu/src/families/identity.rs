@@ -97,7 +97,7 @@ fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 /// XINUSE (SDM volume 1, section 13.6): the components that are not as after reset.
-fn in_use(registers: &Registers) -> u64 {
+pub(super) fn in_use(registers: &Registers) -> u64 {
     let extended = &registers.extended;
     let any = |vectors: &[Vector], lanes: Range<usize>| {
         vectors

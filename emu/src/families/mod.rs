@@ -77,6 +77,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     x87::arithmetic::ROWS,
     x87::compare::ROWS,
     x87::control::ROWS,
+    x87::extended::ROWS,
     x87::state::ROWS,
     x87::transcendental::ROWS,
     x87::transfer::ROWS,

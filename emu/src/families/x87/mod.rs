@@ -3,6 +3,7 @@
 pub(super) mod arithmetic;
 pub(super) mod compare;
 pub(super) mod control;
+pub(super) mod extended;
 pub(super) mod state;
 pub(super) mod transcendental;
 pub(super) mod transfer;
@@ -77,9 +78,10 @@ fn check_part(
     alignment: usize,
     access: Access,
 ) -> Result<(), Exception> {
-    let address = c.linear().wrapping_add(offset as u64);
+    let length = length.clamp(1, 16);
+    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, length as u8 - 1);
     c.check(address, length, alignment, c.displaced.address.stack)?;
-    c.memory.read(address, &mut [0; 16][..length.min(16)], access)?;
+    c.memory.read(address, &mut [0; 16][..length], access)?;
     Ok(())
 }
 
@@ -100,16 +102,28 @@ fn check_number(c: &mut Context<'_>, length: usize, access: Access) -> Result<()
     }
 }
 
+/// Reads a part of the memory operand, which has been looked at.
+fn read_at(c: &mut Context<'_>, offset: usize, bytes: &mut [u8], access: Access) -> Result<(), Exception> {
+    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, 0);
+    c.memory.read(address, bytes, access)?;
+    Ok(())
+}
+
+/// Writes a part of the memory operand, which has been looked at.
+fn write_at(c: &mut Context<'_>, offset: usize, bytes: &[u8]) -> Result<(), Exception> {
+    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, 0);
+    c.memory.write(address, bytes)?;
+    Ok(())
+}
+
 /// Reads the memory operand, which has been looked at.
 fn read_slice(c: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Exception> {
-    c.memory.read(c.linear(), bytes, Access::Read)?;
-    Ok(())
+    read_at(c, 0, bytes, Access::Read)
 }
 
 /// Writes the memory operand, which has been looked at.
 fn write_slice(c: &mut Context<'_>, bytes: &[u8]) -> Result<(), Exception> {
-    c.memory.write(c.linear(), bytes)?;
-    Ok(())
+    write_at(c, 0, bytes)
 }
 
 /// Reads the memory operand, a number of ten bytes.

@@ -1,4 +1,4 @@
-//! FXSAVE and FXRSTOR, XSAVE and XRSTOR (SDM volume 1, section 10.5 and chapter 13).
+//! FXSAVE and FXRSTOR (SDM volume 1, section 10.5).
 
 use super::{check_part, read_slice, write_slice};
 use crate::context::Context;
@@ -21,15 +21,15 @@ pub(in crate::families) static ROWS: &[Row] = &[
 ];
 
 /// How FIP and FDP stand in an image.
-trait Pointers {
+pub(super) trait Pointers {
     /// What is kept of one.
     const MASK: u64;
 }
 
 /// Without REX.W: 32 bits, then a selector, which is zero as the kernel's own images have no place for it.
-struct Narrow;
+pub(super) struct Narrow;
 /// With REX.W: 64 bits.
-struct Wide;
+pub(super) struct Wide;
 
 impl Pointers for Narrow {
     const MASK: u64 = 0xffff_ffff;
@@ -41,7 +41,7 @@ impl Pointers for Wide {
 
 /// The state as an image has it: AMD's processors keep the pointers to themselves while no unmasked exception
 /// is pending (APM volume 2, section 11.5.10).
-fn saved<P: Pointers>(x87: &X87) -> X87 {
+pub(super) fn saved<P: Pointers>(x87: &X87) -> X87 {
     let mut saved = x87.clone();
     if x87.status & ES == 0 && Processor::get().vendor == Vendor::Amd {
         (saved.opcode, saved.instruction_pointer, saved.data_pointer) = (0, 0, 0);
@@ -51,28 +51,39 @@ fn saved<P: Pointers>(x87: &X87) -> X87 {
     saved
 }
 
-/// The state that an image means: bits that the processor does not have are not taken.
-fn restored<P: Pointers>(mut x87: X87) -> X87 {
+/// The state that an image means: bits that the processor does not have are not taken, and pointers are made
+/// canonical.
+pub(super) fn restored<P: Pointers>(mut x87: X87) -> X87 {
+    let unused = Processor::get().sign_bits & 63;
+    let canonical = |pointer: u64| ((pointer & P::MASK) << unused) as i64 >> unused;
     x87.opcode &= 0x7ff;
-    x87.instruction_pointer &= P::MASK;
-    x87.data_pointer &= P::MASK;
+    x87.instruction_pointer = canonical(x87.instruction_pointer) as u64;
+    x87.data_pointer = canonical(x87.data_pointer) as u64;
     x87.set_control(x87.control);
     x87
 }
 
-/// #GP if the operand is not aligned, or #AC, which watches its first four bytes, and the faults of its last and
-/// its first byte, in this order.
-fn check_area(c: &mut Context<'_>, alignment: u64, length: usize, access: Access) -> Result<(), Exception> {
-    c.check(c.linear(), 1, 4, c.displaced.address.stack)?;
-    if c.linear() & (alignment - 1) != 0 {
-        return Err(Exception::GeneralProtection(0));
-    }
-    check_part(c, length - 1, 1, 1, access)?;
+/// The faults of an image of FXSAVE: #GP if it is not aligned, or #AC, which watches its first four bytes, and what
+/// its last byte and then its first one raise.
+fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
+    c.check(address(c), 1, 4, c.displaced.address.stack)?;
+    check_aligned(c, 16)?;
+    check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
 }
 
+/// Where the operand begins.
+fn address(c: &Context<'_>) -> u64 {
+    c.displaced.address.linear_of_part(c.registers, 0, 0)
+}
+
+/// #GP if the operand is not aligned.
+pub(super) fn check_aligned(c: &Context<'_>, alignment: u64) -> Result<(), Exception> {
+    if address(c) & (alignment - 1) == 0 { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+}
+
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
-fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
+pub(super) fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
     let bytes = image.get(xsave::MXCSR..).and_then(|rest| rest.first_chunk());
     let mxcsr = Mxcsr::from_bits_retain(bytes.copied().map_or(0, u32::from_le_bytes));
     if mxcsr_mask().contains(mxcsr) { Ok(mxcsr) } else { Err(Exception::GeneralProtection(0)) }
@@ -82,7 +93,7 @@ fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
 const WRITTEN: usize = 416;
 
 fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    check_area(c, 16, LEGACY_LENGTH, Access::Write)?;
+    check_image(c, Access::Write)?;
     let extended = &c.registers.extended;
     let mut image = [0; WRITTEN];
     xsave::write_x87(&saved::<P>(&extended.x87), &mut image);
@@ -93,7 +104,7 @@ fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    check_area(c, 16, LEGACY_LENGTH, Access::Read)?;
+    check_image(c, Access::Read)?;
     let mut image = [0; WRITTEN];
     read_slice(c, &mut image)?;
     let mxcsr = checked_mxcsr(&image)?;

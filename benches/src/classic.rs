@@ -1,0 +1,84 @@
+//! Breakpoints as debuggers have always made them, with as few system calls as possible.
+
+#![allow(unsafe_code, reason = "the child must ask to be traced between fork and exec")]
+
+use std::os::unix::process::CommandExt;
+
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use probe::maps;
+
+use crate::{Clock, Failure, resolver, target};
+
+/// The offset of RIP in `struct user`.
+const RIP: u64 =
+    std::mem::offset_of!(libc::user, regs) as u64 + std::mem::offset_of!(libc::user_regs_struct, rip) as u64;
+
+/// A traced child, on this thread's processor, with a breakpoint at one address.
+struct Traced {
+    pid: Pid,
+    address: u64,
+    /// The word at the address without the breakpoint, and with it.
+    word: i64,
+    trap: i64,
+}
+
+impl Traced {
+    fn start(symbol: &str, hits: u64) -> Result<Traced, Failure> {
+        let mut only = nix::sched::CpuSet::new();
+        only.set(nix::sched::sched_getcpu()?)?;
+        nix::sched::sched_setaffinity(Pid::from_raw(0), &only)?;
+        let mut command = target::command(symbol, hits)?;
+        // SAFETY: one system call, which is async-signal-safe.
+        unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+        let pid = Pid::from_raw(i32::try_from(command.spawn()?.id())?);
+        waitpid(pid, None)?;
+        let places = resolver(symbol)?.places(&maps::read(pid.as_raw())?)?;
+        let address = places.first().ok_or("the symbol is nowhere")?.site.address;
+        let word = ptrace::read(pid, address as ptrace::AddressType)?;
+        let traced = Traced { pid, address, word, trap: word & !0xff | 0xcc };
+        traced.poke(traced.trap)?;
+        Ok(traced)
+    }
+
+    fn poke(&self, word: i64) -> Result<(), Failure> {
+        Ok(ptrace::write(self.pid, self.address as ptrace::AddressType, word)?)
+    }
+
+    /// Continues it to the next hit; false at its end.
+    fn next(&self) -> Result<bool, Failure> {
+        ptrace::cont(self.pid, None)?;
+        match waitpid(self.pid, None)? {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(true),
+            WaitStatus::Exited(..) => Ok(false),
+            other => Err(format!("{other:?}").into()),
+        }
+    }
+}
+
+/// The stop and nothing else: the NOP under the int3 needs no work.
+pub(crate) fn floor(hits: u64) -> Result<f64, Failure> {
+    let traced = Traced::start("peers_nop", hits)?;
+    let mut clock = Clock::default();
+    while traced.next()? {
+        clock.tick();
+    }
+    clock.nanoseconds_per_hit(hits)
+}
+
+/// As gdb does it: the original byte goes back for one step.
+pub(crate) fn step_over(hits: u64) -> Result<f64, Failure> {
+    let traced = Traced::start("peers_move", hits)?;
+    let mut clock = Clock::default();
+    while traced.next()? {
+        clock.tick();
+        traced.poke(traced.word)?;
+        ptrace::write_user(traced.pid, RIP as ptrace::AddressType, traced.address as i64)?;
+        ptrace::step(traced.pid, None)?;
+        waitpid(traced.pid, None)?;
+        traced.poke(traced.trap)?;
+    }
+    clock.nanoseconds_per_hit(hits)
+}

@@ -1,0 +1,239 @@
+//! XSAVE, XSAVEOPT, XSAVEC and XRSTOR (SDM volume 1, chapter 13).
+//!
+//! Components that [`Extended`](crate::registers::Extended) has no place for, such as AMX's tiles, count as being
+//! in their initial configuration.
+
+use std::sync::OnceLock;
+
+use super::state::{Narrow, Pointers, Wide, check_aligned, checked_mxcsr, restored, saved};
+use super::{check_part, read_at, write_at};
+use crate::context::Context;
+use crate::exception::Exception;
+use crate::families::identity::in_use;
+use crate::host::answers;
+use crate::host::sse::mxcsr_mask;
+use crate::memory::Access;
+use crate::outcome::Outcome;
+use crate::registers::{Mxcsr, X87, gpr};
+use crate::shape::row;
+use crate::table::{Flags, Row};
+use crate::xsave::{self, MINIMUM_LENGTH, XSTATE_BV, feature};
+
+pub(in crate::families) static ROWS: &[Row] = &[
+    row!(Xsave, Whole, Flags::EXTENDED, xsave::<Narrow>),
+    row!(Xsave64, Whole, Flags::EXTENDED, xsave::<Wide>),
+    row!(Xsaveopt, Whole, Flags::EXTENDED, xsaveopt::<Narrow>),
+    row!(Xsaveopt64, Whole, Flags::EXTENDED, xsaveopt::<Wide>),
+    row!(Xsavec, Whole, Flags::EXTENDED, xsavec::<Narrow>),
+    row!(Xsavec64, Whole, Flags::EXTENDED, xsavec::<Wide>),
+    row!(Xrstor, Whole, Flags::EXTENDED, xrstor::<Narrow>),
+    row!(Xrstor64, Whole, Flags::EXTENDED, xrstor::<Wide>),
+];
+
+/// XCOMP_BV's bit that says that an image is compacted.
+const COMPACTED: u64 = 1 << 63;
+/// The bytes of the largest component that there is a place for.
+const LARGEST: usize = 1024;
+
+/// What the processor says of the components: index i is bit i of XCR0.
+struct Components {
+    xcr0: u64,
+    /// In bytes.
+    size: [usize; 63],
+    /// From the start of an image in the standard format, in bytes.
+    offset: [usize; 63],
+    /// The components that are aligned to 64 bytes in a compacted image.
+    aligned: u64,
+}
+
+impl Components {
+    fn get() -> &'static Components {
+        static COMPONENTS: OnceLock<Components> = OnceLock::new();
+        COMPONENTS.get_or_init(|| {
+            let leaf = |component: usize| answers::cpuid(0xd, component as u32);
+            let extended = |component: usize| component >= 2;
+            Components {
+                xcr0: answers::xcr0(),
+                size: std::array::from_fn(|i| if extended(i) { leaf(i).eax as usize } else { 0 }),
+                offset: std::array::from_fn(|i| if extended(i) { leaf(i).ebx as usize } else { 0 }),
+                aligned: (2..63).fold(0, |all, i| all | u64::from(leaf(i).ecx >> 1 & 1) << i),
+            }
+        })
+    }
+
+    /// The components of `requested` beyond the legacy region, each with its offset and its end.
+    fn places(&self, requested: u64, compacted: bool) -> impl Iterator<Item = (u64, usize, usize)> {
+        let mut next = MINIMUM_LENGTH;
+        let rows = self.size.iter().zip(&self.offset).enumerate().skip(2);
+        rows.filter(move |(i, _)| requested >> i & 1 != 0).map(move |(i, (&size, &offset))| {
+            let aligned = if self.aligned >> i & 1 != 0 { next.next_multiple_of(64) } else { next };
+            let start = if compacted { aligned } else { offset };
+            next = start + size;
+            (1 << i, start, next)
+        })
+    }
+
+    /// The length of an image of these components.
+    fn length(&self, requested: u64, compacted: bool) -> usize {
+        self.places(requested, compacted).map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max)
+    }
+}
+
+/// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
+fn check_area(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+    check_aligned(c, 64)?;
+    check_part(c, 0, 1, 1, access)?;
+    check_part(c, length - 1, 1, 1, access)
+}
+
+/// The components that EDX:EAX asks for and XCR0 has.
+fn requested(c: &Context<'_>, known: &Components) -> u64 {
+    let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
+    (low(gpr::RDX) << 32 | low(gpr::RAX)) & known.xcr0
+}
+
+fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let known = Components::get();
+    let requested = requested(c, known);
+    standard::<P>(c, known, requested, requested)
+}
+
+fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let known = Components::get();
+    let requested = requested(c, known);
+    let saved = requested & in_use(c.registers);
+    standard::<P>(c, known, requested, saved)
+}
+
+/// Writes components to an image in the standard format.
+fn standard<P: Pointers>(
+    c: &mut Context<'_>,
+    known: &Components,
+    requested: u64,
+    saved: u64,
+) -> Result<Outcome, Exception> {
+    check_area(c, known.length(requested, false), Access::Write)?;
+    let mut header = [0; 8];
+    read_at(c, XSTATE_BV, &mut header, Access::Write)?;
+    let before = u64::from_le_bytes(header);
+    let after = before & !requested | in_use(c.registers) & requested;
+    store::<P>(c, saved, requested & (feature::SSE | feature::AVX) != 0, known.places(requested, false))?;
+    write_at(c, XSTATE_BV, &after.to_le_bytes())?;
+    Ok(Outcome::Next)
+}
+
+fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let known = Components::get();
+    let requested = requested(c, known);
+    let saved = requested & in_use(c.registers);
+    check_area(c, known.length(requested, true), Access::Write)?;
+    store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
+    write_at(c, XSTATE_BV, &saved.to_le_bytes())?;
+    write_at(c, XSTATE_BV + 8, &(requested | COMPACTED).to_le_bytes())?;
+    Ok(Outcome::Next)
+}
+
+/// Writes components to where they belong, and MXCSR if asked to.
+fn store<P: Pointers>(
+    c: &mut Context<'_>,
+    components: u64,
+    mxcsr: bool,
+    places: impl Iterator<Item = (u64, usize, usize)>,
+) -> Result<(), Exception> {
+    let mut legacy = [0; XMM_END];
+    let extended = &c.registers.extended;
+    xsave::write_x87(&saved::<P>(&extended.x87), &mut legacy);
+    xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut legacy);
+    xsave::write_component(feature::SSE, extended, 0, &mut legacy[xsave::XMM..]);
+    if components & feature::X87 != 0 {
+        write_at(c, 0, &legacy[..xsave::MXCSR])?;
+        write_at(c, xsave::ST, &legacy[xsave::ST..xsave::XMM])?;
+    }
+    if mxcsr {
+        write_at(c, xsave::MXCSR, &legacy[xsave::MXCSR..xsave::ST])?;
+    }
+    if components & feature::SSE != 0 {
+        write_at(c, xsave::XMM, &legacy[xsave::XMM..])?;
+    }
+    for (component, start, end) in places.filter(|(component, ..)| components & component != 0) {
+        let mut bytes = [0; LARGEST];
+        xsave::write_component(component, &c.registers.extended, c.registers.pkru, &mut bytes);
+        write_at(c, start, &bytes[..(end - start).min(LARGEST)])?;
+    }
+    Ok(())
+}
+
+/// The end of the XMM registers in the legacy region.
+const XMM_END: usize = xsave::XMM + 256;
+
+fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let known = Components::get();
+    let requested = requested(c, known);
+    check_aligned(c, 64)?;
+    check_part(c, 0, 1, 1, Access::Read)?;
+    check_part(c, XSTATE_BV, 8, 1, Access::Read)?;
+    let mut legacy = [0; MINIMUM_LENGTH];
+    read_at(c, 0, &mut legacy, Access::Read)?;
+    let header = Header::of(&legacy, known)?;
+    let compacted = header.layout & COMPACTED != 0;
+    let format = if compacted { header.layout } else { requested };
+    let length = known.length(format, compacted);
+    check_part(c, length - 1, 1, 1, Access::Read)?;
+    let present = requested & header.in_use;
+    let mxcsr = match (compacted, requested & (feature::SSE | feature::AVX)) {
+        (false, 0) => c.registers.extended.mxcsr,
+        (false, _) => checked_mxcsr(&legacy)?,
+        (true, _) if present & feature::SSE != 0 => checked_mxcsr(&legacy)?,
+        (true, _) if requested & feature::SSE != 0 => Mxcsr::default(),
+        (true, _) => c.registers.extended.mxcsr,
+    };
+    let mut after = c.registers.extended.clone();
+    let mut pkru = c.registers.pkru;
+    after.mxcsr = mxcsr;
+    if requested & feature::X87 != 0 {
+        let loaded = present & feature::X87 != 0;
+        after.x87 = if loaded { restored::<P>(xsave::read_x87(&legacy)) } else { X87::default() };
+    }
+    if requested & feature::SSE != 0 {
+        let place = if present & feature::SSE != 0 { &legacy[xsave::XMM..] } else { &[] };
+        xsave::read_component(feature::SSE, place, &mut after, &mut pkru);
+    }
+    for (component, ..) in known.places(requested & !present, false) {
+        xsave::read_component(component, &[], &mut after, &mut pkru);
+    }
+    for (component, start, end) in known.places(format, compacted) {
+        if present & component != 0 {
+            let mut bytes = [0; LARGEST];
+            let bytes = &mut bytes[..(end - start).min(LARGEST)];
+            read_at(c, start, bytes, Access::Read)?;
+            xsave::read_component(component, bytes, &mut after, &mut pkru);
+        }
+    }
+    c.registers.extended = after;
+    c.registers.pkru = pkru;
+    Ok(Outcome::Next)
+}
+
+/// What the header of an image says.
+struct Header {
+    /// XSTATE_BV.
+    in_use: u64,
+    /// XCOMP_BV.
+    layout: u64,
+}
+
+impl Header {
+    /// #GP for one that the processor does not take.
+    fn of(image: &[u8; MINIMUM_LENGTH], known: &Components) -> Result<Header, Exception> {
+        let (words, _) = image[XSTATE_BV..].as_chunks();
+        let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let valid = if layout & COMPACTED != 0 {
+            let components = layout & !COMPACTED;
+            components & !known.xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
+        } else {
+            in_use & !known.xcr0 == 0 && layout == 0 && words.next() == Some(0)
+        };
+        if valid { Ok(Header { in_use, layout }) } else { Err(Exception::GeneralProtection(0)) }
+    }
+}
