@@ -24,6 +24,63 @@ use crate::{codes, features};
 /// The most bytes an instruction has.
 const LONGEST: usize = 15;
 
+/// One row of the disagreements that are known and explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What the bytes begin with in hexadecimal, after prefixes other than F2 and F3; a dot is any digit.
+    pub pattern: &'static str,
+    /// An example, in hexadecimal.
+    pub example: &'static str,
+    /// The example's length on the processor, in bytes.
+    pub length: usize,
+    /// Whose processors they were seen on: AMD or Intel.
+    pub vendor: &'static str,
+    /// What is behind it, and what becomes of such bytes.
+    pub explanation: &'static str,
+}
+
+/// The disagreements that are known: rows of `data/disagreements.csv` that have five fields.
+pub fn known() -> impl Iterator<Item = Known> {
+    include_str!("../data/disagreements.csv").lines().skip(1).filter_map(|line| {
+        let mut fields = line.splitn(5, ';');
+        Some(Known {
+            pattern: fields.next()?,
+            example: fields.next()?,
+            length: fields.next()?.parse().ok()?,
+            vendor: fields.next()?,
+            explanation: fields.next()?,
+        })
+    })
+}
+
+/// The row that explains a disagreement about `bytes`.
+#[must_use]
+pub fn explanation(bytes: &[u8]) -> Option<Known> {
+    let is_dropped = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0);
+    let mut rest = bytes;
+    let mut mandatory = None;
+    while let [first, tail @ ..] = rest {
+        match first {
+            0xf2 | 0xf3 => mandatory = Some(*first),
+            _ if is_dropped(*first) => {}
+            _ => break,
+        }
+        rest = tail;
+    }
+    let text = hex(&mandatory.into_iter().chain(rest.iter().copied()).collect::<Vec<u8>>());
+    known().find(|row| {
+        let same = |(pattern, digit): (char, char)| pattern == '.' || pattern == digit;
+        text.len() >= row.pattern.len() && row.pattern.chars().zip(text.chars()).all(same)
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// How much is searched.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -58,6 +115,8 @@ pub struct Disagreement {
     pub emulator: String,
     /// What the processor does.
     pub processor: String,
+    /// What is behind it, if that is known.
+    pub explanation: Option<&'static str>,
 }
 
 /// What was found.
@@ -75,6 +134,8 @@ pub struct Report {
     pub wrong: u64,
     /// How many strings the processor runs that the decoder does not know; the emulator refuses them.
     pub unknown: u64,
+    /// How many of either kind nothing explains.
+    pub unexplained: u64,
     /// Some of both.
     pub disagreements: Vec<Disagreement>,
     /// What the bytes were drawn from.
@@ -265,15 +326,18 @@ impl Search {
             Kind::Unknown => self.report.unknown += 1,
             Kind::Length | Kind::Execution => self.report.wrong += 1,
         }
+        let explanation = explanation(bytes).map(|row| row.explanation);
+        self.report.unexplained += u64::from(explanation.is_none());
         let shown = self.shown.entry(kind).or_default();
         if *shown < self.show {
             *shown += 1;
-            let bytes = bytes.iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
+            self.report.disagreements.push(Disagreement {
+                kind,
+                bytes: hex(bytes),
+                emulator: emulator.to_string(),
+                processor: processor.to_string(),
+                explanation,
             });
-            let (emulator, processor) = (emulator.to_string(), processor.to_string());
-            self.report.disagreements.push(Disagreement { kind, bytes, emulator, processor });
         }
     }
 }
