@@ -1,10 +1,12 @@
 //! Holds the emulator against the processor itself.
 
+pub mod bytes;
 pub mod codes;
 pub mod compare;
 pub mod diff;
 pub mod everywhere;
 pub mod features;
+pub mod fuzz;
 pub mod generate;
 pub mod lockstep;
 pub mod memory;

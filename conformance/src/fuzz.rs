@@ -1,0 +1,157 @@
+//! What the fuzz targets call: each takes the fuzzer's bytes and panics if something does not hold.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use arbitrary::{Arbitrary, Unstructured};
+use emu::registers::Float80;
+use emu::{Displaced, Mxcsr, Registers, Rflags};
+use iced_x86::Code;
+use probe::spec::ProbeSpec;
+
+use crate::codes;
+use crate::compare::compare;
+use crate::features;
+use crate::generate::Generator;
+use crate::memory::Model;
+use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
+use crate::oracle::{Memory, Oracle, mxcsr_mask};
+
+/// A case: where its instruction and state are drawn from, and what of the state is the fuzzer's own.
+#[derive(Debug, Arbitrary)]
+struct Input {
+    /// Which of the encodings that the emulator has.
+    code: u16,
+    batch: u16,
+    seed: u32,
+    /// General registers to overwrite, by number.
+    general: Vec<(u8, u64)>,
+    flags: Option<u16>,
+    /// Vector registers to overwrite, by number.
+    vector: Vec<(u8, [u64; 2])>,
+    mxcsr: Option<u16>,
+    /// The x87's control word, and its registers to overwrite, by number.
+    control: Option<u16>,
+    float: Vec<(u8, u64, u16)>,
+}
+
+struct Fuzzer {
+    oracle: Oracle,
+    generator: Generator,
+    memory: Box<Memory>,
+    model: Model,
+}
+
+impl Fuzzer {
+    fn new() -> Option<Fuzzer> {
+        let oracle = Oracle::new().ok()?;
+        let generator = Generator::new(oracle.layout(), mxcsr_mask());
+        let memory = Box::new([0; IMAGE_LENGTH]);
+        let model = Model::new(&memory);
+        Some(Fuzzer { oracle, generator, memory, model })
+    }
+}
+
+/// The encodings that can be compared.
+fn comparable() -> &'static [Code] {
+    static CODES: OnceLock<Vec<Code>> = OnceLock::new();
+    CODES.get_or_init(|| {
+        let here = |code: &Code| codes::skipped(*code).is_none() && features::missing(*code).is_empty();
+        codes::user_mode().filter(here).collect()
+    })
+}
+
+/// Executes one instruction from one state on the processor and in the emulator.
+///
+/// # Panics
+/// The two differ; the message names the instruction, its bytes and the difference.
+pub fn diff_exec(data: &[u8]) {
+    thread_local! {
+        static FUZZER: RefCell<Option<Fuzzer>> = RefCell::new(Fuzzer::new());
+    }
+    let Ok(input) = Input::arbitrary(&mut Unstructured::new(data)) else { return };
+    FUZZER.with_borrow_mut(|fuzzer| {
+        let fuzzer = fuzzer.as_mut().expect("the oracle's child starts");
+        let codes = comparable();
+        let Some(&code) = codes.get(usize::from(input.code) % codes.len().max(1)) else { return };
+        // Each case is the first of a batch of its own.
+        let (batch, seed) = (u64::from(input.batch), u64::from(input.seed));
+        let number = batch * SLOTS as u64;
+        Generator::memory(code, batch, seed, &mut fuzzer.memory);
+        let Some(mut sample) = fuzzer.generator.case(code, number, seed) else { return };
+        if Displaced::decode(sample.bytes(), sample.ip).is_err() {
+            return;
+        }
+        overwrite(&mut sample.case.registers, &input);
+        let observed = match fuzzer.oracle.run(&mut fuzzer.memory, &[&sample.case]) {
+            Ok(observed) => observed,
+            Err(error) => panic!("{code:?} {:02x?}: {error}", sample.bytes()),
+        };
+        fuzzer.model.reset(&fuzzer.memory);
+        for observed in &observed {
+            let Ok(comparison) = compare(&sample, observed, &mut fuzzer.model) else { continue };
+            assert!(
+                comparison.differences.is_empty(),
+                "{} {:02x?} from {:x?}: {:#?}",
+                sample.instruction,
+                sample.bytes(),
+                sample.case.registers,
+                comparison.differences
+            );
+        }
+    });
+}
+
+/// The flags that user mode can set without changing how the oracle runs a case.
+const FLAGS: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::AC).union(Rflags::ID);
+
+/// Puts the fuzzer's values into the state.
+fn overwrite(registers: &mut Registers, input: &Input) {
+    for &(number, value) in &input.general {
+        registers.gpr[usize::from(number) % 16] = value;
+    }
+    if let Some(flags) = input.flags {
+        let flags = Rflags::from_bits_retain(u64::from(flags)) & FLAGS;
+        registers.rflags = registers.rflags.difference(FLAGS) | flags;
+    }
+    for &(number, [low, high]) in &input.vector {
+        registers.extended.vector[usize::from(number) % 16].0[..2].copy_from_slice(&[low, high]);
+    }
+    if let Some(mxcsr) = input.mxcsr {
+        registers.extended.mxcsr = Mxcsr::from_bits_retain(u32::from(mxcsr) & mxcsr_mask());
+    }
+    if let Some(control) = input.control {
+        // Reserved bits keep what FNINIT gives them.
+        registers.extended.x87.control = control & 0x0f3f | 0x0040;
+    }
+    for &(number, significand, sign_exponent) in &input.float {
+        registers.extended.x87.r[usize::from(number) % 8] = Float80 { significand, sign_exponent };
+    }
+}
+
+/// Decodes any bytes, and executes what they are in a memory that has nothing in it.
+///
+/// # Panics
+/// Only if the emulator does, or if a faulting instruction says that it went on.
+pub fn decode(data: &[u8]) {
+    let Ok(displaced) = Displaced::decode(data, 0x40_0000) else { return };
+    assert!((1..=15).contains(&displaced.length()), "{displaced:?}");
+    let mut registers = Registers::default();
+    let memory: Box<Memory> = Box::new([0; IMAGE_LENGTH]);
+    let result = displaced.execute(&mut registers, &mut Model::new(&memory));
+    if let Err(exception) = result
+        && !exception.is_trap()
+    {
+        assert_eq!(registers.rip, displaced.ip(), "{displaced:?}: {exception}");
+    }
+}
+
+/// Parses any text as a probe, and what it prints as the same probe.
+///
+/// # Panics
+/// A probe that is printed is not parsed as the same.
+pub fn probe_spec(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(spec) = text.parse::<ProbeSpec>() else { return };
+    assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
+}
