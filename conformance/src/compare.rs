@@ -64,7 +64,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         let dropped = Rflags::NT | Rflags::ID;
         registers.rflags = registers.rflags.difference(dropped) | observed.registers.rflags & dropped;
     }
-    if stop == Err(Outcome::Native) {
+    if matches!(stop, Err(Outcome::Native | Outcome::Interrupt(_))) {
         // The emulator leaves it to the thread, and must not have touched anything.
         let mut differences = Differences(Vec::new());
         registers.rip = sample.case.registers.rip;
@@ -98,6 +98,8 @@ fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) 
         return match displaced.execute(registers, model) {
             Ok(Outcome::Next | Outcome::NextInhibited) => Ok(Stop::Completed),
             Ok(Outcome::Again) => continue,
+            // The 32-bit system call.
+            Ok(outcome @ Outcome::Interrupt(0x80)) => Err(outcome),
             Ok(Outcome::Interrupt(number)) => Ok(interrupt(number, displaced.ip(), registers)),
             Ok(outcome) => Err(outcome),
             Err(exception) => Ok(stop(exception)),

@@ -21,13 +21,26 @@ pub(crate) trait Lane: Pod {
     type Block128: Pod;
 
     /// Applies `operation` to each block: 128 bits, or the 64 of an MMX register.
-    fn by_blocks<B: Bits, O: Blocks<Self>>(first: B, second: B, immediate: u8) -> B;
+    fn by_blocks<B: Bits, O: Blocks<Self>>(first: &B, second: &B, immediate: u8) -> B;
 }
 
 /// An operation on the lanes of a block: those of 128 bits, or of the 64 of an MMX register.
 pub(crate) trait Blocks<T: Lane> {
     /// The block of the destination.
-    fn apply<const N: usize>(first: [T; N], second: [T; N], immediate: u8) -> [T; N];
+    fn apply<const N: usize>(first: &[T; N], second: &[T; N], immediate: u8) -> [T; N];
+}
+
+/// Applies `operation` to each block of the size of `T`.
+#[inline(always)]
+pub(crate) fn by_blocks_of<B: Bits, T: Pod>(first: &B, second: &B, operation: impl Fn(&T, &T) -> T) -> B {
+    let mut result = B::default();
+    let results: &mut [T] = bytemuck::cast_slice_mut(result.quadwords_mut());
+    let sources =
+        bytemuck::cast_slice(first.quadwords()).iter().zip(bytemuck::cast_slice(second.quadwords()));
+    for (result, (first, second)) in results.iter_mut().zip(sources) {
+        *result = operation(first, second);
+    }
+    result
 }
 
 macro_rules! lane {
@@ -36,18 +49,12 @@ macro_rules! lane {
             type Block128 = [Self; $in_128];
 
             #[inline(always)]
-            fn by_blocks<B: Bits, O: Blocks<Self>>(first: B, second: B, immediate: u8) -> B {
+            fn by_blocks<B: Bits, O: Blocks<Self>>(first: &B, second: &B, immediate: u8) -> B {
                 if B::BYTES == 8 {
-                    let (first, second) = (bytemuck::cast(first), bytemuck::cast(second));
-                    return bytemuck::cast(O::apply::<$in_64>(first, second, immediate));
+                    by_blocks_of(first, second, |first, second| O::apply::<$in_64>(first, second, immediate))
+                } else {
+                    by_blocks_of(first, second, |first, second| O::apply::<$in_128>(first, second, immediate))
                 }
-                let mut result = first;
-                let results: &mut [[Self; $in_128]] = bytemuck::cast_slice_mut(result.quadwords_mut());
-                let seconds: &[[Self; $in_128]] = bytemuck::cast_slice(second.quadwords());
-                for (first, second) in results.iter_mut().zip(seconds) {
-                    *first = O::apply::<$in_128>(*first, *second, immediate);
-                }
-                result
             }
         }
     };
@@ -70,11 +77,13 @@ pub(crate) trait Bits: Pod + Default {
     const BYTES: usize;
 
     /// The low bits of a register.
-    fn low(vector: &Vector) -> Self;
+    fn low(vector: &Vector) -> &Self;
     /// Little-endian quadwords.
     fn quadwords(&self) -> &[u64];
     /// Little-endian quadwords.
     fn quadwords_mut(&mut self) -> &mut [u64];
+    /// A copy that passes through general registers.
+    fn copied(&self) -> Self;
     /// Zeros above the quadword.
     fn from_low(quadword: u64) -> Self;
 
@@ -108,19 +117,13 @@ pub(crate) trait Bits: Pod + Default {
     }
     /// Each lane's own function.
     #[inline(always)]
-    fn map<T: Lane>(mut self, operation: impl Fn(T) -> T) -> Self {
-        for lane in self.lanes_mut::<T>() {
-            *lane = operation(*lane);
-        }
-        self
+    fn map<T: Lane>(&self, operation: impl Fn(T) -> T) -> Self {
+        by_blocks_of(self, self, |lane, _| operation(*lane))
     }
     /// Each lane's own function of it and its peer.
     #[inline(always)]
-    fn zip<T: Lane>(mut self, other: Self, operation: impl Fn(T, T) -> T) -> Self {
-        for (lane, other) in self.lanes_mut::<T>().iter_mut().zip(other.lanes::<T>()) {
-            *lane = operation(*lane, *other);
-        }
-        self
+    fn zip<T: Lane>(&self, other: &Self, operation: impl Fn(T, T) -> T) -> Self {
+        by_blocks_of(self, other, |lane, other| operation(*lane, *other))
     }
 }
 
@@ -130,8 +133,8 @@ macro_rules! bits {
             const BYTES: usize = 8 * $quadwords;
 
             #[inline(always)]
-            fn low(vector: &Vector) -> Self {
-                core::array::from_fn(|index| vector.0[index])
+            fn low(vector: &Vector) -> &Self {
+                vector.0.first_chunk().unwrap_or(&[0; $quadwords])
             }
             #[inline(always)]
             fn quadwords(&self) -> &[u64] {
@@ -140,6 +143,10 @@ macro_rules! bits {
             #[inline(always)]
             fn quadwords_mut(&mut self) -> &mut [u64] {
                 self
+            }
+            #[inline(always)]
+            fn copied(&self) -> Self {
+                core::array::from_fn(|index| self[index])
             }
             #[inline(always)]
             fn from_low(quadword: u64) -> Self {
@@ -160,8 +167,9 @@ impl Vector {
     /// Replaces the low bits and leaves the others, as legacy SSE does.
     #[inline(always)]
     pub(crate) fn set_low<B: Bits>(&mut self, value: B) {
-        for (quadword, value) in self.0.iter_mut().zip(value.quadwords()) {
-            *quadword = *value;
+        let value = value.quadwords();
+        if let Some(low) = self.0.get_mut(..value.len()) {
+            low.copy_from_slice(value);
         }
     }
 }
@@ -183,7 +191,7 @@ const MXCSR_MM: u32 = 1 << 17;
 impl Context<'_> {
     /// The quadwords of XMM `number`.
     #[inline(always)]
-    pub(crate) fn xmm(&self, number: u8) -> Xmm {
+    pub(crate) fn xmm(&self, number: u8) -> &Xmm {
         Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
     }
 
@@ -209,11 +217,26 @@ impl Context<'_> {
     /// Reads the memory operand.
     #[inline(always)]
     pub(crate) fn load_vector<B: Bits>(&mut self, alignment: Alignment) -> Result<B, Exception> {
-        let address = self.linear();
-        self.check_vector(address, B::BYTES, alignment)?;
         let mut bits = B::default();
-        self.memory.read(address, bytemuck::bytes_of_mut(&mut bits), Access::Read)?;
+        self.load_low(&mut bits, B::BYTES, B::BYTES, alignment)?;
         Ok(bits)
+    }
+
+    /// Reads so many low bytes of the memory operand, whose size is checked as `size`.
+    #[inline(always)]
+    fn load_low<B: Bits>(
+        &mut self,
+        bits: &mut B,
+        bytes: usize,
+        size: usize,
+        alignment: Alignment,
+    ) -> Result<(), Exception> {
+        let address = self.linear();
+        self.check_vector(address, size, alignment)?;
+        let whole = bytemuck::bytes_of_mut(bits);
+        let length = whole.len().min(bytes);
+        self.memory.read(address, &mut whole[..length], Access::Read)?;
+        Ok(())
     }
 
     /// Writes the memory operand.
@@ -238,10 +261,15 @@ pub(crate) trait Class {
 
     /// Whether the registers may be used now: #MF under MMX while an x87 exception is pending.
     fn ready(context: &Context<'_>) -> Result<(), Exception>;
+    /// The register that operand `index` names.
+    fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a Self::Bits;
+    /// The register that says which lanes to blend: XMM0, or, under VEX, the fourth operand.
+    fn mask<'a>(context: &'a Context<'_>) -> &'a Self::Bits;
     /// Reads the register that operand `index` names.
-    fn get(context: &Context<'_>, index: usize) -> Self::Bits;
-    /// Reads the register that says which lanes to blend: XMM0, or, under VEX, the fourth operand.
-    fn mask(context: &Context<'_>) -> Self::Bits;
+    #[inline(always)]
+    fn get(context: &Context<'_>, index: usize) -> Self::Bits {
+        Self::register(context, index).copied()
+    }
     /// Writes a register, and what such a write does to the rest of it.
     fn set_number(context: &mut Context<'_>, number: u8, value: Self::Bits);
     /// Writes the register that operand 0 names. The lane type is what a mask would count.
@@ -266,12 +294,13 @@ impl Class for Mmx {
         context.registers.extended.x87.check_pending()
     }
     #[inline(always)]
-    fn get(context: &Context<'_>, index: usize) -> [u64; 1] {
-        [context.registers.extended.x87.mm(context.displaced.operand[index].number)]
+    fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a [u64; 1] {
+        let number = usize::from(context.displaced.operand[index].number & 7);
+        core::array::from_ref(&context.registers.extended.x87.r[number].significand)
     }
     #[inline(always)]
-    fn mask(_: &Context<'_>) -> [u64; 1] {
-        [0]
+    fn mask<'a>(_: &'a Context<'_>) -> &'a [u64; 1] {
+        &[0]
     }
     #[inline(always)]
     fn set_number(context: &mut Context<'_>, number: u8, [value]: [u64; 1]) {
@@ -298,11 +327,11 @@ impl Class for Sse {
         Ok(())
     }
     #[inline(always)]
-    fn get(context: &Context<'_>, index: usize) -> Xmm {
+    fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a Xmm {
         context.xmm(context.displaced.operand[index].number)
     }
     #[inline(always)]
-    fn mask(context: &Context<'_>) -> Xmm {
+    fn mask<'a>(context: &'a Context<'_>) -> &'a Xmm {
         context.xmm(0)
     }
     #[inline(always)]
@@ -314,11 +343,28 @@ impl Class for Sse {
 }
 
 /// Where the last source of a vector instruction is.
+///
+/// Lane operations take references to the registers and to what has been loaded: values of 128 bits
+/// would pass through general registers.
 pub(crate) trait Place {
     const IN_MEMORY: bool;
 
-    /// Reads it, as operand `index` of class `C`. The lane type is what a broadcast would repeat.
-    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, index: usize) -> Result<C::Bits, Exception>;
+    /// Reads it into `memory`, if it is there. The lane type is what a broadcast would repeat.
+    fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception>;
+
+    /// What has been loaded, or else the register that operand `index` of class `C` names.
+    #[inline(always)]
+    fn source<'a, C: Class>(context: &'a Context<'_>, index: usize, memory: &'a C::Bits) -> &'a C::Bits {
+        if Self::IN_MEMORY { memory } else { C::register(context, index) }
+    }
+
+    /// Reads it, wherever it is.
+    #[inline(always)]
+    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, index: usize) -> Result<C::Bits, Exception> {
+        let mut memory = C::Bits::default();
+        Self::load::<C, T>(context, &mut memory)?;
+        Ok(Self::source::<C>(context, index, &memory).copied())
+    }
 }
 
 /// In a register of the class.
@@ -327,29 +373,15 @@ pub(crate) struct InRegister;
 pub(crate) struct InMemory;
 /// In memory, so many bytes, without alignment: zeros above them.
 pub(crate) struct InPart<const BYTES: usize>;
-
 /// In memory, aligned as the class wants the whole, of which only the low half is looked at.
 pub(crate) struct InLowHalf;
-
-impl Place for InLowHalf {
-    const IN_MEMORY: bool = true;
-
-    #[inline(always)]
-    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
-        let mut bits = C::Bits::default();
-        context.check_vector(context.linear(), C::Bits::BYTES, C::ALIGNMENT)?;
-        let (low, _) = bytemuck::bytes_of_mut(&mut bits).split_at_mut(C::Bits::BYTES / 2);
-        context.memory.read(context.linear(), low, Access::Read)?;
-        Ok(bits)
-    }
-}
 
 impl Place for InRegister {
     const IN_MEMORY: bool = false;
 
     #[inline(always)]
-    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, index: usize) -> Result<C::Bits, Exception> {
-        Ok(C::get(context, index))
+    fn load<C: Class, T: Lane>(_: &mut Context<'_>, _: &mut C::Bits) -> Result<(), Exception> {
+        Ok(())
     }
 }
 
@@ -357,8 +389,8 @@ impl Place for InMemory {
     const IN_MEMORY: bool = true;
 
     #[inline(always)]
-    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
-        context.load_vector(C::ALIGNMENT)
+    fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception> {
+        context.load_low(memory, C::Bits::BYTES, C::Bits::BYTES, C::ALIGNMENT)
     }
 }
 
@@ -366,14 +398,17 @@ impl<const BYTES: usize> Place for InPart<BYTES> {
     const IN_MEMORY: bool = true;
 
     #[inline(always)]
-    fn fetch<C: Class, T: Lane>(context: &mut Context<'_>, _: usize) -> Result<C::Bits, Exception> {
-        let address = context.linear();
-        context.check_vector(address, BYTES, Alignment::Any)?;
-        let mut bits = C::Bits::default();
-        let bytes = bytemuck::bytes_of_mut(&mut bits);
-        let length = bytes.len().min(BYTES);
-        context.memory.read(address, &mut bytes[..length], Access::Read)?;
-        Ok(bits)
+    fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception> {
+        context.load_low(memory, BYTES, BYTES, Alignment::Any)
+    }
+}
+
+impl Place for InLowHalf {
+    const IN_MEMORY: bool = true;
+
+    #[inline(always)]
+    fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception> {
+        context.load_low(memory, C::Bits::BYTES / 2, C::Bits::BYTES, C::ALIGNMENT)
     }
 }
 

@@ -17,6 +17,8 @@ pub mod resolve;
 pub mod spec;
 
 mod affinity;
+mod borrow;
+mod entry;
 mod executor;
 mod faults;
 mod launch;

@@ -6,9 +6,10 @@ use std::ops::Range;
 use emu::{Access, MemoryFault, UserMemory};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
+use crate::borrow::{self, Exchange};
 use crate::maps::{self, Permissions};
 use crate::space::Space;
-use crate::stop::Threads;
+use crate::stop::{Report, Threads};
 use crate::sys;
 
 const PAGE: usize = 4096;
@@ -204,10 +205,11 @@ impl UserMemory for Accessor<'_> {
         Ok(())
     }
 
-    /// Nothing outside the target can make an atomic access to its memory, so the other threads that share
-    /// it are stopped for the duration. Processes that share the page by a MAP_SHARED mapping are not; and a
-    /// thread that waits in one of the system calls that signal(7) lists under "Interruption of system calls
-    /// by stop signals" sees that call fail with EINTR.
+    /// Nothing outside the target can make an atomic access to its memory, so the thread borrows LOCK CMPXCHG
+    /// for it. Where there is none, the other threads that share the memory are stopped for the duration.
+    /// Processes that share the page by a MAP_SHARED mapping are not, then; and a thread that waits in one of
+    /// the system calls that signal(7) lists under "Interruption of system calls by stop signals" sees that
+    /// call fail with EINTR.
     fn update(
         &mut self,
         address: u64,
@@ -215,7 +217,13 @@ impl UserMemory for Accessor<'_> {
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
         let space = self.threads.get(self.tid).map(|thread| thread.space);
-        let held = space.is_some_and(|space| self.threads.hold_others(space, self.tid));
+        let others = space.filter(|&space| self.threads.has_others(space, self.tid));
+        if others.is_some()
+            && let Some(result) = self.update_by_exchange(address, size, update)
+        {
+            return result;
+        }
+        let held = others.is_some_and(|space| self.threads.hold_others(space, self.tid));
         let result = self.update_alone(address, size, update);
         if held {
             self.threads.release_others();
@@ -224,7 +232,57 @@ impl UserMemory for Accessor<'_> {
     }
 }
 
+/// The unit of 4, 8 or 16 bytes in which LOCK CMPXCHG reaches `size` bytes at `address`: where it begins,
+/// and how long it is.
+fn unit_around(address: u64, size: usize) -> (u64, usize) {
+    match size {
+        // Inside an aligned doubleword, or across two: then also across whatever `address` is across.
+        1 => (address & !3, 4),
+        2 if address & 3 != 3 => (address & !3, 4),
+        2 => (address - 1, 4),
+        size => (address, size),
+    }
+}
+
 impl Accessor<'_> {
+    /// Makes the access by an instruction of the thread; `None`, with nothing changed, if that cannot be.
+    fn update_by_exchange(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Option<Result<u128, MemoryFault>> {
+        // With more contention than this, stopping the others is the faster way.
+        const MOST_ATTEMPTS: usize = 64;
+        let (unit, length) = unit_around(address, size);
+        if self.space.store_meets_breakpoint(unit, length) {
+            return None;
+        }
+        let shift = address.wrapping_sub(unit) * 8;
+        let mask = u128::MAX.checked_shr(128 - size as u32 * 8).unwrap_or(0) << shift;
+        for _ in 0..MOST_ATTEMPTS {
+            let mut bytes = [0; 16];
+            let used = bytes.get_mut(..length)?;
+            if let Err(fault) = self.read(unit, used, Access::Write) {
+                return Some(Err(fault));
+            }
+            let whole = u128::from_le_bytes(bytes);
+            let old = (whole & mask) >> shift;
+            let new = whole & !mask | update(old) << shift & mask;
+            match borrow::compare_exchange(self.tid, self.space, unit, length, whole, new) {
+                Exchange::Done => return Some(Ok(old)),
+                Exchange::Failed => {}
+                Exchange::Ended(status) => {
+                    self.threads.put_back(Report::Ended { tid: self.tid, status });
+                    return Some(Ok(old));
+                }
+                // Which byte it is that cannot be written, the other way finds out.
+                Exchange::Faulted | Exchange::Unavailable => return None,
+            }
+        }
+        None
+    }
+
     fn update_alone(
         &mut self,
         address: u64,

@@ -50,6 +50,11 @@ impl Expected {
         Expected { displaced, before, after, writes, result }
     }
 
+    /// Whether the emulator raised no exception.
+    pub(super) fn completes(&self) -> bool {
+        self.result.is_ok()
+    }
+
     /// Whether the emulator raised the exception for which the kernel sends `signal`.
     pub(super) fn raises(&self, tid: i32, signal: c_int) -> io::Result<bool> {
         let Err(exception) = self.result else { return Ok(false) };

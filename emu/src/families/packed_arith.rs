@@ -128,7 +128,7 @@ fn psadbw(first: u64, second: u64) -> u64 {
 
 /// Four bytes of the second source, against those at eight offsets in the first.
 #[inline(always)]
-fn mpsadbw(first: [u8; 16], second: [u8; 16], immediate: u8) -> [u8; 16] {
+fn mpsadbw(first: &[u8; 16], second: &[u8; 16], immediate: u8) -> [u8; 16] {
     let start = usize::from(immediate & 4);
     let of = 4 * usize::from(immediate & 3);
     bytemuck::cast(core::array::from_fn::<u16, 8, _>(|offset| {
@@ -140,53 +140,53 @@ fn mpsadbw(first: [u8; 16], second: [u8; 16], immediate: u8) -> [u8; 16] {
 /// Neighbouring lanes of the first source, then of the second.
 #[inline(always)]
 pub(crate) fn horizontal<T: Copy, const N: usize>(
-    first: [T; N],
-    second: [T; N],
+    first: &[T; N],
+    second: &[T; N],
     operation: impl Fn(T, T) -> T,
 ) -> [T; N] {
     core::array::from_fn(|index| {
         let pair = 2 * index;
-        let source = if pair < N { &first } else { &second };
+        let source = if pair < N { first } else { second };
         operation(source[pair % N], source[(pair + 1) % N])
     })
 }
 
 #[inline(always)]
-fn phaddw<const N: usize>(first: [u16; N], second: [u16; N]) -> [u16; N] {
+fn phaddw<const N: usize>(first: &[u16; N], second: &[u16; N]) -> [u16; N] {
     horizontal(first, second, u16::wrapping_add)
 }
 
 #[inline(always)]
-fn phaddd<const N: usize>(first: [u32; N], second: [u32; N]) -> [u32; N] {
+fn phaddd<const N: usize>(first: &[u32; N], second: &[u32; N]) -> [u32; N] {
     horizontal(first, second, u32::wrapping_add)
 }
 
 #[inline(always)]
-fn phaddsw<const N: usize>(first: [i16; N], second: [i16; N]) -> [i16; N] {
+fn phaddsw<const N: usize>(first: &[i16; N], second: &[i16; N]) -> [i16; N] {
     horizontal(first, second, i16::saturating_add)
 }
 
 #[inline(always)]
-fn phsubw<const N: usize>(first: [u16; N], second: [u16; N]) -> [u16; N] {
+fn phsubw<const N: usize>(first: &[u16; N], second: &[u16; N]) -> [u16; N] {
     horizontal(first, second, u16::wrapping_sub)
 }
 
 #[inline(always)]
-fn phsubd<const N: usize>(first: [u32; N], second: [u32; N]) -> [u32; N] {
+fn phsubd<const N: usize>(first: &[u32; N], second: &[u32; N]) -> [u32; N] {
     horizontal(first, second, u32::wrapping_sub)
 }
 
 #[inline(always)]
-fn phsubsw<const N: usize>(first: [i16; N], second: [i16; N]) -> [i16; N] {
+fn phsubsw<const N: usize>(first: &[i16; N], second: &[i16; N]) -> [i16; N] {
     horizontal(first, second, i16::saturating_sub)
 }
 
 /// The least word, the first of equals, and its number.
 #[inline(always)]
-fn phminposuw(source: [u16; 8]) -> [u16; 8] {
+fn phminposuw(source: &[u16; 8]) -> [u16; 8] {
     let mut least = (source[0], 0);
     for (index, word) in (0..).zip(source) {
-        least = least.min((word, index));
+        least = least.min((*word, index));
     }
     [least.0, least.1, 0, 0, 0, 0, 0, 0]
 }

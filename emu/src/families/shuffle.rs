@@ -1,6 +1,7 @@
 //! Lanes that change places: shuffles, unpacking, alignment, blends, and changes of width (SDM volume 1,
 //! sections 9.4.4, 10.4.4, 12.6 and 12.10).
 
+use crate::host::optional;
 use crate::shape::row;
 use crate::table::{Flags, Row};
 
@@ -49,10 +50,13 @@ pub(super) static ROWS: &[Row] = &[
     row!(Pmovzxdq, Widen<u32, u64>, NONE),
 ];
 
-/// A control byte whose top bit is set makes a zero.
+/// A control byte whose top bit is set makes a zero. The 8 bytes of an MMX register are looked up in two
+/// copies of them.
 #[inline(always)]
-fn pshufb<const N: usize>(table: [u8; N], control: [u8; N]) -> [u8; N] {
-    control.map(|control| if control & 0x80 != 0 { 0 } else { table[usize::from(control) % N] })
+fn pshufb<const N: usize>(table: &[u8; N], control: &[u8; N]) -> [u8; N] {
+    let twice = |bytes: &[u8; N]| core::array::from_fn(|index| bytes[index % N]);
+    let shuffled = optional::pshufb(&twice(table), &twice(control));
+    core::array::from_fn(|index| shuffled[index % 16])
 }
 
 /// The lane that two bits of the immediate choose for lane `index` of four.
@@ -62,67 +66,67 @@ fn chosen(immediate: u8, index: usize) -> usize {
 }
 
 #[inline(always)]
-fn pshufw<const N: usize>(source: [u16; N], immediate: u8) -> [u16; N] {
+fn pshufw<const N: usize>(source: &[u16; N], immediate: u8) -> [u16; N] {
     core::array::from_fn(|index| source[chosen(immediate, index) % N])
 }
 
 #[inline(always)]
-fn pshufd<const N: usize>(source: [u32; N], immediate: u8) -> [u32; N] {
+fn pshufd<const N: usize>(source: &[u32; N], immediate: u8) -> [u32; N] {
     core::array::from_fn(|index| source[chosen(immediate, index) % N])
 }
 
 #[inline(always)]
-fn pshuflw(source: [u16; 8], immediate: u8) -> [u16; 8] {
+fn pshuflw(source: &[u16; 8], immediate: u8) -> [u16; 8] {
     core::array::from_fn(|index| source[if index < 4 { chosen(immediate, index) } else { index }])
 }
 
 #[inline(always)]
-fn pshufhw(source: [u16; 8], immediate: u8) -> [u16; 8] {
+fn pshufhw(source: &[u16; 8], immediate: u8) -> [u16; 8] {
     core::array::from_fn(|index| source[if index < 4 { index } else { 4 + chosen(immediate, index) }])
 }
 
 #[inline(always)]
-fn shufps(first: [u32; 4], second: [u32; 4], immediate: u8) -> [u32; 4] {
-    core::array::from_fn(|index| if index < 2 { &first } else { &second }[chosen(immediate, index)])
+fn shufps(first: &[u32; 4], second: &[u32; 4], immediate: u8) -> [u32; 4] {
+    core::array::from_fn(|index| if index < 2 { first } else { second }[chosen(immediate, index)])
 }
 
 #[inline(always)]
-fn shufpd(first: [u64; 2], second: [u64; 2], immediate: u8) -> [u64; 2] {
+fn shufpd(first: &[u64; 2], second: &[u64; 2], immediate: u8) -> [u64; 2] {
     [first[usize::from(immediate & 1)], second[usize::from(immediate >> 1 & 1)]]
 }
 
 /// The first source lies above the second; beyond both are zeros.
 #[inline(always)]
-fn palignr<const N: usize>(first: [u8; N], second: [u8; N], immediate: u8) -> [u8; N] {
+fn palignr<const N: usize>(first: &[u8; N], second: &[u8; N], immediate: u8) -> [u8; N] {
     let mut both = [0; 64];
     let (low, high) = both.split_at_mut(N);
-    low.copy_from_slice(&second);
-    high[..N].copy_from_slice(&first);
+    low.copy_from_slice(second);
+    high[..N].copy_from_slice(first);
     let start = usize::from(immediate).min(32);
     core::array::from_fn(|index| both[start + index])
 }
 
 #[inline(always)]
-fn unpack<T: Copy, const N: usize>(first: [T; N], second: [T; N], from: usize) -> [T; N] {
-    core::array::from_fn(|index| if index & 1 == 0 { &first } else { &second }[(from + index / 2) % N])
+fn unpack<T: Copy, const N: usize>(first: &[T; N], second: &[T; N], from: usize) -> [T; N] {
+    core::array::from_fn(|index| if index & 1 == 0 { first } else { second }[(from + index / 2) % N])
 }
 
 #[inline(always)]
-fn unpack_low<T: Copy, const N: usize>(first: [T; N], second: [T; N]) -> [T; N] {
+fn unpack_low<T: Copy, const N: usize>(first: &[T; N], second: &[T; N]) -> [T; N] {
     unpack(first, second, 0)
 }
 
 #[inline(always)]
-fn unpack_high<T: Copy, const N: usize>(first: [T; N], second: [T; N]) -> [T; N] {
+fn unpack_high<T: Copy, const N: usize>(first: &[T; N], second: &[T; N]) -> [T; N] {
     unpack(first, second, N / 2)
 }
 
 #[inline(always)]
-fn movsldup<const N: usize>(source: [u32; N]) -> [u32; N] {
+fn movsldup<const N: usize>(source: &[u32; N]) -> [u32; N] {
     core::array::from_fn(|index| source[index & !1])
 }
 
 #[inline(always)]
-fn movshdup<const N: usize>(source: [u32; N]) -> [u32; N] {
+fn movshdup<const N: usize>(source: &[u32; N]) -> [u32; N] {
     core::array::from_fn(|index| source[(index | 1) % N])
 }

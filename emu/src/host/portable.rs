@@ -1,5 +1,10 @@
-//! Cryptographic steps for a host whose processor lacks the instructions: the Operation sections as they
-//! stand, over tables that are computed when this is compiled.
+//! What [`super::optional`] computes on a host whose processor lacks the instructions: the Operation sections
+//! as they stand, over tables that are computed when this is compiled.
+
+/// A control byte whose top bit is set makes a zero.
+pub(crate) fn pshufb(table: [u8; 16], control: [u8; 16]) -> [u8; 16] {
+    control.map(|control| if control & 0x80 != 0 { 0 } else { table[usize::from(control & 15)] })
+}
 
 /// The polynomial of AES and GFNI, without its highest power.
 const POLYNOMIAL: u8 = 0x1b;

@@ -11,7 +11,9 @@ use crate::exception::Exception;
 use crate::outcome::Outcome;
 use crate::processor::Vendor;
 use crate::table::{Form, Shape};
-use crate::vector::{Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse};
+use crate::vector::{
+    Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse, by_blocks_of,
+};
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -37,7 +39,7 @@ macro_rules! vector_row {
         }
         $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::each_lane::<$lane, Op>)
     }};
-    // Two sources, block by block: fn<const N>([T; N], [T; N]) -> [T; N].
+    // Two sources, block by block: fn<const N>(&[T; N], &[T; N]) -> [T; N].
     ($mnemonics:tt, Blocks<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
             $mnemonics,
@@ -57,7 +59,7 @@ macro_rules! vector_row {
             |first, second, _immediate| $function(first, second)
         )
     };
-    // Two sources and an immediate: fn<const N>([T; N], [T; N], u8) -> [T; N].
+    // Two sources and an immediate: fn<const N>(&[T; N], &[T; N], u8) -> [T; N].
     ($mnemonics:tt, BlocksImm<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
             $mnemonics,
@@ -67,7 +69,7 @@ macro_rules! vector_row {
             |first, second, immediate| $function(first, second, immediate)
         )
     };
-    // One source: fn<const N>([T; N]) -> [T; N].
+    // One source: fn<const N>(&[T; N]) -> [T; N].
     ($mnemonics:tt, EachBlock<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
             $mnemonics,
@@ -77,7 +79,7 @@ macro_rules! vector_row {
             |first, _second, _immediate| $function(first)
         )
     };
-    // One source and an immediate: fn<const N>([T; N], u8) -> [T; N].
+    // One source and an immediate: fn<const N>(&[T; N], u8) -> [T; N].
     ($mnemonics:tt, EachBlockImm<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
             $mnemonics,
@@ -88,7 +90,7 @@ macro_rules! vector_row {
         )
     };
     // The same for instructions that know blocks of 128 bits only, with lanes enough to fill them:
-    // fn([T; N], [T; N]) -> [T; N] and so on.
+    // fn(&[T; N], &[T; N]) -> [T; N] and so on.
     ($mnemonics:tt, Block128<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
             $mnemonics,
@@ -170,7 +172,11 @@ macro_rules! blocks_row {
         struct Op;
         impl $crate::vector::Blocks<$lane> for Op {
             #[inline(always)]
-            fn apply<const N: usize>($first: [$lane; N], $second: [$lane; N], $immediate: u8) -> [$lane; N] {
+            fn apply<const N: usize>(
+                $first: &[$lane; N],
+                $second: &[$lane; N],
+                $immediate: u8,
+            ) -> [$lane; N] {
                 $call
             }
         }
@@ -189,8 +195,8 @@ macro_rules! block_128_row {
         impl $crate::shape::vector::Block128<$lane> for Op {
             #[inline(always)]
             fn apply(
-                $first: <$lane as Lane>::Block128,
-                $second: <$lane as Lane>::Block128,
+                $first: &<$lane as Lane>::Block128,
+                $second: &<$lane as Lane>::Block128,
                 $immediate: u8,
             ) -> <$lane as Lane>::Block128 {
                 $call
@@ -266,9 +272,10 @@ pub(crate) trait Lanes<T: Lane> {
 pub(crate) fn lanes<T: Lane, O: Lanes<T>>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane, O: Lanes<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
-        C::set::<T>(c, first.zip(second, O::apply));
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let result = C::register(c, C::FIRST).zip(P::source::<C>(c, C::FIRST + 1, &memory), O::apply);
+        C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
     by_class!(form, 0, run, <T, O>)
@@ -282,8 +289,10 @@ pub(crate) trait EachLane<T: Lane> {
 pub(crate) fn each_lane<T: Lane, O: EachLane<T>>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane, O: EachLane<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let source = P::fetch::<C, T>(c, 1)?;
-        C::set::<T>(c, source.map(O::apply));
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let result = P::source::<C>(c, 1, &memory).map(O::apply);
+        C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
     by_class!(form, 0, run, <T, O>)
@@ -291,8 +300,9 @@ pub(crate) fn each_lane<T: Lane, O: EachLane<T>>(form: &Form<'_>) -> Option<Exec
 
 fn run_blocks<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     C::ready(c)?;
-    let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-    let first = C::get(c, C::FIRST);
+    let mut memory = C::Bits::default();
+    P::load::<C, T>(c, &mut memory)?;
+    let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
     let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
     C::set::<T>(c, result);
     Ok(Outcome::Next)
@@ -318,7 +328,9 @@ pub(crate) fn two_sources_low<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<
 pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let source = P::fetch::<C, T>(c, 1)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let source = P::source::<C>(c, 1, &memory);
         let result = T::by_blocks::<C::Bits, O>(source, source, c.displaced.immediate as u8);
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -328,16 +340,7 @@ pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execu
 
 /// An operation on blocks of 128 bits.
 pub(crate) trait Block128<T: Lane> {
-    fn apply(first: T::Block128, second: T::Block128, immediate: u8) -> T::Block128;
-}
-
-#[inline(always)]
-fn by_blocks_128<B: Bits, T: Lane, O: Block128<T>>(mut first: B, second: B, immediate: u8) -> B {
-    let results: &mut [T::Block128] = bytemuck::cast_slice_mut(first.quadwords_mut());
-    for (result, second) in results.iter_mut().zip(bytemuck::cast_slice(second.quadwords())) {
-        *result = O::apply(*result, *second, immediate);
-    }
-    first
+    fn apply(first: &T::Block128, second: &T::Block128, immediate: u8) -> T::Block128;
 }
 
 /// As [`by_class!`] for instructions without an MMX form.
@@ -356,9 +359,11 @@ macro_rules! by_wide_class {
 
 pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
-        let result = by_blocks_128::<C::Bits, T, O>(first, second, c.displaced.immediate as u8);
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
+        let immediate = c.displaced.immediate as u8;
+        let result = by_blocks_of(first, second, |first, second| O::apply(first, second, immediate));
         C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
@@ -367,8 +372,11 @@ pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Optio
 
 pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let source = P::fetch::<C, T>(c, 1)?;
-        let result = by_blocks_128::<C::Bits, T, O>(source, source, c.displaced.immediate as u8);
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let source = P::source::<C>(c, 1, &memory);
+        let immediate = c.displaced.immediate as u8;
+        let result = by_blocks_of(source, source, |source, _| O::apply(source, source, immediate));
         C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
@@ -378,13 +386,14 @@ pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option
 /// Lanes of the second source where the immediate has ones, from the beginning again after eight lanes.
 pub(crate) fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let mut result = C::get(c, C::FIRST);
-        let lanes = result.lanes_mut::<T>().iter_mut().zip(second.lanes::<T>());
-        for (index, (result, second)) in lanes.enumerate() {
-            if c.displaced.immediate >> (index & 7) & 1 != 0 {
-                *result = *second;
-            }
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
+        let mut result = C::Bits::default();
+        let sources = first.lanes::<T>().iter().zip(second.lanes::<T>());
+        for (index, (result, (first, second))) in result.lanes_mut::<T>().iter_mut().zip(sources).enumerate()
+        {
+            *result = if c.displaced.immediate >> (index & 7) & 1 != 0 { *second } else { *first };
         }
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -397,14 +406,13 @@ pub(crate) fn blend_by_sign<T: Lane + Default + PartialOrd>(form: &Form<'_>) -> 
     fn run<C: Class, P: Place, T: Lane + Default + PartialOrd>(
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
-        let second = P::fetch::<C, T>(c, C::FIRST + 1)?;
-        let mask = C::mask(c);
-        let mut result = C::get(c, C::FIRST);
-        let sources = second.lanes::<T>().iter().zip(mask.lanes::<T>());
-        for (result, (second, mask)) in result.lanes_mut::<T>().iter_mut().zip(sources) {
-            if *mask < T::default() {
-                *result = *second;
-            }
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
+        let mut result = C::Bits::default();
+        let sources = first.lanes::<T>().iter().zip(second.lanes::<T>()).zip(C::mask(c).lanes::<T>());
+        for (result, ((first, second), mask)) in result.lanes_mut::<T>().iter_mut().zip(sources) {
+            *result = if *mask < T::default() { *second } else { *first };
         }
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -421,8 +429,8 @@ pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Ex
     fn run<C: Class, P: Place, T: Lane, O: LaneShift<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
         let count = P::fetch::<C, T>(c, C::FIRST + 1)?.quadwords()[0];
-        let first = C::get(c, C::FIRST);
-        C::set::<T>(c, first.map(|lane| O::apply(lane, count)));
+        let result = C::register(c, C::FIRST).map(|lane| O::apply(lane, count));
+        C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
     fn by_immediate<C: Class, P: Place, T: Lane, O: LaneShift<T>>(
@@ -430,8 +438,10 @@ pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Ex
     ) -> Result<Outcome, Exception> {
         C::ready(c)?;
         let count = c.displaced.immediate & 0xff;
-        let first = P::fetch::<C, T>(c, C::FIRST)?;
-        C::set::<T>(c, first.map(|lane| O::apply(lane, count)));
+        let mut memory = C::Bits::default();
+        P::load::<C, T>(c, &mut memory)?;
+        let result = P::source::<C>(c, C::FIRST, &memory).map(|lane| O::apply(lane, count));
+        C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
     if form.any(Shape::Immediate) {
@@ -452,7 +462,9 @@ pub(crate) fn widen<N: Lane, W: Lane + From<N>>(form: &Form<'_>) -> Option<Execu
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let source = P::fetch::<C, N>(c, 1)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, N>(c, &mut memory)?;
+        let source = P::source::<C>(c, 1, &memory);
         let mut result = C::Bits::default();
         for (wide, narrow) in result.lanes_mut::<W>().iter_mut().zip(source.lanes::<N>()) {
             *wide = W::from(*narrow);
@@ -479,8 +491,9 @@ pub(crate) fn narrow<W: Lane, N: Lane, O: Narrow<W, N>>(form: &Form<'_>) -> Opti
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let second = P::fetch::<C, W>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
+        let mut memory = C::Bits::default();
+        P::load::<C, W>(c, &mut memory)?;
+        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
         let mut result = C::Bits::default();
         let block = C::Bits::BYTES.min(16) / size_of::<W>();
         let sources = first.lanes::<W>().chunks_exact(block).zip(second.lanes::<W>().chunks_exact(block));

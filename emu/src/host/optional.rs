@@ -1,4 +1,4 @@
-//! Cryptographic steps on the host's own units where it has them.
+//! Instructions that a host may have or lack, cryptographic ones above all.
 #![allow(unsafe_code, reason = "calls the host's instructions once their presence is known")]
 
 use core::arch::x86_64::*;
@@ -11,17 +11,17 @@ macro_rules! hosted {
         $feature:tt, |$($vector:ident),+| $intrinsic:expr) => {
         $(#[$documentation])*
         #[inline]
-        pub(crate) fn $name($($argument: $of),+) -> $result {
+        pub(crate) fn $name($($argument: &$of),+) -> $result {
             #[target_feature(enable = $feature)]
-            fn on_host($($argument: $of),+) -> $result {
-                $(let $vector: __m128i = bytemuck::cast($argument);)+
+            fn on_host($($argument: &$of),+) -> $result {
+                $(let $vector: __m128i = bytemuck::cast(*$argument);)+
                 bytemuck::cast($intrinsic)
             }
             if std::is_x86_feature_detected!($feature) {
                 // SAFETY: the host has the feature.
                 unsafe { on_host($($argument),+) }
             } else {
-                portable::$name($($argument),+)
+                portable::$name($(*$argument),+)
             }
         }
     };
@@ -31,6 +31,10 @@ type Bytes = [u8; 16];
 type Words = [u32; 4];
 type Quadwords = [u64; 2];
 
+hosted!(
+    /// PSHUFB.
+    pshufb(table: Bytes, control: Bytes) -> Bytes, "ssse3", |a, b| _mm_shuffle_epi8(a, b)
+);
 hosted!(
     /// AESENC: a round of encryption.
     aesenc(state: Bytes, key: Bytes) -> Bytes, "aes", |a, b| _mm_aesenc_si128(a, b)
@@ -137,13 +141,18 @@ mod tests {
                     let mut next = 3 * seed;
                     $({
                         $(next += 1; let $argument = bytemuck::cast(bytes(next));)+
-                        assert_eq!($name($($argument),+), portable::$name($($argument),+), "{}", stringify!($name));
+                        assert_eq!($name($(&$argument),+), portable::$name($($argument),+), "{}", stringify!($name));
                     })+
                 }
             } else {
                 println!("skipped: this processor has no {}", $feature);
             }
         };
+    }
+
+    #[test]
+    fn shuffle() {
+        agree!("ssse3", pshufb(a, b));
     }
 
     #[test]
