@@ -134,7 +134,7 @@ fn direct_stores() {
     // With edi and esi in its place, and a destination that is no multiple of 64.
     let narrow: &[u8] = &[0x67, 0x66, 0x0f, 0x38, 0xf8, 0x06]; // movdir64b eax, [esi]
     let high = 1 << 32;
-    let (result, _, memory) = execute(narrow, [high | BASE + 128, 0, high | BASE], 9);
+    let (result, _, memory) = execute(narrow, [high + BASE + 128, 0, high + BASE], 9);
     assert_eq!((result, memory.quad(128)), (Ok(Outcome::Next), 9));
     let (result, ..) = execute(narrow, [BASE + 8, 0, BASE], 9);
     assert_eq!(result, Err(Exception::GeneralProtection(0)));
@@ -144,9 +144,10 @@ fn direct_stores() {
 #[test]
 fn trailing_bit_manipulation() {
     type Formula = fn(u32) -> u32;
-    let above: fn(u32) -> bool = |src| src == u32::MAX;
-    let below: fn(u32) -> bool = |src| src == 0;
-    let formulas: [(&str, [u8; 2], Formula, fn(u32) -> bool); 9] = [
+    type Carries = fn(u32) -> bool;
+    let above: Carries = |src| src == u32::MAX;
+    let below: Carries = |src| src == 0;
+    let formulas: [(&str, [u8; 2], Formula, Carries); 9] = [
         ("blcfill", [0x01, 0xc9], |x| x & x.wrapping_add(1), above),
         ("blci", [0x02, 0xf1], |x| x | !x.wrapping_add(1), above),
         ("blcic", [0x01, 0xe9], |x| !x & x.wrapping_add(1), above),
