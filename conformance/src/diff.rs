@@ -217,7 +217,8 @@ impl<'a> Worker<'a> {
             tally.not_encoded = samples.is_empty();
             tally.done = true;
         }
-        let accepted = samples.iter().any(|sample| Displaced::decode(sample.bytes(), sample.ip).is_ok());
+        let is_accepted = |sample: &&Sample| Displaced::decode(sample.bytes(), sample.ip).is_ok();
+        let accepted = 2 * samples.iter().filter(is_accepted).count() > samples.len();
         if !accepted && self.plan.only.is_none() {
             samples.truncate(ENOUGH);
             tally.done = true;

@@ -129,6 +129,13 @@ impl Tally {
         }
     }
 
+    /// Whether the emulator has the encoding. It also accepts, as raising #UD, what it does not have with a
+    /// prefix that is not allowed.
+    #[must_use]
+    pub fn emulated(&self) -> bool {
+        self.accepted > self.refused
+    }
+
     /// Why the encoding was not compared, if it was not.
     #[must_use]
     pub fn skipped(&self, code: Code) -> Option<String> {
@@ -138,6 +145,12 @@ impl Tally {
         if self.native(code) == Some(false) {
             let names: Vec<String> = code.cpuid_features().iter().map(|name| format!("{name:?}")).collect();
             return Some(format!("not on this processor ({})", names.join(", ")));
+        }
+        if let Some(refusal) = self.refusal
+            && !self.emulated()
+            && self.mismatches == 0
+        {
+            return Some(refusal.reason().to_string());
         }
         match (self.compared, self.refusal) {
             (0, Some(refusal)) => Some(refusal.reason().to_string()),
@@ -222,13 +235,13 @@ impl Coverage {
         let mut names: BTreeMap<CpuidFeature, String> = BTreeMap::new();
         for code in codes::user_mode() {
             let tally = report.found.iter().find(|(found, _)| *found == code).map(|(_, tally)| tally);
-            let emulated = tally.is_some_and(|tally| tally.accepted > 0);
+            let emulated = tally.is_some_and(Tally::emulated);
             // What is skipped by name is skipped because the processor does it.
             let native = match tally {
                 Some(tally) => tally.native(code) == Some(true),
                 None => features::missing(code).is_empty(),
             };
-            let verified = tally.is_some_and(|tally| tally.compared > 0);
+            let verified = emulated && tally.is_some_and(|tally| tally.compared > 0);
             let count = |count: &mut Count| {
                 count.codes += 1;
                 count.emulated += usize::from(emulated);
