@@ -92,8 +92,8 @@ pub const SLOTS: usize = 256;
 pub const SLOT: usize = 32;
 
 /// The first of [`SLOTS`] executable pages, each with nothing mapped behind it: an instruction that ends
-/// where its page does shows how many bytes the processor fetches.
-pub const EDGES: u64 = 0x6e53_1000_0000;
+/// where its page does shows how many bytes the processor fetches. No other region has such low 32 bits.
+pub const EDGES: u64 = 0x6e53_9740_0000;
 /// How far the pages of [`EDGES`] are apart, in bytes.
 pub const EDGE_DISTANCE: u64 = 2 * PAGE;
 
