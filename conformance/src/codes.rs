@@ -5,15 +5,19 @@ use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic};
 
 /// The encodings of 64-bit user mode.
 pub fn user_mode() -> impl Iterator<Item = Code> {
-    Code::values().filter(|code| is_user_mode(*code))
+    all().filter(|code| !code.is_privileged() && !code.op_code().must_be_cpl0())
 }
 
-/// Whether 64-bit user mode has this encoding and a processor that is made today or was lately may have it.
-fn is_user_mode(code: Code) -> bool {
+/// The encodings of 64-bit mode, those included that user mode may execute only to fault.
+pub fn all() -> impl Iterator<Item = Code> {
+    Code::values().filter(|code| is_current(*code))
+}
+
+/// Whether 64-bit mode has this encoding and a processor that is made today or was lately may have it.
+fn is_current(code: Code) -> bool {
     let info = code.op_code();
-    let privileged = code.is_privileged() || info.must_be_cpl0();
     let encoding = matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX);
-    info.is_instruction() && info.mode64() && !privileged && encoding && !is_obsolete(code)
+    info.is_instruction() && info.mode64() && encoding && !is_obsolete(code)
 }
 
 fn is_obsolete(code: Code) -> bool {

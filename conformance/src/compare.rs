@@ -64,7 +64,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         let dropped = Rflags::NT | Rflags::ID;
         registers.rflags = registers.rflags.difference(dropped) | observed.registers.rflags & dropped;
     }
-    if stop == Err(Outcome::Native) {
+    if matches!(stop, Err(Outcome::Native | Outcome::Interrupt(_))) {
         // The emulator leaves it to the thread, and must not have touched anything.
         let mut differences = Differences(Vec::new());
         registers.rip = sample.case.registers.rip;
@@ -75,10 +75,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         Ok(Stop::Completed) => undefined::flags(&sample.instruction, sample.case.registers.gpr[1]),
         _ => Rflags::empty(),
     };
-    if hides_pointers(&observed.registers.extended.x87) {
-        let x87 = &mut registers.extended.x87;
-        (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
-    }
+    hide_pointers(&observed.registers.extended.x87, &mut registers.extended.x87);
     let mut differences = Differences(Vec::new());
     match stop {
         Ok(stop) if stop == observed.stop => {}
@@ -98,6 +95,8 @@ fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) 
         return match displaced.execute(registers, model) {
             Ok(Outcome::Next | Outcome::NextInhibited) => Ok(Stop::Completed),
             Ok(Outcome::Again) => continue,
+            // The 32-bit system call.
+            Ok(outcome @ Outcome::Interrupt(0x80)) => Err(outcome),
             Ok(Outcome::Interrupt(number)) => Ok(interrupt(number, displaced.ip(), registers)),
             Ok(outcome) => Err(outcome),
             Err(exception) => Ok(stop(exception)),
@@ -232,11 +231,14 @@ fn selector(selector: u16) -> u16 {
     if selector & !3 == 0 { 0 } else { selector }
 }
 
-/// Whether the processor kept FOP, FIP and FDP to itself: AMD's store zeros while no unmasked exception is
-/// pending (APM volume 2, section 11.5.10).
-fn hides_pointers(x87: &X87) -> bool {
+/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: AMD's store zeros while no unmasked
+/// exception is pending (APM volume 2, section 11.5.10).
+pub(crate) fn hide_pointers(processor: &X87, emulator: &mut X87) {
     const SUMMARY: u16 = 1 << 7;
-    x87.status & SUMMARY == 0 && x87.opcode == 0 && x87.instruction_pointer == 0 && x87.data_pointer == 0
+    let pointers = (processor.opcode, processor.instruction_pointer, processor.data_pointer);
+    if processor.status & SUMMARY == 0 && pointers == (0, 0, 0) {
+        (emulator.opcode, emulator.instruction_pointer, emulator.data_pointer) = pointers;
+    }
 }
 
 /// The flags by name, those that differ in capitals.

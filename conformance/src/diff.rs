@@ -78,7 +78,7 @@ impl std::error::Error for Failure {}
 /// No such encoding, or the oracle cannot run here or failed.
 pub fn diff(plan: &Plan) -> Result<Report, Failure> {
     let named: Vec<Code> =
-        codes::user_mode().filter(|code| codes::matches(&plan.pattern, &format!("{code:?}"))).collect();
+        codes::all().filter(|code| codes::matches(&plan.pattern, &format!("{code:?}"))).collect();
     if named.is_empty() {
         return Err(Failure::NoSuchCode(plan.pattern.clone()));
     }

@@ -16,6 +16,8 @@ struct Command {
 
 #[derive(Subcommand)]
 enum What {
+    /// Searches for bytes about which processor and decoder disagree.
+    Bytes(commands::bytes::Arguments),
     /// Says which encodings the emulator has, this processor has, and have been compared.
     Coverage(commands::coverage::Arguments),
     /// Compares every instruction that the emulator has with the processor, in random states.
@@ -28,6 +30,7 @@ enum What {
 
 fn main() -> ExitCode {
     match Command::parse().what {
+        What::Bytes(arguments) => commands::bytes::run(&arguments),
         What::Coverage(arguments) => commands::coverage::run(&arguments),
         What::Diff(arguments) => commands::diff::run(&arguments),
         What::Everywhere(arguments) => commands::everywhere::run(&arguments),

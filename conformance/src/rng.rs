@@ -34,7 +34,7 @@ impl Rng {
 
     /// A number below `end`, or zero if `end` is zero.
     pub fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.u64()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.u64()) * u128::from(end)) >> 64) as u64
     }
 
     /// Whether something of a probability of `percent` happens.

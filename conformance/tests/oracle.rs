@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use conformance::generate::{Generator, can_step};
-use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Stop, mxcsr_mask, places};
+use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask, places};
 use conformance::{codes, features};
 use emu::registers::gpr;
 use emu::{Registers, Rflags};
@@ -20,7 +20,15 @@ fn case(bytes: &[u8], mode: Mode) -> Case {
     padded[..bytes.len()].copy_from_slice(bytes);
     let mut registers = Registers::default();
     registers.gpr[gpr::RSP] = places::STACK.start + 0x800;
-    Case { bytes: padded, length: bytes.len(), mode, repeats: false, high: false, registers, patches: vec![] }
+    Case {
+        bytes: padded,
+        length: bytes.len(),
+        mode,
+        repeats: false,
+        place: Place::Low,
+        registers,
+        patches: vec![],
+    }
 }
 
 #[test]
@@ -40,14 +48,14 @@ fn a_few_instructions_in_both_modes() {
         assert_eq!(seen[0].registers.gpr[gpr::RAX], 0);
         let set = Rflags::CF | Rflags::PF | Rflags::AF | Rflags::ZF;
         assert_eq!(seen[0].registers.rflags, Rflags::default() | set, "{mode:?}");
-        assert_eq!(seen[0].registers.rip, Case::ip(false, 0) + 3);
+        assert_eq!(seen[0].registers.rip, Place::Low.slot(0) + 3);
         assert_eq!(
             seen[1].stop,
             Stop::Exception { vector: 14, error_code: 4, address: Some(places::READ_ONLY.end()) }
         );
         assert_eq!(seen[2].registers.gpr[gpr::RSP], places::STACK.start + 0x7f8);
         assert_eq!(seen[3].stop, Stop::Exception { vector: 0, error_code: 0, address: None });
-        assert_eq!(seen[3].registers.rip, Case::ip(false, 3));
+        assert_eq!(seen[3].registers.rip, Place::Low.slot(3));
     }
 }
 

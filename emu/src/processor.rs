@@ -184,7 +184,8 @@ impl Processor {
     /// None of them.
     #[cfg(test)]
     pub(crate) fn with_nothing(vendor: Vendor) -> Processor {
-        Processor { vendor, features: 0, vmx: false, cet_ss: false, ..*Processor::get() }
+        let bare = *Processor::get();
+        Processor { vendor, features: 0, tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
     }
 
     /// Whether an instruction of these features raises #UD because the processor lacks one.

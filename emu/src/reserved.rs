@@ -3,7 +3,7 @@
 //! Everything else that the decoder does not know is refused: it may be an instruction that is newer
 //! than the decoder.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic};
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
@@ -87,6 +87,9 @@ static UNDEFINED: &[Undefined] = &[
 
 /// The longest an instruction can be, in bytes.
 const LONGEST: usize = 15;
+/// The longest it can be without prefixes: two bytes of opcode, ModRM, SIB, and four bytes each of
+/// displacement and immediate; or a far pointer.
+const LONGEST_OPCODE: usize = 12;
 
 /// What is raised for bytes that did not decode, and the instruction as far as there is one.
 ///
@@ -97,20 +100,29 @@ pub(crate) fn raises(
     error: DecoderError,
     options: u32,
 ) -> Option<(Instruction, &'static Row)> {
+    let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
+    if prefixes >= LONGEST || is_too_long(bytes, prefixes, options) {
+        return Some((*failed, &TOO_LONG));
+    }
     if error == DecoderError::NoMoreBytes {
-        return (bytes.len() >= LONGEST).then_some((*failed, &TOO_LONG));
+        return None;
     }
     let unchecked = unchecked(bytes, failed.ip(), options);
     if !unchecked.is_invalid() {
-        // EVEX fields have been given new meanings, and may be again.
-        let settled = unchecked.code().op_code().encoding() != EncodingKind::EVEX;
-        return settled.then_some((unchecked, &INVALID_OPCODE));
+        return is_settled(&unchecked).then_some((unchecked, &INVALID_OPCODE));
     }
-    if is_too_long(bytes, options) {
-        return Some((*failed, &TOO_LONG));
-    }
-    let opcode = bytes.get(bytes.iter().take_while(|&&byte| is_prefix(byte)).count()..)?;
-    UNDEFINED.iter().any(|undefined| undefined.matches(opcode)).then_some((*failed, &INVALID_OPCODE))
+    let fits = prefixes + LONGEST_OPCODE <= LONGEST;
+    let opcode = bytes.get(prefixes..)?;
+    let undefined = UNDEFINED.iter().any(|undefined| undefined.matches(opcode));
+    (fits && undefined).then_some((*failed, &INVALID_OPCODE))
+}
+
+/// Whether an instruction that is invalid by a prefix or a field of its encoding raises #UD on every
+/// processor.
+fn is_settled(instruction: &Instruction) -> bool {
+    // EVEX fields have been given new meanings, and may be again. VERW with LOCK is VERW on AMD's
+    // processors.
+    instruction.code().op_code().encoding() != EncodingKind::EVEX && instruction.mnemonic() != Mnemonic::Verw
 }
 
 /// Decoded without a look at prefixes and fields that make it invalid.
@@ -118,16 +130,15 @@ fn unchecked(bytes: &[u8], ip: u64, options: u32) -> Instruction {
     Decoder::with_ip(64, bytes, ip, options | DecoderOptions::NO_INVALID_CHECK).decode()
 }
 
-/// Whether there would be an instruction, were it not for too many prefixes.
-fn is_too_long(bytes: &[u8], options: u32) -> bool {
-    let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
-    if prefixes >= LONGEST {
-        return true;
-    }
+/// Whether there would be an instruction, were it not for too many prefixes. What comes first, the
+/// length or something else that is wrong, is certain only for those without a VEX prefix, and for UD0
+/// and UD1 not even then.
+fn is_too_long(bytes: &[u8], prefixes: usize, options: u32) -> bool {
     (1..=prefixes).any(|dropped| {
-        let rest = bytes.get(dropped..).unwrap_or_default();
-        let rest = unchecked(rest, 0, options);
-        !rest.is_invalid() && dropped + rest.len() > LONGEST
+        let rest = unchecked(bytes.get(dropped..).unwrap_or_default(), 0, options);
+        let legacy = rest.code().op_code().encoding() == EncodingKind::Legacy;
+        let certain = legacy && !matches!(rest.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1);
+        !rest.is_invalid() && certain && dropped + rest.len() > LONGEST
     })
 }
 
@@ -181,7 +192,8 @@ mod tests {
         assert_eq!(row(&bytes), Ok("#GP"));
         assert!(row(&bytes[1..]).is_ok_and(|row| row != "#GP"), "fifteen bytes are not too many");
         bytes[13..].copy_from_slice(&[0x0f, 0x0a, 0x90]);
-        assert_eq!(row(&bytes), Ok("#UD"), "the opcode ends within the limit");
+        assert_eq!(row(&bytes), Err(Refusal::Invalid { first: 0x66 }), "what counts of such an opcode?");
+        assert_eq!(row(&bytes[10..]), Ok("#UD"));
     }
 
     #[test]

@@ -146,12 +146,6 @@ impl X87 {
         raised & before & !self.control == 0
     }
 
-    /// Takes over the exceptions of an operation that defines C1 and whose result goes to a register.
-    #[inline(always)]
-    pub(crate) fn raise_arithmetic(&mut self, raised: u16) -> bool {
-        self.raise(raised, C1, BEFORE)
-    }
-
     /// A stack fault, which is an invalid operation: C1 says which. Returns whether the masked response
     /// follows.
     #[cold]

@@ -74,6 +74,9 @@ pub struct Counters {
     pub hits: u64,
     /// Of these, how often the instruction was emulated to its end.
     pub emulated: u64,
+    /// Of these, how often the thread executed the instruction itself while the others were held: it
+    /// depends on descriptors or permissions of the thread, or there was no system call to borrow.
+    pub native: u64,
     /// Of these, how often it raised an exception.
     pub faulted: u64,
     /// Of these, how many the handler did not want.

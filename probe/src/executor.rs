@@ -27,10 +27,7 @@ pub(crate) fn lacks(displaced: &Displaced) -> Option<&'static str> {
     if touches.contains(Touches::SHADOW_STACK) && is_shadow_stack_instruction(displaced.code()) {
         return Some("the shadow stack, which is not fetched yet");
     }
-    match displaced.code().mnemonic() {
-        Mnemonic::Syscall | Mnemonic::Sysenter | Mnemonic::Int => Some("a system call made in its place"),
-        _ => None,
-    }
+    None
 }
 
 /// Whether the instruction has no other purpose; CALL and RET only touch it where a thread has one.

@@ -2,7 +2,14 @@
 //!
 //! A [`Session`] attaches to a process or starts one. A probe is a place, named by anything that implements
 //! [`Locate`], and a handler that is called with a [`Hit`] each time a thread gets there. Then the displaced
-//! instruction is emulated, and the thread goes on: nothing is single-stepped, nothing injected.
+//! instruction is emulated, and the thread goes on: nothing is injected, and the displaced instruction is not
+//! stepped over. What only the thread can do (enter the kernel, fault, make an atomic access), it does by an
+//! instruction that its text already has. The one exception are the few instructions that depend on
+//! descriptors or permissions of the thread, or for which there is nothing to borrow: it executes those in
+//! place, stepped, while the threads that share its memory are held, and [`Counters::native`] counts them.
+//!
+//! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
+//! the processor does, and is another hit.
 
 pub mod census;
 pub mod code;
@@ -17,6 +24,8 @@ pub mod resolve;
 pub mod spec;
 
 mod affinity;
+mod borrow;
+mod entry;
 mod executor;
 mod faults;
 mod launch;

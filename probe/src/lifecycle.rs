@@ -7,7 +7,7 @@ use crate::procfs;
 use crate::session::Session;
 use crate::space::Space;
 use crate::stop::{Report, SpaceId, Stopped};
-use crate::sys;
+use crate::sys::{self, Resume};
 
 /// Why a process's memory is, or is not, its parent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Session {
         // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
         // waiting, which would kill it.
         if !stopped.is_signal() && sys::has_pending_breakpoint(tid).unwrap_or(false) {
-            stopped = match stopped.next() {
+            stopped = match stopped.next(Resume::Continue, 0) {
                 Ok(stopped) => stopped,
                 Err((tid, status)) => return self.ended(tid, status),
             };

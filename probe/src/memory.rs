@@ -1,16 +1,20 @@
 //! The target's memory as its own instructions would see it.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 
 use emu::{Access, MemoryFault, UserMemory};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
+use crate::borrow::{self, Exchange};
 use crate::maps::{self, Permissions};
 use crate::space::Space;
-use crate::stop::Threads;
+use crate::stop::{Report, Threads};
 use crate::sys;
 
 const PAGE: usize = 4096;
+/// How many pages one system call reaches at most: enough for what `emu` copies of a string at a time.
+const PAGES: usize = 5;
 
 /// Where bytes lie on their way to or from the target: at the same offset in a page as there.
 ///
@@ -18,14 +22,14 @@ const PAGE: usize = 4096;
 /// byte (`rep movsb` with fast short strings), and another thread of the target would see half a store.
 #[repr(C, align(4096))]
 #[derive(Debug)]
-pub(crate) struct Staging([u8; 2 * PAGE]);
+pub(crate) struct Staging([u8; PAGES * PAGE]);
 
 impl Staging {
     pub(crate) fn new() -> Box<Staging> {
-        Box::new(Staging([0; 2 * PAGE]))
+        Box::new(Staging([0; PAGES * PAGE]))
     }
 
-    /// As much of `length` bytes as the buffer holds for `address`; at least up to the second page's end.
+    /// As much of `length` bytes as the buffer holds for `address`: up to the end of its last page.
     fn place(&mut self, address: u64, length: usize) -> &mut [u8] {
         let offset = offset_in_page(address);
         let end = offset.saturating_add(length).min(self.0.len());
@@ -55,10 +59,12 @@ pub(crate) struct Accessor<'a> {
     pub(crate) staging: &'a mut Staging,
     /// Breakpoints that the program overwrote with what cannot be probed.
     pub(crate) lost: &'a mut Vec<u64>,
+    /// Addresses that were found to be writable, not older than this hit.
+    pub(crate) writable: Range<u64>,
 }
 
 impl Accessor<'_> {
-    /// Reads up to the end of the second page; returns how many bytes could be.
+    /// Reads what one system call can; returns how many bytes could be.
     fn read_pages(&mut self, address: u64, length: usize) -> (usize, &[u8]) {
         let staged = self.staging.place(address, length);
         let remote = spans(address, staged.len());
@@ -76,8 +82,8 @@ impl Accessor<'_> {
         {
             let (count, staged) = self.read_pages(from, rest.len());
             let wanted = staged.len();
-            for (byte, staged) in rest.iter_mut().zip(staged.iter().take(count)) {
-                *byte = *staged;
+            if let (Some(rest), Some(staged)) = (rest.get_mut(..count), staged.get(..count)) {
+                rest.copy_from_slice(staged);
             }
             done += count;
             if count < wanted {
@@ -90,11 +96,11 @@ impl Accessor<'_> {
         done
     }
 
-    /// Writes at most two pages' worth; returns how many bytes were written.
+    /// Writes what one system call can; returns how many bytes were written.
     fn write_pages(&mut self, address: u64, bytes: &[u8]) -> usize {
         let staged = self.staging.place(address, bytes.len());
-        for (staged, byte) in staged.iter_mut().zip(bytes) {
-            *staged = *byte;
+        if let Some(bytes) = bytes.get(..staged.len()) {
+            staged.copy_from_slice(bytes);
         }
         let meets = self.space.store_meets_breakpoint(address, staged.len());
         if meets {
@@ -110,11 +116,15 @@ impl Accessor<'_> {
     }
 
     /// Whether the page of `address` can be written.
-    fn is_writable(&self, address: u64) -> bool {
-        maps::read(self.tid).is_ok_and(|maps| {
-            maps::find(&maps, address)
-                .is_some_and(|mapping| mapping.perms.contains(Permissions::READ | Permissions::WRITE))
-        })
+    fn is_writable(&mut self, address: u64) -> bool {
+        if !self.writable.contains(&address)
+            && let Ok(maps) = maps::read(self.tid)
+            && let Some(mapping) = maps::find(&maps, address)
+            && mapping.perms.contains(Permissions::READ | Permissions::WRITE)
+        {
+            self.writable = mapping.start..mapping.end;
+        }
+        self.writable.contains(&address)
     }
 
     fn fault(address: u64, done: usize, access: Access) -> MemoryFault {
@@ -128,9 +138,9 @@ impl Accessor<'_> {
     }
 }
 
-/// A range of the target's memory as one piece per page, at most two: the kernel counts whole pieces.
+/// A range of the target's memory as one piece per page: the kernel counts whole pieces.
 struct Spans {
-    pieces: [RemoteIoVec; 2],
+    pieces: [RemoteIoVec; PAGES],
     used: usize,
 }
 
@@ -140,17 +150,22 @@ impl Spans {
     }
 }
 
+/// `length` bytes, of which there are no more than a [`Staging`] holds.
 fn spans(address: u64, length: usize) -> Spans {
-    let first = in_first_page(address, length);
-    // usize and u64 are the same on x86-64, the only target.
-    let base = address as usize;
-    Spans {
-        pieces: [
-            RemoteIoVec { base, len: first },
-            RemoteIoVec { base: base.wrapping_add(first), len: length - first },
-        ],
-        used: if length > first { 2 } else { 1 },
+    let mut spans = Spans { pieces: [RemoteIoVec { base: 0, len: 0 }; PAGES], used: 0 };
+    let mut done = 0;
+    for piece in &mut spans.pieces {
+        if done == length {
+            break;
+        }
+        let from = address.wrapping_add(done as u64);
+        let len = in_first_page(from, length - done);
+        // usize and u64 are the same on x86-64, the only target.
+        *piece = RemoteIoVec { base: from as usize, len };
+        done += len;
+        spans.used += 1;
     }
+    spans
 }
 
 impl UserMemory for Accessor<'_> {
@@ -180,7 +195,7 @@ impl UserMemory for Accessor<'_> {
             && !rest.is_empty()
         {
             let from = address.wrapping_add(done as u64);
-            let wanted = rest.len().min(2 * PAGE - offset_in_page(from));
+            let wanted = rest.len().min(PAGES * PAGE - offset_in_page(from));
             let count = self.write_pages(from, rest);
             done += count;
             if count < wanted {
@@ -190,10 +205,11 @@ impl UserMemory for Accessor<'_> {
         Ok(())
     }
 
-    /// Nothing outside the target can make an atomic access to its memory, so the other threads that share
-    /// it are stopped for the duration. Processes that share the page by a MAP_SHARED mapping are not; and a
-    /// thread that waits in one of the system calls that signal(7) lists under "Interruption of system calls
-    /// by stop signals" sees that call fail with EINTR.
+    /// Nothing outside the target can make an atomic access to its memory, so the thread borrows LOCK CMPXCHG
+    /// for it. Where there is none, the other threads that share the memory are stopped for the duration.
+    /// Processes that share the page by a MAP_SHARED mapping are not, then; and a thread that waits in one of
+    /// the system calls that signal(7) lists under "Interruption of system calls by stop signals" sees that
+    /// call fail with EINTR.
     fn update(
         &mut self,
         address: u64,
@@ -201,7 +217,13 @@ impl UserMemory for Accessor<'_> {
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
         let space = self.threads.get(self.tid).map(|thread| thread.space);
-        let held = space.is_some_and(|space| self.threads.hold_others(space, self.tid));
+        let others = space.filter(|&space| self.threads.has_others(space, self.tid));
+        if others.is_some()
+            && let Some(result) = self.update_by_exchange(address, size, update)
+        {
+            return result;
+        }
+        let held = others.is_some_and(|space| self.threads.hold_others(space, self.tid));
         let result = self.update_alone(address, size, update);
         if held {
             self.threads.release_others();
@@ -210,7 +232,57 @@ impl UserMemory for Accessor<'_> {
     }
 }
 
+/// The unit of 4, 8 or 16 bytes in which LOCK CMPXCHG reaches `size` bytes at `address`: where it begins,
+/// and how long it is.
+fn unit_around(address: u64, size: usize) -> (u64, usize) {
+    match size {
+        // Inside an aligned doubleword, or across two: then also across whatever `address` is across.
+        1 => (address & !3, 4),
+        2 if address & 3 != 3 => (address & !3, 4),
+        2 => (address - 1, 4),
+        size => (address, size),
+    }
+}
+
 impl Accessor<'_> {
+    /// Makes the access by an instruction of the thread; `None`, with nothing changed, if that cannot be.
+    fn update_by_exchange(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Option<Result<u128, MemoryFault>> {
+        // With more contention than this, stopping the others is the faster way.
+        const MOST_ATTEMPTS: usize = 64;
+        let (unit, length) = unit_around(address, size);
+        if self.space.store_meets_breakpoint(unit, length) {
+            return None;
+        }
+        let shift = address.wrapping_sub(unit) * 8;
+        let mask = u128::MAX.checked_shr(128 - size as u32 * 8).unwrap_or(0) << shift;
+        for _ in 0..MOST_ATTEMPTS {
+            let mut bytes = [0; 16];
+            let used = bytes.get_mut(..length)?;
+            if let Err(fault) = self.read(unit, used, Access::Write) {
+                return Some(Err(fault));
+            }
+            let whole = u128::from_le_bytes(bytes);
+            let old = (whole & mask) >> shift;
+            let new = whole & !mask | update(old) << shift & mask;
+            match borrow::compare_exchange(self.tid, self.space, unit, length, whole, new) {
+                Exchange::Done => return Some(Ok(old)),
+                Exchange::Failed => {}
+                Exchange::Ended(status) => {
+                    self.threads.put_back(Report::Ended { tid: self.tid, status });
+                    return Some(Ok(old));
+                }
+                // Which byte it is that cannot be written, the other way finds out.
+                Exchange::Faulted | Exchange::Unavailable => return None,
+            }
+        }
+        None
+    }
+
     fn update_alone(
         &mut self,
         address: u64,

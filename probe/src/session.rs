@@ -254,6 +254,7 @@ impl Session {
     const REPORTED: Options = Options::PTRACE_O_TRACECLONE
         .union(Options::PTRACE_O_TRACEEXEC)
         .union(Options::PTRACE_O_TRACEFORK)
+        .union(Options::PTRACE_O_TRACESYSGOOD)
         .union(Options::PTRACE_O_TRACEVFORK)
         .union(Options::PTRACE_O_TRACEVFORKDONE);
 

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use emu::{Displaced, Refusal};
 use iced_x86::Code;
 
+use crate::borrow::Loans;
 use crate::executor;
 use crate::maps::{self, Mapping, Permissions};
 
@@ -125,8 +126,8 @@ pub(crate) struct Space {
     removed: BTreeMap<u64, u8>,
     /// The executable mappings for which the probes were last located.
     pub(crate) located: Vec<Mapping>,
-    /// Instructions of the target that `faults` borrows.
-    pub(crate) borrowed: crate::faults::Borrowed,
+    /// Instructions of the target that can be borrowed.
+    pub(crate) loans: Loans,
 }
 
 impl Space {
@@ -138,7 +139,7 @@ impl Space {
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
             located: Vec::new(),
-            borrowed: crate::faults::Borrowed::default(),
+            loans: Loans::default(),
         })
     }
 
@@ -311,6 +312,26 @@ impl Space {
         }
     }
 
+    /// Puts the displaced byte back for a moment, until [`Space::cover`].
+    pub(crate) fn uncover(&self, address: u64) {
+        if let Some(breakpoint) = self.breakpoints.get(&address) {
+            // A failure means that the mapping, or the process, has just gone.
+            let _ = self.memory.write_all_at(&[breakpoint.original], address);
+        }
+    }
+
+    /// Puts the breakpoint at `address` back after [`Space::uncover`].
+    pub(crate) fn cover(&self, address: u64) {
+        if self.breakpoints.contains_key(&address) {
+            let _ = self.memory.write_all_at(&[INT3], address);
+        }
+    }
+
+    /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.
+    pub(crate) fn write_raw(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        self.memory.write_all_at(bytes, address)
+    }
+
     /// Forgets the breakpoints whose mapping is gone or is another's now. Their bytes went with it.
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) {
         let stays = |address: u64, known: Option<&Identity>| {
@@ -319,6 +340,8 @@ impl Space {
         };
         self.breakpoints.retain(|&address, breakpoint| stays(address, Some(&breakpoint.identity)));
         self.removed.retain(|&address, _| stays(address, None));
+        // What was not found may be there now.
+        self.loans = Loans::default();
     }
 
     /// Brings the breakpoints up to date with code that is about to change, and returns in `bytes` what

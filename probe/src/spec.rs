@@ -59,7 +59,12 @@ impl ProbeSpec {
 impl fmt::Display for ProbeSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbeSpec::Symbol { object, symbol, offset: 0 } => write!(f, "{object}:{symbol}"),
+            // Some names need the sum to be taken for names: `1`, `a+1`.
+            ProbeSpec::Symbol { object, symbol, offset: 0 }
+                if format!("{object}:{symbol}").parse().as_ref() == Ok(self) =>
+            {
+                write!(f, "{object}:{symbol}")
+            }
             ProbeSpec::Symbol { object, symbol, offset } => write!(f, "{object}:{symbol}+{offset:#x}"),
             ProbeSpec::EachInstruction { object, pattern } => write!(f, "{object}:{pattern}/*"),
             ProbeSpec::FileOffset { object, offset } => write!(f, "{object}:{offset:#x}"),
@@ -147,6 +152,9 @@ impl FromStr for ProbeSpec {
         if symbol.is_empty() {
             return Err(malformed("there is no symbol before the plus sign"));
         }
+        if symbol.len() > 1 && symbol.ends_with('@') {
+            return Err(malformed("there is no version after the @"));
+        }
         if glob::is_pattern(symbol) {
             return Err(malformed("a pattern is only possible as OBJECT:PATTERN/*"));
         }
@@ -222,6 +230,11 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text}");
             assert_eq!(spec.to_string(), text);
+        }
+        // Found by fuzzing: a version that is not there, and names that look like something else.
+        assert!("a:1@".parse::<ProbeSpec>().is_err());
+        for text in ["a:1+0x0", "a:b+1+0x0", "a:b%return+0x0"] {
+            assert_eq!(text.parse::<ProbeSpec>().unwrap().to_string(), text);
         }
         let decimal: ProbeSpec = "libc.so.6:malloc+16".parse().unwrap();
         assert_eq!(decimal.to_string(), "libc.so.6:malloc+0x10");

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::procfs;
-use crate::sys::{self, Alarm, Status};
+use crate::sys::{self, Alarm, Resume, Status};
 
 /// A thread in a ptrace-stop. It stays there as long as this value lives.
 ///
@@ -42,7 +42,7 @@ impl Stopped {
 
     /// Whether the thread is about to take `self.signal`.
     pub(crate) fn is_signal(&self) -> bool {
-        self.event == 0
+        self.event == 0 && self.signal != SYSTEM_CALL
     }
 
     /// Gives the thread to nobody, with `signal` unless it is 0. A thread that is gone is no failure.
@@ -51,26 +51,104 @@ impl Stopped {
         let _ = sys::detach(stopped.tid, signal);
     }
 
-    /// Runs one instruction and waits for what comes of it; `Err` with the wait status if the thread ended.
-    pub(crate) fn step(self) -> Result<Stopped, (i32, i32)> {
+    /// Runs as far as `how` says, see [`run`].
+    ///
+    /// # Errors
+    /// The thread ended: its id and wait status.
+    pub(crate) fn run(self, how: Resume) -> Result<(Stopped, Ran), (i32, i32)> {
         let stopped = ManuallyDrop::new(self);
-        // A failure means that the thread was killed; the wait reports that.
-        let _ = sys::step(stopped.tid);
-        wait_for(stopped.tid)
+        let ran = run(stopped.tid, how)?;
+        let signal = if let Ran::Signal(signal) = ran { signal } else { 0 };
+        Ok((Stopped::new(stopped.tid, signal, 0), ran))
     }
 
-    /// Continues without a signal, and waits for the next stop.
-    pub(crate) fn next(self) -> Result<Stopped, (i32, i32)> {
+    /// Goes on as `how` says, with `signal` unless it is 0, and waits for the next stop, whichever it is.
+    ///
+    /// # Errors
+    /// The thread ended: its id and wait status.
+    pub(crate) fn next(self, how: Resume, signal: i32) -> Result<Stopped, (i32, i32)> {
         let stopped = ManuallyDrop::new(self);
-        let _ = sys::cont(stopped.tid, 0);
+        // A failure means that the thread was killed; the wait reports that.
+        let _ = sys::resume(stopped.tid, how, signal);
         wait_for(stopped.tid)
     }
 }
 
+/// What stopped a thread that was to run for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// An instruction raised this signal, which the thread is about to take. SIGTRAP at the end of a step.
+    Signal(i32),
+    /// It is about to make a system call.
+    Entered,
+    /// None of these was seen.
+    Unclear,
+}
+
+/// The signals that an instruction itself raises.
+const SYNCHRONOUS: u64 = bit(libc::SIGSEGV)
+    | bit(libc::SIGBUS)
+    | bit(libc::SIGTRAP)
+    | bit(libc::SIGILL)
+    | bit(libc::SIGFPE)
+    | bit(libc::SIGSYS);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Lets thread `tid`, which is stopped and stays so for its owner, run as far as `how` says, undisturbed by
+/// signals that do not come of it: those wait.
+///
+/// # Errors
+/// The thread ended: its id and wait status.
+pub(crate) fn run(tid: i32, how: Resume) -> Result<Ran, (i32, i32)> {
+    // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
+    const MOST_STOPS: usize = 8;
+    let mask = sys::signal_mask(tid).unwrap_or(0);
+    // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
+    let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
+    let during = (mask | !SYNCHRONOUS) & !unblocked;
+    let _ = sys::set_signal_mask(tid, during);
+    let mut deferred = 0;
+    let mut ran = Ran::Unclear;
+    for _ in 0..MOST_STOPS {
+        // A failure means that the thread was killed; the wait reports that.
+        let _ = sys::resume(tid, how, 0);
+        let stopped = ManuallyDrop::new(wait_for(tid)?);
+        match (stopped.event, stopped.signal) {
+            (0, SYSTEM_CALL) => ran = Ran::Entered,
+            (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && sys::is_from_kernel(tid) => {
+                ran = Ran::Signal(signal);
+            }
+            (0, signal @ 1..=64) => deferred |= bit(signal),
+            _ if stopped.is_group_stop() => deferred |= bit(libc::SIGSTOP),
+            _ => {}
+        }
+        if ran != Ran::Unclear {
+            break;
+        }
+    }
+    // A forced signal has unblocked itself.
+    let forced = during & !sys::signal_mask(tid).unwrap_or(during);
+    let _ = sys::set_signal_mask(tid, mask & !forced);
+    if deferred != 0
+        && let Some(pid) = procfs::process_of(tid)
+    {
+        for signal in (1..=64).filter(|&signal| deferred & bit(signal) != 0) {
+            let _ = sys::send(pid, tid, signal);
+        }
+    }
+    Ok(ran)
+}
+
+/// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP in the stops of a system call.
+const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
+
 impl Drop for Stopped {
     /// Forgetting a stopped thread must not leave it stopped.
     fn drop(&mut self) {
-        let _ = sys::cont(self.tid, 0);
+        let _ = sys::resume(self.tid, Resume::Continue, 0);
     }
 }
 
@@ -118,6 +196,8 @@ pub(crate) struct Thread {
     pub(crate) blocks_trap: bool,
     /// Whether its exec has been served, but it has not been resumed.
     pub(crate) fresh: bool,
+    /// Where the handlers have been called already for the instruction that it will execute again.
+    pub(crate) served: Option<u64>,
 }
 
 /// All threads that the session traces.
@@ -147,7 +227,8 @@ impl Threads {
     /// Takes up thread `tid`, which runs or is about to.
     pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
         let blocks_trap = procfs::blocks(tid, libc::SIGTRAP);
-        let thread = Thread { pid, space, running: true, in_vfork: false, blocks_trap, fresh: false };
+        let thread =
+            Thread { pid, space, running: true, in_vfork: false, blocks_trap, fresh: false, served: None };
         self.by_tid.insert(tid, thread);
     }
 
@@ -268,7 +349,7 @@ impl Threads {
 
     /// Lets a thread go on, with `signal` unless it is 0.
     pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
-        self.release(stopped, |tid| sys::cont(tid, signal));
+        self.release(stopped, |tid| sys::resume(tid, Resume::Continue, signal));
     }
 
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
@@ -285,11 +366,15 @@ impl Threads {
         let _ = how(stopped.tid);
     }
 
+    /// Whether threads other than `tid` share `space`.
+    pub(crate) fn has_others(&self, space: SpaceId, tid: i32) -> bool {
+        self.by_tid.iter().any(|(&other, thread)| other != tid && thread.space == space)
+    }
+
     /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
     /// Says whether there were others.
     pub(crate) fn hold_others(&mut self, space: SpaceId, tid: i32) -> bool {
-        let alone = !self.by_tid.iter().any(|(&other, thread)| other != tid && thread.space == space);
-        if alone {
+        if !self.has_others(space, tid) {
             return false;
         }
         for (&other, thread) in &self.by_tid {
@@ -319,6 +404,9 @@ impl Threads {
     /// Lets the threads go on that [`Threads::hold_others`] stopped.
     pub(crate) fn release_others(&mut self) {
         while let Some(stopped) = self.held.pop() {
+            if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
+                thread.served = restarts(stopped.tid);
+            }
             self.resume(stopped, 0);
         }
     }
@@ -357,6 +445,20 @@ impl Threads {
         }
         self.alarm.silence();
     }
+}
+
+/// The instruction that a thread executes again because the stop that it is in has interrupted a system
+/// call, if so.
+fn restarts(tid: i32) -> Option<u64> {
+    const RESTARTSYS: i64 = -512;
+    const RESTARTNOINTR: i64 = -513;
+    const RESTARTNOHAND: i64 = -514;
+    const RESTART_RESTARTBLOCK: i64 = -516;
+    const LENGTH: u64 = 2;
+    let registers = ptrace::getregs(sys::pid(tid)).ok()?;
+    let restarts = registers.orig_rax as i64 >= 0
+        && matches!(registers.rax as i64, RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND | RESTART_RESTARTBLOCK);
+    restarts.then(|| registers.rip.wrapping_sub(LENGTH))
 }
 
 impl Thread {

@@ -44,14 +44,25 @@ fn request(request: libc::c_uint, tid: i32, data: c_int) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// `PTRACE_CONT`, delivering `signal` unless it is 0.
-pub(crate) fn cont(tid: i32, signal: c_int) -> Result<()> {
-    request(libc::PTRACE_CONT, tid, signal)
+/// How far a thread is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// `PTRACE_SINGLESTEP`: one instruction.
+    Step,
+    /// `PTRACE_SYSCALL`: to the entry or the end of a system call.
+    Syscall,
+    /// `PTRACE_CONT`: until it stops by itself.
+    Continue,
 }
 
-/// `PTRACE_SINGLESTEP`.
-pub(crate) fn step(tid: i32) -> Result<()> {
-    request(libc::PTRACE_SINGLESTEP, tid, 0)
+/// Resumes a thread, delivering `signal` unless it is 0.
+pub(crate) fn resume(tid: i32, how: Resume, signal: c_int) -> Result<()> {
+    let how = match how {
+        Resume::Step => libc::PTRACE_SINGLESTEP,
+        Resume::Syscall => libc::PTRACE_SYSCALL,
+        Resume::Continue => libc::PTRACE_CONT,
+    };
+    request(how, tid, signal)
 }
 
 /// `PTRACE_LISTEN`: leaves the thread in its group-stop and lets it be continued by SIGCONT.
@@ -113,9 +124,42 @@ pub(crate) fn is_breakpoint(tid: i32) -> bool {
     nix::sys::ptrace::getsiginfo(pid(tid)).is_ok_and(|info| is_breakpoint_info(&info))
 }
 
+/// Whether the kernel has sent the signal that thread `tid` is about to take, on its own account.
+pub(crate) fn is_from_kernel(tid: i32) -> bool {
+    nix::sys::ptrace::getsiginfo(pid(tid)).is_ok_and(|info| info.si_code > 0)
+}
+
+/// Whether the stop of thread `tid` is that at the first instruction of a signal handler.
+pub(crate) fn is_at_handler(tid: i32) -> bool {
+    // ptrace_notify: the signal is the code, too.
+    nix::sys::ptrace::getsiginfo(pid(tid))
+        .is_ok_and(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
+}
+
 fn is_breakpoint_info(info: &siginfo_t) -> bool {
     const SI_KERNEL: c_int = 0x80;
     info.si_signo == libc::SIGTRAP && info.si_code == SI_KERNEL
+}
+
+/// Whether the thread has asked for SIGSYS in place of system calls (prctl's PR_SET_SYSCALL_USER_DISPATCH),
+/// which depends on where the instruction is.
+pub(crate) fn dispatches_system_calls(tid: i32) -> bool {
+    /// `struct ptrace_sud_config` (linux/ptrace.h).
+    #[repr(C)]
+    struct Config {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        length: u64,
+    }
+    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+    let mut config = Config { mode: 0, selector: 0, offset: 0, length: 0 };
+    // SAFETY: the address is the size of the structure, and the data points to that many writable bytes.
+    let result = unsafe {
+        libc::ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, mem::size_of::<Config>(), &raw mut config)
+    };
+    // Kernels that do not know the request do not let this be asked for either, or cannot say.
+    result == 0 && config.mode != 0
 }
 
 /// The `siginfo_t` of a fault: signal, code and address.

@@ -1,6 +1,6 @@
 //! A hit's way from the trap to the resume.
 
-use emu::{Displaced, Exception, Outcome};
+use emu::{Displaced, Outcome, Rflags};
 
 use crate::event::Counters;
 use crate::executor::{Executor, Ptrace};
@@ -9,7 +9,7 @@ use crate::hit::{Action, Hit, ProbeId};
 use crate::memory::Accessor;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
-use crate::sys;
+use crate::sys::{self, Resume};
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -22,8 +22,9 @@ impl Session {
     /// A thread is about to take a SIGTRAP.
     pub(crate) fn trapped(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
-        let Some(thread) = self.threads.get(tid) else { return self.pass_on(stopped) };
+        let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, blocks_trap) = (thread.pid, thread.space, thread.blocks_trap);
+        let served = thread.served;
         if self.registers.fetch(tid).is_err() {
             return self.threads.resume(stopped, 0);
         }
@@ -45,14 +46,19 @@ impl Session {
             let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask | trap));
         }
         self.registers.file.rip = address;
+        if let Some(thread) = self.threads.get_mut(tid) {
+            thread.served = None;
+        }
         if writable && !self.check_unchanged(space_id, address) {
+            self.count(|counters| counters.missed += 1);
             let _ = self.registers.store(tid);
             return self.threads.resume(stopped, 0);
         }
         let Some(displaced) = self.displaced(space_id, address) else {
             return self.threads.resume(stopped, 0);
         };
-        let verdict = self.call_handlers(pid, tid, space_id);
+        let verdict =
+            if served == Some(address) { Verdict::default() } else { self.call_handlers(pid, tid, space_id) };
         let resumable = if verdict.skip {
             if self.registers.file.rip == address {
                 self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
@@ -113,6 +119,7 @@ impl Session {
                     threads: &mut self.threads,
                     staging: &mut self.staging,
                     lost: &mut self.lost,
+                    writable: 0..0,
                 },
                 filtered: false,
             };
@@ -149,6 +156,8 @@ impl Session {
         displaced: &Displaced,
     ) -> Option<(Stopped, i32)> {
         let tid = stopped.tid();
+        // The processor looks at the flag before the instruction changes it.
+        let stepping = self.registers.file.rflags.contains(Rflags::TF);
         let mut stopped = stopped;
         let mut retries = 0;
         loop {
@@ -159,26 +168,46 @@ impl Session {
                 threads: &mut self.threads,
                 staging: &mut self.staging,
                 lost: &mut self.lost,
+                writable: 0..0,
             };
             let mut executor = Ptrace { registers: &mut self.registers, memory };
-            let exception = match executor.execute(displaced) {
+            let result = executor.execute(displaced);
+            let space = self.spaces.get_mut(&space_id)?;
+            let delivery = match result {
+                Ok(Outcome::Next) if stepping => {
+                    self.count(|counters| counters.emulated += 1);
+                    let space = self.spaces.get_mut(&space_id)?;
+                    faults::trace(stopped, &mut self.registers, space)
+                }
                 Ok(Outcome::Next | Outcome::NextInhibited) => {
                     self.count(|counters| counters.emulated += 1);
                     return Some((stopped, 0));
                 }
+                Ok(Outcome::Again) if stepping => {
+                    // The handler of the signal returns to the same instruction, to its next iteration, which
+                    // the processor marks so.
+                    self.registers.file.rflags |= Rflags::RF;
+                    if let Some(thread) = self.threads.get_mut(tid) {
+                        thread.served = Some(displaced.ip());
+                    }
+                    faults::trace(stopped, &mut self.registers, space)
+                }
                 Ok(Outcome::Again) => continue,
-                // `executor::lacks` has refused all instructions that end so.
-                Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_) | Outcome::Native) => {
-                    Exception::InvalidOpcode
+                Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
+                    return self.enter(stopped, space_id, displaced, outcome);
                 }
-                Err(exception) => exception,
+                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced, Resume::Step),
+                Err(exception) => {
+                    let delivery =
+                        faults::deliver(exception, displaced, stopped, &mut self.registers, space, retries);
+                    if !matches!(delivery, Delivery::Retry(_)) {
+                        self.count(|counters| counters.faulted += 1);
+                    }
+                    delivery
+                }
             };
-            let space = self.spaces.get_mut(&space_id)?;
-            match faults::deliver(exception, stopped, &mut self.registers, space, retries) {
-                Delivery::Signal(stopped, signal) => {
-                    self.count(|counters| counters.faulted += 1);
-                    return Some((stopped, signal));
-                }
+            match delivery {
+                Delivery::Signal(stopped, signal) => return Some((stopped, signal)),
                 Delivery::Retry(same) => {
                     stopped = same;
                     retries += 1;
@@ -192,7 +221,7 @@ impl Session {
     }
 
     /// Counts for every probe that is served.
-    fn count(&mut self, count: impl Fn(&mut Counters)) {
+    pub(crate) fn count(&mut self, count: impl Fn(&mut Counters)) {
         for &index in &self.here {
             if let Some(probe) = self.probes.get_mut(index) {
                 count(&mut probe.counters);

@@ -145,7 +145,7 @@ fn hits_are_counted_and_the_command_keeps_its_output_and_status() {
         assert_eq!(document["target_status"], 7);
         let expected = |probe: &str, hits: u32| {
             serde_json::json!({ "probe": probe, "hits": hits, "emulated": hits, "faulted": 0,
-                                "filtered": 0, "missed": 0 })
+                                "filtered": 0, "missed": 0, "native": 0 })
         };
         assert_eq!(document["probes"][0], expected(&leaf, 3), "{flags:?}");
         assert_eq!(document["probes"][1], expected("program:main", 1), "{flags:?}");
@@ -219,7 +219,7 @@ fn a_running_process_is_left_as_it_was() {
     let summary = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{summary}");
     let row: Vec<_> = summary.lines().last().unwrap().split_whitespace().collect();
-    assert_eq!(row, ["answers:leaf", "5", "5", "0", "0", "0"]);
+    assert_eq!(row, ["answers:leaf", "5", "5", "0", "0", "0", "0"]);
     assert_eq!((target.text(), target.maps()), (text, maps));
     target.ask();
     target.finish();

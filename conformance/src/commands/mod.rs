@@ -1,5 +1,6 @@
 //! The subcommands, one each.
 
+pub(crate) mod bytes;
 pub(crate) mod coverage;
 pub(crate) mod diff;
 pub(crate) mod everywhere;

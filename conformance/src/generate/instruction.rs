@@ -1,8 +1,8 @@
 //! Instructions of every operand shape, by iced-x86's encoder.
 
 use iced_x86::{
-    Code, Decoder, DecoderError, Encoder, EncodingKind, Instruction, OpCodeInfo, OpCodeOperandKind as Kind,
-    OpKind, Register, RoundingControl,
+    Code, Decoder, DecoderError, DecoderOptions, Encoder, EncodingKind, Instruction, OpCodeInfo,
+    OpCodeOperandKind as Kind, OpKind, Register, RoundingControl,
 };
 
 use super::values;
@@ -42,7 +42,7 @@ pub(crate) fn draw(code: Code, ip: u64, encoder: &mut Encoder, rng: &mut Rng) ->
         let found = decode(&bytes, ip).filter(|found| found.instruction.code() == code);
         encoder.set_buffer(bytes);
         if let Some(found) = found {
-            return Some(add_prefixes(found, ip, rng));
+            return Some(lock_anything(add_prefixes(found, ip, rng), ip, rng));
         }
     }
     None
@@ -99,6 +99,22 @@ fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
         }
     }
     best
+}
+
+/// Sometimes puts LOCK in front of what it is not allowed for.
+fn lock_anything(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
+    if found.length == LONGEST || found.bytes[0] == 0xf0 || !rng.chance(2) {
+        return found;
+    }
+    let mut bytes = [0; LONGEST];
+    bytes[0] = 0xf0;
+    bytes[1..].copy_from_slice(&found.bytes[..LONGEST - 1]);
+    let options = emu::decoder_options() | DecoderOptions::NO_INVALID_CHECK;
+    let instruction = Decoder::with_ip(64, &bytes[..=found.length], ip, options).decode();
+    if instruction.code() != found.instruction.code() {
+        return found;
+    }
+    Encoded { bytes, length: found.length + 1, instruction }
 }
 
 /// An instruction with drawn operands; not every one can be encoded.

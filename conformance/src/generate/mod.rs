@@ -22,7 +22,7 @@ use iced_x86::{
 };
 
 use crate::oracle::places::{SLOTS, STACK};
-use crate::oracle::{Case, Memory, Mode};
+use crate::oracle::{Case, Memory, Mode, Place};
 use crate::rng::Rng;
 
 /// A case and the instruction that it is about.
@@ -75,22 +75,57 @@ impl Generator {
     /// one with index `number` modulo [`SLOTS`] of its batch.
     pub fn case(&mut self, code: Code, number: u64, seed: u64) -> Option<Sample> {
         let rng = &mut Rng::of(&[seed, code as u64, number]);
-        let high = rng.chance(40);
-        let ip = Case::ip(high, (number % SLOTS as u64) as usize);
+        let place = if rng.chance(40) { Place::High } else { Place::Low };
+        let ip = place.slot((number % SLOTS as u64) as usize);
         let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
-        let instruction = encoded.instruction;
-        let registers = state::registers(&self.layout, self.mxcsr_mask, is_wide(code), rng);
+        Some(self.sample(encoded.bytes, encoded.length, encoded.instruction, place, ip, rng))
+    }
+
+    /// The bytes of some instruction of that encoding and how many they are.
+    pub fn encode(&mut self, code: Code, ip: u64, rng: &mut Rng) -> Option<([u8; 15], usize)> {
+        instruction::draw(code, ip, &mut self.encoder, rng).map(|found| (found.bytes, found.length))
+    }
+
+    /// Contents for all of memory.
+    pub fn fill(memory: &mut Memory, rng: &mut Rng) {
+        state::memory(memory, rng);
+    }
+
+    /// A state for an instruction: what the first `length` of `bytes` are at `ip`, which is in `place`.
+    pub fn sample(
+        &mut self,
+        bytes: [u8; 15],
+        length: usize,
+        instruction: Instruction,
+        place: Place,
+        ip: u64,
+        rng: &mut Rng,
+    ) -> Sample {
+        let wide = is_wide(instruction.code());
         let mut case = Case {
-            bytes: encoded.bytes,
-            length: encoded.length,
+            bytes,
+            length,
             mode: mode(&instruction, rng),
             repeats: repeats(&instruction),
-            high,
-            registers,
+            place,
+            registers: state::registers(&self.layout, self.mxcsr_mask, wide, rng),
             patches: Vec::new(),
         };
         self.operands(&mut case, &instruction, rng);
-        Some(Sample { case, instruction, ip })
+        Sample { case, instruction, ip }
+    }
+
+    /// A state for bytes of which nothing is known.
+    pub fn plain(&mut self, bytes: [u8; 15], rng: &mut Rng) -> Case {
+        Case {
+            bytes,
+            length: bytes.len(),
+            mode: Mode::Straight,
+            repeats: false,
+            place: Place::Edge,
+            registers: state::registers(&self.layout, self.mxcsr_mask, true, rng),
+            patches: Vec::new(),
+        }
     }
 
     /// Gives registers and memory the values that reach the instruction's interesting places.

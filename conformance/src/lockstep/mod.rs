@@ -91,13 +91,13 @@ struct Run {
 impl Run {
     fn run(&mut self) -> io::Result<()> {
         while !self.threads.is_empty() && self.limit.is_none_or(|limit| self.report.steps < limit) {
-            while let Some((tid, status)) = thread::wait(-1, self.ready.is_empty())? {
+            // Nobody else can have anything to tell while every thread is ready.
+            while self.ready.len() < self.threads.len()
+                && let Some((tid, status)) = thread::wait(-1, self.ready.is_empty())?
+            {
                 self.stopped(tid, status)?;
                 if !self.ready.is_empty() {
                     break;
-                }
-                if self.threads.is_empty() {
-                    return Ok(());
                 }
             }
             if let Some(tid) = self.ready.pop_front() {
@@ -221,10 +221,10 @@ impl Run {
             (libc::SIGSTOP, ..) if is_new => {}
             // A group-stop, which is not kept: nobody is there to end it.
             _ if !thread::has_siginfo(tid)? => {}
-            (libc::SIGTRAP, _, pending) if thread::is_step(tid)? => {
-                if let Pending::Emulated(expected) = pending {
-                    return self.stepped(tid, *expected);
-                }
+            (libc::SIGTRAP, _, Pending::Emulated(expected)) if expected.completes() => {
+                return self.stepped(tid, *expected);
+            }
+            (libc::SIGTRAP, _, Pending::Nothing | Pending::Native) if thread::is_step(tid)? => {
                 thread::hide_trap_flag(tid)?;
             }
             (signal, _, Pending::Emulated(expected)) if expected.raises(tid, signal)? => {

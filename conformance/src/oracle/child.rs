@@ -30,6 +30,17 @@ pub enum Mode {
     Straight,
 }
 
+/// Where an instruction lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In [`CODE_LOW`].
+    Low,
+    /// In [`CODE_HIGH`].
+    High,
+    /// At the end of a page of [`places::EDGES`]: the next instruction cannot be fetched.
+    Edge,
+}
+
 /// Bytes to put into memory before a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patch {
@@ -60,8 +71,8 @@ pub struct Case {
     pub mode: Mode,
     /// Whether it may repeat (REP), so that a single step does not finish it.
     pub repeats: bool,
-    /// Whether it lies in [`CODE_HIGH`], not [`CODE_LOW`].
-    pub high: bool,
+    /// Where it lies.
+    pub place: Place,
     /// The registers. [`Oracle::run`] does not look at RIP: see [`Case::ip`].
     pub registers: Registers,
     /// At most four.
@@ -77,10 +88,25 @@ impl AsRef<Case> for Case {
 impl Case {
     /// The instruction's address as the batch's case number `index`.
     #[must_use]
-    pub fn ip(high: bool, index: usize) -> u64 {
-        let code = if high { CODE_HIGH } else { CODE_LOW };
-        code.start + (index % SLOTS * SLOT) as u64
+    pub fn ip(&self, index: usize) -> u64 {
+        match self.place {
+            Place::Low => slot(CODE_LOW, index),
+            Place::High => slot(CODE_HIGH, index),
+            Place::Edge => places::edge(index % SLOTS) - self.length as u64,
+        }
     }
+}
+
+impl Place {
+    /// The address of the slot of the batch's case number `index`.
+    #[must_use]
+    pub fn slot(self, index: usize) -> u64 {
+        slot(if self == Place::High { CODE_HIGH } else { CODE_LOW }, index)
+    }
+}
+
+fn slot(code: places::Region, index: usize) -> u64 {
+    code.start + (index % SLOTS * SLOT) as u64
 }
 
 /// How an instruction ended.
@@ -215,11 +241,18 @@ impl Oracle {
             write_code(&mut memory[CODE_LOW.offset + index * SLOT..][..SLOT], case);
         }
         let bytes = self.shared.bytes_mut();
+        for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
+            if case.place == Place::Edge {
+                let length = case.length.min(15);
+                let end = shared::EDGES + (index + 1) * PAGE as usize;
+                bytes[end - length..end].copy_from_slice(&case.bytes[..length]);
+            }
+        }
         bytes[shared::IMAGE..shared::IMAGE + IMAGE_LENGTH].copy_from_slice(memory);
         for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
             let start = shared::INPUTS + index * shared::INPUT_STRIDE;
             let place = &mut bytes[start..start + shared::INPUT_STRIDE];
-            write_input(place, case, Case::ip(case.high, index), &self.layout)
+            write_input(place, case, case.ip(index), &self.layout)
                 .map_err(|reason| Error::Case { index, reason })?;
         }
         put_u32(bytes, control::INDEX, 0);
@@ -230,7 +263,7 @@ impl Oracle {
         for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
             let start = shared::OUTPUTS + index * shared::OUTPUT_STRIDE;
             let place = &self.shared.bytes()[start..start + shared::OUTPUT_STRIDE];
-            let observed = read_output(place, case, Case::ip(case.high, index), &self.layout)
+            let observed = read_output(place, case, case.ip(index), &self.layout)
                 .map_err(|reason| Error::Case { index, reason })?;
             observations.push(observed);
         }
@@ -335,8 +368,8 @@ fn prepare(bytes: &mut [u8], layout: &Layout) {
         put_u64(bytes, place + 16, region.length);
     }
 
-    // Where the structures that system calls point to lie: after the table, before the alternate stack.
-    const STRUCTURES: usize = 0x3000;
+    // Where the structures that system calls point to lie: before the table.
+    const STRUCTURES: usize = 0x200;
     let action = address(STRUCTURES);
     put_u64(bytes, STRUCTURES, HANDLER);
     const SA_RESTORER: u64 = 0x0400_0000;
@@ -347,15 +380,48 @@ fn prepare(bytes: &mut [u8], layout: &Layout) {
     put_u64(bytes, stack, address(shared::ALTERNATE_STACK));
     put_u64(bytes, stack + 16, shared::ALTERNATE_STACK_LENGTH as u64);
 
-    for (number, call) in setup(action, address(stack)).iter().enumerate() {
+    let program = stack + 64;
+    let filter = filter();
+    put_u64(bytes, program, filter.len() as u64);
+    put_u64(bytes, program + 8, address(program + 16));
+    for (number, [code, jumps, value]) in filter.into_iter().enumerate() {
+        put_u32(bytes, program + 16 + 8 * number, code | jumps << 16);
+        put_u32(bytes, program + 20 + 8 * number, value);
+    }
+
+    for (number, call) in setup(action, address(stack), address(program)).iter().enumerate() {
         for (position, value) in call.iter().enumerate() {
             put_u64(bytes, control::SETUP + 64 * number + 8 * position, *value);
         }
     }
 }
 
+/// A seccomp filter (classic BPF: code, jump distances, value) by which an instruction under test that makes
+/// a system call gets ENOSYS. The runner's own two calls are let through, and the child's end.
+fn filter() -> [[u32; 3]; 8] {
+    const LOAD: u32 = 0x20;
+    const EQUAL: u32 = 0x15;
+    const RETURN: u32 = 0x06;
+    const ARCH: u32 = 4;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    const X86_64: u32 = 0xc000_003e;
+    // Jump distances: if equal in the low byte, otherwise in the high one.
+    let jump = |value: u32, equal: u32, otherwise: u32| [EQUAL, equal | otherwise << 8, value];
+    [
+        [LOAD, 0, ARCH],
+        jump(X86_64, 0, 4),
+        [LOAD, 0, 0],
+        jump(libc::SYS_futex as u32, 3, 0),
+        jump(libc::SYS_rt_sigreturn as u32, 2, 0),
+        jump(libc::SYS_exit_group as u32, 1, 0),
+        [RETURN, 0, ERRNO | libc::ENOSYS as u32],
+        [RETURN, 0, ALLOW],
+    ]
+}
+
 /// The child's first system calls: an address space with nothing but the regions, and signal handlers.
-fn setup(action: u64, stack: u64) -> Vec<[u64; 8]> {
+fn setup(action: u64, stack: u64, filter: u64) -> Vec<[u64; 8]> {
     const MMAP: u64 = libc::SYS_mmap as u64;
     let call = |number: i64, a: u64, b: u64, c: u64, d: u64| [number as u64, a, b, c, d, 0, 0, 0];
     let mut calls = vec![
@@ -394,11 +460,26 @@ fn setup(action: u64, stack: u64) -> Vec<[u64; 8]> {
             0,
         ]);
     }
+    for index in 0..SLOTS {
+        calls.push([
+            MMAP,
+            places::edge(index) - PAGE,
+            PAGE,
+            (libc::PROT_READ | libc::PROT_EXEC) as u64,
+            (libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE) as u64,
+            0,
+            (shared::EDGES + index * PAGE as usize) as u64,
+            0,
+        ]);
+    }
     calls.push(call(libc::SYS_sigaltstack, stack, 0, 0, 0));
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
         calls.push(call(libc::SYS_rt_sigaction, signal as u64, action, 0, 8));
     }
     calls.push(call(libc::SYS_close, 0, 0, 0, 0));
+    calls.push(call(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0));
+    let mode = libc::SECCOMP_MODE_FILTER as u64;
+    calls.push(call(libc::SYS_prctl, libc::PR_SET_SECCOMP as u64, mode, filter, 0));
     calls.push([u64::MAX, 0, 0, 0, 0, 0, 0, 0]);
     calls
 }
@@ -511,6 +592,11 @@ fn read_stop(place: &[u8], case: &Case, ip: u64, registers: &mut Registers) -> R
     if !branched && (RUNNER..RUNNER + PAGE).contains(&registers.rip) {
         return Err("the processor refuses to load this state");
     }
+    let address = (vector == 14).then(|| quad(sigcontext::CR2));
+    if case.place == Place::Edge && registers.rip == next && address == Some(next) {
+        // The next instruction could not be fetched.
+        return Ok(Stop::Completed);
+    }
     if case.mode == Mode::Step {
         stepped = vector == DEBUG;
         registers.rflags.set(Rflags::TF, case.registers.rflags.contains(Rflags::TF));
@@ -518,9 +604,5 @@ fn read_stop(place: &[u8], case: &Case, ip: u64, registers: &mut Registers) -> R
     if stepped {
         return Ok(Stop::Completed);
     }
-    Ok(Stop::Exception {
-        vector: vector as u8,
-        error_code: quad(sigcontext::ERR) as u32,
-        address: (vector == 14).then(|| quad(sigcontext::CR2)),
-    })
+    Ok(Stop::Exception { vector: vector as u8, error_code: quad(sigcontext::ERR) as u32, address })
 }

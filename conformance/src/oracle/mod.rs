@@ -9,6 +9,6 @@ pub mod places;
 mod runner;
 mod shared;
 
-pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Stop};
+pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Place, Stop};
 pub(crate) use child::{USER_CS, USER_SS};
 pub use cpu::{has_fsgsbase, mxcsr_mask, xsave_layout};

@@ -91,6 +91,18 @@ pub const SLOTS: usize = 256;
 /// The length of one instruction's slot in bytes: the instruction, and the jump back to the runner.
 pub const SLOT: usize = 32;
 
+/// The first of [`SLOTS`] executable pages, each with nothing mapped behind it: an instruction that ends
+/// where its page does shows how many bytes the processor fetches.
+pub const EDGES: u64 = 0x6e53_1000_0000;
+/// How far the pages of [`EDGES`] are apart, in bytes.
+pub const EDGE_DISTANCE: u64 = 2 * PAGE;
+
+/// Where the page number `index` of [`EDGES`] ends.
+#[must_use]
+pub const fn edge(index: usize) -> u64 {
+    EDGES + index as u64 * EDGE_DISTANCE + PAGE
+}
+
 /// The length of the contents of all regions, in bytes.
 pub const IMAGE_LENGTH: usize = CODE_LOW.offset + SLOTS * SLOT;
 

@@ -38,7 +38,7 @@ pub(super) mod control {
     pub(crate) const FAILED: usize = 0x68;
     /// Triples of u64: a writable region's address, its contents' address, its length; ended by zero.
     pub(crate) const REGIONS: usize = 0x80;
-    /// The end of the runner's own stack.
+    /// The end of the runner's own stack, a page below which is its start.
     pub(crate) const STACK_END: usize = 0x2000;
     /// System calls to make at first: number, six arguments and a place for the result, u64 each; ended
     /// by the number -1.

@@ -12,12 +12,14 @@ use super::places::{IMAGE_LENGTH, PAGE, SLOTS};
 use super::runner::control;
 
 /// Where the memory's parts lie, in bytes from its start.
-pub(super) const ALTERNATE_STACK: usize = 0x4000;
+pub(super) const ALTERNATE_STACK: usize = 0x8000;
 pub(super) const ALTERNATE_STACK_LENGTH: usize = 0x1_0000;
 /// The contents of all regions, the batch's own.
 pub(super) const IMAGE: usize = ALTERNATE_STACK + ALTERNATE_STACK_LENGTH;
+/// The pages that end where an instruction does, one for each case.
+pub(super) const EDGES: usize = IMAGE + IMAGE_LENGTH.next_multiple_of(PAGE as usize);
 /// The cases' inputs, and after them their outputs.
-pub(super) const INPUTS: usize = IMAGE + IMAGE_LENGTH.next_multiple_of(PAGE as usize);
+pub(super) const INPUTS: usize = EDGES + SLOTS * PAGE as usize;
 /// The length of one input and of one output: enough for the largest XSAVE image there is without AMX.
 pub(super) const INPUT_STRIDE: usize = 512 + XSAVE_LENGTH;
 pub(super) const OUTPUT_STRIDE: usize = 256 + XSAVE_LENGTH + 16 * super::runner::CHANGED_WORDS;

@@ -191,10 +191,10 @@ fn switching_shadow_stacks() {
     r.rflags |= Rflags::STATUS;
     assert_eq!(restore.execute(&mut r, &mut memory), Ok(Outcome::Next));
     assert_eq!((r.ssp, r.rflags & Rflags::STATUS), (Some(other - 8), Rflags::empty()));
-    assert_eq!(memory.get(other - 8), SHADOW + 0x100 | 3);
+    assert_eq!(memory.get(other - 8), (SHADOW + 0x100) | 3);
     assert_eq!(save.execute(&mut r, &mut memory), Ok(Outcome::Next));
     assert_eq!(r.ssp, Some(other));
-    assert_eq!(memory.get(SHADOW + 0xf8), SHADOW + 0x100 | 1);
+    assert_eq!(memory.get(SHADOW + 0xf8), (SHADOW + 0x100) | 1);
     r.gpr[gpr::RAX] = SHADOW + 0xf8;
     assert_eq!(restore.execute(&mut r, &mut memory), Ok(Outcome::Next));
     assert_eq!(r.ssp, Some(SHADOW + 0xf8));

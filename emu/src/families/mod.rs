@@ -4,6 +4,8 @@ use crate::table::Row;
 
 #[cfg(test)]
 mod absent;
+#[cfg(test)]
+mod absent_integer;
 mod arith;
 mod bits;
 mod bmi;

@@ -135,9 +135,13 @@ fn select_int1(form: &Form<'_>) -> Option<Execute> {
     })
 }
 
-/// #UD without CR4.CET, else privileged.
+/// #UD without CR4.CET, else privileged. A thread with a shadow stack proves CR4.CET; one without proves
+/// nothing.
 fn select_wruss(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.processor.cet_ss { privileged } else { undefined })
+    fn wruss(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        if c.registers.ssp.is_some() { privileged(c) } else { Ok(Outcome::Native) }
+    }
+    Some(if form.processor.cet_ss { wruss } else { undefined })
 }
 
 /// Zen 3 and later check the privilege level first, whether secure nested paging is there or not.

@@ -29,6 +29,8 @@ pub(crate) struct Counts {
     pub(crate) faulted: u64,
     pub(crate) filtered: u64,
     pub(crate) missed: u64,
+    /// Hits of instructions that only the thread itself can execute: it did, the others held.
+    pub(crate) native: u64,
 }
 
 /// A place where events go, one after the other, each at once.
@@ -119,13 +121,13 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "{:<width$} {:>12} {:>12} {:>9} {:>9} {:>9}",
-        "PROBE", "HITS", "EMULATED", "FAULTED", "FILTERED", "MISSED"
+        "{:<width$} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
+        "PROBE", "HITS", "EMULATED", "FAULTED", "FILTERED", "MISSED", "NATIVE"
     );
-    for Counts { probe, hits, emulated, faulted, filtered, missed } in counts {
+    for Counts { probe, hits, emulated, faulted, filtered, missed, native } in counts {
         let _ = writeln!(
             text,
-            "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9}"
+            "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
         );
     }
     // At once, so that what the command prints meanwhile does not come between.

@@ -417,11 +417,11 @@ fn finish(
 }
 
 fn counts(session: &Session, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
-    let count = |(&probe, name): (&ProbeId, &String)| {
-        let counters = session.report(probe).map(|report| report.counters).unwrap_or_default();
+    let count = |(&id, name): (&ProbeId, &String)| {
+        let counters = session.report(id).map(|report| report.counters).unwrap_or_default();
         let probe = name.clone();
-        let (hits, emulated, faulted) = (counters.hits, counters.emulated, counters.faulted);
-        Counts { probe, hits, emulated, faulted, filtered: counters.filtered, missed: counters.missed }
+        let probe::Counters { hits, emulated, native, faulted, filtered, missed } = counters;
+        Counts { probe, hits, emulated, faulted, filtered, missed, native }
     };
     probes.iter().zip(&shared.names).map(count).collect()
 }

@@ -30,7 +30,7 @@ pub(in crate::families) static ROWS: &[Row] = &[
     row!(Fnop, Whole, Flags::X87, |c| waiting(c, |_| Ok(()))),
     row!(Wait, Whole, Flags::X87, wait),
     // What they did on the 8087 and 80287, processors since the 80387 ignore.
-    row!([Feni, Fneni, Fdisi, Fndisi, Fsetpm, Fnsetpm], Whole, Flags::X87, |_| Ok(Outcome::Next)),
+    row!([Fneni, Fndisi, Fnsetpm], Whole, Flags::X87, |_| Ok(Outcome::Next)),
     row!([Emms, Femms], Whole, Flags::X87, emms),
 ];
 

@@ -177,9 +177,12 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let header = Header::of(&legacy, known)?;
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };
-    let length = known.length(format, compacted);
-    check_part(c, length - 1, 1, 1, Access::Read)?;
     let present = requested & header.in_use;
+    // A compacted image is looked at as far as something is loaded from it.
+    let looked_at = if compacted { present } else { requested };
+    let parts = known.places(format, compacted).filter(|(component, ..)| looked_at & component != 0);
+    let length = parts.map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max);
+    check_part(c, length - 1, 1, 1, Access::Read)?;
     let mxcsr = match (compacted, requested & (feature::SSE | feature::AVX)) {
         (false, 0) => c.registers.extended.mxcsr,
         (false, _) => checked_mxcsr(&legacy)?,

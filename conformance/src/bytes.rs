@@ -1,0 +1,383 @@
+//! `conformance bytes`: random and mutated bytes, where processor and decoder may disagree about what is an
+//! instruction and how long it is.
+//!
+//! The processor tells an instruction's length by what it fetches: laid against the end of a page, with
+//! nothing mapped behind it, one that is cut short faults at the page's end, and one that is whole does not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use emu::{Displaced, Refusal};
+use iced_x86::{Code, Decoder, DecoderError, FlowControl};
+use serde::Serialize;
+
+use crate::compare::compare;
+use crate::diff::Failure;
+use crate::generate::{Generator, Sample};
+use crate::memory::Model;
+use crate::oracle::places::{self, IMAGE_LENGTH, SLOTS};
+use crate::oracle::{Case, Error, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
+use crate::rng::Rng;
+use crate::{codes, features};
+
+/// The most bytes an instruction has.
+const LONGEST: usize = 15;
+
+/// One row of the disagreements that are known and explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// What the bytes begin with in hexadecimal, after prefixes other than F2 and F3; a dot is any digit.
+    pub pattern: &'static str,
+    /// An example, in hexadecimal.
+    pub example: &'static str,
+    /// The example's length on the processor, in bytes.
+    pub length: usize,
+    /// Whose processors they were seen on: AMD or Intel.
+    pub vendor: &'static str,
+    /// What is behind it, and what becomes of such bytes.
+    pub explanation: &'static str,
+}
+
+/// The disagreements that are known: rows of `data/disagreements.csv` that have five fields.
+pub fn known() -> impl Iterator<Item = Known> {
+    include_str!("../data/disagreements.csv").lines().skip(1).filter_map(|line| {
+        let mut fields = line.splitn(5, ';');
+        Some(Known {
+            pattern: fields.next()?,
+            example: fields.next()?,
+            length: fields.next()?.parse().ok()?,
+            vendor: fields.next()?,
+            explanation: fields.next()?,
+        })
+    })
+}
+
+/// The row that explains a disagreement about `bytes`.
+#[must_use]
+pub fn explanation(bytes: &[u8]) -> Option<Known> {
+    let is_dropped = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0);
+    let mut rest = bytes;
+    let mut mandatory = None;
+    while let [first, tail @ ..] = rest {
+        match first {
+            0xf2 | 0xf3 => mandatory = Some(*first),
+            _ if is_dropped(*first) => {}
+            _ => break,
+        }
+        rest = tail;
+    }
+    let text = hex(&mandatory.into_iter().chain(rest.iter().copied()).collect::<Vec<u8>>());
+    known().find(|row| {
+        let same = |(pattern, digit): (char, char)| pattern == '.' || pattern == digit;
+        text.len() >= row.pattern.len() && row.pattern.chars().zip(text.chars()).all(same)
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// How much is searched.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How long.
+    pub time: Duration,
+    /// What the bytes are drawn from.
+    pub seed: u64,
+    /// The most disagreements of a kind to list.
+    pub show: usize,
+}
+
+/// What kind of disagreement there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The emulator accepts an instruction that has another length on the processor.
+    Length,
+    /// The emulator accepts an instruction and does something else than the processor.
+    Execution,
+    /// The decoder knows no such instruction, and the emulator refuses it, but the processor runs it.
+    Unknown,
+}
+
+/// Bytes about which processor and decoder disagree.
+#[derive(Clone, Debug, Serialize)]
+pub struct Disagreement {
+    /// What about.
+    pub kind: Kind,
+    /// The bytes in hexadecimal.
+    pub bytes: String,
+    /// What the decoder and the emulator make of them.
+    pub emulator: String,
+    /// What the processor does.
+    pub processor: String,
+    /// What is behind it, if that is known.
+    pub explanation: Option<&'static str>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// How many byte strings were tried.
+    pub tried: u64,
+    /// How many of them the emulator accepts.
+    pub accepted: u64,
+    /// How many the decoder calls invalid.
+    pub invalid: u64,
+    /// How many the emulator refuses although the decoder knows them.
+    pub refused: u64,
+    /// How many disagreements there are in which the emulator does what the processor does not.
+    pub wrong: u64,
+    /// How many strings the processor runs that the decoder does not know; the emulator refuses them.
+    pub unknown: u64,
+    /// How many of either kind nothing explains.
+    pub unexplained: u64,
+    /// Some of both.
+    pub disagreements: Vec<Disagreement>,
+    /// What the bytes were drawn from.
+    pub seed: u64,
+}
+
+/// Searches.
+///
+/// # Errors
+/// The oracle cannot run here, or failed.
+pub fn search(plan: &Plan) -> Result<Report, Failure> {
+    let fail = |error| Failure::Oracle(error, None);
+    let mut oracle = Oracle::new().map_err(fail)?;
+    let mut search = Search {
+        generator: Generator::new(oracle.layout(), mxcsr_mask()),
+        codes: codes::user_mode().collect(),
+        memory: Box::new([0; IMAGE_LENGTH]),
+        report: Report { seed: plan.seed, ..Report::default() },
+        shown: BTreeMap::new(),
+        show: plan.show,
+    };
+    let start = Instant::now();
+    for batch in 0.. {
+        if start.elapsed() >= plan.time {
+            break;
+        }
+        search.batch(&mut oracle, &mut Rng::of(&[plan.seed, batch, 2])).map_err(fail)?;
+    }
+    Ok(search.report)
+}
+
+struct Search {
+    generator: Generator,
+    codes: Vec<Code>,
+    memory: Box<Memory>,
+    report: Report,
+    shown: BTreeMap<Kind, usize>,
+    show: usize,
+}
+
+impl Search {
+    /// Tries one batch of byte strings.
+    fn batch(&mut self, oracle: &mut Oracle, rng: &mut Rng) -> Result<(), Error> {
+        Generator::fill(&mut self.memory, rng);
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for _ in 0..SLOTS {
+            let bytes = self.draw(rng);
+            let ip = Place::Low.slot(known.len());
+            self.report.tried += 1;
+            match Displaced::decode(&bytes, ip) {
+                Ok(displaced) if may_run(displaced.code()) => {
+                    self.report.accepted += 1;
+                    let (length, instruction) = (displaced.length(), *displaced.instruction());
+                    known.push(self.generator.sample(bytes, length, instruction, Place::Low, ip, rng));
+                }
+                Ok(_) => {}
+                Err(Refusal::Invalid { .. }) => {
+                    self.report.invalid += 1;
+                    unknown.push(bytes);
+                }
+                Err(_) => self.report.refused += 1,
+            }
+        }
+        let valid = self.execution(oracle, known)?;
+        self.lengths(oracle, &valid)?;
+        self.unknown(oracle, &unknown, rng)
+    }
+
+    /// Bytes: an instruction with something changed, or prefixes and any opcode.
+    fn draw(&mut self, rng: &mut Rng) -> [u8; LONGEST] {
+        let mut bytes = [0; LONGEST];
+        for byte in &mut bytes {
+            *byte = rng.u64() as u8;
+        }
+        if rng.chance(70) {
+            let code = rng.pick(&self.codes);
+            if let Some((found, length)) = self.generator.encode(code, Place::Low.slot(0), rng) {
+                bytes[..length].copy_from_slice(&found[..length]);
+                for _ in 0..=rng.below(2) {
+                    let at = rng.below(length.min(6) as u64) as usize;
+                    match rng.below(3) {
+                        0 => bytes[at] ^= 1 << rng.below(8),
+                        1 => bytes[at] = rng.u64() as u8,
+                        _ => {
+                            bytes.copy_within(at..LONGEST - 1, at + 1);
+                            bytes[at] = prefix(rng);
+                        }
+                    }
+                }
+            }
+        } else {
+            let count = rng.below(3) as usize;
+            for byte in &mut bytes[..count] {
+                *byte = prefix(rng);
+            }
+            if rng.chance(60) {
+                bytes[count] = rng.pick(&[0x0f, 0xc4, 0xc5, 0x62, 0x8f, 0x0f]);
+            }
+        }
+        bytes
+    }
+
+    /// Whether the processor finds the instructions as long as the emulator does.
+    fn lengths(&mut self, oracle: &mut Oracle, known: &[Sample]) -> Result<(), Error> {
+        let at_edge = |sample: &Sample, length: usize| {
+            let mode = if stays(sample) { Mode::Straight } else { Mode::Step };
+            Case { length, place: Place::Edge, mode, ..sample.case.clone() }
+        };
+        let whole: Vec<Case> = known.iter().map(|sample| at_edge(sample, sample.case.length)).collect();
+        let whole = oracle.run(&mut self.memory, &whole)?;
+        let long: Vec<&Sample> = known.iter().filter(|sample| sample.case.length > 1).collect();
+        let cut: Vec<Case> = long.iter().map(|sample| at_edge(sample, sample.case.length - 1)).collect();
+        let cut = oracle.run(&mut self.memory, &cut)?;
+        for (index, (sample, observed)) in known.iter().zip(&whole).enumerate() {
+            if is_cut(observed, index) {
+                self.note(Kind::Length, sample.bytes(), &sample.instruction.to_string(), "needs more bytes");
+            }
+        }
+        for (index, (sample, observed)) in long.iter().zip(&cut).enumerate() {
+            // What raises #UD or #GP(0) whatever follows may do so before it is all there.
+            let early = matches!(observed.stop, Stop::Exception { vector: 6 | 13, .. });
+            if !is_cut(observed, index) && !early {
+                let what = format!("is shorter: {}", observed.stop);
+                self.note(Kind::Length, sample.bytes(), &sample.instruction.to_string(), &what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the emulator does what the processor does. Returns what the processor has and does not raise
+    /// #UD for: of the others it may fetch more or less than there is to them.
+    fn execution(&mut self, oracle: &mut Oracle, known: Vec<Sample>) -> Result<Vec<Sample>, Error> {
+        let observations = oracle.run(&mut self.memory, &known)?;
+        let mut model = Model::new(&self.memory);
+        let mut valid = Vec::with_capacity(known.len());
+        for (sample, observed) in known.into_iter().zip(&observations) {
+            let undefined = is_undefined(observed);
+            let code = sample.instruction.code();
+            if undefined && !features::missing(code).is_empty() {
+                continue; // The emulator may have what this processor lacks.
+            }
+            if let Ok(found) = compare(&sample, observed, &mut model)
+                && !found.differences.is_empty()
+            {
+                let what: Vec<String> = found.differences.iter().map(ToString::to_string).collect();
+                let instruction = format!("{} ({code:?})", sample.instruction);
+                self.note(Kind::Execution, sample.bytes(), &instruction, &what.join("; "));
+            }
+            if !undefined {
+                valid.push(sample);
+            }
+        }
+        Ok(valid)
+    }
+
+    /// Whether the processor runs what the decoder does not know, and how long it is.
+    fn unknown(
+        &mut self,
+        oracle: &mut Oracle,
+        unknown: &[[u8; LONGEST]],
+        rng: &mut Rng,
+    ) -> Result<(), Error> {
+        let whole: Vec<Case> = unknown.iter().map(|bytes| self.generator.plain(*bytes, rng)).collect();
+        let observations = oracle.run(&mut self.memory, &whole)?;
+        for ((bytes, case), observed) in unknown.iter().zip(&whole).zip(&observations) {
+            if is_undefined(observed) {
+                continue;
+            }
+            // The shortest part that is not cut short is the instruction.
+            let parts: Vec<Case> = (1..=LONGEST).map(|length| Case { length, ..case.clone() }).collect();
+            let parts = oracle.run(&mut self.memory, &parts)?;
+            let whole = parts.iter().enumerate().position(|(index, observed)| !is_cut(observed, index));
+            let (length, stop) = match whole {
+                Some(index) => (index + 1, parts[index].stop),
+                None => (LONGEST, observed.stop),
+            };
+            if length == LONGEST && stop == TOO_LONG {
+                continue;
+            }
+            let what = format!("{length} bytes: {stop}");
+            self.note(Kind::Unknown, &bytes[..length], &decoder_says(bytes), &what);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, kind: Kind, bytes: &[u8], emulator: &str, processor: &str) {
+        match kind {
+            Kind::Unknown => self.report.unknown += 1,
+            Kind::Length | Kind::Execution => self.report.wrong += 1,
+        }
+        let explanation = explanation(bytes).map(|row| row.explanation);
+        self.report.unexplained += u64::from(explanation.is_none());
+        let shown = self.shown.entry(kind).or_default();
+        if *shown < self.show {
+            *shown += 1;
+            self.report.disagreements.push(Disagreement {
+                kind,
+                bytes: hex(bytes),
+                emulator: emulator.to_string(),
+                processor: processor.to_string(),
+                explanation,
+            });
+        }
+    }
+}
+
+/// What an instruction of more than 15 bytes raises.
+const TOO_LONG: Stop = Stop::Exception { vector: 13, error_code: 0, address: None };
+
+fn is_undefined(observed: &Observed) -> bool {
+    matches!(observed.stop, Stop::Exception { vector: 6, .. })
+}
+
+fn prefix(rng: &mut Rng) -> u8 {
+    match rng.below(3) {
+        0 => 0x40 | rng.below(16) as u8,
+        _ => rng.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]),
+    }
+}
+
+/// Whether bytes may be run that mean this to the emulator.
+fn may_run(code: Code) -> bool {
+    codes::skipped(code).is_none()
+}
+
+/// Whether the instruction goes on to the next one, if it does not fault.
+fn stays(sample: &Sample) -> bool {
+    matches!(sample.instruction.flow_control(), FlowControl::Next | FlowControl::Exception)
+}
+
+/// Whether the processor wanted to fetch more than there is.
+fn is_cut(observed: &Observed, index: usize) -> bool {
+    let edge = places::edge(index % SLOTS);
+    matches!(observed.stop, Stop::Exception { vector: 14, error_code, address: Some(address) }
+        if address == edge && error_code & 0x10 != 0 && observed.registers.rip != edge)
+}
+
+fn decoder_says(bytes: &[u8]) -> String {
+    let mut decoder = Decoder::with_ip(64, bytes, 0, emu::decoder_options());
+    let instruction = decoder.decode();
+    match decoder.last_error() {
+        DecoderError::None => instruction.to_string(),
+        error => format!("{error:?}"),
+    }
+}

@@ -1,0 +1,62 @@
+//! `conformance bytes`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use conformance::bytes::{Plan, search};
+
+use super::{DOES_NOT_HOLD, could_not_run, fresh_seed, print_json};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How long to search.
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    seconds: f64,
+    /// What the bytes are drawn from; without it, a new one each time.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// How many disagreements of each kind to list.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    show: usize,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let time = match Duration::try_from_secs_f64(arguments.seconds) {
+        Ok(time) => time,
+        Err(error) => return could_not_run(format_args!("--seconds: {error}")),
+    };
+    let seed = arguments.seed.unwrap_or_else(fresh_seed);
+    let report = match search(&Plan { time, seed, show: arguments.show }) {
+        Ok(report) => report,
+        Err(failure) => return could_not_run(failure),
+    };
+    if arguments.json {
+        if let Err(error) = print_json(&report) {
+            return could_not_run(error);
+        }
+    } else {
+        for found in &report.disagreements {
+            println!(
+                "{:?} {}: {}\n    processor: {}",
+                found.kind, found.bytes, found.emulator, found.processor
+            );
+        }
+        println!(
+            "{} byte strings, {} accepted, {} invalid, {} refused; {} wrong, {} unknown to the decoder, \
+             {} of them not explained; seed {}",
+            report.tried,
+            report.accepted,
+            report.invalid,
+            report.refused,
+            report.wrong,
+            report.unknown,
+            report.unexplained,
+            report.seed
+        );
+    }
+    ExitCode::from(if report.unexplained > 0 { DOES_NOT_HOLD } else { 0 })
+}

@@ -1,0 +1,72 @@
+//! The recorded disagreements between processor and decoder, and a short search for others.
+
+use std::time::Duration;
+
+use conformance::bytes::{Plan, explanation, known, search};
+use conformance::oracle::{Mode, Oracle, Place, Stop, mxcsr_mask, places};
+use conformance::{generate::Generator, oracle::Case, rng::Rng};
+use emu::Displaced;
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+fn vendor() -> &'static str {
+    match &std::arch::x86_64::__cpuid(0).ebx.to_le_bytes() {
+        b"Auth" | b"Hygo" => "AMD",
+        _ => "Intel",
+    }
+}
+
+#[test]
+fn what_the_decoder_does_not_know_is_refused() {
+    let mut rows = 0;
+    for row in known() {
+        rows += 1;
+        let example = bytes(row.example);
+        assert_eq!(explanation(&example), Some(row));
+        assert!(Displaced::decode(&example, 0x1000).is_err(), "{}", row.example);
+        assert!(!row.explanation.is_empty());
+    }
+    let lines = include_str!("../data/disagreements.csv").lines().count();
+    assert_eq!(rows + 1, lines, "a line of the table has not five fields");
+}
+
+#[test]
+fn the_processor_does_run_it() {
+    let mut oracle = Oracle::new().unwrap();
+    let mut generator = Generator::new(oracle.layout(), mxcsr_mask());
+    let mut memory = Box::new([0; places::IMAGE_LENGTH]);
+    for row in known() {
+        if row.vendor != vendor() {
+            println!("skipped: {} was seen on {} only", row.example, row.vendor);
+            continue;
+        }
+        let mut padded = [0; 15];
+        let example = bytes(row.example);
+        padded[..example.len()].copy_from_slice(&example);
+        let plain = generator.plain(padded, &mut Rng::new(1));
+        let cut = |length| Case { length, place: Place::Edge, mode: Mode::Straight, ..plain.clone() };
+        let seen = oracle.run(&mut memory, &[cut(row.length - 1), cut(row.length)]).unwrap();
+        let edge = Some(places::edge(0));
+        assert!(
+            matches!(seen[0].stop, Stop::Exception { vector: 14, address, .. } if address == edge),
+            "{}: {}",
+            row.example,
+            seen[0].stop
+        );
+        let undefined = matches!(seen[1].stop, Stop::Exception { vector: 6, .. });
+        assert!(!undefined, "{}", row.example);
+    }
+}
+
+#[test]
+fn a_search_finds_nothing_that_is_not_explained() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = u64::from(now.subsec_nanos()) ^ now.as_secs();
+    let report = search(&Plan { time: Duration::from_secs(10), seed, show: 10 }).unwrap();
+    println!("seed {}: {} byte strings, {} accepted", report.seed, report.tried, report.accepted);
+    let left: Vec<_> = report.disagreements.iter().filter(|found| found.explanation.is_none()).collect();
+    assert_eq!(report.unexplained, 0, "seed {seed}: {left:#?}");
+    assert!(report.accepted > 1000 && report.invalid > 1000, "{report:?}");
+}

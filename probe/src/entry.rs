@@ -1,0 +1,148 @@
+//! Instructions that only the thread itself can execute: those that enter the kernel, which it borrows, and
+//! the few that depend on descriptors or permissions of its own, which it executes where they stand.
+
+use emu::{Displaced, Outcome, Rflags};
+
+use crate::borrow::{self, Loan, Need};
+use crate::session::Session;
+use crate::stop::{Ran, Report, SpaceId, Stopped};
+use crate::sys::{self, Resume};
+
+/// Indices in `struct user`.
+const RCX: usize = 11;
+const RIP: usize = 16;
+
+impl Session {
+    /// Makes the thread enter the kernel as `displaced` would; `outcome` is what emulating it came to.
+    /// Returns the thread and the signal to resume it with, or `None` if there is no more to do.
+    ///
+    /// The thread borrows an instruction that does the same elsewhere, and stops at the entry of the system
+    /// call. From there on nothing tells it from one that was made here: RIP and RCX are set before the
+    /// kernel looks at them, so seccomp filters, children, signal frames and restarts see the right ones.
+    /// A system call that is restarted reaches the probe again.
+    pub(crate) fn enter(
+        &mut self,
+        stopped: Stopped,
+        space_id: SpaceId,
+        displaced: &Displaced,
+        outcome: Outcome,
+    ) -> Option<(Stopped, i32)> {
+        let tid = stopped.tid();
+        let Some(loan) = self.entry_to_borrow(tid, space_id, outcome) else {
+            return self.natively(stopped, space_id, displaced, Resume::Syscall);
+        };
+        let next = self.registers.file.rip;
+        self.registers.file.rip = loan.address;
+        let _ = self.registers.store(tid);
+        let (stopped, ran) = match stopped.run(Resume::Syscall) {
+            Ok(result) => result,
+            Err((tid, status)) => {
+                self.ended(tid, status);
+                return None;
+            }
+        };
+        match ran {
+            Ran::Entered => {
+                // A failure means that the thread was killed.
+                let _ = sys::poke_user(tid, RIP, next);
+                if outcome == Outcome::Syscall {
+                    let _ = sys::poke_user(tid, RCX, next);
+                }
+                self.count(|counters| counters.emulated += 1);
+                Some((stopped, 0))
+            }
+            Ran::Signal(signal) => {
+                let _ = self.registers.fetch(tid);
+                let rip = if self.registers.file.rip == loan.address { displaced.ip() } else { next };
+                self.registers.file.rip = rip;
+                let _ = self.registers.store(tid);
+                self.count(|counters| counters.faulted += 1);
+                Some((stopped, signal))
+            }
+            Ran::Unclear => {
+                self.again_at(tid, displaced.ip());
+                Some((stopped, 0))
+            }
+        }
+    }
+
+    /// The instruction that can be borrowed for `outcome`.
+    fn entry_to_borrow(&mut self, tid: i32, space: SpaceId, outcome: Outcome) -> Option<Loan> {
+        let need = match outcome {
+            Outcome::Syscall => Need::Syscall,
+            Outcome::Interrupt(number) => Need::Interrupt(number),
+            _ => return None,
+        };
+        if sys::dispatches_system_calls(tid) {
+            return None;
+        }
+        borrow::loan(self.spaces.get_mut(&space)?, tid, need)
+    }
+
+    /// Has the thread execute the displaced instruction itself, while the other threads that share its
+    /// memory are held and the breakpoint is lifted. The result is that of [`Session::enter`].
+    pub(crate) fn natively(
+        &mut self,
+        stopped: Stopped,
+        space_id: SpaceId,
+        displaced: &Displaced,
+        how: Resume,
+    ) -> Option<(Stopped, i32)> {
+        let tid = stopped.tid();
+        let site = displaced.ip();
+        let stepping = self.registers.file.rflags.contains(Rflags::TF);
+        self.registers.file.rip = site;
+        let _ = self.registers.store(tid);
+        let held = self.threads.hold_others(space_id, tid);
+        if let Some(space) = self.spaces.get(&space_id) {
+            space.uncover(site);
+        }
+        let result = stopped.run(how);
+        if let Some(space) = self.spaces.get(&space_id) {
+            space.cover(site);
+        }
+        if held {
+            self.threads.release_others();
+        }
+        let (stopped, ran) = match result {
+            Ok(result) => result,
+            Err((tid, status)) => {
+                self.ended(tid, status);
+                return None;
+            }
+        };
+        match ran {
+            Ran::Signal(libc::SIGTRAP) => {
+                self.count(|counters| counters.native += 1);
+                // MOV to SS lets the next instruction be executed, too, and that may have been an INT3.
+                if sys::is_breakpoint(tid) {
+                    self.threads.put_back(Report::Stopped(stopped));
+                    return None;
+                }
+                Some((stopped, if stepping { libc::SIGTRAP } else { 0 }))
+            }
+            Ran::Signal(signal) => {
+                self.count(|counters| counters.faulted += 1);
+                Some((stopped, signal))
+            }
+            Ran::Entered => {
+                self.count(|counters| counters.native += 1);
+                Some((stopped, 0))
+            }
+            Ran::Unclear => {
+                self.again_at(tid, site);
+                Some((stopped, 0))
+            }
+        }
+    }
+
+    /// Sets the thread before the instruction at `site`, to reach it again without being a hit.
+    fn again_at(&mut self, tid: i32, site: u64) {
+        let _ = self.registers.fetch(tid);
+        self.registers.file.rip = site;
+        let _ = self.registers.store(tid);
+        if let Some(thread) = self.threads.get_mut(tid) {
+            thread.served = Some(site);
+        }
+    }
+}
