@@ -295,8 +295,8 @@ impl Class for Mmx {
     }
     #[inline(always)]
     fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a [u64; 1] {
-        let number = usize::from(context.displaced.operand[index].number & 7);
-        core::array::from_ref(&context.registers.extended.x87.r[number].significand)
+        let number = context.displaced.operand[index].number;
+        core::array::from_ref(context.registers.extended.x87.mm(number))
     }
     #[inline(always)]
     fn mask<'a>(_: &'a Context<'_>) -> &'a [u64; 1] {

@@ -54,35 +54,29 @@ impl Control {
     }
 }
 
-/// A string: its characters, sign- or zero-extended, and how many of them are valid.
-struct Characters {
-    value: [i32; 16],
-    length: usize,
+/// One bit for each character of which `holds` is true, the first one lowest.
+#[inline(always)]
+fn bits<const N: usize>(holds: impl Fn(usize) -> bool) -> u32 {
+    let mut bytes = [0; 16];
+    for (index, byte) in bytes.iter_mut().take(N).enumerate() {
+        *byte = u8::from(holds(index));
+    }
+    let [low, high]: [u64; 2] = bytemuck::cast(bytes);
+    // The multiplication moves the lowest bit of each byte to its own place in the top byte.
+    let gather = |bytes: u64| bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    (gather(low) | gather(high) << 8) as u32
 }
 
-impl Characters {
-    fn of(bits: Xmm, control: Control) -> [i32; 16] {
-        let bytes: [u8; 16] = bytemuck::cast(bits);
-        let words: [u16; 8] = bytemuck::cast(bits);
-        match (control.words(), control.signed()) {
-            (false, false) => bytes.map(i32::from),
-            (false, true) => bytes.map(|byte| i32::from(byte as i8)),
-            (true, signed) => {
-                let extend = |word: u16| if signed { i32::from(word as i16) } else { i32::from(word) };
-                core::array::from_fn(|index| words.get(index).copied().map_or(0, extend))
-            }
-        }
-    }
-
-    fn is_valid(&self, index: usize) -> bool {
-        index < self.length
-    }
+/// As many ones.
+#[inline(always)]
+fn ones(count: usize) -> u32 {
+    (1 << (count & 31)) - 1
 }
 
 /// Where the lengths of the strings come from.
 trait Length {
-    /// The length of the string in operand `index`, at most `characters`.
-    fn of(c: &Context<'_>, index: usize, value: &[i32; 16], characters: usize) -> usize;
+    /// The length of the string in operand `index`, whose characters `is_zero` asks about.
+    fn of<const N: usize>(c: &Context<'_>, index: usize, is_zero: impl Fn(usize) -> bool) -> usize;
 }
 
 /// EAX and EDX.
@@ -92,66 +86,81 @@ struct Explicit64;
 /// Up to the first zero.
 struct Implicit;
 
+#[inline(always)]
 fn length_register(c: &Context<'_>, index: usize) -> u64 {
     c.registers.gpr[if index == 0 { gpr::RAX } else { gpr::RDX }]
 }
 
 impl Length for Explicit32 {
-    fn of(c: &Context<'_>, index: usize, _: &[i32; 16], characters: usize) -> usize {
-        (length_register(c, index) as i32).unsigned_abs().min(characters as u32) as usize
+    #[inline(always)]
+    fn of<const N: usize>(c: &Context<'_>, index: usize, _: impl Fn(usize) -> bool) -> usize {
+        (length_register(c, index) as i32).unsigned_abs().min(N as u32) as usize
     }
 }
 
 impl Length for Explicit64 {
-    fn of(c: &Context<'_>, index: usize, _: &[i32; 16], characters: usize) -> usize {
-        (length_register(c, index) as i64).unsigned_abs().min(characters as u64) as usize
+    #[inline(always)]
+    fn of<const N: usize>(c: &Context<'_>, index: usize, _: impl Fn(usize) -> bool) -> usize {
+        (length_register(c, index) as i64).unsigned_abs().min(N as u64) as usize
     }
 }
 
 impl Length for Implicit {
-    fn of(_: &Context<'_>, _: usize, value: &[i32; 16], characters: usize) -> usize {
-        value.iter().take(characters).position(|&character| character == 0).unwrap_or(characters)
+    #[inline(always)]
+    fn of<const N: usize>(_: &Context<'_>, _: usize, is_zero: impl Fn(usize) -> bool) -> usize {
+        (bits::<N>(is_zero).trailing_zeros() as usize).min(N)
     }
 }
 
-/// IntRes1: one bit for each character of the second string.
-fn aggregate(first: &Characters, second: &Characters, control: Control) -> u32 {
-    let characters = control.characters();
-    let holds = |index: usize| match control.aggregation() {
-        0 => equal_any(first, second, index),
-        1 => in_ranges(first, second, index),
-        2 => equal_each(first, second, index),
-        _ => equal_ordered(first, second, index, characters),
+/// What was compared: IntRes2, and the lengths.
+struct Compared {
+    result: u32,
+    lengths: [usize; 2],
+}
+
+/// Compares strings of `N` characters.
+#[inline(always)]
+fn compare_characters<T, L, const N: usize>(
+    c: &Context<'_>,
+    strings: [&[T; N]; 2],
+    control: Control,
+) -> Compared
+where
+    T: Copy + Ord + Default,
+    L: Length,
+{
+    let [first, second] = strings;
+    let length = |index, string: &[T; N]| L::of::<N>(c, index, |character| string[character] == T::default());
+    let lengths = [length(0, first), length(1, second)];
+    let [first_valid, second_valid] = lengths.map(ones);
+    let valid = first.iter().take(lengths[0]);
+    // IntRes1: one bit for each character of the second string.
+    let result = match control.aggregation() {
+        // Equal any: the character is one of the first string's.
+        0 => second_valid & valid.fold(0, |any, one| any | bits::<N>(|index| second[index] == *one)),
+        // Ranges: it is within one of the pairs that the first string consists of.
+        1 => {
+            let pairs = first.chunks_exact(2).take(lengths[0] / 2);
+            let within = |pair: &[T]| bits::<N>(|index| pair[0] <= second[index] && second[index] <= pair[1]);
+            second_valid & pairs.fold(0, |any, pair| any | within(pair))
+        }
+        // Equal each: both characters are the same, or both strings have ended.
+        2 => {
+            let equal = bits::<N>(|index| first[index] == second[index]);
+            equal & first_valid & second_valid | !(first_valid | second_valid) & ones(N)
+        }
+        // Equal ordered: the first string begins here, as far as the register shows.
+        _ => valid.enumerate().fold(ones(N), |all, (offset, one)| {
+            let equal = bits::<N>(|index| second[index] == *one) & second_valid;
+            all & (equal >> offset | !(ones(N) >> offset))
+        }),
     };
-    (0..characters).map(|index| u32::from(holds(index)) << index).sum()
-}
-
-/// The character is one of the first string's.
-fn equal_any(first: &Characters, second: &Characters, index: usize) -> bool {
-    second.is_valid(index)
-        && first.value.iter().take(first.length).any(|&one| one == second.value[index & 15])
-}
-
-/// The character is within one of the pairs that the first string consists of.
-fn in_ranges(first: &Characters, second: &Characters, index: usize) -> bool {
-    let character = second.value[index & 15];
-    let pairs = first.value.chunks_exact(2).take(first.length / 2);
-    second.is_valid(index) && pairs.into_iter().any(|pair| (pair[0]..=pair[1]).contains(&character))
-}
-
-/// The characters of both strings are the same, or both strings have ended.
-fn equal_each(first: &Characters, second: &Characters, index: usize) -> bool {
-    match (first.is_valid(index), second.is_valid(index)) {
-        (true, true) => first.value[index & 15] == second.value[index & 15],
-        (left, right) => left == right,
-    }
-}
-
-/// The first string begins here, as far as the register shows.
-fn equal_ordered(first: &Characters, second: &Characters, start: usize, characters: usize) -> bool {
-    (0..first.length).zip(start..characters).all(|(of_first, of_second)| {
-        second.is_valid(of_second) && first.value[of_first & 15] == second.value[of_second & 15]
-    })
+    let negated = match (control.negative(), control.masked()) {
+        (false, _) => 0,
+        (true, false) => ones(N),
+        (true, true) => second_valid,
+    };
+    Compared { result: result ^ negated, lengths }
 }
 
 /// Where the result goes.
@@ -195,13 +204,13 @@ fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
     fn register<C: Class<Bits = Xmm>, L: Length, R: Output>(
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
-        run::<C, L, R>(c, C::get(c, 1));
+        run::<C, L, R>(c, &C::get(c, 1));
         Ok(Outcome::Next)
     }
     /// Unlike other memory operands of legacy SSE, this one need not be aligned.
     fn memory<C: Class<Bits = Xmm>, L: Length, R: Output>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = c.load_vector(Alignment::Any)?;
-        run::<C, L, R>(c, second);
+        let second: Xmm = c.load_vector(Alignment::Any)?;
+        run::<C, L, R>(c, &second);
         Ok(Outcome::Next)
     }
     match (form.class(0)?, form.shape(1)) {
@@ -212,25 +221,20 @@ fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
 }
 
 #[inline(always)]
-fn run<C: Class<Bits = Xmm>, L: Length, R: Output>(c: &mut Context<'_>, second: Xmm) {
+fn run<C: Class<Bits = Xmm>, L: Length, R: Output>(c: &mut Context<'_>, second: &Xmm) {
     let control = Control(c.displaced.immediate as u8);
-    let characters = control.characters();
-    let string = |index, bits| {
-        let value = Characters::of(bits, control);
-        Characters { value, length: L::of(c, index, &value, characters) }
+    let strings = [C::register(c, 0), second];
+    let Compared { result, lengths } = match (control.words(), control.signed()) {
+        (false, false) => compare_characters::<u8, L, 16>(c, strings.map(bytemuck::cast_ref), control),
+        (false, true) => compare_characters::<i8, L, 16>(c, strings.map(bytemuck::cast_ref), control),
+        (true, false) => compare_characters::<u16, L, 8>(c, strings.map(bytemuck::cast_ref), control),
+        (true, true) => compare_characters::<i16, L, 8>(c, strings.map(bytemuck::cast_ref), control),
     };
-    let (first, second) = (string(0, C::get(c, 0)), string(1, second));
-    let all = (1 << characters) - 1;
-    let valid = (1 << second.length) - 1;
-    let mut result = aggregate(&first, &second, control);
-    if control.negative() {
-        result ^= if control.masked() { valid } else { all };
-    }
     R::write::<C>(c, result, control);
     c.set_status(
         flag(Rflags::CF, result != 0)
-            | flag(Rflags::ZF, second.length < characters)
-            | flag(Rflags::SF, first.length < characters)
+            | flag(Rflags::ZF, lengths[1] < control.characters())
+            | flag(Rflags::SF, lengths[0] < control.characters())
             | flag(Rflags::OF, result & 1 != 0),
     );
 }
