@@ -1,6 +1,6 @@
 //! Operands as decoding leaves them: numbers, masks and constants, with nothing left to look up.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, MemorySize, OpKind, Register};
 
 use crate::Registers;
 use crate::context::Context;
@@ -113,9 +113,10 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            after_first: match instruction.memory_size().size() {
-                size if size.is_power_of_two() && size <= 64 => size as u8 - 1,
-                // An image is accessed piece by piece.
+            after_first: match (instruction.memory_size(), instruction.memory_size().size()) {
+                // A far pointer and an image are accessed piece by piece.
+                (MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64, _) => 0,
+                (_, size) if size.is_power_of_two() && size <= 64 => size as u8 - 1,
                 _ => 0,
             },
             offset_sign_bits: processor.offset_sign_bits(),
