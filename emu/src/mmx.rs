@@ -14,6 +14,12 @@ impl X87 {
         self.tag = 0xff;
     }
 
+    /// MM0 to MM7, in place.
+    #[inline(always)]
+    pub(crate) fn mm(&self, number: u8) -> &u64 {
+        &self.r[usize::from(number & 7)].significand
+    }
+
     /// Writes MM0 to MM7: sign and exponent become ones.
     #[inline(always)]
     pub(crate) fn set_mm(&mut self, number: u8, value: u64) {

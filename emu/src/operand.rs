@@ -100,6 +100,7 @@ impl Address {
         let absolute = base == Register::None && index == Register::None;
         let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
         let displacement = instruction.memory_displacement64();
+        let explicit = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
         Address {
             displacement,
             base_mask: if relative { 0 } else { base_mask },
@@ -116,7 +117,7 @@ impl Address {
             after_first: match (instruction.memory_size(), instruction.memory_size().size()) {
                 // A far pointer and an image are accessed piece by piece.
                 (MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64, _) => 0,
-                (_, size) if size.is_power_of_two() && size <= 64 => size as u8 - 1,
+                (_, size) if explicit && size.is_power_of_two() && size <= 64 => size as u8 - 1,
                 _ => 0,
             },
             offset_sign_bits: processor.offset_sign_bits(),
