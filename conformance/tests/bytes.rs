@@ -62,8 +62,7 @@ fn the_processor_does_run_it() {
 
 #[test]
 fn a_search_finds_nothing_that_is_not_explained() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = u64::from(now.subsec_nanos()) ^ now.as_secs();
+    let seed = 1;
     let report = search(&Plan { time: Duration::from_secs(10), seed, show: 10 }).unwrap();
     println!("seed {}: {} byte strings, {} accepted", report.seed, report.tried, report.accepted);
     let left: Vec<_> = report.disagreements.iter().filter(|found| found.explanation.is_none()).collect();

@@ -161,6 +161,11 @@ impl Address {
         self.in_segment(effective, after_first, registers)
     }
 
+    /// The segment's base.
+    pub(crate) fn base(&self, registers: &Registers) -> u64 {
+        self.segment.base(registers)
+    }
+
     /// With the segment's base, whatever a processor says to the offset.
     pub(crate) fn linear_of_sum(&self, registers: &Registers) -> u64 {
         self.effective(registers).wrapping_add(self.segment.base(registers))

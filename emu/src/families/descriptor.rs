@@ -214,8 +214,8 @@ fn store_by_kernel(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Excepti
     const PAGE: u64 = 4096;
     let fault = |address| Err(Exception::PageFault { address, error_code: USER_WRITE });
     let address = c.displaced.address.linear_of_sum(c.registers);
-    if address == u64::MAX {
-        // To the kernel it means that there is no address.
+    if address == u64::MAX || c.displaced.address.base(c.registers) == u64::MAX {
+        // To the kernel they mean that there is no address, or no such segment.
         return Err(Exception::GeneralProtection(0));
     }
     // The kernel's own check: the last page of the lower half is not user space.

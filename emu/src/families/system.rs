@@ -162,7 +162,13 @@ fn select_svm(form: &Form<'_>) -> Option<Execute> {
 
 /// With the extensions, whether a hypervisor is at work decides between #UD and #GP.
 fn select_vmx(form: &Form<'_>) -> Option<Execute> {
-    if form.processor.vmx { None } else { Some(undefined) }
+    // AMD's processors look for the two immediates of EXTRQ behind 0F 78 before they find it undefined.
+    let longer = form.instruction.mnemonic() == Mnemonic::Vmread && form.processor.vendor == Vendor::Amd;
+    match form.processor.vmx {
+        true => None,
+        false if longer && form.instruction.len() + 2 > 15 => Some(privileged),
+        false => Some(undefined),
+    }
 }
 
 /// Each vendor's own hypercall: KVM refuses it to user mode. The other vendor's is #UD to the processor,
