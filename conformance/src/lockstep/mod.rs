@@ -221,7 +221,9 @@ impl Run {
             (libc::SIGSTOP, ..) if is_new => {}
             // A group-stop, which is not kept: nobody is there to end it.
             _ if !thread::has_siginfo(tid)? => {}
-            (libc::SIGTRAP, _, Pending::Emulated(expected)) if expected.completes() => {
+            (libc::SIGTRAP, _, Pending::Emulated(expected))
+                if expected.completes() || thread::is_step(tid)? =>
+            {
                 return self.stepped(tid, *expected);
             }
             (libc::SIGTRAP, _, Pending::Nothing | Pending::Native) if thread::is_step(tid)? => {

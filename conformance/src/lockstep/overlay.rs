@@ -31,6 +31,13 @@ impl Maps {
         self.0 = None;
     }
 
+    /// Whether the mapping of `address` can be read.
+    fn is_readable(&mut self, tid: i32, address: u64) -> bool {
+        self.forget();
+        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
+        maps::find(maps, address).is_some_and(|mapping| mapping.perms.contains(Permissions::READ))
+    }
+
     /// Whether a store to `address` would succeed: its mapping can be written, or the stack grows there.
     fn is_writable(&mut self, tid: i32, address: u64) -> bool {
         let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
@@ -99,7 +106,11 @@ fn lay_over(start: u64, target: &mut [u8], address: u64, bytes: &[u8]) {
 
 impl UserMemory for Overlay<'_> {
     fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        let done = read_up_to(self.tid, address, bytes);
+        let mut done = read_up_to(self.tid, address, bytes);
+        if done < bytes.len() && self.maps.is_readable(self.tid, address.wrapping_add(done as u64)) {
+            // Under memory pressure the kernel gives up on a page now and then.
+            done = read_up_to(self.tid, address, bytes);
+        }
         if done < bytes.len() {
             let missing = address.wrapping_add(done as u64);
             if !self.maps.is_writable(self.tid, missing) {
