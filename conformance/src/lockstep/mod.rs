@@ -165,6 +165,10 @@ impl Run {
         let mut after = before.clone();
         let mut memory = Overlay::new(tid, &mut self.maps);
         let result = displaced.execute(&mut after.registers, &mut memory);
+        if memory.unreadable {
+            self.native("reads pages that only the thread can read");
+            return Ok(None);
+        }
         let writes = memory.into_writes();
         match result {
             Ok(Outcome::Next | Outcome::Again) => {}

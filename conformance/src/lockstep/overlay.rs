@@ -63,11 +63,13 @@ pub(super) struct Overlay<'a> {
     tid: i32,
     maps: &'a mut Maps,
     writes: Vec<(u64, Vec<u8>)>,
+    /// Whether the thread could have read what nobody else can.
+    pub(super) unreadable: bool,
 }
 
 impl<'a> Overlay<'a> {
     pub(super) fn new(tid: i32, maps: &'a mut Maps) -> Overlay<'a> {
-        Overlay { tid, maps, writes: Vec::new() }
+        Overlay { tid, maps, writes: Vec::new(), unreadable: false }
     }
 
     /// The stores, each with the bytes that stay after all later ones.
@@ -106,10 +108,10 @@ fn lay_over(start: u64, target: &mut [u8], address: u64, bytes: &[u8]) {
 
 impl UserMemory for Overlay<'_> {
     fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        let mut done = read_up_to(self.tid, address, bytes);
+        let done = read_up_to(self.tid, address, bytes);
         if done < bytes.len() && self.maps.is_readable(self.tid, address.wrapping_add(done as u64)) {
-            // Under memory pressure the kernel gives up on a page now and then.
-            done = read_up_to(self.tid, address, bytes);
+            // The pages that the kernel shares with the vDSO, and those of devices.
+            self.unreadable = true;
         }
         if done < bytes.len() {
             let missing = address.wrapping_add(done as u64);
