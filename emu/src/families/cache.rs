@@ -6,7 +6,7 @@ use core::sync::atomic::{Ordering, fence};
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
-use crate::operand::SegmentBase;
+use crate::operand::{SegmentBase, is_canonical};
 use crate::outcome::Outcome;
 use crate::processor::Processor;
 use crate::registers::{Rflags, gpr};
@@ -77,7 +77,12 @@ fn implied(c: &Context<'_>) -> u64 {
     };
     let narrow = instruction.op_code().address_size() == 32;
     let offset = if narrow { u64::from(c.general::<u32>(number)) } else { c.general::<u64>(number) };
-    offset.wrapping_add(SegmentBase::of(instruction.segment_prefix()).base(c.registers))
+    let segment = SegmentBase::of(instruction.segment_prefix());
+    if segment != SegmentBase::Zero && !is_canonical(offset, Processor::get().offset_sign_bits()) {
+        // Left to the check of addresses.
+        return offset;
+    }
+    offset.wrapping_add(segment.base(c.registers))
 }
 
 /// Zeros the line of 64 bytes around an address.
