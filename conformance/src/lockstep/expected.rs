@@ -3,7 +3,7 @@
 use core::fmt;
 use std::io;
 
-use emu::{Displaced, Exception, Outcome, Rflags};
+use emu::{Displaced, Exception, Outcome, Registers, Rflags};
 use iced_x86::{InstructionInfoFactory, OpAccess, Register};
 use libc::c_int;
 use nix::sys::ptrace;
@@ -93,7 +93,9 @@ impl Expected {
         if let Err(exception) = self.result {
             return Ok(Some(format!("the emulator raised {exception}, the processor did not")));
         }
-        if let Some(difference) = self.register_difference(observed) {
+        let undefined = undefined::flags(self.displaced.instruction(), self.before.registers.gpr[1]);
+        let (after, seen) = (&self.after.registers, &observed.registers);
+        if let Some(difference) = register_difference(after, seen, undefined, self.before.extended) {
             return Ok(Some(difference));
         }
         for (address, expected) in &self.writes {
@@ -109,39 +111,6 @@ impl Expected {
             }
         }
         Ok(None)
-    }
-
-    fn register_difference(&self, observed: &Snapshot) -> Option<String> {
-        let (expected, observed) = (&*self.after.registers, &*observed.registers);
-        let numbered = expected.gpr.iter().zip(&observed.gpr).enumerate();
-        for (number, (expected, observed)) in numbered {
-            if expected != observed {
-                let name = Register::RAX + number as u32;
-                return Some(format!("{name:?}: processor {observed:#x}, emulator {expected:#x}"));
-            }
-        }
-        let undefined = undefined::flags(self.displaced.instruction(), self.before.registers.gpr[1]);
-        // The kernel hides the TF that it steps with; RF is its own affair.
-        let hidden = undefined | Rflags::TF | Rflags::RF;
-        let (flags, observed_flags) = (expected.rflags - hidden, observed.rflags - hidden);
-        let mut differences = [
-            ("RIP", observed.rip, expected.rip),
-            ("RFLAGS", observed_flags.bits(), flags.bits()),
-            ("FS base", observed.fs_base, expected.fs_base),
-            ("GS base", observed.gs_base, expected.gs_base),
-        ]
-        .into_iter()
-        .filter(|(_, observed, expected)| observed != expected);
-        if let Some((name, observed, expected)) = differences.next() {
-            return Some(format!("{name}: processor {observed:#x}, emulator {expected:#x}"));
-        }
-        if expected.segment != observed.segment {
-            return Some(format!(
-                "selectors: processor {:x?}, emulator {:x?}",
-                observed.segment, expected.segment
-            ));
-        }
-        extended_difference(&expected.extended, &observed.extended).filter(|_| self.before.extended)
     }
 
     fn pushes_flags(&self) -> bool {
@@ -164,6 +133,44 @@ impl Expected {
         }
         Ok(())
     }
+}
+
+/// The first register in which the two differ, but for the flags that are `undefined`; those that XSAVE
+/// saves are looked at if `extended`.
+pub(super) fn register_difference(
+    expected: &Registers,
+    observed: &Registers,
+    undefined: Rflags,
+    extended: bool,
+) -> Option<String> {
+    let numbered = expected.gpr.iter().zip(&observed.gpr).enumerate();
+    for (number, (expected, observed)) in numbered {
+        if expected != observed {
+            let name = Register::RAX + number as u32;
+            return Some(format!("{name:?}: processor {observed:#x}, emulator {expected:#x}"));
+        }
+    }
+    // The kernel hides the TF that it steps with; RF is its own affair.
+    let hidden = undefined | Rflags::TF | Rflags::RF;
+    let (flags, observed_flags) = (expected.rflags - hidden, observed.rflags - hidden);
+    let mut differences = [
+        ("RIP", observed.rip, expected.rip),
+        ("RFLAGS", observed_flags.bits(), flags.bits()),
+        ("FS base", observed.fs_base, expected.fs_base),
+        ("GS base", observed.gs_base, expected.gs_base),
+    ]
+    .into_iter()
+    .filter(|(_, observed, expected)| observed != expected);
+    if let Some((name, observed, expected)) = differences.next() {
+        return Some(format!("{name}: processor {observed:#x}, emulator {expected:#x}"));
+    }
+    if expected.segment != observed.segment {
+        return Some(format!(
+            "selectors: processor {:x?}, emulator {:x?}",
+            observed.segment, expected.segment
+        ));
+    }
+    if extended { extended_difference(&expected.extended, &observed.extended) } else { None }
 }
 
 fn clear_trap_flag(bytes: &mut [u8]) {

@@ -1,10 +1,16 @@
 //! A real program, each instruction executed twice: by its thread, single-stepped, and by the emulator
 //! from the same state. Registers, flags and every byte written must agree.
 //!
+//! Or in strides: the emulator executes some hundred instructions, the thread follows at full speed, and
+//! they are compared there. That is some fifty times as fast, for programs that are long.
+//!
 //! System calls, signal deliveries, and what the emulator refuses run natively and are counted as such.
 
+mod ahead;
 mod expected;
 mod overlay;
+mod pages;
+mod stride;
 mod thread;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,8 +22,10 @@ use iced_x86::Mnemonic;
 use libc::c_int;
 use serde::Serialize;
 
+use ahead::Ahead;
 use expected::Expected;
 use overlay::{Maps, Overlay};
+use stride::Retrace;
 use thread::{Snapshot, Status};
 
 /// What a run came to.
@@ -29,6 +37,8 @@ pub struct Report {
     pub emulated: u64,
     /// The others, by reason.
     pub native_steps: BTreeMap<String, u64>,
+    /// How often the two were compared.
+    pub comparisons: u64,
     /// How often the two disagreed.
     pub divergences: u64,
     /// What the first disagreement was about.
@@ -38,13 +48,14 @@ pub struct Report {
     pub status: Option<i32>,
 }
 
-/// Runs `command` to its end or for `limit` steps.
+/// Runs `command` to its end or for about `limit` steps, and compares after each; or, with a `stride`
+/// greater than 1, after about so many that can be executed in a row, while there is but one thread.
 ///
 /// # Errors
 /// The program could not be started, or a system call failed that should not.
-pub fn run(command: Command, limit: Option<u64>) -> io::Result<Report> {
+pub fn run(command: Command, limit: Option<u64>, stride: u64) -> io::Result<Report> {
     let main = thread::launch(command)?;
-    let mut run = Run { main, limit, ..Run::default() };
+    let mut run = Run { main, limit, stride, ..Run::default() };
     run.threads.insert(main, Thread { pending: Pending::Native, ..Thread::default() });
     let result = run.run();
     for &tid in run.threads.keys() {
@@ -71,6 +82,8 @@ struct Thread {
     pending: Pending,
     /// The signal to deliver with the next step.
     signal: c_int,
+    /// Signals that came during a stride, to be delivered after it.
+    held: VecDeque<(c_int, libc::siginfo_t)>,
 }
 
 /// The bytes at an address and what they decoded to.
@@ -85,6 +98,12 @@ struct Run {
     ready: VecDeque<i32>,
     decoded: HashMap<u64, Decoded>,
     maps: Maps,
+    /// About how many instructions to execute between two comparisons.
+    stride: u64,
+    ahead: Ahead,
+    /// Whether a breakpoint is set.
+    breakpoint: bool,
+    retrace: Option<Retrace>,
     report: Report,
 }
 
@@ -107,10 +126,16 @@ impl Run {
         Ok(())
     }
 
-    /// Makes one thread execute one instruction, and waits for it unless it may block.
+    /// Makes one thread execute one instruction, and waits for it unless it may block; or many.
     fn step(&mut self, tid: i32) -> io::Result<()> {
         let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
-        let signal = std::mem::take(&mut thread.signal);
+        let signal = thread.next_signal(tid)?;
+        if self.stride > 1 {
+            if signal == 0 && self.stride(tid)? {
+                return Ok(());
+            }
+            self.end_strides(tid)?;
+        }
         self.report.steps += 1;
         let pending = if signal != 0 {
             // The kernel stops the thread again at the handler's first instruction.
@@ -236,10 +261,11 @@ impl Run {
             (signal, _, Pending::Emulated(expected)) if expected.raises(tid, signal)? => {
                 thread.signal = signal;
                 self.report.emulated += 1;
+                self.report.comparisons += 1;
             }
             (signal, _, Pending::Emulated(expected)) if thread::is_fault(tid)? => {
                 thread.signal = signal;
-                self.diverged(&expected, &format!("the processor raised signal {signal}"));
+                self.diverged(format!("{expected}: the processor raised signal {signal}"));
             }
             // It came from elsewhere, before the instruction.
             (signal, ..) => thread.signal = signal,
@@ -261,17 +287,18 @@ impl Run {
             return Ok(());
         }
         self.report.emulated += 1;
+        self.report.comparisons += 1;
         if let Some(difference) = expected.difference(tid, &after)? {
-            self.diverged(&expected, &difference);
+            self.diverged(format!("{expected}: {difference}"));
         }
         expected.hide_trap_flag(tid)?;
         self.ready.push_back(tid);
         Ok(())
     }
 
-    fn diverged(&mut self, expected: &Expected, difference: &str) {
+    fn diverged(&mut self, what: String) {
         self.report.divergences += 1;
-        self.report.first_divergence.get_or_insert_with(|| format!("{expected}: {difference}"));
+        self.report.first_divergence.get_or_insert(what);
     }
 }
 
@@ -283,6 +310,33 @@ fn nondeterministic(mnemonic: Mnemonic) -> Option<&'static str> {
         Mnemonic::Xbegin | Mnemonic::Xend | Mnemonic::Xtest | Mnemonic::Xabort => Some("transaction"),
         _ => None,
     }
+}
+
+/// Whether an instruction must be stepped over by itself: the emulator does not execute it, or stores what
+/// the kernel changes now and then (AMD's processors lose the x87 pointers in a context switch).
+fn is_single(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{
+        Fnsave, Fnstenv, Fsave, Fstenv, Fxsave, Fxsave64, Syscall, Sysenter, Xsave, Xsave64, Xsavec,
+        Xsavec64, Xsaveopt, Xsaveopt64,
+    };
+    nondeterministic(mnemonic).is_some()
+        || matches!(
+            mnemonic,
+            Fnsave
+                | Fnstenv
+                | Fsave
+                | Fstenv
+                | Fxsave
+                | Fxsave64
+                | Syscall
+                | Sysenter
+                | Xsave
+                | Xsave64
+                | Xsavec
+                | Xsavec64
+                | Xsaveopt
+                | Xsaveopt64
+        )
 }
 
 /// The signal that the kernel sends for an exception.

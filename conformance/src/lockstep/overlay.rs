@@ -31,6 +31,27 @@ impl Maps {
         self.0 = None;
     }
 
+    /// Whether the page of `address` can be written, if it can be read and no other process writes to it.
+    pub(super) fn is_private(&mut self, tid: i32, address: u64) -> Option<bool> {
+        if !self.0.as_ref().is_some_and(|maps| maps::find(maps, address).is_some()) {
+            self.forget();
+        }
+        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
+        let mapping = maps::find(maps, address)?;
+        let is_writable = mapping.perms.contains(Permissions::WRITE);
+        let others_write = is_writable && mapping.perms.contains(Permissions::SHARED);
+        (mapping.perms.contains(Permissions::READ) && !others_write).then_some(is_writable)
+    }
+
+    /// An address as people read it: where in which mapping.
+    pub(super) fn describe(&mut self, tid: i32, address: u64) -> String {
+        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
+        let file = maps::find(maps, address).and_then(|mapping| {
+            Some(format!("{}+{:#x}", mapping.file()?.display(), mapping.file_offset(address)?))
+        });
+        file.unwrap_or_else(|| format!("{address:#x}"))
+    }
+
     /// Whether the mapping of `address` can be read.
     fn is_readable(&mut self, tid: i32, address: u64) -> bool {
         self.forget();

@@ -3,8 +3,11 @@
 #![allow(unsafe_code, reason = "PTRACE_GETREGSET and waiting for real-time signals have no safe form")]
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use emu::Rflags;
 use emu::registers::Registers;
@@ -12,6 +15,7 @@ use emu::xsave::Layout;
 use libc::{c_int, c_void};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use crate::oracle::xsave_layout;
@@ -31,6 +35,7 @@ pub(super) enum Status {
 /// Starts `command`, stopped before its first instruction and traced with all that it starts, on the
 /// processor that this thread is pinned to from now on.
 pub(super) fn launch(mut command: Command) -> io::Result<i32> {
+    sigchld().thread_block()?;
     let this = nix::sched::sched_getcpu()?;
     let mut only = nix::sched::CpuSet::new();
     only.set(this)?;
@@ -97,6 +102,97 @@ pub(super) fn kill(tid: i32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(tid), nix::sys::signal::Signal::SIGKILL);
 }
 
+/// Puts a hardware breakpoint at `address`. False if the thread is gone.
+pub(super) fn set_breakpoint(tid: i32, address: u64) -> io::Result<bool> {
+    poke_debug_register(tid, 0, address).and_then(|alive| Ok(alive && poke_debug_register(tid, 7, ENABLE)?))
+}
+
+/// Takes it away.
+pub(super) fn remove_breakpoint(tid: i32) -> io::Result<bool> {
+    poke_debug_register(tid, 7, 0)
+}
+
+/// DR7: breakpoint 0, for this task, when an instruction is about to be executed (SDM volume 3, section 18.2.4).
+const ENABLE: u64 = 1;
+
+fn poke_debug_register(tid: i32, number: usize, value: u64) -> io::Result<bool> {
+    let offset = std::mem::offset_of!(libc::user, u_debugreg) + 8 * number;
+    let (offset, value) = (offset as *mut c_void, value as *mut c_void);
+    // SAFETY: PTRACE_POKEUSER takes both as numbers.
+    let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, offset, value) };
+    alive(Errno::result(result)).map(|result| result.is_some())
+}
+
+/// Lets the thread run.
+pub(super) fn resume(tid: i32) -> io::Result<bool> {
+    request(libc::PTRACE_CONT, tid, 0)
+}
+
+/// Whether the breakpoint stopped it.
+pub(super) fn is_breakpoint(tid: i32) -> io::Result<bool> {
+    Ok(signal_code(tid)?.is_some_and(|code| code == libc::TRAP_HWBKPT))
+}
+
+/// The thread's `struct rseq`, which the kernel writes to in context switches (rseq(2)); empty without one.
+pub(super) fn restartable_sequences(tid: i32) -> io::Result<Range<u64>> {
+    let mut configuration = std::mem::MaybeUninit::<libc::ptrace_rseq_configuration>::zeroed();
+    let size = std::mem::size_of::<libc::ptrace_rseq_configuration>() as *mut c_void;
+    // SAFETY: the kernel writes no more than `size` bytes to the structure, which outlives the call.
+    let result =
+        unsafe { libc::ptrace(libc::PTRACE_GET_RSEQ_CONFIGURATION, tid, size, configuration.as_mut_ptr()) };
+    // SAFETY: it was zeroed, and any bits are good for its integers.
+    let configuration = unsafe { configuration.assume_init() };
+    match alive(Errno::result(result)) {
+        Ok(_) => {
+            let start = configuration.rseq_abi_pointer;
+            Ok(start..start.saturating_add(configuration.rseq_abi_size.into()))
+        }
+        // A kernel that knows no restartable sequences.
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0..0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Stops it, wherever it is.
+pub(super) fn interrupt(tid: i32) {
+    // SAFETY: takes two numbers.
+    unsafe { libc::syscall(libc::SYS_tkill, tid, libc::SIGSTOP) };
+}
+
+/// SIGCHLD, which must be blocked.
+fn sigchld() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set
+}
+
+/// As [`wait`], for one thread and no longer than `limit`.
+pub(super) fn wait_at_most(tid: i32, limit: Duration) -> io::Result<Option<(i32, Status)>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(stopped) = wait(tid, false)? {
+            return Ok(Some(stopped));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let left = libc::timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        // SAFETY: the set and the time outlive the call, and nothing is asked of the siginfo.
+        unsafe { libc::sigtimedwait(sigchld().as_ref(), std::ptr::null_mut(), &raw const left) };
+    }
+}
+
+/// The siginfo of the signal that stopped it.
+pub(super) fn siginfo(tid: i32) -> io::Result<Option<libc::siginfo_t>> {
+    alive(ptrace::getsiginfo(Pid::from_raw(tid)))
+}
+
+/// The siginfo that the signal delivered with the next step shall have.
+pub(super) fn set_siginfo(tid: i32, info: &libc::siginfo_t) -> io::Result<()> {
+    alive(ptrace::setsiginfo(Pid::from_raw(tid), info)).map(drop)
+}
+
 /// What a shell would call the status.
 pub(super) fn exit_status(status: c_int) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
@@ -146,6 +242,66 @@ pub(super) fn hide_trap_flag(tid: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// How this processor lays out what XSAVE saves.
+static LAYOUT: LazyLock<Option<Layout>> = LazyLock::new(xsave_layout);
+
+fn layout() -> io::Result<&'static Layout> {
+    LAYOUT.as_ref().ok_or_else(|| io::Error::other("a processor without XSAVE"))
+}
+
+/// The state of a stopped thread, as the kernel gives it.
+pub(super) struct Raw {
+    general: libc::user_regs_struct,
+    /// What XSAVE saves.
+    extended: Vec<u8>,
+}
+
+impl Raw {
+    /// `None` if the thread is gone.
+    pub(super) fn fetch(tid: i32) -> io::Result<Option<Raw>> {
+        let Some(general) = alive(ptrace::getregs(Pid::from_raw(tid)))? else { return Ok(None) };
+        let mut extended = vec![0u8; layout()?.length];
+        let alive = extended_state(libc::PTRACE_GETREGSET, tid, &mut extended)?;
+        Ok(alive.then_some(Raw { general, extended }))
+    }
+
+    /// Puts it back. False if the thread is gone.
+    pub(super) fn store(&mut self, tid: i32) -> io::Result<bool> {
+        let general = alive(ptrace::setregs(Pid::from_raw(tid), self.general))?;
+        Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?)
+    }
+
+    pub(super) fn registers(&self) -> io::Result<Registers> {
+        let mut registers = general_registers(&self.general);
+        let (extended, pkru) = (&mut registers.extended, &mut registers.pkru);
+        layout()?.read(&self.extended, extended, pkru).map_err(io::Error::other)?;
+        Ok(registers)
+    }
+}
+
+/// Gets or sets what XSAVE saves. False if the thread is gone.
+fn extended_state(get_or_set: libc::c_uint, tid: i32, image: &mut [u8]) -> io::Result<bool> {
+    let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+    // SAFETY: `vector` describes `image`, which outlives the call.
+    let result = unsafe { libc::ptrace(get_or_set, tid, NT_X86_XSTATE as *mut c_void, &raw mut vector) };
+    alive(Errno::result(result)).map(|result| result.is_some())
+}
+
+fn general_registers(kernel: &libc::user_regs_struct) -> Registers {
+    Registers {
+        gpr: [
+            kernel.rax, kernel.rcx, kernel.rdx, kernel.rbx, kernel.rsp, kernel.rbp, kernel.rsi, kernel.rdi,
+            kernel.r8, kernel.r9, kernel.r10, kernel.r11, kernel.r12, kernel.r13, kernel.r14, kernel.r15,
+        ],
+        rip: kernel.rip,
+        rflags: Rflags::from_bits_retain(kernel.eflags),
+        fs_base: kernel.fs_base,
+        gs_base: kernel.gs_base,
+        segment: [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs].map(|s| s as u16),
+        ..Registers::default()
+    }
+}
+
 /// The state of a stopped thread.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
@@ -157,37 +313,20 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Without the extended state. `None` if the thread is gone.
     pub(super) fn general(tid: i32) -> io::Result<Option<Snapshot>> {
-        let Some(kernel) = alive(ptrace::getregs(Pid::from_raw(tid)))? else { return Ok(None) };
-        let registers = Registers {
-            gpr: [
-                kernel.rax, kernel.rcx, kernel.rdx, kernel.rbx, kernel.rsp, kernel.rbp, kernel.rsi,
-                kernel.rdi, kernel.r8, kernel.r9, kernel.r10, kernel.r11, kernel.r12, kernel.r13, kernel.r14,
-                kernel.r15,
-            ],
-            rip: kernel.rip,
-            rflags: Rflags::from_bits_retain(kernel.eflags),
-            fs_base: kernel.fs_base,
-            gs_base: kernel.gs_base,
-            segment: [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs].map(|s| s as u16),
-            ..Registers::default()
-        };
-        Ok(Some(Snapshot { registers: Box::new(registers), extended: false }))
+        let kernel = alive(ptrace::getregs(Pid::from_raw(tid)))?;
+        let snapshot = |kernel| Snapshot { registers: Box::new(general_registers(kernel)), extended: false };
+        Ok(kernel.as_ref().map(snapshot))
     }
 
     /// Adds the extended state. False if the thread is gone.
     pub(super) fn fetch_extended(&mut self, tid: i32) -> io::Result<bool> {
-        let layout: Layout = xsave_layout().ok_or_else(|| io::Error::other("a processor without XSAVE"))?;
-        let mut image = vec![0u8; layout.length];
-        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
-        // SAFETY: `vector` describes `image`, which outlives the call.
-        let result = unsafe {
-            libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE as *mut c_void, &raw mut vector)
-        };
-        if alive(Errno::result(result))?.is_none() {
+        let mut image = vec![0u8; layout()?.length];
+        if !extended_state(libc::PTRACE_GETREGSET, tid, &mut image)? {
             return Ok(false);
         }
         let registers = &mut *self.registers;
-        layout.read(&image, &mut registers.extended, &mut registers.pkru).map_err(io::Error::other)?;
+        let (extended, pkru) = (&mut registers.extended, &mut registers.pkru);
+        layout()?.read(&image, extended, pkru).map_err(io::Error::other)?;
         self.extended = true;
         Ok(true)
     }

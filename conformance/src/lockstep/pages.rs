@@ -1,0 +1,224 @@
+//! The memory of a thread that stands still while the emulator runs ahead of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
+
+use emu::{Access, MemoryFault, UserMemory};
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::overlay::{Maps, read_up_to};
+
+const PAGE: usize = 4096;
+/// The most ranges that one `process_vm_readv` takes (`UIO_MAXIOV`).
+const RANGES: usize = 1024;
+
+type Bytes = Box<[u8; PAGE]>;
+
+#[derive(Debug)]
+struct Page {
+    bytes: Bytes,
+    /// What it held when the thread stopped, if the emulator has written to it since.
+    before: Option<Bytes>,
+    writable: bool,
+    /// Whether instructions have been decoded from it.
+    is_code: bool,
+}
+
+/// Copies of the pages that the emulator has looked at. They stay good for as long as nobody but the
+/// emulated thread can write to memory.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    pages: HashMap<u64, Page>,
+    /// The numbers of those written since the thread stopped.
+    written: Vec<u64>,
+    /// Whether a page with instructions is among them.
+    pub(super) code_written: bool,
+    /// Where the kernel writes whenever it likes.
+    pub(super) restartable_sequences: Range<u64>,
+}
+
+impl Pages {
+    /// Forgets all, before something happens that the emulator does not do as well.
+    pub(super) fn forget(&mut self) {
+        self.pages.clear();
+        self.written.clear();
+    }
+
+    /// The thread has written what the emulator has.
+    pub(super) fn keep(&mut self) {
+        for number in self.written.drain(..) {
+            if let Some(page) = self.pages.get_mut(&number) {
+                page.before = None;
+            }
+        }
+    }
+
+    /// Takes back what the emulator has written since the thread stopped.
+    pub(super) fn undo(&mut self) {
+        for number in self.written.drain(..) {
+            if let Some(page) = self.pages.get_mut(&number)
+                && let Some(before) = page.before.take()
+            {
+                page.bytes = before;
+            }
+        }
+    }
+
+    /// Gives the thread's memory back what it held when it stopped, where the emulator has written.
+    pub(super) fn rewind(&mut self, tid: i32) -> io::Result<()> {
+        let written = self.written.clone();
+        self.undo();
+        for number in written {
+            let Some(page) = self.pages.get(&number) else { continue };
+            let remote = RemoteIoVec { base: number as usize * PAGE, len: PAGE };
+            process_vm_writev(Pid::from_raw(tid), &[IoSlice::new(&page.bytes[..])], &[remote])?;
+        }
+        Ok(())
+    }
+
+    /// The first byte that is another in the thread's memory, among the pages that the emulator has
+    /// written to: address, the byte there, the byte here.
+    pub(super) fn difference(&mut self, tid: i32) -> io::Result<Option<(u64, u8, u8)>> {
+        self.compare(tid, &self.written.clone())
+    }
+
+    /// As [`Pages::difference`], among all: the thread may have written where the emulator did not.
+    pub(super) fn difference_anywhere(&mut self, tid: i32) -> io::Result<Option<(u64, u8, u8)>> {
+        self.compare(tid, &self.pages.keys().copied().collect::<Vec<_>>())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    fn compare(&mut self, tid: i32, numbers: &[u64]) -> io::Result<Option<(u64, u8, u8)>> {
+        for numbers in numbers.chunks(RANGES) {
+            let mut observed = vec![0; PAGE * numbers.len()];
+            let remote: Vec<RemoteIoVec> = numbers
+                .iter()
+                .map(|number| RemoteIoVec { base: *number as usize * PAGE, len: PAGE })
+                .collect();
+            match process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(&mut observed)], &remote) {
+                Ok(_) => {}
+                // It has been killed.
+                Err(Errno::ESRCH) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            for (number, observed) in numbers.iter().zip(observed.chunks_exact(PAGE)) {
+                let Some(page) = self.pages.get_mut(number) else { continue };
+                if page.bytes[..] == *observed {
+                    continue;
+                }
+                let bytes = observed.iter().zip(&mut page.bytes[..]).zip(number * PAGE as u64..);
+                for ((observed, expected), address) in bytes {
+                    if self.restartable_sequences.contains(&address) {
+                        *expected = *observed;
+                    } else if observed != expected {
+                        return Ok(Some((address, *observed, *expected)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The pages as the emulated instruction sees them. What cannot be copied is a fault: the thread will have
+/// to say whether it is one.
+pub(super) struct View<'a> {
+    pub(super) tid: i32,
+    pub(super) pages: &'a mut Pages,
+    pub(super) maps: &'a mut Maps,
+}
+
+/// A part of an access that lies in one page: the page's number, the place in it, and in the operand.
+fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let address = address.wrapping_add(done as u64);
+        let place = (address % PAGE as u64) as usize;
+        let piece = done..length.min(done + PAGE - place);
+        done = piece.end;
+        (!piece.is_empty()).then_some((address / PAGE as u64, place, piece))
+    })
+}
+
+impl View<'_> {
+    fn page(&mut self, number: u64, access: Access) -> Result<&mut Page, MemoryFault> {
+        let address = number.wrapping_mul(PAGE as u64);
+        let fault = MemoryFault { address, access, present: false, protection_key: false };
+        if !self.pages.pages.contains_key(&number) {
+            let writable = self.maps.is_private(self.tid, address).ok_or(fault)?;
+            let mut bytes = Box::new([0; PAGE]);
+            if read_up_to(self.tid, address, &mut bytes[..]) < PAGE {
+                return Err(fault);
+            }
+            self.pages.pages.insert(number, Page { bytes, before: None, writable, is_code: false });
+        }
+        let page = self.pages.pages.get_mut(&number).ok_or(fault)?;
+        if access == Access::Write && !page.writable { Err(fault) } else { Ok(page) }
+    }
+
+    /// Up to 15 bytes of an instruction.
+    pub(super) fn fetch(&mut self, address: u64) -> ([u8; 15], usize) {
+        let mut bytes = [0; 15];
+        let mut length = 0;
+        for (number, place, piece) in pieces(address, bytes.len()) {
+            let Ok(page) = self.page(number, Access::Read) else { break };
+            page.is_code = true;
+            length = piece.end;
+            let size = piece.len();
+            bytes[piece].copy_from_slice(&page.bytes[place..place + size]);
+        }
+        (bytes, length)
+    }
+}
+
+impl UserMemory for View<'_> {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        for (number, place, piece) in pieces(address, bytes.len()) {
+            let page = self.page(number, access)?;
+            let size = piece.len();
+            bytes[piece].copy_from_slice(&page.bytes[place..place + size]);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        for (number, ..) in pieces(address, bytes.len()) {
+            self.page(number, Access::Write)?;
+        }
+        for (number, place, piece) in pieces(address, bytes.len()) {
+            let page = self.page(number, Access::Write)?;
+            let size = piece.len();
+            let is_code = page.is_code;
+            let is_first = page.before.is_none();
+            if is_first {
+                page.before = Some(page.bytes.clone());
+            }
+            page.bytes[place..place + size].copy_from_slice(&bytes[piece]);
+            self.pages.code_written |= is_code;
+            if is_first {
+                self.pages.written.push(number);
+            }
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let mut bytes = [0; 16];
+        self.read(address, &mut bytes[..size], Access::Write)?;
+        let old = u128::from_le_bytes(bytes);
+        self.write(address, &update(old).to_le_bytes()[..size])?;
+        Ok(old)
+    }
+}

@@ -1,0 +1,180 @@
+//! Many instructions between two comparisons: the emulator runs ahead, the thread follows at full speed to
+//! a hardware breakpoint, and there both must be in the same state.
+//!
+//! If they are not, the thread is taken back to where it started and goes the same way step by step.
+
+use std::io;
+use std::time::Duration;
+
+use emu::Rflags;
+use libc::c_int;
+
+use super::ahead::Place;
+use super::expected::register_difference;
+use super::thread::{self, Raw, Status};
+use super::{Run, Thread};
+
+/// How long a thread may take for what the emulator has done before.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A stride that went wrong, while its steps are made one by one.
+#[derive(Debug)]
+pub(super) struct Retrace {
+    /// How many steps are left.
+    pub(super) left: u64,
+    /// How many divergences were known before.
+    before: u64,
+    what: String,
+}
+
+/// How the thread followed.
+enum Arrival {
+    There,
+    /// It did something else.
+    Elsewhere(String),
+    Ended(Status),
+    /// Killed; whoever waits for it will hear.
+    Gone,
+}
+
+impl Run {
+    /// Makes a stride, if the next instruction allows it. False: it must be executed by itself.
+    pub(super) fn stride(&mut self, tid: i32) -> io::Result<bool> {
+        if let Some(retrace) = &mut self.retrace {
+            if retrace.left > 0 {
+                retrace.left -= 1;
+                return Ok(false);
+            }
+            self.retraced();
+        }
+        // Another thread could write to memory meanwhile.
+        if self.threads.len() != 1 {
+            return Ok(false);
+        }
+        let Some(mut raw) = Raw::fetch(tid)? else { return Ok(false) };
+        let mut start = raw.registers()?;
+        if start.rflags.contains(Rflags::TF) {
+            return Ok(false);
+        }
+        // The kernel's, to get past a breakpoint.
+        start.rflags -= Rflags::RF;
+        if self.ahead.pages.is_empty() {
+            self.ahead.pages.restartable_sequences = thread::restartable_sequences(tid)?;
+        }
+        let left = self.limit.map_or(u64::MAX, |limit| limit - self.report.steps);
+        let Some(place) = self.ahead.run(tid, &mut self.maps, &start, self.stride.min(left)) else {
+            return Ok(false);
+        };
+        let difference = match self.follow(tid, place.registers.rip)? {
+            Arrival::There => self.compare(tid, &place)?,
+            Arrival::Elsewhere(what) => Some(what),
+            Arrival::Gone => return Ok(true),
+            Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
+        };
+        match difference {
+            None => {
+                self.ahead.pages.keep();
+                self.report.steps += place.count;
+                self.report.emulated += place.count;
+                self.report.comparisons += 1;
+            }
+            Some(what) => {
+                self.ahead.pages.rewind(tid)?;
+                raw.store(tid)?;
+                self.ahead.forget();
+                let from = self.maps.describe(tid, start.rip);
+                let to = self.maps.describe(tid, place.registers.rip);
+                let what = format!("{} instructions from {from} to {to}: {what}", place.count);
+                self.retrace = Some(Retrace { left: place.count, before: self.report.divergences, what });
+            }
+        }
+        self.ready.push_back(tid);
+        Ok(true)
+    }
+
+    /// Step by step, the stride was seen to go wrong, or not.
+    fn retraced(&mut self) {
+        if let Some(retrace) = self.retrace.take()
+            && retrace.before == self.report.divergences
+        {
+            self.diverged(format!("{} (not seen again step by step)", retrace.what));
+        }
+    }
+
+    /// Before the thread makes a step of another kind, which may change memory: it must be what the
+    /// emulator thinks it is.
+    pub(super) fn end_strides(&mut self, tid: i32) -> io::Result<()> {
+        if std::mem::take(&mut self.breakpoint) {
+            thread::remove_breakpoint(tid)?;
+        }
+        if let Some((address, observed, expected)) = self.ahead.pages.difference_anywhere(tid)? {
+            self.diverged(format!(
+                "memory at {address:#x} since one of the last strides: processor {observed:02x}, \
+                 emulator {expected:02x}"
+            ));
+        }
+        self.ahead.forget();
+        Ok(())
+    }
+
+    /// Lets the thread run to `address`.
+    fn follow(&mut self, tid: i32, address: u64) -> io::Result<Arrival> {
+        self.breakpoint = true;
+        let set = thread::set_breakpoint(tid, address)?;
+        while set && thread::resume(tid)? {
+            let Some((_, status)) = thread::wait_at_most(tid, DEADLINE)? else {
+                thread::interrupt(tid);
+                thread::wait(tid, true)?;
+                return Ok(Arrival::Elsewhere(format!("the processor never comes to {address:#x}")));
+            };
+            match status {
+                Status::Stopped { signal: libc::SIGTRAP, event: 0 } if thread::is_breakpoint(tid)? => {
+                    return Ok(Arrival::There);
+                }
+                Status::Stopped { signal, event: 0 } if thread::has_siginfo(tid)? => {
+                    if thread::is_fault(tid)? {
+                        return Ok(Arrival::Elsewhere(format!("the processor raised signal {signal}")));
+                    }
+                    self.hold(tid, signal)?;
+                }
+                // A group-stop, which is not kept.
+                Status::Stopped { .. } => {}
+                Status::Ended(_) => return Ok(Arrival::Ended(status)),
+            }
+        }
+        Ok(Arrival::Gone)
+    }
+
+    /// Keeps a signal that came meanwhile for the end of the stride.
+    fn hold(&mut self, tid: i32, signal: c_int) -> io::Result<()> {
+        if let (Some(info), Some(thread)) = (thread::siginfo(tid)?, self.threads.get_mut(&tid)) {
+            thread.held.push_back((signal, info));
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, tid: i32, place: &Place) -> io::Result<Option<String>> {
+        let Some(raw) = Raw::fetch(tid)? else { return Ok(None) };
+        let difference = register_difference(&place.registers, &raw.registers()?, place.undefined, true);
+        if difference.is_some() {
+            return Ok(difference);
+        }
+        let memory = self.ahead.pages.difference(tid)?;
+        Ok(memory.map(|(address, observed, expected)| {
+            format!("memory at {address:#x}: processor {observed:02x}, emulator {expected:02x}")
+        }))
+    }
+}
+
+impl Thread {
+    /// The signal that is next to be delivered.
+    pub(super) fn next_signal(&mut self, tid: i32) -> io::Result<c_int> {
+        let signal = std::mem::take(&mut self.signal);
+        if signal != 0 {
+            return Ok(signal);
+        }
+        let Some((signal, info)) = self.held.pop_front() else { return Ok(0) };
+        thread::set_siginfo(tid, &info)?;
+        Ok(signal)
+    }
+}
