@@ -1,5 +1,6 @@
 //! The emulator runs ahead of the thread, as far as a place where the thread can be stopped without
-//! counting its instructions: one that it reaches for the first time.
+//! counting its instructions: before an instruction that it comes to for the first time, or after one that
+//! is the first to access a word of memory.
 
 use std::collections::HashMap;
 
@@ -9,11 +10,11 @@ use iced_x86::RflagsBits;
 
 use super::is_single;
 use super::overlay::Maps;
-use super::pages::{Pages, View};
+use super::pages::{Fast, Pages, View};
 use crate::undefined;
 
-/// After so many instructions at most, the emulator gives up looking for a new place.
-const PATIENCE: u64 = 1 << 20;
+/// The emulator gives up looking for a new place after so many times the instructions it wanted to execute.
+const PATIENCE: u64 = 16;
 
 /// What is known of the instruction at an address.
 struct Known {
@@ -32,6 +33,8 @@ struct Instruction {
     /// The flags that it leaves defined, whatever they were.
     defines: Rflags,
     may_undefine: bool,
+    /// By a prefix.
+    is_repeated: bool,
 }
 
 impl Instruction {
@@ -42,7 +45,33 @@ impl Instruction {
         let always = !instruction.has_rep_prefix() && !instruction.has_repne_prefix() && !may_undefine;
         let defined = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
         let defines = if always { flags(defined) } else { Rflags::empty() };
-        Instruction { reads: flags(instruction.rflags_read()), defines, may_undefine, displaced }
+        let is_repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+        let reads = flags(instruction.rflags_read());
+        Instruction { reads, defines, may_undefine, is_repeated, displaced }
+    }
+
+    /// Executes it. False if it does not complete; then it counts as gone too far, for nothing says that it
+    /// has changed nothing.
+    fn execute(&self, place: &mut Place, view: &mut View<'_>) -> bool {
+        let rcx = place.registers.gpr[1];
+        view.pages.fresh = None;
+        match self.displaced.execute(&mut place.registers, view) {
+            Ok(Outcome::Next) => place.count += 1,
+            Ok(Outcome::Again) => return true,
+            _ => {
+                place.count = u64::MAX;
+                return false;
+            }
+        }
+        place.undefined -= self.defines;
+        if self.may_undefine {
+            place.undefined |= undefined::flags(self.displaced.instruction(), rcx);
+        }
+        // Repeated ones are stopped between two iterations.
+        if let Some(address) = view.pages.fresh.filter(|_| !self.is_repeated) {
+            place.milestone = Some((Milestone::Access(address), place.count));
+        }
+        true
     }
 }
 
@@ -61,6 +90,15 @@ fn flags(bits: u32) -> Rflags {
     .fold(Rflags::empty(), |flags, (_, flag)| flags | flag)
 }
 
+/// What stops the thread at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Milestone {
+    /// It is about to execute the instruction at this address.
+    Execute(u64),
+    /// It has accessed the eight bytes at this address.
+    Access(u64),
+}
+
 /// Where the emulator stopped.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -69,30 +107,19 @@ pub(super) struct Place {
     pub(super) undefined: Rflags,
     /// How many instructions it executed.
     pub(super) count: u64,
+    /// The last thing that it did for the first time, and after how many instructions.
+    pub(super) milestone: Option<(Milestone, u64)>,
 }
 
 /// What the emulator remembers from one run to the next.
+#[derive(Default)]
 pub(super) struct Ahead {
     pub(super) pages: Pages,
-    known: HashMap<u64, Known>,
+    known: HashMap<u64, Known, Fast>,
     epoch: u64,
     run: u64,
-    /// How many instructions to spend on looking for a new place: less, the more often there was none.
-    patience: u64,
-}
-
-impl Default for Ahead {
-    fn default() -> Ahead {
-        let (pages, known) = Default::default();
-        Ahead { pages, known, epoch: 0, run: 0, patience: PATIENCE }
-    }
-}
-
-/// How one run ended.
-struct End {
-    place: Place,
-    /// After how many instructions it came to a new place for the last time.
-    last_new: u64,
+    /// How many instructions to execute: fewer where the thread goes round in a circle.
+    aim: u64,
 }
 
 impl Ahead {
@@ -102,72 +129,75 @@ impl Ahead {
         self.epoch += 1;
     }
 
-    /// Executes about `aim` instructions from `start` on, and ends at an address that it has not been at
-    /// before. `None`: the first instruction must be left to the thread.
-    pub(super) fn run(&mut self, tid: i32, maps: &mut Maps, start: &Registers, aim: u64) -> Option<Place> {
-        let most = self.patience.max(aim);
-        let end = self.execute(tid, maps, start, aim, most);
-        self.patience = if end.place.count == most { most / 8 } else { PATIENCE.min(2 * most) };
-        if end.last_new == 0 {
+    /// Executes from `start` on, if possible about `aim` instructions, as far as a place where the thread
+    /// can be stopped, and says what stops it. `None`: the first instruction must be left to the thread.
+    pub(super) fn run(
+        &mut self,
+        tid: i32,
+        maps: &mut Maps,
+        start: &Registers,
+        aim: u64,
+    ) -> Option<(Place, Milestone)> {
+        self.aim = aim.min(self.aim + self.aim / 32 + 1);
+        let most = self.aim.saturating_mul(PATIENCE);
+        let place = self.execute(tid, maps, start, self.aim, most);
+        let Some((milestone, count)) = place.milestone else {
             self.pages.undo();
             return None;
+        };
+        if place.count == most {
+            self.aim = count / 2;
         }
-        if end.place.count == end.last_new {
-            return Some(end.place);
+        if place.count == count {
+            return Some((place, milestone));
         }
         // It has gone too far: once more, to the last good place.
         self.pages.undo();
-        let end = self.execute(tid, maps, start, u64::MAX, end.last_new);
-        Some(end.place)
+        Some((self.execute(tid, maps, start, u64::MAX, count), milestone))
     }
 
-    /// Executes until a new address comes after at least `aim` instructions, an instruction comes that only
+    /// Executes until a milestone comes after at least `aim` instructions, an instruction comes that only
     /// the thread can execute, or `most` are done.
-    fn execute(&mut self, tid: i32, maps: &mut Maps, start: &Registers, aim: u64, most: u64) -> End {
+    fn execute(&mut self, tid: i32, maps: &mut Maps, start: &Registers, aim: u64, most: u64) -> Place {
         self.run += 1;
-        let place = Place { registers: Box::new(start.clone()), undefined: Rflags::empty(), count: 0 };
-        let mut end = End { place, last_new: 0 };
-        let place = &mut end.place;
+        self.pages.run = self.run;
+        let registers = Box::new(start.clone());
+        let mut place = Place { registers, undefined: Rflags::empty(), count: 0, milestone: None };
         let mut view = View { tid, pages: &mut self.pages, maps };
         while place.count < most {
             let ip = place.registers.rip;
             let known = known(&mut self.known, &mut view, ip, self.epoch);
             if known.run != self.run {
                 known.run = self.run;
-                end.last_new = place.count;
-                if place.count >= aim {
-                    break;
+                if place.count > 0 {
+                    place.milestone = Some((Milestone::Execute(ip), place.count));
                 }
+            }
+            if place.count >= aim && place.milestone.is_some_and(|(_, count)| count == place.count) {
+                break;
             }
             let Some(instruction) = &known.instruction else { break };
             if instruction.reads.intersects(place.undefined) {
                 break;
             }
-            let rcx = place.registers.gpr[1];
-            let displaced = &instruction.displaced;
-            match displaced.execute(&mut place.registers, &mut view) {
-                Ok(Outcome::Next) => place.count += 1,
-                Ok(Outcome::Again) => {}
-                // Nothing says that this one has changed nothing: it counts as gone too far.
-                _ => {
-                    place.count = u64::MAX;
-                    break;
-                }
-            }
-            place.undefined -= instruction.defines;
-            if instruction.may_undefine {
-                place.undefined |= undefined::flags(displaced.instruction(), rcx);
+            if !instruction.execute(&mut place, &mut view) {
+                break;
             }
             if std::mem::take(&mut view.pages.code_written) {
                 self.epoch += 1;
             }
         }
-        end
+        place
     }
 }
 
 /// What is known of the instruction at `ip`, decoded anew only if its bytes have changed.
-fn known<'a>(known: &'a mut HashMap<u64, Known>, view: &mut View<'_>, ip: u64, epoch: u64) -> &'a mut Known {
+fn known<'a>(
+    known: &'a mut HashMap<u64, Known, Fast>,
+    view: &mut View<'_>,
+    ip: u64,
+    epoch: u64,
+) -> &'a mut Known {
     let decode = |bytes: ([u8; 15], usize)| {
         let displaced = Displaced::decode(&bytes.0[..bytes.1], ip).ok();
         let shared = displaced.filter(|displaced| !is_single(displaced.instruction().mnemonic()));

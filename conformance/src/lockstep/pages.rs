@@ -1,6 +1,7 @@
 //! The memory of a thread that stands still while the emulator runs ahead of it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
@@ -18,6 +19,30 @@ const RANGES: usize = 1024;
 
 type Bytes = Box<[u8; PAGE]>;
 
+/// Hashes addresses and page numbers, which nobody chooses to harm us.
+#[derive(Debug, Default)]
+pub(super) struct AddressHasher(u64);
+
+pub(super) type Fast = BuildHasherDefault<AddressHasher>;
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // Fibonacci hashing; the map looks at the high bits and at the low ones.
+        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ product >> 32;
+    }
+}
+
 #[derive(Debug)]
 struct Page {
     bytes: Bytes,
@@ -26,19 +51,45 @@ struct Page {
     writable: bool,
     /// Whether instructions have been decoded from it.
     is_code: bool,
+    /// Which of its aligned words were accessed in run `run`.
+    accessed: [u64; PAGE / 8 / 64],
+    run: u64,
+}
+
+impl Page {
+    /// Notes an access in run `run`; returns the address of the first word of it that had not been accessed.
+    fn access(&mut self, run: u64, number: u64, place: usize, length: usize) -> Option<u64> {
+        if self.run != run {
+            self.run = run;
+            self.accessed = Default::default();
+        }
+        let mut fresh = None;
+        for word in (place / 8..(place + length).div_ceil(8)).rev() {
+            let Some(words) = self.accessed.get_mut(word / 64) else { continue };
+            if *words & 1 << (word % 64) == 0 {
+                *words |= 1 << (word % 64);
+                fresh = Some(number * PAGE as u64 + 8 * word as u64);
+            }
+        }
+        fresh
+    }
 }
 
 /// Copies of the pages that the emulator has looked at. They stay good for as long as nobody but the
 /// emulated thread can write to memory.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    pages: HashMap<u64, Page>,
+    pages: HashMap<u64, Page, Fast>,
     /// The numbers of those written since the thread stopped.
     written: Vec<u64>,
     /// Whether a page with instructions is among them.
     pub(super) code_written: bool,
     /// Where the kernel writes whenever it likes.
     pub(super) restartable_sequences: Range<u64>,
+    /// The run of the emulator that accesses are counted in.
+    pub(super) run: u64,
+    /// The address of an aligned word that this run has not accessed before the latest instruction.
+    pub(super) fresh: Option<u64>,
 }
 
 impl Pages {
@@ -157,7 +208,10 @@ impl View<'_> {
             if read_up_to(self.tid, address, &mut bytes[..]) < PAGE {
                 return Err(fault);
             }
-            self.pages.pages.insert(number, Page { bytes, before: None, writable, is_code: false });
+            self.pages.pages.insert(
+                number,
+                Page { bytes, before: None, writable, is_code: false, accessed: Default::default(), run: 0 },
+            );
         }
         let page = self.pages.pages.get_mut(&number).ok_or(fault)?;
         if access == Access::Write && !page.writable { Err(fault) } else { Ok(page) }
@@ -180,10 +234,14 @@ impl View<'_> {
 
 impl UserMemory for View<'_> {
     fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        let run = self.pages.run;
         for (number, place, piece) in pieces(address, bytes.len()) {
             let page = self.page(number, access)?;
             let size = piece.len();
             bytes[piece].copy_from_slice(&page.bytes[place..place + size]);
+            if let Some(fresh) = page.access(run, number, place, size) {
+                self.pages.fresh = Some(fresh);
+            }
         }
         Ok(())
     }
@@ -192,9 +250,11 @@ impl UserMemory for View<'_> {
         for (number, ..) in pieces(address, bytes.len()) {
             self.page(number, Access::Write)?;
         }
+        let run = self.pages.run;
         for (number, place, piece) in pieces(address, bytes.len()) {
             let page = self.page(number, Access::Write)?;
             let size = piece.len();
+            let fresh = page.access(run, number, place, size);
             let is_code = page.is_code;
             let is_first = page.before.is_none();
             if is_first {
@@ -202,6 +262,7 @@ impl UserMemory for View<'_> {
             }
             page.bytes[place..place + size].copy_from_slice(&bytes[piece]);
             self.pages.code_written |= is_code;
+            self.pages.fresh = fresh.or(self.pages.fresh);
             if is_first {
                 self.pages.written.push(number);
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use emu::Rflags;
 use libc::c_int;
 
-use super::ahead::Place;
+use super::ahead::{Milestone, Place};
 use super::expected::register_difference;
 use super::thread::{self, Raw, Status};
 use super::{Run, Thread};
@@ -62,10 +62,11 @@ impl Run {
             self.ahead.pages.restartable_sequences = thread::restartable_sequences(tid)?;
         }
         let left = self.limit.map_or(u64::MAX, |limit| limit - self.report.steps);
-        let Some(place) = self.ahead.run(tid, &mut self.maps, &start, self.stride.min(left)) else {
+        let Some((place, milestone)) = self.ahead.run(tid, &mut self.maps, &start, self.stride.min(left))
+        else {
             return Ok(false);
         };
-        let difference = match self.follow(tid, place.registers.rip)? {
+        let difference = match self.follow(tid, milestone)? {
             Arrival::There => self.compare(tid, &place)?,
             Arrival::Elsewhere(what) => Some(what),
             Arrival::Gone => return Ok(true),
@@ -117,15 +118,15 @@ impl Run {
         Ok(())
     }
 
-    /// Lets the thread run to `address`.
-    fn follow(&mut self, tid: i32, address: u64) -> io::Result<Arrival> {
+    /// Lets the thread run to the milestone.
+    fn follow(&mut self, tid: i32, milestone: Milestone) -> io::Result<Arrival> {
         self.breakpoint = true;
-        let set = thread::set_breakpoint(tid, address)?;
+        let set = thread::set_breakpoint(tid, milestone)?;
         while set && thread::resume(tid)? {
             let Some((_, status)) = thread::wait_at_most(tid, DEADLINE)? else {
                 thread::interrupt(tid);
                 thread::wait(tid, true)?;
-                return Ok(Arrival::Elsewhere(format!("the processor never comes to {address:#x}")));
+                return Ok(Arrival::Elsewhere(format!("the processor never comes to {milestone:x?}")));
             };
             match status {
                 Status::Stopped { signal: libc::SIGTRAP, event: 0 } if thread::is_breakpoint(tid)? => {

@@ -18,6 +18,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
+use super::ahead::Milestone;
 use crate::oracle::xsave_layout;
 
 /// The register set that XSAVE saves (the kernel's `linux/elf.h`).
@@ -102,18 +103,26 @@ pub(super) fn kill(tid: i32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(tid), nix::sys::signal::Signal::SIGKILL);
 }
 
-/// Puts a hardware breakpoint at `address`. False if the thread is gone.
-pub(super) fn set_breakpoint(tid: i32, address: u64) -> io::Result<bool> {
-    poke_debug_register(tid, 0, address).and_then(|alive| Ok(alive && poke_debug_register(tid, 7, ENABLE)?))
+/// Puts a hardware breakpoint at the milestone. False if the thread is gone.
+pub(super) fn set_breakpoint(tid: i32, milestone: Milestone) -> io::Result<bool> {
+    /// DR7: breakpoint 0, for this task (SDM volume 3, section 18.2.4).
+    const ENABLE: u64 = 1;
+    const ACCESS: u64 = 3 << 16;
+    const EIGHT_BYTES: u64 = 2 << 18;
+    let (address, control) = match milestone {
+        Milestone::Execute(address) => (address, ENABLE),
+        Milestone::Access(address) => (address, ENABLE | ACCESS | EIGHT_BYTES),
+    };
+    // The kernel refuses an address that the old control makes no sense of.
+    Ok(poke_debug_register(tid, 7, 0)?
+        && poke_debug_register(tid, 0, address)?
+        && poke_debug_register(tid, 7, control)?)
 }
 
-/// Takes it away.
+/// Takes it away. False if the thread is gone.
 pub(super) fn remove_breakpoint(tid: i32) -> io::Result<bool> {
     poke_debug_register(tid, 7, 0)
 }
-
-/// DR7: breakpoint 0, for this task, when an instruction is about to be executed (SDM volume 3, section 18.2.4).
-const ENABLE: u64 = 1;
 
 fn poke_debug_register(tid: i32, number: usize, value: u64) -> io::Result<bool> {
     let offset = std::mem::offset_of!(libc::user, u_debugreg) + 8 * number;
@@ -219,7 +228,9 @@ pub(super) fn is_step(tid: i32) -> io::Result<bool> {
 
 /// Whether the kernel sent the signal because of what the thread did.
 pub(super) fn is_fault(tid: i32) -> io::Result<bool> {
-    Ok(signal_code(tid)?.is_some_and(|code| code > 0))
+    let info = alive(ptrace::getsiginfo(Pid::from_raw(tid)))?;
+    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+    Ok(info.is_some_and(|info| info.si_code > 0 && faults.contains(&info.si_signo)))
 }
 
 /// The address that the signal that stopped it is about.
