@@ -4,6 +4,7 @@
 //! contents of memory.
 
 mod address;
+mod floating_point;
 mod image;
 mod instruction;
 mod related;
@@ -150,10 +151,15 @@ impl Generator {
             if let Some(start) = address::linear(memory, &case.registers) {
                 places.push(start);
                 if rng.chance(60) && case.patches.len() < 2 {
-                    case.patches.extend(related::fresh(start, rng));
+                    let bytes = floating_point::bytes(memory.memory_size(), rng);
+                    case.patches.extend(match bytes {
+                        Some(bytes) => related::patch(start, &bytes),
+                        None => related::fresh(start, rng),
+                    });
                 }
             }
         }
+        floating_point::registers(&mut case.registers, instruction, state::quads(&self.layout), rng);
         bit_offset(&mut case.registers, instruction, rng);
         case.patches.extend(related::contents(instruction, &places, &mut case.registers, rng));
         if let Some(start) = places.last().filter(|_| image::has_image(instruction)) {
