@@ -21,47 +21,49 @@ bitflags! {
     /// What is worth knowing of a case. The names are the keys of the shares.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Traits: u32 {
-        /// An element of a source operand is a NaN that is not signalling.
-        const QUIET_NAN = 1 << 0;
-        /// An element is a signalling NaN.
-        const SIGNALING_NAN = 1 << 1;
+        /// An element of a source operand is a NaN.
+        const NAN = 1 << 0;
+        /// A quiet one.
+        const QUIET_NAN = 1 << 1;
+        /// A signalling one.
+        const SIGNALING_NAN = 1 << 2;
         /// An element is a denormal or pseudo-denormal.
-        const DENORMAL = 1 << 2;
+        const DENORMAL = 1 << 3;
         /// An element is an infinity.
-        const INFINITY = 1 << 3;
+        const INFINITY = 1 << 4;
         /// An x87 register holds what is no number: an unnormal, a pseudo-NaN or a pseudo-infinity.
-        const UNSUPPORTED = 1 << 4;
+        const UNSUPPORTED = 1 << 5;
         /// The processor raised IE, which was clear before. So for the next five; together they are in the
         /// order of the flags. A flag that was set before hides that it is raised.
-        const INVALID_OPERATION = 1 << 5;
+        const INVALID_OPERATION = 1 << 6;
         /// DE.
-        const DENORMAL_OPERAND = 1 << 6;
+        const DENORMAL_OPERAND = 1 << 7;
         /// ZE.
-        const DIVISION_BY_ZERO = 1 << 7;
+        const DIVISION_BY_ZERO = 1 << 8;
         /// OE.
-        const OVERFLOW = 1 << 8;
+        const OVERFLOW = 1 << 9;
         /// UE.
-        const UNDERFLOW = 1 << 9;
+        const UNDERFLOW = 1 << 10;
         /// PE.
-        const PRECISION = 1 << 10;
+        const PRECISION = 1 << 11;
         /// The rounding control says to nearest. The next three follow it.
-        const ROUNDING_NEAREST = 1 << 11;
+        const ROUNDING_NEAREST = 1 << 12;
         /// Down.
-        const ROUNDING_DOWN = 1 << 12;
+        const ROUNDING_DOWN = 1 << 13;
         /// Up.
-        const ROUNDING_UP = 1 << 13;
+        const ROUNDING_UP = 1 << 14;
         /// Toward zero.
-        const ROUNDING_ZERO = 1 << 14;
+        const ROUNDING_ZERO = 1 << 15;
         /// MXCSR.DAZ is set, and the instruction is one under MXCSR.
-        const DAZ = 1 << 15;
+        const DAZ = 1 << 16;
         /// MXCSR.FTZ is set, and the instruction is one under MXCSR.
-        const FTZ = 1 << 16;
+        const FTZ = 1 << 17;
         /// Some of the exceptions are not masked.
-        const UNMASKED = 1 << 17;
+        const UNMASKED = 1 << 18;
         /// An exception that is not masked was raised.
-        const UNMASKED_RAISED = 1 << 18;
+        const UNMASKED_RAISED = 1 << 19;
         /// What operands can be.
-        const OPERANDS = 0x1f;
+        const OPERANDS = 0x3f;
         /// The six exceptions.
         const RAISED = 0x3f << RAISED;
         /// The four ways of rounding.
@@ -70,9 +72,9 @@ bitflags! {
 }
 
 /// Where the six exceptions begin.
-const RAISED: u32 = 5;
+const RAISED: u32 = 6;
 /// Where the four ways of rounding begin.
-const ROUNDING: u32 = 11;
+const ROUNDING: u32 = 12;
 
 /// How many cases there are of each kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,6 +149,31 @@ pub struct Report {
     pub mxcsr: Shares,
     /// Of those under the x87 control word.
     pub x87: Shares,
+    /// The share of overflow, from 0 to 1, of the cases of those encodings that overflowed at all: most have
+    /// results that cannot.
+    pub overflow_where_possible: f64,
+}
+
+impl Report {
+    /// The shares of what was counted, for each encoding.
+    #[must_use]
+    pub fn of<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Report {
+        let mut sum = Tally::default();
+        let mut overflowing = Counts::default();
+        for tally in tallies {
+            sum.add(tally);
+            let all = tally.all();
+            if all.of(Traits::OVERFLOW) > 0 {
+                overflowing.add(&all);
+            }
+        }
+        Report {
+            all: Shares::of(&sum.all()),
+            mxcsr: Shares::of(&sum.mxcsr),
+            x87: Shares::of(&sum.x87),
+            overflow_where_possible: Shares::of(&overflowing).get(Traits::OVERFLOW),
+        }
+    }
 }
 
 /// How many cases there are of each kind, by unit.
@@ -171,12 +198,6 @@ impl Tally {
         let mut all = self.mxcsr;
         all.add(&self.x87);
         all
-    }
-
-    /// The shares.
-    #[must_use]
-    pub fn report(&self) -> Report {
-        Report { all: Shares::of(&self.all()), mxcsr: Shares::of(&self.mxcsr), x87: Shares::of(&self.x87) }
     }
 }
 
@@ -212,8 +233,8 @@ impl Format {
             (0, _) => Traits::DENORMAL,
             (_, 0) if exponent == largest => Traits::INFINITY,
             _ if exponent != largest => Traits::empty(),
-            _ if fraction >> (fraction_bits - 1) != 0 => Traits::QUIET_NAN,
-            _ => Traits::SIGNALING_NAN,
+            _ if fraction >> (fraction_bits - 1) != 0 => Traits::NAN | Traits::QUIET_NAN,
+            _ => Traits::NAN | Traits::SIGNALING_NAN,
         }
     }
 
@@ -249,8 +270,8 @@ fn classify_extended(value: &Float80) -> Traits {
         0 => Traits::DENORMAL,
         _ if !integer => Traits::UNSUPPORTED,
         0x7fff if fraction == 0 => Traits::INFINITY,
-        0x7fff if fraction >> 63 != 0 => Traits::QUIET_NAN,
-        0x7fff => Traits::SIGNALING_NAN,
+        0x7fff if fraction >> 63 != 0 => Traits::NAN | Traits::QUIET_NAN,
+        0x7fff => Traits::NAN | Traits::SIGNALING_NAN,
         _ => Traits::empty(),
     }
 }
@@ -349,4 +370,62 @@ fn vector_bytes(vector: &Vector) -> [u8; 64] {
         part.copy_from_slice(&quad.to_le_bytes());
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use emu::Registers;
+
+    use super::*;
+    use crate::oracle::places::IMAGE_LENGTH;
+    use crate::oracle::{Case, Mode, Place};
+
+    const QUIET: u64 = 0x7fc0_0001;
+    const INFINITY: u64 = 0x7f80_0000;
+    const DENORMAL: u64 = 1;
+
+    /// What an instruction finds: in XMM0 a quiet NaN above which is an infinity, in XMM1 a denormal, in
+    /// ST(0) an infinity, and all other x87 registers empty.
+    fn found(code: &[u8]) -> Option<Traits> {
+        let mut bytes = [0; 15];
+        bytes[..code.len()].copy_from_slice(code);
+        let displaced = Displaced::decode(code, 0x1000).unwrap();
+        let mut registers = Registers::default();
+        registers.extended.vector[0].0[..2].copy_from_slice(&[INFINITY << 32 | QUIET, 0]);
+        registers.extended.vector[1].0[0] = DENORMAL;
+        registers.extended.x87.r[0] = Float80 { significand: 1 << 63, sign_exponent: 0x7fff };
+        registers.extended.x87.tag = 1;
+        let (instruction, ip) = (*displaced.instruction(), 0x1000);
+        let (mode, place) = (Mode::Straight, Place::Low);
+        let case =
+            Case { bytes, length: code.len(), mode, repeats: false, place, registers, patches: Vec::new() };
+        let mut model = Model::new(&[0; IMAGE_LENGTH]);
+        operands(&displaced, &Sample { case, instruction, ip }, &mut model)
+    }
+
+    #[test]
+    fn what_is_computed_on_counts_and_nothing_else() {
+        let quiet = Traits::NAN | Traits::QUIET_NAN;
+        assert_eq!(found(&[0xf3, 0x0f, 0x58, 0xc1]), Some(quiet | Traits::DENORMAL), "ADDSS xmm0, xmm1");
+        assert_eq!(found(&[0xf3, 0x0f, 0x51, 0xc1]), Some(Traits::DENORMAL), "SQRTSS xmm0, xmm1");
+        assert_eq!(found(&[0x0f, 0x51, 0xc8]), Some(quiet | Traits::INFINITY), "SQRTPS xmm1, xmm0");
+        assert_eq!(found(&[0xf3, 0x0f, 0x5a, 0xc0]), Some(quiet), "CVTSS2SD xmm0, xmm0");
+        assert_eq!(found(&[0xf2, 0x0f, 0x5a, 0xc0]), Some(Traits::empty()), "CVTSD2SS: a normal double");
+        assert_eq!(found(&[0xf3, 0x0f, 0x2a, 0xc0]), None, "CVTSI2SS xmm0, eax");
+        assert_eq!(found(&[0xd8, 0xc1]), Some(Traits::INFINITY), "FADD st(0), st(1), which is empty");
+        assert_eq!(found(&[0xd9, 0xc1]), None, "FLD st(1)");
+    }
+
+    #[test]
+    fn x87_has_more_kinds_of_numbers() {
+        let kind = |sign_exponent, significand| classify_extended(&Float80 { significand, sign_exponent });
+        assert_eq!(kind(0xffff, 0xc000_0000_0000_0000), Traits::NAN | Traits::QUIET_NAN);
+        assert_eq!(kind(0x7fff, 0x8000_0000_0000_0001), Traits::NAN | Traits::SIGNALING_NAN);
+        assert_eq!(kind(0x7fff, 0x8000_0000_0000_0000), Traits::INFINITY);
+        assert_eq!(kind(0x7fff, 1), Traits::UNSUPPORTED);
+        assert_eq!(kind(0x3fff, 1), Traits::UNSUPPORTED);
+        assert_eq!(kind(0x8000, 1 << 63), Traits::DENORMAL);
+        assert_eq!(kind(0x8000, 0), Traits::empty());
+        assert_eq!(kind(0x3fff, 1 << 63), Traits::empty());
+    }
 }

@@ -205,11 +205,8 @@ impl Report {
         mnemonics.dedup();
         self.masked_flags =
             mnemonics.iter().map(|one| undefined::possibly(*one).bits().count_ones() as usize).sum();
-        let mut floating_point = floating_point::Tally::default();
-        for (_, tally) in self.found.iter().filter(|(code, tally)| tally.skipped(*code).is_none()) {
-            floating_point.add(&tally.floating_point);
-        }
-        self.floating_point = floating_point.report();
+        let compared = self.found.iter().filter(|(code, tally)| tally.skipped(*code).is_none());
+        self.floating_point = floating_point::Report::of(compared.map(|(_, tally)| &tally.floating_point));
     }
 }
 

@@ -93,6 +93,10 @@ fn print(report: &Report, skipped: bool) {
     for (unit, shares) in [("SSE", &floating.mxcsr), ("x87", &floating.x87)] {
         print_shares(unit, shares);
     }
+    if floating.all.cases > 0 {
+        let percent = 100.0 * floating.overflow_where_possible;
+        println!("{percent:.1} % overflow, of the encodings that do");
+    }
     println!(
         "{} codes, {} cases, {} of them faulting, {} mismatches; {} cases refused, {} codes skipped, \
          {} flags masked; seed {}",

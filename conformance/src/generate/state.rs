@@ -133,8 +133,8 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         x87.status |= SUMMARY | BUSY;
     }
     x87.tag = match rng.below(10) {
-        0..5 => 0xff,
-        5 => 0,
+        0..6 => 0xff,
+        6 => 0,
         _ => rng.u64() as u8,
     };
     // AMD's processors lose them in any context switch while no exception is pending: they would be there
@@ -144,8 +144,7 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         x87.instruction_pointer = rng.below(1 << 47);
         x87.data_pointer = rng.below(1 << 47);
     }
-    let extreme = rng.chance(25);
     for register in &mut x87.r {
-        *register = if extreme { values::extreme_extended(rng) } else { values::extended(rng) };
+        *register = values::extended(rng);
     }
 }

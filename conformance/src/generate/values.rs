@@ -182,8 +182,8 @@ pub(crate) fn extended(rng: &mut Rng) -> Float80 {
         (0x4043, u64::MAX),              // beyond what FPREM reduces in one step
     ];
     let (exponent, significand) = match rng.below(10) {
-        0..4 => rng.pick(&SPECIAL),
-        4..6 => (0x3fff + rng.below(66) as u16, INTEGER | rng.u64() & rng.u64()),
+        0..5 => rng.pick(&SPECIAL),
+        5 => (0x3fff + rng.below(66) as u16, INTEGER | rng.u64() & rng.u64()),
         6 | 7 => (0x3fff - rng.below(66) as u16, INTEGER | rng.u64()),
         8 => (0x3fff + rng.below(8) as u16, INTEGER | rng.below(16) << 60),
         _ => (rng.u64() as u16 & 0x7fff, rng.u64()),
@@ -194,9 +194,9 @@ pub(crate) fn extended(rng: &mut Rng) -> Float80 {
 /// A number of which the significand is the largest, the smallest or anything.
 fn fraction(bits: u32, rng: &mut Rng) -> u64 {
     let mask = u64::MAX >> (64 - bits);
-    match rng.below(4) {
-        0 => 0,
-        1 => mask,
+    match rng.below(8) {
+        0..3 => 0,
+        3 => mask,
         _ => rng.u64() & mask,
     }
 }
@@ -204,27 +204,38 @@ fn fraction(bits: u32, rng: &mut Rng) -> u64 {
 /// A biased exponent that makes results leave the range: near the largest, `largest` being that of infinity, or
 /// the smallest, and now and then one whose double is near them.
 fn extreme_exponent(largest: u64, rng: &mut Rng) -> u64 {
-    let near = rng.below(3);
-    match rng.below(8) {
-        0..4 => largest - 1 - near,
-        4..6 => near,
-        6 => largest / 4 * 3 + near,
-        _ => largest / 2 - near,
+    // At the limit itself three times out of four.
+    let near = rng.below(8).saturating_sub(5);
+    match rng.below(16) {
+        0..8 => largest - 1 - near,
+        8..11 => near,
+        11 | 12 => largest / 4 * 3 + near,
+        13 | 14 => largest / 2 - near,
+        _ => largest,
     }
 }
+
+/// One in this many numbers at the limits is zero.
+const ZEROS: u64 = 12;
 
 /// A number of `bits` bits at the limits of its format, of which the fraction has `fraction_bits`.
 pub(crate) fn extreme(bits: u32, fraction_bits: u32, rng: &mut Rng) -> u64 {
     let largest = (1 << (bits - 1 - fraction_bits)) - 1;
-    let exponent = extreme_exponent(largest, rng);
-    (rng.below(2) << (bits - 1)) | (exponent << fraction_bits) | fraction(fraction_bits, rng)
+    let sign = rng.below(2) << (bits - 1);
+    if rng.below(ZEROS) == 0 {
+        return sign;
+    }
+    sign | extreme_exponent(largest, rng) << fraction_bits | fraction(fraction_bits, rng)
 }
 
 /// An x87 register at the limits of its format, or of single or double precision.
 pub(crate) fn extreme_extended(rng: &mut Rng) -> Float80 {
     /// The exponents' bias, and infinity's exponents in the three formats.
     const BIAS: u64 = 0x3fff;
-    let largest = rng.pick(&[0x7fff, 0x7fff, 0x7fff, 0xff, 0x7ff]);
+    if rng.below(ZEROS) == 0 {
+        return Float80 { significand: 0, sign_exponent: (rng.below(2) as u16) << 15 };
+    }
+    let largest = rng.pick(&[0x7fff, 0x7fff, 0x7fff, 0x7fff, 0xff, 0x7ff]);
     let exponent = BIAS - largest / 2 + extreme_exponent(largest, rng);
     let integer = u64::from(exponent != 0) << 63;
     Float80 {
