@@ -360,7 +360,7 @@ fn reads(access: OpAccess) -> bool {
 
 /// What ST(i) holds, unless it is empty.
 fn st(x87: &X87, register: Register) -> Option<&Float80> {
-    let physical = usize::from(x87.status >> 11) + register.number() & 7;
+    let physical = (usize::from(x87.status >> 11) + register.number()) & 7;
     (x87.tag >> physical & 1 != 0).then(|| &x87.r[physical])
 }
 
