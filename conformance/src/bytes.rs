@@ -84,11 +84,13 @@ fn hex(bytes: &[u8]) -> String {
 /// How much is searched.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How long.
+    /// How long at most.
     pub time: Duration,
+    /// How many byte strings, rounded up to whole batches, if not as many as there is time for.
+    pub strings: Option<u64>,
     /// What the bytes are drawn from.
     pub seed: u64,
-    /// The most disagreements of a kind to list.
+    /// The most disagreements of a kind to list, with and without an explanation each.
     pub show: usize,
 }
 
@@ -159,7 +161,7 @@ pub fn search(plan: &Plan) -> Result<Report, Failure> {
     };
     let start = Instant::now();
     for batch in 0.. {
-        if start.elapsed() >= plan.time {
+        if start.elapsed() >= plan.time || plan.strings.is_some_and(|most| search.report.tried >= most) {
             break;
         }
         search.batch(&mut oracle, &mut Rng::of(&[plan.seed, batch, 2])).map_err(fail)?;
@@ -172,7 +174,8 @@ struct Search {
     codes: Vec<Code>,
     memory: Box<Memory>,
     report: Report,
-    shown: BTreeMap<Kind, usize>,
+    /// How many are listed, of each kind and with or without an explanation.
+    shown: BTreeMap<(Kind, bool), usize>,
     show: usize,
 }
 
@@ -328,7 +331,7 @@ impl Search {
         }
         let explanation = explanation(bytes).map(|row| row.explanation);
         self.report.unexplained += u64::from(explanation.is_none());
-        let shown = self.shown.entry(kind).or_default();
+        let shown = self.shown.entry((kind, explanation.is_some())).or_default();
         if *shown < self.show {
             *shown += 1;
             self.report.disagreements.push(Disagreement {

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use emu::Displaced;
 use iced_x86::Code;
 
-use crate::codes;
 use crate::compare::{Comparison, compare};
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Error, Memory, Observed, Oracle, Stop, mxcsr_mask};
 use crate::report::{Report, Tally, describe, reproduce};
+use crate::{codes, floating_point};
 
 /// How much is compared.
 #[derive(Clone, Debug)]
@@ -257,6 +257,9 @@ impl<'a> Worker<'a> {
         tally.left += u64::from(left);
         tally.compared += u64::from(!left);
         tally.faulting += u64::from(!left && observed.stop != Stop::Completed);
+        if !left {
+            floating_point::note(sample, observed, &mut self.model, &mut tally.floating_point);
+        }
         if !differences.is_empty() {
             tally.mismatches += 1;
             if tally.shown.len() < self.plan.show.div_ceil(2) {

@@ -105,6 +105,8 @@ const BITS: &[(CpuidFeature, u32, u32, Answer, u32)] = {
         (F::D3NOW, 0x8000_0001, 0, Edx, 31),
         (F::FMA4, 0x8000_0001, 0, Ecx, 16),
         (F::XOP, 0x8000_0001, 0, Ecx, 11),
+        (F::LWP, 0x8000_0001, 0, Ecx, 15),
+        (F::TBM, 0x8000_0001, 0, Ecx, 21),
         (F::MONITORX, 0x8000_0001, 0, Ecx, 29),
         (F::CLZERO, 0x8000_0008, 0, Ebx, 0),
         (F::RDPRU, 0x8000_0008, 0, Ebx, 4),

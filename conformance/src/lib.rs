@@ -6,6 +6,7 @@ pub mod compare;
 pub mod diff;
 pub mod everywhere;
 pub mod features;
+pub mod floating_point;
 pub mod fuzz;
 pub mod generate;
 pub mod lockstep;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::compare::{Difference, GPR};
 use crate::generate::{Generator, Sample};
 use crate::oracle::{mxcsr_mask, xsave_layout};
-use crate::{codes, features, undefined};
+use crate::{codes, features, floating_point, undefined};
 
 /// An encoding that was not compared.
 #[derive(Clone, Debug, Serialize)]
@@ -63,6 +63,8 @@ pub struct Report {
     pub refused_cases: u64,
     /// Cases in which the emulator differed, by encoding.
     pub mismatches_by_code: BTreeMap<String, u64>,
+    /// What the cases hold that compute on floating-point numbers.
+    pub floating_point: floating_point::Report,
     /// What was found about each encoding.
     #[serde(skip)]
     pub found: Vec<(Code, Tally)>,
@@ -91,6 +93,8 @@ pub struct Tally {
     pub mismatches: u64,
     /// Some of those.
     pub shown: Vec<Mismatch>,
+    /// What those hold that were compared and compute on floating-point numbers.
+    pub floating_point: floating_point::Tally,
     /// No such instruction could be made.
     pub not_encoded: bool,
     /// No further cases are of use.
@@ -110,6 +114,7 @@ impl Tally {
         self.refusal = other.refusal.or(self.refusal);
         self.mismatches += other.mismatches;
         self.shown.extend(other.shown);
+        self.floating_point.add(&other.floating_point);
         self.not_encoded |= other.not_encoded && self.ran == 0;
         self.done |= other.done;
     }
@@ -200,6 +205,8 @@ impl Report {
         mnemonics.dedup();
         self.masked_flags =
             mnemonics.iter().map(|one| undefined::possibly(*one).bits().count_ones() as usize).sum();
+        let compared = self.found.iter().filter(|(code, tally)| tally.skipped(*code).is_none());
+        self.floating_point = floating_point::Report::of(compared.map(|(_, tally)| &tally.floating_point));
     }
 }
 

@@ -34,6 +34,18 @@ pub struct Displaced {
     instruction: Instruction,
 }
 
+/// On which of the operands that hold floating-point numbers an instruction computes. One that only moves or
+/// selects their bits computes on none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FloatingPoint {
+    /// None.
+    None,
+    /// The last register or memory operand: SQRTSS, which copies elements of the first.
+    Last,
+    /// All that it reads.
+    All,
+}
+
 impl Displaced {
     /// Decodes the instruction at the start of `bytes`, which lies at address `ip`.
     ///
@@ -134,6 +146,16 @@ impl Displaced {
     #[must_use]
     pub fn touches(&self) -> Touches {
         self.touches
+    }
+
+    /// On which of its operands it computes as floating-point numbers.
+    #[must_use]
+    pub fn floating_point(&self) -> FloatingPoint {
+        match self.row.flags {
+            flags if !flags.contains(Flags::FLOAT) => FloatingPoint::None,
+            flags if flags.contains(Flags::LAST_SOURCE) => FloatingPoint::Last,
+            _ => FloatingPoint::All,
+        }
     }
 
     /// The decoded instruction.

@@ -28,7 +28,7 @@ mod vector;
 mod width;
 mod x87;
 
-pub use displaced::Displaced;
+pub use displaced::{Displaced, FloatingPoint};
 pub use exception::Exception;
 pub use memory::{Access, MemoryFault, UserMemory};
 pub use outcome::Outcome;

@@ -17,7 +17,7 @@ static INVALID_OPCODE: Row = Row {
     name: "#UD",
     mnemonics: &[],
     flags: Flags::empty(),
-    select: |_| Some(families::undefined as Execute),
+    select: |form| Some(families::undefined_unless_too_long(form)),
 };
 
 /// What raises #GP: an instruction of more than 15 bytes.

@@ -43,6 +43,10 @@ bitflags! {
         const SEGMENTS = 1 << 11;
         /// Needs all of the state that XSAVE saves.
         const EXTENDED = 1 << 12;
+        /// Computes on floating-point operands, or converts them; does not only move or select their bits.
+        const FLOAT = 1 << 13;
+        /// Of its floating-point operands it computes on the last only: from the first it copies elements.
+        const LAST_SOURCE = 1 << 14;
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     /// What the bytes are drawn from; without it, a new one each time.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// How many disagreements of each kind to list.
+    /// How many disagreements of each kind to list, explained and not explained.
     #[arg(long, value_name = "N", default_value_t = 20)]
     show: usize,
     /// Prints one JSON document.
@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return could_not_run(format_args!("--seconds: {error}")),
     };
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
-    let report = match search(&Plan { time, seed, show: arguments.show }) {
+    let report = match search(&Plan { time, strings: None, seed, show: arguments.show }) {
         Ok(report) => report,
         Err(failure) => return could_not_run(failure),
     };
@@ -40,8 +40,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
     } else {
         for found in &report.disagreements {
+            let explanation = found.explanation.unwrap_or("not explained");
             println!(
-                "{:?} {}: {}\n    processor: {}",
+                "{:?} {}: {}\n    processor: {}\n    {explanation}",
                 found.kind, found.bytes, found.emulator, found.processor
             );
         }

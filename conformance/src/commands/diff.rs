@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use conformance::diff::{self, Plan};
+use conformance::floating_point::{Shares, Traits};
 use conformance::report::Report;
 
 use super::{DOES_NOT_HOLD, could_not_run, fresh_seed, print_json};
@@ -88,6 +89,14 @@ fn print(report: &Report, skipped: bool) {
     for (code, count) in &report.mismatches_by_code {
         println!("{code:<40} {count} mismatches");
     }
+    let floating = &report.floating_point;
+    for (unit, shares) in [("SSE", &floating.mxcsr), ("x87", &floating.x87)] {
+        print_shares(unit, shares);
+    }
+    if floating.all.cases > 0 {
+        let percent = 100.0 * floating.overflow_where_possible;
+        println!("{percent:.1} % overflow, of the encodings that do");
+    }
     println!(
         "{} codes, {} cases, {} of them faulting, {} mismatches; {} cases refused, {} codes skipped, \
          {} flags masked; seed {}",
@@ -100,4 +109,26 @@ fn print(report: &Report, skipped: bool) {
         report.masked_flags,
         report.seed,
     );
+}
+
+/// Three lines about the cases of a unit that compute on floating-point numbers.
+fn print_shares(unit: &str, shares: &Shares) {
+    if shares.cases == 0 {
+        return;
+    }
+    println!("{} cases of floating point, {unit}:", shares.cases);
+    for (title, traits) in [
+        ("operands", Traits::OPERANDS),
+        ("raised", Traits::RAISED | Traits::UNMASKED_RAISED),
+        ("control", Traits::ROUNDING | Traits::DAZ | Traits::FTZ | Traits::UNMASKED),
+    ] {
+        let shown: Vec<String> = traits
+            .iter_names()
+            .map(|(name, one)| {
+                let name = name.to_lowercase().replace('_', " ");
+                format!("{name} {:.1} %", 100.0 * shares.get(one))
+            })
+            .collect();
+        println!("    {title}: {}", shown.join(", "));
+    }
 }

@@ -4,6 +4,7 @@
 //! contents of memory.
 
 mod address;
+mod floating_point;
 mod image;
 mod instruction;
 mod related;
@@ -21,6 +22,7 @@ use iced_x86::{
     Mnemonic, OpKind, Register,
 };
 
+use self::floating_point::Theme;
 use crate::oracle::places::{SLOTS, STACK};
 use crate::oracle::{Case, Memory, Mode, Place};
 use crate::rng::Rng;
@@ -133,6 +135,7 @@ impl Generator {
         implied(&mut case.registers, instruction, rng);
         let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
         let mut places = Vec::new();
+        let theme = is_wide(instruction.code()).then(|| Theme::draw(rng));
         for memory in info.used_memory() {
             let size = match memory.memory_size().size() as u64 {
                 _ if image::has_image(instruction) => image::LENGTH,
@@ -150,9 +153,16 @@ impl Generator {
             if let Some(start) = address::linear(memory, &case.registers) {
                 places.push(start);
                 if rng.chance(60) && case.patches.len() < 2 {
-                    case.patches.extend(related::fresh(start, rng));
+                    let bytes = theme.and_then(|theme| theme.bytes(memory.memory_size(), rng));
+                    case.patches.extend(match bytes {
+                        Some(bytes) => related::patch(start, &bytes),
+                        None => related::fresh(start, rng),
+                    });
                 }
             }
+        }
+        if let Some(theme) = theme {
+            theme.registers(&mut case.registers, instruction, state::quads(&self.layout), rng);
         }
         bit_offset(&mut case.registers, instruction, rng);
         case.patches.extend(related::contents(instruction, &places, &mut case.registers, rng));

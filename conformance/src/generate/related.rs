@@ -11,10 +11,10 @@ use crate::oracle::places::{CODE_HIGH, CODE_LOW, LOW, STACK, TOP, USER_END, WRIT
 use crate::rng::Rng;
 
 /// The longest patch, in bytes.
-const PATCH: usize = 64;
+pub(super) const PATCH: usize = 64;
 
 /// A patch of `bytes` at `start`, as far as they can be written there.
-fn patch(start: u64, bytes: &[u8]) -> Option<Patch> {
+pub(super) fn patch(start: u64, bytes: &[u8]) -> Option<Patch> {
     let region = WRITABLE.iter().find(|region| region.start <= start && start < region.end())?;
     let length = ((region.end() - start) as usize).min(bytes.len()).min(PATCH);
     let mut padded = [0; PATCH];

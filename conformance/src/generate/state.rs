@@ -66,11 +66,7 @@ fn flags(rng: &mut Rng) -> Rflags {
 fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, wide: bool, rng: &mut Rng) {
     extended.mxcsr = mxcsr(rng) & Mxcsr::from_bits_retain(mxcsr_mask);
     x87(&mut extended.x87, rng);
-    let quads = match (layout.avx, layout.zmm_hi256) {
-        (_, Some(_)) => 8,
-        (Some(_), None) => 4,
-        (None, None) => 2,
-    };
+    let quads = quads(layout);
     let count = if layout.hi16_zmm.is_some() { 32 } else { 16 };
     for vector in &mut extended.vector[..count] {
         let lanes = if wide { values::Lanes::draw(rng) } else { values::Lanes::Random };
@@ -83,6 +79,15 @@ fn extended(extended: &mut Extended, layout: &Layout, mxcsr_mask: u32, wide: boo
         for mask in &mut extended.opmask {
             *mask = values::integer(64, rng);
         }
+    }
+}
+
+/// How many 64-bit parts a vector register has.
+pub(super) fn quads(layout: &Layout) -> usize {
+    match (layout.avx, layout.zmm_hi256) {
+        (_, Some(_)) => 8,
+        (Some(_), None) => 4,
+        (None, None) => 2,
     }
 }
 
@@ -128,8 +133,8 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         x87.status |= SUMMARY | BUSY;
     }
     x87.tag = match rng.below(10) {
-        0..5 => 0xff,
-        5 => 0,
+        0..6 => 0xff,
+        6 => 0,
         _ => rng.u64() as u8,
     };
     // AMD's processors lose them in any context switch while no exception is pending: they would be there

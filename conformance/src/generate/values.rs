@@ -68,7 +68,7 @@ pub(crate) fn signed(bits: u32, rng: &mut Rng) -> u64 {
 
 /// A single-precision number.
 fn single(rng: &mut Rng) -> u32 {
-    const SPECIAL: [u32; 22] = [
+    const SPECIAL: [u32; 23] = [
         0x0000_0000, // zero
         0x3f80_0000, // 1
         0x3f00_0000, // 1/2
@@ -78,7 +78,8 @@ fn single(rng: &mut Rng) -> u32 {
         0x007f_ffff, // the largest denormal
         0x0080_0000, // the smallest normal
         0x7f7f_ffff, // the largest
-        0x7f80_0000, // infinity
+        0x7f80_0000, // infinity, twice as often
+        0x7f80_0000,
         0x7fc0_0000, // the default NaN, positive
         0x7fc1_2345, // a quiet NaN
         0x7f80_0001, // a signalling NaN
@@ -104,7 +105,7 @@ fn single(rng: &mut Rng) -> u32 {
 
 /// A double-precision number.
 fn double(rng: &mut Rng) -> u64 {
-    const SPECIAL: [u64; 22] = [
+    const SPECIAL: [u64; 23] = [
         0x0000_0000_0000_0000,
         0x3ff0_0000_0000_0000,
         0x3fe0_0000_0000_0000,
@@ -114,6 +115,7 @@ fn double(rng: &mut Rng) -> u64 {
         0x000f_ffff_ffff_ffff,
         0x0010_0000_0000_0000,
         0x7fef_ffff_ffff_ffff,
+        0x7ff0_0000_0000_0000,
         0x7ff0_0000_0000_0000,
         0x7ff8_0000_0000_0000,
         0x7ff8_1234_5678_9abc,
@@ -149,20 +151,24 @@ fn half(rng: &mut Rng) -> u16 {
 /// An x87 register.
 pub(crate) fn extended(rng: &mut Rng) -> Float80 {
     const INTEGER: u64 = 1 << 63;
-    const SPECIAL: [(u16, u64); 24] = [
-        (0x0000, 0),                     // zero
-        (0x3fff, INTEGER),               // 1
-        (0x3ffe, INTEGER),               // 1/2
-        (0x3fff, INTEGER | 1 << 62),     // 3/2
-        (0x0000, 1),                     // a denormal
-        (0x0000, INTEGER - 1),           // the largest
-        (0x0000, INTEGER),               // a pseudo-denormal
-        (0x0001, INTEGER),               // the smallest normal
-        (0x7ffe, u64::MAX),              // the largest
-        (0x7fff, INTEGER),               // infinity
+    const SPECIAL: [(u16, u64); 28] = [
+        (0x0000, 0),                 // zero
+        (0x3fff, INTEGER),           // 1
+        (0x3ffe, INTEGER),           // 1/2
+        (0x3fff, INTEGER | 1 << 62), // 3/2
+        (0x0000, 1),                 // a denormal
+        (0x0000, INTEGER - 1),       // the largest
+        (0x0000, INTEGER),           // a pseudo-denormal
+        (0x0001, INTEGER),           // the smallest normal
+        (0x7ffe, u64::MAX),          // the largest
+        (0x7fff, INTEGER),           // infinity, more often than others
+        (0x7fff, INTEGER),
+        (0x7fff, INTEGER),
         (0x7fff, INTEGER | 1 << 62),     // the default NaN, positive
         (0x7fff, INTEGER | 1 << 62 | 5), // a quiet NaN
         (0x7fff, INTEGER | 1),           // a signalling NaN
+        (0x7fff, INTEGER | 7 << 40),     // another
+        (0x7fff, INTEGER / 2 - 1 + INTEGER),
         (0x7fff, 1),                     // a pseudo-NaN
         (0x7fff, 0),                     // a pseudo-infinity
         (0x4000, 1 << 62),               // an unnormal
@@ -176,13 +182,66 @@ pub(crate) fn extended(rng: &mut Rng) -> Float80 {
         (0x4043, u64::MAX),              // beyond what FPREM reduces in one step
     ];
     let (exponent, significand) = match rng.below(10) {
-        0..4 => rng.pick(&SPECIAL),
-        4..6 => (0x3fff + rng.below(66) as u16, INTEGER | rng.u64() & rng.u64()),
+        0..5 => rng.pick(&SPECIAL),
+        5 => (0x3fff + rng.below(66) as u16, INTEGER | rng.u64() & rng.u64()),
         6 | 7 => (0x3fff - rng.below(66) as u16, INTEGER | rng.u64()),
         8 => (0x3fff + rng.below(8) as u16, INTEGER | rng.below(16) << 60),
         _ => (rng.u64() as u16 & 0x7fff, rng.u64()),
     };
     Float80 { significand, sign_exponent: exponent | (rng.below(2) as u16) << 15 }
+}
+
+/// A number of which the significand is the largest, the smallest or anything.
+fn fraction(bits: u32, rng: &mut Rng) -> u64 {
+    let mask = u64::MAX >> (64 - bits);
+    match rng.below(8) {
+        0..3 => 0,
+        3 => mask,
+        _ => rng.u64() & mask,
+    }
+}
+
+/// A biased exponent that makes results leave the range: near the largest, `largest` being that of infinity, or
+/// the smallest, and now and then one whose double is near them.
+fn extreme_exponent(largest: u64, rng: &mut Rng) -> u64 {
+    // At the limit itself three times out of four.
+    let near = rng.below(8).saturating_sub(5);
+    match rng.below(16) {
+        0..8 => largest - 1 - near,
+        8..11 => near,
+        11 | 12 => largest / 4 * 3 + near,
+        13 | 14 => largest / 2 - near,
+        _ => largest,
+    }
+}
+
+/// One in this many numbers at the limits is zero.
+const ZEROS: u64 = 12;
+
+/// A number of `bits` bits at the limits of its format, of which the fraction has `fraction_bits`.
+pub(crate) fn extreme(bits: u32, fraction_bits: u32, rng: &mut Rng) -> u64 {
+    let largest = (1 << (bits - 1 - fraction_bits)) - 1;
+    let sign = rng.below(2) << (bits - 1);
+    if rng.below(ZEROS) == 0 {
+        return sign;
+    }
+    sign | extreme_exponent(largest, rng) << fraction_bits | fraction(fraction_bits, rng)
+}
+
+/// An x87 register at the limits of its format, or of single or double precision.
+pub(crate) fn extreme_extended(rng: &mut Rng) -> Float80 {
+    /// The exponents' bias, and infinity's exponents in the three formats.
+    const BIAS: u64 = 0x3fff;
+    if rng.below(ZEROS) == 0 {
+        return Float80 { significand: 0, sign_exponent: (rng.below(2) as u16) << 15 };
+    }
+    let largest = rng.pick(&[0x7fff, 0x7fff, 0x7fff, 0x7fff, 0xff, 0x7ff]);
+    let exponent = BIAS - largest / 2 + extreme_exponent(largest, rng);
+    let integer = u64::from(exponent != 0) << 63;
+    Float80 {
+        significand: integer | fraction(63, rng),
+        sign_exponent: (exponent | rng.below(2) << 15) as u16,
+    }
 }
 
 /// What the 64-bit parts of one vector register, or of a stretch of memory, hold.
@@ -193,6 +252,8 @@ pub(crate) enum Lanes {
     Half,
     Single,
     Double,
+    /// Numbers of so many bits, so many of them the fraction's, at the limits of their format.
+    Extreme(u32, u32),
     /// Small numbers, as indices.
     Index(u32),
     /// All bits of each element set or clear.
@@ -225,6 +286,7 @@ impl Lanes {
             Lanes::Half => repeat(16, &mut || u64::from(half(rng))),
             Lanes::Single => repeat(32, &mut || u64::from(single(rng))),
             Lanes::Double => double(rng),
+            Lanes::Extreme(bits, fraction) => repeat(bits, &mut || extreme(bits, fraction, rng)),
             Lanes::Index(bits) => repeat(bits, &mut || rng.below(64).wrapping_sub(16)),
             Lanes::Mask(bits) => repeat(bits, &mut || 0u64.wrapping_sub(rng.below(2))),
         }

@@ -4,12 +4,10 @@ use crate::exception::Exception;
 use crate::float::{Double, Format, Single, compute};
 use crate::host::sse::{self, HostOp};
 use crate::registers::Mxcsr;
-use crate::shape::float::{FloatOp, one_source, two_sources};
+use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::Row;
 use crate::vector::{Bits, Lane};
-
-const SSE: Flags = Flags::SSE;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Addps, Select, SSE, two_sources::<sse::Addps>),
@@ -38,12 +36,12 @@ pub(super) static ROWS: &[Row] = &[
     row!(Maxsd, Select, SSE, two_sources::<sse::Maxsd>),
     row!(Sqrtps, Select, SSE, one_source::<sse::Sqrtps>),
     row!(Sqrtpd, Select, SSE, one_source::<sse::Sqrtpd>),
-    row!(Sqrtss, Select, SSE, two_sources::<sse::Sqrtss>),
-    row!(Sqrtsd, Select, SSE, two_sources::<sse::Sqrtsd>),
+    row!(Sqrtss, Select, UNARY, two_sources::<sse::Sqrtss>),
+    row!(Sqrtsd, Select, UNARY, two_sources::<sse::Sqrtsd>),
     row!(Rcpps, Select, SSE, one_source::<sse::Rcpps>),
-    row!(Rcpss, Select, SSE, two_sources::<sse::Rcpss>),
+    row!(Rcpss, Select, UNARY, two_sources::<sse::Rcpss>),
     row!(Rsqrtps, Select, SSE, one_source::<sse::Rsqrtps>),
-    row!(Rsqrtss, Select, SSE, two_sources::<sse::Rsqrtss>),
+    row!(Rsqrtss, Select, UNARY, two_sources::<sse::Rsqrtss>),
     row!(Addsubps, Select, SSE, two_sources::<sse::Addsubps>),
     row!(Addsubpd, Select, SSE, two_sources::<sse::Addsubpd>),
     row!(Haddps, Select, SSE, two_sources::<Horizontal<sse::Addps>>),

@@ -4,12 +4,10 @@ use crate::exception::Exception;
 use crate::float::{Format, by_blocks, raise};
 use crate::host::sse::{self, Compare};
 use crate::registers::{Mxcsr, Rflags};
-use crate::shape::float::{FloatFlags, FloatOp, to_flags, two_sources};
+use crate::shape::float::{FloatFlags, FloatOp, SSE, to_flags, two_sources};
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::Row;
 use crate::vector::Bits;
-
-const SSE: Flags = Flags::SSE;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Cmpps, Select, SSE, two_sources::<Cmp<sse::Cmpps>>),

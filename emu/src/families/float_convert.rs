@@ -1,11 +1,9 @@
 //! SSE conversion (SDM volume 1, sections 10.4.1.6, 10.4.3 and 11.4.1.6).
 
 use crate::host::sse;
-use crate::shape::float::{from_general, from_mmx, one_source, to_general, to_mmx, two_sources};
+use crate::shape::float::{SSE, UNARY, from_general, from_mmx, one_source, to_general, to_mmx, two_sources};
 use crate::shape::row;
 use crate::table::{Flags, Row};
-
-const SSE: Flags = Flags::SSE;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Cvtdq2ps, Select, SSE, one_source::<sse::Cvtdq2ps>),
@@ -16,8 +14,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Cvttpd2dq, Select, SSE, one_source::<sse::Cvttpd2dq>),
     row!(Cvtps2pd, Select, SSE, one_source::<sse::Cvtps2pd>),
     row!(Cvtpd2ps, Select, SSE, one_source::<sse::Cvtpd2ps>),
-    row!(Cvtss2sd, Select, SSE, two_sources::<sse::Cvtss2sd>),
-    row!(Cvtsd2ss, Select, SSE, two_sources::<sse::Cvtsd2ss>),
+    row!(Cvtss2sd, Select, UNARY, two_sources::<sse::Cvtss2sd>),
+    row!(Cvtsd2ss, Select, UNARY, two_sources::<sse::Cvtsd2ss>),
     row!(Cvtsi2ss, Select, SSE, from_general::<sse::Cvtsi2ss32, sse::Cvtsi2ss64>),
     row!(Cvtsi2sd, Select, SSE, from_general::<sse::Cvtsi2sd32, sse::Cvtsi2sd64>),
     row!(Cvtss2si, Select, SSE, to_general::<sse::Cvtss2si32, sse::Cvtss2si64>),

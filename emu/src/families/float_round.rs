@@ -5,18 +5,16 @@ use core::marker::PhantomData;
 use crate::exception::Exception;
 use crate::float::{Double, Format, Single, by_blocks, raise};
 use crate::registers::Mxcsr;
-use crate::shape::float::{FloatOp, one_source, two_sources};
+use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::Row;
 use crate::vector::Bits;
-
-const SSE: Flags = Flags::SSE;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Roundps, Select, SSE, one_source::<Round<Single, 4>>),
     row!(Roundpd, Select, SSE, one_source::<Round<Double, 2>>),
-    row!(Roundss, Select, SSE, two_sources::<Round<Single, 1>>),
-    row!(Roundsd, Select, SSE, two_sources::<Round<Double, 1>>),
+    row!(Roundss, Select, UNARY, two_sources::<Round<Single, 1>>),
+    row!(Roundsd, Select, UNARY, two_sources::<Round<Double, 1>>),
 ];
 
 /// ROUNDPS and its like, of the first `ELEMENTS` of each block.

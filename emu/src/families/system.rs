@@ -162,13 +162,17 @@ fn select_svm(form: &Form<'_>) -> Option<Execute> {
 
 /// With the extensions, whether a hypervisor is at work decides between #UD and #GP.
 fn select_vmx(form: &Form<'_>) -> Option<Execute> {
-    // AMD's processors look for the two immediates of EXTRQ behind 0F 78 before they find it undefined.
-    let longer = form.instruction.mnemonic() == Mnemonic::Vmread && form.processor.vendor == Vendor::Amd;
     match form.processor.vmx {
         true => None,
-        false if longer && form.instruction.len() + 2 > 15 => Some(privileged),
-        false => Some(undefined),
+        false => Some(undefined_unless_too_long(form)),
     }
+}
+
+/// #UD, or #GP for what is longer to the processor than it looks: AMD's processors look for the two immediates
+/// of EXTRQ behind 0F 78 before they find it undefined.
+pub(crate) fn undefined_unless_too_long(form: &Form<'_>) -> Execute {
+    let longer = form.instruction.mnemonic() == Mnemonic::Vmread && form.processor.vendor == Vendor::Amd;
+    if longer && form.instruction.len() + 2 > 15 { privileged } else { undefined }
 }
 
 /// Each vendor's own hypercall: KVM refuses it to user mode. The other vendor's is #UD to the processor,

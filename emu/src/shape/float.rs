@@ -12,9 +12,14 @@ use crate::outcome::Outcome;
 use crate::processor::Vendor;
 use crate::registers::{Mxcsr, Rflags};
 use crate::shape::vector::ClassName;
-use crate::table::{Form, Shape};
+use crate::table::{Flags, Form, Shape};
 use crate::vector::{Bits, Class, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse, Xmm};
 use crate::width::Width;
+
+/// What a row is that computes on floating-point elements under MXCSR.
+pub(crate) const SSE: Flags = Flags::SSE.union(Flags::FLOAT);
+/// The same of one that computes on the last operand only, though it copies elements of another.
+pub(crate) const UNARY: Flags = SSE.union(Flags::LAST_SOURCE);
 
 /// An operation on floating-point elements under MXCSR.
 pub(crate) trait FloatOp {

@@ -2,32 +2,32 @@
 
 use iced_x86::MemorySize;
 
-use super::{Double, Doubleword, Number, Single, Word, by_number, in_memory, pops, read};
+use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer, Before, Binary};
 use crate::outcome::Outcome;
 use crate::registers::{Float80, X87};
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
+use crate::table::{Form, Row};
 use crate::x87::status::{BEFORE, C1, C2, CONDITION};
 use crate::x87::{INDEFINITE, StackFault, waiting};
 
 pub(in crate::families) static ROWS: &[Row] = &[
-    row!([Fadd, Faddp, Fiadd], Select, Flags::X87, binary::<host::Fadd>),
-    row!([Fmul, Fmulp, Fimul], Select, Flags::X87, binary::<host::Fmul>),
-    row!([Fsub, Fsubp, Fisub], Select, Flags::X87, binary::<host::Fsub>),
-    row!([Fsubr, Fsubrp, Fisubr], Select, Flags::X87, binary::<host::Fsubr>),
-    row!([Fdiv, Fdivp, Fidiv], Select, Flags::X87, binary::<host::Fdiv>),
-    row!([Fdivr, Fdivrp, Fidivr], Select, Flags::X87, binary::<host::Fdivr>),
-    row!(Fsqrt, Whole, Flags::X87, |c| unary(c, C1, host::fsqrt)),
-    row!(Frndint, Whole, Flags::X87, |c| unary(c, C1, host::frndint)),
-    row!(Fscale, Whole, Flags::X87, |c| with_st1::<_, 0>(c, C1, host::fscale)),
-    row!(Fprem, Whole, Flags::X87, |c| with_st1::<_, 0>(c, CONDITION, host::fprem)),
-    row!(Fprem1, Whole, Flags::X87, |c| with_st1::<_, 0>(c, CONDITION, host::fprem1)),
-    row!(Fxtract, Whole, Flags::X87, |c| super::transcendental::pushing(c, C1, host::fxtract)),
-    row!(Fabs, Whole, Flags::X87, |c| unary(c, C1, fabs)),
-    row!(Fchs, Whole, Flags::X87, |c| unary(c, C1, fchs)),
+    row!([Fadd, Faddp, Fiadd], Select, FLOAT, binary::<host::Fadd>),
+    row!([Fmul, Fmulp, Fimul], Select, FLOAT, binary::<host::Fmul>),
+    row!([Fsub, Fsubp, Fisub], Select, FLOAT, binary::<host::Fsub>),
+    row!([Fsubr, Fsubrp, Fisubr], Select, FLOAT, binary::<host::Fsubr>),
+    row!([Fdiv, Fdivp, Fidiv], Select, FLOAT, binary::<host::Fdiv>),
+    row!([Fdivr, Fdivrp, Fidivr], Select, FLOAT, binary::<host::Fdivr>),
+    row!(Fsqrt, Whole, FLOAT, |c| unary(c, C1, host::fsqrt)),
+    row!(Frndint, Whole, FLOAT, |c| unary(c, C1, host::frndint)),
+    row!(Fscale, Whole, FLOAT, |c| with_st1::<_, 0>(c, C1, host::fscale)),
+    row!(Fprem, Whole, FLOAT, |c| with_st1::<_, 0>(c, CONDITION, host::fprem)),
+    row!(Fprem1, Whole, FLOAT, |c| with_st1::<_, 0>(c, CONDITION, host::fprem1)),
+    row!(Fxtract, Whole, FLOAT, |c| super::transcendental::pushing(c, C1, host::fxtract)),
+    row!(Fabs, Whole, FLOAT, |c| unary(c, C1, fabs)),
+    row!(Fchs, Whole, FLOAT, |c| unary(c, C1, fchs)),
 ];
 
 fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {

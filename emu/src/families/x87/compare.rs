@@ -2,24 +2,24 @@
 
 use iced_x86::MemorySize;
 
-use super::{Double, Doubleword, Number, Single, Word, by_number, in_memory, pops, read};
+use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer, Binary};
 use crate::outcome::Outcome;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
-use crate::table::{Flags, Form, Row, Shape};
+use crate::table::{Form, Row, Shape};
 use crate::x87::status::{BEFORE, C0, C1, C2, C3, CONDITION};
 use crate::x87::{StackFault, waiting};
 
 pub(in crate::families) static ROWS: &[Row] = &[
-    row!([Fcom, Fcomp, Fcompp, Ficom, Ficomp], Select, Flags::X87, fcom),
-    row!([Fucom, Fucomp, Fucompp], Select, Flags::X87, fucom),
-    row!([Fcomi, Fcomip], Select, Flags::X87, fcomi),
-    row!([Fucomi, Fucomip], Select, Flags::X87, fucomi),
-    row!(Ftst, Whole, Flags::X87, ftst),
-    row!(Fxam, Whole, Flags::X87, fxam),
+    row!([Fcom, Fcomp, Fcompp, Ficom, Ficomp], Select, FLOAT, fcom),
+    row!([Fucom, Fucomp, Fucompp], Select, FLOAT, fucom),
+    row!([Fcomi, Fcomip], Select, FLOAT, fcomi),
+    row!([Fucomi, Fucomip], Select, FLOAT, fucomi),
+    row!(Ftst, Whole, FLOAT, ftst),
+    row!(Fxam, Whole, FLOAT, fxam),
 ];
 
 /// What a comparison with NaN or an empty register yields.

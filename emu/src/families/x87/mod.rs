@@ -13,8 +13,11 @@ use crate::exception::Exception;
 use crate::host::x87::{Answer, Binary};
 use crate::memory::Access;
 use crate::registers::Float80;
-use crate::table::{Form, Shape};
+use crate::table::{Flags, Form, Shape};
 use crate::width::Width;
+
+/// What a row is that computes on floating-point operands, or converts them.
+const FLOAT: Flags = Flags::X87.union(Flags::FLOAT);
 
 /// How many registers an instruction pops.
 fn pops(form: &Form<'_>) -> i32 {

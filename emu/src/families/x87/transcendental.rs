@@ -1,6 +1,7 @@
 //! Trigonometric, logarithmic and exponential instructions (SDM volume 1, sections 8.3.7 and 8.3.9), to
 //! the last bit of the host's.
 
+use super::FLOAT;
 use super::arithmetic::{unary, with_st1};
 use crate::context::Context;
 use crate::exception::Exception;
@@ -8,19 +9,19 @@ use crate::host::x87::{self as host, Answer, Before};
 use crate::outcome::Outcome;
 use crate::registers::Float80;
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::Row;
 use crate::x87::status::{BEFORE, C1, C2};
 use crate::x87::{INDEFINITE, StackFault, waiting};
 
 pub(in crate::families) static ROWS: &[Row] = &[
-    row!(Fsin, Whole, Flags::X87, |c| unary(c, C1 | C2, host::fsin)),
-    row!(Fcos, Whole, Flags::X87, |c| unary(c, C1 | C2, host::fcos)),
-    row!(Fsincos, Whole, Flags::X87, |c| pushing(c, C1 | C2, host::fsincos)),
-    row!(Fptan, Whole, Flags::X87, |c| pushing(c, C1 | C2, host::fptan)),
-    row!(Fpatan, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fpatan)),
-    row!(F2xm1, Whole, Flags::X87, |c| unary(c, C1, host::f2xm1)),
-    row!(Fyl2x, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fyl2x)),
-    row!(Fyl2xp1, Whole, Flags::X87, |c| with_st1::<_, 1>(c, C1, host::fyl2xp1)),
+    row!(Fsin, Whole, FLOAT, |c| unary(c, C1 | C2, host::fsin)),
+    row!(Fcos, Whole, FLOAT, |c| unary(c, C1 | C2, host::fcos)),
+    row!(Fsincos, Whole, FLOAT, |c| pushing(c, C1 | C2, host::fsincos)),
+    row!(Fptan, Whole, FLOAT, |c| pushing(c, C1 | C2, host::fptan)),
+    row!(Fpatan, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fpatan)),
+    row!(F2xm1, Whole, FLOAT, |c| unary(c, C1, host::f2xm1)),
+    row!(Fyl2x, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fyl2x)),
+    row!(Fyl2xp1, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fyl2xp1)),
 ];
 
 /// Replaces ST(0) and pushes a second result, unless C2 says that the operand was out of range. `conditions`

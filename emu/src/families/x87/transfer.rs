@@ -2,7 +2,7 @@
 
 use iced_x86::MemorySize;
 
-use super::{check_number, pops, read, read_m80, write_slice};
+use super::{FLOAT, check_number, pops, read, read_m80, write_slice};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer};
@@ -15,14 +15,14 @@ use crate::x87::status::{BEFORE, BEFORE_STORE, C1, IE};
 use crate::x87::{INDEFINITE, StackFault, waiting};
 
 pub(in crate::families) static ROWS: &[Row] = &[
-    row!(Fld, Select, Flags::X87, fld),
+    row!(Fld, Select, FLOAT, fld),
     row!(Fild, Select, Flags::X87, fild),
     row!(Fbld, Whole, Flags::X87, |c| load(c, read_m80, host::fbld_m80bcd)),
-    row!([Fst, Fstp], Select, Flags::X87, fst),
+    row!([Fst, Fstp], Select, FLOAT, fst),
     row!(Fstpnce, Whole, Flags::X87, fstpnce),
-    row!([Fist, Fistp], Select, Flags::X87, fist),
-    row!(Fisttp, Select, Flags::X87, fisttp),
-    row!(Fbstp, Whole, Flags::X87, |c| store::<_, 1>(c, BCD_INDEFINITE, host::fbstp_m80bcd)),
+    row!([Fist, Fistp], Select, FLOAT, fist),
+    row!(Fisttp, Select, FLOAT, fisttp),
+    row!(Fbstp, Whole, FLOAT, |c| store::<_, 1>(c, BCD_INDEFINITE, host::fbstp_m80bcd)),
     row!(Fld1, Whole, Flags::X87, |c| constant(c, host::fld1)),
     row!(Fldl2t, Whole, Flags::X87, |c| constant(c, host::fldl2t)),
     row!(Fldl2e, Whole, Flags::X87, |c| constant(c, host::fldl2e)),
