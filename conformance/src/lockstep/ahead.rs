@@ -198,18 +198,23 @@ fn known<'a>(
     ip: u64,
     epoch: u64,
 ) -> &'a mut Known {
-    let decode = |bytes: ([u8; 15], usize)| {
+    let decode = |view: &mut View<'_>, bytes: ([u8; 15], usize)| {
         let displaced = Displaced::decode(&bytes.0[..bytes.1], ip).ok();
-        let shared = displaced.filter(|displaced| !is_single(displaced.instruction().mnemonic()));
+        let shared = displaced.filter(|displaced| {
+            !is_single(displaced.instruction().mnemonic()) && !view.maps.is_vdso(view.tid, ip)
+        });
         Known { bytes, instruction: shared.map(Instruction::new), epoch, run: 0 }
     };
-    let entry = known.entry(ip).or_insert_with(|| decode(view.fetch(ip)));
+    let entry = known.entry(ip).or_insert_with(|| {
+        let bytes = view.fetch(ip);
+        decode(view, bytes)
+    });
     if entry.epoch != epoch {
         let bytes = view.fetch(ip);
         if bytes == entry.bytes {
             entry.epoch = epoch;
         } else {
-            *entry = Known { run: entry.run, ..decode(bytes) };
+            *entry = Known { run: entry.run, ..decode(view, bytes) };
         }
     }
     entry

@@ -140,6 +140,7 @@ impl Run {
         let pending = if signal != 0 {
             // The kernel stops the thread again at the handler's first instruction.
             self.native("signal delivery");
+            self.maps.forget();
             Pending::Native
         } else {
             match self.expect(tid)? {
@@ -148,10 +149,6 @@ impl Run {
             }
         };
         let blocks = matches!(pending, Pending::Native);
-        if blocks {
-            // Whatever it does, the map may be another one afterwards.
-            self.maps.forget();
-        }
         if let Some(thread) = self.threads.get_mut(&tid) {
             thread.pending = pending;
         }
@@ -199,6 +196,7 @@ impl Run {
             Ok(Outcome::Next | Outcome::Again) => {}
             Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
                 self.native("system call");
+                self.maps.forget();
                 return Ok(None);
             }
             Ok(Outcome::NextInhibited) => {

@@ -31,22 +31,32 @@ impl Maps {
         self.0 = None;
     }
 
+    /// The mapping of `address`.
+    fn find(&mut self, tid: i32, address: u64) -> Option<&Mapping> {
+        if !self.0.as_ref().is_some_and(|maps| maps::find(maps, address).is_some()) {
+            // The stack may have grown.
+            self.0 = Some(maps::read(tid).unwrap_or_default());
+        }
+        maps::find(self.0.as_deref()?, address)
+    }
+
     /// Whether the page of `address` can be written, if it can be read and no other process writes to it.
     pub(super) fn is_private(&mut self, tid: i32, address: u64) -> Option<bool> {
-        if !self.0.as_ref().is_some_and(|maps| maps::find(maps, address).is_some()) {
-            self.forget();
-        }
-        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
-        let mapping = maps::find(maps, address)?;
+        let mapping = self.find(tid, address)?;
         let is_writable = mapping.perms.contains(Permissions::WRITE);
         let others_write = is_writable && mapping.perms.contains(Permissions::SHARED);
         (mapping.perms.contains(Permissions::READ) && !others_write).then_some(is_writable)
     }
 
-    /// An address as people read it: where in which mapping.
+    /// Whether `address` lies in the code that the kernel maps into every process.
+    pub(super) fn is_vdso(&mut self, tid: i32, address: u64) -> bool {
+        let path = self.find(tid, address).and_then(|mapping| mapping.path.as_deref());
+        path.is_some_and(|path| path == Path::new("[vdso]"))
+    }
+
+    /// An address as people read it: where in which file.
     pub(super) fn describe(&mut self, tid: i32, address: u64) -> String {
-        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
-        let file = maps::find(maps, address).and_then(|mapping| {
+        let file = self.find(tid, address).and_then(|mapping| {
             Some(format!("{}+{:#x}", mapping.file()?.display(), mapping.file_offset(address)?))
         });
         file.unwrap_or_else(|| format!("{address:#x}"))
@@ -54,17 +64,14 @@ impl Maps {
 
     /// Whether the mapping of `address` can be read.
     fn is_readable(&mut self, tid: i32, address: u64) -> bool {
-        self.forget();
-        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
-        maps::find(maps, address).is_some_and(|mapping| mapping.perms.contains(Permissions::READ))
+        self.find(tid, address).is_some_and(|mapping| mapping.perms.contains(Permissions::READ))
     }
 
     /// Whether a store to `address` would succeed: its mapping can be written, or the stack grows there.
     fn is_writable(&mut self, tid: i32, address: u64) -> bool {
-        let maps = self.0.get_or_insert_with(|| maps::read(tid).unwrap_or_default());
-        match maps::find(maps, address) {
+        match self.find(tid, address) {
             Some(mapping) => mapping.perms.contains(Permissions::WRITE),
-            None => grows_to(maps, address),
+            None => self.0.as_deref().is_some_and(|maps| grows_to(maps, address)),
         }
     }
 }

@@ -6,11 +6,13 @@
 use std::io;
 use std::time::Duration;
 
-use emu::Rflags;
+use emu::registers::gpr;
+use emu::{Registers, Rflags};
 use libc::c_int;
 
 use super::ahead::{Milestone, Place};
 use super::expected::register_difference;
+use super::overlay::read_up_to;
 use super::thread::{self, Raw, Status};
 use super::{Run, Thread};
 
@@ -30,8 +32,10 @@ pub(super) struct Retrace {
 /// How the thread followed.
 enum Arrival {
     There,
-    /// It did something else.
-    Elsewhere(String),
+    /// It raised an exception, of which the signal is not delivered.
+    Fault(c_int),
+    /// It is where it was when the time was over.
+    Elsewhere,
     Ended(Status),
     /// Killed; whoever waits for it will hear.
     Gone,
@@ -64,11 +68,12 @@ impl Run {
         let left = self.limit.map_or(u64::MAX, |limit| limit - self.report.steps);
         let Some((place, milestone)) = self.ahead.run(tid, &mut self.maps, &start, self.stride.min(left))
         else {
-            return Ok(false);
+            return self.vdso(tid, &start);
         };
         let difference = match self.follow(tid, milestone)? {
             Arrival::There => self.compare(tid, &place)?,
-            Arrival::Elsewhere(what) => Some(what),
+            Arrival::Fault(signal) => Some(format!("the processor raised signal {signal}")),
+            Arrival::Elsewhere => Some(format!("the processor never comes to {milestone:x?}")),
             Arrival::Gone => return Ok(true),
             Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
         };
@@ -88,6 +93,36 @@ impl Run {
                 let what = format!("{} instructions from {from} to {to}: {what}", place.count);
                 self.retrace = Some(Retrace { left: place.count, before: self.report.divergences, what });
             }
+        }
+        self.ready.push_back(tid);
+        Ok(true)
+    }
+
+    /// Lets the thread alone return from a function of the vDSO, if it is about to enter one: some begin
+    /// anew when the kernel changes the clocks' data meanwhile, which it always does to a slow reader.
+    fn vdso(&mut self, tid: i32, start: &Registers) -> io::Result<bool> {
+        let mut address = [0; 8];
+        if !self.maps.is_vdso(tid, start.rip)
+            || read_up_to(tid, start.gpr[gpr::RSP], &mut address) < address.len()
+        {
+            return Ok(false);
+        }
+        let address = u64::from_le_bytes(address);
+        if self.maps.is_vdso(tid, address) {
+            return Ok(false);
+        }
+        self.end_strides(tid)?;
+        self.report.steps += 1;
+        self.native("a function of the vDSO");
+        match self.follow(tid, Milestone::Execute(address))? {
+            Arrival::Gone => return Ok(true),
+            Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
+            Arrival::Fault(signal) => {
+                if let Some(thread) = self.threads.get_mut(&tid) {
+                    thread.signal = signal;
+                }
+            }
+            Arrival::There | Arrival::Elsewhere => {}
         }
         self.ready.push_back(tid);
         Ok(true)
@@ -126,7 +161,7 @@ impl Run {
             let Some((_, status)) = thread::wait_at_most(tid, DEADLINE)? else {
                 thread::interrupt(tid);
                 thread::wait(tid, true)?;
-                return Ok(Arrival::Elsewhere(format!("the processor never comes to {milestone:x?}")));
+                return Ok(Arrival::Elsewhere);
             };
             match status {
                 Status::Stopped { signal: libc::SIGTRAP, event: 0 } if thread::is_breakpoint(tid)? => {
@@ -134,7 +169,7 @@ impl Run {
                 }
                 Status::Stopped { signal, event: 0 } if thread::has_siginfo(tid)? => {
                     if thread::is_fault(tid)? {
-                        return Ok(Arrival::Elsewhere(format!("the processor raised signal {signal}")));
+                        return Ok(Arrival::Fault(signal));
                     }
                     self.hold(tid, signal)?;
                 }

@@ -16,7 +16,7 @@ use super::runner::{self, HANDLER, SAVE, control, input, output, sigcontext};
 use super::shared::{self, Progress, Shared};
 
 /// How long one case may take before its child is given up.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(20);
 /// A selector of user mode's 64-bit code segment and of its data segment, as Linux has them.
 pub(crate) const USER_CS: u16 = 0x33;
 pub(crate) const USER_SS: u16 = 0x2b;
