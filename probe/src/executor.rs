@@ -48,7 +48,7 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     pub(crate) fn new() -> Fetched {
-        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::default() }
+        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new() }
     }
 
     /// Fetches the registers of `tid`.

@@ -40,9 +40,11 @@ pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
 }
 
 /// The XSAVE image of a thread, kept so that what `emu` has no place for stays as it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Xstate {
+    /// As long as any image can be; the first `length` bytes are this thread's.
     image: Vec<u8>,
+    length: usize,
     fetched: Extended,
     fetched_pkru: u32,
 }
@@ -51,15 +53,20 @@ impl Xstate {
     /// Longer than any image so far: AMX tiles take 8 KiB.
     const LONGEST: usize = 16 * 1024;
 
+    pub(crate) fn new() -> Xstate {
+        Xstate { image: vec![0; Self::LONGEST], length: 0, fetched: Extended::default(), fetched_pkru: 0 }
+    }
+
+    fn image(&mut self) -> &mut [u8] {
+        self.image.get_mut(..self.length).unwrap_or_default()
+    }
+
     /// Fetches the extended state of `tid` into `registers`.
     pub(crate) fn fetch(&mut self, tid: i32, registers: &mut Registers) -> nix::Result<()> {
         let Some(layout) = layout() else { return Err(nix::errno::Errno::ENODEV) };
-        // Only the first time does this allocate.
-        self.image.resize(Self::LONGEST, 0);
-        let length = sys::get_xstate(tid, &mut self.image)?;
-        self.image.truncate(length);
+        self.length = sys::get_xstate(tid, &mut self.image)?;
         layout
-            .read(&self.image, &mut registers.extended, &mut registers.pkru)
+            .read(self.image(), &mut registers.extended, &mut registers.pkru)
             .map_err(|_| nix::errno::Errno::EINVAL)?;
         self.fetched.clone_from(&registers.extended);
         self.fetched_pkru = registers.pkru;
@@ -73,8 +80,8 @@ impl Xstate {
             return Ok(());
         }
         layout
-            .write(&registers.extended, registers.pkru, &mut self.image)
+            .write(&registers.extended, registers.pkru, self.image())
             .map_err(|_| nix::errno::Errno::EINVAL)?;
-        sys::set_xstate(tid, &mut self.image)
+        sys::set_xstate(tid, self.image())
     }
 }
