@@ -295,17 +295,6 @@ pub(crate) fn poke_user(tid: i32, index: usize, value: u64) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// The state components that the kernel has enabled, if it uses XSAVE.
-pub(crate) fn xcr0() -> Option<u64> {
-    #[target_feature(enable = "xsave")]
-    fn read() -> u64 {
-        // SAFETY: XCR0 always exists where XGETBV does.
-        unsafe { std::arch::x86_64::_xgetbv(0) }
-    }
-    // SAFETY: the detection includes OSXSAVE, without which XGETBV is not enabled.
-    std::arch::is_x86_feature_detected!("xsave").then(|| unsafe { read() })
-}
-
 const NT_X86_XSTATE: usize = 0x202;
 
 /// `PTRACE_GETREGSET` of `NT_X86_XSTATE`; returns how many bytes the image has.

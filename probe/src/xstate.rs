@@ -1,33 +1,15 @@
 //! The extended state of a stopped thread: ptrace's `NT_X86_XSTATE`.
 
-use std::arch::x86_64::__cpuid_count;
-use std::sync::OnceLock;
-
 use emu::registers::Extended;
 use emu::xsave::{Layout, feature};
 use emu::{Registers, Touches};
 
 use crate::sys;
 
-/// Where this processor keeps what in an XSAVE image; `None` if it, or the kernel, has no XSAVE.
-fn layout() -> Option<&'static Layout> {
-    static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
-    LAYOUT
-        .get_or_init(|| {
-            // CPUID leaf 0xD, sub-leaf of a component: its size in EAX, its offset in EBX.
-            let component = |number| {
-                let leaf = __cpuid_count(0xd, number);
-                (leaf.eax as usize, leaf.ebx as usize)
-            };
-            sys::xcr0().map(|features| Layout::new(features & feature::ALL, component))
-        })
-        .as_ref()
-}
-
 /// What of `touches` this processor's extended state does not have, if anything.
 pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
     const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
-    let has = layout().map_or(0, Layout::features);
+    let has = Layout::of_this_processor().map_or(0, Layout::features);
     [
         (Touches::X87, feature::X87, "x87 state, which this processor does not save"),
         (Touches::SSE, feature::SSE, "XMM registers, which this processor does not save"),
@@ -63,7 +45,7 @@ impl Xstate {
 
     /// Fetches the extended state of `tid` into `registers`.
     pub(crate) fn fetch(&mut self, tid: i32, registers: &mut Registers) -> nix::Result<()> {
-        let Some(layout) = layout() else { return Err(nix::errno::Errno::ENODEV) };
+        let Some(layout) = Layout::of_this_processor() else { return Err(nix::errno::Errno::ENODEV) };
         self.length = sys::get_xstate(tid, &mut self.image)?;
         layout
             .read(self.image(), &mut registers.extended, &mut registers.pkru)
@@ -75,7 +57,7 @@ impl Xstate {
 
     /// Stores the extended state if it has changed since it was fetched.
     pub(crate) fn store(&mut self, tid: i32, registers: &Registers) -> nix::Result<()> {
-        let Some(layout) = layout() else { return Ok(()) };
+        let Some(layout) = Layout::of_this_processor() else { return Ok(()) };
         if self.fetched == registers.extended && self.fetched_pkru == registers.pkru {
             return Ok(());
         }
