@@ -9,6 +9,10 @@ use crate::sys;
 /// What of `touches` this processor's extended state does not have, if anything.
 pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
     const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
+    if touches.contains(Touches::EXTENDED) {
+        // XSAVE and its kin work on whatever there is.
+        return None;
+    }
     let has = Layout::of_this_processor().map_or(0, Layout::features);
     [
         (Touches::X87, feature::X87, "x87 state, which this processor does not save"),

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use common::{Function, compile, counter, finish};
 use probe::Session;
 
-const FUNCTIONS: [&str; 7] = ["integer", "sse_load", "sse_compute", "sse_keep", "sse_store", "x87", "mmx"];
+const FUNCTIONS: [&str; 8] =
+    ["integer", "sse_load", "sse_compute", "sse_keep", "sse_store", "x87", "mmx", "save"];
 
 fn program() -> PathBuf {
     compile("extended", &[])
@@ -25,7 +26,7 @@ fn a_program_computes_the_same_with_every_instruction_emulated() {
     const ROUNDS: u64 = 50;
     let program = program();
     let plain = command(&program, ROUNDS).output().unwrap().stdout;
-    assert_eq!(plain.split(|&byte| byte == b'\n').count() as u64, 3 * ROUNDS + 1);
+    assert_eq!(plain.split(|&byte| byte == b'\n').count() as u64, 4 * ROUNDS + 1);
     let mut probed = command(&program, ROUNDS);
     // The whole output fits into a pipe, which nobody reads until the end.
     let (reader, writer) = std::io::pipe().unwrap();

@@ -1,12 +1,15 @@
 // x87, MMX and SSE instructions, a function each; prints what they compute, in hexadecimal.
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 struct state {
     unsigned char in[16], out[16];
     long double x87;
-    unsigned long long general;
+    unsigned char image[4096] __attribute__((aligned(64)));
 };
+
+_Static_assert(offsetof(struct state, image) == 64, "the assembly knows it");
 
 // A function of these instructions and no others.
 #define FUNCTION(name, text) \
@@ -22,6 +25,9 @@ FUNCTION(sse_keep, "ucomiss %xmm1, %xmm1")
 FUNCTION(x87, "fldt 32(%rdi)\nfld1\nfaddp\nfsqrt\nfsin\nfld %st(0)\nfmulp\nfstpt 32(%rdi)")
 FUNCTION(mmx, "movq (%rdi), %mm0\npaddw %mm0, %mm0\nmovq2dq %mm0, %xmm3\nmovq %mm0, 16(%rdi)\nemms")
 
+// Saves x87, SSE and AVX state, clears a register and restores it.
+FUNCTION(save, "movups (%rdi), %xmm0\nmov $7, %eax\nxor %edx, %edx\nxsave 64(%rdi)\nxorps %xmm0, %xmm0\nxrstor 64(%rdi)\nmovups %xmm0, (%rdi)")
+
 static void print(const char *name, const struct state *state) {
     const unsigned char *bytes = (const unsigned char *)state;
     printf("%-12s", name);
@@ -31,7 +37,7 @@ static void print(const char *name, const struct state *state) {
 
 int main(int argc, char **argv) {
     int rounds = atoi(argv[1]);
-    struct state state __attribute__((aligned(16))) = {.x87 = 1.25L};
+    static struct state state = {.x87 = 1.25L};
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < 16; i++) state.in[i] = 3 * i + 17 * round;
         integer(&state);
@@ -44,6 +50,8 @@ int main(int argc, char **argv) {
         print("x87", &state);
         mmx(&state);
         print("mmx", &state);
+        save(&state);
+        print("save", &state);
     }
     return 0;
 }
