@@ -85,6 +85,16 @@ impl fmt::Display for TooShort {
 impl std::error::Error for TooShort {}
 
 impl Layout {
+    /// An image without extended components, as FXSAVE would leave it, and a header.
+    pub const LEGACY: Layout = Layout {
+        length: MINIMUM_LENGTH,
+        avx: None,
+        opmask: None,
+        zmm_hi256: None,
+        hi16_zmm: None,
+        pkru: None,
+    };
+
     /// The layout of this processor under what its kernel has switched on; `None` without XSAVE.
     #[must_use]
     pub fn of_this_processor() -> Option<&'static Layout> {
