@@ -36,14 +36,12 @@ pub(crate) trait HostOp {
 
 #[inline(always)]
 fn to_host(value: u128) -> __m128i {
-    // SAFETY: both are 128 bits for which every pattern is valid.
-    unsafe { core::mem::transmute(value) }
+    bytemuck::cast(value)
 }
 
 #[inline(always)]
 fn from_host(value: __m128i) -> u128 {
-    // SAFETY: both are 128 bits for which every pattern is valid.
-    unsafe { core::mem::transmute(value) }
+    bytemuck::cast(value)
 }
 
 /// What MXCSR is while the host computes: no flags, everything masked.
