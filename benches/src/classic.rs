@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "the child must ask to be traced between fork and exec")]
 
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -25,16 +26,21 @@ struct Traced {
     trap: i64,
 }
 
+/// Starts a program, traced and stopped at its first instruction.
+pub(crate) fn start(mut command: Command) -> Result<Pid, Failure> {
+    // SAFETY: one system call, which is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    let pid = Pid::from_raw(i32::try_from(command.spawn()?.id())?);
+    waitpid(pid, None)?;
+    Ok(pid)
+}
+
 impl Traced {
     fn start(symbol: &str, hits: u64) -> Result<Traced, Failure> {
         let mut only = nix::sched::CpuSet::new();
         only.set(nix::sched::sched_getcpu()?)?;
         nix::sched::sched_setaffinity(Pid::from_raw(0), &only)?;
-        let mut command = target::command(symbol, hits)?;
-        // SAFETY: one system call, which is async-signal-safe.
-        unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
-        let pid = Pid::from_raw(i32::try_from(command.spawn()?.id())?);
-        waitpid(pid, None)?;
+        let pid = start(target::command(symbol, hits)?)?;
         let places = resolver(symbol)?.places(&maps::read(pid.as_raw())?)?;
         let address = places.first().ok_or("the symbol is nowhere")?.site.address;
         let word = ptrace::read(pid, address as ptrace::AddressType)?;

@@ -98,11 +98,6 @@ impl UserMemory for PlainBuffer {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let place = self.range(address, size, Access::Write)?;
-        let mut bytes = [0; 16];
-        bytes[..size].copy_from_slice(place);
-        let old = u128::from_le_bytes(bytes);
-        place.copy_from_slice(&update(old).to_le_bytes()[..size]);
-        Ok(old)
+        self.update_alone(address, size, update)
     }
 }

@@ -5,8 +5,12 @@
 //! int3, the tracer is told, and continues it.
 
 mod classic;
+mod others;
 mod target;
+mod uprobe;
 
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +39,9 @@ struct Arguments {
     /// Runs the function of this name instead; what the rows probe.
     #[arg(long, hide = true, value_name = "NAME")]
     target: Option<String>,
+    /// Where that writes how long a call took.
+    #[arg(long, hide = true, value_name = "FILE", requires = "target")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -66,19 +73,17 @@ type Measure = Box<dyn Fn(u64) -> Result<f64, Failure>>;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(site) = &arguments.target {
-        return target::run(site, arguments.hits);
+        return target::run(site, arguments.hits, arguments.report.as_deref());
     }
     let report = measure(&arguments);
-    if arguments.json {
-        match serde_json::to_string(&report) {
-            Ok(json) => println!("{json}"),
-            Err(error) => {
-                eprintln!("peers: {error}");
-                return ExitCode::from(2);
-            }
+    match print(&report, arguments.json) {
+        Ok(()) => {}
+        // The reader has what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            eprintln!("peers: {error}");
+            return ExitCode::from(2);
         }
-    } else {
-        print(&report);
     }
     ExitCode::from(if report.rows.is_empty() { 2 } else { 0 })
 }
@@ -89,6 +94,9 @@ fn rows() -> Vec<(String, Measure)> {
         ("int3 stop and continue (the floor)".into(), Box::new(classic::floor)),
         ("restore, single-step, re-insert".into(), Box::new(classic::step_over)),
     ];
+    rows.push(("kernel uprobe, counted by perf".into(), Box::new(others::uprobe)));
+    rows.push(("gdb, a breakpoint that continues".into(), Box::new(others::gdb)));
+    rows.push(("ltrace -x, call and return".into(), Box::new(others::ltrace)));
     for site in SITES {
         rows.push((format!("stepless, {}", site.instruction), Box::new(|hits| stepless(site.symbol, hits))));
     }
@@ -134,17 +142,23 @@ fn row(name: String, mut values: Vec<f64>) -> Row {
     }
 }
 
-fn print(report: &Report) {
-    println!("{:<40} {:>10} {:>10} {:>10} {:>9}", "", "ns per hit", "min", "max", "of floor");
+fn print(report: &Report, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        return writeln!(out, "{}", serde_json::to_string(report)?);
+    }
+    writeln!(out, "{:<40} {:>10} {:>10} {:>10} {:>9}", "", "ns per hit", "min", "max", "of floor")?;
     for row in &report.rows {
-        println!(
+        writeln!(
+            out,
             "{:<40} {:>10.0} {:>10.0} {:>10.0} {:>9.2}",
             row.name, row.ns_per_hit_median, row.min, row.max, row.ratio_to_floor
-        );
+        )?;
     }
     for missing in &report.unavailable {
-        println!("{:<40} unavailable: {}", missing.name, missing.reason);
+        writeln!(out, "{:<40} unavailable: {}", missing.name, missing.reason)?;
     }
+    out.flush()
 }
 
 /// From the first hit to the last.

@@ -3,7 +3,10 @@
 #![allow(unsafe_code, reason = "the probed instructions are written in assembly")]
 
 use std::io;
+use std::path::Path;
 use std::process::{Command, ExitCode};
+
+use crate::Clock;
 
 /// A function whose first instruction is probed.
 pub(crate) struct Site {
@@ -46,17 +49,46 @@ pub(crate) fn command(symbol: &str, calls: u64) -> io::Result<Command> {
     Ok(command)
 }
 
+/// The same, set to write the nanoseconds of a call into the file `report`.
+pub(crate) fn reporting(symbol: &str, calls: u64, report: &Path) -> io::Result<Command> {
+    let mut command = command(symbol, calls)?;
+    command.arg("--report").arg(report);
+    Ok(command)
+}
+
+fn find(symbol: &str) -> Option<&'static Site> {
+    SITES.iter().find(|site| site.symbol == symbol)
+}
+
+/// Where `symbol` is in this process.
+pub(crate) fn address(symbol: &str) -> Option<u64> {
+    find(symbol).map(|site| site.function as usize as u64)
+}
+
 /// Calls `symbol` `calls` times.
-pub(crate) fn run(symbol: &str, calls: u64) -> ExitCode {
-    let Some(site) = SITES.iter().find(|site| site.symbol == symbol) else {
+pub(crate) fn run(symbol: &str, calls: u64, report: Option<&Path>) -> ExitCode {
+    let Some(site) = find(symbol) else {
         eprintln!("peers: there is no function {symbol}");
         return ExitCode::from(2);
     };
     let mut place = 0;
+    let mut clock = Clock::default();
     for _ in 0..calls {
         // SAFETY: the functions follow the C calling convention, change only RAX, XMM0 and flags, and
         // access no memory but the eight bytes at their argument.
         unsafe { (site.function)(&raw mut place) };
+        if report.is_some() {
+            clock.tick();
+        }
     }
-    ExitCode::SUCCESS
+    let Some(report) = report else { return ExitCode::SUCCESS };
+    let written =
+        clock.nanoseconds_per_hit(calls).and_then(|time| Ok(std::fs::write(report, time.to_string())?));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {}: {error}", report.display());
+            ExitCode::from(2)
+        }
+    }
 }

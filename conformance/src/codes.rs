@@ -95,31 +95,11 @@ pub fn not_encoded(code: Code) -> &'static str {
     }
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for anything and `?` for one character.
+/// Whether `name` matches `pattern`, in which `*` stands for anything and `?` for one character, whatever
+/// their case.
 #[must_use]
 pub fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    let mut star = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == b'?' || c.eq_ignore_ascii_case(&name[n]) => {
-                p += 1;
-                n += 1;
-            }
-            _ => {
-                let Some((at, from)) = star else { return false };
-                star = Some((at, from + 1));
-                p = at + 1;
-                n = from + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
+    probe::glob::matches(&pattern.to_ascii_lowercase(), &name.to_ascii_lowercase())
 }
 
 #[cfg(test)]

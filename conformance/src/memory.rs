@@ -144,11 +144,6 @@ impl UserMemory for Model {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let mut bytes = [0; 16];
-        let size = size.min(bytes.len());
-        self.read(address, &mut bytes[..size], Access::Write)?;
-        let before = u128::from_le_bytes(bytes);
-        self.write(address, &update(before).to_le_bytes()[..size])?;
-        Ok(before)
+        self.update_alone(address, size, update)
     }
 }

@@ -3,8 +3,8 @@
 use core::fmt;
 
 use iced_x86::{
-    Code, Decoder, DecoderError, Instruction, InstructionInfoFactory, OpAccess, OpCodeTableKind, OpKind,
-    Register,
+    Code, Decoder, DecoderError, EncodingKind, Instruction, InstructionInfoFactory, OpAccess,
+    OpCodeTableKind, OpKind, Register,
 };
 
 use crate::condition::Condition;
@@ -241,6 +241,11 @@ fn touches(instruction: &Instruction, flags: Flags) -> Touches {
     }
     for register in info.used_registers() {
         touches |= register_touches(register.register());
+    }
+    // Other encodings clear what lies above an XMM register.
+    let legacy = instruction.code().op_code().encoding() == EncodingKind::Legacy;
+    if !legacy && touches.contains(Touches::SSE) {
+        touches |= Touches::AVX;
     }
     let in_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
     let atomic = instruction.has_lock_prefix() || flags.contains(Flags::ATOMIC) && in_memory;

@@ -30,6 +30,7 @@ mod x87;
 
 pub use displaced::{Displaced, FloatingPoint};
 pub use exception::Exception;
+pub use host::sse::mxcsr_mask;
 pub use memory::{Access, MemoryFault, UserMemory};
 pub use outcome::Outcome;
 pub use processor::decoder_options;

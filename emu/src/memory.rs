@@ -66,4 +66,26 @@ pub trait UserMemory {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault>;
+
+    /// [`UserMemory::update`] by a read and a write: for implementations whose memory nobody else uses
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The first byte in address order that cannot be written.
+    fn update_alone(
+        &mut self,
+        address: u64,
+        size: usize,
+        update: &mut dyn FnMut(u128) -> u128,
+    ) -> Result<u128, MemoryFault> {
+        let mut bytes = [0; 16];
+        let size = size.min(bytes.len());
+        let (used, _) = bytes.split_at_mut(size);
+        self.read(address, used, Access::Write)?;
+        let old = u128::from_le_bytes(bytes);
+        let new = update(old).to_le_bytes();
+        let (used, _) = new.split_at(size);
+        self.write(address, used)?;
+        Ok(old)
+    }
 }

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::processor::Processor;
+use crate::table::is_string;
 use crate::width::Width;
 
 /// Where an operand is.
@@ -233,15 +234,7 @@ impl Operand {
                 return Operand { kind, number, shift: if high { 8 } else { 0 } };
             }
             OpKind::Memory => Kind::Memory,
-            OpKind::MemorySegSI
-            | OpKind::MemorySegDI
-            | OpKind::MemorySegESI
-            | OpKind::MemorySegEDI
-            | OpKind::MemorySegRSI
-            | OpKind::MemorySegRDI
-            | OpKind::MemoryESDI
-            | OpKind::MemoryESEDI
-            | OpKind::MemoryESRDI => Kind::None,
+            kind if is_string(kind) => Kind::None,
             _ => Kind::Immediate,
         };
         Operand { kind, number: 0, shift: 0 }

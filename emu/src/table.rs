@@ -127,7 +127,8 @@ impl Form<'_> {
     }
 }
 
-fn is_string(kind: OpKind) -> bool {
+/// Whether it is one of the memory operands that RSI and RDI address.
+pub(crate) fn is_string(kind: OpKind) -> bool {
     matches!(
         kind,
         OpKind::MemorySegSI

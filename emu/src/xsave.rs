@@ -5,8 +5,10 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::sync::OnceLock;
 
-use crate::registers::{Extended, Float80, Mxcsr, X87};
+use crate::host::answers;
+use crate::registers::{Extended, Float80, Mxcsr, Registers, Vector, X87};
 
 /// Bits of XCR0, XSTATE_BV and XCOMP_BV.
 pub mod feature {
@@ -83,6 +85,32 @@ impl fmt::Display for TooShort {
 impl std::error::Error for TooShort {}
 
 impl Layout {
+    /// An image without extended components, as FXSAVE would leave it, and a header.
+    pub const LEGACY: Layout = Layout {
+        length: MINIMUM_LENGTH,
+        avx: None,
+        opmask: None,
+        zmm_hi256: None,
+        hi16_zmm: None,
+        pkru: None,
+    };
+
+    /// The layout of this processor under what its kernel has switched on; `None` without XSAVE.
+    #[must_use]
+    pub fn of_this_processor() -> Option<&'static Layout> {
+        static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+        let layout = LAYOUT.get_or_init(|| {
+            // CPUID leaf 0xD, sub-leaf of a component: its size in EAX, its offset in EBX.
+            let component = |number| {
+                let leaf = answers::cpuid(0xd, number);
+                (leaf.eax as usize, leaf.ebx as usize)
+            };
+            // The detection includes OSXSAVE, without which there is no XGETBV.
+            is_x86_feature_detected!("xsave").then(|| Layout::new(answers::xcr0() & feature::ALL, component))
+        });
+        layout.as_ref()
+    }
+
     /// The layout under the XCR0 value `features`, where `component` answers CPUID leaf 0xD's sub-leaf of
     /// that number: the component's size and its offset, in bytes.
     pub fn new(features: u64, component: impl Fn(u32) -> (usize, usize)) -> Layout {
@@ -149,15 +177,18 @@ impl Layout {
         Ok(())
     }
 
-    /// Writes `extended` and `pkru` into `image` and marks in XSTATE_BV every component of this layout as in
-    /// use. Bytes and components that `Extended` has no place for stay as they are.
+    /// Writes `extended` and `pkru` into `image` and marks in XSTATE_BV what of this layout is in use, and the
+    /// legacy components always. Bytes and components that `Extended` has no place for stay as they are.
     ///
     /// # Errors
     /// The image is shorter than the layout; nothing has changed then.
     pub fn write(&self, extended: &Extended, pkru: u32, image: &mut [u8]) -> Result<(), TooShort> {
         self.check(image.len())?;
-        let in_use = u64::from_le_bytes(array(image, XSTATE_BV)) | self.features();
-        put(image, XSTATE_BV, &in_use.to_le_bytes());
+        // Without either of the legacy ones the kernel would not look at MXCSR. A component that is in use
+        // for no reason costs the thread time, and XGETBV shows it.
+        let used = extended_in_use(extended, pkru) | feature::X87 | feature::SSE;
+        let others = u64::from_le_bytes(array(image, XSTATE_BV)) & !self.features();
+        put(image, XSTATE_BV, &(others | used & self.features()).to_le_bytes());
         write_x87(&extended.x87, image);
         put(image, MXCSR, &extended.mxcsr.bits().to_le_bytes());
         for (component, offset) in self.components() {
@@ -174,15 +205,28 @@ impl Layout {
     }
 }
 
-/// The MXCSR bits that the processor which wrote `image` allows to be set (SDM volume 1, section
-/// 11.6.6); zero there means the default of processors without DAZ.
-#[must_use]
-pub fn mxcsr_mask(image: &[u8]) -> u32 {
-    const WITHOUT_DAZ: u32 = 0xffbf;
-    match image.get(MXCSR_MASK..MXCSR_MASK + 4) {
-        Some(&[a, b, c, d]) if [a, b, c, d] != [0; 4] => u32::from_le_bytes([a, b, c, d]),
-        _ => WITHOUT_DAZ,
-    }
+/// XINUSE (SDM volume 1, section 13.6): the components that are not as after reset.
+pub(crate) fn in_use(registers: &Registers) -> u64 {
+    extended_in_use(&registers.extended, registers.pkru)
+}
+
+fn extended_in_use(extended: &Extended, pkru: u32) -> u64 {
+    let any = |vectors: &[Vector], lanes: Range<usize>| {
+        vectors
+            .iter()
+            .any(|Vector(words)| words.iter().take(lanes.end).skip(lanes.start).any(|&word| word != 0))
+    };
+    let (low, high) = extended.vector.split_at(16);
+    let components = [
+        (feature::X87, extended.x87 != X87::default()),
+        (feature::SSE, any(low, 0..2) || extended.mxcsr != Mxcsr::default()),
+        (feature::AVX, any(low, 2..4)),
+        (feature::OPMASK, extended.opmask.iter().any(|&mask| mask != 0)),
+        (feature::ZMM_HI256, any(low, 4..8)),
+        (feature::HI16_ZMM, any(high, 0..8)),
+        (feature::PKRU, pkru != 0),
+    ];
+    components.into_iter().filter(|&(_, used)| used).fold(0, |all, (component, _)| all | component)
 }
 
 /// TOP of an FSW.
@@ -303,7 +347,6 @@ fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registers::Vector;
 
     /// A processor with everything, laid out as Intel's servers do it.
     fn everything() -> Layout {

@@ -29,6 +29,17 @@ pub enum Event<'a> {
         /// How.
         status: ExitStatus,
     },
+    /// A probe of many sites is being placed, which may take a while; told from time to time, and at the end.
+    Placing {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// How many sites have been seen to.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
     /// A probe got a site, after it was made.
     Placed {
         /// The probe.

@@ -48,7 +48,7 @@ pub(crate) struct Fetched {
 
 impl Fetched {
     pub(crate) fn new() -> Fetched {
-        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::default() }
+        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new() }
     }
 
     /// Fetches the registers of `tid`.
@@ -146,9 +146,11 @@ impl Executor for Ptrace<'_> {
     fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception> {
         let tid = self.memory.tid;
         let Fetched { file, extended, .. } = &mut *self.registers;
-        let extended = displaced.touches().intersects(Touches::EXTENDED).then_some(extended);
+        let touches = displaced.touches();
+        let extended = touches.intersects(Touches::EXTENDED).then_some(extended);
         // Failures mean that the thread was killed; nobody will miss its registers.
-        let extended = extended.and_then(|extended| extended.fetch(tid, file).is_ok().then_some(extended));
+        let extended =
+            extended.and_then(|extended| extended.fetch(tid, touches, file).is_ok().then_some(extended));
         let result = displaced.execute(file, &mut self.memory);
         if let Some(extended) = extended {
             let _ = extended.store(tid, file);

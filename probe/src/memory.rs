@@ -282,21 +282,4 @@ impl Accessor<'_> {
         }
         None
     }
-
-    fn update_alone(
-        &mut self,
-        address: u64,
-        size: usize,
-        update: &mut dyn FnMut(u128) -> u128,
-    ) -> Result<u128, MemoryFault> {
-        let mut bytes = [0; 16];
-        let Some(used) = bytes.get_mut(..size) else {
-            return Err(Self::fault(address, 0, Access::Write));
-        };
-        self.read(address, used, Access::Write)?;
-        let old = u128::from_le_bytes(bytes);
-        let new = update(old).to_le_bytes();
-        self.write(address, new.get(..size).unwrap_or_default())?;
-        Ok(old)
-    }
 }

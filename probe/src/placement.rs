@@ -1,5 +1,7 @@
 //! Where probes are: located in each address space, and again whenever its mappings change.
 
+use std::collections::HashSet;
+
 use crate::error::ProbeError;
 use crate::event::Event;
 use crate::hit::ProbeId;
@@ -45,6 +47,7 @@ impl Session {
         probe.pending = None;
         let mut wanted: Vec<u64> = sites.iter().map(|site| site.address).collect();
         wanted.sort_unstable();
+        wanted.dedup();
         let gone: Vec<u64> = space
             .within(0..u64::MAX)
             .filter(|(address, breakpoint)| {
@@ -55,30 +58,61 @@ impl Session {
         for address in gone {
             space.withdraw(address, id.0);
         }
-        for address in wanted {
+        self.place_sites(id, space_id, pid, maps, &wanted, later);
+        Ok(())
+    }
+
+    /// Puts probe `id` on those of `addresses` where it is not yet.
+    fn place_sites(
+        &mut self,
+        id: ProbeId,
+        space_id: SpaceId,
+        pid: i32,
+        maps: &[Mapping],
+        addresses: &[u64],
+        later: bool,
+    ) {
+        /// After how many sites the observer hears of it.
+        const STRIDE: usize = 1024;
+        let Some(probe) = self.probes.get_mut(id.0) else { return };
+        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let mut tell = |event: &Event<'_>| {
+            if let Some(observer) = &mut self.observer {
+                observer(event);
+            }
+        };
+        let sites: HashSet<u64> = probe.sites.iter().copied().collect();
+        let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
+        let total = addresses.len();
+        for (done, &address) in addresses.iter().enumerate() {
+            if total > STRIDE && done.is_multiple_of(STRIDE) {
+                tell(&Event::Placing { probe: id, pid, done, total });
+            }
             if space.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
                 continue;
             }
             match space.place(address, maps, Some(id.0)) {
                 Ok(()) => {
-                    if !probe.sites.contains(&address) {
+                    if !sites.contains(&address) {
                         probe.sites.push(address);
                     }
-                    if later && let Some(observer) = &mut self.observer {
-                        observer(&Event::Placed { probe: id, pid, address });
+                    if later {
+                        tell(&Event::Placed { probe: id, pid, address });
                     }
                 }
                 Err(reason) => {
-                    if later && let Some(observer) = &mut self.observer {
-                        observer(&Event::Refused { probe: id, pid, address, reason: &reason });
+                    if later {
+                        tell(&Event::Refused { probe: id, pid, address, reason: &reason });
                     }
-                    if probe.refused.iter().all(|&(known, _)| known != address) {
+                    if !refused.contains(&address) {
                         probe.refused.push((address, reason));
                     }
                 }
             }
         }
-        Ok(())
+        if total > STRIDE {
+            tell(&Event::Placing { probe: id, pid, done: total, total });
+        }
     }
 
     /// Locates every probe anew if thread `tid`'s executable mappings have changed.

@@ -295,31 +295,27 @@ pub(crate) fn poke_user(tid: i32, index: usize, value: u64) -> Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// The state components that the kernel has enabled, if it uses XSAVE.
-pub(crate) fn xcr0() -> Option<u64> {
-    #[target_feature(enable = "xsave")]
-    fn read() -> u64 {
-        // SAFETY: XCR0 always exists where XGETBV does.
-        unsafe { std::arch::x86_64::_xgetbv(0) }
-    }
-    // SAFETY: the detection includes OSXSAVE, without which XGETBV is not enabled.
-    std::arch::is_x86_feature_detected!("xsave").then(|| unsafe { read() })
+/// A set of registers that ptrace hands out as an image (linux/elf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegisterSet {
+    /// `NT_PRFPREG`: x87 and SSE, as FXSAVE stores them.
+    FloatingPoint = 2,
+    /// `NT_X86_XSTATE`: everything, as XSAVE stores it.
+    Extended = 0x202,
 }
 
-const NT_X86_XSTATE: usize = 0x202;
-
-/// `PTRACE_GETREGSET` of `NT_X86_XSTATE`; returns how many bytes the image has.
-pub(crate) fn get_xstate(tid: i32, image: &mut [u8]) -> Result<usize> {
+/// `PTRACE_GETREGSET`; returns how many bytes the image has.
+pub(crate) fn get_registers(tid: i32, set: RegisterSet, image: &mut [u8]) -> Result<usize> {
     let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
     // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
-    let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut vector) };
+    let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set as usize, &raw mut vector) };
     Errno::result(result).map(|_| vector.iov_len)
 }
 
-/// `PTRACE_SETREGSET` of `NT_X86_XSTATE`.
-pub(crate) fn set_xstate(tid: i32, image: &mut [u8]) -> Result<()> {
+/// `PTRACE_SETREGSET`.
+pub(crate) fn set_registers(tid: i32, set: RegisterSet, image: &mut [u8]) -> Result<()> {
     let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
     // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
-    let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw mut vector) };
+    let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, set as usize, &raw mut vector) };
     Errno::result(result).map(drop)
 }

@@ -1,6 +1,6 @@
 //! A hit's way from the trap to the resume.
 
-use emu::{Displaced, Outcome, Rflags};
+use emu::{Displaced, Exception, Outcome, Rflags};
 
 use crate::event::Counters;
 use crate::executor::{Executor, Ptrace};
@@ -161,23 +161,13 @@ impl Session {
         let mut stopped = stopped;
         let mut retries = 0;
         loop {
-            let space = self.spaces.get_mut(&space_id)?;
-            let memory = Accessor {
-                tid,
-                space,
-                threads: &mut self.threads,
-                staging: &mut self.staging,
-                lost: &mut self.lost,
-                writable: 0..0,
-            };
-            let mut executor = Ptrace { registers: &mut self.registers, memory };
-            let result = executor.execute(displaced);
+            let result = self.execute(tid, space_id, displaced)?;
             let space = self.spaces.get_mut(&space_id)?;
             let delivery = match result {
                 Ok(Outcome::Next) if stepping => {
+                    let delivery = faults::trace(stopped, &mut self.registers, space);
                     self.count(|counters| counters.emulated += 1);
-                    let space = self.spaces.get_mut(&space_id)?;
-                    faults::trace(stopped, &mut self.registers, space)
+                    delivery
                 }
                 Ok(Outcome::Next | Outcome::NextInhibited) => {
                     self.count(|counters| counters.emulated += 1);
@@ -218,6 +208,25 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Performs the displaced instruction once, or as much of it as is done at a time; `None` if there is no
+    /// such address space any more.
+    fn execute(
+        &mut self,
+        tid: i32,
+        space_id: SpaceId,
+        displaced: &Displaced,
+    ) -> Option<Result<Outcome, Exception>> {
+        let memory = Accessor {
+            tid,
+            space: self.spaces.get_mut(&space_id)?,
+            threads: &mut self.threads,
+            staging: &mut self.staging,
+            lost: &mut self.lost,
+            writable: 0..0,
+        };
+        Some(Ptrace { registers: &mut self.registers, memory }.execute(displaced))
     }
 
     /// Counts for every probe that is served.

@@ -109,6 +109,29 @@ pub(super) const SAVE: u64 = RUNNER + 16;
 /// The signal handler.
 pub(super) const HANDLER: u64 = RUNNER + 32;
 
+/// Loads all general registers but RSP from the input that R12 points to.
+macro_rules! load_general {
+    () => {
+        concat!(
+            "mov rax, [r12]\n",
+            "mov rcx, [r12 + 8]\n",
+            "mov rdx, [r12 + 16]\n",
+            "mov rbx, [r12 + 24]\n",
+            "mov rbp, [r12 + 40]\n",
+            "mov rsi, [r12 + 48]\n",
+            "mov rdi, [r12 + 56]\n",
+            "mov r8, [r12 + 64]\n",
+            "mov r9, [r12 + 72]\n",
+            "mov r10, [r12 + 80]\n",
+            "mov r11, [r12 + 88]\n",
+            "mov r13, [r12 + 104]\n",
+            "mov r14, [r12 + 112]\n",
+            "mov r15, [r12 + 120]\n",
+            "mov r12, [r12 + 96]"
+        )
+    };
+}
+
 core::arch::global_asm!(
     ".pushsection .rodata.conformance_runner, \"a\", @progbits",
     ".balign 4096",
@@ -229,22 +252,8 @@ core::arch::global_asm!(
     "jnz 25f",
     "push qword ptr [r12 + {RFLAGS}]",
     "popfq",
-    "mov rax, [r12]",
-    "mov rcx, [r12 + 8]",
-    "mov rdx, [r12 + 16]",
-    "mov rbx, [r12 + 24]",
     "mov rsp, [r12 + 32]",
-    "mov rbp, [r12 + 40]",
-    "mov rsi, [r12 + 48]",
-    "mov rdi, [r12 + 56]",
-    "mov r8, [r12 + 64]",
-    "mov r9, [r12 + 72]",
-    "mov r10, [r12 + 80]",
-    "mov r11, [r12 + 88]",
-    "mov r13, [r12 + 104]",
-    "mov r14, [r12 + 112]",
-    "mov r15, [r12 + 120]",
-    "mov r12, [r12 + 96]",
+    load_general!(),
     "jmp qword ptr [rip + .Lshared + {TARGET}]",
     "25:",
     "mov eax, ss",
@@ -256,21 +265,7 @@ core::arch::global_asm!(
     "mov eax, cs",
     "push rax",
     "push qword ptr [rip + .Lshared + {TARGET}]",
-    "mov rax, [r12]",
-    "mov rcx, [r12 + 8]",
-    "mov rdx, [r12 + 16]",
-    "mov rbx, [r12 + 24]",
-    "mov rbp, [r12 + 40]",
-    "mov rsi, [r12 + 48]",
-    "mov rdi, [r12 + 56]",
-    "mov r8, [r12 + 64]",
-    "mov r9, [r12 + 72]",
-    "mov r10, [r12 + 80]",
-    "mov r11, [r12 + 88]",
-    "mov r13, [r12 + 104]",
-    "mov r14, [r12 + 112]",
-    "mov r15, [r12 + 120]",
-    "mov r12, [r12 + 96]",
+    load_general!(),
     "iretq",
     // The instruction has gone on to the next one: store the state where `struct sigcontext` has it.
     ".Lsave:",

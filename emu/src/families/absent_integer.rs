@@ -45,11 +45,7 @@ impl UserMemory for Memory {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let range = Memory::range(address, size, Access::Write)?;
-        let mut wide = [0; 16];
-        wide[..size].copy_from_slice(&self.bytes[range.clone()]);
-        let old = u128::from_le_bytes(wide);
-        self.bytes[range].copy_from_slice(&update(old).to_le_bytes()[..size]);
+        let old = self.update_alone(address, size, update)?;
         self.updates += 1;
         Ok(old)
     }

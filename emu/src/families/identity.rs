@@ -2,17 +2,16 @@
 //!
 //! What a system call can forbid a thread (CPUID by `ARCH_CPUID`, RDTSC by `PR_SET_TSC`) is not known here.
 
-use core::ops::Range;
-
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::answers;
 use crate::outcome::Outcome;
 use crate::processor::Processor;
-use crate::registers::{Mxcsr, Registers, Rflags, Vector, X87, gpr};
+use crate::registers::{Registers, Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
 use crate::width::{Width, by_width};
+use crate::xsave;
 
 use super::arith::flag;
 
@@ -91,30 +90,9 @@ fn select_rdseed(form: &Form<'_>) -> Option<Execute> {
 fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     match low(c.registers, gpr::RCX) {
         0 => answer(c, answers::xcr0()),
-        1 if Processor::get().xgetbv1 => answer(c, answers::xcr0() & in_use(c.registers)),
+        1 if Processor::get().xgetbv1 => answer(c, answers::xcr0() & xsave::in_use(c.registers)),
         _ => Err(Exception::GeneralProtection(0)),
     }
-}
-
-/// XINUSE (SDM volume 1, section 13.6): the components that are not as after reset.
-pub(super) fn in_use(registers: &Registers) -> u64 {
-    let extended = &registers.extended;
-    let any = |vectors: &[Vector], lanes: Range<usize>| {
-        vectors
-            .iter()
-            .any(|Vector(words)| words.iter().take(lanes.end).skip(lanes.start).any(|&word| word != 0))
-    };
-    let (low, high) = extended.vector.split_at(16);
-    let components = [
-        (0, extended.x87 != X87::default()),
-        (1, any(low, 0..2) || extended.mxcsr != Mxcsr::default()),
-        (2, any(low, 2..4)),
-        (5, extended.opmask.iter().any(|&mask| mask != 0)),
-        (6, any(low, 4..8)),
-        (7, any(high, 0..8)),
-        (9, registers.pkru != 0),
-    ];
-    components.into_iter().fold(0, |all, (bit, used)| all | u64::from(used) << bit)
 }
 
 /// Whether user mode may read counters (CR4.PCE), and what is in them, is the thread's own: Linux lets a

@@ -36,14 +36,12 @@ pub(crate) trait HostOp {
 
 #[inline(always)]
 fn to_host(value: u128) -> __m128i {
-    // SAFETY: both are 128 bits for which every pattern is valid.
-    unsafe { core::mem::transmute(value) }
+    bytemuck::cast(value)
 }
 
 #[inline(always)]
 fn from_host(value: __m128i) -> u128 {
-    // SAFETY: both are 128 bits for which every pattern is valid.
-    unsafe { core::mem::transmute(value) }
+    bytemuck::cast(value)
 }
 
 /// What MXCSR is while the host computes: no flags, everything masked.
@@ -78,33 +76,6 @@ macro_rules! under_mxcsr {
     }};
 }
 
-macro_rules! xmm_to_xmm {
-    ($dst:expr, $src:expr, $control:expr, $text:expr) => {{
-        let mut x = to_host($dst);
-        let flags = under_mxcsr!($control, [concat!($text, " {x}, {s}")],
-            x = inout(xmm_reg) x, s = in(xmm_reg) to_host($src));
-        (from_host(x), flags)
-    }};
-}
-
-macro_rules! general_to_xmm {
-    ($dst:expr, $src:expr, $control:expr, $text:expr, $general:literal) => {{
-        let mut x = to_host($dst);
-        let flags = under_mxcsr!($control, [concat!($text, " {x}, ", $general)],
-            x = inout(xmm_reg) x, g = in(reg) $src as u64);
-        (from_host(x), flags)
-    }};
-}
-
-macro_rules! xmm_to_general {
-    ($src:expr, $control:expr, $text:expr, $general:literal) => {{
-        let general: u64;
-        let flags = under_mxcsr!($control, [concat!($text, " ", $general, ", {s}")],
-            g = out(reg) general, s = in(xmm_reg) to_host($src));
-        (u128::from(general), flags)
-    }};
-}
-
 /// The operations: name, instruction, the formats read and written, how many elements, and how a result
 /// can leave the range of its format.
 macro_rules! host {
@@ -126,11 +97,47 @@ macro_rules! host {
     )+};
 }
 
+/// Operations on XMM registers alone.
 macro_rules! host_xmm {
     ($($name:ident $text:literal, $source:ident -> $target:ident, $elements:literal, $range:ident;)+) => {
         host! {$(
             $name $source -> $target, $elements, $range,
-            |dst, src, control| xmm_to_xmm!(dst, src, control, $text);
+            |dst, src, control| {
+                let mut x = to_host(dst);
+                let flags = under_mxcsr!(control, [concat!($text, " {x}, {s}")],
+                    x = inout(xmm_reg) x, s = in(xmm_reg) to_host(src));
+                (from_host(x), flags)
+            };
+        )+}
+    };
+}
+
+/// Conversions of a general register.
+macro_rules! host_from_general {
+    ($($name:ident $text:literal, $general:literal -> $format:ident;)+) => {
+        host! {$(
+            $name $format -> $format, 1, Within,
+            |dst, src, control| {
+                let mut x = to_host(dst);
+                let flags = under_mxcsr!(control, [concat!($text, " {x}, ", $general)],
+                    x = inout(xmm_reg) x, g = in(reg) src as u64);
+                (from_host(x), flags)
+            };
+        )+}
+    };
+}
+
+/// Conversions to a general register.
+macro_rules! host_to_general {
+    ($($name:ident $text:literal, $format:ident -> $general:literal;)+) => {
+        host! {$(
+            $name $format -> $format, 1, Within,
+            |_dst, src, control| {
+                let general: u64;
+                let flags = under_mxcsr!(control, [concat!($text, " ", $general, ", {s}")],
+                    g = out(reg) general, s = in(xmm_reg) to_host(src));
+                (u128::from(general), flags)
+            };
         )+}
     };
 }
@@ -180,31 +187,22 @@ host_xmm! {
     Cvtsd2ss "cvtsd2ss", Double -> Single, 1, Narrowing;
 }
 
-host! {
-    Cvtsi2ss32 Single -> Single, 1, Within,
-        |dst, src, control| general_to_xmm!(dst, src, control, "cvtsi2ss", "{g:e}");
-    Cvtsi2ss64 Single -> Single, 1, Within,
-        |dst, src, control| general_to_xmm!(dst, src, control, "cvtsi2ss", "{g:r}");
-    Cvtsi2sd32 Double -> Double, 1, Within,
-        |dst, src, control| general_to_xmm!(dst, src, control, "cvtsi2sd", "{g:e}");
-    Cvtsi2sd64 Double -> Double, 1, Within,
-        |dst, src, control| general_to_xmm!(dst, src, control, "cvtsi2sd", "{g:r}");
-    Cvtss2si32 Single -> Single, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvtss2si", "{g:e}");
-    Cvtss2si64 Single -> Single, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvtss2si", "{g:r}");
-    Cvttss2si32 Single -> Single, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvttss2si", "{g:e}");
-    Cvttss2si64 Single -> Single, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvttss2si", "{g:r}");
-    Cvtsd2si32 Double -> Double, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvtsd2si", "{g:e}");
-    Cvtsd2si64 Double -> Double, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvtsd2si", "{g:r}");
-    Cvttsd2si32 Double -> Double, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvttsd2si", "{g:e}");
-    Cvttsd2si64 Double -> Double, 1, Within,
-        |_dst, src, control| xmm_to_general!(src, control, "cvttsd2si", "{g:r}");
+host_from_general! {
+    Cvtsi2ss32 "cvtsi2ss", "{g:e}" -> Single;
+    Cvtsi2ss64 "cvtsi2ss", "{g:r}" -> Single;
+    Cvtsi2sd32 "cvtsi2sd", "{g:e}" -> Double;
+    Cvtsi2sd64 "cvtsi2sd", "{g:r}" -> Double;
+}
+
+host_to_general! {
+    Cvtss2si32 "cvtss2si", Single -> "{g:e}";
+    Cvtss2si64 "cvtss2si", Single -> "{g:r}";
+    Cvttss2si32 "cvttss2si", Single -> "{g:e}";
+    Cvttss2si64 "cvttss2si", Single -> "{g:r}";
+    Cvtsd2si32 "cvtsd2si", Double -> "{g:e}";
+    Cvtsd2si64 "cvtsd2si", Double -> "{g:r}";
+    Cvttsd2si32 "cvttsd2si", Double -> "{g:e}";
+    Cvttsd2si64 "cvttsd2si", Double -> "{g:r}";
 }
 
 macro_rules! host_addsub {
@@ -334,7 +332,10 @@ host_compare! {
 }
 
 /// The bits of MXCSR that this processor has (SDM volume 1, section 11.6.6).
-pub(crate) fn mxcsr_mask() -> Mxcsr {
+#[must_use]
+pub fn mxcsr_mask() -> Mxcsr {
+    /// What zero stands for: a processor without DAZ.
+    const WITHOUT_DAZ: u32 = 0xffbf;
     #[repr(C, align(16))]
     struct Image([u8; 512]);
     static MASK: OnceLock<u32> = OnceLock::new();
@@ -343,7 +344,7 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
         // SAFETY: FXSR is of the x86-64 baseline; the image is 512 bytes and aligned to 16.
         unsafe { core::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
         match image.0[28..32].try_into().map_or(0, u32::from_le_bytes) {
-            0 => 0xffbf,
+            0 => WITHOUT_DAZ,
             mask => mask,
         }
     });

@@ -1,17 +1,17 @@
-//! A progress bar for what takes longer than a second, where somebody watches.
+//! A progress bar for what takes longer than a moment, where somebody watches.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Shows nothing for a second, and never anything if stderr is no terminal.
+/// Shows nothing for a moment, and never anything if stderr is no terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
     hidden_since: Option<Instant>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Progress {
     /// Progress through `total` of something that `template` prints, in indicatif's notation.
@@ -27,7 +27,12 @@ impl Progress {
 
     /// So much more is done.
     pub(crate) fn advance(&mut self, done: u64) {
-        self.bar.inc(done);
+        self.reach(self.bar.position().saturating_add(done));
+    }
+
+    /// So much is done altogether.
+    pub(crate) fn reach(&mut self, done: u64) {
+        self.bar.set_position(done);
         if self.hidden_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
             self.hidden_since = None;
             self.bar.set_draw_target(ProgressDrawTarget::stderr());

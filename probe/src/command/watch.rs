@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::args::{Format, Watch};
 use super::events::{Counts, Event, Events, print_counts};
+use super::progress::Progress;
 use super::{Failure, target, warn};
 
 /// Which of the two commands.
@@ -32,6 +33,9 @@ pub(crate) enum Mode {
 }
 
 type Out = Box<dyn Write + Send>;
+
+/// The bar of sites that are being probed.
+const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} left  {wide_msg}";
 
 pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     if arguments.pid.is_some() != arguments.command.is_empty() {
@@ -129,6 +133,8 @@ struct State {
     placed: Vec<u64>,
     /// By probe: the sites that were left out and have not been told about.
     refused: Vec<Vec<(u64, String)>>,
+    /// Of a probe that is being placed on many sites.
+    placing: Option<Progress>,
     failure: Option<String>,
 }
 
@@ -144,6 +150,7 @@ impl Shared {
             started: arguments.pid.is_some(),
             placed: vec![0; names.len()],
             refused: vec![Vec::new(); names.len()],
+            placing: None,
             failure: None,
         };
         Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
@@ -193,8 +200,24 @@ impl Shared {
                 if let Some(refused) = state.refused.get_mut(probe.index()) {
                     refused.push((*address, without_bytes(reason)));
                 }
-                if state.started {
+                // Otherwise once all its sites have been seen to.
+                if state.started && state.placing.is_none() {
                     self.tell_refused(&mut state, *pid);
+                }
+            }
+            EngineEvent::Placing { probe, pid, done, total } => {
+                let progress = state.placing.get_or_insert_with(|| {
+                    let name = self.names.get(probe.index()).map_or("", String::as_str);
+                    let progress = Progress::new(*total as u64, PLACING);
+                    progress.message(name.to_owned());
+                    progress
+                });
+                progress.reach(*done as u64);
+                if done == total {
+                    state.placing = None;
+                    if state.started {
+                        self.tell_refused(&mut state, *pid);
+                    }
                 }
             }
             EngineEvent::Unresolvable { probe, error, .. } => {

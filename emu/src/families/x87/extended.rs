@@ -9,7 +9,6 @@ use super::state::{Narrow, Pointers, Wide, check_aligned, checked_mxcsr, restore
 use super::{check_part, read_at, write_at};
 use crate::context::Context;
 use crate::exception::Exception;
-use crate::families::identity::in_use;
 use crate::host::answers;
 use crate::host::sse::mxcsr_mask;
 use crate::memory::Access;
@@ -101,7 +100,7 @@ fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let known = Components::get();
     let requested = requested(c, known);
-    let saved = requested & in_use(c.registers);
+    let saved = requested & xsave::in_use(c.registers);
     standard::<P>(c, known, requested, saved)
 }
 
@@ -116,7 +115,7 @@ fn standard<P: Pointers>(
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
     let before = u64::from_le_bytes(header);
-    let after = before & !requested | in_use(c.registers) & requested;
+    let after = before & !requested | xsave::in_use(c.registers) & requested;
     store::<P>(c, saved, requested & (feature::SSE | feature::AVX) != 0, known.places(requested, false))?;
     write_at(c, XSTATE_BV, &after.to_le_bytes())?;
     Ok(Outcome::Next)
@@ -125,7 +124,7 @@ fn standard<P: Pointers>(
 fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let known = Components::get();
     let requested = requested(c, known);
-    let saved = requested & in_use(c.registers);
+    let saved = requested & xsave::in_use(c.registers);
     check_area(c, known.length(requested, true), Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
     write_at(c, XSTATE_BV, &saved.to_le_bytes())?;

@@ -1,0 +1,57 @@
+// x87, MMX and SSE instructions, a function each; prints what they compute, in hexadecimal.
+#include <stdio.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+struct state {
+    unsigned char in[16], out[16];
+    long double x87;
+    unsigned char image[4096] __attribute__((aligned(64)));
+};
+
+_Static_assert(offsetof(struct state, image) == 64, "the assembly knows it");
+
+// A function of these instructions and no others.
+#define FUNCTION(name, text) \
+    void name(struct state *state); \
+    __asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name ":\n" text "\nret\n" \
+            ".size " #name ", .-" #name);
+
+FUNCTION(integer, "add %rdi, %rax")
+FUNCTION(sse_load, "movups (%rdi), %xmm0")
+FUNCTION(sse_compute, "movaps %xmm0, %xmm1\npaddd %xmm0, %xmm1\naddps %xmm0, %xmm1\ncvttss2si %xmm1, %eax")
+FUNCTION(sse_store, "movups %xmm1, 16(%rdi)")
+FUNCTION(sse_keep, "ucomiss %xmm1, %xmm1")
+FUNCTION(x87, "fldt 32(%rdi)\nfld1\nfaddp\nfsqrt\nfsin\nfld %st(0)\nfmulp\nfstpt 32(%rdi)")
+FUNCTION(mmx, "movq (%rdi), %mm0\npaddw %mm0, %mm0\nmovq2dq %mm0, %xmm3\nmovq %mm0, 16(%rdi)\nemms")
+
+// Saves x87, SSE and AVX state, clears a register and restores it.
+FUNCTION(save, "movups (%rdi), %xmm0\nmov $7, %eax\nxor %edx, %edx\nxsave 64(%rdi)\nxorps %xmm0, %xmm0\nxrstor 64(%rdi)\nmovups %xmm0, (%rdi)")
+
+static void print(const char *name, const struct state *state) {
+    const unsigned char *bytes = (const unsigned char *)state;
+    printf("%-12s", name);
+    for (unsigned i = 0; i < sizeof state->in + sizeof state->out + 10; i++) printf("%02x", bytes[i]);
+    printf("\n");
+}
+
+int main(int argc, char **argv) {
+    int rounds = atoi(argv[1]);
+    static struct state state = {.x87 = 1.25L};
+    for (int round = 0; round < rounds; round++) {
+        for (int i = 0; i < 16; i++) state.in[i] = 3 * i + 17 * round;
+        integer(&state);
+        sse_load(&state);
+        sse_compute(&state);
+        sse_keep(&state);
+        sse_store(&state);
+        print("sse", &state);
+        x87(&state);
+        print("x87", &state);
+        mmx(&state);
+        print("mmx", &state);
+        save(&state);
+        print("save", &state);
+    }
+    return 0;
+}
