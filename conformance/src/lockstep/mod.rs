@@ -11,6 +11,8 @@ mod expected;
 mod overlay;
 mod pages;
 mod stride;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -54,15 +56,7 @@ pub struct Report {
 /// # Errors
 /// The program could not be started, or a system call failed that should not.
 pub fn run(command: Command, limit: Option<u64>, stride: u64) -> io::Result<Report> {
-    let main = thread::launch(command)?;
-    let mut run = Run { main, limit, stride, ..Run::default() };
-    run.threads.insert(main, Thread { pending: Pending::Native, ..Thread::default() });
-    let result = run.run();
-    for &tid in run.threads.keys() {
-        thread::kill(tid);
-    }
-    result?;
-    Ok(run.report)
+    Run { limit, stride, ..Run::default() }.all_of(command)
 }
 
 /// What a thread that runs is doing.
@@ -104,10 +98,23 @@ struct Run {
     /// Whether a breakpoint is set.
     breakpoint: bool,
     retrace: Option<Retrace>,
+    #[cfg(test)]
+    sabotage: tests::Sabotage,
     report: Report,
 }
 
 impl Run {
+    fn all_of(mut self, command: Command) -> io::Result<Report> {
+        self.main = thread::launch(command)?;
+        self.threads.insert(self.main, Thread { pending: Pending::Native, ..Thread::default() });
+        let result = self.run();
+        for &tid in self.threads.keys() {
+            thread::kill(tid);
+        }
+        result?;
+        Ok(self.report)
+    }
+
     fn run(&mut self) -> io::Result<()> {
         while !self.threads.is_empty() && self.limit.is_none_or(|limit| self.report.steps < limit) {
             // Nobody else can have anything to tell while every thread is ready.
@@ -242,8 +249,13 @@ impl Run {
         let thread = self.threads.entry(tid).or_default();
         let pending = std::mem::take(&mut thread.pending);
         match (signal, event, pending) {
-            // An event inside a system call.
-            (_, 1.., _) => self.maps.forget(),
+            // An event inside a system call, of which the end is still to come.
+            (_, 1.., _) => {
+                self.maps.forget();
+                thread.pending = Pending::Native;
+                thread::step(tid, 0)?;
+                return Ok(());
+            }
             // A new thread's first stop.
             (libc::SIGSTOP, ..) if is_new => {}
             // A group-stop, which is not kept: nobody is there to end it.
@@ -266,7 +278,10 @@ impl Run {
                 self.diverged(format!("{expected}: the processor raised signal {signal}"));
             }
             // It came from elsewhere, before the instruction.
-            (signal, ..) => thread.signal = signal,
+            (signal, _, pending) => {
+                thread.signal = signal;
+                self.report.steps -= u64::from(matches!(pending, Pending::Emulated(_)));
+            }
         }
         self.ready.push_back(tid);
         Ok(())

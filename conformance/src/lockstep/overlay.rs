@@ -33,7 +33,7 @@ impl Maps {
 
     /// The mapping of `address`.
     fn find(&mut self, tid: i32, address: u64) -> Option<&Mapping> {
-        if !self.0.as_ref().is_some_and(|maps| maps::find(maps, address).is_some()) {
+        if self.0.as_ref().is_none_or(|maps| maps::find(maps, address).is_none()) {
             // The stack may have grown.
             self.0 = Some(maps::read(tid).unwrap_or_default());
         }
@@ -169,10 +169,6 @@ impl UserMemory for Overlay<'_> {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let mut bytes = [0; 16];
-        self.read(address, &mut bytes[..size], Access::Write)?;
-        let old = u128::from_le_bytes(bytes);
-        self.write(address, &update(old).to_le_bytes()[..size])?;
-        Ok(old)
+        self.update_alone(address, size, update)
     }
 }

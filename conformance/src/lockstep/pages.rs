@@ -1,5 +1,6 @@
 //! The memory of a thread that stands still while the emulator runs ahead of it.
 
+use core::fmt;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
@@ -75,6 +76,21 @@ impl Page {
     }
 }
 
+/// A byte of memory that is not the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Difference {
+    address: u64,
+    processor: u8,
+    emulator: u8,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Difference { address, processor, emulator } = self;
+        write!(f, "memory at {address:#x}: processor {processor:02x}, emulator {emulator:02x}")
+    }
+}
+
 /// Copies of the pages that the emulator has looked at. They stay good for as long as nobody but the
 /// emulated thread can write to memory.
 #[derive(Debug, Default)]
@@ -119,26 +135,40 @@ impl Pages {
         }
     }
 
+    /// Gets a byte wrong in a page that the emulator has not written to; false if there is none.
+    #[cfg(test)]
+    pub(super) fn spoil(&mut self) -> bool {
+        let page = self.pages.values_mut().find(|page| page.writable && page.before.is_none());
+        page.map(|page| page.bytes[PAGE - 1] ^= 1).is_some()
+    }
+
     /// Gives the thread's memory back what it held when it stopped, where the emulator has written.
-    pub(super) fn rewind(&mut self, tid: i32) -> io::Result<()> {
-        let written = self.written.clone();
-        self.undo();
-        for number in written {
-            let Some(page) = self.pages.get(&number) else { continue };
-            let remote = RemoteIoVec { base: number as usize * PAGE, len: PAGE };
-            process_vm_writev(Pid::from_raw(tid), &[IoSlice::new(&page.bytes[..])], &[remote])?;
+    pub(super) fn rewind(&self, tid: i32) -> io::Result<()> {
+        const WORD: usize = 8;
+        for number in &self.written {
+            let Some(page) = self.pages.get(number) else { continue };
+            let Some(before) = &page.before else { continue };
+            let words = before.chunks(WORD).zip(page.bytes.chunks(WORD)).enumerate();
+            let (local, remote): (Vec<_>, Vec<_>) = words
+                .filter(|(_, (before, now))| before != now)
+                .map(|(index, (before, _))| {
+                    let base = *number as usize * PAGE + index * WORD;
+                    (IoSlice::new(before), RemoteIoVec { base, len: WORD })
+                })
+                .unzip();
+            process_vm_writev(Pid::from_raw(tid), &local, &remote)?;
         }
         Ok(())
     }
 
     /// The first byte that is another in the thread's memory, among the pages that the emulator has
-    /// written to: address, the byte there, the byte here.
-    pub(super) fn difference(&mut self, tid: i32) -> io::Result<Option<(u64, u8, u8)>> {
+    /// written to.
+    pub(super) fn difference(&mut self, tid: i32) -> io::Result<Option<Difference>> {
         self.compare(tid, &self.written.clone())
     }
 
     /// As [`Pages::difference`], among all: the thread may have written where the emulator did not.
-    pub(super) fn difference_anywhere(&mut self, tid: i32) -> io::Result<Option<(u64, u8, u8)>> {
+    pub(super) fn difference_anywhere(&mut self, tid: i32) -> io::Result<Option<Difference>> {
         self.compare(tid, &self.pages.keys().copied().collect::<Vec<_>>())
     }
 
@@ -146,7 +176,7 @@ impl Pages {
         self.pages.is_empty()
     }
 
-    fn compare(&mut self, tid: i32, numbers: &[u64]) -> io::Result<Option<(u64, u8, u8)>> {
+    fn compare(&mut self, tid: i32, numbers: &[u64]) -> io::Result<Option<Difference>> {
         for numbers in numbers.chunks(RANGES) {
             let mut observed = vec![0; PAGE * numbers.len()];
             let remote: Vec<RemoteIoVec> = numbers
@@ -169,7 +199,8 @@ impl Pages {
                     if self.restartable_sequences.contains(&address) {
                         *expected = *observed;
                     } else if observed != expected {
-                        return Ok(Some((address, *observed, *expected)));
+                        let (processor, emulator) = (*observed, *expected);
+                        return Ok(Some(Difference { address, processor, emulator }));
                     }
                 }
             }
@@ -276,10 +307,6 @@ impl UserMemory for View<'_> {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let mut bytes = [0; 16];
-        self.read(address, &mut bytes[..size], Access::Write)?;
-        let old = u128::from_le_bytes(bytes);
-        self.write(address, &update(old).to_le_bytes()[..size])?;
-        Ok(old)
+        self.update_alone(address, size, update)
     }
 }

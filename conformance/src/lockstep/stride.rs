@@ -70,6 +70,8 @@ impl Run {
         else {
             return self.vdso(tid, &start);
         };
+        #[cfg(test)]
+        let place = self.sabotage.spoil(place, &mut self.ahead.pages);
         let difference = match self.follow(tid, milestone)? {
             Arrival::There => self.compare(tid, &place)?,
             Arrival::Fault(signal) => Some(format!("the processor raised signal {signal}")),
@@ -143,11 +145,8 @@ impl Run {
         if std::mem::take(&mut self.breakpoint) {
             thread::remove_breakpoint(tid)?;
         }
-        if let Some((address, observed, expected)) = self.ahead.pages.difference_anywhere(tid)? {
-            self.diverged(format!(
-                "memory at {address:#x} since one of the last strides: processor {observed:02x}, \
-                 emulator {expected:02x}"
-            ));
+        if let Some(difference) = self.ahead.pages.difference_anywhere(tid)? {
+            self.diverged(format!("since one of the last strides: {difference}"));
         }
         self.ahead.forget();
         Ok(())
@@ -191,14 +190,14 @@ impl Run {
 
     fn compare(&mut self, tid: i32, place: &Place) -> io::Result<Option<String>> {
         let Some(raw) = Raw::fetch(tid)? else { return Ok(None) };
-        let difference = register_difference(&place.registers, &raw.registers()?, place.undefined, true);
-        if difference.is_some() {
-            return Ok(difference);
-        }
-        let memory = self.ahead.pages.difference(tid)?;
-        Ok(memory.map(|(address, observed, expected)| {
-            format!("memory at {address:#x}: processor {observed:02x}, emulator {expected:02x}")
-        }))
+        let pages = &mut self.ahead.pages;
+        let registers = register_difference(&place.registers, &raw.registers()?, place.undefined, true);
+        let memory = match registers {
+            None => pages.difference(tid)?,
+            Some(_) => pages.difference_anywhere(tid)?,
+        };
+        let all: Vec<String> = registers.into_iter().chain(memory.map(|memory| memory.to_string())).collect();
+        Ok((!all.is_empty()).then(|| all.join("; ")))
     }
 }
 

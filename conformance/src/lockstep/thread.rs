@@ -6,7 +6,6 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use emu::Rflags;
@@ -19,7 +18,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::ahead::Milestone;
-use crate::oracle::xsave_layout;
 
 /// The register set that XSAVE saves (the kernel's `linux/elf.h`).
 const NT_X86_XSTATE: usize = 0x202;
@@ -61,9 +59,9 @@ pub(super) fn launch(mut command: Command) -> io::Result<i32> {
     Ok(tid)
 }
 
-/// Waits for thread `tid`, or for any with -1. `None`: nothing yet, or nothing left to wait for.
+/// Waits for thread `tid`, or with -1 for any that the calling thread traces. `None`: nothing yet, or nothing left to wait for.
 pub(super) fn wait(tid: i32, block: bool) -> io::Result<Option<(i32, Status)>> {
-    let flags = libc::__WALL | if block { 0 } else { libc::WNOHANG };
+    let flags = libc::__WALL | libc::__WNOTHREAD | if block { 0 } else { libc::WNOHANG };
     let mut status = 0;
     // SAFETY: `status` is a place for the status and outlives the call.
     match Errno::result(unsafe { libc::waitpid(tid, &raw mut status, flags) }) {
@@ -177,6 +175,8 @@ fn sigchld() -> SigSet {
 
 /// As [`wait`], for one thread and no longer than `limit`.
 pub(super) fn wait_at_most(tid: i32, limit: Duration) -> io::Result<Option<(i32, Status)>> {
+    /// How long to rely on SIGCHLD, which another thread of this process may take.
+    const SLICE: Duration = Duration::from_millis(1);
     let deadline = Instant::now() + limit;
     loop {
         if let Some(stopped) = wait(tid, false)? {
@@ -186,7 +186,7 @@ pub(super) fn wait_at_most(tid: i32, limit: Duration) -> io::Result<Option<(i32,
         if left.is_zero() {
             return Ok(None);
         }
-        let left = libc::timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let left = libc::timespec { tv_sec: 0, tv_nsec: left.min(SLICE).subsec_nanos().into() };
         // SAFETY: the set and the time outlive the call, and nothing is asked of the siginfo.
         unsafe { libc::sigtimedwait(sigchld().as_ref(), std::ptr::null_mut(), &raw const left) };
     }
@@ -253,11 +253,8 @@ pub(super) fn hide_trap_flag(tid: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// How this processor lays out what XSAVE saves.
-static LAYOUT: LazyLock<Option<Layout>> = LazyLock::new(xsave_layout);
-
 fn layout() -> io::Result<&'static Layout> {
-    LAYOUT.as_ref().ok_or_else(|| io::Error::other("a processor without XSAVE"))
+    Layout::of_this_processor().ok_or_else(|| io::Error::other("a processor without XSAVE"))
 }
 
 /// The state of a stopped thread, as the kernel gives it.

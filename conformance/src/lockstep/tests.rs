@@ -1,0 +1,63 @@
+//! What a wrong emulator would do to strides: the divergence is found, and the program goes on as it was.
+
+use super::ahead::Place;
+use super::*;
+
+/// Makes the emulator wrong in one stride.
+#[derive(Debug, Default)]
+pub(super) enum Sabotage {
+    #[default]
+    Never,
+    /// After so many strides it gets RAX wrong.
+    Register(u32),
+    /// After so many strides it thinks that another byte is in a page that it does not write to.
+    Memory(u32),
+    Done,
+}
+
+impl Sabotage {
+    pub(super) fn spoil(&mut self, mut place: Place, pages: &mut super::pages::Pages) -> Place {
+        match self {
+            Sabotage::Register(0) => {
+                place.registers.gpr[0] ^= 1;
+                *self = Sabotage::Done;
+            }
+            Sabotage::Memory(0) => {
+                if pages.spoil() {
+                    *self = Sabotage::Done;
+                }
+            }
+            Sabotage::Register(left) | Sabotage::Memory(left) => *left -= 1,
+            Sabotage::Never | Sabotage::Done => {}
+        }
+        place
+    }
+}
+
+fn shell(sabotage: Sabotage) -> Report {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "i=0; while [ $i -lt 50 ]; do i=$((i + 1)); done; exit $i"]);
+    Run { stride: 64, sabotage, ..Run::default() }.all_of(command).unwrap()
+}
+
+#[test]
+fn a_wrong_register_is_found_and_taken_back() {
+    let report = shell(Sabotage::Register(100));
+    assert_eq!((report.divergences, report.status), (1, Some(50)), "{report:?}");
+    let first = report.first_divergence.unwrap();
+    assert!(first.contains("RAX: processor") && first.contains("not seen again step by step"), "{first}");
+}
+
+#[test]
+fn a_missing_store_is_found_where_nobody_wrote() {
+    let report = shell(Sabotage::Memory(100));
+    assert_eq!((report.divergences, report.status), (1, Some(50)), "{report:?}");
+    let first = report.first_divergence.unwrap();
+    assert!(first.starts_with("since one of the last strides: memory at"), "{first}");
+}
+
+#[test]
+fn a_right_emulator_is_not_suspected() {
+    let report = shell(Sabotage::Never);
+    assert_eq!((report.divergences, report.status), (0, Some(50)), "{report:?}");
+}

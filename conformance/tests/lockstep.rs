@@ -1,0 +1,81 @@
+//! Lockstep, step by step and in strides: over a program that interrupts itself in every way, and over
+//! floating point in the C library.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use conformance::lockstep::{Report, run};
+
+/// Compiles `tests/targets/NAME.c` to a file that no other call uses.
+fn compile(name: &str) -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(format!("{name}.c"));
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
+    let status = Command::new("cc")
+        .args(["-O1", "-w", "-o"])
+        .arg(&program)
+        .arg(source)
+        .arg("-lm")
+        .status()
+        .expect("a C compiler is needed: install gcc or clang as `cc`");
+    assert!(status.success(), "cc {name}.c: {status}");
+    program
+}
+
+fn agrees(report: &Report) {
+    assert_eq!(report.divergences, 0, "{:?}", report.first_divergence);
+    assert_eq!(report.status, Some(0), "{report:?}");
+    let native: u64 = report.native_steps.values().sum();
+    assert_eq!(report.steps, report.emulated + native, "{report:?}");
+    assert!(report.native_steps.get("signal delivery").is_some_and(|&signals| signals >= 6), "{report:?}");
+}
+
+#[test]
+fn a_program_that_interrupts_itself_in_strides() {
+    let program = compile("strides");
+    for stride in [16, 100, 10_000] {
+        let report = run(Command::new(&program), None, stride).unwrap();
+        agrees(&report);
+        assert!(stride < 100 || report.comparisons < report.steps / 5, "{stride}: {report:?}");
+    }
+}
+
+#[test]
+fn a_program_that_interrupts_itself_step_by_step() {
+    let report = run(Command::new(compile("strides")), None, 1).unwrap();
+    agrees(&report);
+    assert_eq!(report.comparisons, report.emulated);
+}
+
+#[test]
+fn a_limit_ends_it() {
+    let command = || Command::new(compile("strides"));
+    assert!((500..600).contains(&run(command(), Some(500), 1).unwrap().steps));
+    assert!(run(command(), Some(5_000), 1_000).unwrap().steps >= 5_000);
+}
+
+/// Runs a program whose vector instructions are SSE's, as far as the C library chooses them.
+fn floating_point(name: &str, count: u32) -> Report {
+    let mut command = Command::new(compile(name));
+    command.arg(count.to_string());
+    command.env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-AVX,-FMA,-FMA4");
+    let report = run(command, None, 2000).unwrap();
+    assert_eq!(report.divergences, 0, "{:?}", report.first_divergence);
+    assert_eq!(report.status, Some(0), "{report:?}");
+    report
+}
+
+#[test]
+fn printf_and_strtod_of_long_doubles() {
+    let report = floating_point("long_double", 10);
+    assert!(report.emulated > 5_000_000, "{report:?}");
+}
+
+#[test]
+fn the_functions_of_libm() {
+    let report = floating_point("libm", 25);
+    assert!(report.emulated > 500_000, "{report:?}");
+}
