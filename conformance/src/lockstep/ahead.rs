@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use emu::registers::Registers;
+use emu::registers::{Registers, gpr};
 use emu::{Displaced, Outcome, Rflags};
 use iced_x86::RflagsBits;
 
@@ -41,11 +41,10 @@ impl Instruction {
     fn new(displaced: Displaced) -> Instruction {
         let instruction = displaced.instruction();
         let may_undefine = !undefined::possibly(instruction.mnemonic()).is_empty();
-        // Shifts by zero and string instructions without an iteration leave all flags alone.
-        let always = !instruction.has_rep_prefix() && !instruction.has_repne_prefix() && !may_undefine;
-        let defined = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
-        let defines = if always { flags(defined) } else { Rflags::empty() };
         let is_repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+        let defined = instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
+        // Shifts by zero and string instructions without an iteration leave all flags alone.
+        let defines = if is_repeated || may_undefine { Rflags::empty() } else { flags(defined) };
         let reads = flags(instruction.rflags_read());
         Instruction { reads, defines, may_undefine, is_repeated, displaced }
     }
@@ -53,7 +52,7 @@ impl Instruction {
     /// Executes it. False if it does not complete; then it counts as gone too far, for nothing says that it
     /// has changed nothing.
     fn execute(&self, place: &mut Place, view: &mut View<'_>) -> bool {
-        let rcx = place.registers.gpr[1];
+        let rcx = place.registers.gpr[gpr::RCX];
         view.pages.fresh = None;
         match self.displaced.execute(&mut place.registers, view) {
             Ok(Outcome::Next) => place.count += 1,
@@ -142,7 +141,7 @@ impl Ahead {
         let most = self.aim.saturating_mul(PATIENCE);
         let place = self.execute(tid, maps, start, self.aim, most);
         let Some((milestone, count)) = place.milestone else {
-            self.pages.undo();
+            self.undo();
             return None;
         };
         if place.count == most {
@@ -152,8 +151,14 @@ impl Ahead {
             return Some((place, milestone));
         }
         // It has gone too far: once more, to the last good place.
-        self.pages.undo();
+        self.undo();
         Some((self.execute(tid, maps, start, u64::MAX, count), milestone))
+    }
+
+    fn undo(&mut self) {
+        if self.pages.undo() {
+            self.epoch += 1;
+        }
     }
 
     /// Executes until a milestone comes after at least `aim` instructions, an instruction comes that only
@@ -201,7 +206,7 @@ fn known<'a>(
     let decode = |view: &mut View<'_>, bytes: ([u8; 15], usize)| {
         let displaced = Displaced::decode(&bytes.0[..bytes.1], ip).ok();
         let shared = displaced.filter(|displaced| {
-            !is_single(displaced.instruction().mnemonic()) && !view.maps.is_vdso(view.tid, ip)
+            !is_single(displaced.instruction().mnemonic()) && view.maps.is_program(view.tid, ip)
         });
         Known { bytes, instruction: shared.map(Instruction::new), epoch, run: 0 }
     };

@@ -108,6 +108,7 @@ impl Run {
         self.main = thread::launch(command)?;
         self.threads.insert(self.main, Thread { pending: Pending::Native, ..Thread::default() });
         let result = self.run();
+        self.retraced();
         for &tid in self.threads.keys() {
             thread::kill(tid);
         }

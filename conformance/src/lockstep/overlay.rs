@@ -54,6 +54,11 @@ impl Maps {
         path.is_some_and(|path| path == Path::new("[vdso]"))
     }
 
+    /// Whether `address` lies in code of the program's own.
+    pub(super) fn is_program(&mut self, tid: i32, address: u64) -> bool {
+        self.find(tid, address).is_some_and(Mapping::is_executable) && !self.is_vdso(tid, address)
+    }
+
     /// An address as people read it: where in which file.
     pub(super) fn describe(&mut self, tid: i32, address: u64) -> String {
         let file = self.find(tid, address).and_then(|mapping| {

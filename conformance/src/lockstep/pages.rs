@@ -124,15 +124,18 @@ impl Pages {
         }
     }
 
-    /// Takes back what the emulator has written since the thread stopped.
-    pub(super) fn undo(&mut self) {
+    /// Takes back what the emulator has written since the thread stopped; true if instructions are among it.
+    pub(super) fn undo(&mut self) -> bool {
+        let mut code = false;
         for number in self.written.drain(..) {
             if let Some(page) = self.pages.get_mut(&number)
                 && let Some(before) = page.before.take()
             {
                 page.bytes = before;
+                code |= page.is_code;
             }
         }
+        code
     }
 
     /// Gets a byte wrong in a page that the emulator has not written to; false if there is none.

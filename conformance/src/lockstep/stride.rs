@@ -65,7 +65,7 @@ impl Run {
         if self.ahead.pages.is_empty() {
             self.ahead.pages.restartable_sequences = thread::restartable_sequences(tid)?;
         }
-        let left = self.limit.map_or(u64::MAX, |limit| limit - self.report.steps);
+        let left = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.report.steps));
         let Some((place, milestone)) = self.ahead.run(tid, &mut self.maps, &start, self.stride.min(left))
         else {
             return self.vdso(tid, &start);
@@ -130,8 +130,8 @@ impl Run {
         Ok(true)
     }
 
-    /// Step by step, the stride was seen to go wrong, or not.
-    fn retraced(&mut self) {
+    /// Step by step, the stride was seen to go wrong, or not; or it could not be made to its end.
+    pub(super) fn retraced(&mut self) {
         if let Some(retrace) = self.retrace.take()
             && retrace.before == self.report.divergences
         {
