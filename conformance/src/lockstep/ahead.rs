@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use emu::registers::{Registers, gpr};
 use emu::{Displaced, Outcome, Rflags};
-use iced_x86::RflagsBits;
+use iced_x86::{InstructionInfoFactory, Mnemonic, OpAccess, RflagsBits};
 
 use super::is_single;
 use super::overlay::Maps;
@@ -33,8 +33,8 @@ struct Instruction {
     /// The flags that it leaves defined, whatever they were.
     defines: Rflags,
     may_undefine: bool,
-    /// By a prefix.
-    is_repeated: bool,
+    /// Whether it always accesses its operands in memory, once.
+    accesses: bool,
 }
 
 impl Instruction {
@@ -46,7 +46,9 @@ impl Instruction {
         // Shifts by zero and string instructions without an iteration leave all flags alone.
         let defines = if is_repeated || may_undefine { Rflags::empty() } else { flags(defined) };
         let reads = flags(instruction.rflags_read());
-        Instruction { reads, defines, may_undefine, is_repeated, displaced }
+        // Repeated ones are stopped between two iterations, masked ones may access nothing.
+        let accesses = !is_repeated && always_accesses(instruction);
+        Instruction { reads, defines, may_undefine, accesses, displaced }
     }
 
     /// Executes it. False if it does not complete; then it counts as gone too far, for nothing says that it
@@ -66,12 +68,43 @@ impl Instruction {
         if self.may_undefine {
             place.undefined |= undefined::flags(self.displaced.instruction(), rcx);
         }
-        // Repeated ones are stopped between two iterations.
-        if let Some(address) = view.pages.fresh.filter(|_| !self.is_repeated) {
+        if let Some(address) = view.pages.fresh.filter(|_| self.accesses) {
             place.milestone = Some((Milestone::Access(address), place.count));
         }
         true
     }
+}
+
+/// Whether every access to memory is a load or a store that depends on nothing.
+fn always_accesses(instruction: &iced_x86::Instruction) -> bool {
+    use Mnemonic as M;
+    let mnemonic = instruction.mnemonic();
+    let by_mask = matches!(
+        mnemonic,
+        M::Maskmovq
+            | M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+    );
+    let cache_control = matches!(
+        mnemonic,
+        M::Cldemote
+            | M::Clflush
+            | M::Clflushopt
+            | M::Clwb
+            | M::Clzero
+            | M::Monitor
+            | M::Monitorx
+            | M::Umonitor
+    );
+    let mut factory = InstructionInfoFactory::new();
+    let used = factory.info(instruction).used_memory();
+    let unconditional = [OpAccess::Read, OpAccess::Write, OpAccess::ReadWrite];
+    let access = used.iter().all(|memory| unconditional.contains(&memory.access()));
+    access && !by_mask && !cache_control && !instruction.has_op_mask()
 }
 
 /// iced-x86's flags as RFLAGS has them.
