@@ -66,10 +66,8 @@ lane!(u16, 4, 8);
 lane!(i16, 4, 8);
 lane!(u32, 2, 4);
 lane!(i32, 2, 4);
-lane!(f32, 2, 4);
 lane!(u64, 1, 2);
 lane!(i64, 1, 2);
-lane!(f64, 1, 2);
 
 /// As many bits as an operand has: 64, 128, 256 or 512.
 pub(crate) trait Bits: Pod + Default {
