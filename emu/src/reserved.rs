@@ -9,7 +9,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::families;
 use crate::outcome::Outcome;
-use crate::table::{Flags, Row};
+use crate::table::{Flags, Row, prefix_count};
 
 /// What raises #UD: LOCK where it is not allowed, a VEX field that must have another value, and the
 /// encodings of [`UNDEFINED`].
@@ -86,7 +86,7 @@ static UNDEFINED: &[Undefined] = &[
 ];
 
 /// The longest an instruction can be, in bytes.
-const LONGEST: usize = 15;
+pub(crate) const LONGEST: usize = 15;
 /// The longest it can be without prefixes: two bytes of opcode, ModRM, SIB, and four bytes each of
 /// displacement and immediate; or a far pointer.
 const LONGEST_OPCODE: usize = 12;
@@ -100,7 +100,7 @@ pub(crate) fn raises(
     error: DecoderError,
     options: u32,
 ) -> Option<(Instruction, &'static Row)> {
-    let prefixes = bytes.iter().take_while(|&&byte| is_prefix(byte)).count();
+    let prefixes = prefix_count(bytes);
     if prefixes >= LONGEST || is_too_long(bytes, prefixes, options) {
         return Some((*failed, &TOO_LONG));
     }
@@ -140,11 +140,6 @@ fn is_too_long(bytes: &[u8], prefixes: usize, options: u32) -> bool {
         let certain = legacy && !matches!(rest.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1);
         !rest.is_invalid() && certain && dropped + rest.len() > LONGEST
     })
-}
-
-/// Whether a byte is a prefix: of a segment, of a size, LOCK, REP or REX.
-fn is_prefix(byte: u8) -> bool {
-    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
 }
 
 impl Undefined {

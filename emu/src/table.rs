@@ -111,9 +111,7 @@ impl Form<'_> {
 
     /// All its prefixes, legacy and REX.
     pub(crate) fn prefixes(&self) -> impl DoubleEndedIterator<Item = u8> {
-        let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
-        let end = self.bytes.iter().position(|byte| !is_prefix(byte)).unwrap_or(0);
-        self.bytes.iter().take(end).copied()
+        self.bytes.iter().take(prefix_count(self.bytes)).copied()
     }
 
     /// The last of its REP (F3) and REPNE (F2) prefixes.
@@ -125,6 +123,12 @@ impl Form<'_> {
     pub(crate) fn locked(&self) -> bool {
         self.instruction.has_lock_prefix()
     }
+}
+
+/// With how many prefixes bytes begin: of a segment, of a size, LOCK, REP or REX.
+pub(crate) fn prefix_count(bytes: &[u8]) -> usize {
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    bytes.iter().take_while(|byte| is_prefix(byte)).count()
 }
 
 /// Whether it is one of the memory operands that RSI and RDI address.
