@@ -10,6 +10,7 @@ use crate::exception::Exception;
 use crate::outcome::Outcome;
 use crate::processor::{Hypervisor, Vendor};
 use crate::registers::{Rflags, gpr};
+use crate::reserved::LONGEST;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
 
@@ -172,15 +173,17 @@ fn select_vmx(form: &Form<'_>) -> Option<Execute> {
 /// of EXTRQ behind 0F 78 before they find it undefined.
 pub(crate) fn undefined_unless_too_long(form: &Form<'_>) -> Execute {
     let longer = form.instruction.mnemonic() == Mnemonic::Vmread && form.processor.vendor == Vendor::Amd;
-    if longer && form.instruction.len() + 2 > 15 { privileged } else { undefined }
+    if longer && form.instruction.len() + 2 > LONGEST { privileged } else { undefined }
 }
 
 /// Each vendor's own hypercall: KVM refuses it to user mode. The other vendor's is #UD to the processor,
-/// and KVM treats VMCALL as privileged. Other hypervisors' answers are not known.
+/// and KVM treats VMCALL as privileged. Other hypervisors' answers are not known. Without one, whether
+/// this system is a hypervisor itself decides between #UD and #GP for VMCALL.
 fn select_hypercall(form: &Form<'_>) -> Option<Execute> {
     let amds = form.instruction.mnemonic() != Mnemonic::Vmcall;
     let own = amds == (form.processor.vendor == Vendor::Amd);
     match (form.processor.hypervisor, own) {
+        (Hypervisor::None, _) if !amds && form.processor.vmx => None,
         (Hypervisor::None, _) => Some(undefined),
         (Hypervisor::Kvm, true) => Some(refused_hypercall),
         (Hypervisor::Kvm, false) if !amds => Some(privileged),
