@@ -118,7 +118,7 @@ impl Layout {
         for number in 2..63 {
             if features & 1 << number != 0 {
                 let (size, offset) = component(number);
-                length = length.max(offset + size);
+                length = length.max(offset.saturating_add(size));
             }
         }
         let offset = |number: u32, expected: usize| {

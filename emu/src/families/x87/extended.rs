@@ -43,6 +43,8 @@ struct Components {
     offset: [usize; 63],
     /// The components that are aligned to 64 bytes in a compacted image.
     aligned: u64,
+    /// Whether XRSTOR takes compacted images.
+    compaction: bool,
 }
 
 impl Components {
@@ -56,6 +58,7 @@ impl Components {
                 size: std::array::from_fn(|i| if extended(i) { leaf(i).eax as usize } else { 0 }),
                 offset: std::array::from_fn(|i| if extended(i) { leaf(i).ebx as usize } else { 0 }),
                 aligned: (2..63).fold(0, |all, i| all | u64::from(leaf(i).ecx >> 1 & 1) << i),
+                compaction: leaf(1).eax >> 1 & 1 != 0,
             }
         })
     }
@@ -230,7 +233,7 @@ impl Header {
         let (words, _) = image[XSTATE_BV..].as_chunks();
         let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
         let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
-        let valid = if layout & COMPACTED != 0 {
+        let valid = if layout & COMPACTED != 0 && known.compaction {
             let components = layout & !COMPACTED;
             components & !known.xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
         } else {
