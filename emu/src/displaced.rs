@@ -27,8 +27,8 @@ pub struct Displaced {
     pub(crate) address: Address,
     pub(crate) operand: [Operand; 5],
     pub(crate) condition: Condition,
-    /// How many high bits of a canonical address are copies of the one below them.
-    sign_bits: u8,
+    /// The processor that it is executed as on.
+    pub(crate) processor: Processor,
     touches: Touches,
     row: &'static Row,
     instruction: Instruction,
@@ -97,7 +97,7 @@ impl Displaced {
             address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
-            sign_bits: processor.sign_bits,
+            processor: *processor,
             touches: touches(&instruction, row.flags),
             row,
             instruction,
@@ -133,7 +133,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        is_canonical(address, self.sign_bits)
+        is_canonical(address, self.processor.sign_bits)
     }
 
     /// FOP of an x87 instruction.

@@ -41,6 +41,8 @@ pub(crate) struct Processor {
     pub(crate) monitorx: bool,
     /// XGETBV takes ECX = 1.
     pub(crate) xgetbv1: bool,
+    /// FDP is written by instructions that raise an unmasked exception only.
+    pub(crate) fdp_exception_only: bool,
     /// The family of CPUID leaf 1.
     pub(crate) family: u32,
     /// Bit i is set if the processor has the feature of `FEATURES[i]`.
@@ -76,7 +78,8 @@ const FEATURES: &[(F, Bit)] = &[
     (F::LKGS, Bit(7, 1, 0, 18)),
     (F::MSRLIST, Bit(7, 1, 0, 27)),
     (F::PCONFIG, Bit(7, 0, 3, 18)),
-    (F::PKU, Bit(7, 0, 2, 3)),
+    // OSPKE: the operating system has to turn it on.
+    (F::PKU, Bit(7, 0, 2, 4)),
     (F::PTWRITE, Bit(0x14, 0, 1, 4)),
     (F::RDPID, Bit(7, 0, 2, 22)),
     (F::RDPRU, Bit(0x8000_0008, 0, 1, 4)),
@@ -105,6 +108,7 @@ const XGETBV1: Bit = Bit(0xd, 1, 0, 2);
 const CET_SS: Bit = Bit(7, 0, 2, 7);
 const MONITORX: Bit = Bit(0x8000_0001, 0, 2, 29);
 const VMX: Bit = Bit(1, 0, 2, 5);
+const FDP_EXCPTN_ONLY: Bit = Bit(7, 0, 1, 6);
 const UMIP: Bit = Bit(7, 0, 2, 2);
 const LA57: Bit = Bit(7, 0, 2, 16);
 const NULL_SELECTOR_CLEARS_BASE: Bit = Bit(0x8000_0021, 0, 0, 6);
@@ -162,30 +166,35 @@ impl Processor {
             // Intel's processors have always done so and have no bit to say it.
             null_selector_clears_base: vendor(__cpuid(0)) == Vendor::Intel
                 || NULL_SELECTOR_CLEARS_BASE.is_set()
-                || family(__cpuid(1)) >= 0x19,
+                || family(__cpuid(1)) >= 0x19
+                || is_zen_2(__cpuid(1)),
             vmx: VMX.is_set(),
             cet_ss: CET_SS.is_set(),
             monitorx: MONITORX.is_set(),
             xgetbv1: XGETBV1.is_set(),
+            fdp_exception_only: FDP_EXCPTN_ONLY.is_set(),
             family: family(__cpuid(1)),
-            // Linux uses five-level paging wherever the processor has it.
+            // Linux uses five-level paging wherever the processor has it, unless it is told not to.
             sign_bits: if LA57.is_set() { 7 } else { 16 },
             hypervisor: hypervisor(),
             features: features(),
         })
     }
 
-    /// Every feature that is asked for: for the tests of what this processor lacks.
+    /// Every feature that is asked for, as the vendor's newest: for the tests of what this processor lacks.
     #[cfg(test)]
     pub(crate) fn with_everything(vendor: Vendor) -> Processor {
-        Processor { vendor, features: u64::MAX, ..*Processor::get() }
+        let fdp_exception_only = vendor == Vendor::Intel;
+        Processor { vendor, features: u64::MAX, fdp_exception_only, ..*Processor::get() }
     }
 
     /// None of them.
     #[cfg(test)]
     pub(crate) fn with_nothing(vendor: Vendor) -> Processor {
         let bare = *Processor::get();
-        Processor { vendor, features: 0, tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
+        let (monitorx, hypervisor) = (false, Hypervisor::None);
+        let bare = Processor { vendor, features: 0, monitorx, hypervisor, ..bare };
+        Processor { tzcnt: false, lzcnt: false, vmx: false, cet_ss: false, ..bare }
     }
 
     /// Whether an instruction of these features raises #UD because the processor lacks one.
@@ -222,6 +231,13 @@ fn family(leaf: CpuidResult) -> u32 {
     if base == 15 { base + (leaf.eax >> 20 & 0xff) } else { base }
 }
 
+/// Whether CPUID leaf 1 is of AMD's Zen 2, the first to clear the base with a null selector: it has no bit
+/// to say it.
+fn is_zen_2(leaf: CpuidResult) -> bool {
+    let model = leaf.eax >> 4 & 15 | leaf.eax >> 12 & 0xf0;
+    family(leaf) == 0x17 && matches!(model, 0x30..=0x4f | 0x60..=0x7f | 0x90..=0xaf)
+}
+
 fn vendor(leaf: CpuidResult) -> Vendor {
     let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
     match name.as_flattened() {
@@ -243,5 +259,20 @@ mod tests {
         assert_eq!(vendor(leaf(b"AuthenticAMD")), Vendor::Amd);
         assert_eq!(vendor(leaf(b"HygonGenuine")), Vendor::Amd);
         assert_eq!(vendor(leaf(b"GenuineIntel")), Vendor::Intel);
+    }
+
+    #[test]
+    fn zen_2_is_told_from_zen() {
+        let leaf = |eax| CpuidResult { eax, ebx: 0, ecx: 0, edx: 0 };
+        for (signature, expected) in [
+            (0x0080_0f12, false), // Zen
+            (0x0080_0f82, false), // Zen+
+            (0x0083_0f10, true),  // Zen 2: Rome
+            (0x0087_0f10, true),  // Matisse
+            (0x008a_0f00, true),  // Mendocino
+            (0x00a0_0f11, false), // Zen 3
+        ] {
+            assert_eq!(is_zen_2(leaf(signature)), expected, "{signature:#x}");
+        }
     }
 }

@@ -3,15 +3,17 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use crate::context::Context;
+use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{SegmentBase, is_canonical};
 use crate::outcome::Outcome;
-use crate::processor::Processor;
+use crate::processor::{Hypervisor, Processor, Vendor};
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
-use crate::table::{Flags, Row};
+use crate::table::{Flags, Form, Row};
+
+use super::undefined;
 
 pub(super) static ROWS: &[Row] = &[
     row!([Lfence, Mfence, Sfence, Serialize], Whole, Flags::empty(), serialize),
@@ -37,8 +39,8 @@ pub(super) static ROWS: &[Row] = &[
     // Bounds that Linux no longer lets anyone turn on.
     row!([Bndcl, Bndcn, Bndcu, Bndldx, Bndmk, Bndmov, Bndstx], Whole, Flags::empty(), hint),
     row!(Ptwrite, Whole, Flags::empty(), ptwrite),
-    row!(Monitorx, Whole, Flags::empty(), monitorx),
-    row!(Mwaitx, Whole, Flags::empty(), mwaitx),
+    row!(Monitorx, Select, Flags::empty(), |form| unless_absent(form, monitorx)),
+    row!(Mwaitx, Select, Flags::empty(), |form| unless_absent(form, mwaitx)),
     row!(Umonitor, Whole, Flags::empty(), umonitor),
     row!([Tpause, Umwait], Whole, Flags::empty(), wait),
     row!(Xbegin, Whole, Flags::empty(), xbegin),
@@ -103,12 +105,19 @@ fn ptwrite(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
+/// #UD without MONITORX. Where a hypervisor hides it, AMD's processors have it all the same.
+fn unless_absent(form: &Form<'_>, execute: Execute) -> Option<Execute> {
+    let Processor { vendor, hypervisor, monitorx, .. } = *form.processor;
+    let hidden = vendor == Vendor::Amd && hypervisor != Hypervisor::None;
+    Some(if monitorx || hidden { execute } else { undefined })
+}
+
 /// No extensions are defined.
 fn monitorx(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.registers.gpr[gpr::RCX] as u32 != 0 {
         return Err(Exception::GeneralProtection(0));
     }
-    if Processor::get().monitorx { touch(c, implied(c)) } else { Ok(Outcome::Next) }
+    if c.displaced.processor.monitorx { touch(c, implied(c)) } else { Ok(Outcome::Next) }
 }
 
 /// Waiting may end at any time. Two extensions are defined: wake up for interrupts, and a timer.

@@ -8,7 +8,7 @@ use crate::families::data::read_to_write;
 use crate::memory::Access;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
-use crate::processor::{Processor, Vendor};
+use crate::processor::Vendor;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -76,7 +76,7 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         c.write(0, src)?;
     } else {
         // AMD's processors leave a register alone, upper half included.
-        if c.displaced.operand[0].kind == Kind::Memory || Processor::get().vendor != Vendor::Amd {
+        if c.displaced.operand[0].kind == Kind::Memory || c.displaced.processor.vendor != Vendor::Amd {
             c.write(0, dst)?;
         }
         c.set_general(gpr::RAX, dst);

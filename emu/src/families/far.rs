@@ -8,6 +8,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::registers::{Rflags, gpr, segment};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -108,7 +109,7 @@ fn retf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let selector = on_stack::<W>(c, 1)? as u16;
     let target = on_stack::<W>(c, 0)?;
     let released = 2 * W::BYTES + usize::from(c.displaced.immediate as u16);
-    if selector & 3 != 3 {
+    if selector & 3 != 3 && c.displaced.processor.vendor == Vendor::Amd {
         // AMD's processors look for the other level's SS and RSP before they refuse.
         let rsp = c.registers.gpr[gpr::RSP].wrapping_add(released as u64);
         c.load::<W>(rsp.wrapping_add(W::BYTES as u64), Access::Read, true)?;
