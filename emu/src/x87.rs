@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::exception::Exception;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
+use crate::processor::{Processor, Vendor};
 use crate::registers::{Float80, X87};
 
 /// Bits of FSW. The exception flags stand where FCW has their masks.
@@ -169,7 +170,9 @@ impl X87 {
 }
 
 /// Runs a waiting instruction that is not one of control: #MF comes first if an exception is pending;
-/// afterwards FOP, FIP and FDP are this instruction's.
+/// afterwards FOP, FIP and FDP are this instruction's. Intel's processors write FOP only where the
+/// instruction has raised an unmasked exception, and some write FDP only then (SDM volume 1, sections 8.1.8
+/// and 8.1.9).
 #[inline(always)]
 pub(crate) fn waiting(
     c: &mut Context<'_>,
@@ -177,12 +180,17 @@ pub(crate) fn waiting(
 ) -> Result<Outcome, Exception> {
     c.registers.extended.x87.check_pending()?;
     body(c)?;
+    let raised = c.registers.extended.x87.status & ES != 0;
+    let Processor { vendor, fdp_exception_only, .. } = c.displaced.processor;
     let in_memory =
         c.displaced.operand[0].kind == Kind::Memory || c.displaced.operand[1].kind == Kind::Memory;
     // From the effective address: FDP is an offset within its segment.
-    let data_pointer = in_memory.then(|| c.displaced.address.effective(c.registers));
+    let data_pointer =
+        (in_memory && (raised || !fdp_exception_only)).then(|| c.displaced.address.effective(c.registers));
     let x87 = &mut c.registers.extended.x87;
-    x87.opcode = c.displaced.x87_opcode();
+    if raised || vendor == Vendor::Amd {
+        x87.opcode = c.displaced.x87_opcode();
+    }
     x87.instruction_pointer = c.displaced.ip();
     if let Some(data_pointer) = data_pointer {
         x87.data_pointer = data_pointer;

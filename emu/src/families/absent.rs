@@ -1,10 +1,11 @@
 //! What the processors at hand lack, against the pseudo-code of the manuals: shadow stacks, transactions,
-//! protection keys, waiting, and the far pointers of Intel's processors.
+//! protection keys, waiting, and what Intel's processors do otherwise with far pointers and x87.
 
 use iced_x86::Code;
 
 use crate::processor::{Processor, Vendor};
-use crate::registers::gpr;
+use crate::registers::{Float80, gpr};
+use crate::x87::status::{B, C1, C3, ES, IE};
 use crate::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, UserMemory};
 
 const IP: u64 = 0x40_0000;
@@ -101,6 +102,8 @@ fn without_the_feature_they_are_undefined() {
         &[0x0f, 0x01, 0xe8],             // serialize
         &[0xf3, 0x0f, 0xae, 0xe0],       // ptwrite eax
         &[0x0f, 0x01, 0xc2],             // vmlaunch
+        &[0x0f, 0x01, 0xfa],             // monitorx
+        &[0x0f, 0x01, 0xfb],             // mwaitx
     ] {
         let displaced = Displaced::decode_on(bytes, IP, &lacking).unwrap();
         let result = displaced.execute(&mut registers(), &mut Memory::new());
@@ -281,6 +284,55 @@ fn intels_far_pointers_have_64_bits() {
     assert_eq!(call.execute(&mut r, &mut memory), Ok(Outcome::Next));
     assert_eq!((r.rip, r.gpr[gpr::RSP]), (IP + 0x16, BASE + 0x7f8));
     assert_eq!(decode(&[0x0f, 0x34]).execute(&mut r, &mut memory), Ok(Outcome::Sysenter));
+}
+
+/// A thread with 1.0 in ST(1) and a quiet NaN in ST(0).
+fn with_nan() -> Registers {
+    let mut r = registers();
+    let x87 = &mut r.extended.x87;
+    x87.tag = 3;
+    x87.r[0] = Float80 { significand: 0xc000_0000_0000_0001, sign_exponent: 0x7fff };
+    x87.r[1] = Float80 { significand: 1 << 63, sign_exponent: 0x3fff };
+    x87.status = C1 | C3;
+    r.rflags |= Rflags::CF | Rflags::OF;
+    r
+}
+
+#[test]
+fn intels_comparisons_write_nothing_after_an_unmasked_exception() {
+    let mut memory = Memory::new();
+    let (fcomip, fcomp) = (decode(&[0xdf, 0xf1]), decode(&[0xd8, 0xd9]));
+    let mut r = with_nan();
+    assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF | Rflags::PF | Rflags::ZF);
+    assert_eq!(r.extended.x87.status, 1 << 11 | C3 | IE, "popped, and C1 clear");
+
+    let mut r = with_nan();
+    r.extended.x87.control &= !IE;
+    assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF, "OF, SF and AF are cleared all the same");
+    assert_eq!(r.extended.x87.status, C3 | IE | ES | B);
+    let mut r = with_nan();
+    r.extended.x87.control &= !IE;
+    assert_eq!(fcomp.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!((r.extended.x87.status, r.extended.x87.tag), (C3 | IE | ES | B, 3));
+}
+
+#[test]
+fn intels_pointers_wait_for_an_exception() {
+    let (mut r, mut memory) = (registers(), Memory::new());
+    let fld = decode(&[0xdd, 0x00]); // fld qword [rax]
+    r.gpr[gpr::RAX] = BASE;
+    let pointers = |r: &Registers| {
+        let x87 = &r.extended.x87;
+        (x87.opcode, x87.instruction_pointer, x87.data_pointer)
+    };
+    assert_eq!(fld.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(pointers(&r), (0, IP, 0));
+    memory.set(BASE, 0x7ff0_0000_0000_0001);
+    r.extended.x87.control &= !IE;
+    assert_eq!(fld.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(pointers(&r), (0x500, IP, BASE));
 }
 
 #[test]

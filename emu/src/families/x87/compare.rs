@@ -5,8 +5,10 @@ use iced_x86::MemorySize;
 use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
+use crate::families::arith::flag;
 use crate::host::x87::{self as host, Answer, Binary};
 use crate::outcome::Outcome;
+use crate::processor::Vendor;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
 use crate::table::{Form, Row, Shape};
@@ -24,34 +26,47 @@ pub(in crate::families) static ROWS: &[Row] = &[
 
 /// What a comparison with NaN or an empty register yields.
 const UNORDERED: u16 = C3 | C2 | C0;
+/// The flags that FCOMI writes its result to.
+const RESULT: Rflags = Rflags::CF.union(Rflags::PF).union(Rflags::ZF);
 
-/// The result of a comparison in C3, C2 and C0, and whether the instruction is done with it: an unmasked
-/// exception keeps it from popping only.
+/// The result of a comparison in C3, C2 and C0, if it is written, and whether the operands are popped. An
+/// unmasked exception keeps processors from popping, and all but AMD's from writing the result.
 #[inline(always)]
-fn compared(x87: &mut X87, defined: u16, answer: Option<Answer>) -> (u16, bool) {
-    match answer {
+fn compared(c: &mut Context<'_>, defined: u16, answer: Option<Answer>) -> (Option<u16>, bool) {
+    let x87 = &mut c.registers.extended.x87;
+    let (conditions, done) = match answer {
         Some(Answer { status, .. }) => (status & UNORDERED, x87.raise(status, defined, BEFORE)),
         None => (UNORDERED, x87.stack_fault(StackFault::Underflow)),
-    }
+    };
+    let written = done || c.displaced.processor.vendor == Vendor::Amd;
+    (written.then_some(conditions), done)
 }
 
 /// Compares to the condition codes, then pops.
 #[inline(always)]
-fn to_conditions(x87: &mut X87, pops: u8, answer: Option<Answer>) {
-    let (conditions, done) = compared(x87, C1, answer);
-    x87.status = x87.status & !UNORDERED | conditions;
+fn to_conditions(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
+    let (conditions, done) = compared(c, C1, answer);
+    let x87 = &mut c.registers.extended.x87;
+    if let Some(conditions) = conditions {
+        x87.status = x87.status & !UNORDERED | conditions;
+    }
     if done {
         x87.pop(pops);
     }
 }
 
-/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops. C1 is for stack faults only.
+/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops. To AMD's processors C1 is for stack faults
+/// only.
 #[inline(always)]
 fn to_flags(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
-    let (conditions, done) = compared(&mut c.registers.extended.x87, 0, answer);
-    let flag =
-        |condition: u16, flag: Rflags| if conditions & condition != 0 { flag } else { Rflags::empty() };
-    c.set_status(flag(C0, Rflags::CF) | flag(C2, Rflags::PF) | flag(C3, Rflags::ZF));
+    let defined = if c.displaced.processor.vendor == Vendor::Amd { 0 } else { C1 };
+    let (conditions, done) = compared(c, defined, answer);
+    let flags = conditions.map_or(c.registers.rflags & RESULT, |conditions| {
+        flag(Rflags::CF, conditions & C0 != 0)
+            | flag(Rflags::PF, conditions & C2 != 0)
+            | flag(Rflags::ZF, conditions & C3 != 0)
+    });
+    c.set_status(flags);
     if done {
         c.registers.extended.x87.pop(pops);
     }
@@ -78,18 +93,17 @@ fn fcom(form: &Form<'_>) -> Option<Execute> {
     fn with_register<const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         waiting(c, |c| {
             let operands = operands::<POPS>(c);
-            let x87 = &mut c.registers.extended.x87;
-            let answer = registers(x87, operands, host::Fcom::registers);
-            to_conditions(x87, POPS, answer);
+            let answer = registers(&c.registers.extended.x87, operands, host::Fcom::registers);
+            to_conditions(c, POPS, answer);
             Ok(())
         })
     }
     fn memory<O: Binary, N: Number, const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         waiting(c, |c| {
             let right: N::Bits = read(c)?;
-            let x87 = &mut c.registers.extended.x87;
+            let x87 = &c.registers.extended.x87;
             let answer = x87.st(0).map(|left| N::apply::<O>(x87.control, left, right));
-            to_conditions(x87, POPS, answer);
+            to_conditions(c, POPS, answer);
             Ok(())
         })
     }
@@ -106,9 +120,8 @@ fn fucom(form: &Form<'_>) -> Option<Execute> {
     fn run<const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         waiting(c, |c| {
             let operands = operands::<POPS>(c);
-            let x87 = &mut c.registers.extended.x87;
-            let answer = registers(x87, operands, host::fucom);
-            to_conditions(x87, POPS, answer);
+            let answer = registers(&c.registers.extended.x87, operands, host::fucom);
+            to_conditions(c, POPS, answer);
             Ok(())
         })
     }
@@ -150,9 +163,9 @@ fn fucomi(form: &Form<'_>) -> Option<Execute> {
 
 fn ftst(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let x87 = &mut c.registers.extended.x87;
+        let x87 = &c.registers.extended.x87;
         let answer = x87.st(0).map(|st0| host::ftst(x87.control, st0));
-        to_conditions(x87, 0, answer);
+        to_conditions(c, 0, answer);
         Ok(())
     })
 }
