@@ -93,6 +93,14 @@ impl Context<'_> {
         }
     }
 
+    /// Reads operand `index`, which the instruction will write.
+    pub(crate) fn read_to_write<W: Width>(&mut self, index: usize) -> Result<W, Exception> {
+        match self.displaced.operand[index].kind {
+            Kind::Memory => self.load(self.linear(), Access::Write, self.displaced.address.stack),
+            _ => self.read(index),
+        }
+    }
+
     /// Writes operand `index`, a general register or memory.
     pub(crate) fn write<W: Width>(&mut self, index: usize, value: W) -> Result<(), Exception> {
         let operand = self.displaced.operand[index];

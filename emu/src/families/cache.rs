@@ -80,7 +80,7 @@ fn implied(c: &Context<'_>) -> u64 {
     let narrow = instruction.op_code().address_size() == 32;
     let offset = if narrow { u64::from(c.general::<u32>(number)) } else { c.general::<u64>(number) };
     let segment = SegmentBase::of(instruction.segment_prefix());
-    if segment != SegmentBase::Zero && !is_canonical(offset, Processor::get().offset_sign_bits()) {
+    if segment != SegmentBase::Zero && !is_canonical(offset, c.displaced.processor.offset_sign_bits()) {
         // Left to the check of addresses.
         return offset;
     }

@@ -167,14 +167,6 @@ fn setcc(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-/// Reads memory that the instruction will write: the first access of an exchange that is not atomic.
-pub(super) fn read_to_write<W: Width>(c: &mut Context<'_>, index: usize) -> Result<W, Exception> {
-    match c.displaced.operand[index].kind {
-        crate::operand::Kind::Memory => c.load(c.linear(), Access::Write, c.displaced.address.stack),
-        _ => c.read(index),
-    }
-}
-
 /// The byte number AL of the table at RBX.
 fn xlat(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let index = c.general::<u8>(gpr::RAX);

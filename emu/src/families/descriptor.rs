@@ -9,7 +9,6 @@ use crate::exception::Exception;
 use crate::host::answers;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
-use crate::processor::Processor;
 use crate::registers::Rflags;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -189,16 +188,16 @@ fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Ex
     }
     let before = operand.get::<u64>(c.registers);
     operand.set(c.registers, value);
-    if W::BITS == 32 && Processor::get().umip {
+    if W::BITS == 32 && c.displaced.processor.umip {
         let kept = before & !0xffff_ffff;
         operand.set(c.registers, kept | value.zero_extend());
     }
-    Ok(after_store())
+    Ok(after_store(c))
 }
 
 /// Writes an answer to memory.
 fn store(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Exception> {
-    if Processor::get().umip {
+    if c.displaced.processor.umip {
         return store_by_kernel(c, bytes);
     }
     let address = c.linear();
@@ -228,10 +227,10 @@ fn store_by_kernel(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Excepti
             return fault(address);
         }
     }
-    Ok(after_store())
+    Ok(after_store(c))
 }
 
 /// The kernel goes on behind the instruction without the debug exception that TF asks for.
-fn after_store() -> Outcome {
-    if Processor::get().umip { Outcome::NextInhibited } else { Outcome::Next }
+fn after_store(c: &Context<'_>) -> Outcome {
+    if c.displaced.processor.umip { Outcome::NextInhibited } else { Outcome::Next }
 }

@@ -4,7 +4,6 @@
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::families::arith::{add, cmp, flag};
-use crate::families::data::read_to_write;
 use crate::memory::Access;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
@@ -40,7 +39,7 @@ fn select_xadd(form: &Form<'_>) -> Option<Execute> {
 
 /// The sum is written last: it wins where both operands are the same register.
 fn xadd<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let dst = read_to_write::<W>(c, 0)?;
+    let dst = c.read_to_write::<W>(0)?;
     let src = c.read::<W>(1)?;
     let (sum, flags) = add(dst, src, c.registers.rflags);
     if c.displaced.operand[0].kind == Kind::Memory {
@@ -69,7 +68,7 @@ fn select_cmpxchg(form: &Form<'_>) -> Option<Execute> {
 
 /// Writes its destination either way: with the value that it had if the comparison fails.
 fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let dst = read_to_write::<W>(c, 0)?;
+    let dst = c.read_to_write::<W>(0)?;
     let src = c.read::<W>(1)?;
     let accumulator = c.general::<W>(gpr::RAX);
     if accumulator == dst {

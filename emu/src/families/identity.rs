@@ -6,7 +6,6 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::answers;
 use crate::outcome::Outcome;
-use crate::processor::Processor;
 use crate::registers::{Registers, Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -90,7 +89,7 @@ fn select_rdseed(form: &Form<'_>) -> Option<Execute> {
 fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     match low(c.registers, gpr::RCX) {
         0 => answer(c, answers::xcr0()),
-        1 if Processor::get().xgetbv1 => answer(c, answers::xcr0() & xsave::in_use(c.registers)),
+        1 if c.displaced.processor.xgetbv1 => answer(c, answers::xcr0() & xsave::in_use(c.registers)),
         _ => Err(Exception::GeneralProtection(0)),
     }
 }

@@ -8,7 +8,6 @@ use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::SegmentBase;
 use crate::outcome::Outcome;
-use crate::processor::Processor;
 use crate::registers::segment;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -55,7 +54,7 @@ fn load(c: &mut Context<'_>, number: usize, selector: u16) {
     if let Some(register) = c.registers.segment.get_mut(number) {
         *register = selector;
     }
-    if !is_null(selector) || Processor::get().null_selector_clears_base {
+    if !is_null(selector) || c.displaced.processor.null_selector_clears_base {
         match number {
             segment::FS => c.registers.fs_base = 0,
             segment::GS => c.registers.gs_base = 0,

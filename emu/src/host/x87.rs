@@ -53,8 +53,8 @@ macro_rules! under {
     ($load:literal, $target:ident, [$($run:expr),+], [$($store:expr),*], $($operands:tt)*) => {{
         let mut own: u16 = 0;
         let status: u16;
-        // SAFETY: the register stack is empty here, as the calling convention has it at every call, and
-        // is left empty by EMMS; the control word is put back. No exception can be pending at either FLDCW,
+        // SAFETY: the register stack is empty here, which the compiler sees to as all of it is named as
+        // written, and is left empty by EMMS; the control word is put back. No exception can be pending at either FLDCW,
         // the only waiting instructions besides those that run under the target's masks right after FNCLEX.
         // All pointers are to live values of at least the size accessed.
         unsafe {

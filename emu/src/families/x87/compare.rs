@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::processor::Vendor;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
-use crate::table::{Form, Row, Shape};
+use crate::table::{Form, Row};
 use crate::x87::status::{BEFORE, C0, C1, C2, C3, CONDITION};
 use crate::x87::{StackFault, waiting};
 
@@ -147,7 +147,6 @@ fn compare_to_flags<const POPS: u8>(
 }
 
 fn fcomi(form: &Form<'_>) -> Option<Execute> {
-    debug_assert_eq!(form.shape(0), Shape::Other);
     Some(match pops(form) {
         0 => |c| compare_to_flags::<0>(c, host::Fcom::registers),
         _ => |c| compare_to_flags::<1>(c, host::Fcom::registers),

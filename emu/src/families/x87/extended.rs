@@ -144,7 +144,7 @@ fn store<P: Pointers>(
 ) -> Result<(), Exception> {
     let mut legacy = [0; XMM_END];
     let extended = &c.registers.extended;
-    xsave::write_x87(&saved::<P>(&extended.x87), &mut legacy);
+    xsave::write_x87(&saved::<P>(&extended.x87, &c.displaced.processor), &mut legacy);
     xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut legacy);
     xsave::write_component(feature::SSE, extended, 0, &mut legacy[xsave::XMM..]);
     if components & feature::X87 != 0 {
@@ -185,19 +185,13 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let parts = known.places(format, compacted).filter(|(component, ..)| looked_at & component != 0);
     let length = parts.map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max);
     check_part(c, length - 1, 1, 1, Access::Read)?;
-    let mxcsr = match (compacted, requested & (feature::SSE | feature::AVX)) {
-        (false, 0) => c.registers.extended.mxcsr,
-        (false, _) => checked_mxcsr(&legacy)?,
-        (true, _) if present & feature::SSE != 0 => checked_mxcsr(&legacy)?,
-        (true, _) if requested & feature::SSE != 0 => Mxcsr::default(),
-        (true, _) => c.registers.extended.mxcsr,
-    };
     let mut after = c.registers.extended.clone();
     let mut pkru = c.registers.pkru;
-    after.mxcsr = mxcsr;
+    after.mxcsr = restored_mxcsr(c, &legacy, compacted, requested, present)?;
     if requested & feature::X87 != 0 {
         let loaded = present & feature::X87 != 0;
-        after.x87 = if loaded { restored::<P>(xsave::read_x87(&legacy)) } else { X87::default() };
+        let load = || restored::<P>(xsave::read_x87(&legacy), &c.displaced.processor);
+        after.x87 = if loaded { load() } else { X87::default() };
     }
     if requested & feature::SSE != 0 {
         let place = if present & feature::SSE != 0 { &legacy[xsave::XMM..] } else { &[] };
@@ -217,6 +211,24 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     c.registers.extended = after;
     c.registers.pkru = pkru;
     Ok(Outcome::Next)
+}
+
+/// MXCSR after XRSTOR: the standard form loads it with SSE or AVX whatever XSTATE_BV says, the compacted one
+/// as a part of SSE.
+fn restored_mxcsr(
+    c: &Context<'_>,
+    legacy: &[u8],
+    compacted: bool,
+    requested: u64,
+    present: u64,
+) -> Result<Mxcsr, Exception> {
+    match (compacted, requested & (feature::SSE | feature::AVX)) {
+        (false, 0) => Ok(c.registers.extended.mxcsr),
+        (false, _) => checked_mxcsr(legacy),
+        (true, _) if present & feature::SSE != 0 => checked_mxcsr(legacy),
+        (true, _) if requested & feature::SSE != 0 => Ok(Mxcsr::default()),
+        (true, _) => Ok(c.registers.extended.mxcsr),
+    }
 }
 
 /// What the header of an image says.

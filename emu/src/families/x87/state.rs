@@ -41,9 +41,9 @@ impl Pointers for Wide {
 
 /// The state as an image has it: AMD's processors keep the pointers to themselves while no unmasked exception
 /// is pending (APM volume 2, section 11.5.10).
-pub(super) fn saved<P: Pointers>(x87: &X87) -> X87 {
+pub(super) fn saved<P: Pointers>(x87: &X87, processor: &Processor) -> X87 {
     let mut saved = x87.clone();
-    if x87.status & ES == 0 && Processor::get().vendor == Vendor::Amd {
+    if x87.status & ES == 0 && processor.vendor == Vendor::Amd {
         (saved.opcode, saved.instruction_pointer, saved.data_pointer) = (0, 0, 0);
     }
     saved.instruction_pointer &= P::MASK;
@@ -53,8 +53,8 @@ pub(super) fn saved<P: Pointers>(x87: &X87) -> X87 {
 
 /// The state that an image means: bits that the processor does not have are not taken, and pointers are made
 /// canonical.
-pub(super) fn restored<P: Pointers>(mut x87: X87) -> X87 {
-    let unused = Processor::get().sign_bits & 63;
+pub(super) fn restored<P: Pointers>(mut x87: X87, processor: &Processor) -> X87 {
+    let unused = processor.sign_bits & 63;
     let canonical = |pointer: u64| ((pointer & P::MASK) << unused) as i64 >> unused;
     x87.opcode &= 0x7ff;
     x87.instruction_pointer = canonical(x87.instruction_pointer) as u64;
@@ -96,7 +96,7 @@ fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     check_image(c, Access::Write)?;
     let extended = &c.registers.extended;
     let mut image = [0; WRITTEN];
-    xsave::write_x87(&saved::<P>(&extended.x87), &mut image);
+    xsave::write_x87(&saved::<P>(&extended.x87, &c.displaced.processor), &mut image);
     xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut image);
     xsave::write_component(feature::SSE, extended, 0, &mut image[xsave::XMM..]);
     write_slice(c, &image)?;
@@ -109,7 +109,7 @@ fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     read_slice(c, &mut image)?;
     let mxcsr = checked_mxcsr(&image)?;
     let extended = &mut c.registers.extended;
-    extended.x87 = restored::<P>(xsave::read_x87(&image));
+    extended.x87 = restored::<P>(xsave::read_x87(&image), &c.displaced.processor);
     extended.mxcsr = mxcsr;
     xsave::read_component(feature::SSE, &image[xsave::XMM..], extended, &mut 0);
     Ok(Outcome::Next)
