@@ -10,7 +10,7 @@ use crate::registers::{Registers, Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
 use crate::width::{Width, by_width};
-use crate::xsave;
+use crate::xsave::{self, feature};
 
 use super::arith::flag;
 
@@ -89,6 +89,8 @@ fn select_rdseed(form: &Form<'_>) -> Option<Execute> {
 fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     match low(c.registers, gpr::RCX) {
         0 => answer(c, answers::xcr0()),
+        // Whether components that there is no place for are in use, only the thread itself can tell.
+        1 if c.displaced.processor.xgetbv1 && answers::xcr0() & !feature::ALL != 0 => Ok(Outcome::Native),
         1 if c.displaced.processor.xgetbv1 => answer(c, answers::xcr0() & xsave::in_use(c.registers)),
         _ => Err(Exception::GeneralProtection(0)),
     }

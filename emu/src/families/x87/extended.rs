@@ -1,7 +1,7 @@
 //! XSAVE, XSAVEOPT, XSAVEC and XRSTOR (SDM volume 1, chapter 13).
 //!
-//! Components that [`Extended`](crate::registers::Extended) has no place for, such as AMX's tiles, count as being
-//! in their initial configuration.
+//! Components that [`Extended`](crate::registers::Extended) has no place for, such as AMX's tiles, only the thread
+//! itself can save and restore.
 
 use std::sync::OnceLock;
 
@@ -88,23 +88,26 @@ fn check_area(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), 
     check_part(c, length - 1, 1, 1, access)
 }
 
-/// The components that EDX:EAX asks for and XCR0 has.
-fn requested(c: &Context<'_>, known: &Components) -> u64 {
+/// Runs an instruction on the components that EDX:EAX asks for and XCR0 has, unless there is no place for one.
+fn on_requested(
+    c: &mut Context<'_>,
+    body: impl FnOnce(&mut Context<'_>, &Components, u64) -> Result<Outcome, Exception>,
+) -> Result<Outcome, Exception> {
+    let known = Components::get();
     let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
-    (low(gpr::RDX) << 32 | low(gpr::RAX)) & known.xcr0
+    let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & known.xcr0;
+    if requested & !feature::ALL != 0 { Ok(Outcome::Native) } else { body(c, known, requested) }
 }
 
 fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let known = Components::get();
-    let requested = requested(c, known);
-    standard::<P>(c, known, requested, requested)
+    on_requested(c, |c, known, requested| standard::<P>(c, known, requested, requested))
 }
 
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let known = Components::get();
-    let requested = requested(c, known);
-    let saved = requested & xsave::in_use(c.registers);
-    standard::<P>(c, known, requested, saved)
+    on_requested(c, |c, known, requested| {
+        let saved = requested & xsave::in_use(c.registers);
+        standard::<P>(c, known, requested, saved)
+    })
 }
 
 /// Writes components to an image in the standard format.
@@ -125,8 +128,15 @@ fn standard<P: Pointers>(
 }
 
 fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let known = Components::get();
-    let requested = requested(c, known);
+    on_requested(c, compact::<P>)
+}
+
+/// Writes components to an image in the compacted format.
+fn compact<P: Pointers>(
+    c: &mut Context<'_>,
+    known: &Components,
+    requested: u64,
+) -> Result<Outcome, Exception> {
     let saved = requested & xsave::in_use(c.registers);
     check_area(c, known.length(requested, true), Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
@@ -169,8 +179,14 @@ fn store<P: Pointers>(
 const XMM_END: usize = xsave::XMM + 256;
 
 fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let known = Components::get();
-    let requested = requested(c, known);
+    on_requested(c, restore::<P>)
+}
+
+fn restore<P: Pointers>(
+    c: &mut Context<'_>,
+    known: &Components,
+    requested: u64,
+) -> Result<Outcome, Exception> {
     check_aligned(c, 64)?;
     check_part(c, 0, 1, 1, Access::Read)?;
     check_part(c, XSTATE_BV, 8, 1, Access::Read)?;
