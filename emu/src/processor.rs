@@ -2,7 +2,8 @@
 //!
 //! A computation that this processor lacks is emulated as the manual writes it. Encodings that *mean
 //! something else* on a processor without the feature ask here, and so do those that work with the
-//! processor itself or its operating system, which raise #UD without it. They ask when they are decoded.
+//! processor itself or its operating system, which raise #UD without it. They ask when they are decoded, or
+//! ask the copy that a `Displaced` carries.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
 use std::sync::OnceLock;

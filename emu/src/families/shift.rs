@@ -7,7 +7,7 @@ use crate::exception::Exception;
 use crate::families::arith::{flag, result_flags};
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::processor::{Processor, Vendor};
+use crate::processor::Vendor;
 use crate::registers::Rflags;
 use crate::shape::{masked_count, row};
 use crate::table::{Flags, Form, Row, Shape};
@@ -116,34 +116,28 @@ fn rcr<W: Width>(dst: W, count: u32, flags: Rflags) -> (W, Rflags) {
 
 /// SHLD or SHRD.
 trait DoubleShift {
-    fn apply<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags);
+    /// The source is SRC, and what follows it where a 16-bit operand is shifted by more than its width.
+    fn apply<W: Width>(dst: W, source: [W; 2], count: u32, flags: Rflags) -> (W, Rflags);
 }
 struct Left;
 struct Right;
 
 impl DoubleShift for Left {
     #[inline(always)]
-    fn apply<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
-        shld(dst, src, count, flags)
+    fn apply<W: Width>(dst: W, source: [W; 2], count: u32, flags: Rflags) -> (W, Rflags) {
+        shld(dst, source, count, flags)
     }
 }
 
 impl DoubleShift for Right {
     #[inline(always)]
-    fn apply<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
-        shrd(dst, src, count, flags)
+    fn apply<W: Width>(dst: W, source: [W; 2], count: u32, flags: Rflags) -> (W, Rflags) {
+        shrd(dst, source, count, flags)
     }
 }
 
-/// What follows SRC where a 16-bit operand is shifted by more than its width, which the manual calls
-/// undefined: AMD's processors go on with SRC again, others with DEST.
 #[inline(always)]
-fn beyond<W: Width>(dst: W, src: W) -> W {
-    if Processor::get().vendor == Vendor::Amd { src } else { dst }
-}
-
-#[inline(always)]
-fn shld<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
+fn shld<W: Width>(dst: W, [src, beyond]: [W; 2], count: u32, flags: Rflags) -> (W, Rflags) {
     if count == 0 {
         return (dst, flags);
     }
@@ -151,13 +145,13 @@ fn shld<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
         (dst.shift_left(count) | src.shift_right(W::BITS - count), dst.bit(W::BITS - count))
     } else {
         let over = count - W::BITS;
-        (src.shift_left(over) | beyond(dst, src).shift_right(W::BITS - over), src.bit(W::BITS - over))
+        (src.shift_left(over) | beyond.shift_right(W::BITS - over), src.bit(W::BITS - over))
     };
     shifted(result, carry, result.sign() ^ dst.sign(), flags)
 }
 
 #[inline(always)]
-fn shrd<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
+fn shrd<W: Width>(dst: W, [src, beyond]: [W; 2], count: u32, flags: Rflags) -> (W, Rflags) {
     if count == 0 {
         return (dst, flags);
     }
@@ -165,7 +159,7 @@ fn shrd<W: Width>(dst: W, src: W, count: u32, flags: Rflags) -> (W, Rflags) {
         (dst.shift_right(count) | src.shift_left(W::BITS - count), dst.bit(count - 1))
     } else {
         let over = count - W::BITS;
-        (src.shift_right(over) | beyond(dst, src).shift_left(W::BITS - over), src.bit(over - 1))
+        (src.shift_right(over) | beyond.shift_left(W::BITS - over), src.bit(over - 1))
     };
     shifted(result, carry, result.sign() ^ dst.sign(), flags)
 }
@@ -177,7 +171,9 @@ fn double_shift<O: DoubleShift>(form: &Form<'_>) -> Option<Execute> {
         let count = masked_count::<W>(S::read::<u8>(c)?);
         let src = Reg::<1>::read::<W>(c)?;
         let dst = D::read_to_write::<W>(c)?;
-        let (result, flags) = O::apply(dst, src, count, c.registers.rflags);
+        // The manual calls it undefined: AMD's processors go on with SRC again, others with DEST.
+        let beyond = if c.displaced.processor.vendor == Vendor::Amd { src } else { dst };
+        let (result, flags) = O::apply(dst, [src, beyond], count, c.registers.rflags);
         D::write(c, result)?;
         c.registers.rflags = flags;
         Ok(Outcome::Next)
