@@ -59,7 +59,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         let own = Rflags::TF | Rflags::RF;
         registers.rflags = registers.rflags.difference(own) | sample.case.registers.rflags & own;
     }
-    if sample.case.mode == Mode::Step && sample.instruction.is_string_instruction() {
+    if sample.case.repeats && sample.instruction.is_string_instruction() {
         // From one step of a repetition to the next, rt_sigreturn drops these two.
         let dropped = Rflags::NT | Rflags::ID;
         registers.rflags = registers.rflags.difference(dropped) | observed.registers.rflags & dropped;

@@ -210,7 +210,7 @@ impl<'a> Worker<'a> {
         Generator::memory(code, batch, seed, &mut self.memory);
         // A case sees its whole batch in code memory, so that a single case needs the others drawn as well.
         let first = batch * SLOTS as u64;
-        let last = if self.plan.only.is_some() { first + SLOTS as u64 } else { numbers.end };
+        let last = if self.plan.only.is_some() { first.saturating_add(SLOTS as u64) } else { numbers.end };
         let mut samples = Vec::with_capacity(SLOTS);
         samples.extend((first..last).map_while(|number| self.generator.case(code, number, seed)));
         if samples.len() < (last - first) as usize {

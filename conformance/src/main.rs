@@ -4,6 +4,7 @@ mod commands;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Holds the emulator against the processor itself.
@@ -29,11 +30,31 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    match Command::parse().what {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            // Nobody is left to tell if this fails.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return commands::could_not_run(usage_line(&error)),
+    };
+    match command.what {
         What::Bytes(arguments) => commands::bytes::run(&arguments),
         What::Coverage(arguments) => commands::coverage::run(&arguments),
         What::Diff(arguments) => commands::diff::run(&arguments),
         What::Everywhere(arguments) => commands::everywhere::run(&arguments),
         What::Lockstep(arguments) => commands::lockstep::run(&arguments),
     }
+}
+
+/// clap's message, without its paragraphs on usage.
+fn usage_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing; see --help".to_owned();
+    }
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
 }

@@ -9,7 +9,7 @@ use nix::sys::ptrace;
 use crate::executor::Fetched;
 use crate::maps;
 use crate::space::Space;
-use crate::stop::{Ran, Stopped};
+use crate::stop::{Gone, Ran, Stopped, Threads};
 use crate::sys::{self, Resume};
 
 /// What an instruction is borrowed for.
@@ -223,21 +223,19 @@ fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
 
 /// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again. Also
 /// returns where it was then.
-///
-/// # Errors
-/// The thread ended: its id and wait status.
 pub(crate) fn run(
+    threads: &mut Threads,
     stopped: Stopped,
     registers: &mut Fetched,
     how: Resume,
     prepare: impl FnOnce(&mut Registers),
-) -> Result<(Stopped, Ran, u64), (i32, i32)> {
+) -> Result<(Stopped, Ran, u64), Gone> {
     let tid = stopped.tid();
     let own = (registers.file.gpr, registers.file.rip, registers.file.rflags);
     prepare(&mut registers.file);
     // A failure means that the thread was killed, which the wait reports.
     let _ = registers.store(tid);
-    let (stopped, ran) = stopped.run(how)?;
+    let (stopped, ran) = threads.run(stopped, how)?;
     // The registers may have changed in the kernel: what `store` compares with must be fetched first.
     let _ = registers.fetch(tid);
     let rip = registers.file.rip;
@@ -255,8 +253,8 @@ pub(crate) enum Exchange {
     Failed,
     /// The memory cannot be written.
     Faulted,
-    /// The thread was killed; its wait status.
-    Ended(i32),
+    /// There is no such thread any more.
+    Gone,
     /// It could not be tried.
     Unavailable,
 }
@@ -264,6 +262,7 @@ pub(crate) enum Exchange {
 /// Has thread `tid`, which is stopped and stays so for its owner, replace the `size` bytes at `address` by
 /// `new` if they are `old`, in one step. Its registers are as before afterwards.
 pub(crate) fn compare_exchange(
+    threads: &mut Threads,
     tid: i32,
     space: &mut Space,
     address: u64,
@@ -300,7 +299,7 @@ pub(crate) fn compare_exchange(
     if ptrace::setregs(sys::pid(tid), kernel).is_err() {
         return Exchange::Unavailable;
     }
-    let result = match crate::stop::run(tid, Resume::Step) {
+    let result = match threads.run_in_place(tid, Resume::Step) {
         Ok(Ran::Signal(libc::SIGTRAP)) => match ptrace::getregs(sys::pid(tid)) {
             Ok(after) if after.rip != loan.end() => Exchange::Unavailable,
             Ok(after) if after.eflags & ZF != 0 => Exchange::Done,
@@ -309,7 +308,7 @@ pub(crate) fn compare_exchange(
         },
         Ok(Ran::Signal(libc::SIGSEGV | libc::SIGBUS)) => Exchange::Faulted,
         Ok(_) => Exchange::Unavailable,
-        Err((_, status)) => return Exchange::Ended(status),
+        Err(Gone) => return Exchange::Gone,
     };
     let _ = ptrace::setregs(sys::pid(tid), own);
     result

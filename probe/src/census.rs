@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use emu::Refusal;
 use serde::Serialize;
 
-use crate::code;
+use crate::code::{self, Unprobeable};
 use crate::elf::{Elf, ElfError};
 
 /// How many instructions can be probed, and why the others cannot.
@@ -38,17 +38,17 @@ impl Census {
                 progress(std::mem::take(&mut passed));
             }
             census.sites += 1;
-            let refusal = match instruction.displaced {
+            let why = match instruction.displaced {
                 Ok(displaced) if code::is_instruction(&displaced) => {
                     census.probeable += 1;
                     continue;
                 }
                 // Data or padding, of which it is only known what it would raise.
-                Ok(_) => Refusal::Invalid { first: 0 },
-                Err(refusal) => refusal,
+                Ok(_) => Unprobeable::Refused(Refusal::Invalid { first: 0 }),
+                Err(why) => why,
             };
-            *census.refused.entry(refusal.reason()).or_default() += 1;
-            if let Some(code) = refusal.code() {
+            *census.refused.entry(why.reason()).or_default() += 1;
+            if let Some(code) = why.code() {
                 codes.entry(code as u16).or_insert((code, 0)).1 += 1;
             }
         }

@@ -1,19 +1,81 @@
 //! Instruction by instruction through the code of a file.
 
+use std::error::Error;
+use std::fmt;
+
 use emu::{Displaced, Refusal};
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Code, Decoder};
 
 use crate::elf::{CodeRange, Elf, Function};
+use crate::executor;
 
-/// One place where an instruction begins, and what `emu` says of it.
+/// Why an instruction cannot be probed, wherever it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprobeable {
+    /// `emu` does not emulate it.
+    Refused(Refusal),
+    /// The ptrace executor cannot provide what it needs.
+    Executor {
+        /// The instruction.
+        code: Code,
+        /// What it needs.
+        needs: &'static str,
+    },
+}
+
+impl Unprobeable {
+    /// The instruction, where the bytes were one.
+    #[must_use]
+    pub fn code(self) -> Option<Code> {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.code(),
+            Unprobeable::Executor { code, .. } => Some(code),
+        }
+    }
+
+    /// The reason in a few words without values, to count by.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.reason(),
+            Unprobeable::Executor { needs, .. } => needs,
+        }
+    }
+}
+
+impl fmt::Display for Unprobeable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.fmt(f),
+            Unprobeable::Executor { code, needs } => write!(f, "{code:?} needs {needs}"),
+        }
+    }
+}
+
+// Display shows the refusal itself already, so that there is no source.
+impl Error for Unprobeable {}
+
+/// Decodes the instruction at the start of `bytes`, which lie at `address`.
+///
+/// # Errors
+/// It cannot be probed on this machine.
+pub fn decode(bytes: &[u8], address: u64) -> Result<Displaced, Unprobeable> {
+    let displaced = Displaced::decode(bytes, address).map_err(Unprobeable::Refused)?;
+    match executor::lacks(&displaced) {
+        Some(needs) => Err(Unprobeable::Executor { code: displaced.code(), needs }),
+        None => Ok(displaced),
+    }
+}
+
+/// One place where an instruction begins, and whether it can be probed.
 #[derive(Clone, Copy, Debug)]
 pub struct Instruction {
     /// The virtual address, before relocation.
     pub address: u64,
     /// How many bytes to the next one; one where there is none.
     pub length: usize,
-    /// The instruction, or why it cannot be emulated.
-    pub displaced: Result<Displaced, Refusal>,
+    /// The instruction, or why it cannot be probed.
+    pub displaced: Result<Displaced, Unprobeable>,
 }
 
 /// Goes through `bytes`, which lie at `address`, from one instruction to the next.
@@ -26,7 +88,7 @@ pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
         if rest.is_empty() {
             return None;
         }
-        let displaced = Displaced::decode(rest, address);
+        let displaced = decode(rest, address);
         let length = match &displaced {
             Ok(displaced) if is_instruction(displaced) => displaced.length(),
             // Bytes that only raise an exception have no length.
@@ -47,8 +109,8 @@ pub fn is_instruction(displaced: &Displaced) -> bool {
 }
 
 /// The length of the instruction at the start of `bytes`, one where it is none.
-fn length(bytes: &[u8]) -> usize {
-    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+pub(crate) fn length(bytes: &[u8]) -> usize {
+    let mut decoder = Decoder::new(64, bytes, emu::decoder_options());
     let instruction = decoder.decode();
     if instruction.is_invalid() { 1 } else { instruction.len() }
 }
@@ -129,10 +191,24 @@ mod tests {
         let found: Vec<_> = sweep(&bytes, 0x1000).map(|found| (found.address, found.length)).collect();
         assert_eq!(found, [(0x1000, 1), (0x1001, 1), (0x1002, 1), (0x1003, 5), (0x1008, 1), (0x1009, 1)]);
         let refusals: Vec<_> = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.err()).collect();
-        assert!(refusals.contains(&Refusal::Invalid { first: 0xd5 }), "{refusals:?}");
-        assert!(refusals.contains(&Refusal::Truncated { length: 2 }), "{refusals:?}");
+        assert!(refusals.contains(&Unprobeable::Refused(Refusal::Invalid { first: 0xd5 })), "{refusals:?}");
+        assert!(refusals.contains(&Unprobeable::Refused(Refusal::Truncated { length: 2 })), "{refusals:?}");
         let raising = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.ok());
         assert_eq!(raising.filter(|displaced| !is_instruction(displaced)).count(), 1);
+    }
+
+    #[test]
+    fn what_the_executor_lacks_is_no_less_refused_than_what_emu_does() {
+        // incsspd eax, of a shadow stack that is never fetched; vpaddd with a mask; nop.
+        let bytes = [0xf3, 0x0f, 0xae, 0xe8, 0x62, 0xf1, 0x7d, 0x49, 0xfe, 0xc1, 0x90];
+        let found: Vec<_> = sweep(&bytes, 0x1000).collect();
+        assert_eq!(found.iter().map(|found| found.length).collect::<Vec<_>>(), [4, 6, 1]);
+        let refused: Vec<_> = found.iter().map(|found| found.displaced.err()).collect();
+        let Some(Unprobeable::Executor { code: Code::Incsspd_r32, needs }) = refused[0] else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(refused[0].unwrap().reason(), needs);
+        assert_eq!(refused[2], None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use emu::{Displaced, Outcome, Rflags};
 
 use crate::borrow::{self, Loan, Need};
 use crate::session::Session;
-use crate::stop::{Ran, Report, SpaceId, Stopped};
+use crate::stop::{Gone, Ran, Report, SpaceId, Stopped};
 use crate::sys::{self, Resume};
 
 /// Indices in `struct user`.
@@ -34,12 +34,9 @@ impl Session {
         let next = self.registers.file.rip;
         self.registers.file.rip = loan.address;
         let _ = self.registers.store(tid);
-        let (stopped, ran) = match stopped.run(Resume::Syscall) {
+        let (stopped, ran) = match self.threads.run(stopped, Resume::Syscall) {
             Ok(result) => result,
-            Err((tid, status)) => {
-                self.ended(tid, status);
-                return None;
-            }
+            Err(Gone) => return None,
         };
         match ran {
             Ran::Entered => {
@@ -97,7 +94,7 @@ impl Session {
         if let Some(space) = self.spaces.get(&space_id) {
             space.uncover(site);
         }
-        let result = stopped.run(how);
+        let result = self.threads.run(stopped, how);
         if let Some(space) = self.spaces.get(&space_id) {
             space.cover(site);
         }
@@ -106,10 +103,7 @@ impl Session {
         }
         let (stopped, ran) = match result {
             Ok(result) => result,
-            Err((tid, status)) => {
-                self.ended(tid, status);
-                return None;
-            }
+            Err(Gone) => return None,
         };
         match ran {
             Ran::Signal(libc::SIGTRAP) => {

@@ -152,10 +152,12 @@ impl Executor for Ptrace<'_> {
         let extended =
             extended.and_then(|extended| extended.fetch(tid, touches, file).is_ok().then_some(extended));
         let result = displaced.execute(file, &mut self.memory);
-        if let Some(extended) = extended {
-            let _ = extended.store(tid, file);
+        if !self.memory.threads.is_gone(tid) {
+            if let Some(extended) = extended {
+                let _ = extended.store(tid, file);
+            }
+            let _ = self.registers.store(tid);
         }
-        let _ = self.registers.store(tid);
         result
     }
 }

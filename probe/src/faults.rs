@@ -14,7 +14,7 @@ use nix::sys::ptrace;
 use crate::borrow::{self, Need};
 use crate::executor::Fetched;
 use crate::space::Space;
-use crate::stop::{Ran, Stopped};
+use crate::stop::{Gone, Ran, Stopped, Threads};
 use crate::sys::{self, Resume};
 
 /// What became of an exception.
@@ -24,8 +24,8 @@ pub(crate) enum Delivery {
     Signal(Stopped, c_int),
     /// There is no fault (any more): perform the instruction again.
     Retry(Stopped),
-    /// The thread ended: its id and wait status.
-    Ended(i32, i32),
+    /// There is no such thread any more.
+    Gone,
 }
 
 /// The first address that is not canonical, for processors with four or five levels of paging alike.
@@ -92,6 +92,7 @@ impl Provocation {
 ///
 /// `retries` says how often the instruction has been performed again already.
 pub(crate) fn deliver(
+    threads: &mut Threads,
     exception: Exception,
     displaced: &Displaced,
     stopped: Stopped,
@@ -112,15 +113,14 @@ pub(crate) fn deliver(
     let [first, second] = provocation.needs;
     let loan = borrow::loan(space, tid, first).or_else(|| borrow::loan(space, tid, second));
     let Some(loan) = loan.filter(|_| retries <= MOST_RETRIES) else {
-        return substitute(stopped, exception, signal, registers, space);
+        return substitute(threads, stopped, exception, signal, registers, space);
     };
     // INT1 traps by itself; all others are stepped, should they not fault.
     let how = if provocation.raises == Exception::Debug { Resume::Continue } else { Resume::Step };
-    let result =
-        borrow::run(stopped, registers, how, |registers| loan.prepare(registers, provocation.operand, 0));
-    let (stopped, ran, rip) = match result {
+    let prepare = |registers: &mut Registers| loan.prepare(registers, provocation.operand, 0);
+    let (stopped, ran, rip) = match borrow::run(threads, stopped, registers, how, prepare) {
         Ok(result) => result,
-        Err((tid, status)) => return Delivery::Ended(tid, status),
+        Err(Gone) => return Delivery::Gone,
     };
     let mut signal = signal;
     if provocation.raises == Exception::Debug && rip == loan.address {
@@ -138,19 +138,24 @@ pub(crate) fn deliver(
             set_siginfo(tid, signal);
             Delivery::Signal(stopped, number)
         }
-        _ => substitute(stopped, exception, signal, registers, space),
+        _ => substitute(threads, stopped, exception, signal, registers, space),
     }
 }
 
 /// Raises the debug exception of a thread that steps itself, after the instruction that `registers` say.
-pub(crate) fn trace(stopped: Stopped, registers: &mut Fetched, space: &mut Space) -> Delivery {
+pub(crate) fn trace(
+    threads: &mut Threads,
+    stopped: Stopped,
+    registers: &mut Fetched,
+    space: &mut Space,
+) -> Delivery {
     const TRAP_TRACE: c_int = 2;
     let tid = stopped.tid();
     let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip };
     let Some(loan) = borrow::loan(space, tid, Need::Nothing) else {
-        return substitute(stopped, Exception::Debug, signal, registers, space);
+        return substitute(threads, stopped, Exception::Debug, signal, registers, space);
     };
-    let result = borrow::run(stopped, registers, Resume::Continue, |registers| {
+    let result = borrow::run(threads, stopped, registers, Resume::Continue, |registers| {
         loan.prepare(registers, 0, 0);
         registers.rflags |= Rflags::TF;
     });
@@ -159,8 +164,8 @@ pub(crate) fn trace(stopped: Stopped, registers: &mut Fetched, space: &mut Space
             set_siginfo(tid, signal);
             Delivery::Signal(stopped, libc::SIGTRAP)
         }
-        Ok((stopped, ..)) => substitute(stopped, Exception::Debug, signal, registers, space),
-        Err((tid, status)) => Delivery::Ended(tid, status),
+        Ok((stopped, ..)) => substitute(threads, stopped, Exception::Debug, signal, registers, space),
+        Err(Gone) => Delivery::Gone,
     }
 }
 
@@ -173,6 +178,7 @@ fn set_siginfo(tid: i32, signal: Signal) {
 /// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
 /// its handler gets.
 fn substitute(
+    threads: &mut Threads,
     stopped: Stopped,
     exception: Exception,
     signal: Signal,
@@ -187,9 +193,9 @@ fn substitute(
     const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
     let tid = stopped.tid();
     set_siginfo(tid, signal);
-    let stopped = match stopped.next(Resume::Step, signal.number) {
+    let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
         Ok(stopped) => stopped,
-        Err((tid, status)) => return Delivery::Ended(tid, status),
+        Err(Gone) => return Delivery::Gone,
     };
     if sys::is_at_handler(tid) && registers.fetch(tid).is_ok() {
         let frame = registers.file.gpr[gpr::RSP];

@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::procfs;
 use crate::session::Session;
 use crate::space::Space;
-use crate::stop::{Report, SpaceId, Stopped};
+use crate::stop::{Gone, Report, SpaceId, Stopped};
 use crate::sys::{self, Resume};
 
 /// Why a process's memory is, or is not, its parent's.
@@ -217,14 +217,14 @@ impl Session {
         {
             self.release_child(child, &stopped);
         }
-        let space = self.threads.remove(tid).map(|thread| thread.space);
+        let space = self.threads.get(tid).map(|thread| thread.space);
         let mut stopped = stopped;
         // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
         // waiting, which would kill it.
         if !stopped.is_signal() && sys::has_pending_breakpoint(tid).unwrap_or(false) {
-            stopped = match stopped.next(Resume::Continue, 0) {
+            stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
                 Ok(stopped) => stopped,
-                Err((tid, status)) => return self.ended(tid, status),
+                Err(Gone) => return,
             };
         }
         let signal = match (stopped.is_signal(), stopped.signal) {
@@ -232,6 +232,7 @@ impl Session {
             (true, signal) => signal,
             (false, _) => 0,
         };
+        self.threads.remove(tid);
         stopped.detach(signal);
     }
 

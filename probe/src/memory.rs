@@ -9,7 +9,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use crate::borrow::{self, Exchange};
 use crate::maps::{self, Permissions};
 use crate::space::Space;
-use crate::stop::{Report, Threads};
+use crate::stop::Threads;
 use crate::sys;
 
 const PAGE: usize = 4096;
@@ -269,13 +269,10 @@ impl Accessor<'_> {
             let whole = u128::from_le_bytes(bytes);
             let old = (whole & mask) >> shift;
             let new = whole & !mask | update(old) << shift & mask;
-            match borrow::compare_exchange(self.tid, self.space, unit, length, whole, new) {
-                Exchange::Done => return Some(Ok(old)),
+            match borrow::compare_exchange(self.threads, self.tid, self.space, unit, length, whole, new) {
+                // Nobody will see what comes of it where the thread is gone.
+                Exchange::Done | Exchange::Gone => return Some(Ok(old)),
                 Exchange::Failed => {}
-                Exchange::Ended(status) => {
-                    self.threads.put_back(Report::Ended { tid: self.tid, status });
-                    return Some(Ok(old));
-                }
                 // Which byte it is that cannot be written, the other way finds out.
                 Exchange::Faulted | Exchange::Unavailable => return None,
             }

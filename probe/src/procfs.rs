@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 /// The value of a field of `/proc/PID/status`.
 fn status_field(tid: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    status
+    // The name of a thread may be any bytes: that of one with a long name ends inside a letter.
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    String::from_utf8_lossy(&status)
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(|value| value.trim().to_owned())
@@ -55,7 +56,8 @@ pub(crate) fn threads_of(pid: i32) -> io::Result<Vec<i32>> {
 
 /// The name of process `pid`, at most 15 bytes.
 pub(crate) fn name_of(pid: i32) -> Option<String> {
-    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
 /// The processor on which thread `tid` ran last.
@@ -92,4 +94,23 @@ pub(crate) fn in_root_of(tid: i32, path: &std::path::Path) -> PathBuf {
     let mut rooted = PathBuf::from(format!("/proc/{tid}/root"));
     rooted.extend(path.components().skip(1));
     rooted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_may_be_called_anything() {
+        std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"\xd0\x9d)\n\xff").unwrap();
+            let tid = crate::sys::this_thread();
+            assert_eq!(process_of(tid), i32::try_from(std::process::id()).ok());
+            assert!(!has_exited(tid));
+            assert!(processor_of(tid).is_some());
+            assert!(name_of(tid).is_some_and(|name| name.starts_with('\u{41d}')));
+        })
+        .join()
+        .unwrap();
+    }
 }

@@ -18,6 +18,7 @@ use crate::event::{Counters, Event, ProbeReport};
 use crate::executor::Fetched;
 use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
+use crate::linker;
 use crate::locate::{Locate, LocateError};
 use crate::memory::Staging;
 use crate::procfs;
@@ -186,7 +187,14 @@ impl Session {
                 match session.seize(tid, pid, space, Options::empty()) {
                     Ok(()) => found = true,
                     // Gone again; or traced from birth, so that it will be reported.
-                    Err(_) => continue,
+                    Err(_) => match procfs::tracer_of(tid) {
+                        // It would take the breakpoints' signals to somebody else.
+                        Some(tracer) if u32::try_from(tracer) != Ok(std::process::id()) => {
+                            let name = procfs::name_of(tracer);
+                            return Err(AttachError::AlreadyTraced { pid, tracer, name });
+                        }
+                        _ => {}
+                    },
                 }
             }
             if !found {
@@ -276,6 +284,13 @@ impl Session {
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.target
+    }
+
+    /// The address at which the target's program itself starts, when the dynamic linker has mapped all that
+    /// it needs; `None` if the target is gone.
+    #[must_use]
+    pub fn entry(&self) -> Option<u64> {
+        linker::entry(self.target)
     }
 
     /// Hears of events from now on.

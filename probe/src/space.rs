@@ -6,11 +6,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use emu::{Displaced, Refusal};
-use iced_x86::Code;
+use emu::Displaced;
 
 use crate::borrow::Loans;
-use crate::executor;
+use crate::code::{self, Unprobeable};
 use crate::maps::{self, Mapping, Permissions};
 
 /// The INT3 instruction.
@@ -28,19 +27,12 @@ pub enum Unplaceable {
     NotExecutable,
     /// The mapping is shared: a breakpoint would reach every process that maps it.
     Shared,
-    /// `emu` does not emulate the instruction.
-    Refused {
+    /// The instruction is one that cannot be probed.
+    Instruction {
         /// Why.
-        refusal: Refusal,
+        why: Unprobeable,
         /// The instruction's bytes, as far as they could be read.
         bytes: Vec<u8>,
-    },
-    /// The ptrace executor cannot provide what the instruction needs.
-    Executor {
-        /// The instruction.
-        code: Code,
-        /// What it needs.
-        needs: &'static str,
     },
     /// The target's memory cannot be accessed.
     Memory(io::Error),
@@ -54,8 +46,7 @@ impl Unplaceable {
             Unplaceable::Unmapped => "not mapped",
             Unplaceable::NotExecutable => "not executable",
             Unplaceable::Shared => "shared mapping",
-            Unplaceable::Refused { refusal, .. } => refusal.reason(),
-            Unplaceable::Executor { needs, .. } => needs,
+            Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
         }
     }
@@ -67,12 +58,11 @@ impl fmt::Display for Unplaceable {
             Unplaceable::Unmapped => f.write_str("nothing is mapped there"),
             Unplaceable::NotExecutable => f.write_str("the mapping is not executable"),
             Unplaceable::Shared => f.write_str("the mapping is shared with other processes"),
-            Unplaceable::Refused { refusal, bytes } => {
-                write!(f, "{refusal} (bytes")?;
+            Unplaceable::Instruction { why, bytes } => {
+                write!(f, "{why} (bytes")?;
                 bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
                 f.write_str(")")
             }
-            Unplaceable::Executor { code, needs } => write!(f, "{code:?} needs {needs}"),
             Unplaceable::Memory(error) => write!(f, "the target's memory cannot be accessed: {error}"),
         }
     }
@@ -81,7 +71,7 @@ impl fmt::Display for Unplaceable {
 impl std::error::Error for Unplaceable {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Unplaceable::Refused { refusal, .. } => Some(refusal),
+            Unplaceable::Instruction { why, .. } => Some(why),
             Unplaceable::Memory(error) => Some(error),
             _ => None,
         }
@@ -92,7 +82,9 @@ impl std::error::Error for Unplaceable {
 type Identity = ((u32, u32), u64, Option<u64>);
 
 fn identity(mapping: &Mapping, address: u64) -> Identity {
-    (mapping.dev, mapping.inode, mapping.file_offset(address))
+    // Where there is no file the mapping may begin elsewhere any time: the kernel splits and merges it.
+    let offset = mapping.file_offset(address).filter(|_| mapping.inode != 0);
+    (mapping.dev, mapping.inode, offset)
 }
 
 /// A breakpoint.
@@ -114,6 +106,13 @@ pub(crate) struct Breakpoint {
     identity: Identity,
 }
 
+/// What is left to know of a breakpoint that was removed.
+#[derive(Clone, Copy, Debug)]
+struct Removed {
+    original: u8,
+    identity: Identity,
+}
+
 /// An address space that the session traces.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -123,7 +122,7 @@ pub(crate) struct Space {
     breakpoints: BTreeMap<u64, Breakpoint>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
-    removed: BTreeMap<u64, u8>,
+    removed: BTreeMap<u64, Removed>,
     /// The executable mappings for which the probes were last located.
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
@@ -165,9 +164,9 @@ impl Space {
     }
 
     fn restore_removed(&self) {
-        for (&address, &original) in &self.removed {
+        for (&address, removed) in &self.removed {
             if self.byte(address) == Some(INT3) {
-                let _ = self.memory.write_all_at(&[original], address);
+                let _ = self.memory.write_all_at(&[removed.original], address);
             }
         }
     }
@@ -300,7 +299,8 @@ impl Space {
     /// Writes the original byte back. Returns whether the program had overwritten the breakpoint.
     fn lift(&mut self, address: u64) -> bool {
         let Some(breakpoint) = self.breakpoints.remove(&address) else { return false };
-        self.removed.insert(address, breakpoint.original);
+        let Breakpoint { original, identity, .. } = breakpoint;
+        self.removed.insert(address, Removed { original, identity });
         match self.byte(address) {
             Some(INT3) => {
                 // A failure means that the mapping, or the process, has just gone.
@@ -334,12 +334,11 @@ impl Space {
 
     /// Forgets the breakpoints whose mapping is gone or is another's now. Their bytes went with it.
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) {
-        let stays = |address: u64, known: Option<&Identity>| {
-            maps::find(maps, address)
-                .is_some_and(|mapping| known.is_none_or(|&known| known == identity(mapping, address)))
+        let stays = |address: u64, known: Identity| {
+            maps::find(maps, address).is_some_and(|mapping| known == identity(mapping, address))
         };
-        self.breakpoints.retain(|&address, breakpoint| stays(address, Some(&breakpoint.identity)));
-        self.removed.retain(|&address, _| stays(address, None));
+        self.breakpoints.retain(|&address, breakpoint| stays(address, breakpoint.identity));
+        self.removed.retain(|&address, removed| stays(address, removed.identity));
         // What was not found may be there now.
         self.loans = Loans::default();
     }
@@ -398,25 +397,65 @@ impl Space {
     }
 }
 
-/// Decodes an instruction and checks that the executor can perform it.
+/// Decodes an instruction; also returns its first byte.
 fn decode(bytes: &[u8], address: u64) -> Result<(Displaced, u8), Unplaceable> {
-    let displaced = Displaced::decode(bytes, address).map_err(|refusal| {
-        let length = refusal.code().map_or(bytes.len(), |_| instruction_length(bytes, address));
-        Unplaceable::Refused { refusal, bytes: bytes.get(..length).unwrap_or(bytes).to_vec() }
+    let displaced = code::decode(bytes, address).map_err(|why| {
+        let length = why.code().map_or(bytes.len(), |_| code::length(bytes));
+        Unplaceable::Instruction { why, bytes: bytes.get(..length).unwrap_or(bytes).to_vec() }
     })?;
-    if let Some(needs) = executor::lacks(&displaced) {
-        return Err(Unplaceable::Executor { code: displaced.code(), needs });
-    }
     let original = bytes.first().copied().unwrap_or(INT3);
     Ok((displaced, original))
-}
-
-fn instruction_length(bytes: &[u8], address: u64) -> usize {
-    let mut decoder = iced_x86::Decoder::with_ip(64, bytes, address, iced_x86::DecoderOptions::NONE);
-    decoder.decode().len()
 }
 
 /// Programs jump behind such a prefix on purpose, as glibc does to leave out LOCK.
 fn is_legacy_prefix(byte: u8) -> bool {
     matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::*;
+
+    const NOP: u8 = 0x90;
+
+    /// Some NOPs of our own, to be taken for code.
+    fn nops() -> Vec<AtomicU8> {
+        (0..64).map(|_| AtomicU8::new(NOP)).collect()
+    }
+
+    fn mapping(start: u64, inode: u64) -> Mapping {
+        let perms = Permissions::READ | Permissions::EXECUTE;
+        Mapping { start, end: start + 0x1000, perms, offset: 0, dev: (0, 0), inode, path: None }
+    }
+
+    fn own_space() -> Space {
+        Space::open(i32::try_from(std::process::id()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_breakpoint_outlives_the_splitting_of_its_anonymous_mapping() {
+        let (code, mut space) = (nops(), own_space());
+        let start = code.as_ptr() as u64;
+        let site = start + 32;
+        space.place(site, &[mapping(start, 0)], Some(0)).unwrap();
+        assert_eq!(code[32].load(Ordering::Relaxed), INT3);
+        space.forget_unmapped(&[mapping(start + 16, 0)]);
+        assert!(!space.withdraw(site, 0));
+        assert_eq!(code[32].load(Ordering::Relaxed), NOP);
+    }
+
+    #[test]
+    fn what_was_removed_is_forgotten_with_its_mapping() {
+        let (code, mut space) = (nops(), own_space());
+        let start = code.as_ptr() as u64;
+        space.place(start, &[mapping(start, 1)], Some(0)).unwrap();
+        space.withdraw(start, 0);
+        // Another file, which has an INT3 of its own there.
+        code[0].store(INT3, Ordering::Relaxed);
+        space.forget_unmapped(&[mapping(start, 2)]);
+        space.clear();
+        assert_eq!(code[0].load(Ordering::Relaxed), INT3);
+    }
 }

@@ -50,29 +50,12 @@ impl Stopped {
         let stopped = ManuallyDrop::new(self);
         let _ = sys::detach(stopped.tid, signal);
     }
-
-    /// Runs as far as `how` says, see [`run`].
-    ///
-    /// # Errors
-    /// The thread ended: its id and wait status.
-    pub(crate) fn run(self, how: Resume) -> Result<(Stopped, Ran), (i32, i32)> {
-        let stopped = ManuallyDrop::new(self);
-        let ran = run(stopped.tid, how)?;
-        let signal = if let Ran::Signal(signal) = ran { signal } else { 0 };
-        Ok((Stopped::new(stopped.tid, signal, 0), ran))
-    }
-
-    /// Goes on as `how` says, with `signal` unless it is 0, and waits for the next stop, whichever it is.
-    ///
-    /// # Errors
-    /// The thread ended: its id and wait status.
-    pub(crate) fn next(self, how: Resume, signal: i32) -> Result<Stopped, (i32, i32)> {
-        let stopped = ManuallyDrop::new(self);
-        // A failure means that the thread was killed; the wait reports that.
-        let _ = sys::resume(stopped.tid, how, signal);
-        wait_for(stopped.tid)
-    }
 }
+
+/// A thread that was stopped is not any more: it was killed, or another thread of its process executes a
+/// program in its place. The stop loop hears of that next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone;
 
 /// What stopped a thread that was to run for a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,51 +80,6 @@ const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Lets thread `tid`, which is stopped and stays so for its owner, run as far as `how` says, undisturbed by
-/// signals that do not come of it: those wait.
-///
-/// # Errors
-/// The thread ended: its id and wait status.
-pub(crate) fn run(tid: i32, how: Resume) -> Result<Ran, (i32, i32)> {
-    // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
-    const MOST_STOPS: usize = 8;
-    let mask = sys::signal_mask(tid).unwrap_or(0);
-    // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
-    let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
-    let during = (mask | !SYNCHRONOUS) & !unblocked;
-    let _ = sys::set_signal_mask(tid, during);
-    let mut deferred = 0;
-    let mut ran = Ran::Unclear;
-    for _ in 0..MOST_STOPS {
-        // A failure means that the thread was killed; the wait reports that.
-        let _ = sys::resume(tid, how, 0);
-        let stopped = ManuallyDrop::new(wait_for(tid)?);
-        match (stopped.event, stopped.signal) {
-            (0, SYSTEM_CALL) => ran = Ran::Entered,
-            (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && sys::is_from_kernel(tid) => {
-                ran = Ran::Signal(signal);
-            }
-            (0, signal @ 1..=64) => deferred |= bit(signal),
-            _ if stopped.is_group_stop() => deferred |= bit(libc::SIGSTOP),
-            _ => {}
-        }
-        if ran != Ran::Unclear {
-            break;
-        }
-    }
-    // A forced signal has unblocked itself.
-    let forced = during & !sys::signal_mask(tid).unwrap_or(during);
-    let _ = sys::set_signal_mask(tid, mask & !forced);
-    if deferred != 0
-        && let Some(pid) = procfs::process_of(tid)
-    {
-        for signal in (1..=64).filter(|&signal| deferred & bit(signal) != 0) {
-            let _ = sys::send(pid, tid, signal);
-        }
-    }
-    Ok(ran)
-}
-
 /// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP in the stops of a system call.
 const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
 
@@ -149,19 +87,6 @@ impl Drop for Stopped {
     /// Forgetting a stopped thread must not leave it stopped.
     fn drop(&mut self) {
         let _ = sys::resume(self.tid, Resume::Continue, 0);
-    }
-}
-
-/// Waits for thread `tid`, which is sure to stop or end soon; `Err` with its id and wait status if it ended.
-pub(crate) fn wait_for(tid: i32) -> Result<Stopped, (i32, i32)> {
-    loop {
-        match sys::wait(tid, true) {
-            Ok(Some((_, Status::Stopped { signal, event }))) => return Ok(Stopped::new(tid, signal, event)),
-            Ok(Some((_, Status::Ended(status)))) => return Err((tid, status)),
-            Ok(None) | Err(Errno::EINTR) => {}
-            // Not ours any more: it ended, and somebody else's wait took the status.
-            Err(_) => return Err((tid, 0)),
-        }
     }
 }
 
@@ -190,6 +115,9 @@ pub(crate) struct Thread {
     pub(crate) space: SpaceId,
     /// Whether it is out of our hands: running, or stopped with its stop not yet taken from the kernel.
     running: bool,
+    /// Whether the kernel has reported its end, or another's exec in its place, while it was stopped. What
+    /// stopped it must not be resumed then.
+    gone: bool,
     /// Whether it waits, in the kernel, for its vfork child.
     pub(crate) in_vfork: bool,
     /// Whether it blocked SIGTRAP when we last looked.
@@ -227,8 +155,16 @@ impl Threads {
     /// Takes up thread `tid`, which runs or is about to.
     pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
         let blocks_trap = procfs::blocks(tid, libc::SIGTRAP);
-        let thread =
-            Thread { pid, space, running: true, in_vfork: false, blocks_trap, fresh: false, served: None };
+        let thread = Thread {
+            pid,
+            space,
+            running: true,
+            gone: false,
+            in_vfork: false,
+            blocks_trap,
+            fresh: false,
+            served: None,
+        };
         self.by_tid.insert(tid, thread);
     }
 
@@ -264,7 +200,22 @@ impl Threads {
 
     /// The next report that has been taken from the kernel already.
     pub(crate) fn queued(&mut self) -> Option<Report> {
-        self.queue.pop_front()
+        while let Some(report) = self.queue.pop_front() {
+            match report {
+                Report::Stopped(stopped)
+                    if stopped.event != libc::PTRACE_EVENT_EXEC && self.is_gone(stopped.tid) =>
+                {
+                    let _ = ManuallyDrop::new(stopped);
+                }
+                report => return Some(report),
+            }
+        }
+        None
+    }
+
+    /// Whether thread `tid`, which was stopped, is known not to be any more.
+    pub(crate) fn is_gone(&self, tid: i32) -> bool {
+        self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
     }
 
     /// Any thread that runs in `space`.
@@ -280,7 +231,7 @@ impl Threads {
     /// The next report, waiting for it if need be.
     pub(crate) fn next(&mut self) -> Report {
         loop {
-            if let Some(report) = self.queue.pop_front() {
+            if let Some(report) = self.queued() {
                 return report;
             }
             if self.by_tid.is_empty() {
@@ -310,12 +261,17 @@ impl Threads {
                 if let Some(newborn) = self.newborn.remove(&tid) {
                     let _ = ManuallyDrop::new(newborn);
                 }
+                if let Some(thread) = self.by_tid.get_mut(&tid) {
+                    (thread.running, thread.gone) = (false, true);
+                }
                 Some(Report::Ended { tid, status })
             }
             Status::Stopped { signal, event } => {
                 let stopped = Stopped::new(tid, signal, event);
                 match self.by_tid.get_mut(&tid) {
                     Some(thread) => {
+                        // A leader that is stopped when another thread executes a program.
+                        thread.gone = !thread.running && event == libc::PTRACE_EVENT_EXEC;
                         thread.running = false;
                         Some(Report::Stopped(stopped))
                     }
@@ -329,12 +285,120 @@ impl Threads {
         }
     }
 
-    /// The first stop of `tid`, a thread or process that a traced thread has made.
-    pub(crate) fn birth_of(&mut self, tid: i32) -> Result<Stopped, (i32, i32)> {
-        match self.newborn.remove(&tid) {
-            Some(stopped) => Ok(stopped),
-            None => wait_for(tid),
+    /// The same, after asking the kernel: a leader's place is taken by a thread that executes a program.
+    pub(crate) fn has_gone(&mut self, tid: i32) -> bool {
+        if let Ok(Some(found)) = sys::wait(tid, false) {
+            let report = self.take(found);
+            self.queue.extend(report);
         }
+        self.is_gone(tid)
+    }
+
+    /// The first stop of `tid`, a thread or process that a traced thread has made.
+    pub(crate) fn birth_of(&mut self, tid: i32) -> Result<Stopped, Gone> {
+        if let Some(stopped) = self.newborn.remove(&tid) {
+            return Ok(stopped);
+        }
+        loop {
+            match sys::wait(tid, true) {
+                Ok(Some((_, Status::Stopped { signal, event }))) => {
+                    return Ok(Stopped::new(tid, signal, event));
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                // Its end has been taken from the kernel already where there is no such thread any more.
+                Ok(Some((_, Status::Ended(_)))) | Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// Waits for thread `tid`, which has just been resumed and is sure to stop or end soon.
+    ///
+    /// Reports of others are queued meanwhile: the end of a leader is reported only after those of all other
+    /// threads have been taken from the kernel, and so is an exec.
+    fn wait_for(&mut self, tid: i32) -> Result<Stopped, Gone> {
+        loop {
+            match sys::wait(-1, true) {
+                Ok(Some((found, Status::Stopped { signal, event })))
+                    if found == tid && event != libc::PTRACE_EVENT_EXEC =>
+                {
+                    return Ok(Stopped::new(tid, signal, event));
+                }
+                Ok(Some(found)) => {
+                    let report = self.take(found);
+                    self.queue.extend(report);
+                    if found.0 == tid {
+                        return Err(Gone);
+                    }
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                // ECHILD: nothing of ours is left.
+                Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for the next stop,
+    /// whichever it is.
+    pub(crate) fn run_on(&mut self, stopped: Stopped, how: Resume, signal: i32) -> Result<Stopped, Gone> {
+        let tid = ManuallyDrop::new(stopped).tid;
+        self.continue_and_wait(tid, how, signal)
+    }
+
+    fn continue_and_wait(&mut self, tid: i32, how: Resume, signal: i32) -> Result<Stopped, Gone> {
+        if self.is_gone(tid) {
+            return Err(Gone);
+        }
+        // A failure means that the thread was killed; the wait reports that.
+        let _ = sys::resume(tid, how, signal);
+        self.wait_for(tid)
+    }
+
+    /// Runs a thread as far as `how` says, see [`Threads::run_in_place`].
+    pub(crate) fn run(&mut self, stopped: Stopped, how: Resume) -> Result<(Stopped, Ran), Gone> {
+        let stopped = ManuallyDrop::new(stopped);
+        let ran = self.run_in_place(stopped.tid, how)?;
+        let signal = if let Ran::Signal(signal) = ran { signal } else { 0 };
+        Ok((Stopped::new(stopped.tid, signal, 0), ran))
+    }
+
+    /// Lets thread `tid`, which is stopped and stays so for its owner, run as far as `how` says, undisturbed
+    /// by signals that do not come of it: those wait.
+    pub(crate) fn run_in_place(&mut self, tid: i32, how: Resume) -> Result<Ran, Gone> {
+        // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
+        const MOST_STOPS: usize = 8;
+        let mask = sys::signal_mask(tid).unwrap_or(0);
+        // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
+        let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
+        let during = (mask | !SYNCHRONOUS) & !unblocked;
+        let _ = sys::set_signal_mask(tid, during);
+        let mut deferred = 0;
+        let mut ran = Ran::Unclear;
+        for _ in 0..MOST_STOPS {
+            let stopped = ManuallyDrop::new(self.continue_and_wait(tid, how, 0)?);
+            match (stopped.event, stopped.signal) {
+                (0, SYSTEM_CALL) => ran = Ran::Entered,
+                (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && sys::is_from_kernel(tid) => {
+                    ran = Ran::Signal(signal);
+                }
+                (0, signal @ 1..=64) => deferred |= bit(signal),
+                _ if stopped.is_group_stop() => deferred |= bit(libc::SIGSTOP),
+                _ => {}
+            }
+            if ran != Ran::Unclear {
+                break;
+            }
+        }
+        // A forced signal has unblocked itself.
+        let forced = during & !sys::signal_mask(tid).unwrap_or(during);
+        let _ = sys::set_signal_mask(tid, mask & !forced);
+        if deferred != 0
+            && let Some(pid) = procfs::process_of(tid)
+        {
+            for signal in (1..=64).filter(|&signal| deferred & bit(signal) != 0) {
+                let _ = sys::send(pid, tid, signal);
+            }
+        }
+        Ok(ran)
     }
 
     /// Processes that stopped at birth and whose parent was killed before it could report them.
@@ -361,6 +425,9 @@ impl Threads {
     fn release(&mut self, stopped: Stopped, how: impl FnOnce(i32) -> nix::Result<()>) {
         let stopped = ManuallyDrop::new(stopped);
         if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
+            if thread.gone && stopped.event != libc::PTRACE_EVENT_EXEC {
+                return;
+            }
             thread.running = true;
         }
         let _ = how(stopped.tid);
@@ -418,15 +485,9 @@ impl Threads {
         self.alarm.ring_in(PATIENCE);
         while self.by_tid.iter().any(|(&tid, thread)| thread.running && wanted(tid, thread)) {
             match sys::wait(-1, true) {
-                Ok(Some((tid, status))) => {
-                    if let Status::Ended(_) = status
-                        && let Some(thread) = self.by_tid.get_mut(&tid)
-                    {
-                        thread.running = false;
-                    }
-                    if let Some(report) = self.take((tid, status)) {
-                        self.queue.push_back(report);
-                    }
+                Ok(Some(found)) => {
+                    let report = self.take(found);
+                    self.queue.extend(report);
                 }
                 Ok(None) => {}
                 Err(Errno::EINTR) => {

@@ -59,6 +59,10 @@ impl Session {
         };
         let verdict =
             if served == Some(address) { Verdict::default() } else { self.call_handlers(pid, tid, space_id) };
+        // Handlers may take their time.
+        if tid == pid && self.threads.has_others(space_id, tid) && self.threads.has_gone(tid) {
+            return self.threads.resume(stopped, 0);
+        }
         let resumable = if verdict.skip {
             if self.registers.file.rip == address {
                 self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
@@ -148,7 +152,7 @@ impl Session {
     }
 
     /// Performs the displaced instruction; returns the thread and the signal to resume it with, or `None`
-    /// if it has ended.
+    /// if it is gone.
     fn perform(
         &mut self,
         stopped: Stopped,
@@ -162,10 +166,13 @@ impl Session {
         let mut retries = 0;
         loop {
             let result = self.execute(tid, space_id, displaced)?;
+            if self.threads.is_gone(tid) {
+                return Some((stopped, 0));
+            }
             let space = self.spaces.get_mut(&space_id)?;
             let delivery = match result {
                 Ok(Outcome::Next) if stepping => {
-                    let delivery = faults::trace(stopped, &mut self.registers, space);
+                    let delivery = faults::trace(&mut self.threads, stopped, &mut self.registers, space);
                     self.count(|counters| counters.emulated += 1);
                     delivery
                 }
@@ -180,7 +187,7 @@ impl Session {
                     if let Some(thread) = self.threads.get_mut(tid) {
                         thread.served = Some(displaced.ip());
                     }
-                    faults::trace(stopped, &mut self.registers, space)
+                    faults::trace(&mut self.threads, stopped, &mut self.registers, space)
                 }
                 Ok(Outcome::Again) => continue,
                 Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
@@ -188,8 +195,9 @@ impl Session {
                 }
                 Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced, Resume::Step),
                 Err(exception) => {
+                    let (threads, registers) = (&mut self.threads, &mut self.registers);
                     let delivery =
-                        faults::deliver(exception, displaced, stopped, &mut self.registers, space, retries);
+                        faults::deliver(threads, exception, displaced, stopped, registers, space, retries);
                     if !matches!(delivery, Delivery::Retry(_)) {
                         self.count(|counters| counters.faulted += 1);
                     }
@@ -202,10 +210,7 @@ impl Session {
                     stopped = same;
                     retries += 1;
                 }
-                Delivery::Ended(tid, status) => {
-                    self.ended(tid, status);
-                    return None;
-                }
+                Delivery::Gone => return None,
             }
         }
     }

@@ -344,3 +344,26 @@ fn what_cannot_be_probed_is_refused_by_name() {
     drop(session);
     assert_eq!(target.finish(), Some(0));
 }
+
+#[test]
+fn a_process_of_which_somebody_traces_one_thread_is_left_alone() {
+    let program = compile("busy", &[]);
+    let target = Target::start(&program, &["2"]);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
+    let names = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
+    let other = names.filter(|name| *name != target.pid().to_string()).last().unwrap();
+    let tracer = Target::start(&compile("tracing", &[]), &[&other]);
+    match Session::attach(target.pid()).map(drop) {
+        Err(AttachError::AlreadyTraced { tracer: found, .. }) => assert_eq!(found, tracer.pid()),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(tracer.finish(), Some(0));
+    let mut session = Session::attach(target.pid()).unwrap();
+    let (count, handler) = counter();
+    session.probe(Function::entry(&program, "step"), handler).unwrap();
+    while count.load(Ordering::Relaxed) == 0 {
+        assert_eq!(session.run_for(Duration::from_millis(2)), RunEnd::Timeout);
+    }
+    drop(session);
+    assert_eq!(target.finish(), Some(0));
+}

@@ -1,12 +1,13 @@
 //! `conformance bytes`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use conformance::bytes::{Plan, search};
+use conformance::bytes::{Plan, Report, search};
 
-use super::{DOES_NOT_HOLD, could_not_run, fresh_seed, print_json};
+use super::{Out, conclude, could_not_run, fresh_seed, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -34,30 +35,30 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(report) => report,
         Err(failure) => return could_not_run(failure),
     };
-    if arguments.json {
-        if let Err(error) = print_json(&report) {
-            return could_not_run(error);
-        }
-    } else {
-        for found in &report.disagreements {
-            let explanation = found.explanation.unwrap_or("not explained");
-            println!(
-                "{:?} {}: {}\n    processor: {}\n    {explanation}",
-                found.kind, found.bytes, found.emulator, found.processor
-            );
-        }
-        println!(
-            "{} byte strings, {} accepted, {} invalid, {} refused; {} wrong, {} unknown to the decoder, \
-             {} of them not explained; seed {}",
-            report.tried,
-            report.accepted,
-            report.invalid,
-            report.refused,
-            report.wrong,
-            report.unknown,
-            report.unexplained,
-            report.seed
-        );
+    let printed = if arguments.json { print_json(&report) } else { to_stdout(|out| print(out, &report)) };
+    conclude(printed, report.unexplained == 0)
+}
+
+fn print(out: Out<'_>, report: &Report) -> io::Result<()> {
+    for found in &report.disagreements {
+        let explanation = found.explanation.unwrap_or("not explained");
+        writeln!(
+            out,
+            "{:?} {}: {}\n    processor: {}\n    {explanation}",
+            found.kind, found.bytes, found.emulator, found.processor
+        )?;
     }
-    ExitCode::from(if report.unexplained > 0 { DOES_NOT_HOLD } else { 0 })
+    writeln!(
+        out,
+        "{} byte strings, {} accepted, {} invalid, {} refused; {} wrong, {} unknown to the decoder, \
+         {} of them not explained; seed {}",
+        report.tried,
+        report.accepted,
+        report.invalid,
+        report.refused,
+        report.wrong,
+        report.unknown,
+        report.unexplained,
+        report.seed
+    )
 }

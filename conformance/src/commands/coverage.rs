@@ -1,12 +1,13 @@
 //! `conformance coverage`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
 use conformance::diff::{Plan, diff};
 use conformance::report::{Count, Coverage};
 
-use super::{could_not_run, print_json};
+use super::{Out, conclude, could_not_run, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -28,20 +29,23 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(failure) => return could_not_run(failure),
     };
     let coverage = Coverage::of(&report);
-    if arguments.json {
-        return match print_json(&coverage) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => could_not_run(error),
-        };
-    }
-    println!("{:<24} {:>6} {:>9} {:>7} {:>9}", "CPUID feature", "codes", "emulated", "native", "verified");
-    for (feature, count) in &coverage.by_cpuid {
-        line(feature, count);
-    }
-    line("all", &coverage.all);
-    ExitCode::SUCCESS
+    let printed = if arguments.json { print_json(&coverage) } else { to_stdout(|out| print(out, &coverage)) };
+    conclude(printed, true)
 }
 
-fn line(name: &str, count: &Count) {
-    println!("{name:<24} {:>6} {:>9} {:>7} {:>9}", count.codes, count.emulated, count.native, count.verified);
+fn print(out: Out<'_>, coverage: &Coverage) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<24} {:>6} {:>9} {:>7} {:>9}",
+        "CPUID feature", "codes", "emulated", "native", "verified"
+    )?;
+    for (feature, count) in &coverage.by_cpuid {
+        line(out, feature, count)?;
+    }
+    line(out, "all", &coverage.all)
+}
+
+fn line(out: Out<'_>, name: &str, count: &Count) -> io::Result<()> {
+    let Count { codes, emulated, native, verified } = count;
+    writeln!(out, "{name:<24} {codes:>6} {emulated:>9} {native:>7} {verified:>9}")
 }

@@ -1,5 +1,6 @@
 //! `conformance diff`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use conformance::diff::{self, Plan};
 use conformance::floating_point::{Shares, Traits};
 use conformance::report::Report;
 
-use super::{DOES_NOT_HOLD, could_not_run, fresh_seed, print_json};
+use super::{Out, conclude, could_not_run, fresh_seed, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -62,42 +63,43 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(report) => report,
         Err(failure) => return could_not_run(failure),
     };
-    if !arguments.json {
-        print(&report, arguments.skipped);
-    } else if let Err(error) = print_json(&report) {
-        return could_not_run(error);
-    }
-    ExitCode::from(if report.mismatches > 0 { DOES_NOT_HOLD } else { 0 })
+    let printed = if arguments.json {
+        print_json(&report)
+    } else {
+        to_stdout(|out| print(out, &report, arguments.skipped))
+    };
+    conclude(printed, report.mismatches == 0)
 }
 
-fn print(report: &Report, skipped: bool) {
+fn print(out: Out<'_>, report: &Report, skipped: bool) -> io::Result<()> {
     for mismatch in &report.first_mismatches {
-        println!("{}: {}  ({})", mismatch.code, mismatch.instruction, mismatch.bytes);
+        writeln!(out, "{}: {}  ({})", mismatch.code, mismatch.instruction, mismatch.bytes)?;
         for line in &mismatch.state {
-            println!("    {line}");
+            writeln!(out, "    {line}")?;
         }
         for line in &mismatch.differences {
-            println!("  ! {line}");
+            writeln!(out, "  ! {line}")?;
         }
-        println!("    $ {}\n", mismatch.reproduce);
+        writeln!(out, "    $ {}\n", mismatch.reproduce)?;
     }
     if skipped {
         for skipped in &report.skipped {
-            println!("{:<40} {}", skipped.code, skipped.reason);
+            writeln!(out, "{:<40} {}", skipped.code, skipped.reason)?;
         }
     }
     for (code, count) in &report.mismatches_by_code {
-        println!("{code:<40} {count} mismatches");
+        writeln!(out, "{code:<40} {count} mismatches")?;
     }
     let floating = &report.floating_point;
     for (unit, shares) in [("SSE", &floating.mxcsr), ("x87", &floating.x87)] {
-        print_shares(unit, shares);
+        print_shares(out, unit, shares)?;
     }
     if floating.all.cases > 0 {
         let percent = 100.0 * floating.overflow_where_possible;
-        println!("{percent:.1} % overflow, of the encodings that do");
+        writeln!(out, "{percent:.1} % overflow, of the encodings that do")?;
     }
-    println!(
+    writeln!(
+        out,
         "{} codes, {} cases, {} of them faulting, {} mismatches; {} cases refused, {} codes skipped, \
          {} flags masked; seed {}",
         report.codes,
@@ -108,15 +110,15 @@ fn print(report: &Report, skipped: bool) {
         report.skipped.len(),
         report.masked_flags,
         report.seed,
-    );
+    )
 }
 
 /// Three lines about the cases of a unit that compute on floating-point numbers.
-fn print_shares(unit: &str, shares: &Shares) {
+fn print_shares(out: Out<'_>, unit: &str, shares: &Shares) -> io::Result<()> {
     if shares.cases == 0 {
-        return;
+        return Ok(());
     }
-    println!("{} cases of floating point, {unit}:", shares.cases);
+    writeln!(out, "{} cases of floating point, {unit}:", shares.cases)?;
     for (title, traits) in [
         ("operands", Traits::OPERANDS),
         ("raised", Traits::RAISED | Traits::UNMASKED_RAISED),
@@ -129,6 +131,7 @@ fn print_shares(unit: &str, shares: &Shares) {
                 format!("{name} {:.1} %", 100.0 * shares.get(one))
             })
             .collect();
-        println!("    {title}: {}", shown.join(", "));
+        writeln!(out, "    {title}: {}", shown.join(", "))?;
     }
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! `conformance everywhere`.
 
+use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 
 use clap::Args;
 use conformance::everywhere::{self, Report};
 use probe::spec::ProbeSpec;
 
-use super::{could_not_run, print_json};
+use super::{Out, conclude, could_not_run, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -40,21 +41,17 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return could_not_run(error),
     };
     for (address, reason) in &report.refused_sites {
-        eprintln!("refused: {address:#x}: {reason}");
+        // A closed stderr is the user's wish.
+        let _ = writeln!(io::stderr(), "refused: {address:#x}: {reason}");
     }
-    if arguments.json {
-        if let Err(error) = print_json(&report) {
-            return could_not_run(error);
-        }
-    } else {
-        print(&report);
-    }
-    ExitCode::from(u8::from(!report.holds()))
+    let printed = if arguments.json { print_json(&report) } else { to_stdout(|out| print(out, &report)) };
+    conclude(printed, report.holds())
 }
 
-fn print(report: &Report) {
+fn print(out: Out<'_>, report: &Report) -> io::Result<()> {
     let same = |same| if same { "same" } else { "ANOTHER" };
-    println!(
+    writeln!(
+        out,
         "{} sites, {} refused, {} hits, {} of them emulated; {} output, {} status, {} maps",
         report.sites,
         report.refused.values().sum::<u64>(),
@@ -63,5 +60,5 @@ fn print(report: &Report) {
         same(report.same_output),
         same(report.same_status),
         same(report.same_maps),
-    );
+    )
 }

@@ -30,7 +30,7 @@ pub struct Region {
     pub length: u64,
     /// What may be done.
     pub protection: Protection,
-    /// Where the region's contents lie in [`Image`](super::Image), in bytes.
+    /// Where the region's contents lie in [`Memory`](super::Memory), in bytes.
     pub offset: usize,
 }
 

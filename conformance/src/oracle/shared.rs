@@ -41,8 +41,8 @@ pub(super) fn anonymous_file(name: &std::ffi::CStr) -> io::Result<File> {
 }
 
 /// The mapping in this process. Its contents may be looked at whenever the child does not have the batch,
-/// which [`Shared::run`] sees to: it gives the batch away and returns only when it is back or the caller
-/// gave up on the child.
+/// which its owner sees to: between [`Shared::give`] and [`Progress::Done`], or the end of the child, it
+/// leaves them alone.
 pub(super) struct Shared {
     start: *mut u8,
 }

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use emu::Displaced;
-use iced_x86::{
-    Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, RflagsBits, UsedMemory, UsedRegister,
-};
+use iced_x86::{Decoder, InstructionInfoFactory, OpAccess, Register, RflagsBits, UsedMemory, UsedRegister};
+use probe::code;
 use probe::resolve::Resolver;
 use probe::spec::ProbeSpec;
 use serde::Serialize;
@@ -64,9 +63,9 @@ fn of_probe(probe: &str, pid: i32) -> Result<Explanation, Failure> {
 }
 
 fn explain(bytes: &[u8], ip: u64, place: Option<String>) -> Explanation {
-    let (instruction, code) = disassemble(bytes, ip);
-    let displaced = Displaced::decode(bytes, ip);
-    let decoded = Decoder::with_ip(64, bytes, ip, DecoderOptions::NONE).decode();
+    let (instruction, name) = disassemble(bytes, ip);
+    let displaced = code::decode(bytes, ip);
+    let decoded = Decoder::with_ip(64, bytes, ip, emu::decoder_options()).decode();
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&decoded);
     let used = |wanted: fn(OpAccess) -> bool| {
@@ -80,7 +79,7 @@ fn explain(bytes: &[u8], ip: u64, place: Option<String>) -> Explanation {
     let touches = touches.map(|(name, _)| name.to_ascii_lowercase()).collect();
     Explanation {
         instruction,
-        code,
+        code: name,
         supported: displaced.is_ok(),
         reason: displaced.as_ref().err().map(ToString::to_string),
         touches,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, Formatter, IntelFormatter};
 use probe::elf::{Elf, Function, demangle};
 use probe::{code, glob};
 use serde::Serialize;
@@ -131,7 +131,7 @@ fn site(elf: &Elf, site: &code::Instruction) -> Site {
 
 /// The instruction at the start of `bytes` in Intel syntax, and iced-x86's name of its encoding.
 pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>) {
-    let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+    let instruction = Decoder::with_ip(64, bytes, address, emu::decoder_options()).decode();
     let mut text = String::new();
     let mut formatter = IntelFormatter::new();
     let options = formatter.options_mut();

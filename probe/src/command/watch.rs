@@ -15,7 +15,7 @@ use probe::locate::{Address, LocateError};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
 use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions, StopHandle};
-use probe::{Unplaceable, maps};
+use probe::{Unplaceable, code, maps};
 use serde::Serialize;
 
 use super::args::{Format, Watch};
@@ -93,8 +93,8 @@ fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
         };
         for place in places.iter().filter(|_| !spec.is_many()) {
             let bytes = target::read_memory(pid, place.site.address, target::LONGEST)?;
-            if let Err(refusal) = emu::Displaced::decode(&bytes, place.site.address) {
-                return Err(Failure::new(format!("`{spec}` cannot be probed: {refusal}")));
+            if let Err(why) = code::decode(&bytes, place.site.address) {
+                return Err(Failure::new(format!("`{spec}` cannot be probed: {why}")));
             }
         }
     }
@@ -272,7 +272,7 @@ impl Shared {
 /// The reason without the instruction's bytes, which differ from site to site.
 fn without_bytes(reason: &Unplaceable) -> String {
     match reason {
-        Unplaceable::Refused { refusal, .. } => refusal.to_string(),
+        Unplaceable::Instruction { why, .. } => why.to_string(),
         other => other.to_string(),
     }
 }
@@ -344,21 +344,11 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
         }
         Action::Remove
     };
-    let placed = entry(session.pid()).map(|entry| session.probe(Address(entry), start));
+    let placed = session.entry().map(|entry| session.probe(Address(entry), start));
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
         shared.start(session.pid());
     }
-}
-
-/// The address at which the program in `pid` starts: AT_ENTRY (getauxval(3)).
-fn entry(pid: i32) -> Option<u64> {
-    const AT_ENTRY: u64 = 9;
-    let vector = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
-    let (words, _) = vector.as_chunks::<8>();
-    let (entries, _) = words.as_chunks::<2>();
-    let entry = entries.iter().find(|[key, _]| u64::from_ne_bytes(*key) == AT_ENTRY);
-    entry.map(|[_, value]| u64::from_ne_bytes(*value))
 }
 
 /// The function in which `address` lies, and how far behind its start.
