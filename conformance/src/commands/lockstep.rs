@@ -1,12 +1,13 @@
 //! `conformance lockstep`.
 
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
 
 use clap::Args;
 use conformance::lockstep::{self, Report};
 
-use super::{could_not_run, print_json};
+use super::{Out, conclude, could_not_run, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -39,27 +40,23 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(report) => report,
         Err(error) => return could_not_run(format_args!("{program}: {error}")),
     };
-    if arguments.json {
-        if let Err(error) = print_json(&report) {
-            return could_not_run(error);
-        }
-    } else {
-        print(&report);
-    }
-    ExitCode::from(u8::from(report.divergences > 0))
+    let printed = if arguments.json { print_json(&report) } else { to_stdout(|out| print(&report, out)) };
+    conclude(printed, report.divergences == 0)
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, out: Out<'_>) -> io::Result<()> {
     let mut native: Vec<_> = report.native_steps.iter().collect();
     native.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (reason, count) in native {
-        println!("{count:>12}  native: {reason}");
+        writeln!(out, "{count:>12}  native: {reason}")?;
     }
-    println!(
+    writeln!(
+        out,
         "{} steps, {} of them emulated, {} comparisons, {} divergences",
         report.steps, report.emulated, report.comparisons, report.divergences
-    );
-    if let Some(first) = &report.first_divergence {
-        println!("the first: {first}");
+    )?;
+    match &report.first_divergence {
+        Some(first) => writeln!(out, "the first: {first}"),
+        None => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -470,12 +471,16 @@ fn print(
     print_counts(out, counts)
 }
 
-/// Waits for a child that is not traced any more.
+/// Waits for a child that is not traced any more, or only until it stops once more: one that waited for its
+/// vfork child could not be let go.
 fn wait_for(pid: i32) -> Option<ExitStatus> {
     loop {
         match waitpid(Pid::from_raw(pid), None) {
             Ok(WaitStatus::Exited(_, code)) => return Some(ExitStatus::from_raw(code << 8)),
             Ok(WaitStatus::Signaled(_, signal, _)) => return Some(ExitStatus::from_raw(signal as i32)),
+            // A failure means that it was killed meanwhile.
+            Ok(WaitStatus::Stopped(pid, signal)) => drop(ptrace::detach(pid, signal)),
+            Ok(WaitStatus::PtraceEvent(pid, ..)) => drop(ptrace::detach(pid, None)),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(_) => return None,
         }
