@@ -53,7 +53,8 @@ fn a_missing_store_is_found_where_nobody_wrote() {
     let report = shell(Sabotage::Memory(100));
     assert_eq!((report.divergences, report.status), (1, Some(50)), "{report:?}");
     let first = report.first_divergence.unwrap();
-    assert!(first.starts_with("since one of the last strides: memory at"), "{first}");
+    // The last byte of a page; a later stride may have come upon it, or the next system call.
+    assert!(first.contains("memory at 0x") && first.contains("fff: processor"), "{first}");
 }
 
 #[test]
