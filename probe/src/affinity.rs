@@ -11,7 +11,9 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Affinity {
     own: Option<CpuSet>,
+    /// Where the thread was at the last look, and whether the tracer could go there.
     current: Option<u32>,
+    joined: bool,
     /// Whom the last look was at.
     tid: i32,
     /// How many hits to go before the next look, and how many there were between the last two.
@@ -27,6 +29,7 @@ impl Affinity {
         Affinity {
             own: sched_getaffinity(sys::pid(0)).ok(),
             current: None,
+            joined: false,
             tid: 0,
             countdown: 0,
             interval: 1,
@@ -39,20 +42,24 @@ impl Affinity {
             self.countdown -= 1;
             return;
         }
-        self.tid = tid;
-        let Some(cpu) = procfs::processor_of(tid) else { return };
-        if self.current == Some(cpu) {
-            self.interval = (self.interval * 2).min(Self::LONGEST_INTERVAL);
-        } else {
-            self.interval = 1;
-            self.current = Some(cpu);
-            let mut set = CpuSet::new();
-            if set.set(cpu as usize).is_ok() {
-                // Where this is forbidden, the tracer is slower and nothing else.
-                let _ = sched_setaffinity(sys::pid(0), &set);
-            }
-        }
+        let before = self.current;
+        // Where this is forbidden, the tracer is slower and nothing else.
+        self.join(tid);
+        self.interval =
+            if self.current == before { (self.interval * 2).min(Self::LONGEST_INTERVAL) } else { 1 };
         self.countdown = self.interval;
+    }
+
+    /// Moves to where thread `tid` is stopped, and says whether the tracer is there now.
+    pub(crate) fn join(&mut self, tid: i32) -> bool {
+        self.tid = tid;
+        let Some(cpu) = procfs::processor_of(tid) else { return false };
+        if self.current != Some(cpu) || !self.joined {
+            let mut set = CpuSet::new();
+            let moved = set.set(cpu as usize).and_then(|()| sched_setaffinity(sys::pid(0), &set));
+            (self.current, self.joined) = (Some(cpu), moved.is_ok());
+        }
+        self.joined
     }
 
     /// Goes back to the affinity that the thread had before.

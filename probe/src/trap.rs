@@ -1,6 +1,6 @@
 //! A hit's way from the trap to the resume.
 
-use emu::{Displaced, Exception, Outcome, Rflags};
+use emu::{Displaced, Exception, Outcome, Rflags, Touches};
 
 use crate::event::Counters;
 use crate::executor::{Executor, Ptrace};
@@ -162,6 +162,9 @@ impl Session {
         let tid = stopped.tid();
         // The processor looks at the flag before the instruction changes it.
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
+        if displaced.touches().contains(Touches::THIS_CORE) && !self.affinity.join(tid) {
+            return self.natively(stopped, space_id, displaced, Resume::Step);
+        }
         let mut stopped = stopped;
         let mut retries = 0;
         loop {

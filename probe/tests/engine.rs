@@ -46,6 +46,29 @@ fn atomic_instructions_lose_nothing() {
 }
 
 #[test]
+fn the_answer_is_that_of_the_core_that_the_thread_is_on() {
+    const ROUNDS: u64 = 12;
+    let cores = std::thread::available_parallelism().unwrap().get() as u64;
+    if cores < 2 {
+        println!("skipped: one core is not enough to go from one to the other");
+        return;
+    }
+    let program = compile("cores", &[]);
+    let mut command = Command::new(&program);
+    command.arg(ROUNDS.to_string());
+    let mut session = Session::launch(command).unwrap();
+    let ids = ["rdtscp", "lsl"].map(|name| {
+        let (_, handler) = counter();
+        session.probe(Function::whole(&program, name), handler).unwrap()
+    });
+    assert_eq!(finish(&mut session), 0);
+    for id in ids {
+        let hits = emulated(&session, id);
+        assert!(hits >= cores * (1..ROUNDS).sum::<u64>(), "{hits}");
+    }
+}
+
+#[test]
 fn a_running_process_is_probed_and_left_unharmed() {
     let program = compile("busy", &[]);
     let target = Target::start(&program, &["3"]);
