@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use emu::Displaced;
+use emu::{Displaced, Touches};
 use iced_x86::Code;
 
 use crate::compare::{Comparison, compare};
@@ -53,7 +53,7 @@ const ENOUGH: usize = 16;
 pub enum Failure {
     /// No encoding has such a name.
     NoSuchCode(String),
-    /// The oracle failed, at a case that the command repeats if it was one.
+    /// The oracle failed, if at a case, then with what tells or repeats it.
     Oracle(Error, Option<String>),
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Failure {
                 "no encoding is named {pattern:?}; they are named as in iced-x86, such as Add_rm64_r64 or Add_*"
             ),
             Failure::Oracle(error, None) => write!(f, "{error}"),
-            Failure::Oracle(error, Some(command)) => write!(f, "{error}; to repeat it: {command}"),
+            Failure::Oracle(error, Some(case)) => write!(f, "{error}; {case}"),
         }
     }
 }
@@ -217,20 +217,22 @@ impl<'a> Worker<'a> {
             tally.not_encoded = samples.is_empty();
             tally.done = true;
         }
-        let is_accepted = |sample: &&Sample| Displaced::decode(sample.bytes(), sample.ip).is_ok();
-        let accepted = 2 * samples.iter().filter(is_accepted).count() > samples.len();
-        if !accepted && self.plan.only.is_none() {
+        let decode = |sample: &Sample| Displaced::decode(sample.bytes(), sample.ip).ok();
+        let (mut accepted, mut this_core) = (0, false);
+        for displaced in samples.iter().filter_map(decode) {
+            accepted += 1;
+            this_core |= displaced.touches().contains(Touches::THIS_CORE);
+        }
+        if 2 * accepted <= samples.len() && self.plan.only.is_none() {
             samples.truncate(ENOUGH);
             tally.done = true;
         }
+        let _shared = this_core.then(|| self.oracle.share_core());
         let observations = self.oracle.run(&mut self.memory, &samples).map_err(|error| {
-            let command = match &error {
-                Error::Died { index, .. } | Error::Deadline { index } | Error::Case { index, .. } => {
-                    Some(reproduce(code, first + *index as u64, seed))
-                }
-                _ => None,
-            };
-            Failure::Oracle(error, command)
+            let case = error
+                .index()
+                .map(|index| format!("to repeat it: {}", reproduce(code, first + index as u64, seed)));
+            Failure::Oracle(error, case)
         })?;
         self.model.reset(&self.memory);
         for ((number, sample), observed) in (first..).zip(&samples).zip(&observations) {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
-use emu::{Displaced, Mxcsr, Registers, Rflags};
+use emu::{Displaced, Mxcsr, Registers, Rflags, Touches};
 use iced_x86::Code;
 use probe::spec::ProbeSpec;
 
@@ -79,10 +79,10 @@ pub fn diff_exec(data: &[u8]) {
         let number = batch * SLOTS as u64;
         Generator::memory(code, batch, seed, &mut fuzzer.memory);
         let Some(mut sample) = fuzzer.generator.case(code, number, seed) else { return };
-        if Displaced::decode(sample.bytes(), sample.ip).is_err() {
-            return;
-        }
+        let Ok(displaced) = Displaced::decode(sample.bytes(), sample.ip) else { return };
         overwrite(&mut sample.case.registers, &input);
+        let this_core = displaced.touches().contains(Touches::THIS_CORE);
+        let _shared = this_core.then(|| fuzzer.oracle.share_core());
         let observed = match fuzzer.oracle.run(&mut fuzzer.memory, &[&sample.case]) {
             Ok(observed) => observed,
             Err(error) => panic!("{code:?} {:02x?}: {error}", sample.bytes()),

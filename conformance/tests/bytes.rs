@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conformance::bytes::{Plan, explanation, known, search};
+use conformance::bytes::{Choice, Plan, explanation, known, search};
 use conformance::compare::compare;
 use conformance::memory::Model;
 use conformance::oracle::{Mode, Oracle, Place, Stop, mxcsr_mask, places};
@@ -94,9 +94,11 @@ fn what_was_wrong_once_is_right_now() {
 #[test]
 fn a_search_finds_nothing_that_is_not_explained() {
     let (seed, time) = (1, Duration::from_secs(60));
-    let report = search(&Plan { time, strings: Some(200_000), seed, show: 10 }).unwrap();
-    println!("seed {}: {} byte strings, {} accepted", report.seed, report.tried, report.accepted);
-    let left: Vec<_> = report.disagreements.iter().filter(|found| found.explanation.is_none()).collect();
-    assert_eq!(report.unexplained, 0, "seed {seed}: {left:#?}");
-    assert!(report.accepted > 1000 && report.invalid > 1000, "{report:?}");
+    for choice in [Choice::Chance, Choice::Systematic] {
+        let report = search(&Plan { choice, time, strings: Some(200_000), seed, show: 10 }).unwrap();
+        println!("seed {}: {} byte strings, {} accepted", report.seed, report.tried, report.accepted);
+        let left: Vec<_> = report.disagreements.iter().filter(|found| found.explanation.is_none()).collect();
+        assert_eq!(report.unexplained, 0, "seed {seed}: {left:#?}");
+        assert!(report.accepted > 1000 && report.invalid > 1000, "{report:?}");
+    }
 }

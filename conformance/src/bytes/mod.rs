@@ -4,11 +4,13 @@
 //! The processor tells an instruction's length by what it fetches: laid against the end of a page, with
 //! nothing mapped behind it, one that is cut short faults at the page's end, and one that is whole does not.
 
+mod source;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use emu::{Displaced, Refusal};
+use emu::{Displaced, Refusal, Touches};
 use iced_x86::{Code, Decoder, DecoderError, FlowControl};
 use serde::Serialize;
 
@@ -17,9 +19,12 @@ use crate::diff::Failure;
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{self, IMAGE_LENGTH, SLOTS};
-use crate::oracle::{Case, Error, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
+use crate::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
 use crate::rng::Rng;
 use crate::{codes, features};
+
+pub use self::source::Choice;
+use self::source::Source;
 
 /// The most bytes an instruction has.
 const LONGEST: usize = 15;
@@ -41,7 +46,7 @@ pub struct Known {
 
 /// The disagreements that are known: rows of `data/disagreements.csv` that have five fields.
 pub fn known() -> impl Iterator<Item = Known> {
-    include_str!("../data/disagreements.csv").lines().skip(1).filter_map(|line| {
+    include_str!("../../data/disagreements.csv").lines().skip(1).filter_map(|line| {
         let mut fields = line.splitn(5, ';');
         Some(Known {
             pattern: fields.next()?,
@@ -81,9 +86,11 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// How much is searched.
+/// What is searched, and how much of it.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Which byte strings.
+    pub choice: Choice,
     /// How long at most.
     pub time: Duration,
     /// How many byte strings, rounded up to whole batches, if not as many as there is time for.
@@ -126,6 +133,8 @@ pub struct Disagreement {
 pub struct Report {
     /// How many byte strings were tried.
     pub tried: u64,
+    /// How many there are, in a systematic search.
+    pub of: Option<u64>,
     /// How many of them the emulator accepts.
     pub accepted: u64,
     /// How many the decoder calls invalid.
@@ -151,27 +160,29 @@ pub struct Report {
 pub fn search(plan: &Plan) -> Result<Report, Failure> {
     let fail = |error| Failure::Oracle(error, None);
     let mut oracle = Oracle::new().map_err(fail)?;
+    let source = Source::new(plan.choice, plan.seed);
+    let most = plan.strings.unwrap_or(u64::MAX).min(source.count().unwrap_or(u64::MAX));
     let mut search = Search {
         generator: Generator::new(oracle.layout(), mxcsr_mask()),
-        codes: codes::user_mode().collect(),
         memory: Box::new([0; IMAGE_LENGTH]),
-        report: Report { seed: plan.seed, ..Report::default() },
+        report: Report { seed: plan.seed, of: source.count(), ..Report::default() },
+        source,
         shown: BTreeMap::new(),
         show: plan.show,
     };
     let start = Instant::now();
     for batch in 0.. {
-        if start.elapsed() >= plan.time || plan.strings.is_some_and(|most| search.report.tried >= most) {
+        if start.elapsed() >= plan.time || search.report.tried >= most {
             break;
         }
-        search.batch(&mut oracle, &mut Rng::of(&[plan.seed, batch, 2])).map_err(fail)?;
+        search.batch(&mut oracle, &mut Rng::of(&[plan.seed, batch, 2]))?;
     }
     Ok(search.report)
 }
 
 struct Search {
     generator: Generator,
-    codes: Vec<Code>,
+    source: Source,
     memory: Box<Memory>,
     report: Report,
     /// How many are listed, of each kind and with or without an explanation.
@@ -181,16 +192,17 @@ struct Search {
 
 impl Search {
     /// Tries one batch of byte strings.
-    fn batch(&mut self, oracle: &mut Oracle, rng: &mut Rng) -> Result<(), Error> {
+    fn batch(&mut self, oracle: &mut Oracle, rng: &mut Rng) -> Result<(), Failure> {
         Generator::fill(&mut self.memory, rng);
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        let (mut known, mut unknown, mut this_core) = (Vec::new(), Vec::new(), false);
         for _ in 0..SLOTS {
-            let bytes = self.draw(rng);
+            let bytes = self.source.draw(&mut self.generator, rng);
             let ip = Place::Low.slot(known.len());
             self.report.tried += 1;
             match Displaced::decode(&bytes, ip) {
                 Ok(displaced) if may_run(displaced.code()) => {
                     self.report.accepted += 1;
+                    this_core |= displaced.touches().contains(Touches::THIS_CORE);
                     let (length, instruction) = (displaced.length(), *displaced.instruction());
                     known.push(self.generator.sample(bytes, length, instruction, Place::Low, ip, rng));
                 }
@@ -202,56 +214,24 @@ impl Search {
                 Err(_) => self.report.refused += 1,
             }
         }
+        let shared = this_core.then(|| oracle.share_core());
         let valid = self.execution(oracle, known)?;
+        drop(shared);
         self.lengths(oracle, &valid)?;
         self.unknown(oracle, &unknown, rng)
     }
 
-    /// Bytes: an instruction with something changed, or prefixes and any opcode.
-    fn draw(&mut self, rng: &mut Rng) -> [u8; LONGEST] {
-        let mut bytes = [0; LONGEST];
-        for byte in &mut bytes {
-            *byte = rng.u64() as u8;
-        }
-        if rng.chance(70) {
-            let code = rng.pick(&self.codes);
-            if let Some((found, length)) = self.generator.encode(code, Place::Low.slot(0), rng) {
-                bytes[..length].copy_from_slice(&found[..length]);
-                for _ in 0..=rng.below(2) {
-                    let at = rng.below(length.min(6) as u64) as usize;
-                    match rng.below(3) {
-                        0 => bytes[at] ^= 1 << rng.below(8),
-                        1 => bytes[at] = rng.u64() as u8,
-                        _ => {
-                            bytes.copy_within(at..LONGEST - 1, at + 1);
-                            bytes[at] = prefix(rng);
-                        }
-                    }
-                }
-            }
-        } else {
-            let count = rng.below(3) as usize;
-            for byte in &mut bytes[..count] {
-                *byte = prefix(rng);
-            }
-            if rng.chance(60) {
-                bytes[count] = rng.pick(&[0x0f, 0xc4, 0xc5, 0x62, 0x8f, 0x0f]);
-            }
-        }
-        bytes
-    }
-
     /// Whether the processor finds the instructions as long as the emulator does.
-    fn lengths(&mut self, oracle: &mut Oracle, known: &[Sample]) -> Result<(), Error> {
+    fn lengths(&mut self, oracle: &mut Oracle, known: &[Sample]) -> Result<(), Failure> {
         let at_edge = |sample: &Sample, length: usize| {
             let mode = if stays(sample) { Mode::Straight } else { Mode::Step };
             Case { length, place: Place::Edge, mode, ..sample.case.clone() }
         };
         let whole: Vec<Case> = known.iter().map(|sample| at_edge(sample, sample.case.length)).collect();
-        let whole = oracle.run(&mut self.memory, &whole)?;
+        let whole = self.run(oracle, &whole)?;
         let long: Vec<&Sample> = known.iter().filter(|sample| sample.case.length > 1).collect();
         let cut: Vec<Case> = long.iter().map(|sample| at_edge(sample, sample.case.length - 1)).collect();
-        let cut = oracle.run(&mut self.memory, &cut)?;
+        let cut = self.run(oracle, &cut)?;
         for (index, (sample, observed)) in known.iter().zip(&whole).enumerate() {
             if is_cut(observed, index) {
                 self.note(Kind::Length, sample.bytes(), &sample.instruction.to_string(), "needs more bytes");
@@ -270,8 +250,8 @@ impl Search {
 
     /// Whether the emulator does what the processor does. Returns what the processor has and does not raise
     /// #UD for: of the others it may fetch more or less than there is to them.
-    fn execution(&mut self, oracle: &mut Oracle, known: Vec<Sample>) -> Result<Vec<Sample>, Error> {
-        let observations = oracle.run(&mut self.memory, &known)?;
+    fn execution(&mut self, oracle: &mut Oracle, known: Vec<Sample>) -> Result<Vec<Sample>, Failure> {
+        let observations = self.run(oracle, &known)?;
         let mut model = Model::new(&self.memory);
         let mut valid = Vec::with_capacity(known.len());
         for (sample, observed) in known.into_iter().zip(&observations) {
@@ -300,16 +280,16 @@ impl Search {
         oracle: &mut Oracle,
         unknown: &[[u8; LONGEST]],
         rng: &mut Rng,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         let whole: Vec<Case> = unknown.iter().map(|bytes| self.generator.plain(*bytes, rng)).collect();
-        let observations = oracle.run(&mut self.memory, &whole)?;
+        let observations = self.run(oracle, &whole)?;
         for ((bytes, case), observed) in unknown.iter().zip(&whole).zip(&observations) {
             if is_undefined(observed) {
                 continue;
             }
             // The shortest part that is not cut short is the instruction.
             let parts: Vec<Case> = (1..=LONGEST).map(|length| Case { length, ..case.clone() }).collect();
-            let parts = oracle.run(&mut self.memory, &parts)?;
+            let parts = self.run(oracle, &parts)?;
             let whole = parts.iter().enumerate().position(|(index, observed)| !is_cut(observed, index));
             let (length, stop) = match whole {
                 Some(index) => (index + 1, parts[index].stop),
@@ -322,6 +302,14 @@ impl Search {
             self.note(Kind::Unknown, &bytes[..length], &decoder_says(bytes), &what);
         }
         Ok(())
+    }
+
+    fn run<C: AsRef<Case>>(&mut self, oracle: &mut Oracle, cases: &[C]) -> Result<Vec<Observed>, Failure> {
+        oracle.run(&mut self.memory, cases).map_err(|error| {
+            let case = error.index().and_then(|index| cases.get(index)).map(AsRef::as_ref);
+            let bytes = case.map(|case| format!("its bytes: {}", hex(&case.bytes[..case.length])));
+            Failure::Oracle(error, bytes)
+        })
     }
 
     fn note(&mut self, kind: Kind, bytes: &[u8], emulator: &str, processor: &str) {
@@ -350,13 +338,6 @@ const TOO_LONG: Stop = Stop::Exception { vector: 13, error_code: 0, address: Non
 
 fn is_undefined(observed: &Observed) -> bool {
     matches!(observed.stop, Stop::Exception { vector: 6, .. })
-}
-
-fn prefix(rng: &mut Rng) -> u8 {
-    match rng.below(3) {
-        0 => 0x40 | rng.below(16) as u8,
-        _ => rng.pick(&[0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]),
-    }
 }
 
 /// Whether bytes may be run that mean this to the emulator.

@@ -5,15 +5,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use conformance::bytes::{Plan, Report, search};
+use conformance::bytes::{Choice, Plan, Report, search};
 
 use super::{Out, conclude, could_not_run, fresh_seed, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// How long to search.
+    /// How long to search at most.
     #[arg(long, value_name = "N", default_value_t = 10.0)]
     seconds: f64,
+    /// Goes through all encodings instead of drawing bytes; once, if there is the time.
+    #[arg(long)]
+    systematic: bool,
     /// What the bytes are drawn from; without it, a new one each time.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -31,7 +34,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return could_not_run(format_args!("--seconds: {error}")),
     };
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
-    let report = match search(&Plan { time, strings: None, seed, show: arguments.show }) {
+    let choice = if arguments.systematic { Choice::Systematic } else { Choice::Chance };
+    let report = match search(&Plan { choice, time, strings: None, seed, show: arguments.show }) {
         Ok(report) => report,
         Err(failure) => return could_not_run(failure),
     };
@@ -48,9 +52,10 @@ fn print(out: Out<'_>, report: &Report) -> io::Result<()> {
             found.kind, found.bytes, found.emulator, found.processor
         )?;
     }
+    let of = report.of.map_or_else(String::new, |of| format!(" of {of}"));
     writeln!(
         out,
-        "{} byte strings, {} accepted, {} invalid, {} refused; {} wrong, {} unknown to the decoder, \
+        "{}{of} byte strings, {} accepted, {} invalid, {} refused; {} wrong, {} unknown to the decoder, \
          {} of them not explained; seed {}",
         report.tried,
         report.accepted,

@@ -117,12 +117,13 @@ impl Generator {
         Sample { case, instruction, ip }
     }
 
-    /// A state for bytes of which nothing is known.
+    /// A state for bytes of which nothing is known: a step, for behind an instruction that is shorter anything
+    /// may follow, such as a jump back.
     pub fn plain(&mut self, bytes: [u8; 15], rng: &mut Rng) -> Case {
         Case {
             bytes,
             length: bytes.len(),
-            mode: Mode::Straight,
+            mode: Mode::Step,
             repeats: false,
             place: Place::Edge,
             registers: state::registers(&self.layout, self.mxcsr_mask, true, rng),

@@ -8,9 +8,6 @@ use crate::oracle::places::{PAGE, USER_END, WRITABLE};
 use crate::oracle::{Case, Patch};
 use crate::rng::Rng;
 
-/// The index in the GDT of the segment whose limit tells the core.
-const PER_CORE: u64 = 15;
-
 /// Whether a debug exception that TF asks for comes one instruction late: loads of SS inhibit it, and the
 /// kernel skips it where it answers in the processor's place (UMIP).
 pub(crate) fn skips_a_step(instruction: &Instruction) -> bool {
@@ -27,6 +24,7 @@ fn selector(rng: &mut Rng) -> u16 {
         0..3 => rng.pick(&[0x2b, 0x33, 0x33, 0x23]),
         3 => rng.below(4) as u16,
         4..7 => (rng.below(18) << 3 | rng.below(4)) as u16,
+        // Its limit tells the core.
         7 => 0x78 | rng.below(4) as u16,
         8 => rng.u64() as u16 & !4,
         _ => rng.u64() as u16,
@@ -68,6 +66,12 @@ pub(crate) fn operands(case: &mut Case, instruction: &Instruction, memory: Optio
             let frame = [offset(rng), u64::from(cs), rng.u64(), values::integer(64, rng), u64::from(ss)];
             words(case, stack, size, &frame);
         }
+        M::Cpuid if rng.chance(80) => {
+            let leaf = rng.pick(&[0, 0x4000_0000, 0x8000_0000]) + rng.below(0x28);
+            let upper = rng.pick(&[0, 1 << 32]);
+            case.registers.gpr[gpr::RAX] = leaf | upper;
+            case.registers.gpr[gpr::RCX] = rng.below(10) | upper;
+        }
         M::Xgetbv | M::Monitorx | M::Rdpkru | M::Wrpkru if rng.chance(80) => {
             case.registers.gpr[gpr::RCX] = rng.below(2) | rng.pick(&[0, 1 << 32]);
         }
@@ -98,11 +102,7 @@ fn selector_operand(case: &mut Case, instruction: &Instruction, memory: Option<u
     {
         return;
     }
-    let mut selector = u64::from(selector(rng));
-    if instruction.mnemonic() == Mnemonic::Lsl && selector >> 3 == PER_CORE {
-        // The limit is the number of the core, which may be another one next time.
-        selector = 0;
-    }
+    let selector = u64::from(selector(rng));
     match (instruction.op_kind(source), memory) {
         (OpKind::Memory, Some(start)) => words(case, start, 2, &[selector]),
         (OpKind::Register, _) => {

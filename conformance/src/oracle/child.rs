@@ -11,6 +11,7 @@ use emu::registers::segment;
 use emu::xsave::Layout;
 use emu::{Registers, Rflags};
 
+use super::affinity::SharedCore;
 use super::places::{self, CODE_HIGH, CODE_LOW, IMAGE_LENGTH, PAGE, Protection, RUNNER, SLOT, SLOTS};
 use super::runner::{self, HANDLER, SAVE, control, input, output, sigcontext};
 use super::shared::{self, Progress, Shared};
@@ -168,6 +169,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The case of the batch that it is about.
+    #[must_use]
+    pub fn index(&self) -> Option<usize> {
+        match self {
+            Error::Died { index, .. } | Error::Deadline { index } | Error::Case { index, .. } => Some(*index),
+            Error::Unsupported(_) | Error::System(..) | Error::Setup(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -227,6 +239,12 @@ impl Oracle {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Keeps the calling thread on the core on which the child runs, and the child there as well, for rows that
+    /// answer as the core does ([`emu::Touches::THIS_CORE`]).
+    pub fn share_core(&self) -> SharedCore {
+        SharedCore::with(self.child.id().cast_signed())
     }
 
     /// Executes a batch of at most [`SLOTS`] cases, each starting from `memory`; the observations are in

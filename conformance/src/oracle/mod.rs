@@ -3,12 +3,15 @@
 //! A child process executes batches of cases; see [`Oracle::run`]. What is mapped in it is in
 //! [`places`].
 
+mod affinity;
 mod child;
+
 mod cpu;
 pub mod places;
 mod runner;
 mod shared;
 
+pub use affinity::SharedCore;
 pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Place, Stop};
 pub(crate) use child::{USER_CS, USER_SS};
 pub use cpu::{has_fsgsbase, mxcsr_mask, xsave_layout};
