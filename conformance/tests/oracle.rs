@@ -1,9 +1,4 @@
-//! The oracle against what is known of a few instructions, its two modes against each other, and its speed
-//! against the kernel's.
-
-#![allow(unsafe_code, reason = "raises SIGTRAP by INT3 to know what a round trip costs")]
-
-use std::time::Instant;
+//! The oracle against what is known of a few instructions, and its two modes against each other.
 
 use conformance::generate::{Generator, can_step};
 use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask, places};
@@ -74,6 +69,7 @@ fn comparable(observed: &Observed) -> (Stop, Registers, Vec<(u64, u64)>) {
 fn both_modes_agree() {
     let mut oracle = Oracle::new().unwrap();
     let mut generator = Generator::new(oracle.layout(), mxcsr_mask());
+    let _shared = oracle.share_core();
     let (mut cases, mut faulting) = (0, 0);
     for code in codes::user_mode() {
         if codes::skipped(code).is_some() || !features::missing(code).is_empty() {
@@ -98,39 +94,6 @@ fn both_modes_agree() {
     }
     println!("{cases} cases, {faulting} faulting");
     assert!(cases > 10_000 && faulting > 1000, "{cases} cases, {faulting} faulting");
-}
-
-/// The seconds that one round trip to this process's own SIGTRAP handler takes.
-fn signal_round_trip() -> f64 {
-    extern "C" fn handler(_: libc::c_int) {}
-    const TRIPS: u32 = 20_000;
-    // SAFETY: the handler does nothing, so that it may interrupt anything; INT3 does nothing but call it.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = handler as *const () as usize;
-        assert_eq!(libc::sigaction(libc::SIGTRAP, &action, std::ptr::null_mut()), 0);
-        let start = Instant::now();
-        for _ in 0..TRIPS {
-            std::arch::asm!("int3");
-        }
-        start.elapsed().as_secs_f64() / f64::from(TRIPS)
-    }
-}
-
-#[test]
-fn a_batch_is_at_least_a_third_as_fast_as_signals() {
-    let mut oracle = Oracle::new().unwrap();
-    let straight = vec![case(&[0x48, 0x01, 0xd8], Mode::Straight); places::SLOTS];
-    let (mut signal, mut batch) = (f64::INFINITY, f64::INFINITY);
-    // The best of several, in turns: this machine has other things to do as well.
-    for _ in 0..20 {
-        signal = signal.min(signal_round_trip());
-        let start = Instant::now();
-        oracle.run(&mut memory(), &straight).unwrap();
-        batch = batch.min(start.elapsed().as_secs_f64() / places::SLOTS as f64);
-    }
-    println!("a SIGTRAP round trip {:.0} ns, a case of a batch {:.0} ns", signal * 1e9, batch * 1e9);
-    assert!(batch <= 3.0 * signal, "{batch} {signal}");
 }
 
 #[test]
