@@ -105,6 +105,9 @@ pub fn diff_exec(data: &[u8]) {
 /// The flags that user mode can set without changing how the oracle runs a case.
 const FLAGS: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::AC).union(Rflags::ID);
 
+/// ES of the x87's status word.
+const SUMMARY: u16 = 1 << 7;
+
 /// Puts the fuzzer's values into the state.
 fn overwrite(registers: &mut Registers, input: &Input) {
     for &(number, value) in &input.general {
@@ -121,8 +124,14 @@ fn overwrite(registers: &mut Registers, input: &Input) {
         registers.extended.mxcsr = Mxcsr::from_bits_retain(u32::from(mxcsr) & mxcsr_mask());
     }
     if let Some(control) = input.control {
+        let x87 = &mut registers.extended.x87;
         // Reserved bits keep what FNINIT gives them.
-        registers.extended.x87.control = control & 0x0f3f | 0x0040;
+        x87.control = control & 0x0f3f | 0x0040;
+        x87.summarize();
+        if x87.status & SUMMARY == 0 {
+            // AMD's processors lose them then.
+            (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
+        }
     }
     for &(number, significand, sign_exponent) in &input.float {
         registers.extended.x87.r[usize::from(number) % 8] = Float80 { significand, sign_exponent };
@@ -154,4 +163,22 @@ pub fn probe_spec(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(spec) = text.parse::<ProbeSpec>() else { return };
     assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzzer: masks that are not those of the state that was drawn.
+    #[test]
+    fn the_processor_keeps_the_state() {
+        let mut registers = Registers::default();
+        registers.extended.x87.status = 0x717b;
+        for (control, expected) in [(0x4f, 0xf1fb), (0x7f, 0x717b)] {
+            let nothing = Input::arbitrary(&mut Unstructured::new(&[])).unwrap();
+            overwrite(&mut registers, &Input { control: Some(control), ..nothing });
+            assert_eq!(registers.extended.x87.status, expected, "{control:#x}");
+        }
+        diff_exec(b"\x2d\0\x0f \x3a\x3a\x3a\x3a\x3a\x3a\x3a\x3a\x01\x0f");
+    }
 }

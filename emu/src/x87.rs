@@ -155,9 +155,9 @@ impl X87 {
         self.raise(IE | SF | c1, C1, BEFORE)
     }
 
-    /// ES and B follow from the exceptions and their masks.
+    /// ES and B follow from the exceptions and their masks (SDM volume 1, section 8.1.3.3).
     #[inline(always)]
-    pub(crate) fn summarize(&mut self) {
+    pub fn summarize(&mut self) {
         let pending = self.status & !self.control & EXCEPTIONS != 0;
         self.status = self.status & !(ES | B) | if pending { ES | B } else { 0 };
     }

@@ -110,11 +110,10 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
 }
 
 fn x87(x87: &mut X87, rng: &mut Rng) {
-    /// FSW bits: the six exceptions, SF, ES, C0 to C3 with TOP in between, B.
+    /// FSW bits: the six exceptions, SF, ES.
     const EXCEPTIONS: u16 = 0x3f;
     const STACK_FAULT: u16 = 1 << 6;
     const SUMMARY: u16 = 1 << 7;
-    const BUSY: u16 = 1 << 15;
     let masks = if rng.chance(85) { EXCEPTIONS } else { rng.u64() as u16 & EXCEPTIONS };
     let precision = rng.pick(&[3u16, 3, 3, 2, 0]);
     // Bit 6 reads as one; bit 12 (infinity control) is kept and without effect.
@@ -129,9 +128,7 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
     if raised & 1 != 0 && rng.chance(50) {
         x87.status |= STACK_FAULT;
     }
-    if raised & !masks != 0 {
-        x87.status |= SUMMARY | BUSY;
-    }
+    x87.summarize();
     x87.tag = match rng.below(10) {
         0..6 => 0xff,
         6 => 0,
