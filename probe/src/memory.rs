@@ -14,7 +14,7 @@ use crate::sys;
 
 const PAGE: usize = 4096;
 /// How many pages one system call reaches at most: enough for what `emu` copies of a string at a time.
-const PAGES: usize = 5;
+const PAGES: usize = 17;
 
 /// Where bytes lie on their way to or from the target: at the same offset in a page as there.
 ///
@@ -67,9 +67,9 @@ impl Accessor<'_> {
     /// Reads what one system call can; returns how many bytes could be.
     fn read_pages(&mut self, address: u64, length: usize) -> (usize, &[u8]) {
         let staged = self.staging.place(address, length);
-        let remote = spans(address, staged.len());
+        let remote = remote(address, staged.len());
         let mut local = [IoSliceMut::new(staged)];
-        let count = process_vm_readv(sys::pid(self.tid), &mut local, remote.used()).unwrap_or(0);
+        let count = process_vm_readv(sys::pid(self.tid), &mut local, &remote).unwrap_or(0);
         (count, staged)
     }
 
@@ -106,9 +106,8 @@ impl Accessor<'_> {
         if meets {
             self.space.mask_store(address, staged);
         }
-        let remote = spans(address, staged.len());
-        let count =
-            process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], remote.used()).unwrap_or(0);
+        let remote = remote(address, staged.len());
+        let count = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote).unwrap_or(0);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
         }
@@ -138,34 +137,11 @@ impl Accessor<'_> {
     }
 }
 
-/// A range of the target's memory as one piece per page: the kernel counts whole pieces.
-struct Spans {
-    pieces: [RemoteIoVec; PAGES],
-    used: usize,
-}
-
-impl Spans {
-    fn used(&self) -> &[RemoteIoVec] {
-        self.pieces.get(..self.used).unwrap_or_default()
-    }
-}
-
-/// `length` bytes, of which there are no more than a [`Staging`] holds.
-fn spans(address: u64, length: usize) -> Spans {
-    let mut spans = Spans { pieces: [RemoteIoVec { base: 0, len: 0 }; PAGES], used: 0 };
-    let mut done = 0;
-    for piece in &mut spans.pieces {
-        if done == length {
-            break;
-        }
-        let from = address.wrapping_add(done as u64);
-        let len = in_first_page(from, length - done);
-        // usize and u64 are the same on x86-64, the only target.
-        *piece = RemoteIoVec { base: from as usize, len };
-        done += len;
-        spans.used += 1;
-    }
-    spans
+/// A range of the target's memory. The kernel counts what it copied before the first page that it cannot reach
+/// (`process_vm_rw_single_vec`), although process_vm_readv(2) promises whole pieces alone.
+fn remote(address: u64, length: usize) -> [RemoteIoVec; 1] {
+    // usize and u64 are the same on x86-64, the only target.
+    [RemoteIoVec { base: address as usize, len: length }]
 }
 
 impl UserMemory for Accessor<'_> {

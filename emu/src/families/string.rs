@@ -102,10 +102,11 @@ fn once<W: Width, O: Strings>(c: &mut Context<'_>) -> Result<Outcome, Exception>
 
 /// At most this many bytes of a string in one execution, so that none takes long.
 const LIMIT: u64 = 1 << 20;
-/// The buffer for strings that fit it, in bytes.
+/// The buffers for strings that fit them, in bytes: making room costs time, and so does each access.
 const SHORT: usize = 256;
+const MIDDLING: usize = PAGE as usize;
 /// The buffer for all others.
-const LONG: usize = 4 * PAGE as usize;
+const LONG: usize = 16 * PAGE as usize;
 /// The unit of protection: where one element can be accessed, so can its neighbours in the page.
 const PAGE: u64 = 4096;
 
@@ -113,6 +114,7 @@ fn repeated<W: Width, O: Strings, R: Repeat>(c: &mut Context<'_>) -> Result<Outc
     match c.registers.gpr[gpr::RCX] & c.displaced.address.size_mask() {
         0 => Ok(Outcome::Next),
         count if count <= (SHORT / W::BYTES) as u64 => iterate::<W, O, R, SHORT>(c, count),
+        count if count <= (MIDDLING / W::BYTES) as u64 => iterate::<W, O, R, MIDDLING>(c, count),
         count => iterate::<W, O, R, LONG>(c, count),
     }
 }
