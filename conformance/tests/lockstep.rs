@@ -39,7 +39,8 @@ fn a_program_that_interrupts_itself_in_strides() {
     for stride in [16, 100, 10_000] {
         let report = run(Command::new(&program), None, stride).unwrap();
         agrees(&report);
-        assert!(stride < 100 || report.comparisons < report.steps / 5, "{stride}: {report:?}");
+        // What the program does besides waiting for its alarms comes to a fifth or a quarter.
+        assert!(report.comparisons < report.emulated / 2, "{stride}: {report:?}");
     }
 }
 
