@@ -12,7 +12,7 @@ use probe::spec::ProbeSpec;
 use crate::codes;
 use crate::compare::compare;
 use crate::features;
-use crate::generate::Generator;
+use crate::generate::{Generator, SUMMARY};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Memory, Oracle, mxcsr_mask};
@@ -105,9 +105,6 @@ pub fn diff_exec(data: &[u8]) {
 /// The flags that user mode can set without changing how the oracle runs a case.
 const FLAGS: Rflags = Rflags::STATUS.union(Rflags::DF).union(Rflags::AC).union(Rflags::ID);
 
-/// ES of the x87's status word.
-const SUMMARY: u16 = 1 << 7;
-
 /// Puts the fuzzer's values into the state.
 fn overwrite(registers: &mut Registers, input: &Input) {
     for &(number, value) in &input.general {
@@ -129,7 +126,6 @@ fn overwrite(registers: &mut Registers, input: &Input) {
         x87.control = control & 0x0f3f | 0x0040;
         x87.summarize();
         if x87.status & SUMMARY == 0 {
-            // AMD's processors lose them then.
             (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
         }
     }

@@ -162,12 +162,14 @@ impl Session {
         let tid = stopped.tid();
         // The processor looks at the flag before the instruction changes it.
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
-        if displaced.touches().contains(Touches::THIS_CORE) && !self.affinity.join(tid) {
-            return self.natively(stopped, space_id, displaced, Resume::Step);
-        }
+        let this_core = displaced.touches().contains(Touches::THIS_CORE);
         let mut stopped = stopped;
         let mut retries = 0;
         loop {
+            // A retry follows an access by the thread itself, which may have moved it.
+            if this_core && !self.affinity.join(tid) {
+                return self.natively(stopped, space_id, displaced, Resume::Step);
+            }
             let result = self.execute(tid, space_id, displaced)?;
             if self.threads.is_gone(tid) {
                 return Some((stopped, 0));

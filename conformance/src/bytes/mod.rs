@@ -1,5 +1,5 @@
-//! `conformance bytes`: random and mutated bytes, or all encodings, where processor and decoder may disagree about
-//! what is an instruction and how long it is.
+//! `conformance bytes`: random and mutated bytes, or all encodings, where processor and decoder may disagree
+//! about what is an instruction and how long it is.
 //!
 //! The processor tells an instruction's length by what it fetches: laid against the end of a page, with
 //! nothing mapped behind it, one that is cut short faults at the page's end, and one that is whole does not.

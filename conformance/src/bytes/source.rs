@@ -201,7 +201,8 @@ fn legacy(forms: &mut Vec<Form>) {
     }
 }
 
-/// VEX and XOP: each W, vvvv of none and of any register, L, pp of the maps that are in use; the others once.
+/// VEX and XOP: each W, vvvv of none and of any register, L, pp of the maps that are in use; the others
+/// once.
 fn vex(forms: &mut Vec<Form>) {
     for (first, maps, used) in [(0xc4, 0..32, 1..4), (0x8f, 8..32, 8..11)] {
         for map in maps {
@@ -220,8 +221,8 @@ fn vex(forms: &mut Vec<Form>) {
     }
 }
 
-/// EVEX: each W, pp, L'L, b of the maps in use, without a mask and with any, where the processor has AVX-512;
-/// the others once.
+/// EVEX: each W, pp, L'L, b of the maps in use, without a mask and with any, where the processor has
+/// AVX-512; the others once.
 fn evex(forms: &mut Vec<Form>) {
     let is_known = features::reported(CpuidFeature::AVX512F) == Some(true);
     for map in 0..8 {

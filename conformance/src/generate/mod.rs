@@ -13,6 +13,7 @@ mod system;
 mod values;
 
 pub(crate) use address::linear;
+pub(crate) use state::SUMMARY;
 
 use emu::Registers;
 use emu::registers::gpr;

@@ -109,11 +109,14 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
     mxcsr
 }
 
+/// ES of FSW. AMD's processors lose the x87 pointers in any context switch while it is clear: they would be
+/// there in one case and not in another.
+pub(crate) const SUMMARY: u16 = 1 << 7;
+
 fn x87(x87: &mut X87, rng: &mut Rng) {
-    /// FSW bits: the six exceptions, SF, ES.
+    /// FSW bits: the six exceptions, SF.
     const EXCEPTIONS: u16 = 0x3f;
     const STACK_FAULT: u16 = 1 << 6;
-    const SUMMARY: u16 = 1 << 7;
     let masks = if rng.chance(85) { EXCEPTIONS } else { rng.u64() as u16 & EXCEPTIONS };
     let precision = rng.pick(&[3u16, 3, 3, 2, 0]);
     // Bit 6 reads as one; bit 12 (infinity control) is kept and without effect.
@@ -134,8 +137,6 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         6 => 0,
         _ => rng.u64() as u8,
     };
-    // AMD's processors lose them in any context switch while no exception is pending: they would be there
-    // in one case and not in another.
     if x87.status & SUMMARY != 0 {
         x87.opcode = rng.u64() as u16 & 0x7ff;
         x87.instruction_pointer = rng.below(1 << 47);
