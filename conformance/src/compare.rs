@@ -45,7 +45,7 @@ pub struct Comparison {
 /// # Errors
 /// The emulator does not have this instruction.
 pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Result<Comparison, Refusal> {
-    let displaced = Displaced::decode(sample.bytes(), sample.ip)?;
+    let displaced = crate::features::decode(sample.bytes(), sample.ip)?;
     model.undo();
     for patch in &sample.case.patches {
         model.patch(patch);

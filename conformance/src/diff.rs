@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use emu::{Displaced, Touches};
+use emu::Touches;
 use iced_x86::Code;
 
 use crate::compare::{Comparison, compare};
@@ -217,7 +217,7 @@ impl<'a> Worker<'a> {
             tally.not_encoded = samples.is_empty();
             tally.done = true;
         }
-        let decode = |sample: &Sample| Displaced::decode(sample.bytes(), sample.ip).ok();
+        let decode = |sample: &Sample| crate::features::decode(sample.bytes(), sample.ip).ok();
         let (mut accepted, mut this_core) = (0, false);
         for displaced in samples.iter().filter_map(decode) {
             accepted += 1;

@@ -281,7 +281,7 @@ fn classify_extended(value: &Float80) -> Traits {
 pub(crate) fn note(sample: &Sample, observed: &Observed, model: &mut Model, tally: &mut Tally) {
     const SIMD: u8 = 19;
     let done = matches!(observed.stop, Stop::Completed | Stop::Exception { vector: SIMD, .. });
-    let displaced = Displaced::decode(sample.bytes(), sample.ip);
+    let displaced = crate::features::decode(sample.bytes(), sample.ip);
     let Some(displaced) = displaced.ok().filter(|it| done && it.floating_point() != FloatingPoint::None)
     else {
         return;
@@ -389,7 +389,7 @@ mod tests {
     fn found(code: &[u8]) -> Option<Traits> {
         let mut bytes = [0; 15];
         bytes[..code.len()].copy_from_slice(code);
-        let displaced = Displaced::decode(code, 0x1000).unwrap();
+        let displaced = crate::features::decode(code, 0x1000).unwrap();
         let mut registers = Registers::default();
         registers.extended.vector[0].0[..2].copy_from_slice(&[INFINITY << 32 | QUIET, 0]);
         registers.extended.vector[1].0[0] = DENORMAL;

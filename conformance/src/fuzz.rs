@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
-use emu::{Displaced, Mxcsr, Registers, Rflags, Touches};
+use emu::{Mxcsr, Registers, Rflags, Touches};
 use iced_x86::Code;
 use probe::spec::ProbeSpec;
 
@@ -79,7 +79,7 @@ pub fn diff_exec(data: &[u8]) {
         let number = batch * SLOTS as u64;
         Generator::memory(code, batch, seed, &mut fuzzer.memory);
         let Some(mut sample) = fuzzer.generator.case(code, number, seed) else { return };
-        let Ok(displaced) = Displaced::decode(sample.bytes(), sample.ip) else { return };
+        let Ok(displaced) = crate::features::decode(sample.bytes(), sample.ip) else { return };
         overwrite(&mut sample.case.registers, &input);
         let this_core = displaced.touches().contains(Touches::THIS_CORE);
         let _shared = this_core.then(|| fuzzer.oracle.share_core());
@@ -139,7 +139,7 @@ fn overwrite(registers: &mut Registers, input: &Input) {
 /// # Panics
 /// Only if the emulator does, or if a faulting instruction says that it went on.
 pub fn decode(data: &[u8]) {
-    let Ok(displaced) = Displaced::decode(data, 0x40_0000) else { return };
+    let Ok(displaced) = crate::features::decode(data, 0x40_0000) else { return };
     assert!((1..=15).contains(&displaced.length()), "{displaced:?}");
     let mut registers = Registers::default();
     let memory: Box<Memory> = Box::new([0; IMAGE_LENGTH]);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
-use emu::{Displaced, Refusal, Touches};
+use emu::{Displaced, Processor, Refusal, Touches};
 use iced_x86::{Code, CpuidFeature, Formatter, InstructionInfoFactory, IntelFormatter, Register};
 use serde::Serialize;
 
@@ -244,11 +245,7 @@ impl Coverage {
         let mut generator = xsave_layout().map(|layout| Generator::new(&layout, mxcsr_mask()));
         for code in codes::user_mode() {
             let tally = report.found.iter().find(|(found, _)| *found == code).map(|(_, tally)| tally);
-            let emulated = match (tally, &mut generator) {
-                (Some(tally), _) => tally.emulated(),
-                (None, Some(generator)) => accepts(generator, code),
-                (None, None) => false,
-            };
+            let emulated = generator.as_mut().is_some_and(|generator| accepts(generator, code));
             // What is skipped by name is skipped because the processor does it.
             let native = match tally {
                 Some(tally) => tally.native(code) == Some(true),
@@ -329,7 +326,7 @@ fn state(sample: &Sample) -> Vec<String> {
     }
     lines.insert(0, line);
     let bytes = &sample.case.bytes[..sample.case.length];
-    let touches = Displaced::decode(bytes, sample.ip).map_or(Touches::EXTENDED, |it| it.touches());
+    let touches = crate::features::decode(bytes, sample.ip).map_or(Touches::EXTENDED, |it| it.touches());
     if touches.contains(Touches::SSE) {
         lines.push(format!("mxcsr={:#x}", registers.extended.mxcsr.bits()));
     }
@@ -358,10 +355,13 @@ fn state(sample: &Sample) -> Vec<String> {
     lines
 }
 
-/// Whether the emulator accepts most drawn instructions of an encoding that is not run.
+/// Whether the emulator accepts most drawn instructions of an encoding for a processor that has every feature.
 fn accepts(generator: &mut Generator, code: Code) -> bool {
     const DRAWN: u64 = 16;
-    let accepted = |sample: Sample| Displaced::decode(sample.bytes(), sample.ip).is_ok();
+    static EVERYTHING: OnceLock<&'static Processor> = OnceLock::new();
+    let vendor = Processor::host().vendor;
+    let everything = *EVERYTHING.get_or_init(|| Processor::with_every_feature(vendor).leak());
+    let accepted = |sample: Sample| Displaced::decode_on(sample.bytes(), sample.ip, everything).is_ok();
     let drawn = (0..DRAWN).filter_map(|number| generator.case(code, number, 1));
     drawn.map(accepted).filter(|accepted| *accepted).count() as u64 > DRAWN / 2
 }

@@ -7,7 +7,6 @@ use conformance::compare::compare;
 use conformance::memory::Model;
 use conformance::oracle::{Mode, Oracle, Place, Stop, mxcsr_mask, places};
 use conformance::{generate::Generator, oracle::Case, rng::Rng};
-use emu::Displaced;
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
@@ -27,7 +26,7 @@ fn what_the_decoder_does_not_know_is_refused() {
         rows += 1;
         let example = bytes(row.example);
         assert_eq!(explanation(&example), Some(row));
-        assert!(Displaced::decode(&example, 0x1000).is_err(), "{}", row.example);
+        assert!(conformance::features::decode(&example, 0x1000).is_err(), "{}", row.example);
         assert!(!row.explanation.is_empty());
     }
     let lines = include_str!("../data/disagreements.csv").lines().count();
@@ -76,7 +75,7 @@ fn what_was_wrong_once_is_right_now() {
         let mut padded = [0; 15];
         padded[..example.len()].copy_from_slice(&example);
         let ip = Place::Low.slot(0);
-        let displaced = match Displaced::decode(&example, ip) {
+        let displaced = match conformance::features::decode(&example, ip) {
             Ok(displaced) => displaced,
             Err(refusal) => {
                 println!("skipped: {what}: refused on this processor: {refusal}");

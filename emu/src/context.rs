@@ -5,6 +5,7 @@ use crate::exception::Exception;
 use crate::memory::{Access, UserMemory};
 use crate::operand::{Kind, Operand};
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::{Registers, Rflags, gpr};
 use crate::width::Width;
 
@@ -37,13 +38,22 @@ impl Context<'_> {
         stack: bool,
     ) -> Result<(), Exception> {
         let last = address.wrapping_add(size as u64).wrapping_sub(1);
+        let misaligned = self.registers.rflags.contains(Rflags::AC) && address & (alignment as u64 - 1) != 0;
         if !self.displaced.is_canonical(address) || !self.displaced.is_canonical(last) {
-            return Err(non_canonical(stack));
+            return Err(self.not_canonical(address, misaligned, stack));
         }
-        if self.registers.rflags.contains(Rflags::AC) && address & (alignment as u64 - 1) != 0 {
-            return Err(Exception::AlignmentCheck);
+        if misaligned { Err(Exception::AlignmentCheck) } else { Ok(()) }
+    }
+
+    /// What an operand raises of which a byte is not canonical.
+    #[cold]
+    fn not_canonical(&self, address: u64, misaligned: bool, stack: bool) -> Exception {
+        let alignment_first = self.displaced.processor.is(Facts::ALIGNMENT_BEFORE_CANONICAL_END);
+        match (misaligned && alignment_first && self.displaced.is_canonical(address), stack) {
+            (true, _) => Exception::AlignmentCheck,
+            (false, true) => Exception::StackFault(0),
+            (false, false) => Exception::GeneralProtection(0),
         }
-        Ok(())
     }
 
     /// Reads a value at a linear address.
@@ -131,6 +141,12 @@ impl Context<'_> {
         self.registers.rflags = self.registers.rflags.difference(Rflags::STATUS) | flags;
     }
 
+    /// Replaces the flags by those that a row's function has computed.
+    #[inline(always)]
+    pub(crate) fn set_flags(&mut self, flags: Rflags) {
+        self.registers.rflags = flags.difference(self.displaced.cleared);
+    }
+
     /// Whether the instruction's condition (SETcc, CMOVcc, Jcc…) holds.
     #[inline(always)]
     pub(crate) fn condition(&self) -> bool {
@@ -171,9 +187,4 @@ impl Context<'_> {
         self.registers.rip = target;
         Ok(Outcome::Next)
     }
-}
-
-#[cold]
-fn non_canonical(stack: bool) -> Exception {
-    if stack { Exception::StackFault(0) } else { Exception::GeneralProtection(0) }
 }

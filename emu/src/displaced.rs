@@ -14,7 +14,7 @@ use crate::operand::{Address, Operand, is_canonical};
 use crate::processor::Processor;
 use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
-use crate::{Exception, Outcome, Refusal, Registers, Touches, UserMemory};
+use crate::{Exception, Outcome, Refusal, Registers, Rflags, Touches, UserMemory};
 
 /// An instruction that a probe displaced: plain data, decoded and resolved to the one function that
 /// performs it.
@@ -28,7 +28,9 @@ pub struct Displaced {
     pub(crate) operand: [Operand; 5],
     pub(crate) condition: Condition,
     /// The processor that it is executed as on.
-    pub(crate) processor: Processor,
+    pub(crate) processor: &'static Processor,
+    /// The flags that it leaves undefined and the processor clears.
+    pub(crate) cleared: Rflags,
     touches: Touches,
     row: &'static Row,
     instruction: Instruction,
@@ -47,16 +49,21 @@ pub enum FloatingPoint {
 }
 
 impl Displaced {
-    /// Decodes the instruction at the start of `bytes`, which lies at address `ip`.
+    /// Decodes the instruction at the start of `bytes`, which lies at address `ip`, for the processor at hand.
     ///
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
-        Self::decode_on(bytes, ip, Processor::get())
+        Self::decode_on(bytes, ip, Processor::host())
     }
 
-    /// As [`Displaced::decode`], for a processor of which the caller says what it is.
-    pub(crate) fn decode_on(bytes: &[u8], ip: u64, processor: &Processor) -> Result<Displaced, Refusal> {
+    /// As [`Displaced::decode`], for another processor: what it lacks raises #UD.
+    ///
+    /// What only a processor can compute (RCPPS, FSIN, CPUID) comes from the one at hand all the same.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that says why this instruction cannot be emulated.
+    pub fn decode_on(bytes: &[u8], ip: u64, processor: &'static Processor) -> Result<Displaced, Refusal> {
         let options = processor.decoder_options();
         let mut decoder = Decoder::with_ip(64, bytes, ip, options);
         let instruction = decoder.decode();
@@ -77,14 +84,14 @@ impl Displaced {
         instruction: Instruction,
         row: &'static Row,
         bytes: &[u8],
-        processor: &Processor,
+        processor: &'static Processor,
     ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let execute = if processor.lacks(code.cpuid_features()) {
-            families::undefined
-        } else {
-            (row.select)(&Form { instruction: &instruction, bytes, processor })
-                .ok_or(Refusal::NoForm(code))?
+        let execute = match processor.can(code.cpuid_features()) {
+            Some(false) => families::undefined,
+            None => families::native,
+            Some(true) => (row.select)(&Form { instruction: &instruction, bytes, processor })
+                .ok_or(Refusal::NoForm(code))?,
         };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
@@ -97,7 +104,8 @@ impl Displaced {
             address: Address::of(&instruction, processor),
             operand,
             condition: Condition::of(instruction.condition_code()),
-            processor: *processor,
+            processor,
+            cleared: row.flags.cleared(processor),
             touches: touches(&instruction, row.flags),
             row,
             instruction,
@@ -133,7 +141,7 @@ impl Displaced {
     /// Whether an address is canonical on this processor.
     #[inline(always)]
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        is_canonical(address, self.processor.sign_bits)
+        is_canonical(address, self.processor.sign_bits())
     }
 
     /// FOP of an x87 instruction.

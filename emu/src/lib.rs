@@ -30,10 +30,9 @@ mod x87;
 
 pub use displaced::{Displaced, FloatingPoint};
 pub use exception::Exception;
-pub use host::sse::mxcsr_mask;
 pub use memory::{Access, MemoryFault, UserMemory};
 pub use outcome::Outcome;
-pub use processor::decoder_options;
+pub use processor::{Facts, Features, Processor, Vendor};
 pub use refusal::Refusal;
 pub use registers::{Mxcsr, Registers, Rflags};
 pub use touches::Touches;

@@ -166,7 +166,7 @@ pub(crate) fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {
         let right = R::read::<W>(c)?;
         let (result, flags) = O::apply(left, right, c.registers.rflags);
         Reg::<0>::write(c, result)?;
-        c.registers.rflags = flags;
+        c.set_flags(flags);
         Ok(Outcome::Next)
     }
     match (form.shape(1), form.shape(2)) {
@@ -191,7 +191,7 @@ pub(crate) fn convert<O: Convert>(form: &Form<'_>) -> Option<Execute> {
         let src = S::read::<W>(c)?;
         let (result, flags) = O::apply(src, c.registers.rflags);
         D::write(c, result)?;
-        c.registers.rflags = flags;
+        c.set_flags(flags);
         Ok(Outcome::Next)
     }
     match (form.shape(0), form.shape(1)) {

@@ -11,7 +11,8 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 use crate::context::Execute;
 use crate::families;
-use crate::processor::Processor;
+use crate::processor::{Facts, Processor};
+use crate::registers::Rflags;
 
 bitflags! {
     /// What generic code must know of an instruction.
@@ -47,6 +48,22 @@ bitflags! {
         const FLOAT = 1 << 13;
         /// Of its floating-point operands it computes on the last only: from the first it copies elements.
         const LAST_SOURCE = 1 << 14;
+        /// Leaves AF and PF undefined: [`Facts::BMI_CLEARS_UNDEFINED_FLAGS`] clears them.
+        const UNDEFINED_PARITY = 1 << 15;
+        /// Leaves OF undefined: [`Facts::ZERO_COUNTS_CLEAR_OVERFLOW`] clears it.
+        const UNDEFINED_OVERFLOW = 1 << 16;
+    }
+}
+
+impl Flags {
+    /// The flags that an instruction leaves undefined and this processor clears.
+    pub(crate) fn cleared(self, processor: &Processor) -> Rflags {
+        let parity = self.contains(Flags::UNDEFINED_PARITY);
+        let overflow = self.contains(Flags::UNDEFINED_OVERFLOW);
+        let mut cleared = Rflags::empty();
+        cleared.set(Rflags::PF | Rflags::AF, parity && processor.is(Facts::BMI_CLEARS_UNDEFINED_FLAGS));
+        cleared.set(Rflags::OF, overflow && processor.is(Facts::ZERO_COUNTS_CLEAR_OVERFLOW));
+        cleared
     }
 }
 
@@ -65,7 +82,7 @@ pub(crate) struct Form<'a> {
     pub(crate) instruction: &'a Instruction,
     /// The instruction, and maybe more: for what the decoded instruction does not tell.
     pub(crate) bytes: &'a [u8],
-    pub(crate) processor: &'a Processor,
+    pub(crate) processor: &'static Processor,
 }
 
 /// The kind of place an operand is.

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{Destination, Source};
+use crate::processor::Facts;
 use crate::registers::{Mxcsr, Vector};
 use crate::width::Width;
 
@@ -209,7 +210,8 @@ impl Context<'_> {
         if strict && address & (size as u64 - 1) != 0 {
             return Err(Exception::GeneralProtection(0));
         }
-        self.check(address, size, size, self.displaced.address.stack)
+        let wide = size > 8 && self.displaced.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        self.check(address, size, if wide { 1 } else { size }, self.displaced.address.stack)
     }
 
     /// Reads the memory operand.
@@ -277,6 +279,9 @@ pub(crate) trait Class {
     }
     /// Ends an instruction that may have read such registers only: nothing can fail any more.
     fn done(context: &mut Context<'_>);
+    /// What is done already when a store from such a register faults.
+    #[inline(always)]
+    fn about_to_store(_: &mut Context<'_>) {}
 }
 
 /// MM0 to MM7.
@@ -309,6 +314,12 @@ impl Class for Mmx {
     #[inline(always)]
     fn done(context: &mut Context<'_>) {
         context.registers.extended.x87.enter_mmx();
+    }
+    #[inline(always)]
+    fn about_to_store(context: &mut Context<'_>) {
+        if context.displaced.processor.is(Facts::MMX_STORE_SETS_TOP_BEFORE_ITS_FAULT) {
+            context.registers.extended.x87.enter_mmx();
+        }
     }
 }
 

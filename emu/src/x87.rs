@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::exception::Exception;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
-use crate::processor::{Processor, Vendor};
+use crate::processor::Facts;
 use crate::registers::{Float80, X87};
 
 /// Bits of FSW. The exception flags stand where FCW has their masks.
@@ -181,14 +181,14 @@ pub(crate) fn waiting(
     c.registers.extended.x87.check_pending()?;
     body(c)?;
     let raised = c.registers.extended.x87.status & ES != 0;
-    let Processor { vendor, fdp_exception_only, .. } = c.displaced.processor;
+    let processor = c.displaced.processor;
     let in_memory =
         c.displaced.operand[0].kind == Kind::Memory || c.displaced.operand[1].kind == Kind::Memory;
     // From the effective address: FDP is an offset within its segment.
-    let data_pointer =
-        (in_memory && (raised || !fdp_exception_only)).then(|| c.displaced.address.effective(c.registers));
+    let data_pointer = (in_memory && (raised || !processor.is(Facts::FDP_EXCEPTION_ONLY)))
+        .then(|| c.displaced.address.effective(c.registers));
     let x87 = &mut c.registers.extended.x87;
-    if raised || vendor == Vendor::Amd {
+    if raised || processor.is(Facts::FOP_ALWAYS_WRITTEN) {
         x87.opcode = c.displaced.x87_opcode();
     }
     x87.instruction_pointer = c.displaced.ip();

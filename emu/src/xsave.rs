@@ -3,6 +3,7 @@
 //! The kernel hands out this image in signal frames and through ptrace's `NT_X86_XSTATE`. Where the
 //! components beyond the legacy region lie differs between processors: CPUID leaf 0xD says it.
 
+use core::arch::x86_64::CpuidResult;
 use core::fmt;
 use core::ops::Range;
 use std::sync::OnceLock;
@@ -65,6 +66,77 @@ pub struct Layout {
     pub hi16_zmm: Option<usize>,
     /// Component 9.
     pub pkru: Option<usize>,
+}
+
+/// How many state components there can be that this crate looks at: APX's is the last.
+const COMPONENTS: usize = 20;
+
+/// How large the state components beyond the legacy region are and where they lie (CPUID leaf 0xD). Sizes and
+/// offsets are in bytes; index i is bit i of XCR0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Components {
+    size: [u32; COMPONENTS],
+    /// From the start of an image in the standard format.
+    offset: [u32; COMPONENTS],
+    /// The components that are aligned to 64 bytes in a compacted image.
+    aligned: u64,
+}
+
+impl Components {
+    /// Those of `rows`, each a number, a size and an offset; `aligned` has those that a compacted image aligns.
+    #[must_use]
+    pub fn of(rows: &[(usize, u32, u32)], aligned: u64) -> Components {
+        let mut components = Components { aligned, ..Components::default() };
+        for &(number, size, offset) in rows {
+            if let (Some(a), Some(b)) = (components.size.get_mut(number), components.offset.get_mut(number)) {
+                (*a, *b) = (size, offset);
+            }
+        }
+        components
+    }
+
+    /// Those of which `leaf` answers CPUID leaf 0xD's sub-leaf of that number.
+    pub(crate) fn ask(leaf: impl Fn(u32) -> CpuidResult) -> Components {
+        let mut components = Components::default();
+        for number in 2..COMPONENTS as u32 {
+            let answer = leaf(number);
+            if answer.eax != 0 {
+                components.size[number as usize] = answer.eax;
+                components.offset[number as usize] = answer.ebx;
+                components.aligned |= u64::from(answer.ecx >> 1 & 1) << number;
+            }
+        }
+        components
+    }
+
+    /// Each that there is: its number, size and offset.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, u32, u32)> {
+        let rows = self.size.iter().zip(&self.offset).enumerate();
+        rows.filter(|(_, (size, _))| **size != 0).map(|(number, (size, offset))| (number, *size, *offset))
+    }
+
+    /// Those that a compacted image aligns to 64 bytes, as bits of XCR0.
+    #[must_use]
+    pub fn aligned(&self) -> u64 {
+        self.aligned
+    }
+
+    /// Those of `requested`, each as its bit with its offset and its end.
+    pub(crate) fn places(self, requested: u64, compacted: bool) -> impl Iterator<Item = (u64, usize, usize)> {
+        let mut next = MINIMUM_LENGTH;
+        let rows = self.size.into_iter().zip(self.offset).enumerate().skip(2);
+        rows.filter(move |(i, _)| requested >> i & 1 != 0).map(move |(i, (size, offset))| {
+            let aligned = if self.aligned >> i & 1 != 0 { next.next_multiple_of(64) } else { next };
+            let start = if compacted { aligned } else { offset as usize };
+            next = start + size as usize;
+            (1 << i, start, next)
+        })
+    }
+
+    /// The length of an image of `requested`, in bytes.
+    pub(crate) fn length(self, requested: u64, compacted: bool) -> usize {
+        self.places(requested, compacted).map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max)
+    }
 }
 
 /// An image that is shorter than its layout says.

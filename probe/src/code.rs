@@ -110,7 +110,7 @@ pub fn is_instruction(displaced: &Displaced) -> bool {
 
 /// The length of the instruction at the start of `bytes`, one where it is none.
 pub(crate) fn length(bytes: &[u8]) -> usize {
-    let mut decoder = Decoder::new(64, bytes, emu::decoder_options());
+    let mut decoder = Decoder::new(64, bytes, emu::Processor::host().decoder_options());
     let instruction = decoder.decode();
     if instruction.is_invalid() { 1 } else { instruction.len() }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use emu::{Displaced, Refusal, Touches};
+use emu::{Refusal, Touches};
 use iced_x86::{Code, Decoder, DecoderError, FlowControl};
 use serde::Serialize;
 
@@ -199,7 +199,7 @@ impl Search {
             let bytes = self.source.draw(&mut self.generator, rng);
             let ip = Place::Low.slot(known.len());
             self.report.tried += 1;
-            match Displaced::decode(&bytes, ip) {
+            match crate::features::decode(&bytes, ip) {
                 Ok(displaced) if may_run(displaced.code()) => {
                     self.report.accepted += 1;
                     this_core |= displaced.touches().contains(Touches::THIS_CORE);
@@ -358,7 +358,7 @@ fn is_cut(observed: &Observed, index: usize) -> bool {
 }
 
 fn decoder_says(bytes: &[u8]) -> String {
-    let mut decoder = Decoder::with_ip(64, bytes, 0, emu::decoder_options());
+    let mut decoder = Decoder::with_ip(64, bytes, 0, crate::features::processor().decoder_options());
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::None => instruction.to_string(),

@@ -53,7 +53,7 @@ fn decode(bytes: &[u8], ip: u64) -> Option<Encoded> {
     if bytes.len() > LONGEST {
         return None;
     }
-    let mut decoder = Decoder::with_ip(64, bytes, ip, emu::decoder_options());
+    let mut decoder = Decoder::with_ip(64, bytes, ip, emu::Processor::host().decoder_options());
     let instruction = decoder.decode();
     if decoder.last_error() != DecoderError::None || instruction.len() != bytes.len() {
         return None;
@@ -109,7 +109,7 @@ fn lock_anything(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
     let mut bytes = [0; LONGEST];
     bytes[0] = 0xf0;
     bytes[1..].copy_from_slice(&found.bytes[..LONGEST - 1]);
-    let options = emu::decoder_options() | DecoderOptions::NO_INVALID_CHECK;
+    let options = emu::Processor::host().decoder_options() | DecoderOptions::NO_INVALID_CHECK;
     let instruction = Decoder::with_ip(64, &bytes[..=found.length], ip, options).decode();
     if instruction.code() != found.instruction.code() {
         return found;

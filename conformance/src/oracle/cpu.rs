@@ -21,5 +21,5 @@ pub fn has_fsgsbase() -> bool {
 /// The MXCSR bits that this processor allows to be set.
 #[must_use]
 pub fn mxcsr_mask() -> u32 {
-    emu::mxcsr_mask().bits()
+    emu::Processor::host().mxcsr_mask.bits()
 }

@@ -5,7 +5,7 @@ use iced_x86::Code;
 
 use crate::processor::{Processor, Vendor};
 use crate::registers::{Float80, gpr};
-use crate::x87::status::{B, C1, C3, ES, IE};
+use crate::x87::status::{B, C0, C1, C2, C3, ES, IE};
 use crate::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, UserMemory};
 
 const IP: u64 = 0x40_0000;
@@ -71,13 +71,13 @@ impl UserMemory for Memory {
     }
 }
 
-fn processor() -> Processor {
-    Processor::with_everything(Vendor::Intel)
+fn processor() -> &'static Processor {
+    Processor::with_every_feature(Vendor::Intel).leak()
 }
 
 /// An instruction on a processor that has everything.
 fn decode(bytes: &[u8]) -> Displaced {
-    Displaced::decode_on(bytes, IP, &processor()).unwrap()
+    Displaced::decode_on(bytes, IP, processor()).unwrap()
 }
 
 /// A thread with a shadow stack, unless the test takes it away.
@@ -90,7 +90,7 @@ fn registers() -> Registers {
 
 #[test]
 fn without_the_feature_they_are_undefined() {
-    let lacking = Processor::with_nothing(Vendor::Intel);
+    let lacking = Processor::with_no_feature(Vendor::Intel).leak();
     for bytes in [
         &[0x0f, 0x01, 0xee][..],         // rdpkru
         &[0xc7, 0xf8, 0, 0, 0, 0],       // xbegin
@@ -105,7 +105,7 @@ fn without_the_feature_they_are_undefined() {
         &[0x0f, 0x01, 0xfa],             // monitorx
         &[0x0f, 0x01, 0xfb],             // mwaitx
     ] {
-        let displaced = Displaced::decode_on(bytes, IP, &lacking).unwrap();
+        let displaced = Displaced::decode_on(bytes, IP, lacking).unwrap();
         let result = displaced.execute(&mut registers(), &mut Memory::new());
         assert_eq!(result, Err(Exception::InvalidOpcode), "{displaced:?}");
     }
@@ -299,23 +299,23 @@ fn with_nan() -> Registers {
 }
 
 #[test]
-fn intels_comparisons_write_nothing_after_an_unmasked_exception() {
+fn comparisons_write_their_result_after_an_unmasked_exception_too() {
     let mut memory = Memory::new();
     let (fcomip, fcomp) = (decode(&[0xdf, 0xf1]), decode(&[0xd8, 0xd9]));
     let mut r = with_nan();
     assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
     assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF | Rflags::PF | Rflags::ZF);
-    assert_eq!(r.extended.x87.status, 1 << 11 | C3 | IE, "popped, and C1 clear");
+    assert_eq!(r.extended.x87.status, 1 << 11 | C1 | C3 | IE, "popped, and C1 as it was");
 
     let mut r = with_nan();
     r.extended.x87.control &= !IE;
     assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
-    assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF, "OF, SF and AF are cleared all the same");
-    assert_eq!(r.extended.x87.status, C3 | IE | ES | B);
+    assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF | Rflags::PF | Rflags::ZF);
+    assert_eq!(r.extended.x87.status, C1 | C3 | IE | ES | B, "not popped");
     let mut r = with_nan();
     r.extended.x87.control &= !IE;
     assert_eq!(fcomp.execute(&mut r, &mut memory), Ok(Outcome::Next));
-    assert_eq!((r.extended.x87.status, r.extended.x87.tag), (C3 | IE | ES | B, 3));
+    assert_eq!((r.extended.x87.status, r.extended.x87.tag), (C3 | C2 | C0 | IE | ES | B, 3));
 }
 
 #[test]

@@ -57,7 +57,8 @@ fn execute(
     [rax, rcx, rsi]: [u64; 3],
     memory: u64,
 ) -> (Result<Outcome, Exception>, Registers, Memory) {
-    let displaced = Displaced::decode_on(bytes, 0x40_0000, &Processor::with_everything(Vendor::Amd)).unwrap();
+    let displaced =
+        Displaced::decode_on(bytes, 0x40_0000, Processor::with_every_feature(Vendor::Amd).leak()).unwrap();
     let mut registers = Registers::default();
     registers.gpr[gpr::RAX] = rax;
     registers.gpr[gpr::RCX] = rcx;
@@ -178,7 +179,7 @@ fn trailing_bit_manipulation() {
 
 #[test]
 fn without_the_feature_counts_are_scans() {
-    let run = |bytes: &[u8], processor: &Processor| {
+    let run = |bytes: &[u8], processor: &'static Processor| {
         let displaced = Displaced::decode_on(bytes, 0x40_0000, processor).unwrap();
         let mut registers = Registers::default();
         registers.gpr[gpr::RCX] = 0x0010_0000;
@@ -186,7 +187,8 @@ fn without_the_feature_counts_are_scans() {
         assert_eq!(displaced.execute(&mut registers, &mut memory), Ok(Outcome::Next));
         registers.gpr[gpr::RAX]
     };
-    let (with, without) = (Processor::with_everything(Vendor::Amd), Processor::with_nothing(Vendor::Amd));
+    let (with, without) =
+        (Processor::with_every_feature(Vendor::Amd).leak(), Processor::with_no_feature(Vendor::Amd).leak());
     let (tzcnt, lzcnt): (&[u8], &[u8]) = (&[0xf3, 0x0f, 0xbc, 0xc1], &[0xf3, 0x0f, 0xbd, 0xc1]);
     assert_eq!((run(tzcnt, &with), run(tzcnt, &without)), (20, 20));
     assert_eq!((run(lzcnt, &with), run(lzcnt, &without)), (11, 20));

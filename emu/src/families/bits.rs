@@ -1,10 +1,13 @@
 //! Bits and bytes: tests, scans, counts and checksums (SDM volume 1, sections 7.3.6 and 7.3.17).
 
+use iced_x86::CpuidFeature;
+
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::families::arith::flag;
 use crate::operand::{Destination, Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::Rflags;
 use crate::shape::{self, Convert, row};
 use crate::table::{Flags, Form, Row, Shape};
@@ -17,8 +20,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Btc, Bit, Flags::BIT_OFFSET.union(Flags::LOCK), btc),
     row!(Bsf, Select, Flags::empty(), scan::<Bsf>),
     row!(Bsr, Select, Flags::empty(), scan::<Bsr>),
-    row!(Tzcnt, Select, Flags::empty(), select_tzcnt),
-    row!(Lzcnt, Select, Flags::empty(), select_lzcnt),
+    row!(Tzcnt, Select, Flags::UNDEFINED_OVERFLOW, select_tzcnt),
+    row!(Lzcnt, Select, Flags::UNDEFINED_OVERFLOW, select_lzcnt),
     row!(Popcnt, Convert, Flags::empty(), popcnt),
     row!(Movbe, Convert, Flags::empty(), movbe),
     row!(Crc32, Select, Flags::empty(), select_crc32),
@@ -67,7 +70,7 @@ impl Scan for Bsr {
 }
 
 /// Without a set bit the destination stays as it was, all 64 bits of it, as AMD's manual says and
-/// Intel's processors do. The flags other than ZF are undefined; processors leave them.
+/// Intel's processors do. The flags other than ZF are undefined: some processors leave them.
 fn scan<O: Scan>(form: &Form<'_>) -> Option<Execute> {
     fn run<W: Width, O: Scan, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let src = S::read::<W>(c)?;
@@ -75,7 +78,13 @@ fn scan<O: Scan>(form: &Form<'_>) -> Option<Execute> {
         if !zero {
             Reg::<0>::write(c, W::truncate(u64::from(O::find(src))))?;
         }
-        c.registers.rflags = c.registers.rflags.difference(Rflags::ZF) | flag(Rflags::ZF, zero);
+        if c.displaced.processor.is(Facts::BIT_SCANS_WRITE_ALL_FLAGS) {
+            let number = if zero { 0 } else { O::find(src) };
+            let even = number.count_ones().is_multiple_of(2);
+            c.set_status(flag(Rflags::ZF, zero) | flag(Rflags::PF, even));
+        } else {
+            c.registers.rflags.set(Rflags::ZF, zero);
+        }
         Ok(Outcome::Next)
     }
     match form.shape(1) {
@@ -87,12 +96,20 @@ fn scan<O: Scan>(form: &Form<'_>) -> Option<Execute> {
 
 /// On a processor without BMI1, F3 before BSF means nothing.
 fn select_tzcnt(form: &Form<'_>) -> Option<Execute> {
-    if form.processor.tzcnt { shape::convert::<Tzcnt>(form) } else { scan::<Bsf>(form) }
+    if form.processor.features.has(CpuidFeature::BMI1) {
+        shape::convert::<Tzcnt>(form)
+    } else {
+        scan::<Bsf>(form)
+    }
 }
 
 /// On a processor without LZCNT, F3 before BSR means nothing.
 fn select_lzcnt(form: &Form<'_>) -> Option<Execute> {
-    if form.processor.lzcnt { shape::convert::<Lzcnt>(form) } else { scan::<Bsr>(form) }
+    if form.processor.features.has(CpuidFeature::LZCNT) {
+        shape::convert::<Lzcnt>(form)
+    } else {
+        scan::<Bsr>(form)
+    }
 }
 
 struct Tzcnt;
@@ -112,7 +129,7 @@ impl Convert for Lzcnt {
 }
 
 /// CF says that there was nothing to count to, ZF that there was nothing before it. OF, SF, AF and PF are
-/// undefined; processors leave OF and clear the others.
+/// undefined; OF is left, where [`Flags::UNDEFINED_OVERFLOW`] does not clear it, and the others are cleared.
 #[inline(always)]
 fn counted<W: Width>(src: W, count: u32, flags: Rflags) -> (W, Rflags) {
     let status = flag(Rflags::CF, src == W::default()) | flag(Rflags::ZF, count == 0);

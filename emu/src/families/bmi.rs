@@ -11,12 +11,12 @@ use crate::table::{Flags, Form, Row, Shape};
 use crate::width::{Width, by_width};
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Andn, Binary, Flags::empty(), andn),
-    row!(Bextr, Binary, Flags::empty(), bextr),
-    row!(Blsi, Convert, Flags::empty(), blsi),
-    row!(Blsmsk, Convert, Flags::empty(), blsmsk),
-    row!(Blsr, Convert, Flags::empty(), blsr),
-    row!(Bzhi, Binary, Flags::empty(), bzhi),
+    row!(Andn, Binary, Flags::UNDEFINED_PARITY, andn),
+    row!(Bextr, Binary, Flags::UNDEFINED_PARITY, bextr),
+    row!(Blsi, Convert, Flags::UNDEFINED_PARITY, blsi),
+    row!(Blsmsk, Convert, Flags::UNDEFINED_PARITY, blsmsk),
+    row!(Blsr, Convert, Flags::UNDEFINED_PARITY, blsr),
+    row!(Bzhi, Binary, Flags::UNDEFINED_PARITY, bzhi),
     row!(Pdep, Binary, Flags::empty(), pdep),
     row!(Pext, Binary, Flags::empty(), pext),
     row!(Rorx, Binary, Flags::empty(), rorx),
@@ -37,7 +37,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Tzmsk, Convert, Flags::empty(), tzmsk),
 ];
 
-/// SF and ZF of a result, and CF; OF is clear. AF and PF are undefined: AF is clear, and PF the result's.
+/// SF and ZF of a result, and CF; OF is clear. AF and PF are undefined: AF is clear, and PF the result's where
+/// [`Flags::UNDEFINED_PARITY`] does not clear it.
 #[inline(always)]
 fn with_carry<W: Width>(result: W, carry: bool, flags: Rflags) -> (W, Rflags) {
     let status = result_flags(result) | flag(Rflags::CF, carry);

@@ -6,7 +6,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -30,8 +30,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Ret, Select, Flags::STACK.union(Flags::SHADOW_STACK), select_ret),
 ];
 
-/// The size of a near branch's operand: 16 bits with the operand-size prefix on AMD's processors, which
-/// cut RIP to it; Intel's ignore the prefix.
+/// The size of a near branch's operand: 16 bits with the operand-size prefix where the processor obeys it, and RIP
+/// is cut to it.
 fn is_narrow(form: &Form<'_>) -> bool {
     use iced_x86::Code as C;
     matches!(form.instruction.code(), C::Call_rel16 | C::Call_rm16 | C::Jmp_rm16 | C::Retnw | C::Retnw_imm16)
@@ -60,8 +60,7 @@ fn jcc(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.condition() { c.branch(c.displaced.immediate) } else { Ok(Outcome::Next) }
 }
 
-/// LOOP and its like count RCX down, or ECX, without writing flags. To AMD's processors a repeat prefix
-/// of LOOPE or LOOPNE says which of the two it is.
+/// LOOP and its like count RCX down, or ECX, without writing flags.
 fn select_loop(form: &Form<'_>) -> Option<Execute> {
     fn count<W: Width>(c: &mut Context<'_>, wanted: Option<bool>) -> Result<Outcome, Exception> {
         let count = c.general::<W>(gpr::RCX).wrapping_sub(W::truncate(1));
@@ -71,7 +70,7 @@ fn select_loop(form: &Form<'_>) -> Option<Execute> {
         c.set_general(gpr::RCX, count);
         Ok(outcome)
     }
-    let repeat = form.repeat_prefix().filter(|_| form.processor.vendor == Vendor::Amd);
+    let repeat = form.repeat_prefix().filter(|_| form.processor.is(Facts::LOOP_OBEYS_REPEAT));
     let wanted = match (form.instruction.mnemonic(), repeat) {
         (Mnemonic::Loop, _) => None,
         (_, Some(prefix)) => Some(prefix == 0xf3),
@@ -136,8 +135,12 @@ fn call_indirect<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn call_near<W: Width>(c: &mut Context<'_>, target: u64, shadowed: bool) -> Result<Outcome, Exception> {
     let rsp = c.registers.gpr[gpr::RSP];
     if let Err(exception) = c.check_branch(target) {
-        // The stack is looked at first, but not written.
-        c.load::<W>(rsp.wrapping_sub(W::BYTES as u64), Access::Write, true)?;
+        // The stack is looked at first.
+        let (address, next) = (rsp.wrapping_sub(W::BYTES as u64), c.registers.rip);
+        match c.displaced.processor.is(Facts::CALL_STORES_BEFORE_ITS_FAULT) {
+            true => c.store::<W>(address, W::truncate(next), true)?,
+            false => c.load::<W>(address, Access::Write, true).map(drop)?,
+        }
         return Err(exception);
     }
     let next = c.registers.rip;

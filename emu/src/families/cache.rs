@@ -3,12 +3,14 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use iced_x86::CpuidFeature;
+
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{SegmentBase, is_canonical};
 use crate::outcome::Outcome;
-use crate::processor::{Hypervisor, Processor, Vendor};
+use crate::processor::{Facts, Processor};
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -105,11 +107,14 @@ fn ptwrite(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-/// #UD without MONITORX. Where a hypervisor hides it, AMD's processors have it all the same.
+/// #UD without MONITORX, unless a hypervisor makes nothing of it.
 fn unless_absent(form: &Form<'_>, execute: Execute) -> Option<Execute> {
-    let Processor { vendor, hypervisor, monitorx, .. } = *form.processor;
-    let hidden = vendor == Vendor::Amd && hypervisor != Hypervisor::None;
-    Some(if monitorx || hidden { execute } else { undefined })
+    let hidden = form.processor.is(Facts::HIDDEN_MONITORX_DOES_NOTHING);
+    Some(if has_monitorx(form.processor) || hidden { execute } else { undefined })
+}
+
+fn has_monitorx(processor: &Processor) -> bool {
+    processor.features.has(CpuidFeature::MONITORX)
 }
 
 /// No extensions are defined.
@@ -117,7 +122,7 @@ fn monitorx(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.registers.gpr[gpr::RCX] as u32 != 0 {
         return Err(Exception::GeneralProtection(0));
     }
-    if c.displaced.processor.monitorx { touch(c, implied(c)) } else { Ok(Outcome::Next) }
+    if has_monitorx(c.displaced.processor) { touch(c, implied(c)) } else { Ok(Outcome::Next) }
 }
 
 /// Waiting may end at any time. Two extensions are defined: wake up for interrupts, and a timer.

@@ -5,7 +5,7 @@ use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::registers::gpr;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -95,11 +95,11 @@ fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
             _ => None,
         }
     }
-    // MOVSXD with a 16-bit operand is to be avoided, says the manual; AMD's processors read 32 bits for it.
+    // MOVSXD with a 16-bit operand is to be avoided, says the manual.
     let movsxd = form.instruction.code() == iced_x86::Code::Movsxd_r16_rm16;
     match form.size(1) {
         1 => from::<u8, X>(form),
-        2 if movsxd && form.processor.vendor == Vendor::Amd => from::<u32, X>(form),
+        2 if movsxd && form.processor.is(Facts::MOVSXD_R16_READS_32_BITS) => from::<u32, X>(form),
         2 => from::<u16, X>(form),
         4 => from::<u32, X>(form),
         _ => None,

@@ -9,6 +9,7 @@ use crate::exception::Exception;
 use crate::host::answers;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::Rflags;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -141,7 +142,7 @@ fn verify(c: &mut Context<'_>, holds: fn(Rights) -> bool) -> Result<Outcome, Exc
 
 /// Under UMIP these fault, and the kernel answers, but only those that it can decode.
 fn stored(form: &Form<'_>, execute: Execute) -> Option<Execute> {
-    let decoded = !form.processor.umip || kernel_decodes(form);
+    let decoded = !form.processor.is(Facts::UMIP) || kernel_decodes(form);
     Some(if decoded { execute } else { privileged })
 }
 
@@ -188,7 +189,7 @@ fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Ex
     }
     let before = operand.get::<u64>(c.registers);
     operand.set(c.registers, value);
-    if W::BITS == 32 && c.displaced.processor.umip {
+    if W::BITS == 32 && c.displaced.processor.is(Facts::UMIP) {
         let kept = before & !0xffff_ffff;
         operand.set(c.registers, kept | value.zero_extend());
     }
@@ -197,7 +198,7 @@ fn store_register<W: Width>(c: &mut Context<'_>, value: W) -> Result<Outcome, Ex
 
 /// Writes an answer to memory.
 fn store(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Exception> {
-    if c.displaced.processor.umip {
+    if c.displaced.processor.is(Facts::UMIP) {
         return store_by_kernel(c, bytes);
     }
     let address = c.linear();
@@ -232,5 +233,5 @@ fn store_by_kernel(c: &mut Context<'_>, bytes: &[u8]) -> Result<Outcome, Excepti
 
 /// The kernel goes on behind the instruction without the debug exception that TF asks for.
 fn after_store(c: &Context<'_>) -> Outcome {
-    if c.displaced.processor.umip { Outcome::NextInhibited } else { Outcome::Next }
+    if c.displaced.processor.is(Facts::UMIP) { Outcome::NextInhibited } else { Outcome::Next }
 }

@@ -7,7 +7,6 @@ use crate::families::arith::{add, cmp, flag};
 use crate::memory::Access;
 use crate::operand::Kind;
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -74,8 +73,8 @@ fn cmpxchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if accumulator == dst {
         c.write(0, src)?;
     } else {
-        // AMD's processors leave a register alone, upper half included.
-        if c.displaced.operand[0].kind == Kind::Memory || c.displaced.processor.vendor != Vendor::Amd {
+        // A register is left alone, upper half included, which no manual says.
+        if c.displaced.operand[0].kind == Kind::Memory {
             c.write(0, dst)?;
         }
         c.set_general(gpr::RAX, dst);

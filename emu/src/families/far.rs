@@ -8,7 +8,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::registers::{Rflags, gpr, segment};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -106,11 +106,15 @@ fn on_stack<W: Width>(c: &mut Context<'_>, index: usize) -> Result<u64, Exceptio
 }
 
 fn retf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let selector = on_stack::<W>(c, 1)? as u16;
+    let selector = if c.displaced.processor.is(Facts::SELECTORS_ARE_TWO_BYTES) {
+        let address = c.registers.gpr[gpr::RSP].wrapping_add(W::BYTES as u64);
+        c.load::<u16>(address, Access::Read, true)?
+    } else {
+        on_stack::<W>(c, 1)? as u16
+    };
     let target = on_stack::<W>(c, 0)?;
     let released = 2 * W::BYTES + usize::from(c.displaced.immediate as u16);
-    if selector & 3 != 3 && c.displaced.processor.vendor == Vendor::Amd {
-        // AMD's processors look for the other level's SS and RSP before they refuse.
+    if selector & 3 != 3 && c.displaced.processor.is(Facts::RETF_LOOKS_AT_OUTER_STACK) {
         let rsp = c.registers.gpr[gpr::RSP].wrapping_add(released as u64);
         c.load::<W>(rsp.wrapping_add(W::BYTES as u64), Access::Read, true)?;
         c.load::<W>(rsp, Access::Read, true)?;
@@ -134,8 +138,10 @@ fn select_iret(form: &Form<'_>) -> Option<Execute> {
     }
 }
 
-/// Of the five words on the stack, AMD's processors read the flags first: it shows in CR2 at the end of
-/// a page.
+/// Of the five words on the stack, processors read the flags first: it shows in CR2 at the end of a page.
+///
+/// Where the new AC is live already when RSP and SS are read, but the exception that it raises shows the flags from
+/// before, systems take that for a split lock, and the instruction never ends: it is the thread's own to execute.
 fn iret<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     if c.registers.rflags.contains(Rflags::NT) {
         return Err(Exception::GeneralProtection(0));
@@ -143,15 +149,26 @@ fn iret<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let flags = on_stack::<W>(c, 2)?;
     let selector = on_stack::<W>(c, 1)? as u16;
     let target = on_stack::<W>(c, 0)?;
+    let code_first = c.displaced.processor.is(Facts::IRET_CHECKS_CS_FIRST);
+    if code_first {
+        let checks = W::BITS > 16 && Rflags::from_bits_retain(flags).contains(Rflags::AC);
+        let misaligned = c.registers.gpr[gpr::RSP] & (W::BYTES as u64 - 1) != 0;
+        if !may_enter(selector, true)? || checks && misaligned {
+            return Ok(Outcome::Native);
+        }
+    }
     let stack_selector = on_stack::<W>(c, 4)? as u16;
     let stack = on_stack::<W>(c, 3)?;
-    if !may_enter(selector, true)? {
-        return Ok(Outcome::Native);
+    if !code_first {
+        if !may_enter(selector, true)? {
+            return Ok(Outcome::Native);
+        }
+        c.check_branch(target)?;
     }
-    c.check_branch(target)?;
     if !may_load(segment::SS, stack_selector)? {
         return Ok(Outcome::Native);
     }
+    c.check_branch(target)?;
     let shadow = far_pop(c, selector, target)?;
     c.registers.ssp = shadow;
     c.registers.segment[segment::SS] = stack_selector;

@@ -5,7 +5,7 @@ use iced_x86::Mnemonic;
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -59,18 +59,18 @@ fn nop(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-/// AMD's processors have the prefetches of 0F 0D for memory only.
+/// Some processors have the prefetches of 0F 0D for memory only.
 fn select_reserved_nop(form: &Form<'_>) -> Option<Execute> {
     use iced_x86::Code as C;
     let prefetch = matches!(
         form.instruction.code(),
         C::Reservednop_rm16_r16_0F0D | C::Reservednop_rm32_r32_0F0D | C::Reservednop_rm64_r64_0F0D
     );
-    let undefined_here = prefetch && form.processor.vendor == Vendor::Amd && form.shape(0) != Shape::Memory;
-    Some(if undefined_here { undefined } else { nop })
+    let memory_only = prefetch && form.processor.is(Facts::PREFETCH_OF_REGISTER_IS_UNDEFINED);
+    Some(if memory_only && form.shape(0) != Shape::Memory { undefined } else { nop })
 }
 
-/// With REX.B it is an exchange of R8 and RAX, to which REP means nothing.
+/// With REX.B it is to some processors an exchange of R8 and RAX, to which REP means nothing.
 fn select_pause(form: &Form<'_>) -> Option<Execute> {
     fn xchg<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let (rax, r8) = (c.general::<W>(gpr::RAX), c.general::<W>(gpr::R8));
@@ -80,6 +80,9 @@ fn select_pause(form: &Form<'_>) -> Option<Execute> {
     }
     const REX_W: u8 = 8;
     const REX_B: u8 = 1;
+    if form.processor.is(Facts::PAUSE_IGNORES_REX_B) {
+        return Some(nop);
+    }
     let rex = form.prefixes().last().filter(|byte| byte & 0xf0 == 0x40).unwrap_or(0);
     let narrow = form.prefixes().any(|byte| byte == 0x66);
     Some(match (rex & REX_B != 0, rex & REX_W != 0, narrow) {

@@ -6,6 +6,7 @@ use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::answers;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::{Registers, Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -88,10 +89,15 @@ fn select_rdseed(form: &Form<'_>) -> Option<Execute> {
 
 fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     match low(c.registers, gpr::RCX) {
-        0 => answer(c, answers::xcr0()),
-        // Whether components that there is no place for are in use, only the thread itself can tell.
-        1 if c.displaced.processor.xgetbv1 && answers::xcr0() & !feature::ALL != 0 => Ok(Outcome::Native),
-        1 if c.displaced.processor.xgetbv1 => answer(c, answers::xcr0() & xsave::in_use(c.registers)),
+        0 => answer(c, c.displaced.processor.xcr0),
+        1 if c.displaced.processor.is(Facts::XGETBV_OF_XINUSE) => {
+            let xcr0 = c.displaced.processor.xcr0;
+            // Whether components that there is no place for are in use, only the thread itself can tell.
+            if xcr0 & !feature::ALL != 0 {
+                return Ok(Outcome::Native);
+            }
+            answer(c, xcr0 & xsave::in_use(c.registers))
+        }
         _ => Err(Exception::GeneralProtection(0)),
     }
 }

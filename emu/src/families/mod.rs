@@ -83,4 +83,4 @@ pub(crate) static ALL: &[&[Row]] = &[
     x87::transfer::ROWS,
 ];
 
-pub(crate) use system::{undefined, undefined_unless_too_long};
+pub(crate) use system::{native, undefined, undefined_unless_too_long};

@@ -2,7 +2,6 @@
 
 use crate::context::Context;
 use crate::exception::Exception;
-use crate::host::sse::mxcsr_mask;
 use crate::operand::{Destination, Mem, Source};
 use crate::outcome::Outcome;
 use crate::registers::Mxcsr;
@@ -15,7 +14,7 @@ pub(super) static ROWS: &[Row] =
 /// #GP for a bit that this processor does not have.
 fn ldmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let value = Mxcsr::from_bits_retain(Mem::read::<u32>(c)?);
-    if !mxcsr_mask().contains(value) {
+    if !c.displaced.processor.mxcsr_mask.contains(value) {
         return Err(Exception::GeneralProtection(0));
     }
     c.registers.extended.mxcsr = value;

@@ -8,6 +8,7 @@ use crate::exception::Exception;
 use crate::memory::Access;
 use crate::operand::SegmentBase;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::segment;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
@@ -54,7 +55,7 @@ fn load(c: &mut Context<'_>, number: usize, selector: u16) {
     if let Some(register) = c.registers.segment.get_mut(number) {
         *register = selector;
     }
-    if !is_null(selector) || c.displaced.processor.null_selector_clears_base {
+    if !is_null(selector) || c.displaced.processor.is(Facts::NULL_SELECTOR_CLEARS_BASE) {
         match number {
             segment::FS => c.registers.fs_base = 0,
             segment::GS => c.registers.gs_base = 0,
@@ -114,7 +115,10 @@ pub(super) fn push<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> 
 /// POP FS and GS.
 pub(super) fn pop<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let number = usize::from(c.displaced.operand[0].number);
-    let selector = c.peek::<W>()?.zero_extend() as u16;
+    let selector = match c.displaced.processor.is(Facts::SELECTORS_ARE_TWO_BYTES) {
+        true => c.peek::<u16>()?,
+        false => c.peek::<W>()?.zero_extend() as u16,
+    };
     if !may_load(number, selector)? {
         return Ok(Outcome::Native);
     }

@@ -7,7 +7,7 @@ use crate::exception::Exception;
 use crate::families::arith::{flag, result_flags};
 use crate::operand::{Destination, Imm, Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::registers::Rflags;
 use crate::shape::{masked_count, row};
 use crate::table::{Flags, Form, Row, Shape};
@@ -171,8 +171,8 @@ fn double_shift<O: DoubleShift>(form: &Form<'_>) -> Option<Execute> {
         let count = masked_count::<W>(S::read::<u8>(c)?);
         let src = Reg::<1>::read::<W>(c)?;
         let dst = D::read_to_write::<W>(c)?;
-        // The manual calls it undefined: AMD's processors go on with SRC again, others with DEST.
-        let beyond = if c.displaced.processor.vendor == Vendor::Amd { src } else { dst };
+        let repeats = c.displaced.processor.is(Facts::DOUBLE_SHIFT_REPEATS_SOURCE);
+        let beyond = if repeats { src } else { dst };
         let (result, flags) = O::apply(dst, [src, beyond], count, c.registers.rflags);
         D::write(c, result)?;
         c.registers.rflags = flags;

@@ -9,6 +9,7 @@ use crate::exception::Exception;
 use crate::families::arith::cmp;
 use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::{Rflags, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -28,6 +29,8 @@ trait Strings {
     const SOURCE: bool;
     /// Whether it walks through the string at RDI.
     const DESTINATION: bool;
+    /// Whether [`Facts::REPEAT_CUTS_REGISTERS`] cuts its pointers, too.
+    const CUTS_POINTERS: bool = false;
 
     /// Performs it for the element at the pointers.
     fn one<W: Width>(c: &mut Context<'_>) -> Result<(), Exception>;
@@ -110,7 +113,22 @@ const LONG: usize = 16 * PAGE as usize;
 /// The unit of protection: where one element can be accessed, so can its neighbours in the page.
 const PAGE: u64 = 4096;
 
+/// Cuts RCX, and the pointers if `O` wants it, to the address size.
+fn cut<O: Strings>(c: &mut Context<'_>) {
+    let mask = c.displaced.address.size_mask();
+    c.registers.gpr[gpr::RCX] &= mask;
+    if O::SOURCE && O::CUTS_POINTERS {
+        c.registers.gpr[gpr::RSI] &= mask;
+    }
+    if O::DESTINATION && O::CUTS_POINTERS {
+        c.registers.gpr[gpr::RDI] &= mask;
+    }
+}
+
 fn repeated<W: Width, O: Strings, R: Repeat>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    if c.displaced.processor.is(Facts::REPEAT_CUTS_REGISTERS) {
+        cut::<O>(c);
+    }
     match c.registers.gpr[gpr::RCX] & c.displaced.address.size_mask() {
         0 => Ok(Outcome::Next),
         count if count <= (SHORT / W::BYTES) as u64 => iterate::<W, O, R, SHORT>(c, count),
@@ -126,6 +144,7 @@ fn iterate<W: Width, O: Strings, R: Repeat, const BUFFER: usize>(
 ) -> Result<Outcome, Exception> {
     // A thread that single-steps itself is stopped after each iteration.
     let stepping = c.registers.rflags.contains(Rflags::TF);
+    let before = c.registers.rflags;
     let mut limit = if stepping { 1 } else { LIMIT / W::BYTES as u64 };
     let mut buffer = [0; BUFFER];
     // Most comparisons end soon.
@@ -137,8 +156,13 @@ fn iterate<W: Width, O: Strings, R: Repeat, const BUFFER: usize>(
             1 => None,
             _ => many::<W, O, R>(c, most, buffer),
         };
-        if done.is_none() {
-            O::one::<W>(c)?;
+        if done.is_none()
+            && let Err(exception) = O::one::<W>(c)
+        {
+            if c.displaced.processor.is(Facts::REPEATED_COMPARISON_RESTORES_FLAGS) {
+                c.registers.rflags = before;
+            }
+            return Err(exception);
         }
         let done = done.unwrap_or(1);
         advance::<W, O>(c, done);
@@ -262,6 +286,7 @@ fn in_order<W: Width>(bytes: &[u8], backward: bool) -> impl Iterator<Item = W> {
 
 struct Movs;
 impl Strings for Movs {
+    const CUTS_POINTERS: bool = true;
     const SOURCE: bool = true;
     const DESTINATION: bool = true;
 
@@ -339,6 +364,7 @@ fn copy_down(bytes: &mut [u8], distance: usize, element: usize) {
 
 struct Stos;
 impl Strings for Stos {
+    const CUTS_POINTERS: bool = true;
     const SOURCE: bool = false;
     const DESTINATION: bool = true;
 

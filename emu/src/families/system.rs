@@ -3,12 +3,12 @@
 //!
 //! #UD comes before #GP, and both before any look at memory operands.
 
-use iced_x86::Mnemonic;
+use iced_x86::{CpuidFeature, Mnemonic};
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
-use crate::processor::{Hypervisor, Vendor};
+use crate::processor::Facts;
 use crate::registers::{Rflags, gpr};
 use crate::reserved::LONGEST;
 use crate::shape::row;
@@ -18,7 +18,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Syscall, Whole, Flags::empty(), syscall),
     row!(Sysenter, Select, Flags::empty(), select_sysenter),
     row!(Int, Whole, Flags::empty(), int),
-    row!(Int1, Select, Flags::empty(), select_int1),
+    row!(Int1, Whole, Flags::empty(), int1),
     row!(Int3, Whole, Flags::empty(), |_| Err(Exception::Breakpoint)),
     row!([Ud0, Ud1, Ud2], Whole, Flags::empty(), undefined),
     row!([Cli, Sti, In, Out], Whole, Flags::empty(), sensitive),
@@ -56,9 +56,11 @@ pub(super) static ROWS: &[Row] = &[
         Flags::empty(),
         select_vmx
     ),
-    row!([Vmcall, Vmgexit, Vmmcall], Select, Flags::empty(), select_hypercall),
-    // SGX enclaves and work queues cannot be entered for another; without them these are undefined.
-    row!([Enclu, Enqcmd], Select, Flags::empty(), |_| None),
+    // The hypervisor answers the thread, or, without one, the thread learns whether it is #UD or #GP. Whether the
+    // thread may use a work queue, its own PASID says.
+    row!([Vmcall, Vmgexit, Vmmcall, Enqcmd], Whole, Flags::empty(), native),
+    // SGX enclaves cannot be entered for another; without them it is undefined.
+    row!(Enclu, Select, Flags::empty(), |_| None),
     row!(
         [
             Ccs_encrypt,
@@ -88,6 +90,11 @@ pub(crate) fn undefined(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::InvalidOpcode)
 }
 
+/// Only the thread itself can find out.
+pub(crate) fn native(_: &mut Context<'_>) -> Result<Outcome, Exception> {
+    Ok(Outcome::Native)
+}
+
 /// #GP(0), for an instruction of the kernel's.
 pub(super) fn privileged(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::GeneralProtection(0))
@@ -106,11 +113,11 @@ fn syscall(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Syscall)
 }
 
-/// AMD's processors know it in legacy mode only.
+/// Some processors know it in legacy mode only.
 fn select_sysenter(form: &Form<'_>) -> Option<Execute> {
-    match form.processor.vendor {
-        Vendor::Amd => Some(undefined),
-        Vendor::Intel => Some(|_| Ok(Outcome::Sysenter)),
+    match form.processor.is(Facts::SYSENTER_IS_UNDEFINED) {
+        true => Some(undefined),
+        false => Some(|_| Ok(Outcome::Sysenter)),
     }
 }
 
@@ -125,15 +132,12 @@ fn int(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     }
 }
 
-/// A trap. KVM intercepts it on AMD's processors, and injects it with the instruction's own address.
-fn select_int1(form: &Form<'_>) -> Option<Execute> {
-    Some(match (form.processor.vendor, form.processor.hypervisor) {
-        (Vendor::Amd, Hypervisor::Kvm) => |c| {
-            c.registers.rip = c.displaced.ip();
-            Err(Exception::Debug)
-        },
-        _ => |_| Err(Exception::Debug),
-    })
+/// A trap.
+fn int1(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    if c.displaced.processor.is(Facts::INT1_LEAVES_RIP) {
+        c.registers.rip = c.displaced.ip();
+    }
+    Err(Exception::Debug)
 }
 
 /// #UD without CR4.CET, else privileged. A thread with a shadow stack proves CR4.CET; one without proves
@@ -142,65 +146,41 @@ fn select_wruss(form: &Form<'_>) -> Option<Execute> {
     fn wruss(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         if c.registers.ssp.is_some() { privileged(c) } else { Ok(Outcome::Native) }
     }
-    Some(if form.processor.cet_ss { wruss } else { undefined })
+    Some(if form.processor.features.has(CpuidFeature::CET_SS) { wruss } else { undefined })
 }
 
-/// Zen 3 and later check the privilege level first, whether secure nested paging is there or not.
 fn select_pvalidate(form: &Form<'_>) -> Option<Execute> {
-    let known = form.processor.vendor == Vendor::Amd && form.processor.family >= 0x19;
-    Some(if known { privileged } else { undefined })
+    Some(if form.processor.is(Facts::PVALIDATE_IS_PRIVILEGED) { privileged } else { undefined })
 }
 
-/// EFER.SVME decides between #UD and #GP, and user mode cannot see it; hypervisors always set it for
-/// their guests.
+/// EFER.SVME decides between #UD and #GP, and user mode cannot see it.
 fn select_svm(form: &Form<'_>) -> Option<Execute> {
-    match (form.processor.vendor, form.processor.hypervisor) {
-        (Vendor::Intel, _) => Some(undefined),
-        (Vendor::Amd, Hypervisor::None) => None,
-        (Vendor::Amd, _) => Some(privileged),
-    }
+    let maybe = form.processor.features.has(CpuidFeature::SVM);
+    Some(match form.processor.is(Facts::SVM_IS_PRIVILEGED) {
+        true => privileged,
+        false if maybe => native,
+        false => undefined,
+    })
 }
 
-/// With the extensions, whether a hypervisor is at work decides between #UD and #GP.
-fn select_vmx(form: &Form<'_>) -> Option<Execute> {
-    match form.processor.vmx {
-        true => None,
-        false => Some(undefined_unless_too_long(form)),
-    }
+/// With the extensions, whether a hypervisor is at work decides between #UD and #GP. #GP too for what is longer to
+/// the processor than it looks.
+pub(crate) fn select_vmx(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.processor.features.has(CpuidFeature::VMX) {
+        native
+    } else {
+        undefined_unless_too_long(form)
+    })
 }
 
-/// #UD, or #GP for what is longer to the processor than it looks: AMD's processors look for the two immediates
-/// of EXTRQ behind 0F 78 before they find it undefined.
+/// #UD, or #GP for what is longer to the processor than it looks.
 pub(crate) fn undefined_unless_too_long(form: &Form<'_>) -> Execute {
-    let longer = form.instruction.mnemonic() == Mnemonic::Vmread && form.processor.vendor == Vendor::Amd;
+    let vmread = form.instruction.mnemonic() == Mnemonic::Vmread;
+    let longer = vmread && form.processor.is(Facts::VMREAD_HAS_IMMEDIATES);
     if longer && form.instruction.len() + 2 > LONGEST { privileged } else { undefined }
-}
-
-/// Each vendor's own hypercall: KVM refuses it to user mode. The other vendor's is #UD to the processor,
-/// and KVM treats VMCALL as privileged. Other hypervisors' answers are not known. Without one, whether
-/// this system is a hypervisor itself decides between #UD and #GP for VMCALL.
-fn select_hypercall(form: &Form<'_>) -> Option<Execute> {
-    let amds = form.instruction.mnemonic() != Mnemonic::Vmcall;
-    let own = amds == (form.processor.vendor == Vendor::Amd);
-    match (form.processor.hypervisor, own) {
-        (Hypervisor::None, _) if !amds && form.processor.vmx => None,
-        (Hypervisor::None, _) => Some(undefined),
-        (Hypervisor::Kvm, true) => Some(refused_hypercall),
-        (Hypervisor::Kvm, false) if !amds => Some(privileged),
-        _ => None,
-    }
-}
-
-fn refused_hypercall(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    const EPERM: u64 = 1;
-    c.registers.gpr[gpr::RAX] = EPERM.wrapping_neg();
-    Ok(Outcome::Next)
 }
 
 /// The cryptography of VIA's processors.
 fn select_padlock(form: &Form<'_>) -> Option<Execute> {
-    match form.processor.vendor {
-        Vendor::Amd => Some(undefined),
-        Vendor::Intel => None,
-    }
+    form.processor.is(Facts::PADLOCK_IS_UNDEFINED).then_some(undefined)
 }

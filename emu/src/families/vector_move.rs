@@ -3,8 +3,9 @@
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::memory::Access;
-use crate::operand::{Destination, Mem, Reg, Source};
+use crate::operand::{Destination, Kind, Mem, Reg, Source};
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::shape::row;
 use crate::shape::vector::{ClassName, by_class};
 use crate::table::{Flags, Form, Row, Shape};
@@ -64,6 +65,7 @@ fn whole<A: MoveAlignment>(form: &Form<'_>) -> Option<Execute> {
     }
     fn store<C: Class, A: MoveAlignment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
+        C::about_to_store(c);
         c.store_vector(C::get(c, 1), A::ALIGNMENT)?;
         C::done(c);
         Ok(Outcome::Next)
@@ -101,6 +103,9 @@ fn transfer<C: Class, W: Width, D: Destination, S: Source>(
 ) -> Result<Outcome, Exception> {
     C::ready(c)?;
     let value = S::read::<W>(c)?;
+    if c.displaced.operand[0].kind == Kind::Memory {
+        C::about_to_store(c);
+    }
     D::write(c, value)?;
     C::done(c);
     Ok(Outcome::Next)
@@ -221,15 +226,17 @@ fn signs<W: Width>(quadword: u64) -> u64 {
 }
 
 /// Stores the bytes whose mask byte has its top bit set, at RDI or EDI. All bytes must be writable, even if
-/// the mask is zero, and an MMX register is used even if they are not: the manual leaves both open, and
-/// this is what AMD's processors do.
+/// the mask is zero, and an MMX register is used even if they are not: the manual leaves both open.
 fn maskmov(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         C::ready(c)?;
         C::done(c);
         let (value, mask) = (C::get(c, 1), C::get(c, 2));
         let address = c.linear();
-        for offset in (0..C::Bits::BYTES as u64).step_by(8) {
+        let upper_first = c.displaced.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
+        let last = C::Bits::BYTES as u64 - 8;
+        for offset in (0..=last).step_by(8) {
+            let offset = if upper_first { last - offset } else { offset };
             c.load::<u64>(address.wrapping_add(offset), Access::Write, c.displaced.address.stack)?;
         }
         for (start, length) in runs(mask.lanes()) {

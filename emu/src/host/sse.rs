@@ -333,7 +333,7 @@ host_compare! {
 
 /// The bits of MXCSR that this processor has (SDM volume 1, section 11.6.6).
 #[must_use]
-pub fn mxcsr_mask() -> Mxcsr {
+pub(crate) fn mxcsr_mask() -> Mxcsr {
     /// What zero stands for: a processor without DAZ.
     const WITHOUT_DAZ: u32 = 0xffbf;
     #[repr(C, align(16))]

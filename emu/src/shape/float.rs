@@ -9,7 +9,6 @@ use crate::float::{self, Format};
 use crate::host::sse::HostOp;
 use crate::operand::{Mem, Reg, Source};
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
 use crate::registers::{Mxcsr, Rflags};
 use crate::shape::vector::ClassName;
 use crate::table::{Flags, Form, Shape};
@@ -121,9 +120,7 @@ pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Opt
 
 /// An MMX register or memory to two elements: CVTPI2PS. The operation works on the low 64 bits; `KEEP` keeps
 /// the high ones. On Intel's processors the memory form may be an MMX instruction, too.
-pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool, const MEMORY_IS_MMX: bool>(
-    form: &Form<'_>,
-) -> Option<Execute> {
+pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool>(form: &Form<'_>) -> Option<Execute> {
     fn run<P: Place, O: FloatOp, const KEEP: bool, const MMX: bool>(
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
@@ -143,10 +140,8 @@ pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool, const MEMORY_IS_MMX: bool>(
         Sse::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
     }
-    let mmx = MEMORY_IS_MMX && form.processor.vendor == Vendor::Intel;
     match (form.class(0)?, form.class(1), form.memory_bytes()) {
         (ClassName::Sse, Some(ClassName::Mmx), None) => Some(run::<InRegister, O, KEEP, true>),
-        (ClassName::Sse, None, Some(8)) if mmx => Some(run::<InPart<8>, O, KEEP, true>),
         (ClassName::Sse, None, Some(8)) => Some(run::<InPart<8>, O, KEEP, false>),
         _ => None,
     }

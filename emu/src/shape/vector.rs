@@ -9,7 +9,7 @@ use iced_x86::{CpuidFeature, EncodingKind};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
+use crate::processor::Facts;
 use crate::table::{Form, Shape};
 use crate::vector::{
     Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse, by_blocks_of,
@@ -233,11 +233,10 @@ impl Form<'_> {
         (0..self.instruction.op_count()).any(|index| self.shape(index) == shape)
     }
 
-    /// Whether the processor does not look at the alignment of an operand that the manual wants aligned:
-    /// AMD's do not with SHA.
+    /// Whether the processor does not look at the alignment of an operand that the manual wants aligned.
     pub(crate) fn may_be_misaligned(&self) -> bool {
         let features = self.instruction.code().cpuid_features();
-        self.processor.vendor == Vendor::Amd && features.contains(&CpuidFeature::SHA)
+        self.processor.is(Facts::SHA_IGNORES_ALIGNMENT) && features.contains(&CpuidFeature::SHA)
     }
 
     /// How many bytes the memory operand has, if there is one.

@@ -65,7 +65,7 @@ fn of_probe(probe: &str, pid: i32) -> Result<Explanation, Failure> {
 fn explain(bytes: &[u8], ip: u64, place: Option<String>) -> Explanation {
     let (instruction, name) = disassemble(bytes, ip);
     let displaced = code::decode(bytes, ip);
-    let decoded = Decoder::with_ip(64, bytes, ip, emu::decoder_options()).decode();
+    let decoded = Decoder::with_ip(64, bytes, ip, emu::Processor::host().decoder_options()).decode();
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&decoded);
     let used = |wanted: fn(OpAccess) -> bool| {

@@ -131,7 +131,7 @@ fn site(elf: &Elf, site: &code::Instruction) -> Site {
 
 /// The instruction at the start of `bytes` in Intel syntax, and iced-x86's name of its encoding.
 pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>) {
-    let instruction = Decoder::with_ip(64, bytes, address, emu::decoder_options()).decode();
+    let instruction = Decoder::with_ip(64, bytes, address, emu::Processor::host().decoder_options()).decode();
     let mut text = String::new();
     let mut formatter = IntelFormatter::new();
     let options = formatter.options_mut();

@@ -8,7 +8,6 @@ use crate::exception::Exception;
 use crate::families::arith::flag;
 use crate::host::x87::{self as host, Answer, Binary};
 use crate::outcome::Outcome;
-use crate::processor::Vendor;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
 use crate::table::{Form, Row};
@@ -26,20 +25,15 @@ pub(in crate::families) static ROWS: &[Row] = &[
 
 /// What a comparison with NaN or an empty register yields.
 const UNORDERED: u16 = C3 | C2 | C0;
-/// The flags that FCOMI writes its result to.
-const RESULT: Rflags = Rflags::CF.union(Rflags::PF).union(Rflags::ZF);
-
-/// The result of a comparison in C3, C2 and C0, if it is written, and whether the operands are popped. An
-/// unmasked exception keeps processors from popping, and all but AMD's from writing the result.
+/// The result of a comparison in C3, C2 and C0, and whether the operands are popped: an unmasked exception keeps
+/// processors from popping, but not from writing the result.
 #[inline(always)]
-fn compared(c: &mut Context<'_>, defined: u16, answer: Option<Answer>) -> (Option<u16>, bool) {
+fn compared(c: &mut Context<'_>, defined: u16, answer: Option<Answer>) -> (u16, bool) {
     let x87 = &mut c.registers.extended.x87;
-    let (conditions, done) = match answer {
+    match answer {
         Some(Answer { status, .. }) => (status & UNORDERED, x87.raise(status, defined, BEFORE)),
         None => (UNORDERED, x87.stack_fault(StackFault::Underflow)),
-    };
-    let written = done || c.displaced.processor.vendor == Vendor::Amd;
-    (written.then_some(conditions), done)
+    }
 }
 
 /// Compares to the condition codes, then pops.
@@ -47,26 +41,21 @@ fn compared(c: &mut Context<'_>, defined: u16, answer: Option<Answer>) -> (Optio
 fn to_conditions(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
     let (conditions, done) = compared(c, C1, answer);
     let x87 = &mut c.registers.extended.x87;
-    if let Some(conditions) = conditions {
-        x87.status = x87.status & !UNORDERED | conditions;
-    }
+    x87.status = x87.status & !UNORDERED | conditions;
     if done {
         x87.pop(pops);
     }
 }
 
-/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops. To AMD's processors C1 is for stack faults
-/// only.
+/// Compares to CF, PF and ZF, clearing OF, SF and AF, then pops. C1 is for stack faults only.
 #[inline(always)]
 fn to_flags(c: &mut Context<'_>, pops: u8, answer: Option<Answer>) {
-    let defined = if c.displaced.processor.vendor == Vendor::Amd { 0 } else { C1 };
-    let (conditions, done) = compared(c, defined, answer);
-    let flags = conditions.map_or(c.registers.rflags & RESULT, |conditions| {
+    let (conditions, done) = compared(c, 0, answer);
+    c.set_status(
         flag(Rflags::CF, conditions & C0 != 0)
             | flag(Rflags::PF, conditions & C2 != 0)
-            | flag(Rflags::ZF, conditions & C3 != 0)
-    });
-    c.set_status(flags);
+            | flag(Rflags::ZF, conditions & C3 != 0),
+    );
     if done {
         c.registers.extended.x87.pop(pops);
     }

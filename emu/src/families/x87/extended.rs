@@ -3,16 +3,15 @@
 //! Components that [`Extended`](crate::registers::Extended) has no place for, such as AMX's tiles, only the thread
 //! itself can save and restore.
 
-use std::sync::OnceLock;
+use iced_x86::CpuidFeature;
 
 use super::state::{Narrow, Pointers, Wide, check_aligned, checked_mxcsr, restored, saved};
 use super::{check_part, read_at, write_at};
 use crate::context::Context;
 use crate::exception::Exception;
-use crate::host::answers;
-use crate::host::sse::mxcsr_mask;
 use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::{Facts, Processor};
 use crate::registers::{Mxcsr, X87, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Row};
@@ -34,89 +33,61 @@ const COMPACTED: u64 = 1 << 63;
 /// The bytes of the largest component that there is a place for.
 const LARGEST: usize = 1024;
 
-/// What the processor says of the components: index i is bit i of XCR0.
-struct Components {
-    xcr0: u64,
-    /// In bytes.
-    size: [usize; 63],
-    /// From the start of an image in the standard format, in bytes.
-    offset: [usize; 63],
-    /// The components that are aligned to 64 bytes in a compacted image.
-    aligned: u64,
-    /// Whether XRSTOR takes compacted images.
-    compaction: bool,
-}
-
-impl Components {
-    fn get() -> &'static Components {
-        static COMPONENTS: OnceLock<Components> = OnceLock::new();
-        COMPONENTS.get_or_init(|| {
-            let leaf = |component: usize| answers::cpuid(0xd, component as u32);
-            let extended = |component: usize| component >= 2;
-            Components {
-                xcr0: answers::xcr0(),
-                size: std::array::from_fn(|i| if extended(i) { leaf(i).eax as usize } else { 0 }),
-                offset: std::array::from_fn(|i| if extended(i) { leaf(i).ebx as usize } else { 0 }),
-                aligned: (2..63).fold(0, |all, i| all | u64::from(leaf(i).ecx >> 1 & 1) << i),
-                compaction: leaf(1).eax >> 1 & 1 != 0,
-            }
-        })
-    }
-
-    /// The components of `requested` beyond the legacy region, each with its offset and its end.
-    fn places(&self, requested: u64, compacted: bool) -> impl Iterator<Item = (u64, usize, usize)> {
-        let mut next = MINIMUM_LENGTH;
-        let rows = self.size.iter().zip(&self.offset).enumerate().skip(2);
-        rows.filter(move |(i, _)| requested >> i & 1 != 0).map(move |(i, (&size, &offset))| {
-            let aligned = if self.aligned >> i & 1 != 0 { next.next_multiple_of(64) } else { next };
-            let start = if compacted { aligned } else { offset };
-            next = start + size;
-            (1 << i, start, next)
-        })
-    }
-
-    /// The length of an image of these components.
-    fn length(&self, requested: u64, compacted: bool) -> usize {
-        self.places(requested, compacted).map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max)
-    }
-}
-
 /// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
 fn check_area(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+    if c.displaced.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
+        check_first_word(c)?;
+        check_aligned(c, 64)?;
+        check_part(c, length - 1, 1, 1, access)?;
+        return check_part(c, 0, 1, 1, access);
+    }
     check_aligned(c, 64)?;
     check_part(c, 0, 1, 1, access)?;
     check_part(c, length - 1, 1, 1, access)
 }
 
+/// The faults of an image that is read, but for those of its components.
+fn check_image(c: &mut Context<'_>) -> Result<(), Exception> {
+    if c.displaced.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
+        check_first_word(c)?;
+        check_aligned(c, 64)?;
+        check_part(c, XSTATE_BV + 8, 8, 1, Access::Read)?;
+    }
+    check_aligned(c, 64)?;
+    check_part(c, 0, 1, 1, Access::Read)?;
+    check_part(c, XSTATE_BV, 8, 1, Access::Read)
+}
+
+/// What the address of the first four bytes raises, and RFLAGS.AC.
+fn check_first_word(c: &Context<'_>) -> Result<(), Exception> {
+    let first = c.displaced.address.linear_of_part(c.registers, 0, 0);
+    c.check(first, 4, 4, c.displaced.address.stack)
+}
+
 /// Runs an instruction on the components that EDX:EAX asks for and XCR0 has, unless there is no place for one.
 fn on_requested(
     c: &mut Context<'_>,
-    body: impl FnOnce(&mut Context<'_>, &Components, u64) -> Result<Outcome, Exception>,
+    body: impl FnOnce(&mut Context<'_>, u64) -> Result<Outcome, Exception>,
 ) -> Result<Outcome, Exception> {
-    let known = Components::get();
     let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
-    let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & known.xcr0;
-    if requested & !feature::ALL != 0 { Ok(Outcome::Native) } else { body(c, known, requested) }
+    let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & c.displaced.processor.xcr0;
+    if requested & !feature::ALL != 0 { Ok(Outcome::Native) } else { body(c, requested) }
 }
 
 fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    on_requested(c, |c, known, requested| standard::<P>(c, known, requested, requested))
+    on_requested(c, |c, requested| standard::<P>(c, requested, requested))
 }
 
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    on_requested(c, |c, known, requested| {
+    on_requested(c, |c, requested| {
         let saved = requested & xsave::in_use(c.registers);
-        standard::<P>(c, known, requested, saved)
+        standard::<P>(c, requested, saved)
     })
 }
 
 /// Writes components to an image in the standard format.
-fn standard<P: Pointers>(
-    c: &mut Context<'_>,
-    known: &Components,
-    requested: u64,
-    saved: u64,
-) -> Result<Outcome, Exception> {
+fn standard<P: Pointers>(c: &mut Context<'_>, requested: u64, saved: u64) -> Result<Outcome, Exception> {
+    let known = c.displaced.processor.components;
     check_area(c, known.length(requested, false), Access::Write)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
@@ -132,11 +103,8 @@ fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 /// Writes components to an image in the compacted format.
-fn compact<P: Pointers>(
-    c: &mut Context<'_>,
-    known: &Components,
-    requested: u64,
-) -> Result<Outcome, Exception> {
+fn compact<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
+    let known = c.displaced.processor.components;
     let saved = requested & xsave::in_use(c.registers);
     check_area(c, known.length(requested, true), Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
@@ -154,8 +122,8 @@ fn store<P: Pointers>(
 ) -> Result<(), Exception> {
     let mut legacy = [0; XMM_END];
     let extended = &c.registers.extended;
-    xsave::write_x87(&saved::<P>(&extended.x87, &c.displaced.processor), &mut legacy);
-    xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut legacy);
+    xsave::write_x87(&saved::<P>(&extended.x87, c.displaced.processor), &mut legacy);
+    xsave::write_mxcsr(extended.mxcsr, c.displaced.processor.mxcsr_mask, &mut legacy);
     xsave::write_component(feature::SSE, extended, 0, &mut legacy[xsave::XMM..]);
     if components & feature::X87 != 0 {
         write_at(c, 0, &legacy[..xsave::MXCSR])?;
@@ -167,10 +135,12 @@ fn store<P: Pointers>(
     if components & feature::SSE != 0 {
         write_at(c, xsave::XMM, &legacy[xsave::XMM..])?;
     }
+    let four_bytes = c.displaced.processor.is(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU);
     for (component, start, end) in places.filter(|(component, ..)| components & component != 0) {
         let mut bytes = [0; LARGEST];
         xsave::write_component(component, &c.registers.extended, c.registers.pkru, &mut bytes);
-        write_at(c, start, &bytes[..(end - start).min(LARGEST)])?;
+        let written = if component == feature::PKRU && four_bytes { 4 } else { LARGEST };
+        write_at(c, start, &bytes[..(end - start).min(written)])?;
     }
     Ok(())
 }
@@ -182,17 +152,13 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     on_requested(c, restore::<P>)
 }
 
-fn restore<P: Pointers>(
-    c: &mut Context<'_>,
-    known: &Components,
-    requested: u64,
-) -> Result<Outcome, Exception> {
-    check_aligned(c, 64)?;
-    check_part(c, 0, 1, 1, Access::Read)?;
-    check_part(c, XSTATE_BV, 8, 1, Access::Read)?;
+fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
+    let processor = c.displaced.processor;
+    let known = processor.components;
+    check_image(c)?;
     let mut legacy = [0; MINIMUM_LENGTH];
     read_at(c, 0, &mut legacy, Access::Read)?;
-    let header = Header::of(&legacy, known)?;
+    let header = Header::of(&legacy, processor)?;
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };
     let present = requested & header.in_use;
@@ -206,7 +172,7 @@ fn restore<P: Pointers>(
     after.mxcsr = restored_mxcsr(c, &legacy, compacted, requested, present)?;
     if requested & feature::X87 != 0 {
         let loaded = present & feature::X87 != 0;
-        let load = || restored::<P>(xsave::read_x87(&legacy), &c.displaced.processor);
+        let load = || restored::<P>(xsave::read_x87(&legacy), c.displaced.processor);
         after.x87 = if loaded { load() } else { X87::default() };
     }
     if requested & feature::SSE != 0 {
@@ -240,8 +206,8 @@ fn restored_mxcsr(
 ) -> Result<Mxcsr, Exception> {
     match (compacted, requested & (feature::SSE | feature::AVX)) {
         (false, 0) => Ok(c.registers.extended.mxcsr),
-        (false, _) => checked_mxcsr(legacy),
-        (true, _) if present & feature::SSE != 0 => checked_mxcsr(legacy),
+        (false, _) => checked_mxcsr(legacy, c.displaced.processor),
+        (true, _) if present & feature::SSE != 0 => checked_mxcsr(legacy, c.displaced.processor),
         (true, _) if requested & feature::SSE != 0 => Ok(Mxcsr::default()),
         (true, _) => Ok(c.registers.extended.mxcsr),
     }
@@ -257,15 +223,16 @@ struct Header {
 
 impl Header {
     /// #GP for one that the processor does not take.
-    fn of(image: &[u8; MINIMUM_LENGTH], known: &Components) -> Result<Header, Exception> {
+    fn of(image: &[u8; MINIMUM_LENGTH], processor: &Processor) -> Result<Header, Exception> {
+        let xcr0 = processor.xcr0;
         let (words, _) = image[XSTATE_BV..].as_chunks();
         let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
         let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
-        let valid = if layout & COMPACTED != 0 && known.compaction {
+        let valid = if layout & COMPACTED != 0 && processor.features.has(CpuidFeature::XSAVEC) {
             let components = layout & !COMPACTED;
-            components & !known.xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
+            components & !xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
         } else {
-            in_use & !known.xcr0 == 0 && layout == 0 && words.next() == Some(0)
+            in_use & !xcr0 == 0 && layout == 0 && words.next() == Some(0)
         };
         if valid { Ok(Header { in_use, layout }) } else { Err(Exception::GeneralProtection(0)) }
     }

@@ -3,10 +3,9 @@
 use super::{check_part, read_slice, write_slice};
 use crate::context::Context;
 use crate::exception::Exception;
-use crate::host::sse::mxcsr_mask;
 use crate::memory::Access;
 use crate::outcome::Outcome;
-use crate::processor::{Processor, Vendor};
+use crate::processor::{Facts, Processor};
 use crate::registers::{Mxcsr, X87};
 use crate::shape::row;
 use crate::table::{Flags, Row};
@@ -43,7 +42,7 @@ impl Pointers for Wide {
 /// is pending (APM volume 2, section 11.5.10).
 pub(super) fn saved<P: Pointers>(x87: &X87, processor: &Processor) -> X87 {
     let mut saved = x87.clone();
-    if x87.status & ES == 0 && processor.vendor == Vendor::Amd {
+    if x87.status & ES == 0 && processor.is(Facts::X87_POINTERS_ARE_HIDDEN) {
         (saved.opcode, saved.instruction_pointer, saved.data_pointer) = (0, 0, 0);
     }
     saved.instruction_pointer &= P::MASK;
@@ -51,14 +50,17 @@ pub(super) fn saved<P: Pointers>(x87: &X87, processor: &Processor) -> X87 {
     saved
 }
 
-/// The state that an image means: bits that the processor does not have are not taken, and pointers are made
-/// canonical.
+/// The state that an image means: bits that the processor does not have are not taken, and pointers are extended
+/// from those that it has.
 pub(super) fn restored<P: Pointers>(mut x87: X87, processor: &Processor) -> X87 {
-    let unused = processor.sign_bits & 63;
-    let canonical = |pointer: u64| ((pointer & P::MASK) << unused) as i64 >> unused;
+    let unused = 64u8.wrapping_sub(processor.x87_pointer_bits) & 63;
+    let extended = |pointer: u64| ((pointer << unused) as i64 >> unused) as u64;
     x87.opcode &= 0x7ff;
-    x87.instruction_pointer = canonical(x87.instruction_pointer) as u64;
-    x87.data_pointer = canonical(x87.data_pointer) as u64;
+    x87.instruction_pointer = extended(x87.instruction_pointer & P::MASK);
+    x87.data_pointer &= P::MASK;
+    if !processor.is(Facts::FDP_IS_LOADED_WHOLE) {
+        x87.data_pointer = extended(x87.data_pointer);
+    }
     x87.set_control(x87.control);
     x87
 }
@@ -83,10 +85,10 @@ pub(super) fn check_aligned(c: &Context<'_>, alignment: u64) -> Result<(), Excep
 }
 
 /// MXCSR as an image has it, or #GP for a bit that this processor does not have.
-pub(super) fn checked_mxcsr(image: &[u8]) -> Result<Mxcsr, Exception> {
+pub(super) fn checked_mxcsr(image: &[u8], processor: &Processor) -> Result<Mxcsr, Exception> {
     let bytes = image.get(xsave::MXCSR..).and_then(|rest| rest.first_chunk());
     let mxcsr = Mxcsr::from_bits_retain(bytes.copied().map_or(0, u32::from_le_bytes));
-    if mxcsr_mask().contains(mxcsr) { Ok(mxcsr) } else { Err(Exception::GeneralProtection(0)) }
+    if processor.mxcsr_mask.contains(mxcsr) { Ok(mxcsr) } else { Err(Exception::GeneralProtection(0)) }
 }
 
 /// The bytes of the legacy region that FXSAVE writes; the rest of it is for software.
@@ -96,8 +98,8 @@ fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     check_image(c, Access::Write)?;
     let extended = &c.registers.extended;
     let mut image = [0; WRITTEN];
-    xsave::write_x87(&saved::<P>(&extended.x87, &c.displaced.processor), &mut image);
-    xsave::write_mxcsr(extended.mxcsr, mxcsr_mask(), &mut image);
+    xsave::write_x87(&saved::<P>(&extended.x87, c.displaced.processor), &mut image);
+    xsave::write_mxcsr(extended.mxcsr, c.displaced.processor.mxcsr_mask, &mut image);
     xsave::write_component(feature::SSE, extended, 0, &mut image[xsave::XMM..]);
     write_slice(c, &image)?;
     Ok(Outcome::Next)
@@ -107,9 +109,9 @@ fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     check_image(c, Access::Read)?;
     let mut image = [0; WRITTEN];
     read_slice(c, &mut image)?;
-    let mxcsr = checked_mxcsr(&image)?;
+    let mxcsr = checked_mxcsr(&image, c.displaced.processor)?;
     let extended = &mut c.registers.extended;
-    extended.x87 = restored::<P>(xsave::read_x87(&image), &c.displaced.processor);
+    extended.x87 = restored::<P>(xsave::read_x87(&image), c.displaced.processor);
     extended.mxcsr = mxcsr;
     xsave::read_component(feature::SSE, &image[xsave::XMM..], extended, &mut 0);
     Ok(Outcome::Next)

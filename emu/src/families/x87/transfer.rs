@@ -2,12 +2,13 @@
 
 use iced_x86::MemorySize;
 
-use super::{FLOAT, check_number, pops, read, read_m80, write_slice};
+use super::{FLOAT, check_number, check_part, pops, read, read_m80, write_at, write_slice};
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
 use crate::host::x87::{self as host, Answer};
 use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::{Float80, Rflags, X87};
 use crate::shape::row;
 use crate::table::{Flags, Form, Row};
@@ -166,7 +167,16 @@ fn store<T: Bytes, const POPS: u8>(
             None => (indefinite, after.stack_fault(StackFault::Underflow)),
         };
         let bytes = value.bytes();
-        check_number(c, bytes.as_ref().len(), Access::Write)?;
+        let processor = c.displaced.processor;
+        if let (true, [first @ .., _, _]) = (committed && bytes.as_ref().len() == 10, bytes.as_ref())
+            && processor.is(Facts::M80_IS_STORED_IN_PARTS)
+        {
+            check_part(c, 0, 8, 8, Access::Write)?;
+            write_at(c, 0, first)?;
+        }
+        if committed || !processor.is(Facts::X87_STORE_RAISES_BEFORE_ITS_ACCESS) {
+            check_number(c, bytes.as_ref().len(), Access::Write)?;
+        }
         if committed {
             write_slice(c, bytes.as_ref())?;
             after.pop(POPS);

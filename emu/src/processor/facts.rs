@@ -1,0 +1,128 @@
+//! The behaviours in which processors differ, each with a name.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// What one processor does and another does not, where the manuals leave it open or say otherwise.
+    ///
+    /// Each was seen on the processors that [`Processor::zen_3`](super::Processor::zen_3) and
+    /// [`Processor::emerald_rapids`](super::Processor::emerald_rapids) describe, by the conformance suite; where a
+    /// manual says it, the sentence names the place. "APM" is AMD's manual, "SDM" Intel's.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Facts: u64 {
+        // Told by CPUID or by the system.
+
+        /// SGDT, SIDT, SLDT, STR and SMSW fault in user mode, and the kernel answers in their place (SDM volume 3,
+        /// section 2.5, CR4.UMIP).
+        const UMIP = 1 << 0;
+        /// XGETBV takes ECX = 1 (SDM volume 1, section 13.2).
+        const XGETBV_OF_XINUSE = 1 << 1;
+        /// FDP is written by instructions that raise an unmasked exception only (SDM volume 1, section 8.1.8).
+        const FDP_EXCEPTION_ONLY = 1 << 2;
+        /// A null selector clears the base of FS and GS (APM volume 3, CPUID Fn8000_0021_EAX).
+        const NULL_SELECTOR_CLEARS_BASE = 1 << 3;
+        /// MONITORX and MWAITX, which CPUID denies, do nothing: the hypervisor intercepts them before they look at
+        /// memory.
+        const HIDDEN_MONITORX_DOES_NOTHING = 1 << 4;
+        /// INT1 leaves RIP at itself: the hypervisor intercepts it, and injects the exception so.
+        const INT1_LEAVES_RIP = 1 << 5;
+        /// The instructions of SVM are #GP to user mode and not #UD: EFER.SVME is set, as hypervisors do for their
+        /// guests (APM volume 3, VMRUN).
+        const SVM_IS_PRIVILEGED = 1 << 6;
+        /// PVALIDATE looks at the privilege level before it looks for secure nested paging.
+        const PVALIDATE_IS_PRIVILEGED = 1 << 7;
+
+        // Decoding.
+
+        /// With an operand-size prefix near branches are 16 bits wide, and far ones ignore REX.W (APM volume 3,
+        /// "Near Branches in 64-Bit Mode"); others ignore the prefix in front of near branches.
+        const OPERAND_SIZE_NARROWS_BRANCHES = 1 << 8;
+        /// A repeat prefix of LOOPE or LOOPNE says which of the two it is.
+        const LOOP_OBEYS_REPEAT = 1 << 9;
+        /// F3 REX.B 90 is PAUSE; elsewhere it is XCHG of R8 and RAX.
+        const PAUSE_IGNORES_REX_B = 1 << 10;
+        /// MOVSXD with a 16-bit operand reads 32 bits.
+        const MOVSXD_R16_READS_32_BITS = 1 << 11;
+        /// The prefetches of 0F 0D are #UD with a register (APM volume 3, PREFETCH).
+        const PREFETCH_OF_REGISTER_IS_UNDEFINED = 1 << 12;
+        /// SYSENTER is #UD in 64-bit mode (APM volume 3, SYSENTER).
+        const SYSENTER_IS_UNDEFINED = 1 << 13;
+        /// Two immediates, those of EXTRQ, are looked for behind 0F 78 before it is found undefined.
+        const VMREAD_HAS_IMMEDIATES = 1 << 14;
+        /// What VIA's processors made cryptography of is #UD.
+        const PADLOCK_IS_UNDEFINED = 1 << 15;
+
+        // Addresses and alignment.
+
+        /// An offset from FS or GS must be canonical by itself, and not only with the base.
+        const SEGMENT_OFFSETS_ARE_CANONICAL = 1 << 16;
+        /// RFLAGS.AC does not count for operands of more than 8 bytes, except where they must be aligned anyway.
+        const WIDE_OPERANDS_IGNORE_AC = 1 << 17;
+        /// #AC comes before #GP and #SS where only the end of an operand is not canonical.
+        const ALIGNMENT_BEFORE_CANONICAL_END = 1 << 18;
+        /// The memory operands of SHA need not be aligned.
+        const SHA_IGNORES_ALIGNMENT = 1 << 19;
+
+        // Integer instructions.
+
+        /// BSF and BSR clear CF, OF, SF and AF, and PF is that of the number (0 for a source of 0); elsewhere they
+        /// leave them. The manuals call them undefined.
+        const BIT_SCANS_WRITE_ALL_FLAGS = 1 << 20;
+        /// LZCNT and TZCNT clear OF; elsewhere they leave it. The manuals call it undefined.
+        const ZERO_COUNTS_CLEAR_OVERFLOW = 1 << 21;
+        /// ANDN, BEXTR, BLSI, BLSMSK, BLSR and BZHI clear AF and PF. The manuals call them undefined: elsewhere PF is
+        /// that of the result, and BEXTR sets AF.
+        const BMI_CLEARS_UNDEFINED_FLAGS = 1 << 22;
+        /// SHLD and SHRD of 16 bits by more than 16 go on with SRC again, elsewhere with DEST. The manuals call it
+        /// undefined.
+        const DOUBLE_SHIFT_REPEATS_SOURCE = 1 << 23;
+        /// POP of FS and GS, and RETF, read selectors as two bytes; elsewhere in the size of the operand.
+        const SELECTORS_ARE_TWO_BYTES = 1 << 24;
+        /// RETF to an outer level looks for that level's SS and RSP before it is refused.
+        const RETF_LOOKS_AT_OUTER_STACK = 1 << 25;
+        /// IRET checks CS before it reads RSP and SS, under the AC of the flags that it loads, and checks RIP last.
+        const IRET_CHECKS_CS_FIRST = 1 << 26;
+        /// A near CALL to a target that is not canonical has stored the return address when it faults.
+        const CALL_STORES_BEFORE_ITS_FAULT = 1 << 27;
+        /// With a 32-bit address size, a repeated string instruction cuts RCX whatever comes of it, and MOVS and STOS
+        /// cut their pointers too.
+        const REPEAT_CUTS_REGISTERS = 1 << 28;
+        /// A repeated CMPS or SCAS that faults leaves the flags as they were before the instruction (SDM volume 2,
+        /// REP); elsewhere they are those of the last comparison.
+        const REPEATED_COMPARISON_RESTORES_FLAGS = 1 << 29;
+        /// MOVDIR64B reads its source before it looks at the alignment of its destination.
+        const MOVDIR64B_READS_FIRST = 1 << 30;
+
+        // x87 and MMX.
+
+        /// FOP is written by each waiting instruction; elsewhere by those that raise an unmasked exception only (SDM
+        /// volume 1, section 8.1.9).
+        const FOP_ALWAYS_WRITTEN = 1 << 32;
+        /// FXSAVE and XSAVE write FOP, FIP and FDP as zeros while no unmasked exception is pending (APM volume 2,
+        /// section 11.5.10).
+        const X87_POINTERS_ARE_HIDDEN = 1 << 33;
+        /// FXRSTOR64 and XRSTOR64 load all 64 bits of FDP; elsewhere as many as an address has, extended.
+        const FDP_IS_LOADED_WHOLE = 1 << 34;
+        /// A store of x87 that raises an unmasked exception does not look at its memory operand.
+        const X87_STORE_RAISES_BEFORE_ITS_ACCESS = 1 << 35;
+        /// Ten bytes are stored as eight and two: the first eight are there when the others fault.
+        const M80_IS_STORED_IN_PARTS = 1 << 36;
+        /// An MMX instruction that faults in storing its result has set TOP and the tags.
+        const MMX_STORE_SETS_TOP_BEFORE_ITS_FAULT = 1 << 37;
+
+        // SSE, and XSAVE.
+
+        /// MASKMOVDQU accesses two halves of eight bytes, the upper one first.
+        const MASKMOVDQU_STORES_HALVES = 1 << 40;
+        /// DPPS and DPPD add the upper products first where it shows: which of several NaNs is the result.
+        const DOT_PRODUCTS_PREFER_LATER_NANS = 1 << 41;
+        /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
+        /// at the first; XRSTOR at the header before anything else. The SDM (volume 1, section 13.7) leaves the order to
+        /// the processor.
+        const XSAVE_LOOKS_AT_THE_END_FIRST = 1 << 42;
+        /// Of the component of PKRU, XSAVE and its kin write the four bytes that it has, not eight.
+        const XSAVE_WRITES_FOUR_BYTES_OF_PKRU = 1 << 43;
+        /// XINUSE may say of SSE and AVX that they are in use though all zero (SDM volume 1, section 13.6).
+        const XINUSE_IS_CONSERVATIVE = 1 << 44;
+    }
+}
