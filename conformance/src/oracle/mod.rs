@@ -5,8 +5,8 @@
 
 mod affinity;
 mod child;
-
 mod cpu;
+mod patience;
 pub mod places;
 mod runner;
 mod shared;
