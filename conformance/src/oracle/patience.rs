@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use iced_x86::{Decoder, OpKind};
+use iced_x86::{Decoder, Instruction, Mnemonic, OpKind};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -87,11 +87,14 @@ impl Watch {
     }
 }
 
-/// Whether a case may lock the bus: LOCK, and XCHG with memory, which needs none.
+/// Whether a case may lock the bus.
 fn may_lock(case: &Case) -> bool {
     let bytes = &case.bytes[..case.length.min(case.bytes.len())];
-    let instruction = Decoder::new(64, bytes, emu::decoder_options()).decode();
-    let has_memory =
-        (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-    has_memory && (instruction.has_lock_prefix() || instruction.mnemonic() == iced_x86::Mnemonic::Xchg)
+    locks(&Decoder::new(64, bytes, emu::decoder_options()).decode())
+}
+
+/// Whether the instruction's access to memory is a locked one: by LOCK, and XCHG needs none.
+pub(crate) fn locks(instruction: &Instruction) -> bool {
+    (instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg)
+        && (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
 }
