@@ -19,7 +19,9 @@ use crate::diff::Failure;
 use crate::generate::{Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{self, IMAGE_LENGTH, SLOTS};
-use crate::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
+use crate::oracle::{
+    Case, Memory, Mode, Model as Processor, Observed, Oracle, Place, Stop, Vendor, mxcsr_mask,
+};
 use crate::rng::Rng;
 use crate::{codes, features};
 
@@ -38,10 +40,23 @@ pub struct Known {
     pub example: &'static str,
     /// The example's length on the processor, in bytes.
     pub length: usize,
-    /// Whose processors they were seen on: AMD or Intel.
+    /// Whose processors do so: AMD, Intel, or both.
     pub vendor: &'static str,
     /// What is behind it, and what becomes of such bytes.
     pub explanation: &'static str,
+}
+
+impl Known {
+    /// Whether processors that follow `vendor` do so.
+    #[must_use]
+    pub fn holds_on(&self, vendor: Vendor) -> bool {
+        match self.vendor {
+            "both" => true,
+            "AMD" => vendor == Vendor::Amd,
+            "Intel" => vendor == Vendor::Intel,
+            _ => false,
+        }
+    }
 }
 
 /// The disagreements that are known: rows of `data/disagreements.csv` that have five fields.
@@ -58,9 +73,9 @@ pub fn known() -> impl Iterator<Item = Known> {
     })
 }
 
-/// The row that explains a disagreement about `bytes`.
+/// The row that explains a disagreement about `bytes` with a processor that follows `vendor`.
 #[must_use]
-pub fn explanation(bytes: &[u8]) -> Option<Known> {
+pub fn explanation(bytes: &[u8], vendor: Vendor) -> Option<Known> {
     let is_dropped = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0);
     let mut rest = bytes;
     let mut mandatory = None;
@@ -73,7 +88,7 @@ pub fn explanation(bytes: &[u8]) -> Option<Known> {
         rest = tail;
     }
     let text = hex(&mandatory.into_iter().chain(rest.iter().copied()).collect::<Vec<u8>>());
-    known().find(|row| {
+    known().filter(|row| row.holds_on(vendor)).find(|row| {
         let same = |(pattern, digit): (char, char)| pattern == '.' || pattern == digit;
         text.len() >= row.pattern.len() && row.pattern.chars().zip(text.chars()).all(same)
     })
@@ -169,6 +184,7 @@ pub fn search(plan: &Plan) -> Result<Report, Failure> {
         source,
         shown: BTreeMap::new(),
         show: plan.show,
+        vendor: Processor::of_this_processor().follows(),
     };
     let start = Instant::now();
     for batch in 0.. {
@@ -188,6 +204,7 @@ struct Search {
     /// How many are listed, of each kind and with or without an explanation.
     shown: BTreeMap<(Kind, bool), usize>,
     show: usize,
+    vendor: Vendor,
 }
 
 impl Search {
@@ -317,7 +334,7 @@ impl Search {
             Kind::Unknown => self.report.unknown += 1,
             Kind::Length | Kind::Execution => self.report.wrong += 1,
         }
-        let explanation = explanation(bytes).map(|row| row.explanation);
+        let explanation = explanation(bytes, self.vendor).map(|row| row.explanation);
         self.report.unexplained += u64::from(explanation.is_none());
         let shown = self.shown.entry((kind, explanation.is_some())).or_default();
         if *shown < self.show {
