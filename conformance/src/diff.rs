@@ -246,6 +246,7 @@ impl<'a> Worker<'a> {
 
     fn check(&mut self, code: Code, number: u64, sample: &Sample, observed: &Observed, tally: &mut Tally) {
         tally.ran += 1;
+        tally.endless += u64::from(observed.stop == Stop::Endless);
         tally.invalid += u64::from(matches!(observed.stop, Stop::Exception { vector: 6, .. }));
         let Comparison { differences, left } = match compare(sample, observed, &mut self.model) {
             Ok(comparison) => comparison,
@@ -261,6 +262,9 @@ impl<'a> Worker<'a> {
         tally.faulting += u64::from(!left && observed.stop != Stop::Completed);
         if !left {
             floating_point::note(sample, observed, &mut self.model, &mut tally.floating_point);
+        }
+        if observed.stop == Stop::Endless && left && tally.shown_endless.len() < self.plan.show.div_ceil(2) {
+            tally.shown_endless.push(describe(code, number, self.plan.seed, sample, &[]));
         }
         if !differences.is_empty() {
             tally.mismatches += 1;

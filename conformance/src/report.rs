@@ -54,6 +54,10 @@ pub struct Report {
     pub mismatches: u64,
     /// Some of those.
     pub first_mismatches: Vec<Mismatch>,
+    /// Cases that did not end on the processor and had to be interrupted.
+    pub endless_cases: u64,
+    /// Some of those that the emulator leaves to the thread; the others are mismatches.
+    pub first_endless: Vec<Mismatch>,
     /// The encodings not compared.
     pub skipped: Vec<Skipped>,
     /// How many pairs of a compared instruction and a flag are not compared in every case.
@@ -94,6 +98,10 @@ pub struct Tally {
     pub mismatches: u64,
     /// Some of those.
     pub shown: Vec<Mismatch>,
+    /// Cases that did not end.
+    pub endless: u64,
+    /// Some of those that the emulator leaves to the thread.
+    pub shown_endless: Vec<Mismatch>,
     /// What those hold that were compared and compute on floating-point numbers.
     pub floating_point: floating_point::Tally,
     /// No such instruction could be made.
@@ -115,6 +123,8 @@ impl Tally {
         self.refusal = other.refusal.or(self.refusal);
         self.mismatches += other.mismatches;
         self.shown.extend(other.shown);
+        self.endless += other.endless;
+        self.shown_endless.extend(other.shown_endless);
         self.floating_point.add(&other.floating_point);
         self.not_encoded |= other.not_encoded && self.ran == 0;
         self.done |= other.done;
@@ -176,6 +186,9 @@ impl Report {
 
     /// Notes what was found about an encoding, describing mismatches as long as there are fewer than `show`.
     pub(crate) fn add(&mut self, code: Code, mut tally: Tally, show: usize) {
+        self.endless_cases += tally.endless;
+        let room = show.saturating_sub(self.first_endless.len());
+        self.first_endless.extend(tally.shown_endless.drain(..).take(room));
         if let Some(reason) = tally.skipped(code) {
             self.skip(code, reason);
         } else {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use emu::{Refusal, Touches};
+use emu::{Processor, Refusal, Touches, Vendor};
 use iced_x86::{Code, Decoder, DecoderError, FlowControl};
 use serde::Serialize;
 
@@ -38,10 +38,23 @@ pub struct Known {
     pub example: &'static str,
     /// The example's length on the processor, in bytes.
     pub length: usize,
-    /// Whose processors they were seen on: AMD or Intel.
+    /// Whose processors do so: AMD, Intel, or both.
     pub vendor: &'static str,
     /// What is behind it, and what becomes of such bytes.
     pub explanation: &'static str,
+}
+
+impl Known {
+    /// Whether processors that follow `vendor` do so.
+    #[must_use]
+    pub fn holds_on(&self, vendor: Vendor) -> bool {
+        match self.vendor {
+            "both" => true,
+            "AMD" => vendor == Vendor::Amd,
+            "Intel" => vendor == Vendor::Intel,
+            _ => false,
+        }
+    }
 }
 
 /// The disagreements that are known: rows of `data/disagreements.csv` that have five fields.
@@ -58,9 +71,9 @@ pub fn known() -> impl Iterator<Item = Known> {
     })
 }
 
-/// The row that explains a disagreement about `bytes`.
+/// The row that explains a disagreement about `bytes` with a processor that follows `vendor`.
 #[must_use]
-pub fn explanation(bytes: &[u8]) -> Option<Known> {
+pub fn explanation(bytes: &[u8], vendor: Vendor) -> Option<Known> {
     let is_dropped = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0);
     let mut rest = bytes;
     let mut mandatory = None;
@@ -73,7 +86,7 @@ pub fn explanation(bytes: &[u8]) -> Option<Known> {
         rest = tail;
     }
     let text = hex(&mandatory.into_iter().chain(rest.iter().copied()).collect::<Vec<u8>>());
-    known().find(|row| {
+    known().filter(|row| row.holds_on(vendor)).find(|row| {
         let same = |(pattern, digit): (char, char)| pattern == '.' || pattern == digit;
         text.len() >= row.pattern.len() && row.pattern.chars().zip(text.chars()).all(same)
     })
@@ -169,6 +182,7 @@ pub fn search(plan: &Plan) -> Result<Report, Failure> {
         source,
         shown: BTreeMap::new(),
         show: plan.show,
+        vendor: Processor::host().vendor,
     };
     let start = Instant::now();
     for batch in 0.. {
@@ -188,6 +202,7 @@ struct Search {
     /// How many are listed, of each kind and with or without an explanation.
     shown: BTreeMap<(Kind, bool), usize>,
     show: usize,
+    vendor: Vendor,
 }
 
 impl Search {
@@ -317,7 +332,7 @@ impl Search {
             Kind::Unknown => self.report.unknown += 1,
             Kind::Length | Kind::Execution => self.report.wrong += 1,
         }
-        let explanation = explanation(bytes).map(|row| row.explanation);
+        let explanation = explanation(bytes, self.vendor).map(|row| row.explanation);
         self.report.unexplained += u64::from(explanation.is_none());
         let shown = self.shown.entry((kind, explanation.is_some())).or_default();
         if *shown < self.show {

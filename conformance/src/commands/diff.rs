@@ -72,13 +72,16 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn print(out: Out<'_>, report: &Report, skipped: bool) -> io::Result<()> {
-    for mismatch in &report.first_mismatches {
+    for mismatch in report.first_mismatches.iter().chain(&report.first_endless) {
         writeln!(out, "{}: {}  ({})", mismatch.code, mismatch.instruction, mismatch.bytes)?;
         for line in &mismatch.state {
             writeln!(out, "    {line}")?;
         }
         for line in &mismatch.differences {
             writeln!(out, "  ! {line}")?;
+        }
+        if mismatch.differences.is_empty() {
+            writeln!(out, "    does not end; the emulator leaves it to the thread")?;
         }
         writeln!(out, "    $ {}\n", mismatch.reproduce)?;
     }
@@ -89,6 +92,9 @@ fn print(out: Out<'_>, report: &Report, skipped: bool) -> io::Result<()> {
     }
     for (code, count) in &report.mismatches_by_code {
         writeln!(out, "{code:<40} {count} mismatches")?;
+    }
+    if report.endless_cases > 0 {
+        writeln!(out, "{} cases did not end and were interrupted", report.endless_cases)?;
     }
     let floating = &report.floating_point;
     for (unit, shares) in [("SSE", &floating.mxcsr), ("x87", &floating.x87)] {

@@ -71,7 +71,7 @@ pub(crate) fn linear(memory: &UsedMemory, registers: &Registers) -> Option<u64> 
 }
 
 /// What a register that can be part of an address holds.
-fn value(registers: &Registers, register: Register) -> Option<u64> {
+pub(super) fn value(registers: &Registers, register: Register) -> Option<u64> {
     Some(match register {
         Register::FS => registers.fs_base,
         Register::GS => registers.gs_base,

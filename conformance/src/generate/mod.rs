@@ -8,6 +8,7 @@ mod floating_point;
 mod image;
 mod instruction;
 mod related;
+mod split_lock;
 mod state;
 mod system;
 mod values;
@@ -53,6 +54,9 @@ impl Sample {
     }
 }
 
+/// How many more times something is drawn that shall not have a split lock.
+const ATTEMPTS: usize = 8;
+
 /// Draws cases for this machine.
 pub struct Generator {
     layout: Layout,
@@ -80,8 +84,16 @@ impl Generator {
         let rng = &mut Rng::of(&[seed, code as u64, number]);
         let place = if rng.chance(40) { Place::High } else { Place::Low };
         let ip = place.slot((number % SLOTS as u64) as usize);
-        let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
-        Some(self.sample(encoded.bytes, encoded.length, encoded.instruction, place, ip, rng))
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
+            let (bytes, length, instruction) = (encoded.bytes, encoded.length, encoded.instruction);
+            match self.accepted(bytes, length, instruction, place, ip, rng) {
+                // The address of the split lock is part of the instruction.
+                Err(_) if attempts.next().is_some() => {}
+                Ok(sample) | Err(sample) => return Some(sample),
+            }
+        }
     }
 
     /// The bytes of some instruction of that encoding and how many they are.
@@ -96,6 +108,44 @@ impl Generator {
 
     /// A state for an instruction: what the first `length` of `bytes` are at `ip`, which is in `place`.
     pub fn sample(
+        &mut self,
+        bytes: [u8; 15],
+        length: usize,
+        instruction: Instruction,
+        place: Place,
+        ip: u64,
+        rng: &mut Rng,
+    ) -> Sample {
+        match self.accepted(bytes, length, instruction, place, ip, rng) {
+            Ok(sample) | Err(sample) => sample,
+        }
+    }
+
+    /// As [`Generator::sample`]; `Err` if each of several states would have had a split lock, for which it is
+    /// not time.
+    fn accepted(
+        &mut self,
+        bytes: [u8; 15],
+        length: usize,
+        instruction: Instruction,
+        place: Place,
+        ip: u64,
+        rng: &mut Rng,
+    ) -> Result<Sample, Sample> {
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            let sample = self.state(bytes, length, instruction, place, ip, rng);
+            if !split_lock::is_refused(&instruction, &sample.case.registers, rng) {
+                return Ok(sample);
+            }
+            if attempts.next().is_none() {
+                return Err(sample);
+            }
+        }
+    }
+
+    /// A state for an instruction, as it is drawn.
+    fn state(
         &mut self,
         bytes: [u8; 15],
         length: usize,

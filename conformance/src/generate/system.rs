@@ -1,5 +1,6 @@
 //! What the system instructions take: selectors, far pointers, the frame of IRET, numbers of registers.
 
+use emu::Rflags;
 use emu::registers::gpr;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -63,7 +64,8 @@ pub(crate) fn operands(case: &mut Case, instruction: &Instruction, memory: Optio
             let size = instruction.op_code().operand_size() as usize / 8;
             let cs = if rng.chance(70) { 0x33 } else { selector(rng) };
             let ss = if rng.chance(70) { 0x2b } else { selector(rng) };
-            let frame = [offset(rng), u64::from(cs), rng.u64(), values::integer(64, rng), u64::from(ss)];
+            let flags = popped_flags(rng.u64(), stack, size, case.registers.rflags);
+            let frame = [offset(rng), u64::from(cs), flags, values::integer(64, rng), u64::from(ss)];
             words(case, stack, size, &frame);
         }
         M::Cpuid if rng.chance(80) => {
@@ -77,6 +79,16 @@ pub(crate) fn operands(case: &mut Case, instruction: &Instruction, memory: Optio
         }
         _ => {}
     }
+}
+
+/// The flags for IRET's frame, of words of `size` bytes at `stack`.
+///
+/// Intel's processors check the frame's alignment by the AC that it has, and raise #AC with the AC that there was.
+/// If that one is clear the kernel, or the hypervisor, takes the exception for a split lock's and runs IRET again:
+/// it never ends.
+fn popped_flags(drawn: u64, stack: u64, size: usize, flags: Rflags) -> u64 {
+    let is_aligned = stack & (size as u64 - 1) == 0;
+    if is_aligned || flags.contains(Rflags::AC) { drawn } else { drawn & !Rflags::AC.bits() }
 }
 
 /// Puts words of `size` bytes into memory, if all of it is in a region that can be written.

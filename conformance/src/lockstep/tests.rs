@@ -62,3 +62,15 @@ fn a_right_emulator_is_not_suspected() {
     let report = shell(Sabotage::Never);
     assert_eq!((report.divergences, report.status), (0, Some(50)), "{report:?}");
 }
+
+#[test]
+fn the_whole_extended_state_is_put_back() {
+    let tid = super::thread::launch(Command::new("true")).unwrap();
+    super::thread::wait(tid, true).unwrap();
+    let mut raw = super::thread::Raw::fetch(tid).unwrap().unwrap();
+    // CPUID leaf 0xD: the length of an image of all that the system has switched on.
+    let length = std::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
+    assert!(raw.extended_length() >= length, "{} of {length} bytes", raw.extended_length());
+    assert!(raw.store(tid).unwrap());
+    super::thread::kill(tid);
+}

@@ -260,7 +260,7 @@ fn layout() -> io::Result<&'static Layout> {
 /// The state of a stopped thread, as the kernel gives it.
 pub(super) struct Raw {
     general: libc::user_regs_struct,
-    /// What XSAVE saves.
+    /// What XSAVE saves, all of it: where the kernel knows AMX it takes nothing shorter back.
     extended: Vec<u8>,
 }
 
@@ -268,15 +268,30 @@ impl Raw {
     /// `None` if the thread is gone.
     pub(super) fn fetch(tid: i32) -> io::Result<Option<Raw>> {
         let Some(general) = alive(ptrace::getregs(Pid::from_raw(tid)))? else { return Ok(None) };
-        let mut extended = vec![0u8; layout()?.length];
-        let alive = extended_state(libc::PTRACE_GETREGSET, tid, &mut extended)?;
-        Ok(alive.then_some(Raw { general, extended }))
+        // As much as any processor has so far; the kernel fills as much as there is.
+        let mut length = 16 * 1024;
+        loop {
+            let mut extended = vec![0u8; length];
+            match extended_state(libc::PTRACE_GETREGSET, tid, &mut extended)? {
+                None => return Ok(None),
+                Some(filled) if filled == length => length *= 2,
+                Some(filled) => {
+                    extended.truncate(filled);
+                    return Ok(Some(Raw { general, extended }));
+                }
+            }
+        }
     }
 
     /// Puts it back. False if the thread is gone.
     pub(super) fn store(&mut self, tid: i32) -> io::Result<bool> {
         let general = alive(ptrace::setregs(Pid::from_raw(tid), self.general))?;
-        Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?)
+        Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?.is_some())
+    }
+
+    #[cfg(test)]
+    pub(super) fn extended_length(&self) -> usize {
+        self.extended.len()
     }
 
     pub(super) fn registers(&self) -> io::Result<Registers> {
@@ -287,12 +302,12 @@ impl Raw {
     }
 }
 
-/// Gets or sets what XSAVE saves. False if the thread is gone.
-fn extended_state(get_or_set: libc::c_uint, tid: i32, image: &mut [u8]) -> io::Result<bool> {
+/// Gets or sets what XSAVE saves; how many bytes that is, or `None` if the thread is gone.
+fn extended_state(get_or_set: libc::c_uint, tid: i32, image: &mut [u8]) -> io::Result<Option<usize>> {
     let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
     // SAFETY: `vector` describes `image`, which outlives the call.
     let result = unsafe { libc::ptrace(get_or_set, tid, NT_X86_XSTATE as *mut c_void, &raw mut vector) };
-    alive(Errno::result(result)).map(|result| result.is_some())
+    Ok(alive(Errno::result(result))?.map(|_| vector.iov_len))
 }
 
 fn general_registers(kernel: &libc::user_regs_struct) -> Registers {
@@ -329,7 +344,7 @@ impl Snapshot {
     /// Adds the extended state. False if the thread is gone.
     pub(super) fn fetch_extended(&mut self, tid: i32) -> io::Result<bool> {
         let mut image = vec![0u8; layout()?.length];
-        if !extended_state(libc::PTRACE_GETREGSET, tid, &mut image)? {
+        if extended_state(libc::PTRACE_GETREGSET, tid, &mut image)?.is_none() {
             return Ok(false);
         }
         let registers = &mut *self.registers;

@@ -5,19 +5,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use emu::registers::segment;
 use emu::xsave::Layout;
 use emu::{Registers, Rflags};
+use nix::unistd::Pid;
 
 use super::affinity::SharedCore;
+use super::patience::{self, Verdict, Watch};
 use super::places::{self, CODE_HIGH, CODE_LOW, IMAGE_LENGTH, PAGE, Protection, RUNNER, SLOT, SLOTS};
 use super::runner::{self, HANDLER, SAVE, control, input, output, sigcontext};
 use super::shared::{self, Progress, Shared};
 
-/// How long one case may take before its child is given up.
-const DEADLINE: Duration = Duration::from_secs(20);
 /// A selector of user mode's 64-bit code segment and of its data segment, as Linux has them.
 pub(crate) const USER_CS: u16 = 0x33;
 pub(crate) const USER_SS: u16 = 0x2b;
@@ -124,6 +124,8 @@ pub enum Stop {
         /// CR2, for a page fault.
         address: Option<u64>,
     },
+    /// Not at all: it was interrupted. The registers are those of its last moment.
+    Endless,
 }
 
 /// What the processor made of a case.
@@ -155,7 +157,7 @@ pub enum Error {
         /// What became of the child.
         status: String,
     },
-    /// That case did not end in time.
+    /// That case did not end in time, nor could it be interrupted.
     Deadline {
         /// The case.
         index: usize,
@@ -188,7 +190,7 @@ impl fmt::Display for Error {
             Error::Setup(number) => write!(f, "the oracle's child: its system call {number} failed"),
             Error::Died { index, status } => write!(f, "the oracle's child died in case {index}: {status}"),
             Error::Deadline { index } => {
-                write!(f, "case {index} did not end within {} seconds", DEADLINE.as_secs())
+                write!(f, "case {index} did not end within {} seconds", patience::DEADLINE.as_secs())
             }
             Error::Case { index, reason } => write!(f, "case {index}: {reason}"),
         }
@@ -275,7 +277,8 @@ impl Oracle {
         }
         put_u32(bytes, control::INDEX, 0);
         put_u32(bytes, control::COUNT, cases.len() as u32);
-        self.finish()?;
+        put_u32(bytes, control::INTERRUPTED, 0);
+        self.finish(|index| cases.get(index).map(AsRef::as_ref))?;
 
         let mut observations = Vec::with_capacity(cases.len());
         for (index, case) in cases.iter().map(AsRef::as_ref).enumerate() {
@@ -288,11 +291,12 @@ impl Oracle {
         Ok(observations)
     }
 
-    /// Gives the batch to the child and waits until it is done.
-    fn finish(&mut self) -> Result<(), Error> {
+    /// Gives the batch of these cases to the child and waits until it is done. A case that does not end is
+    /// interrupted.
+    fn finish<'a>(&mut self, cases: impl Fn(usize) -> Option<&'a Case>) -> Result<(), Error> {
         const PATIENCE: Duration = Duration::from_millis(50);
+        let mut watch = Watch::new(Pid::from_raw(self.child.id().cast_signed()));
         self.shared.give();
-        let (mut last, mut since) = (0, Instant::now());
         loop {
             let index = match self.shared.wait(PATIENCE) {
                 Progress::Done => return Ok(()),
@@ -310,11 +314,16 @@ impl Oracle {
                 }
                 Err(error) => return Err(Error::System("waitpid", error)),
             }
-            if index != last {
-                (last, since) = (index, Instant::now());
-            } else if since.elapsed() > DEADLINE {
-                self.restart()?;
-                return Err(Error::Deadline { index: index as usize });
+            match watch.see(index, cases(index as usize)) {
+                Verdict::Wait => {}
+                Verdict::Interrupt => {
+                    self.shared.mark_interrupted(index);
+                    watch.interrupt();
+                }
+                Verdict::GiveUp => {
+                    self.restart()?;
+                    return Err(Error::Deadline { index: index as usize });
+                }
             }
         }
     }
@@ -491,7 +500,8 @@ fn setup(action: u64, stack: u64, filter: u64) -> Vec<[u64; 8]> {
         ]);
     }
     calls.push(call(libc::SYS_sigaltstack, stack, 0, 0, 0));
-    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+    let interrupt = patience::INTERRUPT as i32;
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, interrupt] {
         calls.push(call(libc::SYS_rt_sigaction, signal as u64, action, 0, 8));
     }
     calls.push(call(libc::SYS_close, 0, 0, 0, 0));
@@ -600,6 +610,12 @@ fn read_stop(place: &[u8], case: &Case, ip: u64, registers: &mut Registers) -> R
     let (vector, mut stepped) = (quad(sigcontext::TRAPNO), false);
     registers.rflags.remove(Rflags::RF);
     registers.rflags |= case.registers.rflags & Rflags::RF;
+    if get_u64(place, output::SIGNAL) == patience::INTERRUPT as u64 {
+        if case.mode == Mode::Step {
+            registers.rflags.set(Rflags::TF, case.registers.rflags.contains(Rflags::TF));
+        }
+        return Ok(Stop::Endless);
+    }
     if case.mode == Mode::Straight && registers.rip == SAVE && vector == DEBUG {
         // The instruction set TF, and the processor stopped after the jump behind it.
         registers.rip = next;
@@ -620,7 +636,9 @@ fn read_stop(place: &[u8], case: &Case, ip: u64, registers: &mut Registers) -> R
         registers.rflags.set(Rflags::TF, case.registers.rflags.contains(Rflags::TF));
     }
     if stepped {
-        return Ok(Stop::Completed);
+        // One that repeats leaves its address when it ends.
+        let is_endless = case.repeats && registers.rip == ip;
+        return Ok(if is_endless { Stop::Endless } else { Stop::Completed });
     }
     Ok(Stop::Exception { vector: vector as u8, error_code: quad(sigcontext::ERR) as u32, address })
 }

@@ -5,8 +5,8 @@
 
 mod affinity;
 mod child;
-
 mod cpu;
+mod patience;
 pub mod places;
 mod runner;
 mod shared;
@@ -15,3 +15,4 @@ pub use affinity::SharedCore;
 pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Place, Stop};
 pub(crate) use child::{USER_CS, USER_SS};
 pub use cpu::{has_fsgsbase, mxcsr_mask, xsave_layout};
+pub(crate) use patience::locks;

@@ -20,6 +20,8 @@ pub(super) mod control {
     pub(crate) const INDEX: usize = 0x04;
     /// u32: how many cases there are.
     pub(crate) const COUNT: usize = 0x08;
+    /// u32: the case to interrupt, plus one; 0 if none.
+    pub(crate) const INTERRUPTED: usize = 0x0c;
     pub(crate) const CURRENT_INPUT: usize = 0x10;
     pub(crate) const CURRENT_OUTPUT: usize = 0x18;
     pub(crate) const TARGET: usize = 0x20;
@@ -307,6 +309,20 @@ core::arch::global_asm!(
     ".Lhandler:",
     "push 2",
     "popfq",
+    // The parent's signal counts where the case it is about is still at its instruction.
+    "cmp edi, {INTERRUPT}",
+    "jne 27f",
+    "mov eax, [rip + .Lshared + {INDEX}]",
+    "inc eax",
+    "cmp eax, [rip + .Lshared + {INTERRUPTED}]",
+    "jne .Lresume",
+    "mov rax, [rdx + 168]",
+    "lea rcx, [rip + .Lrunner]",
+    "sub rax, rcx",
+    "cmp rax, {PAGE}",
+    "jae 26f",
+    "jmp .Lresume",
+    "27:",
     "cmp dword ptr [rdx + 200], 1",
     "jne 26f",
     "mov r12, [rip + .Lshared + {CURRENT_INPUT}]",
@@ -318,6 +334,7 @@ core::arch::global_asm!(
     "dec qword ptr [rip + .Lshared + {BUDGET}]",
     "jz 26f",
     // The kernel takes ID and NT not from the frame, but from those that are set here.
+    ".Lresume:",
     "mov eax, [rdx + 176]",
     "and eax, 0x204000",
     "push rax",
@@ -427,6 +444,9 @@ core::arch::global_asm!(
     shared_length = const super::shared::LENGTH,
     GO = const control::GO,
     INDEX = const control::INDEX,
+    INTERRUPT = const super::patience::INTERRUPT as i32,
+    INTERRUPTED = const control::INTERRUPTED,
+    PAGE = const super::places::PAGE,
     COUNT = const control::COUNT,
     CURRENT_INPUT = const control::CURRENT_INPUT,
     CURRENT_OUTPUT = const control::CURRENT_OUTPUT,

@@ -105,6 +105,11 @@ impl Shared {
         unsafe { libc::syscall(libc::SYS_futex, self.word(control::GO).as_ptr(), libc::FUTEX_WAKE, 1) };
     }
 
+    /// Says, before a signal does, that the case number `index` shall be interrupted, and no other.
+    pub(super) fn mark_interrupted(&self, index: u32) {
+        self.word(control::INTERRUPTED).store(index + 1, Ordering::Release);
+    }
+
     /// Waits for `patience` at most until the batch is back.
     pub(super) fn wait(&mut self, patience: Duration) -> Progress {
         let time = libc::timespec {

@@ -12,6 +12,8 @@ mod known;
 pub use facts::Facts;
 pub use features::Features;
 
+use core::fmt;
+
 use iced_x86::{CpuidFeature, DecoderOptions};
 
 use crate::registers::Mxcsr;
@@ -58,6 +60,17 @@ pub struct Processor {
     pub xcr0: u64,
     /// Where it keeps them in an XSAVE image.
     pub components: Components,
+}
+
+/// Vendor, family, model and stepping, in decimal: "Intel 6 207 2".
+impl fmt::Display for Processor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vendor = match self.vendor {
+            Vendor::Amd => "AMD",
+            Vendor::Intel => "Intel",
+        };
+        write!(f, "{vendor} {} {} {}", self.family, self.model, self.stepping)
+    }
 }
 
 impl Processor {
