@@ -10,8 +10,14 @@ impl X87 {
     /// What every MMX instruction except EMMS does to the x87 state: TOP is 0 and all registers are valid.
     #[inline(always)]
     pub(crate) fn enter_mmx(&mut self) {
-        self.status &= !TOP;
+        self.clear_top();
         self.tag = 0xff;
+    }
+
+    /// The part of it that some processors have done when a store faults.
+    #[inline(always)]
+    pub(crate) fn clear_top(&mut self) {
+        self.status &= !TOP;
     }
 
     /// MM0 to MM7, in place.

@@ -317,8 +317,8 @@ impl Class for Mmx {
     }
     #[inline(always)]
     fn about_to_store(context: &mut Context<'_>) {
-        if context.displaced.processor.is(Facts::MMX_STORE_SETS_TOP_BEFORE_ITS_FAULT) {
-            context.registers.extended.x87.enter_mmx();
+        if context.displaced.processor.is(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT) {
+            context.registers.extended.x87.clear_top();
         }
     }
 }

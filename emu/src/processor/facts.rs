@@ -107,8 +107,8 @@ bitflags! {
         const X87_STORE_RAISES_BEFORE_ITS_ACCESS = 1 << 35;
         /// Ten bytes are stored as eight and two: the first eight are there when the others fault.
         const M80_IS_STORED_IN_PARTS = 1 << 36;
-        /// An MMX instruction that faults in storing its result has set TOP and the tags.
-        const MMX_STORE_SETS_TOP_BEFORE_ITS_FAULT = 1 << 37;
+        /// An MMX instruction that faults in storing its result has cleared TOP, and not yet set the tags.
+        const MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT = 1 << 37;
 
         // SSE, and XSAVE.
 

@@ -39,7 +39,7 @@ pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
     .union(Facts::FDP_IS_LOADED_WHOLE)
     .union(Facts::X87_STORE_RAISES_BEFORE_ITS_ACCESS)
     .union(Facts::M80_IS_STORED_IN_PARTS)
-    .union(Facts::MMX_STORE_SETS_TOP_BEFORE_ITS_FAULT)
+    .union(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT)
     .union(Facts::MASKMOVDQU_STORES_HALVES)
     .union(Facts::DOT_PRODUCTS_PREFER_LATER_NANS)
     .union(Facts::XSAVE_LOOKS_AT_THE_END_FIRST)
