@@ -117,8 +117,10 @@ bitflags! {
         /// DPPS and DPPD add the upper products first where it shows: which of several NaNs is the result.
         const DOT_PRODUCTS_PREFER_LATER_NANS = 1 << 41;
         /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
-        /// at the first; XRSTOR at the header before anything else. The SDM (volume 1, section 13.7) leaves the order to
-        /// the processor.
+        /// at the first that is accessed; XRSTOR at the header before the last byte, at whatever is in the header after
+        /// it, except of a compacted image, and of that at MXCSR
+        /// when what it does not have is initial, and x87 and XMM are loaded. The SDM (volume 1, section 13.7) leaves
+        /// the order to the processor.
         const XSAVE_LOOKS_AT_THE_END_FIRST = 1 << 42;
         /// Of the component of PKRU, XSAVE and its kin write the four bytes that it has, not eight.
         const XSAVE_WRITES_FOUR_BYTES_OF_PKRU = 1 << 43;

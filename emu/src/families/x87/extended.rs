@@ -15,7 +15,7 @@ use crate::processor::{Facts, Processor};
 use crate::registers::{Mxcsr, X87, gpr};
 use crate::shape::row;
 use crate::table::{Flags, Row};
-use crate::xsave::{self, MINIMUM_LENGTH, XSTATE_BV, feature};
+use crate::xsave::{self, HEADER_LENGTH, MINIMUM_LENGTH, XSTATE_BV, feature};
 
 pub(in crate::families) static ROWS: &[Row] = &[
     row!(Xsave, Whole, Flags::EXTENDED, xsave::<Narrow>),
@@ -34,34 +34,34 @@ const COMPACTED: u64 = 1 << 63;
 const LARGEST: usize = 1024;
 
 /// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
-fn check_area(c: &mut Context<'_>, length: usize, access: Access) -> Result<(), Exception> {
+fn check_area(c: &mut Context<'_>, length: usize, requested: u64) -> Result<(), Exception> {
+    let access = Access::Write;
     if c.displaced.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
         check_first_word(c)?;
         check_aligned(c, 64)?;
         check_part(c, length - 1, 1, 1, access)?;
-        return check_part(c, 0, 1, 1, access);
+        return check_legacy(c, requested, access);
     }
     check_aligned(c, 64)?;
     check_part(c, 0, 1, 1, access)?;
     check_part(c, length - 1, 1, 1, access)
 }
 
-/// The faults of an image that is read, but for those of its components.
-fn check_image(c: &mut Context<'_>) -> Result<(), Exception> {
-    if c.displaced.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
-        check_first_word(c)?;
-        check_aligned(c, 64)?;
-        check_part(c, XSTATE_BV + 8, 8, 1, Access::Read)?;
+/// What the first byte raises that these components have in the legacy region.
+fn check_legacy(c: &mut Context<'_>, components: u64, access: Access) -> Result<(), Exception> {
+    if components & feature::X87 != 0 {
+        check_part(c, 0, 1, 1, access)
+    } else if components & (feature::SSE | feature::AVX) != 0 {
+        check_part(c, xsave::MXCSR, 1, 1, access)
+    } else {
+        Ok(())
     }
-    check_aligned(c, 64)?;
-    check_part(c, 0, 1, 1, Access::Read)?;
-    check_part(c, XSTATE_BV, 8, 1, Access::Read)
 }
 
-/// What the address of the first four bytes raises, and RFLAGS.AC.
+/// What the address of the first byte raises, and RFLAGS.AC for the first four.
 fn check_first_word(c: &Context<'_>) -> Result<(), Exception> {
     let first = c.displaced.address.linear_of_part(c.registers, 0, 0);
-    c.check(first, 4, 4, c.displaced.address.stack)
+    c.check(first, 1, 4, c.displaced.address.stack)
 }
 
 /// Runs an instruction on the components that EDX:EAX asks for and XCR0 has, unless there is no place for one.
@@ -88,7 +88,7 @@ fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// Writes components to an image in the standard format.
 fn standard<P: Pointers>(c: &mut Context<'_>, requested: u64, saved: u64) -> Result<Outcome, Exception> {
     let known = c.displaced.processor.components;
-    check_area(c, known.length(requested, false), Access::Write)?;
+    check_area(c, known.length(requested, false), requested)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
     let before = u64::from_le_bytes(header);
@@ -106,7 +106,8 @@ fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn compact<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
     let known = c.displaced.processor.components;
     let saved = requested & xsave::in_use(c.registers);
-    check_area(c, known.length(requested, true), Access::Write)?;
+    check_area(c, known.length(requested, true), requested & !feature::AVX)?;
+    check_part(c, XSTATE_BV, 8, 1, Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
     write_at(c, XSTATE_BV, &saved.to_le_bytes())?;
     write_at(c, XSTATE_BV + 8, &(requested | COMPACTED).to_le_bytes())?;
@@ -155,21 +156,51 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
     let processor = c.displaced.processor;
     let known = processor.components;
-    check_image(c)?;
-    let mut legacy = [0; MINIMUM_LENGTH];
-    read_at(c, 0, &mut legacy, Access::Read)?;
-    let header = Header::of(&legacy, processor)?;
+    let end_first = processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST);
+    if end_first {
+        check_first_word(c)?;
+    }
+    check_aligned(c, 64)?;
+    if !end_first {
+        check_part(c, 0, 1, 1, Access::Read)?;
+    }
+    let mut words = [0; HEADER_LENGTH];
+    check_part(c, XSTATE_BV + if end_first { 8 } else { 0 }, 8, 1, Access::Read)?;
+    read_at(c, XSTATE_BV, &mut words, Access::Read)?;
+    let header = Header::of(&words);
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };
+    header.check_layout(processor)?;
+    if !end_first {
+        header.check(processor)?;
+    }
     let present = requested & header.in_use;
-    // A compacted image is looked at as far as something is loaded from it.
-    let looked_at = if compacted { present } else { requested };
+    // Of a compacted image some look only at what is loaded from it.
+    let looked_at = if compacted && !end_first { present } else { requested };
     let parts = known.places(format, compacted).filter(|(component, ..)| looked_at & component != 0);
     let length = parts.map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max);
     check_part(c, length - 1, 1, 1, Access::Read)?;
+    if end_first {
+        let mxcsr_alone = if compacted { feature::AVX } else { 0 };
+        check_legacy(c, requested & format & !mxcsr_alone, Access::Read)?;
+        header.check(processor)?;
+    }
+    let mut legacy = [0; XMM_END];
+    if !end_first
+        || requested & (feature::X87 | feature::SSE | feature::AVX) != 0 && (present != 0 || !compacted)
+    {
+        read_at(c, 0, &mut legacy, Access::Read)?;
+    }
     let mut after = c.registers.extended.clone();
     let mut pkru = c.registers.pkru;
-    after.mxcsr = restored_mxcsr(c, &legacy, compacted, requested, present)?;
+    let mxcsr = restored_mxcsr(c, &legacy, compacted, requested, present);
+    let late = compacted && end_first;
+    match mxcsr {
+        Ok(mxcsr) => after.mxcsr = mxcsr,
+        // By then all that the image does not have is initial, and x87 and XMM are loaded.
+        Err(_) if late => {}
+        Err(exception) => return Err(exception),
+    }
     if requested & feature::X87 != 0 {
         let loaded = present & feature::X87 != 0;
         let load = || restored::<P>(xsave::read_x87(&legacy), c.displaced.processor);
@@ -182,8 +213,9 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     for (component, ..) in known.places(requested & !present, false) {
         xsave::read_component(component, &[], &mut after, &mut pkru);
     }
+    let loaded = if mxcsr.is_ok() { present } else { 0 };
     for (component, start, end) in known.places(format, compacted) {
-        if present & component != 0 {
+        if loaded & component != 0 {
             let mut bytes = [0; LARGEST];
             let bytes = &mut bytes[..(end - start).min(LARGEST)];
             read_at(c, start, bytes, Access::Read)?;
@@ -192,7 +224,7 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     }
     c.registers.extended = after;
     c.registers.pkru = pkru;
-    Ok(Outcome::Next)
+    mxcsr.map(|_| Outcome::Next)
 }
 
 /// MXCSR after XRSTOR: the standard form loads it with SSE or AVX whatever XSTATE_BV says, the compacted one
@@ -219,21 +251,36 @@ struct Header {
     in_use: u64,
     /// XCOMP_BV.
     layout: u64,
+    /// The word behind it.
+    third: u64,
+    /// All bits of the words behind that.
+    others: u64,
 }
 
 impl Header {
-    /// #GP for one that the processor does not take.
-    fn of(image: &[u8; MINIMUM_LENGTH], processor: &Processor) -> Result<Header, Exception> {
-        let xcr0 = processor.xcr0;
-        let (words, _) = image[XSTATE_BV..].as_chunks();
+    fn of(bytes: &[u8; HEADER_LENGTH]) -> Header {
+        let (words, _) = bytes.as_chunks();
         let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
         let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
+        let third = words.next().unwrap_or(0);
+        Header { in_use, layout, third, others: words.fold(0, |all, word| all | word) }
+    }
+
+    /// #GP for a layout with components that the system has not enabled.
+    fn check_layout(&self, processor: &Processor) -> Result<(), Exception> {
+        let valid = self.layout & COMPACTED == 0 || self.layout & !COMPACTED & !processor.xcr0 == 0;
+        if valid { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+    }
+
+    /// #GP for one that the processor does not take.
+    fn check(&self, processor: &Processor) -> Result<(), Exception> {
+        let (in_use, layout, xcr0) = (self.in_use, self.layout, processor.xcr0);
         let valid = if layout & COMPACTED != 0 && processor.features.has(CpuidFeature::XSAVEC) {
             let components = layout & !COMPACTED;
-            components & !xcr0 == 0 && in_use & !components == 0 && words.all(|word| word == 0)
+            components & !xcr0 == 0 && in_use & !components == 0 && self.third | self.others == 0
         } else {
-            in_use & !xcr0 == 0 && layout == 0 && words.next() == Some(0)
+            in_use & !xcr0 == 0 && layout == 0 && self.third == 0
         };
-        if valid { Ok(Header { in_use, layout }) } else { Err(Exception::GeneralProtection(0)) }
+        if valid { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
     }
 }

@@ -68,7 +68,8 @@ pub(super) fn restored<P: Pointers>(mut x87: X87, processor: &Processor) -> X87 
 /// The faults of an image of FXSAVE: #GP if it is not aligned, or what its first four bytes raise, by their address
 /// and then by #AC; and what its last byte and then its first one raise.
 fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
-    c.check(address(c), 4, 4, c.displaced.address.stack)?;
+    let first_only = c.displaced.processor.is(Facts::ALIGNMENT_BEFORE_CANONICAL_END);
+    c.check(address(c), if first_only { 1 } else { 4 }, 4, c.displaced.address.stack)?;
     check_aligned(c, 16)?;
     check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
