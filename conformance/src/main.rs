@@ -27,6 +27,8 @@ enum What {
     Everywhere(commands::everywhere::Arguments),
     /// Runs a program, each instruction both on the processor and in the emulator.
     Lockstep(commands::lockstep::Arguments),
+    /// Holds the emulator against recorded answers of a processor, on any machine.
+    Replay(commands::replay::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         What::Diff(arguments) => commands::diff::run(&arguments),
         What::Everywhere(arguments) => commands::everywhere::run(&arguments),
         What::Lockstep(arguments) => commands::lockstep::run(&arguments),
+        What::Replay(arguments) => commands::replay::run(&arguments),
     }
 }
 

@@ -1,0 +1,27 @@
+//! Recorded answers of processors: files of cases that any machine can hold the emulator against.
+//!
+//! `vectors/README.md` describes the files.
+
+pub mod format;
+pub mod image;
+pub mod layout;
+pub mod memory;
+pub mod replay;
+pub mod state;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+
+/// A file's cases, as they are decompressed.
+pub type Decompressed = BufReader<MultiGzDecoder<File>>;
+
+/// Opens a compressed file.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(path: &Path) -> std::io::Result<Decompressed> {
+    Ok(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(File::open(path)?)))
+}

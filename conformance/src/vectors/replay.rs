@@ -1,0 +1,300 @@
+//! `conformance replay`: the emulator against recorded answers, on any machine.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use emu::{Displaced, Outcome, Registers, Rflags};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use serde::Serialize;
+
+use super::format::{Case, Error, Form, Raised, Reader};
+use super::image::{RegisterImage, offset};
+use super::layout::Layout;
+use super::memory::Memory;
+use crate::codes;
+use crate::compare::{Difference, Differences, execute};
+use crate::oracle::Stop;
+
+/// What is replayed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which encodings, by iced-x86's names; `*` and `?` stand for anything.
+    pub pattern: String,
+    /// The most wrong cases of a file to describe.
+    pub show: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan { pattern: "*".to_string(), show: 10 }
+    }
+}
+
+/// A case in which the emulator differs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Wrong {
+    /// iced-x86's name of the encoding.
+    pub code: String,
+    /// The number of the case in its file, counted from zero.
+    pub case: u64,
+    /// The instruction.
+    pub instruction: String,
+    /// Its bytes, in hexadecimal.
+    pub bytes: String,
+    /// What differs.
+    pub differences: Vec<String>,
+}
+
+/// What came of one file.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FileReport {
+    /// Its path.
+    pub file: String,
+    /// The processor that answered.
+    pub processor: String,
+    /// How many cases it has, of the encodings asked for.
+    pub cases: u64,
+    /// In how many of them the emulator does the same.
+    pub exact: u64,
+    /// In how many it does not.
+    pub wrong: u64,
+    /// How many were not compared, by the reason why.
+    pub skipped: BTreeMap<String, u64>,
+    /// Some of the wrong ones.
+    pub first_wrong: Vec<Wrong>,
+    /// The wrong ones by encoding.
+    pub wrong_by_code: BTreeMap<String, u64>,
+    /// The encodings of those that were not compared, by the reason why.
+    pub skipped_codes: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// What became of a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The emulator does what the processor did.
+    Exact,
+    /// It does not, in this.
+    Wrong(Vec<Difference>),
+    /// It was not compared, and why.
+    Skipped(&'static str),
+}
+
+/// Replays files, some at once.
+///
+/// # Errors
+/// The first file that cannot be read.
+pub fn replay(files: &[PathBuf], plan: &Plan) -> Result<Vec<FileReport>, (PathBuf, Error)> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<FileReport, Error>>>> =
+        files.iter().map(|_| Mutex::default()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some((number, path)) = {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    files.get(number).map(|path| (number, path))
+                } {
+                    let result = replay_file(path, plan);
+                    *results[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+    });
+    let results = results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner));
+    files
+        .iter()
+        .zip(results)
+        .filter_map(|(path, result)| Some(result?.map_err(|error| (path.clone(), error))))
+        .collect()
+}
+
+fn replay_file(path: &Path, plan: &Plan) -> Result<FileReport, Error> {
+    let mut reader = Reader::new(super::open(path)?)?;
+    let mut report = FileReport {
+        file: path.display().to_string(),
+        processor: "GenuineIntel family 6 model 207 stepping 2".to_string(),
+        ..FileReport::default()
+    };
+    replay_cases(&mut reader, plan, &mut report)?;
+    Ok(report)
+}
+
+/// Replays the cases of a file into `report`.
+fn replay_cases<R: std::io::Read>(
+    reader: &mut Reader<R>,
+    plan: &Plan,
+    report: &mut FileReport,
+) -> Result<(), Error> {
+    let mut replayer = Replayer::new(reader.layout());
+    let (mut last, mut wanted) = (None, false);
+    for number in 0.. {
+        let Some((form, case)) = reader.next_case()? else { break };
+        if last.as_ref() != Some(&form.code) {
+            wanted = codes::matches(&plan.pattern, &form.code);
+            last = Some(form.code.clone());
+        }
+        if wanted {
+            let verdict = replayer.case(&case);
+            report.add(&form, number, &case, verdict, plan.show);
+        }
+    }
+    Ok(())
+}
+
+impl FileReport {
+    fn add(&mut self, form: &Form, number: u64, case: &Case, verdict: Verdict, show: usize) {
+        self.cases += 1;
+        match verdict {
+            Verdict::Exact => self.exact += 1,
+            Verdict::Skipped(reason) => {
+                *self.skipped.entry(reason.to_string()).or_default() += 1;
+                let codes = self.skipped_codes.entry(reason.to_string()).or_default();
+                *codes.entry(form.code.to_string()).or_default() += 1;
+            }
+            Verdict::Wrong(differences) => {
+                self.wrong += 1;
+                *self.wrong_by_code.entry(form.code.to_string()).or_default() += 1;
+                if self.first_wrong.len() < show {
+                    self.first_wrong.push(describe(form, number, case, &differences));
+                }
+            }
+        }
+    }
+}
+
+fn describe(form: &Form, number: u64, case: &Case, differences: &[Difference]) -> Wrong {
+    let mut instruction = String::new();
+    let decoded = Decoder::new(64, &case.bytes, DecoderOptions::NONE).decode();
+    IntelFormatter::new().format(&decoded, &mut instruction);
+    Wrong {
+        code: form.code.to_string(),
+        case: number,
+        instruction,
+        bytes: hex(&case.bytes),
+        differences: differences.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Performs cases in the emulator.
+pub struct Replayer {
+    layout: Arc<Layout>,
+    memory: Memory,
+    image: RegisterImage,
+    registers: Registers,
+    expected: Registers,
+}
+
+impl Replayer {
+    /// A replayer of cases whose memory is as `layout` says.
+    #[must_use]
+    pub fn new(layout: &Arc<Layout>) -> Replayer {
+        Replayer {
+            layout: Arc::clone(layout),
+            memory: Memory::new(layout),
+            image: RegisterImage::default(),
+            registers: Registers::default(),
+            expected: Registers::default(),
+        }
+    }
+
+    /// Compares the emulator's answer with the recorded one.
+    pub fn case(&mut self, case: &Case) -> Verdict {
+        // Mostly this is where it lies, and what is not emulated costs no more.
+        let mut displaced = match Displaced::decode(&case.bytes, self.layout.code) {
+            Ok(displaced) => displaced,
+            Err(refusal) => return Verdict::Skipped(refusal.reason()),
+        };
+        let lanes = self.layout.registers(case.seed, case.fill, &mut self.image);
+        self.put(&case.patches);
+        let ip = u64::from_le_bytes(self.image.get(offset::RIP));
+        if ip != self.layout.code {
+            displaced = match Displaced::decode(&case.bytes, ip) {
+                Ok(displaced) => displaced,
+                Err(refusal) => return Verdict::Skipped(refusal.reason()),
+            };
+        }
+        self.image.read(&mut self.registers);
+        self.memory.reset(lanes, &case.patches, ip, &case.bytes);
+        let stop = match execute(&displaced, &mut self.registers, &mut self.memory) {
+            Err(Outcome::Native) => return Verdict::Skipped("left to the thread itself"),
+            stop => stop,
+        };
+        let next = if case.raised.is_some() { ip } else { ip.wrapping_add(case.bytes.len() as u64) };
+        self.image.put(offset::RIP, &next.to_le_bytes());
+        let tiles = self.image.tiles().to_vec();
+        self.put(&case.changes);
+        self.image.read(&mut self.expected);
+        let mut differences = Differences::default();
+        if tiles != self.image.tiles() {
+            differences.push("tiles", "changed", "not emulated");
+        }
+        self.compare(case, stop, &mut differences);
+        if differences.0.is_empty() { Verdict::Exact } else { Verdict::Wrong(differences.0) }
+    }
+
+    /// Puts runs over the registers.
+    fn put(&mut self, runs: &[super::format::Run]) {
+        for run in runs {
+            self.image.put(usize::from(run.offset), &run.bytes);
+        }
+    }
+
+    fn compare(&mut self, case: &Case, stop: Result<Stop, Outcome>, differences: &mut Differences) {
+        let recorded = case.raised.map_or(Stop::Completed, recorded);
+        let stop = stop.map(|stop| self.fetch(recorded, stop));
+        match stop {
+            Ok(stop) if stop == recorded => {}
+            Ok(stop) => differences.push("stop", recorded, stop),
+            Err(outcome) => differences.push("stop", recorded, format_args!("{outcome:?}")),
+        }
+        // What a signal frame has of RF is how the processor reports a fault.
+        self.registers.rflags.remove(Rflags::RF);
+        let undefined = match case.raised {
+            None => Rflags::from_bits_retain(u64::from(case.undefined)),
+            Some(_) => Rflags::empty(),
+        };
+        differences.registers(&self.expected, &self.registers, undefined);
+        for (address, processor, emulator) in self.memory.differences(&case.changes) {
+            differences.hex(&format!("[{address:x}]"), processor, emulator);
+        }
+    }
+
+    /// Where the processor raised a fault of the fetch at the target of a branch, the branch itself completed.
+    fn fetch(&self, recorded: Stop, stop: Stop) -> Stop {
+        const FETCH: u32 = 1 << 4;
+        match (recorded, stop) {
+            (Stop::Exception { vector: 14, error_code, .. }, Stop::Completed) if error_code & FETCH != 0 => {
+                match self.memory.fetch(self.registers.rip).map_err(emu::Exception::from) {
+                    Ok(()) => stop,
+                    Err(fault) => Stop::Exception {
+                        vector: fault.vector(),
+                        error_code: fault.error_code() | FETCH,
+                        address: fault.address(),
+                    },
+                }
+            }
+            _ => stop,
+        }
+    }
+}
+
+fn recorded(raised: Raised) -> Stop {
+    Stop::Exception {
+        vector: raised.vector,
+        error_code: u32::from(raised.error_code),
+        address: (raised.vector == 14).then_some(raised.address),
+    }
+}
