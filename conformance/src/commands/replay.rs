@@ -77,11 +77,7 @@ fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
 fn print(out: Out<'_>, reports: &[FileReport], skipped: bool) -> io::Result<()> {
     for report in reports {
         for wrong in &report.first_wrong {
-            writeln!(
-                out,
-                "{}: {}  ({}), case {} of {}",
-                wrong.code, wrong.instruction, wrong.bytes, wrong.case, report.file
-            )?;
+            writeln!(out, "{}: {}  ({}) in {}", wrong.code, wrong.instruction, wrong.bytes, report.file)?;
             for line in &wrong.differences {
                 writeln!(out, "  ! {line}")?;
             }

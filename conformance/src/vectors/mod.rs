@@ -4,6 +4,7 @@
 
 pub mod format;
 pub mod image;
+pub mod invalid;
 pub mod layout;
 pub mod memory;
 pub mod replay;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +11,9 @@ use emu::{Displaced, Outcome, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use serde::Serialize;
 
-use super::format::{Case, Error, Form, Raised, Reader};
+use super::format::{Case, Error, Raised, Reader};
 use super::image::{RegisterImage, offset};
+use super::invalid::{Checker, Variants};
 use super::layout::Layout;
 use super::memory::Memory;
 use crate::codes;
@@ -38,8 +40,6 @@ impl Default for Plan {
 pub struct Wrong {
     /// iced-x86's name of the encoding.
     pub code: String,
-    /// The number of the case in its file, counted from zero.
-    pub case: u64,
     /// The instruction.
     pub instruction: String,
     /// Its bytes, in hexadecimal.
@@ -113,68 +113,89 @@ pub fn replay(files: &[PathBuf], plan: &Plan) -> Result<Vec<FileReport>, (PathBu
 }
 
 fn replay_file(path: &Path, plan: &Plan) -> Result<FileReport, Error> {
-    let mut reader = Reader::new(super::open(path)?)?;
-    let mut report = FileReport {
-        file: path.display().to_string(),
-        processor: "GenuineIntel family 6 model 207 stepping 2".to_string(),
-        ..FileReport::default()
-    };
-    replay_cases(&mut reader, plan, &mut report)?;
+    let file = path.display().to_string();
+    replay_from(super::open(path)?, FileReport { file, ..FileReport::default() }, plan)
+}
+
+/// Replays what a file holds, which `report` is to be about.
+///
+/// # Errors
+/// It is not as it should be.
+pub fn replay_from(
+    mut input: impl BufRead,
+    mut report: FileReport,
+    plan: &Plan,
+) -> Result<FileReport, Error> {
+    let mut wanted = Wanted { pattern: &plan.pattern, last: "".into(), matches: false };
+    if input.fill_buf()?.starts_with(b"# ") {
+        report.processor = "GenuineIntel family 6 model 207 stepping 2".to_string();
+        let (mut variants, mut checker) = (Variants::new(input), Checker::new());
+        while let Some(variant) = variants.next_variant()? {
+            if wanted.is(&variant.code) {
+                let verdict = checker.variant(&variant);
+                report.add(&variant.code, &variant.bytes, verdict, plan.show);
+            }
+        }
+    } else {
+        let mut reader = Reader::new(input)?;
+        report.processor = "GenuineIntel family 6 model 207 stepping 2".to_string();
+        let mut replayer = Replayer::new(reader.layout());
+        while let Some((form, case)) = reader.next_case()? {
+            if wanted.is(&form.code) {
+                let verdict = replayer.case(&case);
+                report.add(&form.code, &case.bytes, verdict, plan.show);
+            }
+        }
+    }
     Ok(report)
 }
 
-/// Replays the cases of a file into `report`.
-fn replay_cases<R: std::io::Read>(
-    reader: &mut Reader<R>,
-    plan: &Plan,
-    report: &mut FileReport,
-) -> Result<(), Error> {
-    let mut replayer = Replayer::new(reader.layout());
-    let (mut last, mut wanted) = (None, false);
-    for number in 0.. {
-        let Some((form, case)) = reader.next_case()? else { break };
-        if last.as_ref() != Some(&form.code) {
-            wanted = codes::matches(&plan.pattern, &form.code);
-            last = Some(form.code.clone());
+/// Which encodings are asked for. Those of a file follow each other.
+struct Wanted<'a> {
+    pattern: &'a str,
+    last: Arc<str>,
+    matches: bool,
+}
+
+impl Wanted<'_> {
+    fn is(&mut self, code: &Arc<str>) -> bool {
+        if !Arc::ptr_eq(code, &self.last) {
+            self.matches = codes::matches(self.pattern, code);
+            self.last = Arc::clone(code);
         }
-        if wanted {
-            let verdict = replayer.case(&case);
-            report.add(&form, number, &case, verdict, plan.show);
-        }
+        self.matches
     }
-    Ok(())
 }
 
 impl FileReport {
-    fn add(&mut self, form: &Form, number: u64, case: &Case, verdict: Verdict, show: usize) {
+    fn add(&mut self, code: &str, bytes: &[u8], verdict: Verdict, show: usize) {
         self.cases += 1;
         match verdict {
             Verdict::Exact => self.exact += 1,
             Verdict::Skipped(reason) => {
                 *self.skipped.entry(reason.to_string()).or_default() += 1;
                 let codes = self.skipped_codes.entry(reason.to_string()).or_default();
-                *codes.entry(form.code.to_string()).or_default() += 1;
+                *codes.entry(code.to_string()).or_default() += 1;
             }
             Verdict::Wrong(differences) => {
                 self.wrong += 1;
-                *self.wrong_by_code.entry(form.code.to_string()).or_default() += 1;
+                *self.wrong_by_code.entry(code.to_string()).or_default() += 1;
                 if self.first_wrong.len() < show {
-                    self.first_wrong.push(describe(form, number, case, &differences));
+                    self.first_wrong.push(describe(code, bytes, &differences));
                 }
             }
         }
     }
 }
 
-fn describe(form: &Form, number: u64, case: &Case, differences: &[Difference]) -> Wrong {
+fn describe(code: &str, bytes: &[u8], differences: &[Difference]) -> Wrong {
     let mut instruction = String::new();
-    let decoded = Decoder::new(64, &case.bytes, DecoderOptions::NONE).decode();
+    let decoded = Decoder::new(64, bytes, DecoderOptions::NONE).decode();
     IntelFormatter::new().format(&decoded, &mut instruction);
     Wrong {
-        code: form.code.to_string(),
-        case: number,
+        code: code.to_string(),
         instruction,
-        bytes: hex(&case.bytes),
+        bytes: hex(bytes),
         differences: differences.iter().map(ToString::to_string).collect(),
     }
 }

@@ -1,0 +1,142 @@
+//! Encodings that are instructions on a processor and encodings that are not: which of many variants of valid
+//! encodings raise #UD. `vectors/README.md` describes the text.
+
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use emu::registers::gpr;
+use emu::{Displaced, Exception, Refusal, Registers};
+
+use super::format::Error;
+use super::layout::Layout;
+use super::memory::Memory;
+use super::replay::Verdict;
+use crate::compare::Differences;
+
+/// What follows the bytes of a variant.
+const FILLER: u8 = 0xcc;
+/// The longest instruction in bytes.
+const INSTRUCTION: usize = 15;
+/// The longest line in bytes.
+const LINE: u64 = 256;
+/// The most lines that are read.
+const LINES: u64 = 1 << 24;
+/// What all general registers hold.
+const GENERAL: u64 = 0x3000_0800;
+
+/// A variant of an encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// iced-x86's name of what it is a variant of.
+    pub code: Arc<str>,
+    /// The bytes; more of 0xCC follow.
+    pub bytes: Vec<u8>,
+    /// Whether the processor raised #UD.
+    pub undefined: bool,
+}
+
+/// Reads the text.
+pub struct Variants<R> {
+    input: R,
+    code: Arc<str>,
+    number: u64,
+}
+
+impl<R: BufRead> Variants<R> {
+    /// Reads from `input`, which has been decompressed.
+    pub fn new(input: R) -> Variants<R> {
+        Variants { input, code: "".into(), number: 0 }
+    }
+
+    /// The next variant; `None` at the end.
+    ///
+    /// # Errors
+    /// The input cannot be read, or a line is not as it should be.
+    pub fn next_variant(&mut self) -> Result<Option<Variant>, Error> {
+        loop {
+            let mut line = String::new();
+            let read = self.input.by_ref().take(LINE).read_line(&mut line).map_err(Error::Io)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if self.number > LINES {
+                return Err(Error::TooLong);
+            }
+            if let Some(name) = line.strip_prefix("# ") {
+                self.code = name.split_whitespace().next().unwrap_or_default().into();
+                continue;
+            }
+            let variant = self.variant(&line);
+            return variant.map(Some).ok_or(Error::Case(self.number - 1, "a line that is no variant"));
+        }
+    }
+
+    fn variant(&self, line: &str) -> Option<Variant> {
+        let mut words = line.strip_suffix('\n')?.split(' ');
+        let bytes = from_hex(words.next()?)?;
+        let undefined = match words.next()? {
+            "UD" => true,
+            "ok" => false,
+            _ => return None,
+        };
+        // What was changed; this is for people.
+        words.next()?;
+        let fits = (1..=INSTRUCTION).contains(&bytes.len());
+        (fits && words.next().is_none()).then(|| Variant { code: Arc::clone(&self.code), bytes, undefined })
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let byte = |pair: &[u8; 2]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+/// Holds the emulator against variants.
+pub struct Checker {
+    code: u64,
+    memory: Memory,
+}
+
+impl Checker {
+    /// A checker of variants of a processor.
+    #[must_use]
+    pub fn new() -> Checker {
+        let layout = Arc::new(Layout::without_header());
+        Checker { code: layout.code, memory: Memory::new(&layout) }
+    }
+
+    /// Compares what the emulator makes of a variant.
+    ///
+    /// Where there is no instruction, refusing is no error, as no probe is placed there; but it is not counted as
+    /// an answer, either.
+    pub fn variant(&mut self, variant: &Variant) -> Verdict {
+        let mut bytes = [FILLER; INSTRUCTION];
+        for (place, byte) in bytes.iter_mut().zip(&variant.bytes) {
+            *place = *byte;
+        }
+        let name = |undefined| if undefined { "#UD" } else { "an instruction" };
+        let mut differences = Differences::default();
+        let mut differs = |emulator: &str| {
+            differences.push("encoding", name(variant.undefined), emulator);
+            Verdict::Wrong(std::mem::take(&mut differences.0))
+        };
+        let displaced = match Displaced::decode(&bytes, self.code) {
+            Ok(displaced) => displaced,
+            Err(refusal @ Refusal::Invalid { .. }) if !variant.undefined => return differs(refusal.reason()),
+            Err(refusal) => return Verdict::Skipped(refusal.reason()),
+        };
+        let mut registers = Registers { gpr: [GENERAL; gpr::R15 + 1], ..Registers::default() };
+        let result = displaced.execute(&mut registers, &mut self.memory);
+        let undefined = result == Err(Exception::InvalidOpcode);
+        if undefined == variant.undefined { Verdict::Exact } else { differs(name(undefined)) }
+    }
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Checker::new()
+    }
+}
