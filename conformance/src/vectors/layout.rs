@@ -99,7 +99,7 @@ impl Layout {
     /// The lines of a header that [`Layout::parse`] reads.
     #[must_use]
     pub fn header(&self) -> String {
-        let mut text = format!("code: {:#x}\n", self.code);
+        let mut text = format!("xcr0: {:#x}\ncode: {:#x}\n", self.components, self.code);
         for region in &self.regions {
             let protection: String = LETTERS
                 .iter()

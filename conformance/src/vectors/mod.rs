@@ -7,14 +7,17 @@ pub mod image;
 pub mod invalid;
 pub mod layout;
 pub mod memory;
+pub mod record;
 pub mod replay;
 pub mod state;
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::Path;
 
+use flate2::Compression;
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 
 /// A file's cases, as they are decompressed.
 pub type Decompressed = BufReader<MultiGzDecoder<File>>;
@@ -25,4 +28,14 @@ pub type Decompressed = BufReader<MultiGzDecoder<File>>;
 /// It cannot be opened.
 pub fn open(path: &Path) -> std::io::Result<Decompressed> {
     Ok(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(File::open(path)?)))
+}
+
+/// Writes a compressed file.
+///
+/// # Errors
+/// It cannot be written.
+pub fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut encoder = GzEncoder::new(File::create(path)?, Compression::best());
+    encoder.write_all(bytes)?;
+    encoder.finish()?.flush()
 }
