@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use std::sync::Arc;
 
 use emu::registers::gpr;
-use emu::{Displaced, Exception, Refusal, Registers};
+use emu::{Displaced, Exception, Processor, Refusal, Registers};
 
 use super::format::Error;
 use super::layout::Layout;
@@ -96,6 +96,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 /// Holds the emulator against variants.
 pub struct Checker {
+    processor: &'static Processor,
     code: u64,
     memory: Memory,
 }
@@ -103,9 +104,9 @@ pub struct Checker {
 impl Checker {
     /// A checker of variants of a processor.
     #[must_use]
-    pub fn new() -> Checker {
+    pub fn new(processor: &'static Processor) -> Checker {
         let layout = Arc::new(Layout::without_header());
-        Checker { code: layout.code, memory: Memory::new(&layout) }
+        Checker { processor, code: layout.code, memory: Memory::new(&layout) }
     }
 
     /// Compares what the emulator makes of a variant.
@@ -123,7 +124,7 @@ impl Checker {
             differences.push("encoding", name(variant.undefined), emulator);
             Verdict::Wrong(std::mem::take(&mut differences.0))
         };
-        let displaced = match Displaced::decode(&bytes, self.code) {
+        let displaced = match Displaced::decode_on(&bytes, self.code, self.processor) {
             Ok(displaced) => displaced,
             Err(refusal @ Refusal::Invalid { .. }) if !variant.undefined => return differs(refusal.reason()),
             Err(refusal) => return Verdict::Skipped(refusal.reason()),
@@ -132,11 +133,5 @@ impl Checker {
         let result = displaced.execute(&mut registers, &mut self.memory);
         let undefined = result == Err(Exception::InvalidOpcode);
         if undefined == variant.undefined { Verdict::Exact } else { differs(name(undefined)) }
-    }
-}
-
-impl Default for Checker {
-    fn default() -> Self {
-        Checker::new()
     }
 }

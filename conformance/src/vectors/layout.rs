@@ -96,10 +96,10 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The lines of a header that [`Layout::parse`] reads.
+    /// The lines of a header that [`Layout::parse`] reads, but that of XCR0, which belongs to the processor.
     #[must_use]
     pub fn header(&self) -> String {
-        let mut text = format!("xcr0: {:#x}\ncode: {:#x}\n", self.components, self.code);
+        let mut text = format!("code: {:#x}\n", self.code);
         for region in &self.regions {
             let protection: String = LETTERS
                 .iter()

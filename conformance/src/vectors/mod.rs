@@ -7,6 +7,7 @@ pub mod image;
 pub mod invalid;
 pub mod layout;
 pub mod memory;
+pub mod processor;
 pub mod record;
 pub mod replay;
 pub mod state;

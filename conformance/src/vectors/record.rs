@@ -5,19 +5,20 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use emu::registers::gpr;
-use emu::{Displaced, Registers, Rflags, Touches};
+use emu::{Registers, Rflags, Touches};
 use iced_x86::{Code, Decoder, Instruction, MemorySize, RoundingControl};
 
 use super::format::{self, Case, Form, Raised, Run};
 use super::image::{RegisterImage, offset};
 use super::layout::{Layout, Protection, Region};
+use super::processor;
 use super::state::Fill;
 use crate::diff::Failure;
 use crate::generate::{Generator, Sample, must_step};
 use crate::oracle::places::{self, CODE_LOW, IMAGE_LENGTH};
 use crate::oracle::{Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
 use crate::rng::Rng;
-use crate::{codes, undefined};
+use crate::{codes, features, undefined};
 
 /// What is recorded.
 #[derive(Clone, Debug)]
@@ -87,10 +88,10 @@ pub fn record(plan: &Plan) -> Result<Recording, Failure> {
     }
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by_key(|(code, _)| *code);
-    let components = crate::oracle::xsave_layout().map_or(0, |layout| layout.features());
+    let processor = features::processor();
     Ok(Recording {
-        processor: String::new(),
-        header: layout(components).header(),
+        processor: processor::name(processor),
+        header: processor::header(processor) + &layout(processor.xcr0).header(),
         forms: found.into_iter().flat_map(|(_, forms)| forms).collect(),
     })
 }
@@ -124,7 +125,7 @@ impl<'a> Recorder<'a> {
     fn new(plan: &'a Plan) -> Result<Recorder<'a>, Failure> {
         let oracle = Oracle::new().map_err(|error| Failure::Oracle(error, None))?;
         let generator = Generator::new(oracle.layout(), mxcsr_mask());
-        let layout = layout(oracle.layout().features());
+        let layout = layout(features::processor().xcr0);
         Ok(Recorder { plan, oracle, generator, layout, memory: Box::new([0; IMAGE_LENGTH]) })
     }
 
@@ -153,8 +154,9 @@ impl<'a> Recorder<'a> {
         let place = if rng.chance(40) { Place::High } else { Place::Low };
         let ip = place.slot(0);
         let (bytes, length) = self.generator.encode(code, ip, rng)?;
-        let instruction = Decoder::with_ip(64, &bytes[..length], ip, emu::decoder_options()).decode();
-        if Displaced::decode(&bytes[..length], ip).is_ok_and(|it| it.touches().contains(Touches::THIS_CORE)) {
+        let instruction =
+            Decoder::with_ip(64, &bytes[..length], ip, features::processor().decoder_options()).decode();
+        if features::decode(&bytes[..length], ip).is_ok_and(|it| it.touches().contains(Touches::THIS_CORE)) {
             // Its answer is the core's.
             return None;
         }

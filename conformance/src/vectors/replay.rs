@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{Displaced, Outcome, Registers, Rflags};
+use emu::{Displaced, Outcome, Processor, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use super::image::{RegisterImage, offset};
 use super::invalid::{Checker, Variants};
 use super::layout::Layout;
 use super::memory::Memory;
+use super::processor;
 use crate::codes;
 use crate::compare::{Difference, Differences, execute};
 use crate::oracle::Stop;
@@ -128,8 +129,9 @@ pub fn replay_from(
 ) -> Result<FileReport, Error> {
     let mut wanted = Wanted { pattern: &plan.pattern, last: "".into(), matches: false };
     if input.fill_buf()?.starts_with(b"# ") {
-        report.processor = "GenuineIntel family 6 model 207 stepping 2".to_string();
-        let (mut variants, mut checker) = (Variants::new(input), Checker::new());
+        let processor = processor::without_header().leak();
+        report.processor = processor::name(processor);
+        let (mut variants, mut checker) = (Variants::new(input), Checker::new(processor));
         while let Some(variant) = variants.next_variant()? {
             if wanted.is(&variant.code) {
                 let verdict = checker.variant(&variant);
@@ -138,8 +140,12 @@ pub fn replay_from(
         }
     } else {
         let mut reader = Reader::new(input)?;
-        report.processor = "GenuineIntel family 6 model 207 stepping 2".to_string();
-        let mut replayer = Replayer::new(reader.layout());
+        let processor = match reader.header() {
+            Some(header) => processor::parse(header).map_err(Error::Header)?,
+            None => processor::without_header(),
+        };
+        report.processor = processor::name(&processor);
+        let mut replayer = Replayer::new(processor.leak(), reader.layout());
         while let Some((form, case)) = reader.next_case()? {
             if wanted.is(&form.code) {
                 let verdict = replayer.case(&case);
@@ -211,6 +217,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 /// Performs cases in the emulator.
 pub struct Replayer {
+    processor: &'static Processor,
     layout: Arc<Layout>,
     memory: Memory,
     image: RegisterImage,
@@ -219,10 +226,11 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// A replayer of cases whose memory is as `layout` says.
+    /// A replayer of cases of a processor, whose memory is as `layout` says.
     #[must_use]
-    pub fn new(layout: &Arc<Layout>) -> Replayer {
+    pub fn new(processor: &'static Processor, layout: &Arc<Layout>) -> Replayer {
         Replayer {
+            processor,
             layout: Arc::clone(layout),
             memory: Memory::new(layout),
             image: RegisterImage::default(),
@@ -234,15 +242,18 @@ impl Replayer {
     /// Compares the emulator's answer with the recorded one.
     pub fn case(&mut self, case: &Case) -> Verdict {
         // Mostly this is where it lies, and what is not emulated costs no more.
-        let mut displaced = match Displaced::decode(&case.bytes, self.layout.code) {
+        let mut displaced = match Displaced::decode_on(&case.bytes, self.layout.code, self.processor) {
             Ok(displaced) => displaced,
             Err(refusal) => return Verdict::Skipped(refusal.reason()),
         };
+        if processor::needs_its_own(&displaced, self.processor) {
+            return Verdict::Skipped("computed by the host, which is another processor");
+        }
         let lanes = self.layout.registers(case.seed, case.fill, &mut self.image);
         self.put(&case.patches);
         let ip = u64::from_le_bytes(self.image.get(offset::RIP));
         if ip != self.layout.code {
-            displaced = match Displaced::decode(&case.bytes, ip) {
+            displaced = match Displaced::decode_on(&case.bytes, ip, self.processor) {
                 Ok(displaced) => displaced,
                 Err(refusal) => return Verdict::Skipped(refusal.reason()),
             };
