@@ -14,9 +14,11 @@ pub const WITHOUT_HEADER: u8 = 1;
 /// The version with a header.
 pub const WITH_HEADER: u8 = 2;
 /// The most bytes that a file has uncompressed: reading ends there, whatever a few compressed ones stand for.
-const LONGEST: u64 = 1 << 28;
+pub(super) const LONGEST: u64 = 1 << 26;
 /// The longest instruction in bytes.
 const INSTRUCTION: usize = 15;
+/// The most patches and the most changes that a case has.
+pub(super) const MOST_RUNS: usize = u8::MAX as usize;
 /// The longest run in bytes.
 const RUN: usize = 256;
 

@@ -1,13 +1,13 @@
 //! Encodings that are instructions on a processor and encodings that are not: which of many variants of valid
 //! encodings raise #UD. `vectors/README.md` describes the text.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Take};
 use std::sync::Arc;
 
 use emu::registers::gpr;
 use emu::{Displaced, Exception, Processor, Refusal, Registers};
 
-use super::format::Error;
+use super::format::{Error, LONGEST};
 use super::layout::Layout;
 use super::memory::Memory;
 use super::replay::Verdict;
@@ -19,8 +19,6 @@ const FILLER: u8 = 0xcc;
 const INSTRUCTION: usize = 15;
 /// The longest line in bytes.
 const LINE: u64 = 256;
-/// The most lines that are read.
-const LINES: u64 = 1 << 24;
 /// What all general registers hold.
 const GENERAL: u64 = 0x3000_0800;
 
@@ -37,7 +35,7 @@ pub struct Variant {
 
 /// Reads the text.
 pub struct Variants<R> {
-    input: R,
+    input: Take<R>,
     code: Arc<str>,
     number: u64,
 }
@@ -45,7 +43,7 @@ pub struct Variants<R> {
 impl<R: BufRead> Variants<R> {
     /// Reads from `input`, which has been decompressed.
     pub fn new(input: R) -> Variants<R> {
-        Variants { input, code: "".into(), number: 0 }
+        Variants { input: input.take(LONGEST), code: "".into(), number: 0 }
     }
 
     /// The next variant; `None` at the end.
@@ -55,14 +53,11 @@ impl<R: BufRead> Variants<R> {
     pub fn next_variant(&mut self) -> Result<Option<Variant>, Error> {
         loop {
             let mut line = String::new();
-            let read = self.input.by_ref().take(LINE).read_line(&mut line).map_err(Error::Io)?;
+            let read = (&mut self.input).take(LINE).read_line(&mut line).map_err(Error::Io)?;
             if read == 0 {
-                return Ok(None);
+                return if self.input.limit() == 0 { Err(Error::TooLong) } else { Ok(None) };
             }
             self.number += 1;
-            if self.number > LINES {
-                return Err(Error::TooLong);
-            }
             if let Some(name) = line.strip_prefix("# ") {
                 self.code = name.split_whitespace().next().unwrap_or_default().into();
                 continue;

@@ -50,8 +50,9 @@ impl Memory {
             return;
         };
         self.layout.memory(&mut lanes, &mut self.before);
-        for (address, byte) in (address..).zip(bytes) {
-            if let Some(place) = self.place(address).and_then(|place| self.before.get_mut(place)) {
+        for (distance, byte) in bytes.into_iter().enumerate() {
+            let place = self.place(address.wrapping_add(distance as u64));
+            if let Some(place) = place.and_then(|place| self.before.get_mut(place)) {
                 *place = byte;
             }
         }

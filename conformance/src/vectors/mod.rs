@@ -10,6 +10,7 @@ pub mod memory;
 pub mod processor;
 pub mod record;
 pub mod replay;
+pub mod signal;
 pub mod state;
 
 use std::fs::File;

@@ -36,7 +36,10 @@ pub fn header(processor: &Processor) -> String {
         let names: Vec<String> = features.map(|feature| format!("{feature:?}")).collect();
         names.join(" ")
     };
-    let facts: Vec<&str> = processor.facts.iter_names().map(|(name, _)| name).collect();
+    let facts = |facts: Facts| {
+        let names: Vec<&str> = facts.iter_names().map(|(name, _)| name).collect();
+        names.join(" ")
+    };
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         // Writing to a string does not fail.
@@ -57,7 +60,8 @@ pub fn header(processor: &Processor) -> String {
     line("aligned-components", &format_args!("{:#x}", processor.components.aligned()));
     line("features", &names(&mut processor.features.iter().filter(told)));
     line("unknown-features", &names(&mut processor.unknown.iter()));
-    line("facts", &facts.join(" "));
+    line("facts", &facts(processor.facts));
+    line("facts-not", &facts(processor.facts.complement()));
     text
 }
 
@@ -100,9 +104,12 @@ pub fn parse(header: &str) -> Result<Processor, String> {
     for name in value("unknown-features")?.split_whitespace() {
         processor.unknown.set(named(name)?, true);
     }
-    processor.facts = Facts::empty();
-    for name in value("facts")?.split_whitespace() {
-        processor.facts |= Facts::from_name(name).ok_or_else(|| format!("the fact {name:?} is not known"))?;
+    // Facts that were not known when the file was recorded are as usual for the vendor.
+    for (key, has) in [("facts", true), ("facts-not", false)] {
+        for name in value(key)?.split_whitespace() {
+            let fact = Facts::from_name(name).ok_or_else(|| format!("the fact {name:?} is not known"))?;
+            processor.facts.set(fact, has);
+        }
     }
     Ok(processor)
 }

@@ -8,7 +8,7 @@ use emu::registers::gpr;
 use emu::{Registers, Rflags, Touches};
 use iced_x86::{Code, Decoder, Instruction, MemorySize, RoundingControl};
 
-use super::format::{self, Case, Form, Raised, Run};
+use super::format::{self, Case, Form, MOST_RUNS, Raised, Run};
 use super::image::{RegisterImage, offset};
 use super::layout::{Layout, Protection, Region};
 use super::processor;
@@ -195,12 +195,14 @@ impl<'a> Recorder<'a> {
             raised: raised(first.stop)?,
             changes: self.changes(&sample, &first, &before, &memory),
         };
-        Some((form(&instruction), case))
+        let fits = case.patches.len() <= MOST_RUNS && case.changes.len() <= MOST_RUNS;
+        fits.then(|| (form(&instruction), case))
     }
 
     /// Puts bytes into memory.
     fn put(&self, memory: &mut Memory, address: u64, bytes: &[u8]) {
-        for (address, byte) in (address..).zip(bytes) {
+        for (distance, byte) in bytes.iter().enumerate() {
+            let address = address.wrapping_add(distance as u64);
             let place = self.layout.region(address).and_then(|region| region.place(address));
             if let Some(place) = place.and_then(|place| memory.get_mut(place - offset::MEMORY)) {
                 *place = *byte;
@@ -223,7 +225,8 @@ impl<'a> Recorder<'a> {
         let (mut obvious, mut after) = (before.clone(), before.clone());
         obvious.put(offset::RIP, &next.to_le_bytes());
         after.write(&observed.registers);
-        let mut changed = Box::new(*memory);
+        // The oracle reports what differs from the batch's contents, which are without the patches.
+        let mut changed = self.memory.clone();
         for (address, word) in &observed.changed {
             self.put(&mut changed, *address, &word.to_le_bytes());
         }

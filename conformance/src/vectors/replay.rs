@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{Displaced, Outcome, Processor, Registers, Rflags};
+use emu::{Displaced, Facts, Outcome, Processor, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use serde::Serialize;
 
@@ -16,9 +16,9 @@ use super::image::{RegisterImage, offset};
 use super::invalid::{Checker, Variants};
 use super::layout::Layout;
 use super::memory::Memory;
-use super::processor;
+use super::{processor, signal};
 use crate::codes;
-use crate::compare::{Difference, Differences, execute};
+use crate::compare::{Difference, Differences, execute, hide_pointers};
 use crate::oracle::Stop;
 
 /// What is replayed.
@@ -261,7 +261,7 @@ impl Replayer {
         self.image.read(&mut self.registers);
         self.memory.reset(lanes, &case.patches, ip, &case.bytes);
         let stop = match execute(&displaced, &mut self.registers, &mut self.memory) {
-            Err(Outcome::Native) => return Verdict::Skipped("left to the thread itself"),
+            Err(Outcome::Native) => return self.left(ip),
             stop => stop,
         };
         let next = if case.raised.is_some() { ip } else { ip.wrapping_add(case.bytes.len() as u64) };
@@ -275,6 +275,22 @@ impl Replayer {
         }
         self.compare(case, stop, &mut differences);
         if differences.0.is_empty() { Verdict::Exact } else { Verdict::Wrong(differences.0) }
+    }
+
+    /// What the emulator leaves to the thread at `ip` it must not have touched.
+    fn left(&mut self, ip: u64) -> Verdict {
+        self.image.put(offset::RIP, &ip.to_le_bytes());
+        self.image.read(&mut self.expected);
+        let mut differences = Differences::default();
+        differences.registers(&self.expected, &self.registers, Rflags::empty());
+        for (address, before, emulator) in self.memory.differences(&[]) {
+            differences.hex(&format!("[{address:x}]"), before, emulator);
+        }
+        if differences.0.is_empty() {
+            Verdict::Skipped("left to the thread itself")
+        } else {
+            Verdict::Wrong(differences.0)
+        }
     }
 
     /// Puts runs over the registers.
@@ -291,6 +307,19 @@ impl Replayer {
             Ok(stop) if stop == recorded => {}
             Ok(stop) => differences.push("stop", recorded, stop),
             Err(outcome) => differences.push("stop", recorded, format_args!("{outcome:?}")),
+        }
+        if let (Some(raised), Ok(stop)) = (case.raised.filter(|raised| raised.signal != 0), stop)
+            && stop == recorded
+        {
+            let mapped = self.layout.region(raised.address).is_some();
+            let signal = signal::of(raised.vector, &self.registers, mapped);
+            if signal.is_none_or(|signal| !signal::is(&raised, signal)) {
+                let processor = format!("{} si_code {}", raised.signal, raised.si_code);
+                differences.push("signal", processor, format_args!("{signal:?}"));
+            }
+        }
+        if self.processor.facts.contains(Facts::X87_POINTERS_ARE_HIDDEN) {
+            hide_pointers(&self.expected.extended.x87, &mut self.registers.extended.x87);
         }
         // What a signal frame has of RF is how the processor reports a fault.
         self.registers.rflags.remove(Rflags::RF);
