@@ -1,10 +1,11 @@
 //! `conformance replay`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use conformance::vectors::files;
 use conformance::vectors::replay::{self, FileReport, Plan};
 use serde::Serialize;
 
@@ -35,18 +36,18 @@ struct Document<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let mut files = Vec::new();
+    let mut all = Vec::new();
     for path in &arguments.files {
-        match expand(path) {
+        match files(path) {
             Ok(found) if found.is_empty() => {
                 return could_not_run(format_args!("{}: no files of recorded cases there", path.display()));
             }
-            Ok(found) => files.extend(found),
+            Ok(found) => all.extend(found),
             Err(error) => return could_not_run(format_args!("{}: {error}", path.display())),
         }
     }
     let plan = Plan { pattern: arguments.code.clone(), show: arguments.show };
-    let reports = match replay::replay(&files, &plan) {
+    let reports = match replay::replay(&all, &plan) {
         Ok(reports) => reports,
         Err((path, error)) => return could_not_run(format_args!("{}: {error}", path.display())),
     };
@@ -56,22 +57,6 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         to_stdout(|out| print(out, &reports, arguments.skipped))
     };
     conclude(printed, reports.iter().all(|report| report.wrong == 0))
-}
-
-/// The files of a directory, or the one file.
-fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut files = Vec::new();
-    for entry in path.read_dir()? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "gz") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn print(out: Out<'_>, reports: &[FileReport], skipped: bool) -> io::Result<()> {

@@ -350,3 +350,136 @@ pub fn differences(before: &[u8], after: &[u8], start: usize) -> Vec<Run> {
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "code: 0x1000\nregion: 0x1000 0x1000 r-x 0x4000\nregion: 0x3000 0x2000 rw- 0x5000\n";
+
+    fn run(offset: u16, bytes: &[u8]) -> Run {
+        Run { offset, bytes: bytes.to_vec() }
+    }
+
+    /// Forms in which everything occurs that the format has.
+    fn forms() -> Vec<(Form, Vec<Case>)> {
+        let completed = Case {
+            bytes: vec![0x90],
+            seed: 0xdead_beef,
+            fill: Fill::F64,
+            undefined: 0x8d5,
+            patches: vec![run(0, &[1, 2, 3]), run(0x6f00, &[7; 256])],
+            raised: None,
+            changes: Vec::new(),
+        };
+        let address = 0x7fff_0000_1234;
+        let fault = Raised { vector: 14, error_code: 0x8007, address, signal: 11, si_code: -128 };
+        let changes = vec![run(0x88, &[9]), run(0x29c0, &[0; 12])];
+        let raised = Case { bytes: vec![0x66; 15], raised: Some(fault), changes, ..completed.clone() };
+        let form = |code: &str, form| Form { code: code.into(), form };
+        vec![
+            (form("Nopd", b'r'), vec![completed.clone(), raised.clone()]),
+            (form("Add_rm8_r8", b'm'), vec![raised, completed]),
+        ]
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<(Form, Case)>, Error> {
+        Reader::new(bytes)?.collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let written = write(HEADER, &forms()).unwrap();
+        let expected: Vec<(Form, Case)> = forms()
+            .into_iter()
+            .flat_map(|(form, cases)| cases.into_iter().map(move |case| (form.clone(), case)))
+            .collect();
+        assert_eq!(read(&written).unwrap(), expected);
+        assert_eq!(Reader::new(&written[..]).unwrap().header(), Some(HEADER));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_is_an_error_unless_between_forms() {
+        let written = write(HEADER, &forms()).unwrap();
+        let first = write(HEADER, &forms()[..1]).unwrap().len();
+        let none = write(HEADER, &[]).unwrap().len();
+        for length in 0..written.len() {
+            let result = read(&written[..length]);
+            assert_eq!(result.is_ok(), length == none || length == first, "{length}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        let expect = |change: &dyn Fn(&mut Case), wrong: &str| {
+            let mut forms = forms();
+            change(&mut forms[1].1[1]);
+            let error = read(&write(HEADER, &forms).unwrap()).unwrap_err().to_string();
+            assert!(error.starts_with("case 3: ") && error.contains(wrong), "{error}");
+        };
+        expect(&|case| case.bytes.clear(), "length");
+        expect(&|case| case.bytes = vec![0x66; 16], "length");
+        expect(&|case| case.patches[0].offset = 0x29cb, "outside");
+        expect(&|case| case.patches[0].offset = 0x3fff, "outside");
+        expect(&|case| case.changes.push(run(0x7000, &[0])), "outside");
+        // The last byte of the file says that there are no changes, the one before that it completed.
+        let mut written = write(HEADER, &forms()).unwrap();
+        let length = written.len();
+        written[length - 2] = 2;
+        assert!(matches!(read(&written), Err(Error::Case(3, _))));
+        for (place, byte) in [(0, b'T'), (7, 0), (7, 3)] {
+            let mut written = write(HEADER, &forms()).unwrap();
+            written[place] = byte;
+            assert!(matches!(read(&written), Err(Error::NoVectors | Error::Version(_))));
+        }
+        assert!(matches!(read(b"# not at all"), Err(Error::NoVectors)));
+    }
+
+    #[test]
+    fn no_byte_makes_the_reader_panic() {
+        let written = write(HEADER, &forms()).unwrap();
+        for place in 0..written.len() {
+            for flipped in 1..=255 {
+                let mut tampered = written.clone();
+                tampered[place] ^= flipped;
+                if let Ok(cases) = read(&tampered) {
+                    assert!(cases.len() <= usize::from(u16::MAX), "{place}: {flipped}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_file_ends_in_an_error() {
+        // Forms without a name and without cases, for ever.
+        let endless = io::Cursor::new(*b"SLVEC\0\0\x01").chain(io::repeat(0));
+        assert!(matches!(Reader::new(endless).unwrap().next_case(), Err(Error::TooLong)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_written() {
+        let mut forms = forms();
+        forms[0].1[0].patches.push(run(0, &[]));
+        assert!(write(HEADER, &forms).is_err());
+        forms[0].1[0].patches = vec![run(0, &[1]); 256];
+        assert!(write(HEADER, &forms).is_err());
+        assert!(write(&" ".repeat(1 << 16), &[]).is_err());
+    }
+
+    #[test]
+    fn differences_put_over_the_one_make_the_other() {
+        let mut rng = crate::rng::Rng::new(1);
+        for chance in [1, 30, 95] {
+            let before: Vec<u8> = (0..2048).map(|_| rng.u64() as u8).collect();
+            let after: Vec<u8> =
+                before.iter().map(|byte| if rng.chance(chance) { rng.u64() as u8 } else { *byte }).collect();
+            let mut made = before.clone();
+            for run in differences(&before, &after, 0x4000) {
+                assert!((1..=RUN).contains(&run.bytes.len()));
+                let start = usize::from(run.offset) - 0x4000;
+                made[start..start + run.bytes.len()].copy_from_slice(&run.bytes);
+            }
+            assert_eq!(made, after, "{chance} %");
+        }
+    }
+}

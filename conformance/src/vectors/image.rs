@@ -158,3 +158,31 @@ impl RegisterImage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_go_into_an_image_and_come_back() {
+        let mut drawn = RegisterImage::default();
+        for (place, byte) in drawn.0.iter_mut().enumerate() {
+            *byte = (place * 7 + place / 251) as u8;
+        }
+        let (mut registers, mut again) = (Registers::default(), Registers::default());
+        drawn.read(&mut registers);
+        let mut image = RegisterImage::default();
+        image.write(&registers);
+        image.read(&mut again);
+        assert_eq!(again, registers);
+        assert_eq!(registers.gpr[1], u64::from_le_bytes(drawn.get(8)));
+        assert_eq!(registers.segment[segment::GS], u16::from_le_bytes(drawn.get(offset::END - 2)));
+        // All but the tiles and the padding has its place.
+        let padding = |place: usize| (offset::X87..offset::ZMM).contains(&place) && place % 16 >= 10;
+        for (place, (drawn, written)) in drawn.0.iter().zip(image.0.iter()).enumerate() {
+            let used =
+                !(offset::TILES..offset::SELECTORS).contains(&place) && !padding(place) && place != 0xe5;
+            assert!(!used || drawn == written, "{place:#x}");
+        }
+    }
+}

@@ -130,3 +130,50 @@ impl Checker {
         if undefined == variant.undefined { Verdict::Exact } else { differs(name(undefined)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::processor;
+
+    fn read(text: &str) -> Result<Vec<Variant>, Error> {
+        let mut variants = Variants::new(text.as_bytes());
+        std::iter::from_fn(|| variants.next_variant().transpose()).collect()
+    }
+
+    #[test]
+    fn lines_are_read() {
+        let variants =
+            read("# Nopd r\n90 ok p0.0\n# VEX_Andn_r32_r32_rm32 r\nf0c4e278f2c0 UD prefixf0\n").unwrap();
+        let code = |at: usize| (&*variants[at].code, variants[at].bytes.as_slice(), variants[at].undefined);
+        assert_eq!(code(0), ("Nopd", [0x90].as_slice(), false));
+        assert_eq!(code(1), ("VEX_Andn_r32_r32_rm32", [0xf0, 0xc4, 0xe2, 0x78, 0xf2, 0xc0].as_slice(), true));
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_an_error() {
+        for line in ["", "9", "9g ok z", "90 yes z", "90 ok", "90 ok z z", " ok z"] {
+            assert!(read(&format!("90 ok z\n{line}\n")).is_err(), "{line:?}");
+        }
+        assert!(read(&format!("{} ok z\n", "90".repeat(16))).is_err());
+        assert!(read(&"90".repeat(1 << 20)).is_err(), "no line has an end");
+        assert!(read("90 ok z").is_err(), "nor this one");
+    }
+
+    #[test]
+    fn the_emulator_is_held_against_what_the_processor_says() {
+        let mut checker = Checker::new(processor::without_header().leak());
+        let mut verdict = |bytes: &[u8], undefined| {
+            checker.variant(&Variant { code: "".into(), bytes: bytes.to_vec(), undefined })
+        };
+        // andn eax, eax, eax, and the same with LOCK.
+        assert_eq!(verdict(&[0xc4, 0xe2, 0x78, 0xf2, 0xc0], false), Verdict::Exact);
+        assert_eq!(verdict(&[0xf0, 0xc4, 0xe2, 0x78, 0xf2, 0xc0], true), Verdict::Exact);
+        // What does not hold.
+        assert!(matches!(verdict(&[0xc4, 0xe2, 0x78, 0xf2, 0xc0], true), Verdict::Wrong(_)));
+        assert!(matches!(verdict(&[0xf0, 0xc4, 0xe2, 0x78, 0xf2, 0xc0], false), Verdict::Wrong(_)));
+        // No instruction that is known.
+        assert!(matches!(verdict(&[0x0f, 0x38, 0xff], true), Verdict::Skipped(_)));
+        assert!(matches!(verdict(&[0x0f, 0x38, 0xff], false), Verdict::Wrong(_)));
+    }
+}

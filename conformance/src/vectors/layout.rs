@@ -207,3 +207,60 @@ fn parse_region(text: &str) -> Option<Region> {
         offset,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_read_as_it_is_written() {
+        let layout = Layout::without_header();
+        let header = layout.header();
+        assert_eq!(Layout::parse(&header), Ok(layout.clone()));
+        let enabled = Layout { components: 7, ..layout };
+        assert_eq!(Layout::parse(&format!("xcr0: 0x7\nnew: things\n{header}")), Ok(enabled));
+    }
+
+    #[test]
+    fn a_region_that_cannot_be_is_an_error() {
+        let line = "region: 0x1000 0x1000 rw- 0x4000\n";
+        assert!(Layout::parse(line).is_ok());
+        for (from, to) in [
+            ("0x1000 0x1000", "0x1000 0x0"),
+            ("0x1000 0x1000", "0x1000 0x1001"),
+            ("0x1000 0x1000", "0xfffffffffffff000 0x1000"),
+            ("0x1000 0x1000", "0x1000 0xffffffffffffff00"),
+            ("rw-", "rwxx"),
+            ("rw-", "w--"),
+            ("rw-", "rw"),
+            ("0x4000", "0x3ff8"),
+            ("0x4000", "0xf008"),
+            ("0x4000", "0xffffffffffffffff"),
+            ("0x4000", "0x4000 0x1"),
+            ("0x4000", "16384"),
+        ] {
+            let changed = line.replacen(from, to, 1);
+            assert!(Layout::parse(&changed).is_err(), "{changed}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_enabled_is_clear() {
+        let mut all = RegisterImage::default();
+        let layout = Layout::without_header();
+        let _ = layout.registers(3, state::Fill::I64, &mut all);
+        let mut avx = RegisterImage::default();
+        let _ = Layout { components: 7, ..layout }.registers(3, state::Fill::I64, &mut avx);
+        let mut registers = [emu::Registers::default(), emu::Registers::default()];
+        all.read(&mut registers[0]);
+        avx.read(&mut registers[1]);
+        let [all, avx] = registers;
+        for number in 0..16 {
+            let (all, avx) = (all.extended.vector[number].0, avx.extended.vector[number].0);
+            assert_eq!((&all[..4], [0; 4].as_slice()), (&avx[..4], &avx[4..]));
+        }
+        assert_eq!(avx.extended.vector[16..], [emu::registers::Vector::default(); 16]);
+        assert_eq!((avx.extended.opmask, avx.pkru), ([0; 8], 0));
+        assert_eq!((avx.gpr, &avx.extended.x87), (all.gpr, &all.extended.x87));
+    }
+}

@@ -15,7 +15,7 @@ pub mod state;
 
 use std::fs::File;
 use std::io::{BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
@@ -40,4 +40,23 @@ pub fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut encoder = GzEncoder::new(File::create(path)?, Compression::best());
     encoder.write_all(bytes)?;
     encoder.finish()?.flush()
+}
+
+/// The compressed files of a directory, in the order of their names; or the one file that `path` is.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in path.read_dir()? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }

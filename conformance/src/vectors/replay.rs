@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{Displaced, Facts, Outcome, Processor, Registers, Rflags};
+use emu::{Displaced, Facts, Outcome, Processor, Refusal, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use serde::Serialize;
 
@@ -244,7 +244,7 @@ impl Replayer {
         // Mostly this is where it lies, and what is not emulated costs no more.
         let mut displaced = match Displaced::decode_on(&case.bytes, self.layout.code, self.processor) {
             Ok(displaced) => displaced,
-            Err(refusal) => return Verdict::Skipped(refusal.reason()),
+            Err(refusal) => return refused(refusal, case),
         };
         if processor::needs_its_own(&displaced, self.processor) {
             return Verdict::Skipped("computed by the host, which is another processor");
@@ -255,7 +255,7 @@ impl Replayer {
         if ip != self.layout.code {
             displaced = match Displaced::decode_on(&case.bytes, ip, self.processor) {
                 Ok(displaced) => displaced,
-                Err(refusal) => return Verdict::Skipped(refusal.reason()),
+                Err(refusal) => return refused(refusal, case),
             };
         }
         self.image.read(&mut self.registers);
@@ -352,10 +352,164 @@ impl Replayer {
     }
 }
 
+/// What is refused is not compared; but what the processor executed must not be taken for no instruction.
+fn refused(refusal: Refusal, case: &Case) -> Verdict {
+    const INVALID_OPCODE: u8 = 6;
+    let executed = case.raised.is_none_or(|raised| raised.vector != INVALID_OPCODE);
+    if !executed || !matches!(refusal, Refusal::Invalid { .. }) {
+        return Verdict::Skipped(refusal.reason());
+    }
+    let mut differences = Differences::default();
+    differences.push("encoding", "an instruction", refusal.reason());
+    Verdict::Wrong(differences.0)
+}
+
 fn recorded(raised: Raised) -> Stop {
     Stop::Exception {
         vector: raised.vector,
         error_code: u32::from(raised.error_code),
         address: (raised.vector == 14).then_some(raised.address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::format::Run;
+    use crate::vectors::state::Fill;
+
+    /// A case of `bytes`, of which nothing is known yet.
+    fn case(bytes: &[u8]) -> Case {
+        Case {
+            bytes: bytes.to_vec(),
+            seed: 5,
+            fill: Fill::I32,
+            undefined: 0,
+            patches: Vec::new(),
+            raised: None,
+            changes: Vec::new(),
+        }
+    }
+
+    fn run(offset: usize, bytes: &[u8]) -> Run {
+        Run { offset: offset as u16, bytes: bytes.to_vec() }
+    }
+
+    fn replayer(processor: Processor) -> Replayer {
+        Replayer::new(processor.leak(), &Arc::new(Layout::without_header()))
+    }
+
+    /// What is said to differ.
+    fn wrong(case: &Case) -> Vec<String> {
+        match replayer(processor::without_header()).case(case) {
+            Verdict::Wrong(differences) => differences.into_iter().map(|one| one.what).collect(),
+            Verdict::Exact => Vec::new(),
+            Verdict::Skipped(reason) => panic!("{reason}"),
+        }
+    }
+
+    #[test]
+    fn a_right_answer_is_exact_and_a_wrong_one_is_not() {
+        // mov eax, 7; its upper half is cleared.
+        let right = Case { changes: vec![run(0, &[7, 0, 0, 0, 0, 0, 0, 0])], ..case(&[0xb8, 7, 0, 0, 0]) };
+        assert_eq!(wrong(&right), [""; 0]);
+        for (offset, what) in
+            [(0, "rax"), (8, "rcx"), (offset::ZMM + 63, "zmm0.q7"), (offset::RFLAGS, "rflags")]
+        {
+            let mut case = right.clone();
+            case.changes.push(run(offset, &[0x5a]));
+            assert_eq!(wrong(&case), [what], "{offset:#x}");
+        }
+        let raised = Raised { vector: 6, error_code: 0, address: 0, signal: 0, si_code: 0 };
+        assert_eq!(wrong(&Case { raised: Some(raised), ..right.clone() }), ["stop", "rip"]);
+        assert_eq!(wrong(&Case { changes: vec![run(offset::TILES, &[1])], ..right }), ["tiles", "rax"]);
+    }
+
+    #[test]
+    fn memory_is_compared() {
+        // mov byte [30001000], 9
+        let store = case(&[0xc6, 0x04, 0x25, 0x00, 0x10, 0x00, 0x30, 9]);
+        let right = Case { changes: vec![run(0x5000, &[9])], ..store.clone() };
+        assert_eq!(wrong(&right), [""; 0]);
+        assert_eq!(wrong(&Case { changes: vec![run(0x5000, &[8])], ..store.clone() }), ["[30001000]"]);
+        assert_eq!(wrong(&store), ["[30001000]"]);
+        let mut elsewhere = right;
+        elsewhere.changes.push(run(0x4000, &[0xa5, 0x5a, 0xa5, 0x5a]));
+        assert_eq!(wrong(&elsewhere), ["[30000000]"]);
+    }
+
+    #[test]
+    fn a_fault_is_compared_with_all_that_is_known_of_it() {
+        // mov byte [30002000], 9: nothing is there.
+        let fault = Raised {
+            vector: 14,
+            error_code: 6,
+            address: 0x3000_2000,
+            signal: libc::SIGSEGV as u8,
+            si_code: 1,
+        };
+        let case = case(&[0xc6, 0x04, 0x25, 0x00, 0x20, 0x00, 0x30, 9]);
+        let raised = |fault| wrong(&Case { raised: Some(fault), ..case.clone() });
+        assert_eq!(raised(fault), [""; 0]);
+        assert_eq!(raised(Raised { error_code: 7, ..fault }), ["stop"]);
+        assert_eq!(raised(Raised { address: 0x3000_2001, ..fault }), ["stop"]);
+        assert_eq!(raised(Raised { si_code: 2, ..fault }), ["signal"]);
+        assert_eq!(raised(Raised { signal: libc::SIGBUS as u8, ..fault }), ["signal"]);
+        assert_eq!(raised(Raised { signal: 0, si_code: 0, ..fault }), [""; 0], "it was not recorded");
+    }
+
+    #[test]
+    fn what_the_manual_leaves_undefined_is_not_compared_unless_it_faults() {
+        // add al, 0; CF is what it is, and the other way round among the changes.
+        let registers = |mask: u8| {
+            let mut image = RegisterImage::default();
+            let _ = Layout::without_header().registers(5, Fill::I32, &mut image);
+            let [flags] = image.get(offset::RFLAGS);
+            run(offset::RFLAGS, &[flags ^ mask])
+        };
+        let nop = Case { changes: vec![registers(1)], ..case(&[0x90]) };
+        assert_eq!(wrong(&nop), ["rflags"]);
+        assert_eq!(wrong(&Case { undefined: 1, ..nop.clone() }), [""; 0]);
+        let raised = Raised { vector: 6, error_code: 0, address: 0, signal: 4, si_code: 2 };
+        let undefined = Case { bytes: vec![0x0f, 0x0b], undefined: 1, raised: Some(raised), ..nop };
+        assert_eq!(wrong(&undefined), ["rflags"]);
+    }
+
+    #[test]
+    fn tables_of_another_processor_are_skipped_by_name() {
+        let rcpps = case(&[0x0f, 0x53, 0xc1]);
+        let mut elsewhere = *Processor::host();
+        elsewhere.family = 1;
+        let verdict = replayer(elsewhere).case(&rcpps);
+        assert!(matches!(verdict, Verdict::Skipped(reason) if reason.contains("host")), "{verdict:?}");
+        let verdict = replayer(*Processor::host()).case(&rcpps);
+        assert!(matches!(verdict, Verdict::Wrong(_)), "it changes XMM0: {verdict:?}");
+    }
+
+    #[test]
+    fn a_report_adds_up() {
+        let mut bytes = b"SLVEC\0\0\x01".to_vec();
+        // Three cases of MOV EAX, 7: right, wrong, and one that is no instruction.
+        let undefined = [1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 2, 0];
+        let changes: [&[u8]; 3] = [&[0, 1, 0, 0, 7, 7, 0, 0, 0, 0, 0, 0, 0], &[0, 0], &undefined];
+        bytes.extend(b"\x0bMov_r32_imm\x72\x03\0");
+        for (changes, code) in
+            changes.iter().zip([&b"\xb8\x07\0\0\0"[..], b"\xb8\x07\0\0\0", b"\x0f\x38\xff\xc0"])
+        {
+            bytes.push(code.len() as u8);
+            bytes.extend(code);
+            bytes.extend([5, 0, 0, 0, Fill::I32 as u8, 0, 0, 0]);
+            bytes.extend(*changes);
+        }
+        let report = |pattern: &str| {
+            let plan = Plan { pattern: pattern.to_string(), show: 1 };
+            replay_from(&bytes[..], FileReport::default(), &plan).unwrap()
+        };
+        let all = report("*");
+        assert_eq!((all.cases, all.exact, all.wrong), (3, 1, 1), "{all:?}");
+        assert_eq!(all.skipped, BTreeMap::from([("not an instruction".to_string(), 1)]));
+        assert_eq!(all.wrong_by_code, BTreeMap::from([("Mov_r32_imm".to_string(), 1)]));
+        assert_eq!((all.first_wrong.len(), all.first_wrong[0].bytes.as_str()), (1, "b807000000"));
+        assert_eq!(report("Add*").cases, 0);
     }
 }
