@@ -3,7 +3,7 @@
 use std::fmt;
 
 use emu::registers::{Extended, X87};
-use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags};
+use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags, UserMemory};
 
 use crate::generate::Sample;
 use crate::memory::Model;
@@ -61,7 +61,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
     }
     if matches!(stop, Err(Outcome::Native | Outcome::Interrupt(_))) {
         // The emulator leaves it to the thread, and must not have touched anything.
-        let mut differences = Differences(Vec::new());
+        let mut differences = Differences::default();
         registers.rip = sample.case.registers.rip;
         differences.registers(&sample.case.registers, &registers, Rflags::empty());
         return Ok(Comparison { differences: differences.0, left: true });
@@ -71,7 +71,7 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         _ => Rflags::empty(),
     };
     hide_pointers(&observed.registers.extended.x87, &mut registers.extended.x87);
-    let mut differences = Differences(Vec::new());
+    let mut differences = Differences::default();
     match stop {
         Ok(stop) if stop == observed.stop => {}
         Ok(stop) => differences.push("stop", observed.stop, stop),
@@ -85,9 +85,13 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
 }
 
 /// How the emulator ends, or what it says that no exception is.
-fn execute(displaced: &Displaced, registers: &mut Registers, model: &mut Model) -> Result<Stop, Outcome> {
+pub(crate) fn execute(
+    displaced: &Displaced,
+    registers: &mut Registers,
+    memory: &mut dyn UserMemory,
+) -> Result<Stop, Outcome> {
     for _ in 0..REPETITIONS {
-        return match displaced.execute(registers, model) {
+        return match displaced.execute(registers, memory) {
             Ok(Outcome::Next | Outcome::NextInhibited) => Ok(Stop::Completed),
             Ok(Outcome::Again) => continue,
             // The 32-bit system call.
@@ -159,21 +163,23 @@ pub(crate) const GPR: [&str; 16] = [
 /// The names of the segment registers in machine encoding.
 const SEGMENT: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 
-struct Differences(Vec<Difference>);
+/// What differs, as it is found.
+#[derive(Debug, Default)]
+pub(crate) struct Differences(pub(crate) Vec<Difference>);
 
 impl Differences {
-    fn push(&mut self, what: &str, processor: impl fmt::Display, emulator: impl fmt::Display) {
+    pub(crate) fn push(&mut self, what: &str, processor: impl fmt::Display, emulator: impl fmt::Display) {
         let (processor, emulator) = (processor.to_string(), emulator.to_string());
         self.0.push(Difference { what: what.to_string(), processor, emulator });
     }
 
-    fn hex<T: fmt::LowerHex + PartialEq>(&mut self, what: &str, processor: T, emulator: T) {
+    pub(crate) fn hex<T: fmt::LowerHex + PartialEq>(&mut self, what: &str, processor: T, emulator: T) {
         if processor != emulator {
             self.push(what, format_args!("{processor:#x}"), format_args!("{emulator:#x}"));
         }
     }
 
-    fn registers(&mut self, processor: &Registers, emulator: &Registers, undefined: Rflags) {
+    pub(crate) fn registers(&mut self, processor: &Registers, emulator: &Registers, undefined: Rflags) {
         for (number, name) in GPR.iter().enumerate() {
             self.hex(name, processor.gpr[number], emulator.gpr[number]);
         }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
-use emu::{Mxcsr, Registers, Rflags, Touches};
+use emu::{Mxcsr, Processor, Registers, Rflags, Touches};
 use iced_x86::Code;
 use probe::spec::ProbeSpec;
 
@@ -16,6 +16,9 @@ use crate::generate::{Generator, SUMMARY};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Memory, Oracle, mxcsr_mask};
+use crate::vectors::format::{Case, Form, Reader};
+use crate::vectors::replay::Replayer;
+use crate::vectors::{self, processor};
 
 /// A case: where its instruction and state are drawn from, and what of the state is the fuzzer's own.
 #[derive(Debug, Arbitrary)]
@@ -148,6 +151,36 @@ pub fn decode(data: &[u8]) {
         && !exception.is_trap()
     {
         assert_eq!(registers.rip, displaced.ip(), "{displaced:?}: {exception}");
+    }
+}
+
+/// Reads anything as a file of recorded cases, and replays the first of them.
+///
+/// # Panics
+/// Reading or replaying does, or what has been read is not written as it was.
+pub fn vectors(data: &[u8]) {
+    /// Replaying draws whole images.
+    const REPLAYED: usize = 16;
+    static PROCESSOR: OnceLock<&Processor> = OnceLock::new();
+    let Ok(reader) = Reader::new(data) else { return };
+    let header = reader.header().map(str::to_string);
+    let processor = header.as_deref().map(processor::parse);
+    if let Some(Ok(processor)) = &processor {
+        assert_eq!(processor::parse(&processor::header(processor)).as_ref(), Ok(processor));
+    }
+    let mut replayer =
+        Replayer::new(PROCESSOR.get_or_init(|| processor::without_header().leak()), reader.layout());
+    let cases: Vec<(Form, Case)> = reader.map_while(Result::ok).collect();
+    for (_, case) in cases.iter().take(REPLAYED) {
+        replayer.case(case);
+    }
+    let header = header.unwrap_or_default();
+    let forms: Vec<_> = cases.iter().map(|(form, case)| (form.clone(), vec![case.clone()])).collect();
+    let written = vectors::format::write(&header, &forms).expect("what was read is not too long");
+    // A file without a header has another layout than one whose header says none.
+    if !header.is_empty() {
+        let again: Result<Vec<_>, _> = Reader::new(&written[..]).expect("it was a header").collect();
+        assert_eq!(again.expect("they were cases"), cases);
     }
 }
 

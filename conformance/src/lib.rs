@@ -15,3 +15,4 @@ pub mod oracle;
 pub mod report;
 pub mod rng;
 pub mod undefined;
+pub mod vectors;

@@ -27,6 +27,10 @@ enum What {
     Everywhere(commands::everywhere::Arguments),
     /// Runs a program, each instruction both on the processor and in the emulator.
     Lockstep(commands::lockstep::Arguments),
+    /// Records what this processor does, for machines that have another.
+    Record(commands::record::Arguments),
+    /// Holds the emulator against recorded answers of a processor, on any machine.
+    Replay(commands::replay::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
         What::Diff(arguments) => commands::diff::run(&arguments),
         What::Everywhere(arguments) => commands::everywhere::run(&arguments),
         What::Lockstep(arguments) => commands::lockstep::run(&arguments),
+        What::Record(arguments) => commands::record::run(&arguments),
+        What::Replay(arguments) => commands::replay::run(&arguments),
     }
 }
 

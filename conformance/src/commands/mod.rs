@@ -5,6 +5,8 @@ pub(crate) mod coverage;
 pub(crate) mod diff;
 pub(crate) mod everywhere;
 pub(crate) mod lockstep;
+pub(crate) mod record;
+pub(crate) mod replay;
 
 use std::fmt;
 use std::io::{self, BufWriter, StdoutLock, Write};

@@ -63,6 +63,7 @@ pub struct Generator {
     mxcsr_mask: u32,
     encoder: Encoder,
     info: InstructionInfoFactory,
+    base: Option<Box<Registers>>,
 }
 
 impl Generator {
@@ -70,7 +71,13 @@ impl Generator {
     #[must_use]
     pub fn new(layout: &Layout, mxcsr_mask: u32) -> Generator {
         let (encoder, info) = (Encoder::new(64), InstructionInfoFactory::new());
-        Generator { layout: *layout, mxcsr_mask, encoder, info }
+        Generator { layout: *layout, mxcsr_mask, encoder, info, base: None }
+    }
+
+    /// Begins the states that follow with the general registers but RSP, and with the extended state, of `base`
+    /// instead of drawing these.
+    pub fn begin_with(&mut self, base: &Registers) {
+        self.base = Some(Box::new(base.clone()));
     }
 
     /// The contents of memory for batch number `batch` of an encoding.
@@ -164,6 +171,12 @@ impl Generator {
             registers: state::registers(&self.layout, self.mxcsr_mask, wide, rng),
             patches: Vec::new(),
         };
+        if let Some(base) = &self.base {
+            let rsp = case.registers.gpr[gpr::RSP];
+            case.registers.gpr = base.gpr;
+            case.registers.gpr[gpr::RSP] = rsp;
+            case.registers.extended.clone_from(&base.extended);
+        }
         self.operands(&mut case, &instruction, rng);
         Sample { case, instruction, ip }
     }
@@ -271,15 +284,20 @@ pub fn can_step(instruction: &Instruction) -> bool {
 
 /// How the instruction is made to stop.
 fn mode(instruction: &Instruction, rng: &mut Rng) -> Mode {
-    let straight = match (instruction.flow_control(), instruction.mnemonic()) {
-        _ if !can_step(instruction) => true,
-        // Nothing after it runs under the new rights, the jump back included.
-        (_, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => false,
-        // Under a hypervisor a single step is slow.
-        (FlowControl::Next | FlowControl::Exception, _) => !rng.chance(1),
-        _ => false,
-    };
+    // Under a hypervisor a single step is slow.
+    let straight = !must_step(instruction) && (!can_step(instruction) || !rng.chance(1));
     if straight { Mode::Straight } else { Mode::Step }
+}
+
+/// Whether a jump behind the instruction cannot stop it.
+pub(crate) fn must_step(instruction: &Instruction) -> bool {
+    match (instruction.flow_control(), instruction.mnemonic()) {
+        _ if !can_step(instruction) => false,
+        // Nothing after it runs under the new rights, the jump back included.
+        (_, Mnemonic::Wrpkru | Mnemonic::Xrstor | Mnemonic::Xrstor64) => true,
+        (FlowControl::Next | FlowControl::Exception, _) => false,
+        _ => true,
+    }
 }
 
 /// Values for registers that an instruction uses without naming them, or that make it do something.

@@ -1,0 +1,79 @@
+//! `conformance record`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use conformance::vectors::format::write;
+use conformance::vectors::record::{self, Plan};
+use conformance::vectors::save;
+use serde::Serialize;
+
+use super::{conclude, could_not_run, fresh_seed, print_json, to_stdout};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Only encodings with such a name, as iced-x86 names them; * and ? stand for anything.
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    code: String,
+    /// How many cases of each encoding.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    cases: u16,
+    /// What the cases are drawn from; without it, a new one each time.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    codes: usize,
+    cases: usize,
+    processor: String,
+    seed: u64,
+    bytes: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let plan = Plan {
+        pattern: arguments.code.clone(),
+        cases: arguments.cases,
+        seed: arguments.seed.unwrap_or_else(fresh_seed),
+        ..Plan::default()
+    };
+    let recording = match record::record(&plan) {
+        Ok(recording) => recording,
+        Err(failure) => return could_not_run(failure),
+    };
+    let bytes = match write(&recording.header, &recording.forms) {
+        Ok(bytes) => bytes,
+        Err(error) => return could_not_run(error),
+    };
+    if let Err(error) = save(&arguments.output, &bytes) {
+        return could_not_run(format_args!("{}: {error}", arguments.output.display()));
+    }
+    let mut codes: Vec<_> = recording.forms.iter().map(|(form, _)| &form.code).collect();
+    codes.dedup();
+    let document = Document {
+        codes: codes.len(),
+        cases: recording.forms.iter().map(|(_, cases)| cases.len()).sum(),
+        processor: recording.processor,
+        seed: plan.seed,
+        bytes: bytes.len(),
+    };
+    let printed = if arguments.json {
+        print_json(&document)
+    } else {
+        let Document { codes, cases, processor, seed, bytes } = document;
+        to_stdout(|out| {
+            writeln!(out, "{processor}: {codes} codes, {cases} cases, {bytes} bytes; seed {seed}")
+        })
+    };
+    conclude(printed, true)
+}
