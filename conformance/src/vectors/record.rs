@@ -264,6 +264,7 @@ fn undefined_flags(sample: &Sample, observed: &Observed) -> u16 {
 fn raised(stop: Stop) -> Option<Option<Raised>> {
     match stop {
         Stop::Completed => Some(None),
+        Stop::Endless => None,
         Stop::Exception { vector, error_code, address } => Some(Some(Raised {
             vector,
             error_code: u16::try_from(error_code).ok()?,
