@@ -3,7 +3,8 @@
 use core::marker::PhantomData;
 
 use crate::exception::Exception;
-use crate::float::{Double, Format, Single, by_blocks, raise};
+use crate::float::{by_blocks, raise};
+use crate::format::{Double, Format, Single};
 use crate::registers::Mxcsr;
 use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
 use crate::shape::row;
@@ -28,7 +29,7 @@ impl<F: Format, const ELEMENTS: usize> FloatOp for Round<F, ELEMENTS> {
     type Lane = F::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(first: &B, second: &B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
         let rounding = if immediate & MXCSR_RC != 0 { rounding_control(*mxcsr) } else { immediate & 3 };
         let daz = mxcsr.contains(Mxcsr::DAZ);
         let (result, mut raised) = by_blocks(first, second, |mut dst, src| {
