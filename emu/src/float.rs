@@ -10,7 +10,7 @@
 //!   been rounded had the exponent no limits.
 
 use crate::exception::Exception;
-use crate::format::Format;
+use crate::format::{Format, Magnitude};
 use crate::host::sse::{self, HostOp, Kind};
 use crate::registers::Mxcsr;
 use crate::vector::{Bits, Xmm, by_blocks_of};
@@ -84,16 +84,21 @@ fn unmasked(mxcsr: Mxcsr) -> Mxcsr {
 /// Computes all blocks of 128 bits as one instruction.
 ///
 /// # Errors
-/// #XM, for an unmasked exception: then only the flags of MXCSR have changed.
+/// #XM, for an unmasked exception: then only the flags of MXCSR have changed, and `result` is of no use.
 #[inline(always)]
-pub(crate) fn compute<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+pub(crate) fn compute<O: HostOp, B: Bits>(
+    first: &B,
+    second: &B,
+    mxcsr: &mut Mxcsr,
+    result: &mut B,
+) -> Result<(), Exception> {
     if mxcsr.contains(Mxcsr::MASKS)
-        && let Some((result, raised)) = unwatched::<O, B>(first, second, *mxcsr)
+        && let Some(raised) = unwatched::<O, B>(first, second, *mxcsr, result)
     {
         *mxcsr |= raised;
-        return Ok(result);
+        return Ok(());
     }
-    compute_watched::<O, B>(first, second, mxcsr)
+    compute_watched::<O, B>(first, second, mxcsr, result)
 }
 
 #[inline(always)]
@@ -113,50 +118,48 @@ fn control<O: HostOp>(mxcsr: Mxcsr) -> Mxcsr {
 /// makes a result at the end of the format's range, if FTZ is off. A result is inexact if it is not the same
 /// rounded down and rounded up.
 #[inline(always)]
-fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> Option<(B, Mxcsr)> {
+fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Option<Mxcsr> {
     if has_special_operand::<O, B>(first, second, mxcsr) {
         return None;
     }
     let wanted = control::<O>(mxcsr) | Mxcsr::EXCEPTIONS;
     if mxcsr.contains(Mxcsr::PE) || matches!(O::KIND, Kind::Choice | Kind::Approximation | Kind::Widening) {
-        let mut results = [B::default()];
-        sse::compute::<O, B, 1>([wanted], first, second, &mut results);
-        let [result] = results;
-        if is_ordinary::<O, B>(&result, O::KIND.zero_is_exact(mxcsr)) {
-            return Some((result, Mxcsr::empty()));
+        sse::compute::<O, B, 1>([wanted], first, second, core::array::from_mut(result));
+        if is_ordinary::<O, B>(result, O::KIND.zero_is_exact(mxcsr)) {
+            return Some(Mxcsr::empty());
         }
     }
     let directed = wanted.difference(Mxcsr::RC | Mxcsr::FTZ);
     let mut results = [B::default(); 3];
     let controls = [directed | DOWN, directed | UP, wanted];
     sse::compute::<O, B, 3>(controls, first, second, &mut results);
-    let [down, up, result] = results;
-    if !is_ordinary::<O, B>(&down, true) || !is_ordinary::<O, B>(&up, true) {
+    let [down, up, wanted] = &results;
+    if !is_ordinary::<O, B>(down, true) || !is_ordinary::<O, B>(up, true) {
         return None;
     }
+    *result = *wanted;
     // Neighbours differ in the lowest bit; zeros, of whichever sign, do not.
-    let computed = O::Target::LOWEST_BITS & (u128::MAX >> (128 - O::ELEMENTS as u32 * O::Target::BITS));
-    let inexact = blocks(&down).iter().zip(blocks(&up)).any(|(down, up)| {
-        let [down, up]: [u128; 2] = [bytemuck::cast(*down), bytemuck::cast(*up)];
-        (down ^ up) & computed != 0
-    });
-    Some((result, if inexact { Mxcsr::PE } else { Mxcsr::empty() }))
+    let differ = |(down, up): (&Xmm, &Xmm)| O::Target::any_differ(down, up, O::ELEMENTS);
+    let inexact = blocks(down).iter().zip(blocks(up)).any(differ);
+    Some(if inexact { Mxcsr::PE } else { Mxcsr::empty() })
 }
 
 /// Whether there is a denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
 #[inline(always)]
 fn has_special_operand<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> bool {
     let denormal = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
-    let is_special = |block: &Xmm| {
-        O::Source::any(block, O::ELEMENTS, |magnitude| {
-            denormal & magnitude.is_small() | (O::KIND == Kind::Choice) & magnitude.is_nan::<O::Source>()
-        })
+    let is_special = |magnitude: Magnitude| {
+        denormal & magnitude.is_small() | (O::KIND == Kind::Choice) & magnitude.is_nan::<O::Source>()
     };
     match O::KIND {
         Kind::FromInteger | Kind::ToInteger | Kind::Truncation | Kind::Approximation => false,
-        kind => {
-            blocks(second).iter().any(is_special) || kind.is_binary() && blocks(first).iter().any(is_special)
-        }
+        kind => blocks(first).iter().zip(blocks(second)).any(|(first, second)| {
+            if kind.is_binary() {
+                O::Source::any([first, second], O::ELEMENTS, is_special)
+            } else {
+                O::Source::any([second], O::ELEMENTS, is_special)
+            }
+        }),
     }
 }
 
@@ -166,9 +169,11 @@ fn is_ordinary<O: HostOp, B: Bits>(results: &B, or_zero: bool) -> bool {
     let is_extraordinary = |block: &Xmm| match O::KIND {
         Kind::Choice | Kind::Approximation => false,
         Kind::ToInteger | Kind::Truncation => O::Target::any_indefinite(block, O::ELEMENTS),
-        _ => O::Target::any(block, O::ELEMENTS, |magnitude| {
-            magnitude.is_small() | magnitude.is_large::<O::Target>() | !or_zero & magnitude.is_zero()
-        }),
+        _ => {
+            O::Target::any([block], O::ELEMENTS, |magnitude| {
+                magnitude.is_small() | magnitude.is_large::<O::Target>()
+            }) || !or_zero && O::Target::any([block], O::ELEMENTS, Magnitude::is_zero)
+        }
     };
     !blocks(results).iter().any(is_extraordinary)
 }
@@ -203,23 +208,25 @@ pub(crate) fn raise(flags: Mxcsr, mxcsr: &mut Mxcsr) -> Result<(), Exception> {
 }
 
 /// Computes with all flags clear, and reads those that the host sets.
-fn watch<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> (B, Mxcsr) {
-    let mut results = [B::default()];
+fn watch<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Mxcsr {
     let clear = control::<O>(mxcsr).difference(Mxcsr::EXCEPTIONS);
-    let raised = sse::compute::<O, B, 1>([clear], first, second, &mut results);
-    let [result] = results;
-    (result, raised)
+    sse::compute::<O, B, 1>([clear], first, second, core::array::from_mut(result))
 }
 
 #[cold]
 #[inline(never)]
-fn compute_watched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+fn compute_watched<O: HostOp, B: Bits>(
+    first: &B,
+    second: &B,
+    mxcsr: &mut Mxcsr,
+    result: &mut B,
+) -> Result<(), Exception> {
     let unmasked = unmasked(*mxcsr);
     let mut control = *mxcsr;
     if unmasked.contains(Mxcsr::UE) {
         control.remove(Mxcsr::FTZ);
     }
-    let (result, mut raised) = watch::<O, B>(first, second, control);
+    let mut raised = watch::<O, B>(first, second, control, result);
     if O::KIND.leaves_range() && unmasked.intersects(Mxcsr::OE | Mxcsr::UE) {
         let pairs = blocks(first).iter().zip(blocks(second));
         let elements = pairs.flat_map(|pair| (0..O::ELEMENTS).map(move |index| (index, pair)));
@@ -227,8 +234,7 @@ fn compute_watched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr)
             raised | element_flags::<O>(index, first, second, control, unmasked)
         });
     }
-    raise(raised, mxcsr)?;
-    Ok(result)
+    raise(raised, mxcsr)
 }
 
 /// The flags that element `index` of a block raises where OE or UE is not masked.
@@ -241,7 +247,8 @@ fn element_flags<O: HostOp>(
 ) -> Mxcsr {
     // Nothing is raised by ones in all the others.
     let (first, second) = (only::<O::Source>(first, index), only::<O::Source>(second, index));
-    let (result, mut flags) = watch::<O, Xmm>(&first, &second, control);
+    let mut result = Xmm::default();
+    let mut flags = watch::<O, Xmm>(&first, &second, control, &mut result);
     let target = O::Target::element(bytemuck::cast(result), index);
     if O::Target::is_denormal(target) {
         flags |= Mxcsr::UE & unmasked;

@@ -21,8 +21,10 @@ pub(crate) trait Format {
     /// The exponent field of infinity.
     const HIGHEST_EXPONENT: i32 = (Self::MASK as u64 >> 1 >> Self::FRACTION_BITS) as i32;
 
-    /// Whether any of the first `count` elements is such.
-    fn any(block: &Xmm, count: usize, is: impl Fn(Magnitude) -> bool) -> bool;
+    /// Whether any of the first `count` elements of the blocks is such.
+    fn any<const N: usize>(blocks: [&Xmm; N], count: usize, is: impl Fn(Magnitude) -> bool) -> bool;
+    /// Whether any of the first `count` elements differ in the lowest bit.
+    fn any_differ(left: &Xmm, right: &Xmm, count: usize) -> bool;
     /// Whether any of the first `count` integers of this size is the one that stands for what is none.
     fn any_indefinite(block: &Xmm, count: usize) -> bool;
 
@@ -52,6 +54,13 @@ macro_rules! format {
         $(#[$documentation])*
         pub(crate) struct $name;
 
+        impl $name {
+            #[inline(always)]
+            fn lanes(block: &Xmm) -> [$signed; 128 / <$lane>::BITS as usize] {
+                bytemuck::cast(*block)
+            }
+        }
+
         impl Format for $name {
             type Lane = $lane;
             const BITS: u32 = <$lane>::BITS;
@@ -59,17 +68,26 @@ macro_rules! format {
             const ONE: u64 = $one;
 
             #[inline(always)]
-            fn any(block: &Xmm, count: usize, is: impl Fn(Magnitude) -> bool) -> bool {
-                let lanes: [$signed; 128 / <$lane>::BITS as usize] = bytemuck::cast(*block);
-                lanes.iter().take(count).fold(false, |any, lane| {
-                    any | is(Magnitude((((lane & <$signed>::MAX) - 1) >> $fraction_bits) as i32))
+            fn any<const N: usize>(blocks: [&Xmm; N], count: usize, is: impl Fn(Magnitude) -> bool) -> bool {
+                let blocks = blocks.map(Self::lanes);
+                (0..count).fold(false, |any, index| {
+                    blocks.iter().fold(any, |any, lanes| {
+                        let magnitude = lanes[index] & <$signed>::MAX;
+                        any | is(Magnitude(((magnitude - 1) >> $fraction_bits) as i32))
+                    })
                 })
             }
 
             #[inline(always)]
+            fn any_differ(left: &Xmm, right: &Xmm, count: usize) -> bool {
+                let lanes = Self::lanes(left).into_iter().zip(Self::lanes(right));
+                lanes.take(count).fold(false, |any, (left, right)| any | ((left ^ right) & 1 != 0))
+            }
+
+            #[inline(always)]
             fn any_indefinite(block: &Xmm, count: usize) -> bool {
-                let lanes: [$signed; 128 / <$lane>::BITS as usize] = bytemuck::cast(*block);
-                lanes.iter().take(count).fold(false, |any, lane| any | (*lane == <$signed>::MIN))
+                let lanes = Self::lanes(block);
+                lanes.into_iter().take(count).fold(false, |any, lane| any | (lane == <$signed>::MIN))
             }
         }
     };

@@ -61,9 +61,15 @@ impl<O: HostOp> FloatOp for Horizontal<O> {
     type Lane = <O::Source as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: &B, second: &B, _: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        _: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
         let (even, odd) = neighbours::<Self::Lane, B>(first, second);
-        compute::<O, B>(&even, &odd, mxcsr)
+        compute::<O, B>(&even, &odd, mxcsr, result)
     }
 }
 
@@ -107,8 +113,14 @@ impl FloatOp for Dpps {
     type Lane = <Single as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: &B, second: &B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        dot::<sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        dot::<sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr, result)
     }
 }
 
@@ -119,8 +131,14 @@ impl FloatOp for Dppd {
     type Lane = <Double as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: &B, second: &B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        dot::<sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        dot::<sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr, result)
     }
 }
 
@@ -130,14 +148,16 @@ fn dot<Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits
     second: &B,
     immediate: u8,
     mxcsr: &mut Mxcsr,
-) -> Result<B, Exception> {
+    result: &mut B,
+) -> Result<(), Exception> {
     // Zero times zero raises nothing.
     let first = choose::<F::Lane, B>(*first, immediate >> 4);
     let second = choose::<F::Lane, B>(*second, immediate >> 4);
-    let mut sum = compute::<Multiply, B>(&first, &second, mxcsr)?;
+    compute::<Multiply, B>(&first, &second, mxcsr, result)?;
     for _ in 0..(128 / F::BITS).ilog2() {
-        let (even, odd) = neighbours::<F::Lane, B>(&sum, &sum);
-        sum = compute::<Add, B>(&even, &odd, mxcsr)?;
+        let (even, odd) = neighbours::<F::Lane, B>(result, result);
+        compute::<Add, B>(&even, &odd, mxcsr, result)?;
     }
-    Ok(choose::<F::Lane, B>(sum, immediate))
+    *result = choose::<F::Lane, B>(*result, immediate);
+    Ok(())
 }

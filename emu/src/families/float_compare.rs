@@ -55,8 +55,8 @@ impl Predicate {
     /// Ones in the elements whose relation it holds for.
     #[inline(always)]
     fn mask<F: Format>(self, relations: u128) -> u128 {
-        let [less, equal, unordered] =
-            [relation::LESS, relation::EQUAL, relation::UNORDERED].map(|bit| relations >> bit & F::LOWEST_BITS);
+        let [less, equal, unordered] = [relation::LESS, relation::EQUAL, relation::UNORDERED]
+            .map(|bit| relations >> bit & F::LOWEST_BITS);
         let greater = F::LOWEST_BITS & !(less | equal | unordered);
         let holds = self.holds();
         let chosen = |bits: u128, relation: u8| if holds & relation != 0 { bits } else { 0 };
@@ -81,19 +81,27 @@ impl<Quiet: HostOp, Signaling: HostOp> FloatOp for Cmp<Quiet, Signaling> {
     type Lane = <Quiet::Source as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: &B, second: &B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
         // Legacy encodings have eight predicates.
         let predicate = Predicate(immediate & 7);
-        let relations = if predicate.is_signaling() {
-            compute::<Signaling, B>(first, second, mxcsr)?
+        let mut relations = B::default();
+        if predicate.is_signaling() {
+            compute::<Signaling, B>(first, second, mxcsr, &mut relations)?;
         } else {
-            compute::<Quiet, B>(first, second, mxcsr)?
-        };
+            compute::<Quiet, B>(first, second, mxcsr, &mut relations)?;
+        }
         let computed = if Quiet::ELEMENTS == 1 { Quiet::Source::MASK } else { u128::MAX };
-        Ok(by_blocks_of(first, &relations, |first: &Xmm, relations: &Xmm| {
+        *result = by_blocks_of(first, &relations, |first: &Xmm, relations: &Xmm| {
             let mask = predicate.mask::<Quiet::Source>(bytemuck::cast(*relations));
             bytemuck::cast(mask & computed | bytemuck::cast::<Xmm, u128>(*first) & !computed)
-        }))
+        });
+        Ok(())
     }
 }
 
@@ -105,7 +113,9 @@ impl<O: HostOp> FloatFlags for Comi<O> {
 
     #[inline(always)]
     fn apply<B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception> {
-        let relations = compute::<O, B>(first, second, mxcsr)?.integer::<u8>(0);
+        let mut relations = B::default();
+        compute::<O, B>(first, second, mxcsr, &mut relations)?;
+        let relations = relations.integer::<u8>(0);
         let flag = |relation: u32, flag: Rflags| {
             if relations >> relation & 1 != 0 { flag } else { Rflags::empty() }
         };

@@ -317,11 +317,27 @@ macro_rules! host_compare {
 macro_rules! relate {
     ($shift:literal, $top:literal) => {
         concat!(
-            "psrl", $shift, " xmm3, ", $top, "\n",
-            "psrl", $shift, " xmm0, ", $top, "\n",
-            "psll", $shift, " xmm0, 1\n",
-            "psrl", $shift, " xmm2, ", $top, "\n",
-            "psll", $shift, " xmm2, 3\n",
+            "psrl",
+            $shift,
+            " xmm3, ",
+            $top,
+            "\n",
+            "psrl",
+            $shift,
+            " xmm0, ",
+            $top,
+            "\n",
+            "psll",
+            $shift,
+            " xmm0, 1\n",
+            "psrl",
+            $shift,
+            " xmm2, ",
+            $top,
+            "\n",
+            "psll",
+            $shift,
+            " xmm2, 3\n",
             "orps xmm0, xmm3\n",
             "orps xmm0, xmm2"
         )

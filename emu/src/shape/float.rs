@@ -31,16 +31,28 @@ pub(crate) trait FloatOp {
     /// from `first`; one with a single source ignores `first` otherwise.
     ///
     /// # Errors
-    /// #XM, for an unmasked exception: then only the flags of MXCSR have changed.
-    fn apply<B: Bits>(first: &B, second: &B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception>;
+    /// #XM, for an unmasked exception: then only the flags of MXCSR have changed, and `result` is of no use.
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception>;
 }
 
 impl<O: HostOp> FloatOp for O {
     type Lane = <O::Target as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: &B, second: &B, _: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        float::compute::<O, B>(first, second, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        _: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        float::compute::<O, B>(first, second, mxcsr, result)
     }
 }
 
@@ -55,7 +67,9 @@ fn with_mxcsr<R>(c: &mut Context<'_>, function: impl FnOnce(&Context<'_>, &mut M
 
 #[inline(always)]
 fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: &B, second: &B) -> Result<B, Exception> {
-    with_mxcsr(c, |c, mxcsr| O::apply(first, second, c.displaced.immediate as u8, mxcsr))
+    let mut result = B::default();
+    with_mxcsr(c, |c, mxcsr| O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result))?;
+    Ok(result)
 }
 
 /// Applies the operation to the last operand, of which `memory` has what is in memory.
@@ -64,10 +78,12 @@ fn apply_to_one<C: Class, P: Place, O: FloatOp>(
     c: &mut Context<'_>,
     memory: &C::Bits,
 ) -> Result<C::Bits, Exception> {
+    let mut result = C::Bits::default();
     with_mxcsr(c, |c, mxcsr| {
         let source = P::source::<C>(c, 1, memory);
-        O::apply(source, source, c.displaced.immediate as u8, mxcsr)
-    })
+        O::apply(source, source, c.displaced.immediate as u8, mxcsr, &mut result)
+    })?;
+    Ok(result)
 }
 
 /// Picks a function generic over class and place: operand `$operand` is the last source, a vector register
@@ -89,9 +105,10 @@ pub(crate) fn two_sources<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let mut memory = C::Bits::default();
         P::load::<C, O::Lane>(c, &mut memory)?;
-        let result = with_mxcsr(c, |c, mxcsr| {
+        let mut result = C::Bits::default();
+        with_mxcsr(c, |c, mxcsr| {
             let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-            O::apply(first, second, c.displaced.immediate as u8, mxcsr)
+            O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result)
         })?;
         C::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
@@ -217,9 +234,8 @@ pub(crate) fn to_flags<O: FloatFlags>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let mut memory = C::Bits::default();
         P::load::<C, O::Lane>(c, &mut memory)?;
-        let flags = with_mxcsr(c, |c, mxcsr| {
-            O::apply(C::register(c, 0), P::source::<C>(c, 1, &memory), mxcsr)
-        })?;
+        let flags =
+            with_mxcsr(c, |c, mxcsr| O::apply(C::register(c, 0), P::source::<C>(c, 1, &memory), mxcsr))?;
         c.set_status(flags);
         Ok(Outcome::Next)
     }
