@@ -10,93 +10,44 @@
 //!   been rounded had the exponent no limits.
 
 use crate::exception::Exception;
-use crate::host::sse::HostOp;
+use crate::format::{Format, Magnitude};
+use crate::host::sse::{self, HostOp, Kind};
 use crate::registers::Mxcsr;
-use crate::vector::{Bits, Lane};
+use crate::vector::{Bits, Xmm, by_blocks_of};
 
-/// A binary floating-point format (SDM volume 1, section 4.2.2).
-pub(crate) trait Format {
-    /// The bits as a lane.
-    type Lane: Lane;
-    /// Of an element.
-    const BITS: u32;
-    /// Of the fraction; the significand has one more.
-    const FRACTION_BITS: u32;
-    /// 1.0.
-    const ONE: u64;
-
-    /// A mask of the first element of 128 bits.
-    const MASK: u128 = (1 << Self::BITS) - 1;
-
-    /// Element `index` of 128 bits.
-    #[inline(always)]
-    fn element(value: u128, index: usize) -> u64 {
-        (value >> ((index as u32 * Self::BITS) & 127) & Self::MASK) as u64
+impl Kind {
+    /// Whether the first operand counts as well as the second.
+    fn is_binary(self) -> bool {
+        matches!(self, Kind::Sum | Kind::Product | Kind::Quotient | Kind::Choice)
     }
 
-    /// Nonzero, and below the normal range.
-    #[inline(always)]
-    fn is_denormal(element: u64) -> bool {
-        let magnitude = element & (Self::MASK as u64 >> 1);
-        magnitude != 0 && magnitude >> Self::FRACTION_BITS == 0
+    /// Whether the result of finite numbers can leave the range of its format.
+    fn leaves_range(self) -> bool {
+        matches!(self, Kind::Sum | Kind::Product | Kind::Quotient | Kind::Narrowing)
     }
 
-    /// The significand as an integer and the exponent of its lowest bit, of a finite number.
-    fn decompose(element: u64) -> (u64, i32) {
-        let fraction = element & ((1 << Self::FRACTION_BITS) - 1);
-        let exponent = ((element & (Self::MASK as u64 >> 1)) >> Self::FRACTION_BITS) as i32;
-        if exponent == 0 { (fraction, 1) } else { (fraction | 1 << Self::FRACTION_BITS, exponent) }
+    /// Whether a result of zero is never one that was too small.
+    fn zero_is_exact(self, mxcsr: Mxcsr) -> bool {
+        match self {
+            // A tiny sum is exact, if it is not flushed.
+            Kind::Sum => !mxcsr.contains(Mxcsr::FTZ),
+            Kind::Widening | Kind::FromInteger => true,
+            _ => false,
+        }
     }
-}
 
-/// Binary32.
-pub(crate) struct Single;
-/// Binary64.
-pub(crate) struct Double;
-
-impl Format for Single {
-    type Lane = u32;
-    const BITS: u32 = 32;
-    const FRACTION_BITS: u32 = 23;
-    const ONE: u64 = 0x3f80_0000;
-}
-
-impl Format for Double {
-    type Lane = u64;
-    const BITS: u32 = 64;
-    const FRACTION_BITS: u32 = 52;
-    const ONE: u64 = 0x3ff0_0000_0000_0000;
-}
-
-/// How the result of an operation on finite numbers can leave the range of its format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Range {
-    /// It cannot.
-    Within,
-    /// As a sum or difference of the operands.
-    Sum,
-    /// As their product.
-    Product,
-    /// As their quotient.
-    Quotient,
-    /// As the second operand in a narrower format.
-    Narrowing,
-}
-
-impl Range {
     /// Whether a result that was rounded, or was too large or too small, would have needed no rounding had
     /// the exponent no limits.
-    fn is_exact<O: HostOp>(self, dst: u64, src: u64) -> bool {
-        let (left, left_exponent) = O::Source::decompose(dst);
-        let (right, right_exponent) = O::Source::decompose(src);
+    fn is_exact<O: HostOp>(self, first: u64, second: u64) -> bool {
+        let (left, left_exponent) = O::Source::decompose(first);
+        let (right, right_exponent) = O::Source::decompose(second);
         let precision = O::Target::FRACTION_BITS + 1;
         match self {
-            Range::Within => true,
-            Range::Narrowing => fits(u128::from(right), precision),
+            Kind::Narrowing => fits(u128::from(right), precision),
             _ if left == 0 || right == 0 => true,
-            Range::Product => fits(u128::from(left) * u128::from(right), precision),
-            Range::Quotient => left % (right >> right.trailing_zeros()) == 0,
-            Range::Sum => {
+            Kind::Product => fits(u128::from(left) * u128::from(right), precision),
+            Kind::Quotient => left % (right >> right.trailing_zeros()) == 0,
+            Kind::Sum => {
                 let distance = left_exponent.abs_diff(right_exponent);
                 if distance > precision + 1 {
                     return false;
@@ -106,6 +57,7 @@ impl Range {
                 // Operands of opposite signs do not overflow, and no tiny sum is rounded.
                 fits(high + low, precision)
             }
+            _ => true,
         }
     }
 }
@@ -118,6 +70,11 @@ fn fits(value: u128, precision: u32) -> bool {
 /// Found before computing.
 const BEFORE: Mxcsr = Mxcsr::IE.union(Mxcsr::DE).union(Mxcsr::ZE);
 
+/// MXCSR.RC that rounds down.
+const DOWN: Mxcsr = Mxcsr::from_bits_retain(1 << 13);
+/// MXCSR.RC that rounds up.
+const UP: Mxcsr = Mxcsr::from_bits_retain(2 << 13);
+
 /// The exceptions that are not masked, as flags.
 #[inline(always)]
 fn unmasked(mxcsr: Mxcsr) -> Mxcsr {
@@ -127,32 +84,114 @@ fn unmasked(mxcsr: Mxcsr) -> Mxcsr {
 /// Computes all blocks of 128 bits as one instruction.
 ///
 /// # Errors
-/// #XM, for an unmasked exception: then only the flags of MXCSR have changed.
+/// #XM, for an unmasked exception: then only the flags of MXCSR have changed, and `result` is of no use.
 #[inline(always)]
-pub(crate) fn compute<O: HostOp, B: Bits>(dst: B, src: B, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-    if !mxcsr.contains(Mxcsr::MASKS) {
-        return compute_unmasked::<O, B>(dst, src, mxcsr);
+pub(crate) fn compute<O: HostOp, B: Bits>(
+    first: &B,
+    second: &B,
+    mxcsr: &mut Mxcsr,
+    result: &mut B,
+) -> Result<(), Exception> {
+    if mxcsr.contains(Mxcsr::MASKS)
+        && let Some(raised) = unwatched::<O, B>(first, second, *mxcsr, result)
+    {
+        *mxcsr |= raised;
+        return Ok(());
     }
-    let (result, raised) = by_blocks(dst, src, |dst, src| O::compute(dst, src, *mxcsr));
-    *mxcsr |= raised;
-    Ok(result)
+    compute_watched::<O, B>(first, second, mxcsr, result)
+}
+
+#[inline(always)]
+fn blocks<B: Bits>(bits: &B) -> &[Xmm] {
+    bits.quadwords().as_chunks().0
+}
+
+/// The word of MXCSR that the instruction computes under.
+fn control<O: HostOp>(mxcsr: Mxcsr) -> Mxcsr {
+    if O::KIND == Kind::Truncation { mxcsr | Mxcsr::RC } else { mxcsr }
+}
+
+/// Computes without a look at the host's flags, which all stay set: a change of them is slow. `None` where it
+/// takes that look to know what is raised, which is where it is something else than PE.
+///
+/// What raises IE, DE or ZE is seen in the operands or makes a result that is not finite. What raises OE or UE
+/// makes a result at the end of the format's range, if FTZ is off. A result is inexact if it is not the same
+/// rounded down and rounded up.
+#[inline(always)]
+fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Option<Mxcsr> {
+    if has_special_operand::<O, B>(first, second, mxcsr) {
+        return None;
+    }
+    let wanted = control::<O>(mxcsr) | Mxcsr::EXCEPTIONS;
+    if mxcsr.contains(Mxcsr::PE) || matches!(O::KIND, Kind::Choice | Kind::Approximation | Kind::Widening) {
+        sse::compute::<O, B, 1>([wanted], first, second, core::array::from_mut(result));
+        if is_ordinary::<O, B>(result, O::KIND.zero_is_exact(mxcsr)) {
+            return Some(Mxcsr::empty());
+        }
+    }
+    let directed = wanted.difference(Mxcsr::RC | Mxcsr::FTZ);
+    let mut results = [B::default(); 3];
+    let controls = [directed | DOWN, directed | UP, wanted];
+    sse::compute::<O, B, 3>(controls, first, second, &mut results);
+    let [down, up, wanted] = &results;
+    if !is_ordinary::<O, B>(down, true) || !is_ordinary::<O, B>(up, true) {
+        return None;
+    }
+    *result = *wanted;
+    // Neighbours differ in the lowest bit; zeros, of whichever sign, do not.
+    let differ = |(down, up): (&Xmm, &Xmm)| O::Target::any_differ(down, up, O::ELEMENTS);
+    let inexact = blocks(down).iter().zip(blocks(up)).any(differ);
+    Some(if inexact { Mxcsr::PE } else { Mxcsr::empty() })
+}
+
+/// Whether there is a denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
+#[inline(always)]
+fn has_special_operand<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> bool {
+    let denormal = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
+    let is_special = |magnitude: Magnitude| {
+        denormal & magnitude.is_small() | (O::KIND == Kind::Choice) & magnitude.is_nan::<O::Source>()
+    };
+    match O::KIND {
+        Kind::FromInteger | Kind::ToInteger | Kind::Truncation | Kind::Approximation => false,
+        kind => blocks(first).iter().zip(blocks(second)).any(|(first, second)| {
+            if kind.is_binary() {
+                O::Source::any([first, second], O::ELEMENTS, is_special)
+            } else {
+                O::Source::any([second], O::ELEMENTS, is_special)
+            }
+        }),
+    }
+}
+
+/// Whether nothing but PE was raised, as far as the results tell.
+#[inline(always)]
+fn is_ordinary<O: HostOp, B: Bits>(results: &B, or_zero: bool) -> bool {
+    let is_extraordinary = |block: &Xmm| match O::KIND {
+        Kind::Choice | Kind::Approximation => false,
+        Kind::ToInteger | Kind::Truncation => O::Target::any_indefinite(block, O::ELEMENTS),
+        _ => {
+            O::Target::any([block], O::ELEMENTS, |magnitude| {
+                magnitude.is_small() | magnitude.is_large::<O::Target>()
+            }) || !or_zero && O::Target::any([block], O::ELEMENTS, Magnitude::is_zero)
+        }
+    };
+    !blocks(results).iter().any(is_extraordinary)
 }
 
 /// Applies an operation to each block of 128 bits, and gathers the flags.
 #[inline(always)]
 pub(crate) fn by_blocks<B: Bits>(
-    mut dst: B,
-    src: B,
+    first: &B,
+    second: &B,
     operation: impl Fn(u128, u128) -> (u128, Mxcsr),
 ) -> (B, Mxcsr) {
     let mut raised = Mxcsr::empty();
-    let blocks = dst.quadwords_mut().as_chunks_mut::<2>().0;
-    for (dst, src) in blocks.iter_mut().zip(src.quadwords().as_chunks::<2>().0) {
-        let (result, flags) = operation(bytemuck::cast(*dst), bytemuck::cast(*src));
-        *dst = bytemuck::cast(result);
+    let result = by_blocks_of(first, second, |first: &Xmm, second: &Xmm| {
+        let (result, flags) = operation(bytemuck::cast(*first), bytemuck::cast(*second));
         raised |= flags;
-    }
-    (dst, raised)
+        bytemuck::cast(result)
+    });
+    (result, raised)
 }
 
 /// Adds the flags to MXCSR.
@@ -168,51 +207,68 @@ pub(crate) fn raise(flags: Mxcsr, mxcsr: &mut Mxcsr) -> Result<(), Exception> {
     if flags.intersects(unmasked) { Err(Exception::SimdFloatingPoint) } else { Ok(()) }
 }
 
+/// Computes with all flags clear, and reads those that the host sets.
+fn watch<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Mxcsr {
+    let clear = control::<O>(mxcsr).difference(Mxcsr::EXCEPTIONS);
+    sse::compute::<O, B, 1>([clear], first, second, core::array::from_mut(result))
+}
+
 #[cold]
 #[inline(never)]
-fn compute_unmasked<O: HostOp, B: Bits>(dst: B, src: B, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+fn compute_watched<O: HostOp, B: Bits>(
+    first: &B,
+    second: &B,
+    mxcsr: &mut Mxcsr,
+    result: &mut B,
+) -> Result<(), Exception> {
     let unmasked = unmasked(*mxcsr);
     let mut control = *mxcsr;
     if unmasked.contains(Mxcsr::UE) {
         control.remove(Mxcsr::FTZ);
     }
-    let (result, raised) = by_blocks(dst, src, |dst, src| {
-        let (result, flags) = O::compute(dst, src, control);
-        if O::RANGE == Range::Within || !unmasked.intersects(Mxcsr::OE | Mxcsr::UE) {
-            return (result, flags);
-        }
-        let elements = (0..O::ELEMENTS).map(|index| element_flags::<O>(index, dst, src, control, unmasked));
-        (result, elements.fold(Mxcsr::empty(), Mxcsr::union))
-    });
-    raise(raised, mxcsr)?;
-    Ok(result)
+    let mut raised = watch::<O, B>(first, second, control, result);
+    if O::KIND.leaves_range() && unmasked.intersects(Mxcsr::OE | Mxcsr::UE) {
+        let pairs = blocks(first).iter().zip(blocks(second));
+        let elements = pairs.flat_map(|pair| (0..O::ELEMENTS).map(move |index| (index, pair)));
+        raised = elements.fold(Mxcsr::empty(), |raised, (index, (first, second))| {
+            raised | element_flags::<O>(index, first, second, control, unmasked)
+        });
+    }
+    raise(raised, mxcsr)
 }
 
-/// The flags that element `index` raises where OE or UE is not masked.
-fn element_flags<O: HostOp>(index: usize, dst: u128, src: u128, control: Mxcsr, unmasked: Mxcsr) -> Mxcsr {
+/// The flags that element `index` of a block raises where OE or UE is not masked.
+fn element_flags<O: HostOp>(
+    index: usize,
+    first: &Xmm,
+    second: &Xmm,
+    control: Mxcsr,
+    unmasked: Mxcsr,
+) -> Mxcsr {
     // Nothing is raised by ones in all the others.
-    let (dst, src) = (only::<O::Source>(dst, index), only::<O::Source>(src, index));
-    let (result, mut flags) = O::compute(dst, src, control);
-    let target = O::Target::element(result, index);
+    let (first, second) = (only::<O::Source>(first, index), only::<O::Source>(second, index));
+    let mut result = Xmm::default();
+    let mut flags = watch::<O, Xmm>(&first, &second, control, &mut result);
+    let target = O::Target::element(bytemuck::cast(result), index);
     if O::Target::is_denormal(target) {
         flags |= Mxcsr::UE & unmasked;
     }
     if flags.intersects((Mxcsr::OE | Mxcsr::UE) & unmasked) {
-        let operand = |value| {
-            let element = O::Source::element(value, index);
+        let operand = |value: Xmm| {
+            let element = O::Source::element(bytemuck::cast(value), index);
             let zero = control.contains(Mxcsr::DAZ) && O::Source::is_denormal(element);
             if zero { 0 } else { element }
         };
-        if O::RANGE.is_exact::<O>(operand(dst), operand(src)) {
+        if O::KIND.is_exact::<O>(operand(first), operand(second)) {
             flags.remove(Mxcsr::PE);
         }
     }
     flags
 }
 
-/// The value with all elements but one replaced by 1.0.
-fn only<F: Format>(value: u128, index: usize) -> u128 {
-    let ones = (0..128 / F::BITS).fold(0, |ones, element| ones | u128::from(F::ONE) << (element * F::BITS));
+/// The block with all elements but one replaced by 1.0.
+fn only<F: Format>(block: &Xmm, index: usize) -> Xmm {
+    let ones = F::LOWEST_BITS * u128::from(F::ONE);
     let mask = F::MASK << ((index as u32 * F::BITS) & 127);
-    value & mask | ones & !mask
+    bytemuck::cast(bytemuck::cast::<Xmm, u128>(*block) & mask | ones & !mask)
 }

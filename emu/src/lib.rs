@@ -14,6 +14,7 @@ mod displaced;
 mod exception;
 mod families;
 mod float;
+mod format;
 mod host;
 mod mmx;
 mod operand;

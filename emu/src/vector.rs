@@ -33,7 +33,11 @@ pub(crate) trait Blocks<T: Lane> {
 
 /// Applies `operation` to each block of the size of `T`.
 #[inline(always)]
-pub(crate) fn by_blocks_of<B: Bits, T: Pod>(first: &B, second: &B, operation: impl Fn(&T, &T) -> T) -> B {
+pub(crate) fn by_blocks_of<B: Bits, T: Pod>(
+    first: &B,
+    second: &B,
+    mut operation: impl FnMut(&T, &T) -> T,
+) -> B {
     let mut result = B::default();
     let results: &mut [T] = bytemuck::cast_slice_mut(result.quadwords_mut());
     let sources =

@@ -1,7 +1,8 @@
 //! SSE arithmetic (SDM volume 1, sections 10.4.1.2, 11.4.1.2, 12.3 and 12.10.2).
 
 use crate::exception::Exception;
-use crate::float::{Double, Format, Single, compute};
+use crate::float::compute;
+use crate::format::{Double, Format, Single};
 use crate::host::sse::{self, HostOp};
 use crate::registers::Mxcsr;
 use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
@@ -60,17 +61,23 @@ impl<O: HostOp> FloatOp for Horizontal<O> {
     type Lane = <O::Source as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, _: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        _: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
         let (even, odd) = neighbours::<Self::Lane, B>(first, second);
-        compute::<O, B>(even, odd, mxcsr)
+        compute::<O, B>(&even, &odd, mxcsr, result)
     }
 }
 
 /// The even and the odd lanes of each block of both sources.
 #[inline(always)]
-fn neighbours<T: Lane, B: Bits>(first: B, second: B) -> (B, B) {
+fn neighbours<T: Lane, B: Bits>(first: &B, second: &B) -> (B, B) {
     let lanes = 16 / size_of::<T>();
-    let (mut even, mut odd) = (first, first);
+    let (mut even, mut odd) = (*first, *first);
     let sources = first.lanes::<T>().chunks_exact(lanes).zip(second.lanes::<T>().chunks_exact(lanes));
     let results =
         even.lanes_mut::<T>().chunks_exact_mut(lanes).zip(odd.lanes_mut::<T>().chunks_exact_mut(lanes));
@@ -106,8 +113,14 @@ impl FloatOp for Dpps {
     type Lane = <Single as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        dot::<sse::Dotps, sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        dot::<sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr, result)
     }
 }
 
@@ -118,31 +131,33 @@ impl FloatOp for Dppd {
     type Lane = <Double as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        dot::<sse::Dotpd, sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        dot::<sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr, result)
     }
 }
 
-/// `Dot` is all steps at once, `Multiply` and `Add` are each.
 #[inline(always)]
-fn dot<Dot: HostOp<Source = F>, Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits>(
-    first: B,
-    second: B,
+fn dot<Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits>(
+    first: &B,
+    second: &B,
     immediate: u8,
     mxcsr: &mut Mxcsr,
-) -> Result<B, Exception> {
+    result: &mut B,
+) -> Result<(), Exception> {
     // Zero times zero raises nothing.
-    let first = choose::<F::Lane, B>(first, immediate >> 4);
-    let second = choose::<F::Lane, B>(second, immediate >> 4);
-    let sum = if mxcsr.contains(Mxcsr::MASKS) {
-        compute::<Dot, B>(first, second, mxcsr)?
-    } else {
-        let mut sum = compute::<Multiply, B>(first, second, mxcsr)?;
-        for _ in 0..(128 / F::BITS).ilog2() {
-            let (even, odd) = neighbours::<F::Lane, B>(sum, sum);
-            sum = compute::<Add, B>(even, odd, mxcsr)?;
-        }
-        sum
-    };
-    Ok(choose::<F::Lane, B>(sum, immediate))
+    let first = choose::<F::Lane, B>(*first, immediate >> 4);
+    let second = choose::<F::Lane, B>(*second, immediate >> 4);
+    compute::<Multiply, B>(&first, &second, mxcsr, result)?;
+    for _ in 0..(128 / F::BITS).ilog2() {
+        let (even, odd) = neighbours::<F::Lane, B>(result, result);
+        compute::<Add, B>(&even, &odd, mxcsr, result)?;
+    }
+    *result = choose::<F::Lane, B>(*result, immediate);
+    Ok(())
 }

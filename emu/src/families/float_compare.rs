@@ -1,23 +1,26 @@
 //! SSE comparison (SDM volume 1, sections 10.4.1.3 and 11.4.1.3).
 
+use core::marker::PhantomData;
+
 use crate::exception::Exception;
-use crate::float::{Format, by_blocks, raise};
-use crate::host::sse::{self, Compare};
+use crate::float::compute;
+use crate::format::Format;
+use crate::host::sse::{self, HostOp, relation};
 use crate::registers::{Mxcsr, Rflags};
 use crate::shape::float::{FloatFlags, FloatOp, SSE, to_flags, two_sources};
 use crate::shape::row;
 use crate::table::Row;
-use crate::vector::Bits;
+use crate::vector::{Bits, Xmm, by_blocks_of};
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Cmpps, Select, SSE, two_sources::<Cmp<sse::Cmpps>>),
-    row!(Cmppd, Select, SSE, two_sources::<Cmp<sse::Cmppd>>),
-    row!(Cmpss, Select, SSE, two_sources::<Cmp<sse::Cmpss>>),
-    row!(Cmpsd, Select, SSE, two_sources::<Cmp<sse::Cmpsd>>),
-    row!(Comiss, Select, SSE, to_flags::<Comi<sse::Cmpss, true>>),
-    row!(Comisd, Select, SSE, to_flags::<Comi<sse::Cmpsd, true>>),
-    row!(Ucomiss, Select, SSE, to_flags::<Comi<sse::Cmpss, false>>),
-    row!(Ucomisd, Select, SSE, to_flags::<Comi<sse::Cmpsd, false>>),
+    row!(Cmpps, Select, SSE, two_sources::<Cmp<sse::QuietCmpps, sse::SignalingCmpps>>),
+    row!(Cmppd, Select, SSE, two_sources::<Cmp<sse::QuietCmppd, sse::SignalingCmppd>>),
+    row!(Cmpss, Select, SSE, two_sources::<Cmp<sse::QuietCmpss, sse::SignalingCmpss>>),
+    row!(Cmpsd, Select, SSE, two_sources::<Cmp<sse::QuietCmpsd, sse::SignalingCmpsd>>),
+    row!(Comiss, Select, SSE, to_flags::<Comi<sse::SignalingCmpss>>),
+    row!(Comisd, Select, SSE, to_flags::<Comi<sse::SignalingCmpsd>>),
+    row!(Ucomiss, Select, SSE, to_flags::<Comi<sse::QuietCmpss>>),
+    row!(Ucomisd, Select, SSE, to_flags::<Comi<sse::QuietCmpsd>>),
 ];
 
 /// What a comparison predicate asks: the imm8 of CMPPS, of which VEX and EVEX encodings use five bits, and
@@ -26,10 +29,10 @@ pub(super) static ROWS: &[Row] = &[
 struct Predicate(u8);
 
 impl Predicate {
-    const LESS: u8 = 1 << 0;
-    const EQUAL: u8 = 1 << 1;
+    const LESS: u8 = 1 << relation::LESS;
+    const EQUAL: u8 = 1 << relation::EQUAL;
     const GREATER: u8 = 1 << 2;
-    const UNORDERED: u8 = 1 << 3;
+    const UNORDERED: u8 = 1 << relation::UNORDERED;
 
     /// Which relations it holds for, by its low four bits.
     #[rustfmt::skip]
@@ -49,59 +52,75 @@ impl Predicate {
         Self::HOLDS[usize::from(self.0 & 15)]
     }
 
+    /// Ones in the elements whose relation it holds for.
+    #[inline(always)]
+    fn mask<F: Format>(self, relations: u128) -> u128 {
+        let [less, equal, unordered] = [relation::LESS, relation::EQUAL, relation::UNORDERED]
+            .map(|bit| relations >> bit & F::LOWEST_BITS);
+        let greater = F::LOWEST_BITS & !(less | equal | unordered);
+        let holds = self.holds();
+        let chosen = |bits: u128, relation: u8| if holds & relation != 0 { bits } else { 0 };
+        let bits = chosen(less, Self::LESS)
+            | chosen(equal, Self::EQUAL)
+            | chosen(greater, Self::GREATER)
+            | chosen(unordered, Self::UNORDERED);
+        bits * F::MASK
+    }
+
     /// Whether a quiet NaN is invalid.
     fn is_signaling(self) -> bool {
         matches!(self.0 & 3, 1 | 2) != (self.0 & 16 != 0)
     }
 }
 
-/// CMPPS and its like.
-struct Cmp<C>(C);
+/// CMPPS and its like, by how elements relate: the first operation for predicates under which a quiet NaN
+/// raises nothing.
+struct Cmp<Quiet, Signaling>(PhantomData<(Quiet, Signaling)>);
 
-impl<C: Compare> FloatOp for Cmp<C> {
-    type Lane = <C::Source as Format>::Lane;
+impl<Quiet: HostOp, Signaling: HostOp> FloatOp for Cmp<Quiet, Signaling> {
+    type Lane = <Quiet::Source as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
         // Legacy encodings have eight predicates.
         let predicate = Predicate(immediate & 7);
-        let holds = predicate.holds();
-        let control = *mxcsr;
-        let (result, raised) = by_blocks(first, second, |first, second| {
-            let (relation, flags) = if predicate.is_signaling() {
-                C::compare::<true>(first, second, control)
-            } else {
-                C::compare::<false>(first, second, control)
-            };
-            let sse::Relation { less, equal, unordered } = relation;
-            let greater = !(less | equal | unordered);
-            let chosen = |mask: u128, relation: u8| if holds & relation != 0 { mask } else { 0 };
-            let result = chosen(less, Predicate::LESS)
-                | chosen(equal, Predicate::EQUAL)
-                | chosen(greater, Predicate::GREATER)
-                | chosen(unordered, Predicate::UNORDERED);
-            let computed = if C::ELEMENTS == 1 { C::Source::MASK } else { u128::MAX };
-            (result & computed | first & !computed, flags)
+        let mut relations = B::default();
+        if predicate.is_signaling() {
+            compute::<Signaling, B>(first, second, mxcsr, &mut relations)?;
+        } else {
+            compute::<Quiet, B>(first, second, mxcsr, &mut relations)?;
+        }
+        let computed = if Quiet::ELEMENTS == 1 { Quiet::Source::MASK } else { u128::MAX };
+        *result = by_blocks_of(first, &relations, |first: &Xmm, relations: &Xmm| {
+            let mask = predicate.mask::<Quiet::Source>(bytemuck::cast(*relations));
+            bytemuck::cast(mask & computed | bytemuck::cast::<Xmm, u128>(*first) & !computed)
         });
-        raise(raised, mxcsr)?;
-        Ok(result)
+        Ok(())
     }
 }
 
-/// COMISS and UCOMISS: a quiet NaN is invalid for the first only.
-struct Comi<C, const SIGNALING: bool>(C);
+/// COMISS and UCOMISS, by how elements relate.
+struct Comi<O>(O);
 
-impl<C: Compare, const SIGNALING: bool> FloatFlags for Comi<C, SIGNALING> {
-    type Lane = <C::Source as Format>::Lane;
+impl<O: HostOp> FloatFlags for Comi<O> {
+    type Lane = <O::Source as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception> {
-        let low = |value: B| value.quadwords().first().copied().map_or(0, u128::from);
-        let (relation, raised) = C::compare::<SIGNALING>(low(first), low(second), *mxcsr);
-        raise(raised, mxcsr)?;
-        let flag = |mask: u128, flag: Rflags| if mask & 1 != 0 { flag } else { Rflags::empty() };
-        Ok(flag(relation.less, Rflags::CF)
-            | flag(relation.equal, Rflags::ZF)
-            | flag(relation.unordered, Rflags::ZF | Rflags::PF | Rflags::CF))
+    fn apply<B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception> {
+        let mut relations = B::default();
+        compute::<O, B>(first, second, mxcsr, &mut relations)?;
+        let relations = relations.integer::<u8>(0);
+        let flag = |relation: u32, flag: Rflags| {
+            if relations >> relation & 1 != 0 { flag } else { Rflags::empty() }
+        };
+        Ok(flag(relation::LESS, Rflags::CF)
+            | flag(relation::EQUAL, Rflags::ZF)
+            | flag(relation::UNORDERED, Rflags::ZF | Rflags::PF | Rflags::CF))
     }
 }

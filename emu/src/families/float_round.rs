@@ -3,7 +3,8 @@
 use core::marker::PhantomData;
 
 use crate::exception::Exception;
-use crate::float::{Double, Format, Single, by_blocks, raise};
+use crate::float::{by_blocks, raise};
+use crate::format::{Double, Format, Single};
 use crate::registers::Mxcsr;
 use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
 use crate::shape::row;
@@ -28,10 +29,16 @@ impl<F: Format, const ELEMENTS: usize> FloatOp for Round<F, ELEMENTS> {
     type Lane = F::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
         let rounding = if immediate & MXCSR_RC != 0 { rounding_control(*mxcsr) } else { immediate & 3 };
         let daz = mxcsr.contains(Mxcsr::DAZ);
-        let (result, mut raised) = by_blocks(first, second, |mut dst, src| {
+        let (rounded, mut raised) = by_blocks(first, second, |mut dst, src| {
             let mut raised = Mxcsr::empty();
             for index in 0..ELEMENTS {
                 let (rounded, flags) = round::<F>(F::element(src, index), rounding, daz);
@@ -44,8 +51,8 @@ impl<F: Format, const ELEMENTS: usize> FloatOp for Round<F, ELEMENTS> {
         if immediate & KEEP_PE != 0 {
             raised.remove(Mxcsr::PE);
         }
-        raise(raised, mxcsr)?;
-        Ok(result)
+        *result = rounded;
+        raise(raised, mxcsr)
     }
 }
 

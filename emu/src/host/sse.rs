@@ -1,143 +1,188 @@
 //! The host processor's own SSE arithmetic, under the target's MXCSR.
 //!
-//! Each operation is one `asm!` block that saves MXCSR, loads the target's, computes, reads the flags and
-//! restores, so that no other code runs under a control word that Rust does not expect. The target's
-//! exceptions are always masked while the host computes; [`crate::float`] decides what would have been
-//! raised.
+//! All that one instruction computes is one `asm!` block, a *window*: it saves MXCSR, computes all blocks of
+//! 128 bits under one control word or under several in turn, reads the flags, and restores the control
+//! word, so that no other code runs under one that Rust does not expect. The target's exceptions are always
+//! masked while the host computes; [`crate::float`] decides what would have been raised.
+//!
+//! A change of exception flags is slow: on Intel's processors an operation after it waits some 40 to 130 ns,
+//! while the rest of MXCSR changes in two. So a window *leaves all exception flags set* in the thread's
+//! MXCSR, as `asm!` may, and one that is begun with them set costs no more than its operations.
 //!
 //! Everything here is of the x86-64 baseline, SSE2.
 
 #![allow(unsafe_code, reason = "arithmetic on the host's own floating-point unit")]
 
 use core::arch::asm;
-use core::arch::x86_64::__m128i;
 use std::sync::OnceLock;
 
-use crate::float::{Format, Range};
+use crate::format::Format;
 use crate::registers::Mxcsr;
+use crate::vector::Bits;
+
+/// What kind of operation it is: which flags it can raise, and how they are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The sum or difference of two numbers.
+    Sum,
+    /// Their product.
+    Product,
+    /// Their quotient.
+    Quotient,
+    /// The square root of the second.
+    Root,
+    /// The second in a narrower format.
+    Narrowing,
+    /// The second in a wider format.
+    Widening,
+    /// The second, which is an integer.
+    FromInteger,
+    /// The integer near the second, or the indefinite one.
+    ToInteger,
+    /// The same, rounded toward zero whatever MXCSR says.
+    Truncation,
+    /// One of two numbers, or how they relate: nothing is rounded.
+    Choice,
+    /// An approximation, which raises nothing.
+    Approximation,
+}
 
 /// One operation on 128 bits.
 ///
 /// A general register or an MMX register is the low part of a 128-bit value.
 pub(crate) trait HostOp {
-    /// The format of the elements that it reads; for integers, the format of the result.
+    /// The format of the elements that it reads; for integers, the one of their size.
     type Source: Format;
-    /// The format of the elements that it writes; for integers, the format of the operands.
+    /// The format of the elements that it writes; for integers, the one of their size.
     type Target: Format;
-    /// How many elements it computes: 1 for a scalar operation, which copies the others from `dst`.
+    /// How many elements it computes: 1 for a scalar operation, which copies the others from the first
+    /// operand.
     const ELEMENTS: usize;
-    /// How a result can leave the range of its format.
-    const RANGE: Range = Range::Within;
+    /// What kind it is.
+    const KIND: Kind;
 
-    /// Computes under the rounding, DAZ and FTZ of `control`, with all exceptions masked; returns the
-    /// result and the exception flags that the operation raised.
-    fn compute(dst: u128, src: u128, control: Mxcsr) -> (u128, Mxcsr);
+    /// Computes `bytes` bytes, 16 at a time, under each of `count` words of MXCSR in turn; the results of each
+    /// follow those of the one before. Returns the flags that are set at last.
+    ///
+    /// # Safety
+    /// `first` and `second` are valid for reading `bytes` bytes, a multiple of 16 and not zero, `results` for
+    /// writing `count` times as many, `controls` for reading `count` words, at least one. They mask all exceptions
+    /// and set no reserved bit.
+    unsafe fn window(
+        controls: *const u32,
+        count: usize,
+        first: *const u8,
+        second: *const u8,
+        results: *mut u8,
+        bytes: usize,
+    ) -> u32;
 }
 
+/// Computes all blocks of 128 bits under the rounding, DAZ and FTZ of each of `controls` in turn, with all
+/// exceptions masked, in one window. Returns the exception flags at its end: those of all `controls`'
+/// operations and those set in the last of them.
 #[inline(always)]
-fn to_host(value: u128) -> __m128i {
-    bytemuck::cast(value)
+pub(crate) fn compute<O: HostOp, B: Bits, const N: usize>(
+    controls: [Mxcsr; N],
+    first: &B,
+    second: &B,
+    results: &mut [B; N],
+) -> Mxcsr {
+    const {
+        assert!(size_of::<B>() != 0 && size_of::<B>().is_multiple_of(16) && N != 0);
+    }
+    const KEPT: Mxcsr = Mxcsr::DAZ.union(Mxcsr::RC).union(Mxcsr::FTZ).union(Mxcsr::EXCEPTIONS);
+    let controls = controls.map(|control| (control & KEPT | Mxcsr::MASKS).bits());
+    // SAFETY: the operands are as long as their type, which is so many blocks, and there are `N` results and
+    // control words. These have no bit but those that every processor with SSE2 has, DAZ where the target has
+    // it, and the masks.
+    let flags = unsafe {
+        O::window(
+            controls.as_ptr(),
+            N,
+            (&raw const *first).cast(),
+            (&raw const *second).cast(),
+            results.as_mut_ptr().cast(),
+            size_of::<B>(),
+        )
+    };
+    Mxcsr::from_bits_retain(flags) & Mxcsr::EXCEPTIONS
 }
 
-#[inline(always)]
-fn from_host(value: __m128i) -> u128 {
-    bytemuck::cast(value)
-}
-
-/// What MXCSR is while the host computes: no flags, everything masked.
-#[inline(always)]
-fn quiet(control: Mxcsr) -> u32 {
-    (control & (Mxcsr::DAZ | Mxcsr::RC | Mxcsr::FTZ) | Mxcsr::MASKS).bits()
-}
-
-/// Runs the instructions under `control`, and evaluates to the flags that they raised. `{status}` points
-/// to `control` until the last of them has run.
-macro_rules! under_mxcsr {
-    ($control:expr, [$($text:expr),+], $($operands:tt)+) => {{
-        let mut saved = 0u32;
-        let mut status = quiet($control);
-        // SAFETY: the instructions work on registers only. `saved` and `status` are live 32-bit values
-        // that nothing else borrows; `status` holds no reserved bit, as `quiet` keeps only the bits that
-        // every processor with SSE2 has. MXCSR is as before when the block ends.
-        unsafe {
-            asm!(
-                "stmxcsr dword ptr [{saved}]",
-                "ldmxcsr dword ptr [{status}]",
-                $($text,)+
-                "stmxcsr dword ptr [{status}]",
-                "ldmxcsr dword ptr [{saved}]",
-                saved = in(reg) &raw mut saved,
-                status = in(reg) &raw mut status,
-                $($operands)+,
-                options(nostack),
-            );
-        }
-        Mxcsr::from_bits_retain(status) & Mxcsr::EXCEPTIONS
-    }};
-}
-
-/// The operations: name, instruction, the formats read and written, how many elements, and how a result
-/// can leave the range of its format.
+/// The operations: name, the formats read and written, how many elements, the kind, and the instructions that
+/// compute XMM0 of XMM0 and XMM1; they may use XMM2 to XMM4 and RAX as well.
 macro_rules! host {
-    ($($name:ident $source:ident -> $target:ident, $elements:literal, $range:ident,
-        |$dst:ident, $src:ident, $control:ident| $compute:expr;)+) => {$(
+    ($($name:ident $source:ident -> $target:ident, $elements:literal, $kind:ident, [$($text:expr),+];)+) => {$(
         pub(crate) struct $name;
 
         impl HostOp for $name {
-            type Source = $crate::float::$source;
-            type Target = $crate::float::$target;
+            type Source = $crate::format::$source;
+            type Target = $crate::format::$target;
             const ELEMENTS: usize = $elements;
-            const RANGE: Range = Range::$range;
+            const KIND: Kind = Kind::$kind;
 
-            #[inline(always)]
-            fn compute($dst: u128, $src: u128, $control: Mxcsr) -> (u128, Mxcsr) {
-                $compute
+            #[inline]
+            unsafe fn window(
+                controls: *const u32,
+                count: usize,
+                first: *const u8,
+                second: *const u8,
+                results: *mut u8,
+                bytes: usize,
+            ) -> u32 {
+                let mut words = [0u32; 2];
+                // SAFETY: the caller answers for the pointers and what is behind them; `words` is live, and nothing
+                // else borrows it. The instructions in the middle work on registers only. The control bits of MXCSR
+                // are as before when the block ends; its flags may change.
+                unsafe {
+                    asm!(
+                        "stmxcsr dword ptr [{words}]",
+                        "or dword ptr [{words}], 0x3f",
+                        "2:",
+                        "ldmxcsr dword ptr [{controls}]",
+                        "xor {index:e}, {index:e}",
+                        "3:",
+                        "movups xmm0, [{first} + {index}]",
+                        "movups xmm1, [{second} + {index}]",
+                        $($text,)+
+                        "movups [{results} + {index}], xmm0",
+                        "add {index}, 16",
+                        "cmp {index}, {bytes}",
+                        "jb 3b",
+                        "add {results}, {bytes}",
+                        "add {controls}, 4",
+                        "dec {count}",
+                        "jnz 2b",
+                        "stmxcsr dword ptr [{words} + 4]",
+                        "ldmxcsr dword ptr [{words}]",
+                        words = in(reg) &raw mut words,
+                        controls = inout(reg) controls => _,
+                        count = inout(reg) count => _,
+                        first = in(reg) first,
+                        second = in(reg) second,
+                        results = inout(reg) results => _,
+                        bytes = in(reg) bytes,
+                        index = out(reg) _,
+                        out("rax") _,
+                        out("xmm0") _,
+                        out("xmm1") _,
+                        out("xmm2") _,
+                        out("xmm3") _,
+                        out("xmm4") _,
+                        options(nostack),
+                    );
+                }
+                words[1]
             }
         }
     )+};
 }
 
-/// Operations on XMM registers alone.
+/// One instruction on XMM0 and XMM1.
 macro_rules! host_xmm {
-    ($($name:ident $text:literal, $source:ident -> $target:ident, $elements:literal, $range:ident;)+) => {
+    ($($name:ident $mnemonic:literal, $source:ident -> $target:ident, $elements:literal, $kind:ident;)+) => {
         host! {$(
-            $name $source -> $target, $elements, $range,
-            |dst, src, control| {
-                let mut x = to_host(dst);
-                let flags = under_mxcsr!(control, [concat!($text, " {x}, {s}")],
-                    x = inout(xmm_reg) x, s = in(xmm_reg) to_host(src));
-                (from_host(x), flags)
-            };
-        )+}
-    };
-}
-
-/// Conversions of a general register.
-macro_rules! host_from_general {
-    ($($name:ident $text:literal, $general:literal -> $format:ident;)+) => {
-        host! {$(
-            $name $format -> $format, 1, Within,
-            |dst, src, control| {
-                let mut x = to_host(dst);
-                let flags = under_mxcsr!(control, [concat!($text, " {x}, ", $general)],
-                    x = inout(xmm_reg) x, g = in(reg) src as u64);
-                (from_host(x), flags)
-            };
-        )+}
-    };
-}
-
-/// Conversions to a general register.
-macro_rules! host_to_general {
-    ($($name:ident $text:literal, $format:ident -> $general:literal;)+) => {
-        host! {$(
-            $name $format -> $format, 1, Within,
-            |_dst, src, control| {
-                let general: u64;
-                let flags = under_mxcsr!(control, [concat!($text, " ", $general, ", {s}")],
-                    g = out(reg) general, s = in(xmm_reg) to_host(src));
-                (u128::from(general), flags)
-            };
+            $name $source -> $target, $elements, $kind, [concat!($mnemonic, " xmm0, xmm1")];
         )+}
     };
 }
@@ -159,176 +204,151 @@ host_xmm! {
     Divpd "divpd", Double -> Double, 2, Quotient;
     Divss "divss", Single -> Single, 1, Quotient;
     Divsd "divsd", Double -> Double, 1, Quotient;
-    Sqrtps "sqrtps", Single -> Single, 4, Within;
-    Sqrtpd "sqrtpd", Double -> Double, 2, Within;
-    Sqrtss "sqrtss", Single -> Single, 1, Within;
-    Sqrtsd "sqrtsd", Double -> Double, 1, Within;
-    Minps "minps", Single -> Single, 4, Within;
-    Minpd "minpd", Double -> Double, 2, Within;
-    Minss "minss", Single -> Single, 1, Within;
-    Minsd "minsd", Double -> Double, 1, Within;
-    Maxps "maxps", Single -> Single, 4, Within;
-    Maxpd "maxpd", Double -> Double, 2, Within;
-    Maxss "maxss", Single -> Single, 1, Within;
-    Maxsd "maxsd", Double -> Double, 1, Within;
-    Rcpps "rcpps", Single -> Single, 4, Within;
-    Rcpss "rcpss", Single -> Single, 1, Within;
-    Rsqrtps "rsqrtps", Single -> Single, 4, Within;
-    Rsqrtss "rsqrtss", Single -> Single, 1, Within;
-    Cvtdq2ps "cvtdq2ps", Single -> Single, 4, Within;
-    Cvtdq2pd "cvtdq2pd", Double -> Double, 2, Within;
-    Cvtps2dq "cvtps2dq", Single -> Single, 4, Within;
-    Cvttps2dq "cvttps2dq", Single -> Single, 4, Within;
-    Cvtpd2dq "cvtpd2dq", Double -> Single, 2, Within;
-    Cvttpd2dq "cvttpd2dq", Double -> Single, 2, Within;
-    Cvtps2pd "cvtps2pd", Single -> Double, 2, Within;
+    Sqrtps "sqrtps", Single -> Single, 4, Root;
+    Sqrtpd "sqrtpd", Double -> Double, 2, Root;
+    Sqrtss "sqrtss", Single -> Single, 1, Root;
+    Sqrtsd "sqrtsd", Double -> Double, 1, Root;
+    Minps "minps", Single -> Single, 4, Choice;
+    Minpd "minpd", Double -> Double, 2, Choice;
+    Minss "minss", Single -> Single, 1, Choice;
+    Minsd "minsd", Double -> Double, 1, Choice;
+    Maxps "maxps", Single -> Single, 4, Choice;
+    Maxpd "maxpd", Double -> Double, 2, Choice;
+    Maxss "maxss", Single -> Single, 1, Choice;
+    Maxsd "maxsd", Double -> Double, 1, Choice;
+    Rcpps "rcpps", Single -> Single, 4, Approximation;
+    Rcpss "rcpss", Single -> Single, 1, Approximation;
+    Rsqrtps "rsqrtps", Single -> Single, 4, Approximation;
+    Rsqrtss "rsqrtss", Single -> Single, 1, Approximation;
+    Cvtdq2ps "cvtdq2ps", Single -> Single, 4, FromInteger;
+    Cvtdq2pd "cvtdq2pd", Single -> Double, 2, FromInteger;
+    Cvtps2dq "cvtps2dq", Single -> Single, 4, ToInteger;
+    Cvttps2dq "cvtps2dq", Single -> Single, 4, Truncation;
+    Cvtpd2dq "cvtpd2dq", Double -> Single, 2, ToInteger;
+    Cvttpd2dq "cvtpd2dq", Double -> Single, 2, Truncation;
+    Cvtps2pd "cvtps2pd", Single -> Double, 2, Widening;
     Cvtpd2ps "cvtpd2ps", Double -> Single, 2, Narrowing;
-    Cvtss2sd "cvtss2sd", Single -> Double, 1, Within;
+    Cvtss2sd "cvtss2sd", Single -> Double, 1, Widening;
     Cvtsd2ss "cvtsd2ss", Double -> Single, 1, Narrowing;
 }
 
-host_from_general! {
-    Cvtsi2ss32 "cvtsi2ss", "{g:e}" -> Single;
-    Cvtsi2ss64 "cvtsi2ss", "{g:r}" -> Single;
-    Cvtsi2sd32 "cvtsi2sd", "{g:e}" -> Double;
-    Cvtsi2sd64 "cvtsi2sd", "{g:r}" -> Double;
+host! {
+    Cvtsi2ss32 Single -> Single, 1, FromInteger, ["cvtsi2ss xmm0, dword ptr [{second} + {index}]"];
+    Cvtsi2ss64 Double -> Single, 1, FromInteger, ["cvtsi2ss xmm0, qword ptr [{second} + {index}]"];
+    Cvtsi2sd32 Single -> Double, 1, FromInteger, ["cvtsi2sd xmm0, dword ptr [{second} + {index}]"];
+    Cvtsi2sd64 Double -> Double, 1, FromInteger, ["cvtsi2sd xmm0, qword ptr [{second} + {index}]"];
+    Cvtss2si32 Single -> Single, 1, ToInteger, ["cvtss2si eax, xmm1", "movd xmm0, eax"];
+    Cvtss2si64 Single -> Double, 1, ToInteger, ["cvtss2si rax, xmm1", "movq xmm0, rax"];
+    Cvtsd2si32 Double -> Single, 1, ToInteger, ["cvtsd2si eax, xmm1", "movd xmm0, eax"];
+    Cvtsd2si64 Double -> Double, 1, ToInteger, ["cvtsd2si rax, xmm1", "movq xmm0, rax"];
+    Cvttss2si32 Single -> Single, 1, Truncation, ["cvtss2si eax, xmm1", "movd xmm0, eax"];
+    Cvttss2si64 Single -> Double, 1, Truncation, ["cvtss2si rax, xmm1", "movq xmm0, rax"];
+    Cvttsd2si32 Double -> Single, 1, Truncation, ["cvtsd2si eax, xmm1", "movd xmm0, eax"];
+    Cvttsd2si64 Double -> Double, 1, Truncation, ["cvtsd2si rax, xmm1", "movq xmm0, rax"];
 }
 
-host_to_general! {
-    Cvtss2si32 "cvtss2si", Single -> "{g:e}";
-    Cvtss2si64 "cvtss2si", Single -> "{g:r}";
-    Cvttss2si32 "cvttss2si", Single -> "{g:e}";
-    Cvttss2si64 "cvttss2si", Single -> "{g:r}";
-    Cvtsd2si32 "cvtsd2si", Double -> "{g:e}";
-    Cvtsd2si64 "cvtsd2si", Double -> "{g:r}";
-    Cvttsd2si32 "cvttsd2si", Double -> "{g:e}";
-    Cvttsd2si64 "cvttsd2si", Double -> "{g:r}";
-}
-
+/// Even elements are subtracted, odd ones added: zeros stand for the others meanwhile, which raise nothing.
+/// `$even` makes a mask of ones that of the even elements.
 macro_rules! host_addsub {
-    ($($name:ident $add:literal, $subtract:literal, $format:ident, $elements:literal, $even:expr;)+) => {
+    ($($name:ident $suffix:literal, $format:ident, $elements:literal, $even:literal;)+) => {
         host! {$(
-            $name $format -> $format, $elements, Sum,
-            |dst, src, control| {
-                const EVEN: u128 = $even;
-                // Zeros where the other half of the work is done: they raise nothing.
-                let (mut even, mut odd) = (to_host(dst & EVEN), to_host(dst & !EVEN));
-                let flags = under_mxcsr!(control,
-                    [concat!($subtract, " {even}, {even_src}"), concat!($add, " {odd}, {odd_src}")],
-                    even = inout(xmm_reg) even,
-                    odd = inout(xmm_reg) odd,
-                    even_src = in(xmm_reg) to_host(src & EVEN),
-                    odd_src = in(xmm_reg) to_host(src & !EVEN));
-                (from_host(even) & EVEN | from_host(odd) & !EVEN, flags)
-            };
+            $name $format -> $format, $elements, Sum, [
+                "pcmpeqd xmm4, xmm4",
+                $even,
+                "movaps xmm2, xmm0",
+                "movaps xmm3, xmm1",
+                "andps xmm0, xmm4",
+                "andps xmm1, xmm4",
+                "xorps xmm2, xmm0",
+                "xorps xmm3, xmm1",
+                concat!("sub", $suffix, " xmm0, xmm1"),
+                concat!("add", $suffix, " xmm2, xmm3"),
+                "andps xmm0, xmm4",
+                "orps xmm0, xmm2"
+            ];
         )+}
     };
 }
 
 host_addsub! {
-    Addsubps "addps", "subps", Single, 4, 0xffff_ffff_0000_0000_ffff_ffff;
-    Addsubpd "addpd", "subpd", Double, 2, 0xffff_ffff_ffff_ffff;
+    Addsubps "ps", Single, 4, "psrlq xmm4, 32";
+    Addsubpd "pd", Double, 2, "psrldq xmm4, 8";
 }
 
-/// Even elements plus odd ones.
-macro_rules! add_neighbours {
-    ($suffix:literal, $even:literal, $odd:literal) => {
-        concat!(
-            "movaps {odd}, {sum}\n",
-            concat!("shuf", $suffix, " {sum}, {sum}, ", $even, "\n"),
-            concat!("shuf", $suffix, " {odd}, {odd}, ", $odd, "\n"),
-            concat!("add", $suffix, " {sum}, {odd}")
-        )
-    };
+/// The bits of an element that say how two relate: none is set if the first is greater.
+pub(crate) mod relation {
+    /// The first is less.
+    pub(crate) const LESS: u32 = 0;
+    /// They are equal.
+    pub(crate) const EQUAL: u32 = 1;
+    /// One is not a number.
+    pub(crate) const UNORDERED: u32 = 3;
 }
 
-/// All steps of a dot product, for where no step can hide another. The sum is in every element.
-macro_rules! host_dot {
-    ($($name:ident $multiply:literal, $format:ident, $elements:literal, [$($add:expr),+];)+) => {
+/// How the elements relate. "Less than" signals a quiet NaN, the others do not: what is unordered is zero when
+/// it is asked for, if `$quiet`. `$shift` moves within elements, `$top` is their highest bit.
+macro_rules! host_compare {
+    ($($quiet:ident $signaling:ident $suffix:literal, $format:ident, $elements:literal, $shift:literal, $top:literal;)+) => {
         host! {$(
-            $name $format -> $format, $elements, Within,
-            |dst, src, control| {
-                let mut sum = to_host(dst);
-                let flags = under_mxcsr!(control, [concat!($multiply, " {sum}, {src}"), $($add),+],
-                    sum = inout(xmm_reg) sum,
-                    odd = out(xmm_reg) _,
-                    src = in(xmm_reg) to_host(src));
-                (from_host(sum), flags)
-            };
+            $quiet $format -> $format, $elements, Choice, [
+                "movaps xmm2, xmm0",
+                concat!("cmpunord", $suffix, " xmm2, xmm1"),
+                "movaps xmm3, xmm2",
+                "andnps xmm3, xmm0",
+                "movaps xmm4, xmm2",
+                "andnps xmm4, xmm1",
+                concat!("cmplt", $suffix, " xmm3, xmm4"),
+                concat!("cmpeq", $suffix, " xmm0, xmm1"),
+                relate!($shift, $top)
+            ];
+            $signaling $format -> $format, $elements, Choice, [
+                "movaps xmm2, xmm0",
+                concat!("cmpunord", $suffix, " xmm2, xmm1"),
+                "movaps xmm3, xmm0",
+                concat!("cmplt", $suffix, " xmm3, xmm1"),
+                concat!("cmpeq", $suffix, " xmm0, xmm1"),
+                relate!($shift, $top)
+            ];
         )+}
     };
 }
 
-host_dot! {
-    Dotps "mulps", Single, 4, [add_neighbours!("ps", "0x88", "0xdd"), add_neighbours!("ps", "0x88", "0xdd")];
-    Dotpd "mulpd", Double, 2, [add_neighbours!("pd", "0", "3")];
-}
-
-/// How the elements of two operands relate, as masks of ones and zeros: none is set where the first is
-/// greater. A scalar comparison says something of the first element only.
-#[derive(Clone, Copy)]
-pub(crate) struct Relation {
-    pub(crate) less: u128,
-    pub(crate) equal: u128,
-    pub(crate) unordered: u128,
-}
-
-/// Compares elements.
-pub(crate) trait Compare {
-    /// The format of the elements.
-    type Source: Format;
-    /// How many: 1 for a scalar comparison.
-    const ELEMENTS: usize;
-
-    /// Compares under `control`; returns the flags as well. A quiet NaN is invalid if `SIGNALING`.
-    fn compare<const SIGNALING: bool>(left: u128, right: u128, control: Mxcsr) -> (Relation, Mxcsr);
-}
-
-macro_rules! host_compare {
-    ($($name:ident $suffix:literal, $source:ident, $elements:literal;)+) => {$(
-        pub(crate) struct $name;
-
-        impl Compare for $name {
-            type Source = $crate::float::$source;
-            const ELEMENTS: usize = $elements;
-
-            #[inline(always)]
-            fn compare<const SIGNALING: bool>(
-                left: u128,
-                right: u128,
-                control: Mxcsr,
-            ) -> (Relation, Mxcsr) {
-                let left = to_host(left);
-                let (mut less, mut equal, mut unordered) = (left, left, left);
-                // "Less than" signals a quiet NaN, the others do not: loading MXCSR anew forgets it.
-                macro_rules! compare {
-                    ($between:literal) => {
-                        under_mxcsr!(control, [
-                            concat!("cmplt", $suffix, " {less}, {right}"),
-                            $between,
-                            concat!("cmpeq", $suffix, " {equal}, {right}"),
-                            concat!("cmpunord", $suffix, " {unordered}, {right}")
-                        ],
-                            less = inout(xmm_reg) less,
-                            equal = inout(xmm_reg) equal,
-                            unordered = inout(xmm_reg) unordered,
-                            right = in(xmm_reg) to_host(right))
-                    };
-                }
-                let flags =
-                    if SIGNALING { compare!("") } else { compare!("ldmxcsr dword ptr [{status}]") };
-                let (less, equal) = (from_host(less), from_host(equal));
-                (Relation { less, equal, unordered: from_host(unordered) }, flags)
-            }
-        }
-    )+};
+/// Puts bits of masks where [`relation`] says: less in XMM3, equal in XMM0, unordered in XMM2.
+macro_rules! relate {
+    ($shift:literal, $top:literal) => {
+        concat!(
+            "psrl",
+            $shift,
+            " xmm3, ",
+            $top,
+            "\n",
+            "psrl",
+            $shift,
+            " xmm0, ",
+            $top,
+            "\n",
+            "psll",
+            $shift,
+            " xmm0, 1\n",
+            "psrl",
+            $shift,
+            " xmm2, ",
+            $top,
+            "\n",
+            "psll",
+            $shift,
+            " xmm2, 3\n",
+            "orps xmm0, xmm3\n",
+            "orps xmm0, xmm2"
+        )
+    };
 }
 
 host_compare! {
-    Cmpps "ps", Single, 4;
-    Cmppd "pd", Double, 2;
-    Cmpss "ss", Single, 1;
-    Cmpsd "sd", Double, 1;
+    QuietCmpps SignalingCmpps "ps", Single, 4, "d", "31";
+    QuietCmppd SignalingCmppd "pd", Double, 2, "q", "63";
+    QuietCmpss SignalingCmpss "ss", Single, 1, "d", "31";
+    QuietCmpsd SignalingCmpsd "sd", Double, 1, "q", "63";
 }
 
 /// The bits of MXCSR that this processor has (SDM volume 1, section 11.6.6).
@@ -354,7 +374,8 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::float::Single;
+    use crate::format::Single;
+    use crate::vector::Xmm;
 
     fn host_mxcsr() -> u32 {
         let mut mxcsr = 0u32;
@@ -363,15 +384,16 @@ mod tests {
         mxcsr
     }
 
-    /// One third, rounded up under the target's control word, leaves the host's as it was.
+    /// One third, rounded down and up in one window, leaves the host's control bits as they were.
     #[test]
-    fn the_hosts_mxcsr_is_restored() {
+    fn the_hosts_control_bits_are_restored() {
         let before = host_mxcsr();
-        let three = 3f32.to_bits();
-        let (up, flags) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(2 << 13));
-        assert_eq!((up, flags), (0x3eaa_aaab, Mxcsr::PE));
-        let (down, _) = Divss::compute(Single::ONE.into(), three.into(), Mxcsr::from_bits_retain(1 << 13));
-        assert_eq!(down, 0x3eaa_aaaa);
-        assert_eq!(host_mxcsr(), before);
+        let (one, three) = ([Single::ONE, 0], [u64::from(3f32.to_bits()), 0]);
+        let mut results = [[0; 2]; 2];
+        let controls = [1, 2].map(|rounding| Mxcsr::from_bits_retain(rounding << 13));
+        let flags = compute::<Divss, Xmm, 2>(controls, &one, &three, &mut results);
+        assert_eq!((results, flags), ([[0x3eaa_aaaa, 0], [0x3eaa_aaab, 0]], Mxcsr::PE));
+        let control = |mxcsr: u32| Mxcsr::from_bits_retain(mxcsr).difference(Mxcsr::EXCEPTIONS);
+        assert_eq!(control(host_mxcsr()), control(before));
     }
 }

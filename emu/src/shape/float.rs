@@ -5,7 +5,8 @@
 
 use crate::context::{Context, Execute};
 use crate::exception::Exception;
-use crate::float::{self, Format};
+use crate::float;
+use crate::format::Format;
 use crate::host::sse::HostOp;
 use crate::operand::{Mem, Reg, Source};
 use crate::outcome::Outcome;
@@ -29,22 +30,59 @@ pub(crate) trait FloatOp {
     /// from `first`; one with a single source ignores `first` otherwise.
     ///
     /// # Errors
-    /// #XM, for an unmasked exception: then only the flags of MXCSR have changed.
-    fn apply<B: Bits>(first: B, second: B, immediate: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception>;
+    /// #XM, for an unmasked exception: then only the flags of MXCSR have changed, and `result` is of no use.
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception>;
 }
 
 impl<O: HostOp> FloatOp for O {
     type Lane = <O::Target as Format>::Lane;
 
     #[inline(always)]
-    fn apply<B: Bits>(first: B, second: B, _: u8, mxcsr: &mut Mxcsr) -> Result<B, Exception> {
-        float::compute::<O, B>(first, second, mxcsr)
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        _: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        float::compute::<O, B>(first, second, mxcsr, result)
     }
 }
 
+/// Lets a function read registers and change the target's MXCSR.
 #[inline(always)]
-fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: B, second: B) -> Result<B, Exception> {
-    O::apply(first, second, c.displaced.immediate as u8, &mut c.registers.extended.mxcsr)
+fn with_mxcsr<R>(c: &mut Context<'_>, function: impl FnOnce(&Context<'_>, &mut Mxcsr) -> R) -> R {
+    let mut mxcsr = c.registers.extended.mxcsr;
+    let result = function(c, &mut mxcsr);
+    c.registers.extended.mxcsr = mxcsr;
+    result
+}
+
+#[inline(always)]
+fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: &B, second: &B) -> Result<B, Exception> {
+    let mut result = B::default();
+    with_mxcsr(c, |c, mxcsr| O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result))?;
+    Ok(result)
+}
+
+/// Applies the operation to the last operand, of which `memory` has what is in memory.
+#[inline(always)]
+fn apply_to_one<C: Class, P: Place, O: FloatOp>(
+    c: &mut Context<'_>,
+    memory: &C::Bits,
+) -> Result<C::Bits, Exception> {
+    let mut result = C::Bits::default();
+    with_mxcsr(c, |c, mxcsr| {
+        let source = P::source::<C>(c, 1, memory);
+        O::apply(source, source, c.displaced.immediate as u8, mxcsr, &mut result)
+    })?;
+    Ok(result)
 }
 
 /// Picks a function generic over class and place: operand `$operand` is the last source, a vector register
@@ -64,9 +102,13 @@ macro_rules! by_source {
 /// Vector register, vector register or memory: ADDPS, and SQRTSS, which keeps what it does not compute.
 pub(crate) fn two_sources<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = P::fetch::<C, O::Lane>(c, C::FIRST + 1)?;
-        let first = C::get(c, C::FIRST);
-        let result = apply::<O, C::Bits>(c, first, second)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, O::Lane>(c, &mut memory)?;
+        let mut result = C::Bits::default();
+        with_mxcsr(c, |c, mxcsr| {
+            let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
+            O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result)
+        })?;
         C::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
     }
@@ -76,8 +118,9 @@ pub(crate) fn two_sources<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
 /// One vector register or memory: SQRTPS.
 pub(crate) fn one_source<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let source = P::fetch::<C, O::Lane>(c, 1)?;
-        let result = apply::<O, C::Bits>(c, source, source)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, O::Lane>(c, &mut memory)?;
+        let result = apply_to_one::<C, P, O>(c, &memory)?;
         C::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
     }
@@ -89,7 +132,7 @@ pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> O
     fn run<S: Source, W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let source = Xmm::from_low(S::read::<W>(c)?.zero_extend());
         let first = Sse::get(c, Sse::FIRST);
-        let result = apply::<O, Xmm>(c, first, source)?;
+        let result = apply::<O, Xmm>(c, &first, &source)?;
         Sse::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
     }
@@ -105,8 +148,9 @@ pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> O
 /// An element to a general register: CVTSS2SI, by operations for 32 and 64 bits.
 pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let source = P::fetch::<C, O::Lane>(c, 1)?;
-        let result = apply::<O, C::Bits>(c, source, source)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, O::Lane>(c, &mut memory)?;
+        let result = apply_to_one::<C, P, O>(c, &memory)?;
         let low = result.quadwords().first().copied().unwrap_or(0);
         c.displaced.operand[0].set(c.registers, W::truncate(low));
         Ok(Outcome::Next)
@@ -133,7 +177,7 @@ pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool>(form: &Form<'_>) -> Option<
             Mmx::done(c);
         }
         let source = Xmm::from_low(source);
-        let mut result = apply::<O, Xmm>(c, source, source)?;
+        let mut result = apply::<O, Xmm>(c, &source, &source)?;
         if KEEP {
             result[1] = Sse::get(c, 0)[1];
         }
@@ -157,7 +201,7 @@ pub(crate) fn to_mmx<O: FloatOp, const BYTES: usize>(form: &Form<'_>) -> Option<
         // Even if the operation raises #XM.
         Mmx::done(c);
         source.quadwords_mut().iter_mut().skip(2 * BYTES / 8).for_each(|quadword| *quadword = 0);
-        let result = apply::<O, C::Bits>(c, source, source)?;
+        let result = apply::<O, C::Bits>(c, &source, &source)?;
         Mmx::set::<u32>(c, [result.quadwords().first().copied().unwrap_or(0)]);
         Ok(Outcome::Next)
     }
@@ -178,14 +222,15 @@ pub(crate) trait FloatFlags {
     ///
     /// # Errors
     /// #XM, for an unmasked exception: then only the flags of MXCSR have changed.
-    fn apply<B: Bits>(first: B, second: B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception>;
+    fn apply<B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception>;
 }
 
 pub(crate) fn to_flags<O: FloatFlags>(form: &Form<'_>) -> Option<Execute> {
     fn run<C: Class, P: Place, O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = P::fetch::<C, O::Lane>(c, 1)?;
-        let first = C::get(c, 0);
-        let flags = O::apply(first, second, &mut c.registers.extended.mxcsr)?;
+        let mut memory = C::Bits::default();
+        P::load::<C, O::Lane>(c, &mut memory)?;
+        let flags =
+            with_mxcsr(c, |c, mxcsr| O::apply(C::register(c, 0), P::source::<C>(c, 1, &memory), mxcsr))?;
         c.set_status(flags);
         Ok(Outcome::Next)
     }
