@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use emu::registers::{Extended, X87};
+use emu::registers::{Extended, X87, gpr};
 use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags, UserMemory};
 
 use crate::generate::Sample;
+use crate::in_use::{self, Image};
 use crate::memory::Model;
 use crate::oracle::{Mode, Observed, Stop};
 use crate::undefined;
@@ -71,6 +72,9 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         _ => Rflags::empty(),
     };
     hide_pointers(&observed.registers.extended.x87, &mut registers.extended.x87);
+    if stop == Ok(Stop::Completed) && observed.stop == Stop::Completed {
+        adopt_in_use(sample, observed, &mut registers, model);
+    }
     let mut differences = Differences::default();
     match stop {
         Ok(stop) if stop == observed.stop => {}
@@ -82,6 +86,24 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         differences.hex(&format!("[{address:x}]"), processor, emulator);
     }
     Ok(Comparison { differences: differences.0, left: false })
+}
+
+/// Where the processor says that more state is in use than the emulator, as it may, so does the emulator.
+fn adopt_in_use(sample: &Sample, observed: &Observed, registers: &mut Registers, model: &mut Model) {
+    let (before, instruction) = (&sample.case.registers, &sample.instruction);
+    let processor = crate::features::processor();
+    let (rax, seen) = (&mut registers.gpr[gpr::RAX], observed.registers.gpr[gpr::RAX]);
+    if *rax != seen && in_use::permitted_xgetbv(instruction, before, *rax, seen, processor) {
+        *rax = seen;
+    }
+    let Some(image) = Image::of(instruction, before, processor) else { return };
+    let Some((expected, seen)) = model.words_at(image.header(), &observed.changed) else { return };
+    for (address, bytes) in
+        image.permitted(expected, seen, processor).filter(|_| expected != seen).unwrap_or_default()
+    {
+        // The emulator has written to the image before.
+        let _ = model.write(address, &bytes);
+    }
 }
 
 /// How the emulator ends, or what it says that no exception is.

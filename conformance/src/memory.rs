@@ -68,6 +68,17 @@ impl Model {
         differences
     }
 
+    /// The word at `address`, and the one that the processor has there, of which `changed` lists those that differ from
+    /// the start.
+    pub(crate) fn words_at(&self, address: u64, changed: &[(u64, u64)]) -> Option<(u64, u64)> {
+        let place = place(address)?;
+        let found = changed.iter().find(|(changed, _)| *changed == address);
+        Some((
+            word(&self.image[..], place),
+            found.map_or_else(|| word(&self.base[..], place), |(_, word)| *word),
+        ))
+    }
+
     /// Where `length` bytes from `address` on lie, if one region has them all and allows it.
     fn whole(&self, address: u64, length: usize, access: Access) -> Option<usize> {
         let region = REGIONS.iter().find(|region| region.start <= address && address < region.end())?;

@@ -91,7 +91,7 @@ mod tests {
             (amd, "2/32", "1 b", found(9, 0)),
             (intel, "10/32", "1 c", found(7, 0)),
         ] {
-            text = updated(&text, &processor.to_string(), shard(part), version, &report);
+            text = updated(&text, processor, shard(part), version, &report);
         }
         let expected =
             [HEADER, "AMD 25 1 1;2/32;1 b;9;0", "Intel 6 207 2;2/32;1 a;8;0", "Intel 6 207 2;10/32;1 c;7;0"];

@@ -13,7 +13,7 @@ mod state;
 mod system;
 mod values;
 
-pub(crate) use address::linear;
+pub(crate) use address::{address_of, linear};
 pub(crate) use state::SUMMARY;
 
 use emu::Registers;
