@@ -5,7 +5,7 @@ use std::fmt;
 use emu::registers::{Extended, X87, gpr};
 use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags, UserMemory};
 
-use crate::generate::Sample;
+use crate::generate::{Sample, keeps_pointers};
 use crate::in_use::{self, Image};
 use crate::memory::Model;
 use crate::oracle::{Mode, Observed, Stop};
@@ -255,12 +255,11 @@ fn selector(selector: u16) -> u16 {
     if selector & !3 == 0 { 0 } else { selector }
 }
 
-/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: AMD's store zeros while no unmasked
-/// exception is pending (APM volume 2, section 11.5.10).
+/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: some store zeros while no unmasked
+/// exception is pending.
 pub(crate) fn hide_pointers(processor: &X87, emulator: &mut X87) {
-    const SUMMARY: u16 = 1 << 7;
     let pointers = (processor.opcode, processor.instruction_pointer, processor.data_pointer);
-    if processor.status & SUMMARY == 0 && pointers == (0, 0, 0) {
+    if pointers == (0, 0, 0) && !keeps_pointers(processor) {
         (emulator.opcode, emulator.instruction_pointer, emulator.data_pointer) = pointers;
     }
 }

@@ -2,7 +2,8 @@
 
 use emu::{Access, MemoryFault, UserMemory};
 
-use crate::oracle::places::{IMAGE_LENGTH, Protection, REGIONS, Region, USER_END};
+use crate::features;
+use crate::oracle::places::{IMAGE_LENGTH, PAGE, Protection, REGIONS, Region};
 use crate::oracle::{Memory, Patch};
 
 /// The contents of all regions, what they were at first, and where they have been written since.
@@ -92,9 +93,14 @@ impl Model {
         match REGIONS.iter().find(|region| region.start <= address && address < region.end()) {
             Some(region) if allows(region, access) => Ok(region.offset + (address - region.start) as usize),
             Some(_) => Err(fault(true)),
-            None => Err(fault(address >= USER_END)),
+            None => Err(fault(address >= kernel_start())),
         }
     }
+}
+
+/// The first address of which the kernel does not tell user space what is mapped, so that all of it seems to be.
+fn kernel_start() -> u64 {
+    (1 << (features::processor().linear_address_bits - 1)) - PAGE
 }
 
 fn allows(region: &Region, access: Access) -> bool {

@@ -4,8 +4,9 @@ use conformance::compare::compare;
 use conformance::generate::{Generator, Sample, can_step};
 use conformance::memory::Model;
 use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask, places};
+use conformance::rng::Rng;
 use conformance::{codes, features};
-use emu::registers::{gpr, segment};
+use emu::registers::{Vector, gpr, segment};
 use emu::{Registers, Rflags};
 use iced_x86::Decoder;
 
@@ -162,6 +163,36 @@ fn nt_and_id_stay_through_all_steps_of_a_repetition_and_do_not_reach_the_next_ca
         assert_eq!(observed.stop, Stop::Completed);
         assert_eq!(observed.registers.rflags, case.registers.rflags, "{case:?}");
     }
+}
+
+/// All that the processor has is drawn, is loaded, and comes back: the upper parts of registers and the masks too.
+#[test]
+fn the_whole_register_file_goes_through() {
+    let mut oracle = Oracle::new().unwrap();
+    let layout = *oracle.layout();
+    let mut generator = Generator::new(&layout, mxcsr_mask());
+    let mut rng = Rng::new(5);
+    let nop = |mode, case: Case| Case { length: 1, mode, place: Place::Low, ..case };
+    let mut drawn = |mode| nop(mode, generator.plain([0x90; 15], &mut rng));
+    let modes = [Mode::Straight, Mode::Step];
+    let cases: Vec<Case> = (0..32).flat_map(|_| modes).map(&mut drawn).collect();
+    let seen = oracle.run(&mut memory(), &cases).unwrap();
+    let mut varied = [false; 4];
+    for (case, observed) in cases.iter().zip(&seen) {
+        assert_eq!(observed.stop, Stop::Completed);
+        assert_eq!(observed.registers.extended, case.registers.extended, "{:?}", case.mode);
+        assert_eq!(observed.registers.pkru, case.registers.pkru);
+        let extended = &case.registers.extended;
+        let any = |vectors: &[Vector], quads: std::ops::Range<usize>| {
+            vectors.iter().any(|vector| vector.0[quads.clone()].iter().any(|&quad| quad != 0))
+        };
+        varied[0] |= any(&extended.vector[..16], 2..4);
+        varied[1] |= any(&extended.vector[..16], 4..8);
+        varied[2] |= any(&extended.vector[16..], 0..8);
+        varied[3] |= extended.opmask.iter().all(|&mask| mask != 0);
+    }
+    let has = [layout.avx, layout.zmm_hi256, layout.hi16_zmm, layout.opmask].map(|offset| offset.is_some());
+    assert_eq!(varied, has, "AVX, ZMM0 to 15, ZMM16 to 31, masks");
 }
 
 /// The oracle loads every state with SSE marked as in use. Processors that believe it say so although all of it is in

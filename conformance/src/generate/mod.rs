@@ -14,7 +14,7 @@ mod system;
 mod values;
 
 pub(crate) use address::{address_of, linear};
-pub(crate) use state::SUMMARY;
+pub(crate) use state::keeps_pointers;
 
 use emu::Registers;
 use emu::registers::gpr;
