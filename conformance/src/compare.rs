@@ -3,7 +3,7 @@
 use std::fmt;
 
 use emu::registers::{Extended, X87, gpr};
-use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags, UserMemory};
+use emu::{Displaced, Exception, Facts, Outcome, Refusal, Registers, Rflags, UserMemory};
 
 use crate::generate::{Sample, keeps_pointers};
 use crate::in_use::{self, Image};
@@ -71,7 +71,8 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         Ok(Stop::Completed) => undefined::flags(&sample.instruction, sample.case.registers.gpr[1]),
         _ => Rflags::empty(),
     };
-    hide_pointers(&observed.registers.extended.x87, &mut registers.extended.x87);
+    let facts = crate::features::processor().facts;
+    hide_pointers(facts, &observed.registers.extended.x87, &mut registers.extended.x87);
     if stop == Ok(Stop::Completed) && observed.stop == Stop::Completed {
         adopt_in_use(sample, observed, &mut registers, model);
     }
@@ -255,11 +256,11 @@ fn selector(selector: u16) -> u16 {
     if selector & !3 == 0 { 0 } else { selector }
 }
 
-/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: some store zeros while no unmasked
-/// exception is pending.
-pub(crate) fn hide_pointers(processor: &X87, emulator: &mut X87) {
+/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: those of which it is a fact store zeros
+/// while no unmasked exception is pending.
+pub(crate) fn hide_pointers(facts: Facts, processor: &X87, emulator: &mut X87) {
     let pointers = (processor.opcode, processor.instruction_pointer, processor.data_pointer);
-    if pointers == (0, 0, 0) && !keeps_pointers(processor) {
+    if pointers == (0, 0, 0) && !keeps_pointers(facts, processor) {
         (emulator.opcode, emulator.instruction_pointer, emulator.data_pointer) = pointers;
     }
 }

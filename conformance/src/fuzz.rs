@@ -128,7 +128,7 @@ fn overwrite(registers: &mut Registers, input: &Input) {
         // Reserved bits keep what FNINIT gives them.
         x87.control = control & 0x0f3f | 0x0040;
         x87.summarize();
-        if !keeps_pointers(x87) {
+        if !keeps_pointers(Processor::host().facts, x87) {
             (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
         }
     }

@@ -138,7 +138,7 @@ impl<'a> Search<'a> {
                     Decoder::with_ip(64, &bytes, ip, Processor::host().decoder_options()).decode();
                 let code = instruction.code();
                 // What the processor lacks means nothing to it, and it may fetch more or less than there is to it.
-                let here = !instruction.is_invalid() && features::missing(code).is_empty();
+                let here = !instruction.is_invalid() && has(code);
                 let what = if here { What::Refused } else { What::Unknown };
                 may_run(code).then(|| (candidate(instruction, what), Touches::empty()))
             }
@@ -171,9 +171,7 @@ impl<'a> Search<'a> {
         match candidate.what {
             What::Undefined => {}
             What::Refused if is_undefined(observed) => {
-                let code = candidate.instruction.code();
-                let reported = |feature| features::reported(feature) == Some(true);
-                if code.cpuid_features().iter().all(|feature| reported(*feature)) {
+                if has(candidate.instruction.code()) {
                     let (instruction, what) =
                         (candidate.instruction.to_string(), "#UD, although CPUID reports it");
                     self.note(candidate, Kind::Missing, candidate.length(), instruction, what.to_string());
@@ -301,6 +299,11 @@ const TOO_LONG: Stop = Stop::Exception { vector: 13, error_code: 0, address: Non
 
 fn is_undefined(observed: &Observed) -> bool {
     matches!(observed.stop, Stop::Exception { vector: 6, .. })
+}
+
+/// Whether the processor is known to have an encoding.
+fn has(code: Code) -> bool {
+    features::processor().can(code.cpuid_features()) == Some(true)
 }
 
 /// Whether bytes may be run that mean this to the decoder.

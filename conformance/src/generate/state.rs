@@ -111,10 +111,10 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
 
 /// Whether FOP, FIP and FDP stay what they are in this state. Some processors lose them in any context switch while no
 /// unmasked exception is pending: they would be there in one case and not in another.
-pub(crate) fn keeps_pointers(x87: &X87) -> bool {
+pub(crate) fn keeps_pointers(facts: Facts, x87: &X87) -> bool {
     /// ES of FSW.
     const SUMMARY: u16 = 1 << 7;
-    x87.status & SUMMARY != 0 || !Processor::host().facts.contains(Facts::X87_POINTERS_ARE_HIDDEN)
+    x87.status & SUMMARY != 0 || !facts.contains(Facts::X87_POINTERS_ARE_HIDDEN)
 }
 
 fn x87(x87: &mut X87, rng: &mut Rng) {
@@ -141,7 +141,7 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         6 => 0,
         _ => rng.u64() as u8,
     };
-    if keeps_pointers(x87) {
+    if keeps_pointers(Processor::host().facts, x87) {
         x87.opcode = rng.u64() as u16 & 0x7ff;
         x87.instruction_pointer = rng.below(1 << 47);
         x87.data_pointer = rng.below(1 << 47);
