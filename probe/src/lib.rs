@@ -31,6 +31,7 @@ mod faults;
 mod launch;
 mod lifecycle;
 mod linker;
+mod mapped;
 mod memory;
 mod placement;
 mod procfs;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::PathBuf;
 
 /// The value of a field of `/proc/PID/status`.
 fn status_field(tid: i32, name: &str) -> Option<String> {
@@ -87,13 +86,6 @@ pub(crate) fn auxiliary(tid: i32, key: u64) -> Option<u64> {
         let (name, value) = entry.split_at(8);
         (name == key.to_ne_bytes()).then(|| value.try_into().ok().map(u64::from_ne_bytes))?
     })
-}
-
-/// `path` as thread `tid` sees it.
-pub(crate) fn in_root_of(tid: i32, path: &std::path::Path) -> PathBuf {
-    let mut rooted = PathBuf::from(format!("/proc/{tid}/root"));
-    rooted.extend(path.components().skip(1));
-    rooted
 }
 
 #[cfg(test)]

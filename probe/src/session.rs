@@ -20,6 +20,7 @@ use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
 use crate::linker;
 use crate::locate::{Locate, LocateError};
+use crate::maps::Maps;
 use crate::memory::Staging;
 use crate::procfs;
 use crate::space::{Space, Unplaceable};
@@ -347,7 +348,7 @@ impl Session {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
             if let Some(tid) = self.threads.in_space(space) {
-                let maps = match crate::maps::read(tid) {
+                let maps = match Maps::read(tid) {
                     Ok(maps) => maps,
                     Err(_) if procfs::has_exited(tid) => continue,
                     Err(error) => return Err(ProbeError::Maps(error)),

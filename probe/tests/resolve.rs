@@ -6,21 +6,21 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use probe::locate::{Locate, LocateError};
-use probe::maps::{self, Mapping};
+use probe::maps::{self, Mapping, Maps};
 use probe::resolve::ResolveError;
 use probe::spec::ProbeSpec;
 use scratch::{PROGRAM, Scratch};
 
-fn our_maps() -> Vec<Mapping> {
-    maps::read(i32::try_from(std::process::id()).unwrap()).unwrap()
+fn our_maps() -> Maps {
+    Maps::read(i32::try_from(std::process::id()).unwrap()).unwrap()
 }
 
-fn locate(spec: &str, maps: &[Mapping]) -> Result<Vec<u64>, LocateError> {
+fn locate(spec: &str, maps: &Maps) -> Result<Vec<u64>, LocateError> {
     let sites = spec.parse::<ProbeSpec>().unwrap().locate(maps)?;
     Ok(sites.into_iter().map(|site| site.address).collect())
 }
 
-fn unresolvable(spec: &str, maps: &[Mapping]) -> ResolveError {
+fn unresolvable(spec: &str, maps: &Maps) -> ResolveError {
     match locate(spec, maps) {
         Err(LocateError::Unresolvable(error)) => *error.downcast().unwrap(),
         other => panic!("{spec}: {other:?}"),
@@ -39,8 +39,8 @@ impl Waiting {
         Waiting(child)
     }
 
-    fn maps(&self) -> Vec<Mapping> {
-        maps::read(i32::try_from(self.0.id()).unwrap()).unwrap()
+    fn maps(&self) -> Maps {
+        Maps::read(i32::try_from(self.0.id()).unwrap()).unwrap()
     }
 }
 
@@ -117,13 +117,14 @@ fn a_library_is_found_by_soname_unless_two_have_it() {
     std::fs::create_dir(scratch.path("other")).unwrap();
     let other = scratch.path("other/libthing.so.1.2.3");
     std::fs::copy(&twin, &other).unwrap();
-    let mut both = maps.clone();
+    let mut both = maps.to_vec();
     let lines = both.iter().filter(|mapping| mapping.file() == Some(&real)).cloned().collect::<Vec<_>>();
     both.extend(lines.into_iter().map(|mapping| Mapping {
         path: Some(other.clone()),
         inode: mapping.inode + 1,
         ..mapping
     }));
+    let both = Maps::new(maps.pid(), both);
     for name in ["libthing.so.1.2.3", "libthing.so.1"] {
         let message = unresolvable(&format!("{name}:thing"), &both).to_string();
         let (real, other) = (real.display().to_string(), other.display().to_string());

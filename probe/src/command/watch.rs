@@ -13,10 +13,11 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use probe::locate::{Address, LocateError};
+use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
 use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions, StopHandle};
-use probe::{Unplaceable, code, maps};
+use probe::{Unplaceable, code};
 use serde::Serialize;
 
 use super::args::{Format, Watch};
@@ -67,7 +68,10 @@ fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>,
             return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
         }
         let resolver = Resolver::new(spec, Arc::clone(objects));
-        resolver.check()?;
+        // A process that runs may see other files than we do.
+        if arguments.pid.is_none() {
+            resolver.check()?;
+        }
         resolvers.push(resolver);
     }
     Ok(resolvers)
@@ -83,6 +87,7 @@ fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
             Ok(places) => places,
             // A file that is there may be mapped later.
             Err(LocateError::NotMapped { object }) if object.contains('/') => {
+                resolver.check_for(pid)?;
                 warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
                 continue;
             }
@@ -256,11 +261,11 @@ impl Shared {
 
     /// Says which sites in process `pid` were left out, and why: one line for each reason.
     fn tell_refused(&self, state: &mut State, pid: i32) {
-        let maps = maps::read(pid).unwrap_or_default();
+        let maps = Maps::read(pid).ok();
         for (name, refused) in self.names.iter().zip(&mut state.refused) {
             let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (address, reason) in refused.drain(..) {
-                let place = place_name(&maps, &self.objects, address);
+                let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));
                 reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
             }
             for (reason, places) in reasons {
@@ -353,9 +358,9 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
 }
 
 /// The function in which `address` lies, and how far behind its start.
-fn place_name(maps: &[maps::Mapping], objects: &Objects, address: u64) -> Option<String> {
+fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
     let mapping = maps::find(maps, address)?;
-    let elf = objects.open(mapping.file()?).ok()?;
+    let elf = objects.mapped(maps, mapping).ok()?;
     name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
 }
 
