@@ -33,8 +33,13 @@ fn apart(script: &str) -> Command {
 
 /// Starts the command on a probe, has it hit once, and returns what was counted.
 fn one_hit(stepless: &mut Command, target: &mut Target) -> Value {
+    one_hit_at("answers:leaf", stepless, target)
+}
+
+/// The same for another place.
+fn one_hit_at(place: &str, stepless: &mut Command, target: &mut Target) -> Value {
     let mut child: Child = stepless.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    target.wait_for_probe(&mut child);
+    target.wait_for_probe_at(place, &mut child);
     target.ask();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -42,11 +47,17 @@ fn one_hit(stepless: &mut Command, target: &mut Target) -> Value {
     document["probes"][0]["hits"].clone()
 }
 
+/// By a process of its own: what has been written by this one may be open still in a child of another test,
+/// and cannot be executed then.
+fn duplicate(from: &Path, to: &Path) {
+    run(Command::new("cp").arg(from).arg(to));
+}
+
 /// The command as somebody without privileges may run it.
 fn as_nobody(scratch: &Scratch) -> Command {
     let copy = scratch.path("stepless");
     if !copy.exists() {
-        std::fs::copy(STEPLESS, &copy).unwrap();
+        duplicate(Path::new(STEPLESS), &copy);
     }
     let mut command = Command::new(copy);
     command.uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
@@ -115,7 +126,7 @@ fn a_probe_names_a_file_as_the_process_sees_it() {
     std::fs::create_dir_all(root.join("there")).unwrap();
     std::fs::create_dir(root.join("old")).unwrap();
     let program = scratch.compile("answers", ANSWERS, &["-static"]);
-    std::fs::copy(program, root.join("there/answers")).unwrap();
+    duplicate(&program, &root.join("there/answers"));
     std::os::unix::fs::symlink("/there/answers", root.join("link")).unwrap();
     // What links lead to must be looked up from that root, too.
     assert!(!Path::new("/there").exists());
@@ -204,11 +215,7 @@ fn a_file_that_was_replaced_is_never_taken_for_the_one_that_is_mapped() {
     let listed = as_nobody(&scratch).args(["list", "-p", &pid, "main"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&listed.stdout).matches(" main").count(), 1, "{listed:?}");
     let arguments = ["stat", "--json", "--limit", "1", "-e", "libleaf.so:leaf", "-p", &pid];
-    let mut stat = Command::new(STEPLESS).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-    target.wait_for_probe_at("libleaf.so:leaf", &mut stat);
-    target.ask();
-    let document: Value = serde_json::from_slice(&stat.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(document["probes"][0]["hits"], 1);
+    assert_eq!(one_hit_at("libleaf.so:leaf", Command::new(STEPLESS).args(arguments), &mut target), 1);
     target.finish();
 }
 

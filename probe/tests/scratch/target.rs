@@ -84,7 +84,7 @@ impl Target {
         let deadline = Instant::now() + Duration::from_secs(60);
         while byte != INT3 {
             assert!(Instant::now() < deadline, "no probe was placed");
-            assert!(tracer.try_wait().unwrap().is_none());
+            assert!(tracer.try_wait().unwrap().is_none(), "the command has ended");
             std::thread::yield_now();
             memory.read_exact_at(&mut byte, sites[0].address).unwrap();
         }
