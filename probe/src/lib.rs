@@ -33,6 +33,7 @@ mod lifecycle;
 mod linker;
 mod mapped;
 mod memory;
+mod pause;
 mod placement;
 mod procfs;
 mod session;

@@ -147,14 +147,22 @@ fn what_waiting_cannot_help_is_told_apart_from_what_it_can() {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_not_read() {
+fn a_program_that_was_replaced_is_read_as_it_was() {
     let scratch = Scratch::new();
     let source = format!("{WAITS}\nint thing(void) {{ return 1; }}");
     let program = scratch.compile("program", &source, &[]);
     let process = Waiting::start(&program);
-    assert_eq!(locate("program:thing", &process.maps()).unwrap().len(), 1);
+    let by_path = format!("{}:thing", program.display());
+    let before = locate(&by_path, &process.maps()).unwrap();
+    assert_eq!(before.len(), 1);
+    let is_found = || {
+        for name in [&by_path, "program:thing", "program (deleted):thing"] {
+            assert_eq!(locate(name, &process.maps()).unwrap(), before, "{name}");
+        }
+    };
     std::fs::remove_file(&program).unwrap();
-    let deleted = unresolvable("program (deleted):thing", &process.maps());
-    assert!(matches!(deleted, ResolveError::Replaced { .. }), "{deleted}");
+    is_found();
     let _ = scratch.compile("program", PROGRAM, &[]);
+    is_found();
+    assert!(matches!(unresolvable("program:leaf", &process.maps()), ResolveError::Lookup(_)));
 }

@@ -48,6 +48,9 @@ pub(crate) fn read_memory(pid: i32, address: u64, length: usize) -> Result<Vec<u
 
 fn about(pid: i32, error: &io::Error) -> Failure {
     Failure::new(match error.kind() {
+        io::ErrorKind::NotFound if !Path::new("/proc/self").exists() => {
+            "/proc is missing; mount it".to_owned()
+        }
         io::ErrorKind::NotFound => format!("there is no process {pid}"),
         io::ErrorKind::PermissionDenied => {
             format!("process {pid} is not ours to probe: run as its user, or with CAP_SYS_PTRACE")
