@@ -6,6 +6,7 @@ mod scratch;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -67,6 +68,22 @@ fn text_of(pipe: Option<impl Read>) -> String {
     let mut text = String::new();
     pipe.unwrap().read_to_string(&mut text).unwrap();
     text
+}
+
+/// Kills a process that has not been waited for after a minute, so that what waits for it fails.
+struct Watchdog(#[allow(dead_code, reason = "dropping it is what the thread waits for")] mpsc::Sender<()>);
+
+impl Watchdog {
+    fn of(child: &Child) -> Watchdog {
+        let (alive, over) = mpsc::channel();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        std::thread::spawn(move || {
+            if over.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        Watchdog(alive)
+    }
 }
 
 /// How many hits the summary tells.
@@ -141,6 +158,7 @@ fn a_target_goes_on_without_probes_while_the_command_is_stopped() {
     let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
     let text = target.text();
     let mut stat = stat(&target);
+    let _watchdog = Watchdog::of(&stat);
     target.wait_for_probe(&mut stat);
     target.ask();
     for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
@@ -171,6 +189,7 @@ fn a_target_that_ends_while_the_command_is_stopped_is_missed_by_nobody() {
     let mut command = Command::new(STEPLESS);
     let mut launched =
         Target::start(command.args(["stat", "-e", "answers:leaf", "--"]).arg(&program).process_group(0));
+    let _watchdog = Watchdog::of(&launched.child);
     launched.ask();
     stop(launched.child.id(), Signal::SIGTSTP);
     launched.ask();
@@ -185,6 +204,7 @@ fn being_continued_before_it_stops_changes_nothing() {
     let scratch = Scratch::new();
     let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
     let mut stat = stat(&target);
+    let _watchdog = Watchdog::of(&stat);
     target.wait_for_probe(&mut stat);
     let pid = Pid::from_raw(stat.id().cast_signed());
     for _ in 0..20 {
