@@ -56,11 +56,11 @@ impl Mapping {
         self.path.as_deref().filter(|path| self.inode != 0 && path.is_absolute())
     }
 
-    /// Whether it maps the same file as `other`, as the kernel tells files apart. Memory without a file is
-    /// the same as nothing.
+    /// Whether it maps the same file as `other`, a mapping of the same process. On btrfs and overlayfs two files
+    /// may have the same numbers, so the path counts. Memory without a file is the same as nothing.
     #[must_use]
     pub fn is_same_file(&self, other: &Mapping) -> bool {
-        self.inode != 0 && (self.dev, self.inode) == (other.dev, other.inode)
+        self.inode != 0 && (self.dev, self.inode, &self.path) == (other.dev, other.inode, &other.path)
     }
 
     /// Whether it is the code that the kernel provides (vdso(7)).

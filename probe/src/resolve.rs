@@ -444,12 +444,17 @@ fn is_same(mapping: &Mapping, other: &Mapping) -> bool {
     mapping.is_same_file(other) || (mapping.is_vdso() && other.is_vdso())
 }
 
-/// A mapping of each file that is mapped with code in it, whatever the paths by which it was mapped.
+/// A mapping of each file that is mapped with code in it.
 fn files(maps: &Maps) -> Vec<&Mapping> {
     let mut seen = HashSet::new();
-    let mut is_new = |mapping: &&Mapping| seen.insert((mapping.dev, mapping.inode));
-    let with_code = maps.iter().filter(|mapping| mapping.is_executable());
-    with_code.filter(|mapping| mapping.file().is_some() || mapping.is_vdso()).filter(&mut is_new).collect()
+    let mut files = Vec::new();
+    for mapping in maps.iter().filter(|mapping| mapping.is_executable()) {
+        let has_file = mapping.file().is_some() || mapping.is_vdso();
+        if has_file && seen.insert((mapping.dev, mapping.inode, mapping.path.as_deref())) {
+            files.push(mapping);
+        }
+    }
+    files
 }
 
 /// The one mapped object with code that goes by the name `object`: its path, its file name, its SONAME, or

@@ -125,6 +125,12 @@ fn a_library_is_found_by_soname_unless_two_have_it() {
         ..mapping
     }));
     let both = Maps::new(maps.pid(), both);
+    // Another file system may have the same numbers.
+    let mut twins = maps.to_vec();
+    let lines: Vec<_> = twins.iter().filter(|mapping| mapping.file() == Some(&real)).cloned().collect();
+    let elsewhere = |mapping: Mapping| Mapping { path: Some("/else/where".into()), ..mapping };
+    twins.extend(lines.into_iter().map(elsewhere));
+    assert_eq!(locate("libthing.so.1.2.3:thing", &Maps::new(maps.pid(), twins)).unwrap(), found);
     for name in ["libthing.so.1.2.3", "libthing.so.1"] {
         let message = unresolvable(&format!("{name}:thing"), &both).to_string();
         let (real, other) = (real.display().to_string(), other.display().to_string());
