@@ -1,5 +1,7 @@
 //! Births, execs and the end of a session.
 
+use std::time::Duration;
+
 use nix::sys::ptrace;
 
 use crate::event::Event;
@@ -76,12 +78,12 @@ impl Session {
                     }
                     Some(mut copy) => {
                         copy.clear();
-                        child.detach(0);
+                        self.threads.let_go(child, 0);
                         return;
                     }
                     // The child has just been killed.
                     None => {
-                        child.detach(0);
+                        self.threads.let_go(child, 0);
                         return;
                     }
                 }
@@ -102,7 +104,7 @@ impl Session {
             if let Some(mut copy) = self.spaces.get(&space_id).and_then(|space| space.copy_for(tid).ok()) {
                 copy.clear();
             }
-            orphan.detach(0);
+            self.threads.let_go(orphan, 0);
         }
     }
 
@@ -111,7 +113,7 @@ impl Session {
         let tid = stopped.tid();
         if self.transient.remove(&tid) {
             self.forget_process(&stopped);
-            stopped.detach(0);
+            self.threads.let_go(stopped, 0);
             return;
         }
         // `launch` has seen to the first exec already.
@@ -145,10 +147,17 @@ impl Session {
         const CLASS_64: u8 = 2;
         let pid = stopped.tid();
         self.forget_process(stopped);
-        let Ok(space) = Space::open(pid) else {
-            // Killed in its exec.
-            self.threads.add_stopped(pid, pid, SpaceId::MAX);
-            return;
+        let space = match Space::open(pid) {
+            Ok(space) => space,
+            Err(error) => {
+                self.threads.add_stopped(pid, pid, SpaceId::MAX);
+                // Otherwise it was killed in its exec.
+                if error.raw_os_error() != Some(libc::ESRCH) {
+                    self.tell(&Event::Inaccessible { pid, error: &error });
+                    self.inaccessible = Some((pid, error));
+                }
+                return;
+            }
         };
         let space = self.add_space(space);
         self.threads.add_stopped(pid, pid, space);
@@ -163,13 +172,18 @@ impl Session {
     ///
     /// Probes keep their counters. A target that was launched runs on by itself.
     pub fn detach(&mut self) {
+        /// For threads that cannot stop, or whose end does not come.
+        const PATIENCE: Duration = Duration::from_secs(5);
         self.restore_bytes();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
         self.threads.gather(|_, thread| !thread.in_vfork, None);
         self.release_all();
         self.interrupt(|_| true);
-        self.threads.gather(|_, _| true, Some(std::time::Duration::from_secs(5)));
+        self.threads.gather(|_, _| true, Some(PATIENCE));
+        self.release_all();
+        self.threads.gather(|_, thread| thread.dying, Some(PATIENCE));
+        self.threads.reap();
         self.release_all();
         self.threads.clear();
         self.spaces.clear();
@@ -232,8 +246,7 @@ impl Session {
             (true, signal) => signal,
             (false, _) => 0,
         };
-        self.threads.remove(tid);
-        stopped.detach(signal);
+        self.threads.let_go(stopped, signal);
     }
 
     fn release_child(&mut self, child: Stopped, parent: &Stopped) {
@@ -244,7 +257,7 @@ impl Session {
         {
             copy.clear();
         }
-        child.detach(0);
+        self.threads.let_go(child, 0);
     }
 
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.

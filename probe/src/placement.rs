@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::hit::ProbeId;
 use crate::linker;
 use crate::locate::LocateError;
-use crate::maps::{self, Mapping};
+use crate::maps::{Mapping, Maps};
 use crate::session::Session;
 use crate::stop::SpaceId;
 
@@ -20,7 +20,7 @@ impl Session {
         id: ProbeId,
         space_id: SpaceId,
         tid: i32,
-        maps: &[Mapping],
+        maps: &Maps,
         later: bool,
     ) -> Result<(), ProbeError> {
         let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
@@ -118,7 +118,7 @@ impl Session {
     /// Locates every probe anew if thread `tid`'s executable mappings have changed.
     pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
         // A process that is about to vanish has no maps.
-        let Ok(maps) = maps::read(tid) else { return };
+        let Ok(maps) = Maps::read(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
         if space.located.iter().eq(executable()) {
@@ -137,7 +137,7 @@ impl Session {
     /// Puts the engine's own breakpoints where objects appear: at the dynamic linker's rendezvous and, in
     /// a program that is about to start, at its entry.
     pub(crate) fn watch_linker(&mut self, space_id: SpaceId, tid: i32, starting: bool) {
-        let Ok(maps) = maps::read(tid) else { return };
+        let Ok(maps) = Maps::read(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
         let rendezvous = linker::rendezvous(tid, &maps);
         let entry = if starting { linker::entry(tid) } else { None };

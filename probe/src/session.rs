@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -20,6 +21,7 @@ use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
 use crate::linker;
 use crate::locate::{Locate, LocateError};
+use crate::maps::Maps;
 use crate::memory::Staging;
 use crate::procfs;
 use crate::space::{Space, Unplaceable};
@@ -57,6 +59,12 @@ struct StopState {
 }
 
 impl StopHandle {
+    /// The signal by which a session is woken. The thread to which a session belongs must not block it.
+    #[must_use]
+    pub fn signal() -> i32 {
+        Alarm::signal()
+    }
+
     /// Asks. Async-signal-safe. A request made while the session does not run counts for its next run.
     pub fn request(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
@@ -103,8 +111,12 @@ pub struct Session {
     /// Children that share the target's memory and are traced only until they execute another program.
     pub(crate) transient: HashSet<i32>,
     pub(crate) detach_requested: bool,
+    /// The processes that were left by [`Session::pause`], and when they started.
+    pub(crate) paused: Vec<(i32, u64)>,
+    /// The last process whose memory could not be opened, and why.
+    pub(crate) inaccessible: Option<(i32, io::Error)>,
     target: i32,
-    status: Option<ExitStatus>,
+    pub(crate) status: Option<ExitStatus>,
     launched: bool,
     pub(crate) observer: Option<Observer>,
     alarm: Arc<Alarm>,
@@ -139,6 +151,8 @@ impl Session {
             options,
             transient: HashSet::new(),
             detach_requested: false,
+            paused: Vec::new(),
+            inaccessible: None,
             target,
             status: None,
             launched: false,
@@ -173,18 +187,27 @@ impl Session {
             return Err(AttachError::Not64Bit { pid });
         }
         let mut session = Session::new(pid, options)?;
-        session.seize(pid, pid, 0, Options::empty()).map_err(|error| attach_error(pid, error))?;
+        session.occupy(pid, Options::empty())?;
+        Ok(session)
+    }
+
+    /// Traces all threads of process `pid`, with options besides those of every thread.
+    pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
+        self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-        let space = session.add_space(space);
+        let space = self.add_space(space);
+        if let Some(leader) = self.threads.get_mut(pid) {
+            leader.space = space;
+        }
         // Threads may be made while we look; those that a traced thread makes are traced from birth.
         while let Ok(tids) = procfs::threads_of(pid) {
             let mut found = false;
             for tid in tids {
-                if session.threads.get(tid).is_some() {
+                if self.threads.get(tid).is_some() {
                     continue;
                 }
-                match session.seize(tid, pid, space, Options::empty()) {
+                match self.seize(tid, pid, space, special) {
                     Ok(()) => found = true,
                     // Gone again; or traced from birth, so that it will be reported.
                     Err(_) => match procfs::tracer_of(tid) {
@@ -201,8 +224,8 @@ impl Session {
                 break;
             }
         }
-        session.watch_linker(space, pid, false);
-        Ok(session)
+        self.watch_linker(space, pid, false);
+        Ok(space)
     }
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
@@ -347,7 +370,7 @@ impl Session {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
             if let Some(tid) = self.threads.in_space(space) {
-                let maps = match crate::maps::read(tid) {
+                let maps = match Maps::read(tid) {
                     Ok(maps) => maps,
                     Err(_) if procfs::has_exited(tid) => continue,
                     Err(error) => return Err(ProbeError::Maps(error)),
@@ -405,6 +428,13 @@ impl Session {
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.status
+    }
+
+    /// The last process whose memory could not be opened, so that it has no probes, and why. That of a program
+    /// which is launched is found out before anybody can observe events.
+    #[must_use]
+    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
+        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
     }
 
     /// Serves probes until the target ends, a stop is requested, or a handler detaches.

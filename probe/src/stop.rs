@@ -27,7 +27,7 @@ pub(crate) struct Stopped {
 }
 
 impl Stopped {
-    fn new(tid: i32, signal: i32, event: i32) -> Stopped {
+    pub(crate) fn new(tid: i32, signal: i32, event: i32) -> Stopped {
         Stopped { tid, signal, event, tracer: PhantomData }
     }
 
@@ -45,10 +45,11 @@ impl Stopped {
         self.event == 0 && self.signal != SYSTEM_CALL
     }
 
-    /// Gives the thread to nobody, with `signal` unless it is 0. A thread that is gone is no failure.
-    pub(crate) fn detach(self, signal: i32) {
+    /// Gives the thread to nobody, with `signal` unless it is 0. Says whether it could: one that was killed in
+    /// its stop stays ours, and its end must be taken from the kernel.
+    pub(crate) fn detach(self, signal: i32) -> bool {
         let stopped = ManuallyDrop::new(self);
-        let _ = sys::detach(stopped.tid, signal);
+        sys::detach(stopped.tid, signal).is_ok()
     }
 }
 
@@ -118,6 +119,9 @@ pub(crate) struct Thread {
     /// Whether the kernel has reported its end, or another's exec in its place, while it was stopped. What
     /// stopped it must not be resumed then.
     gone: bool,
+    /// Whether it was killed in a stop in which it was to be let go. Its process does not end before its end has
+    /// been taken from the kernel.
+    pub(crate) dying: bool,
     /// Whether it waits, in the kernel, for its vfork child.
     pub(crate) in_vfork: bool,
     /// Whether it blocked SIGTRAP when we last looked.
@@ -160,6 +164,7 @@ impl Threads {
             space,
             running: true,
             gone: false,
+            dying: false,
             in_vfork: false,
             blocks_trap,
             fresh: false,
@@ -174,6 +179,39 @@ impl Threads {
         if let Some(thread) = self.by_tid.get_mut(&tid) {
             thread.running = false;
             thread.fresh = true;
+        }
+    }
+
+    /// Gives a thread to nobody, with `signal` unless it is 0. One that was killed in its stop is kept until its
+    /// end is reported.
+    pub(crate) fn let_go(&mut self, stopped: Stopped, signal: i32) {
+        /// Of a thread that is nobody's concern but for its end.
+        const NO_PROCESS: i32 = -1;
+        let tid = stopped.tid;
+        if stopped.detach(signal) {
+            self.by_tid.remove(&tid);
+            return;
+        }
+        if !self.by_tid.contains_key(&tid) {
+            self.add(tid, NO_PROCESS, SpaceId::MAX);
+        }
+        if let Some(thread) = self.by_tid.get_mut(&tid).filter(|thread| !thread.gone) {
+            (thread.running, thread.dying) = (true, true);
+        }
+    }
+
+    /// Takes the ends of those that have ended from the kernel: a leader ends after all others.
+    pub(crate) fn reap(&mut self) {
+        let mut found = true;
+        while std::mem::take(&mut found) {
+            let left: Vec<i32> = self.by_tid.keys().copied().collect();
+            for tid in left {
+                if let Ok(Some(end @ (_, Status::Ended(_)))) = sys::wait(tid, false) {
+                    let report = self.take(end);
+                    self.queue.extend(report);
+                    found = true;
+                }
+            }
         }
     }
 
