@@ -28,6 +28,7 @@ mod borrow;
 mod entry;
 mod executor;
 mod faults;
+mod kin;
 mod launch;
 mod lifecycle;
 mod linker;

@@ -57,10 +57,15 @@ impl Session {
         let tid = child.tid();
         let child_pid = procfs::process_of(tid).unwrap_or(tid);
         match Self::kinship(&child, parent, pid, child_pid) {
-            Kinship::Thread => self.threads.add(tid, pid, space_id),
+            Kinship::Thread => {
+                let guest = self.threads.get(parent.tid()).is_some_and(|parent| parent.guest);
+                self.threads.add(tid, pid, space_id);
+                self.threads.set_guest(tid, guest);
+            }
             Kinship::Sharing => {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
                 self.threads.add(tid, child_pid, space_id);
+                self.threads.set_guest(tid, true);
                 if !self.options.follow {
                     self.transient.insert(child_pid);
                 }
@@ -133,7 +138,7 @@ impl Session {
             self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid).collect();
         for tid in old {
             if let Some(thread) = self.threads.remove(tid)
-                && self.threads.in_space(thread.space).is_none()
+                && self.threads.is_deserted(thread.space)
             {
                 self.spaces.remove(&thread.space);
             }

@@ -102,6 +102,8 @@ pub struct Session {
     pub(crate) options: SessionOptions,
     /// Children that share the target's memory and are traced only until they execute another program.
     pub(crate) transient: HashSet<i32>,
+    /// The processes that there were before the target was attached to, until the session runs.
+    pub(crate) elders: Option<HashSet<i32>>,
     pub(crate) detach_requested: bool,
     target: i32,
     status: Option<ExitStatus>,
@@ -138,6 +140,7 @@ impl Session {
             affinity: Affinity::new(),
             options,
             transient: HashSet::new(),
+            elders: None,
             detach_requested: false,
             target,
             status: None,
@@ -173,35 +176,14 @@ impl Session {
             return Err(AttachError::Not64Bit { pid });
         }
         let mut session = Session::new(pid, options)?;
+        session.elders = Some(procfs::processes().into_iter().collect());
         session.seize(pid, pid, 0, Options::empty()).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
         let space = session.add_space(space);
-        // Threads may be made while we look; those that a traced thread makes are traced from birth.
-        while let Ok(tids) = procfs::threads_of(pid) {
-            let mut found = false;
-            for tid in tids {
-                if session.threads.get(tid).is_some() {
-                    continue;
-                }
-                match session.seize(tid, pid, space, Options::empty()) {
-                    Ok(()) => found = true,
-                    // Gone again; or traced from birth, so that it will be reported.
-                    Err(_) => match procfs::tracer_of(tid) {
-                        // It would take the breakpoints' signals to somebody else.
-                        Some(tracer) if u32::try_from(tracer) != Ok(std::process::id()) => {
-                            let name = procfs::name_of(tracer);
-                            return Err(AttachError::AlreadyTraced { pid, tracer, name });
-                        }
-                        _ => {}
-                    },
-                }
-            }
-            if !found {
-                break;
-            }
-        }
+        session.seize_sharers(pid, space)?;
         session.watch_linker(space, pid, false);
+        session.adopt_strays();
         Ok(session)
     }
 
@@ -267,7 +249,7 @@ impl Session {
         .union(Options::PTRACE_O_TRACEVFORKDONE);
 
     /// Traces thread `tid` of process `pid`, with options besides those of every thread.
-    fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
+    pub(crate) fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
         ptrace::seize(sys::pid(tid), Self::REPORTED | special)?;
         self.threads.add(tid, pid, space);
         Ok(())
@@ -346,15 +328,19 @@ impl Session {
     fn place_everywhere(&mut self, id: ProbeId) -> Result<(), ProbeError> {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
-            if let Some(tid) = self.threads.in_space(space) {
-                let maps = match crate::maps::read(tid) {
-                    Ok(maps) => maps,
-                    Err(_) if procfs::has_exited(tid) => continue,
-                    Err(error) => return Err(ProbeError::Maps(error)),
-                };
-                self.locate(id, space, tid, &maps, false)?;
+            for tid in self.threads.in_space(space) {
+                match crate::maps::read(tid) {
+                    Ok(maps) if !maps.is_empty() => {
+                        self.locate(id, space, tid, &maps, false)?;
+                        break;
+                    }
+                    Err(error) if !procfs::has_exited(tid) => return Err(ProbeError::Maps(error)),
+                    // Another thread of the same memory may live.
+                    Ok(_) | Err(_) => {}
+                }
             }
         }
+        self.adopt_strays();
         let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
         if probe.sites.is_empty()
             && let Some((address, reason)) = probe.refused.pop()
@@ -418,6 +404,8 @@ impl Session {
     }
 
     fn run_until(&mut self, deadline: Option<Instant>) -> RunEnd {
+        self.adopt_strays();
+        self.elders = None;
         let end = loop {
             if self.stop.requested.swap(false, Ordering::SeqCst) {
                 break RunEnd::StopRequested;
@@ -448,17 +436,14 @@ impl Session {
     /// Serves one stop.
     fn serve(&mut self, stopped: Stopped) {
         match stopped.event {
+            event if event != libc::PTRACE_EVENT_EXEC && self.is_stranger(stopped.tid()) => {
+                self.dismiss(stopped);
+            }
             0 if stopped.signal == libc::SIGTRAP => self.trapped(stopped),
             libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
                 self.gave_birth(stopped);
             }
             libc::PTRACE_EVENT_EXEC => self.serve_exec(stopped),
-            libc::PTRACE_EVENT_VFORK_DONE => {
-                if let Some(thread) = self.threads.get_mut(stopped.tid()) {
-                    thread.in_vfork = false;
-                }
-                self.threads.resume(stopped, 0);
-            }
             _ => self.pass_on(stopped),
         }
     }
@@ -485,7 +470,7 @@ impl Session {
             self.clean_orphans(thread.space);
             self.tell(&Event::Ended { pid: tid, status });
         }
-        if self.threads.in_space(thread.space).is_none() {
+        if self.threads.is_deserted(thread.space) {
             self.spaces.remove(&thread.space);
         }
     }
@@ -518,7 +503,7 @@ impl Drop for Session {
 }
 
 /// Why `pid` could not be attached to, when the kernel says `error`.
-fn attach_error(pid: i32, error: Errno) -> AttachError {
+pub(crate) fn attach_error(pid: i32, error: Errno) -> AttachError {
     match error {
         Errno::ESRCH | Errno::ENOENT => AttachError::NoSuchProcess { pid },
         Errno::EPERM | Errno::EACCES => match procfs::tracer_of(pid) {

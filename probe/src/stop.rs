@@ -120,6 +120,10 @@ pub(crate) struct Thread {
     gone: bool,
     /// Whether it waits, in the kernel, for its vfork child.
     pub(crate) in_vfork: bool,
+    /// Whether its process shares the address space of another one, which had it first.
+    pub(crate) guest: bool,
+    /// Whether it was taken for a guest, but executes another program already: to be let go when it stops.
+    pub(crate) stranger: bool,
     /// Whether it blocked SIGTRAP when we last looked.
     pub(crate) blocks_trap: bool,
     /// Whether its exec has been served, but it has not been resumed.
@@ -161,6 +165,8 @@ impl Threads {
             running: true,
             gone: false,
             in_vfork: false,
+            guest: false,
+            stranger: false,
             blocks_trap,
             fresh: false,
             served: None,
@@ -174,6 +180,13 @@ impl Threads {
         if let Some(thread) = self.by_tid.get_mut(&tid) {
             thread.running = false;
             thread.fresh = true;
+        }
+    }
+
+    /// Says whether the process of `tid` shares the address space of another one, which had it first.
+    pub(crate) fn set_guest(&mut self, tid: i32, guest: bool) {
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.guest = guest;
         }
     }
 
@@ -218,9 +231,17 @@ impl Threads {
         self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
     }
 
-    /// Any thread that runs in `space`.
-    pub(crate) fn in_space(&self, space: SpaceId) -> Option<i32> {
-        self.iter().find(|(_, thread)| thread.space == space).map(|(tid, _)| tid)
+    /// The threads that run in `space`, guests last: those may execute another program any time.
+    pub(crate) fn in_space(&self, space: SpaceId) -> Vec<i32> {
+        let threads = self.iter().filter(|(_, thread)| thread.space == space);
+        let mut threads: Vec<(bool, i32)> = threads.map(|(tid, thread)| (thread.guest, tid)).collect();
+        threads.sort_unstable();
+        threads.into_iter().map(|(_, tid)| tid).collect()
+    }
+
+    /// Whether no thread runs in `space` any more.
+    pub(crate) fn is_deserted(&self, space: SpaceId) -> bool {
+        !self.by_tid.values().any(|thread| thread.space == space)
     }
 
     /// Keeps a stop for later.
@@ -273,6 +294,7 @@ impl Threads {
                         // A leader that is stopped when another thread executes a program.
                         thread.gone = !thread.running && event == libc::PTRACE_EVENT_EXEC;
                         thread.running = false;
+                        thread.in_vfork = false;
                         Some(Report::Stopped(stopped))
                     }
                     None if event == libc::PTRACE_EVENT_EXEC => Some(Report::Stopped(stopped)),
