@@ -77,9 +77,7 @@ impl Session {
             // It was traced from birth, and will be reported.
             Some(tracer) if tracer == sys::this_thread() => Ok(()),
             // It would take the breakpoints' signals to somebody else.
-            Some(tracer) => {
-                Err(AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) })
-            }
+            Some(tracer) => Err(AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) }),
             None if procfs::has_exited(tid) => Ok(()),
             None if pid != owner && !procfs::share_memory(pid, owner) => Ok(()),
             // Nobody would serve it at a breakpoint.

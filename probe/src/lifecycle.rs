@@ -166,7 +166,9 @@ impl Session {
 
     /// Detaches from the target: every byte is restored, no thread stays stopped, and no signal is lost.
     ///
-    /// Probes keep their counters. A target that was launched runs on by itself.
+    /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
+    /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
+    /// after that it is let go when the calling thread ends.
     pub fn detach(&mut self) {
         self.restore_bytes();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.

@@ -154,6 +154,9 @@ impl Session {
 
     /// Attaches to a running process with all its threads, none of which stops for it.
     ///
+    /// Processes that share its memory, such as a vfork child that has not executed a program yet, are traced
+    /// as well, whatever the options say, for they meet the breakpoints.
+    ///
     /// # Errors
     /// [`AttachError`]; the process has not been touched then.
     pub fn attach(pid: i32) -> Result<Session, AttachError> {

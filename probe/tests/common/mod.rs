@@ -136,9 +136,14 @@ impl Target {
         i32::try_from(self.0.id()).unwrap()
     }
 
+    /// Closes its standard input, which tells it to go on.
+    pub(crate) fn close_input(&mut self) {
+        drop(self.0.stdin.take());
+    }
+
     /// Closes its standard input, which tells it to end, and returns its exit code.
     pub(crate) fn finish(mut self) -> Option<i32> {
-        drop(self.0.stdin.take());
+        self.close_input();
         self.0.wait().unwrap().code()
     }
 }
