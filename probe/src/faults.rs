@@ -104,8 +104,7 @@ pub(crate) fn deliver(
     let tid = stopped.tid();
     if exception == Exception::Breakpoint {
         // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
-        let trap = 1 << (libc::SIGTRAP - 1);
-        let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask & !trap));
+        threads.unblock_trap(tid);
         return Delivery::Signal(stopped, libc::SIGTRAP);
     }
     let signal = signal_of(exception, &registers.file);

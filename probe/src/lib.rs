@@ -32,6 +32,7 @@ mod kin;
 mod launch;
 mod lifecycle;
 mod linker;
+mod mask;
 mod memory;
 mod placement;
 mod procfs;

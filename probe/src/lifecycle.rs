@@ -264,6 +264,7 @@ impl Session {
         if !self.spaces.get(&space).is_some_and(|space| space.was_removed(address)) {
             return false;
         }
+        self.threads.put_back_mask(tid);
         self.registers.file.rip = address;
         self.registers.store(tid).is_ok()
     }

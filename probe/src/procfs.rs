@@ -41,11 +41,19 @@ pub(crate) fn has_exited(tid: i32) -> bool {
     status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
-/// Whether thread `tid` blocks `signal`.
-pub(crate) fn blocks(tid: i32, signal: i32) -> bool {
-    status_field(tid, "SigBlk")
-        .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
-        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+/// A field of `/proc/PID/status` that is a set of signals: bit n-1 for signal n.
+fn signals(tid: i32, name: &str) -> Option<u64> {
+    u64::from_str_radix(&status_field(tid, name)?, 16).ok()
+}
+
+/// The signals that thread `tid` blocks.
+pub(crate) fn blocked(tid: i32) -> Option<u64> {
+    signals(tid, "SigBlk")
+}
+
+/// Whether thread `tid` has a handler for `signal`.
+pub(crate) fn catches(tid: i32, signal: i32) -> bool {
+    signals(tid, "SigCgt").is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
 }
 
 /// Whether thread `tid` has an address space: kernel threads have none, nor has a thread that exits.

@@ -85,8 +85,12 @@ pub(crate) struct Probe {
 /// detaches. The signal SIGRTMAX-3 is its own: it wakes the session when it is to stop.
 ///
 /// Where a target uses SIGTRAP itself: the kernel forces a breakpoint's SIGTRAP through, so a handler is lost
-/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The mask is put right where the
-/// thread blocked SIGTRAP when it was attached or created.
+/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The kernel also unblocks the signal
+/// then and does not say so. It is blocked again where the thread, when last seen otherwise (attached, created,
+/// in exec, or stopped for something else), blocked it with other signals, and still blocks just those others
+/// and has no handler for it. What a thread has done to its mask since then cannot be known: one that has
+/// blocked SIGTRAP meanwhile has it unblocked from its next hit on, until it sets its mask again; and one that
+/// has unblocked SIGTRAP alone, without a handler, has it blocked again.
 pub struct Session {
     pub(crate) threads: Threads,
     pub(crate) spaces: HashMap<SpaceId, Space>,
@@ -438,6 +442,9 @@ impl Session {
 
     /// Serves one stop.
     fn serve(&mut self, stopped: Stopped) {
+        if stopped.event != 0 || stopped.signal != libc::SIGTRAP {
+            self.threads.look_at_mask(stopped.tid());
+        }
         match stopped.event {
             event if event != libc::PTRACE_EVENT_EXEC && self.is_stranger(stopped.tid()) => {
                 self.dismiss(stopped);

@@ -124,8 +124,8 @@ pub(crate) struct Thread {
     pub(crate) guest: bool,
     /// Whether it was taken for a guest, but executes another program already: to be let go when it stops.
     pub(crate) stranger: bool,
-    /// Whether it blocked SIGTRAP when we last looked.
-    pub(crate) blocks_trap: bool,
+    /// The signals that it blocked when we last looked.
+    pub(crate) blocked: u64,
     /// Whether its exec has been served, but it has not been resumed.
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
@@ -158,7 +158,8 @@ impl Threads {
 
     /// Takes up thread `tid`, which runs or is about to.
     pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
-        let blocks_trap = procfs::blocks(tid, libc::SIGTRAP);
+        // The former is cheaper, and for a stopped thread.
+        let blocked = sys::signal_mask(tid).ok().or_else(|| procfs::blocked(tid)).unwrap_or(0);
         let thread = Thread {
             pid,
             space,
@@ -167,7 +168,7 @@ impl Threads {
             in_vfork: false,
             guest: false,
             stranger: false,
-            blocks_trap,
+            blocked,
             fresh: false,
             served: None,
         };

@@ -23,7 +23,7 @@ impl Session {
     pub(crate) fn trapped(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
-        let (pid, space_id, blocks_trap) = (thread.pid, thread.space, thread.blocks_trap);
+        let (pid, space_id) = (thread.pid, thread.space);
         let served = thread.served;
         if self.registers.fetch(tid).is_err() {
             return self.threads.resume(stopped, 0);
@@ -40,11 +40,7 @@ impl Session {
         self.here.clear();
         self.here.extend_from_slice(&breakpoint.probes);
         self.affinity.follow(tid);
-        if blocks_trap {
-            // The kernel has unblocked it to force the signal through.
-            let trap = 1 << (libc::SIGTRAP - 1);
-            let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask | trap));
-        }
+        self.threads.put_back_mask(tid);
         self.registers.file.rip = address;
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = None;
