@@ -10,7 +10,9 @@ use crate::sys::{self, Resume};
 
 /// Indices in `struct user`.
 const RCX: usize = 11;
-const RIP: usize = 16;
+pub(crate) const RIP: usize = 16;
+
+const POKE: &str = "PTRACE_POKEUSER";
 
 impl Session {
     /// Makes the thread enter the kernel as `displaced` would; `outcome` is what emulating it came to.
@@ -33,26 +35,28 @@ impl Session {
         };
         let next = self.registers.file.rip;
         self.registers.file.rip = loan.address;
-        let _ = self.registers.store(tid);
+        let stored = self.registers.store(tid);
+        if self.threads.refused(tid, "PTRACE_SETREGS", stored) {
+            return self.natively(stopped, space_id, displaced, Resume::Syscall);
+        }
         let (stopped, ran) = match self.threads.run(stopped, Resume::Syscall) {
             Ok(result) => result,
             Err(Gone) => return None,
         };
         match ran {
             Ran::Entered => {
-                // A failure means that the thread was killed.
-                let _ = sys::poke_user(tid, RIP, next);
+                self.threads.note(tid, POKE, sys::poke_user(tid, RIP, next));
                 if outcome == Outcome::Syscall {
-                    let _ = sys::poke_user(tid, RCX, next);
+                    self.threads.note(tid, POKE, sys::poke_user(tid, RCX, next));
                 }
                 self.count(|counters| counters.emulated += 1);
                 Some((stopped, 0))
             }
             Ran::Signal(signal) => {
-                let _ = self.registers.fetch(tid);
-                let rip = if self.registers.file.rip == loan.address { displaced.ip() } else { next };
-                self.registers.file.rip = rip;
-                let _ = self.registers.store(tid);
+                // It raises none behind it.
+                let rip = self.threads.note(tid, "PTRACE_PEEKUSER", sys::peek_user(tid, RIP));
+                let rip = if rip == Some(loan.address) { displaced.ip() } else { next };
+                self.threads.note(tid, POKE, sys::poke_user(tid, RIP, rip));
                 self.count(|counters| counters.faulted += 1);
                 Some((stopped, signal))
             }
@@ -60,6 +64,7 @@ impl Session {
                 self.again_at(tid, displaced.ip());
                 Some((stopped, 0))
             }
+            Ran::Refused => Some(self.stand_aside(stopped, space_id, displaced.ip())),
         }
     }
 
@@ -89,13 +94,15 @@ impl Session {
         let site = displaced.ip();
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
         self.registers.file.rip = site;
-        let _ = self.registers.store(tid);
-        let held = self.threads.hold_others(space_id, tid);
-        if let Some(space) = self.spaces.get(&space_id) {
-            space.uncover(site);
+        let stored = self.registers.store(tid);
+        if self.threads.refused(tid, "PTRACE_SETREGS", stored) {
+            return Some(self.stand_aside(stopped, space_id, site));
         }
-        let result = self.threads.run(stopped, how);
-        if let Some(space) = self.spaces.get(&space_id) {
+        let held = self.threads.hold_others(space_id, tid);
+        let uncovered = self.spaces.get_mut(&space_id).is_none_or(|space| space.uncover(site));
+        // Otherwise it would stop where it is, again and again.
+        let result = if uncovered { self.threads.run(stopped, how) } else { Ok((stopped, Ran::Refused)) };
+        if let Some(space) = self.spaces.get_mut(&space_id) {
             space.cover(site);
         }
         if held {
@@ -109,7 +116,7 @@ impl Session {
             Ran::Signal(libc::SIGTRAP) => {
                 self.count(|counters| counters.native += 1);
                 // MOV to SS lets the next instruction be executed, too, and that may have been an INT3.
-                if sys::is_breakpoint(tid) {
+                if self.threads.is_breakpoint(tid) {
                     self.threads.put_back(Report::Stopped(stopped));
                     return None;
                 }
@@ -127,16 +134,24 @@ impl Session {
                 self.again_at(tid, site);
                 Some((stopped, 0))
             }
+            Ran::Refused => Some(self.stand_aside(stopped, space_id, site)),
         }
     }
 
     /// Sets the thread before the instruction at `site`, to reach it again without being a hit.
     fn again_at(&mut self, tid: i32, site: u64) {
-        let _ = self.registers.fetch(tid);
-        self.registers.file.rip = site;
-        let _ = self.registers.store(tid);
+        self.threads.note(tid, POKE, sys::poke_user(tid, RIP, site));
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = Some(site);
         }
+    }
+
+    /// Takes the breakpoint at `site` away, which cannot be served, and sets the thread before the instruction.
+    /// Where not even that can be, the thread takes the signal: it must not go on in the middle of one.
+    pub(crate) fn stand_aside(&mut self, stopped: Stopped, space_id: SpaceId, site: u64) -> (Stopped, i32) {
+        let tid = stopped.tid();
+        let lifted = self.spaces.get_mut(&space_id).is_some_and(|space| space.give_up(site));
+        let back = lifted && !self.threads.refused(tid, POKE, sys::poke_user(tid, RIP, site));
+        (stopped, if back { 0 } else { libc::SIGTRAP })
     }
 }

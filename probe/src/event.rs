@@ -2,6 +2,8 @@
 
 use std::process::ExitStatus;
 
+use nix::errno::Errno;
+
 use crate::hit::ProbeId;
 use crate::locate::LocateError;
 use crate::space::Unplaceable;
@@ -68,6 +70,19 @@ pub enum Event<'a> {
         pid: i32,
         /// Why.
         error: &'a LocateError,
+    },
+    /// The kernel has refused a request, though the thread lives. What it was for has not been done; where that
+    /// was to serve a hit, the thread executes the instruction itself, or, where not even that can be had, the
+    /// breakpoint is removed.
+    Failed {
+        /// The process.
+        pid: i32,
+        /// The thread, or any of the process.
+        tid: i32,
+        /// The system call or ptrace request.
+        request: &'static str,
+        /// Why.
+        error: Errno,
     },
     /// The program has overwritten a probed instruction; its probes do not work there any more.
     Overwritten {

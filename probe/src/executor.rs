@@ -15,7 +15,16 @@ pub(crate) trait Executor {
     ///
     /// # Errors
     /// The exception that it raised; registers say then what the processor would have left.
-    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception>;
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck>;
+}
+
+/// Why a displaced instruction is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stuck {
+    /// It has raised an exception.
+    Raised(Exception),
+    /// The kernel refuses what it needs of the thread's state: the registers say how far it is.
+    Refused,
 }
 
 /// What the ptrace executor cannot provide for `displaced`, if anything.
@@ -84,8 +93,24 @@ impl Fetched {
                     sys::poke_user(tid, second.0, second.1)?;
                 }
             }
-            _ => ptrace::setregs(sys::pid(tid), new)?,
+            _ => self.store_many(tid, new)?,
         }
+        self.kernel = new;
+        Ok(())
+    }
+
+    /// Where the kernel refuses one register, the others are stored all the same.
+    fn store_many(&self, tid: i32, new: user_regs_struct) -> nix::Result<()> {
+        let Err(error) = ptrace::setregs(sys::pid(tid), new) else { return Ok(()) };
+        let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
+        let changed = changes.filter(|(_, (old, new))| old != new);
+        changed.fold(Ok(()), |result, (index, (_, new))| result.and(sys::poke_user(tid, index, new))).and(Err(error))
+    }
+
+    /// Stores all registers, whatever the kernel has; for where that is not known.
+    pub(crate) fn store_all(&mut self, tid: i32) -> nix::Result<()> {
+        let new = self.merged();
+        ptrace::setregs(sys::pid(tid), new)?;
         self.kernel = new;
         Ok(())
     }
@@ -143,21 +168,31 @@ pub(crate) struct Ptrace<'a> {
 }
 
 impl Executor for Ptrace<'_> {
-    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception> {
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck> {
+        const SETREGSET: &str = "PTRACE_SETREGSET";
         let tid = self.memory.tid;
-        let Fetched { file, extended, .. } = &mut *self.registers;
         let touches = displaced.touches();
-        let extended = touches.intersects(Touches::EXTENDED).then_some(extended);
-        // Failures mean that the thread was killed; nobody will miss its registers.
-        let extended =
-            extended.and_then(|extended| extended.fetch(tid, touches, file).is_ok().then_some(extended));
+        let is_extended = touches.intersects(Touches::EXTENDED);
+        let Fetched { file, extended, .. } = &mut *self.registers;
+        if is_extended {
+            let fetched = extended.fetch(tid, touches, file);
+            if self.memory.threads.note(tid, "PTRACE_GETREGSET", fetched).is_none() {
+                return Err(Stuck::Refused);
+            }
+        }
+        self.memory.threads.memory_refused = false;
         let result = displaced.execute(file, &mut self.memory);
         if !self.memory.threads.is_gone(tid) {
-            if let Some(extended) = extended {
-                let _ = extended.store(tid, file);
+            if is_extended {
+                let stored = extended.store(tid, file);
+                self.memory.threads.note(tid, SETREGSET, stored);
             }
-            let _ = self.registers.store(tid);
+            let stored = self.registers.store(tid);
+            self.memory.threads.note(tid, "PTRACE_SETREGS", stored);
         }
-        result
+        result.map_err(|exception| match exception {
+            Exception::PageFault { .. } if self.memory.threads.memory_refused => Stuck::Refused,
+            exception => Stuck::Raised(exception),
+        })
     }
 }

@@ -13,6 +13,7 @@ use nix::sys::ptrace;
 
 use crate::borrow::{self, Need};
 use crate::executor::Fetched;
+use crate::failure::errno;
 use crate::space::Space;
 use crate::stop::{Gone, Ran, Stopped, Threads};
 use crate::sys::{self, Resume};
@@ -126,7 +127,8 @@ pub(crate) fn deliver(
         // INT1 is a trap, but under a hypervisor that intercepts it RIP may stay.
         registers.file.rip = displaced.ip();
         signal.address = displaced.ip();
-        let _ = registers.store(tid);
+        let stored = registers.store(tid);
+        threads.note(tid, "PTRACE_SETREGS", stored);
     }
     match ran {
         Ran::Signal(number @ (libc::SIGSEGV | libc::SIGBUS)) if provocation.is_placeless(exception) => {
@@ -134,7 +136,7 @@ pub(crate) fn deliver(
         }
         Ran::Signal(libc::SIGTRAP) if provocation.is_placeless(exception) => Delivery::Retry(stopped),
         Ran::Signal(number) if number == signal.number && provocation.raises == exception => {
-            set_siginfo(tid, signal);
+            set_siginfo(threads, tid, signal);
             Delivery::Signal(stopped, number)
         }
         _ => substitute(threads, stopped, exception, signal, registers, space),
@@ -160,7 +162,7 @@ pub(crate) fn trace(
     });
     match result {
         Ok((stopped, Ran::Signal(libc::SIGTRAP), _)) => {
-            set_siginfo(tid, signal);
+            set_siginfo(threads, tid, signal);
             Delivery::Signal(stopped, libc::SIGTRAP)
         }
         Ok((stopped, ..)) => substitute(threads, stopped, Exception::Debug, signal, registers, space),
@@ -168,10 +170,9 @@ pub(crate) fn trace(
     }
 }
 
-fn set_siginfo(tid: i32, signal: Signal) {
+fn set_siginfo(threads: &mut Threads, tid: i32, signal: Signal) {
     let info = sys::fault_siginfo(signal.number, signal.code, signal.address);
-    // A failure means that the thread was killed.
-    let _ = ptrace::setsiginfo(sys::pid(tid), &info);
+    threads.note(tid, "PTRACE_SETSIGINFO", ptrace::setsiginfo(sys::pid(tid), &info));
 }
 
 /// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
@@ -191,19 +192,22 @@ fn substitute(
     const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
     const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
     let tid = stopped.tid();
-    set_siginfo(tid, signal);
+    set_siginfo(threads, tid, signal);
     let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
         Ok(stopped) => stopped,
         Err(Gone) => return Delivery::Gone,
     };
-    if sys::is_at_handler(tid) && registers.fetch(tid).is_ok() {
+    let at_handler = stopped.event == 0
+        && threads.note(tid, "PTRACE_GETSIGINFO", sys::is_at_handler(tid)).unwrap_or(false);
+    let fetched = registers.fetch(tid);
+    if at_handler && threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
         let frame = registers.file.gpr[gpr::RSP];
         let trapno = u64::from(exception.vector());
         let mut words = vec![(ERR, u64::from(exception.error_code())), (TRAPNO, trapno)];
         words.extend(exception.address().map(|address| (CR2, address)));
         for (offset, word) in words {
-            // The kernel has just written there.
-            let _ = space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            let written = space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            threads.note(tid, "writing to /proc/PID/mem", written.map_err(|error| errno(&error)));
         }
     }
     Delivery::Signal(stopped, 0)

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use nix::errno::Errno;
-use nix::sys::ptrace::{self, Options};
+use nix::sys::ptrace::Options;
 
 use crate::error::AttachError;
 use crate::procfs;
@@ -63,8 +63,7 @@ impl Session {
         // Attaching waits for an exec that goes on. Where it was over by then, no event will tell.
         let stranger = !procfs::share_memory(tid, owner) && !procfs::has_exited(owner);
         if stranger {
-            // One that is gone is reported as such.
-            let _ = ptrace::interrupt(sys::pid(tid));
+            self.threads.interrupt(tid);
         }
         if let Some(thread) = self.threads.get_mut(tid) {
             (thread.guest, thread.stranger) = (true, stranger);
@@ -127,9 +126,9 @@ impl Session {
                 self.find_vfork_parents(space);
             }
         } else if procfs::execute_one_file(pid, owner)
-            && let Some(Ok(mut copy)) = self.spaces.get(&space).map(|space| space.copy_for(pid))
+            && let Some(copy) = self.copy_for(pid, space)
         {
-            copy.clear();
+            self.free(copy);
         }
     }
 
@@ -145,6 +144,6 @@ impl Session {
             self.transient.remove(&thread.pid);
         }
         let signal = if stopped.is_signal() { stopped.signal } else { 0 };
-        stopped.detach(signal);
+        self.threads.detach(stopped, signal);
     }
 }

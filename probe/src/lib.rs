@@ -27,6 +27,7 @@ mod affinity;
 mod borrow;
 mod entry;
 mod executor;
+mod failure;
 mod faults;
 mod kin;
 mod launch;

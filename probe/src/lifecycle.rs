@@ -3,6 +3,7 @@
 use nix::sys::ptrace;
 
 use crate::event::Event;
+use crate::failure::errno;
 use crate::procfs;
 use crate::session::Session;
 use crate::space::Space;
@@ -38,7 +39,8 @@ impl Session {
 
     /// The first stop of the thread or process whose birth `stopped` reports.
     fn child_of(&mut self, stopped: &Stopped) -> Option<Stopped> {
-        let child = ptrace::getevent(sys::pid(stopped.tid())).ok()?;
+        let tid = stopped.tid();
+        let child = self.threads.note(tid, "PTRACE_GETEVENTMSG", ptrace::getevent(sys::pid(tid)))?;
         // Killed at birth is no loss; its end is nobody's concern.
         self.threads.birth_of(i32::try_from(child).ok()?).ok()
     }
@@ -71,28 +73,33 @@ impl Session {
                 }
             }
             Kinship::Copy => {
-                let copy = self.spaces.get(&space_id).and_then(|space| space.copy_for(tid).ok());
-                match copy {
-                    Some(mut copy) if self.options.follow => {
-                        copy.settle();
-                        let copy = self.add_space(copy);
-                        self.threads.add(tid, child_pid, copy);
-                        self.tell(&Event::Followed { pid: child_pid, parent: pid });
-                    }
-                    Some(mut copy) => {
-                        copy.clear();
-                        child.detach(0);
-                        return;
-                    }
-                    // The child has just been killed.
-                    None => {
-                        child.detach(0);
-                        return;
-                    }
+                let Some(mut copy) = self.copy_for(tid, space_id) else {
+                    return self.threads.detach(child, 0);
+                };
+                if !self.options.follow {
+                    self.free(copy);
+                    return self.threads.detach(child, 0);
                 }
+                copy.settle();
+                let copy = self.add_space(copy);
+                self.threads.add(tid, child_pid, copy);
+                self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
         }
         self.threads.resume(child, 0);
+    }
+
+    /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
+    /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
+    pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
+        let copy = self.spaces.get(&space)?.copy_for(tid).map_err(|error| errno(&error));
+        self.threads.note(tid, "opening /proc/PID/mem", copy)
+    }
+
+    /// Takes the breakpoints out of a copied address space.
+    pub(crate) fn free(&mut self, mut copy: Space) {
+        copy.clear();
+        self.tell_failures(copy.take_failures());
     }
 
     /// Frees children whose parent was killed before it could report them.
@@ -104,10 +111,10 @@ impl Session {
                 self.threads.expect_parent(orphan);
                 continue;
             }
-            if let Some(mut copy) = self.spaces.get(&space_id).and_then(|space| space.copy_for(tid).ok()) {
-                copy.clear();
+            if let Some(copy) = self.copy_for(tid, space_id) {
+                self.free(copy);
             }
-            orphan.detach(0);
+            self.threads.detach(orphan, 0);
         }
     }
 
@@ -116,7 +123,7 @@ impl Session {
         let tid = stopped.tid();
         if self.transient.remove(&tid) {
             self.forget_process(&stopped);
-            stopped.detach(0);
+            self.threads.detach(stopped, 0);
             return;
         }
         // `launch` has seen to the first exec already.
@@ -150,8 +157,9 @@ impl Session {
         const CLASS_64: u8 = 2;
         let pid = stopped.tid();
         self.forget_process(stopped);
-        let Ok(space) = Space::open(pid) else {
-            // Killed in its exec.
+        let space = Space::open(pid).map_err(|error| errno(&error));
+        let Some(space) = self.threads.note(pid, "opening /proc/PID/mem", space) else {
+            // Killed in its exec, or not to be probed.
             self.threads.add_stopped(pid, pid, SpaceId::MAX);
             return;
         };
@@ -178,6 +186,7 @@ impl Session {
         self.interrupt(|_| true);
         self.threads.gather(|_, _| true, Some(std::time::Duration::from_secs(5)));
         self.release_all();
+        self.tell_all_failures();
         self.threads.clear();
         self.spaces.clear();
         self.transient.clear();
@@ -194,13 +203,10 @@ impl Session {
         }
     }
 
-    fn interrupt(&self, wanted: impl Fn(&crate::stop::Thread) -> bool) {
-        for (tid, thread) in self.threads.iter() {
-            if thread.is_running() && wanted(thread) {
-                // One that is gone is reported as such.
-                let _ = ptrace::interrupt(sys::pid(tid));
-            }
-        }
+    fn interrupt(&mut self, wanted: impl Fn(&crate::stop::Thread) -> bool) {
+        let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
+        let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
+        running.into_iter().for_each(|tid| self.threads.interrupt(tid));
     }
 
     /// Releases every thread whose stop has been reported.
@@ -228,7 +234,7 @@ impl Session {
         let mut stopped = stopped;
         // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
         // waiting, which would kill it.
-        if !stopped.is_signal() && sys::has_pending_breakpoint(tid).unwrap_or(false) {
+        if !stopped.is_signal() && self.has_pending_breakpoint(tid) {
             stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
                 Ok(stopped) => stopped,
                 Err(Gone) => return,
@@ -240,24 +246,30 @@ impl Session {
             (false, _) => 0,
         };
         self.threads.remove(tid);
-        stopped.detach(signal);
+        self.threads.detach(stopped, signal);
+    }
+
+    fn has_pending_breakpoint(&mut self, tid: i32) -> bool {
+        let pending = sys::has_pending_breakpoint(tid);
+        self.threads.note(tid, "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
     }
 
     fn release_child(&mut self, child: Stopped, parent: &Stopped) {
         let space = self.threads.get(parent.tid()).map(|thread| thread.space);
-        if let Some(space) = space.and_then(|space| self.spaces.get(&space))
+        if let Some(space) = space
             && sys::same_memory(child.tid(), parent.tid()) != Some(true)
-            && let Ok(mut copy) = space.copy_for(child.tid())
+            && let Some(copy) = self.copy_for(child.tid(), space)
         {
-            copy.clear();
+            self.free(copy);
         }
-        child.detach(0);
+        self.threads.detach(child, 0);
     }
 
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.
     pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
         let tid = stopped.tid();
-        if self.registers.fetch(tid).is_err() || !sys::is_breakpoint(tid) {
+        let fetched = self.registers.fetch(tid);
+        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() || !self.threads.is_breakpoint(tid) {
             return false;
         }
         let address = self.registers.file.rip.wrapping_sub(1);
@@ -266,6 +278,7 @@ impl Session {
         }
         self.threads.put_back_mask(tid);
         self.registers.file.rip = address;
-        self.registers.store(tid).is_ok()
+        let stored = self.registers.store(tid);
+        self.threads.note(tid, "PTRACE_POKEUSER", stored).is_some()
     }
 }

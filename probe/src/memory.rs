@@ -4,9 +4,11 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 
 use emu::{Access, MemoryFault, UserMemory};
+use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
 use crate::borrow::{self, Exchange};
+use crate::failure::errno;
 use crate::maps::{self, Permissions};
 use crate::space::Space;
 use crate::stop::Threads;
@@ -42,6 +44,16 @@ fn offset_in_page(address: u64) -> usize {
     (address % PAGE as u64) as usize
 }
 
+/// How many bytes an access has reached. That there is no memory is the thread's own affair; that the kernel
+/// does not let us at it is told.
+fn done(threads: &mut Threads, tid: i32, call: &'static str, result: nix::Result<usize>) -> usize {
+    if result == Err(Errno::EFAULT) {
+        return 0;
+    }
+    threads.memory_refused |= result.is_err_and(|error| error != Errno::ESRCH);
+    threads.note(tid, call, result).unwrap_or(0)
+}
+
 /// How many of `length` bytes at `address` lie in its first page.
 fn in_first_page(address: u64, length: usize) -> usize {
     length.min(PAGE - offset_in_page(address))
@@ -69,7 +81,8 @@ impl Accessor<'_> {
         let staged = self.staging.place(address, length);
         let remote = remote(address, staged.len());
         let mut local = [IoSliceMut::new(staged)];
-        let count = process_vm_readv(sys::pid(self.tid), &mut local, &remote).unwrap_or(0);
+        let read = process_vm_readv(sys::pid(self.tid), &mut local, &remote);
+        let count = done(self.threads, self.tid, "process_vm_readv", read);
         (count, staged)
     }
 
@@ -107,7 +120,8 @@ impl Accessor<'_> {
             self.space.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
-        let count = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote).unwrap_or(0);
+        let written = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote);
+        let count = done(self.threads, self.tid, "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
         }
@@ -116,8 +130,14 @@ impl Accessor<'_> {
 
     /// Whether the page of `address` can be written.
     fn is_writable(&mut self, address: u64) -> bool {
-        if !self.writable.contains(&address)
-            && let Ok(maps) = maps::read(self.tid)
+        if self.writable.contains(&address) {
+            return true;
+        }
+        let maps = maps::read(self.tid).map_err(|error| errno(&error));
+        if maps.as_ref().is_err_and(|&error| error != Errno::ESRCH) {
+            self.threads.memory_refused = true;
+        }
+        if let Some(maps) = self.threads.note(self.tid, "reading /proc/PID/maps", maps)
             && let Some(mapping) = maps::find(&maps, address)
             && mapping.perms.contains(Permissions::READ | Permissions::WRITE)
         {

@@ -16,6 +16,7 @@ use crate::affinity::Affinity;
 use crate::error::{AttachError, ProbeError};
 use crate::event::{Counters, Event, ProbeReport};
 use crate::executor::Fetched;
+use crate::failure::Failure;
 use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
 use crate::linker;
@@ -293,6 +294,23 @@ impl Session {
         }
     }
 
+    /// Tells what the kernel has refused.
+    pub(crate) fn tell_failures(&mut self, failures: Vec<Failure>) {
+        for Failure { tid, request, error } in failures {
+            let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
+            self.tell(&Event::Failed { pid, tid, request, error });
+        }
+    }
+
+    /// The same for all that has not been told yet.
+    pub(crate) fn tell_all_failures(&mut self) {
+        let mut failures = self.threads.take_failures();
+        for space in self.spaces.values_mut() {
+            failures.append(&mut space.take_failures());
+        }
+        self.tell_failures(failures);
+    }
+
     /// A handle by which another thread or a signal handler can end [`Session::run`].
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
@@ -375,6 +393,7 @@ impl Session {
         for (space, address) in overwritten {
             self.tell_overwritten(space, address);
         }
+        self.tell_all_failures();
     }
 
     pub(crate) fn tell_overwritten(&mut self, space: SpaceId, address: u64) {
@@ -430,6 +449,7 @@ impl Session {
                 Report::Interrupted => {}
                 Report::Nobody => break RunEnd::Ended(self.status),
             }
+            self.tell_all_failures();
             if std::mem::take(&mut self.detach_requested) {
                 self.detach();
                 break RunEnd::Detached;
@@ -493,8 +513,10 @@ impl Session {
 
     /// Kills the target and waits for its end.
     pub fn kill(&mut self) {
-        // The target may have ended already.
-        let _ = nix::sys::signal::kill(sys::pid(self.target), nix::sys::signal::Signal::SIGKILL);
+        let killed = nix::sys::signal::kill(sys::pid(self.target), nix::sys::signal::Signal::SIGKILL);
+        if self.threads.refused(self.target, "kill", killed) {
+            return self.tell_all_failures();
+        }
         while self.threads.get(self.target).is_some() {
             match self.threads.next() {
                 Report::Stopped(stopped) => self.pass_on(stopped),

@@ -10,6 +10,7 @@ use emu::Displaced;
 
 use crate::borrow::Loans;
 use crate::code::{self, Unprobeable};
+use crate::failure::{Failure, Failures, errno};
 use crate::maps::{self, Mapping, Permissions};
 
 /// The INT3 instruction.
@@ -127,6 +128,9 @@ pub(crate) struct Space {
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
     pub(crate) loans: Loans,
+    /// The thread by which it was opened, which may be gone.
+    tid: i32,
+    failures: Failures,
 }
 
 impl Space {
@@ -139,6 +143,8 @@ impl Space {
             removed: BTreeMap::new(),
             located: Vec::new(),
             loans: Loans::default(),
+            tid,
+            failures: Failures::default(),
         })
     }
 
@@ -155,20 +161,38 @@ impl Space {
     /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
     /// removed while the fork copied.
     pub(crate) fn settle(&mut self) {
-        for (&address, breakpoint) in &self.breakpoints {
-            if self.byte(address) == Some(breakpoint.original) {
-                let _ = self.memory.write_all_at(&[INT3], address);
-            }
+        let missing = |&(&address, breakpoint): &(&u64, &Breakpoint)| {
+            self.byte(address) == Some(breakpoint.original)
+        };
+        let missing: Vec<u64> =
+            self.breakpoints.iter().filter(missing).map(|(&address, _)| address).collect();
+        for address in missing {
+            self.put(address, INT3);
         }
         self.restore_removed();
     }
 
-    fn restore_removed(&self) {
-        for (&address, removed) in &self.removed {
-            if self.byte(address) == Some(INT3) {
-                let _ = self.memory.write_all_at(&[removed.original], address);
-            }
+    fn restore_removed(&mut self) {
+        let kept = self.removed.iter().filter(|&(&address, _)| self.byte(address) == Some(INT3));
+        let kept: Vec<(u64, u8)> = kept.map(|(&address, removed)| (address, removed.original)).collect();
+        for (address, original) in kept {
+            self.put(address, original);
         }
+    }
+
+    /// Changes one byte, and says whether it is changed. A failure is told, unless the mapping, or the process,
+    /// has just gone.
+    fn put(&mut self, address: u64, byte: u8) -> bool {
+        let Err(error) = self.memory.write_all_at(&[byte], address) else { return true };
+        if self.byte(address).is_some() {
+            self.failures.note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
+        }
+        false
+    }
+
+    /// The failures that have not been told yet.
+    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
+        self.failures.take()
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
@@ -303,8 +327,7 @@ impl Space {
         self.removed.insert(address, Removed { original, identity });
         match self.byte(address) {
             Some(INT3) => {
-                // A failure means that the mapping, or the process, has just gone.
-                let _ = self.memory.write_all_at(&[breakpoint.original], address);
+                self.put(address, original);
                 false
             }
             Some(_) => true,
@@ -312,19 +335,24 @@ impl Space {
         }
     }
 
-    /// Puts the displaced byte back for a moment, until [`Space::cover`].
-    pub(crate) fn uncover(&self, address: u64) {
-        if let Some(breakpoint) = self.breakpoints.get(&address) {
-            // A failure means that the mapping, or the process, has just gone.
-            let _ = self.memory.write_all_at(&[breakpoint.original], address);
-        }
+    /// Puts the displaced byte back for a moment, until [`Space::cover`]; says whether it is there.
+    pub(crate) fn uncover(&mut self, address: u64) -> bool {
+        let original = self.breakpoints.get(&address).map(|breakpoint| breakpoint.original);
+        original.is_none_or(|original| self.put(address, original))
     }
 
     /// Puts the breakpoint at `address` back after [`Space::uncover`].
-    pub(crate) fn cover(&self, address: u64) {
+    pub(crate) fn cover(&mut self, address: u64) {
         if self.breakpoints.contains_key(&address) {
-            let _ = self.memory.write_all_at(&[INT3], address);
+            self.put(address, INT3);
         }
+    }
+
+    /// Takes the breakpoint at `address` away, whoever needs it, and says whether there is, or was, one of
+    /// ours and is none now.
+    pub(crate) fn give_up(&mut self, address: u64) -> bool {
+        self.lift(address);
+        self.was_removed(address)
     }
 
     /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.

@@ -1,9 +1,10 @@
 //! A hit's way from the trap to the resume.
 
-use emu::{Displaced, Exception, Outcome, Rflags, Touches};
+use emu::{Displaced, Outcome, Rflags, Touches};
 
+use crate::entry;
 use crate::event::Counters;
-use crate::executor::{Executor, Ptrace};
+use crate::executor::{Executor, Ptrace, Stuck};
 use crate::faults::{self, Delivery};
 use crate::hit::{Action, Hit, ProbeId};
 use crate::memory::Accessor;
@@ -25,13 +26,14 @@ impl Session {
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id) = (thread.pid, thread.space);
         let served = thread.served;
-        if self.registers.fetch(tid).is_err() {
-            return self.threads.resume(stopped, 0);
+        let fetched = self.registers.fetch(tid);
+        if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
+            return self.pass_by(stopped, space_id);
         }
         let address = self.registers.file.rip.wrapping_sub(1);
         let space = self.spaces.get_mut(&space_id);
         let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
-        let Some(breakpoint) = breakpoint.filter(|here| !here.ambiguous || sys::is_breakpoint(tid)) else {
+        let Some(breakpoint) = breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(tid)) else {
             let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.signal };
             return self.threads.resume(stopped, signal);
         };
@@ -47,7 +49,8 @@ impl Session {
         }
         if writable && !self.check_unchanged(space_id, address) {
             self.count(|counters| counters.missed += 1);
-            let _ = self.registers.store(tid);
+            let stored = self.registers.store(tid);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
         }
         let Some(displaced) = self.displaced(space_id, address) else {
@@ -63,7 +66,8 @@ impl Session {
             if self.registers.file.rip == address {
                 self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
             }
-            let _ = self.registers.store(tid);
+            let stored = self.registers.store(tid);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
             Some((stopped, 0))
         } else {
             self.perform(stopped, space_id, &displaced)
@@ -80,6 +84,17 @@ impl Session {
         if let Some((stopped, signal)) = resumable {
             self.threads.resume(stopped, signal);
         }
+    }
+
+    /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
+    fn pass_by(&mut self, stopped: Stopped, space: SpaceId) {
+        let tid = stopped.tid();
+        let rip = self.threads.note(tid, "PTRACE_PEEKUSER", sys::peek_user(tid, entry::RIP));
+        let (stopped, signal) = match rip {
+            Some(rip) => self.stand_aside(stopped, space, rip.wrapping_sub(1)),
+            None => (stopped, libc::SIGTRAP),
+        };
+        self.threads.resume(stopped, signal);
     }
 
     fn displaced(&self, space: SpaceId, address: u64) -> Option<Displaced> {
@@ -194,8 +209,10 @@ impl Session {
                 Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
                     return self.enter(stopped, space_id, displaced, outcome);
                 }
-                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced, Resume::Step),
-                Err(exception) => {
+                Ok(Outcome::Native) | Err(Stuck::Refused) => {
+                    return self.natively(stopped, space_id, displaced, Resume::Step);
+                }
+                Err(Stuck::Raised(exception)) => {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
                     let delivery =
                         faults::deliver(threads, exception, displaced, stopped, registers, space, retries);
@@ -223,7 +240,7 @@ impl Session {
         tid: i32,
         space_id: SpaceId,
         displaced: &Displaced,
-    ) -> Option<Result<Outcome, Exception>> {
+    ) -> Option<Result<Outcome, Stuck>> {
         let memory = Accessor {
             tid,
             space: self.spaces.get_mut(&space_id)?,
