@@ -4,13 +4,13 @@
 use emu::{Displaced, Outcome, Rflags};
 
 use crate::borrow::{self, Loan, Need};
+use crate::executor::{self, set_rip};
 use crate::session::Session;
 use crate::stop::{Gone, Ran, Report, SpaceId, Stopped};
 use crate::sys::{self, Resume};
 
-/// Indices in `struct user`.
+/// The index of RCX in `struct user`.
 const RCX: usize = 11;
-pub(crate) const RIP: usize = 16;
 
 const POKE: &str = "PTRACE_POKEUSER";
 
@@ -45,7 +45,7 @@ impl Session {
         };
         match ran {
             Ran::Entered => {
-                self.threads.note(tid, POKE, sys::poke_user(tid, RIP, next));
+                self.threads.note(tid, POKE, set_rip(tid, next));
                 if outcome == Outcome::Syscall {
                     self.threads.note(tid, POKE, sys::poke_user(tid, RCX, next));
                 }
@@ -54,9 +54,9 @@ impl Session {
             }
             Ran::Signal(signal) => {
                 // It raises none behind it.
-                let rip = self.threads.note(tid, "PTRACE_PEEKUSER", sys::peek_user(tid, RIP));
+                let rip = self.threads.note(tid, "PTRACE_PEEKUSER", executor::rip(tid));
                 let rip = if rip == Some(loan.address) { displaced.ip() } else { next };
-                self.threads.note(tid, POKE, sys::poke_user(tid, RIP, rip));
+                self.threads.note(tid, POKE, set_rip(tid, rip));
                 self.count(|counters| counters.faulted += 1);
                 Some((stopped, signal))
             }
@@ -116,7 +116,7 @@ impl Session {
             Ran::Signal(libc::SIGTRAP) => {
                 self.count(|counters| counters.native += 1);
                 // MOV to SS lets the next instruction be executed, too, and that may have been an INT3.
-                if self.threads.is_breakpoint(tid) {
+                if self.threads.is_breakpoint(tid, false) {
                     self.threads.put_back(Report::Stopped(stopped));
                     return None;
                 }
@@ -140,7 +140,7 @@ impl Session {
 
     /// Sets the thread before the instruction at `site`, to reach it again without being a hit.
     fn again_at(&mut self, tid: i32, site: u64) {
-        self.threads.note(tid, POKE, sys::poke_user(tid, RIP, site));
+        self.threads.note(tid, POKE, set_rip(tid, site));
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = Some(site);
         }
@@ -151,7 +151,7 @@ impl Session {
     pub(crate) fn stand_aside(&mut self, stopped: Stopped, space_id: SpaceId, site: u64) -> (Stopped, i32) {
         let tid = stopped.tid();
         let lifted = self.spaces.get_mut(&space_id).is_some_and(|space| space.give_up(site));
-        let back = lifted && !self.threads.refused(tid, POKE, sys::poke_user(tid, RIP, site));
+        let back = lifted && !self.threads.refused(tid, POKE, set_rip(tid, site));
         (stopped, if back { 0 } else { libc::SIGTRAP })
     }
 }

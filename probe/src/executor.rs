@@ -3,6 +3,7 @@
 use emu::{Displaced, Exception, Outcome, Registers, Rflags, Touches};
 use iced_x86::{Code, Mnemonic};
 use libc::user_regs_struct;
+use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::memory::Accessor;
@@ -25,6 +26,8 @@ pub(crate) enum Stuck {
     Raised(Exception),
     /// The kernel refuses what it needs of the thread's state: the registers say how far it is.
     Refused,
+    /// The thread's registers are not what they should be, so it must not go on.
+    Lost,
 }
 
 /// What the ptrace executor cannot provide for `displaced`, if anything.
@@ -79,32 +82,26 @@ impl Fetched {
         Ok(())
     }
 
-    /// Stores what has changed since the registers were fetched or stored.
+    /// Stores what has changed since the registers were fetched or stored. Where the kernel refuses that in one
+    /// way, it is tried in the other, and what can be stored is.
     pub(crate) fn store(&mut self, tid: i32) -> nix::Result<()> {
         let new = self.merged();
         let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
-        let mut changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
-        match (changed.next(), changed.next(), changed.next()) {
-            (None, ..) => {}
-            // Up to two POKEUSERs are cheaper than a SETREGS.
-            (Some(first), second, None) => {
-                sys::poke_user(tid, first.0, first.1)?;
-                if let Some(second) = second {
-                    sys::poke_user(tid, second.0, second.1)?;
-                }
-            }
-            _ => self.store_many(tid, new)?,
+        let changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
+        // Up to two POKEUSERs are cheaper than a SETREGS.
+        let few = changed.clone().nth(2).is_none();
+        // Each is tried, whatever has become of those before.
+        let poke = || {
+            changed.clone().fold(Ok(()), |result, (index, new)| result.and(sys::poke_user(tid, index, new)))
+        };
+        let set = || ptrace::setregs(sys::pid(tid), new);
+        let again = |error| error != Errno::ESRCH;
+        match if few { poke() } else { set() } {
+            Err(error) if again(error) => if few { set() } else { poke() }?,
+            result => result?,
         }
         self.kernel = new;
         Ok(())
-    }
-
-    /// Where the kernel refuses one register, the others are stored all the same.
-    fn store_many(&self, tid: i32, new: user_regs_struct) -> nix::Result<()> {
-        let Err(error) = ptrace::setregs(sys::pid(tid), new) else { return Ok(()) };
-        let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
-        let changed = changes.filter(|(_, (old, new))| old != new);
-        changed.fold(Ok(()), |result, (index, (_, new))| result.and(sys::poke_user(tid, index, new))).and(Err(error))
     }
 
     /// Stores all registers, whatever the kernel has; for where that is not known.
@@ -161,6 +158,22 @@ fn words(registers: &user_regs_struct) -> [u64; 27] {
     ]
 }
 
+/// The index of RIP in `struct user`.
+pub(crate) const RIP: usize = 16;
+
+/// Sets the RIP of a stopped thread.
+pub(crate) fn set_rip(tid: i32, rip: u64) -> nix::Result<()> {
+    sys::poke_user(tid, RIP, rip).or_else(|_| {
+        let registers = ptrace::getregs(sys::pid(tid))?;
+        ptrace::setregs(sys::pid(tid), user_regs_struct { rip, ..registers })
+    })
+}
+
+/// The RIP of a stopped thread.
+pub(crate) fn rip(tid: i32) -> nix::Result<u64> {
+    sys::peek_user(tid, RIP).or_else(|_| ptrace::getregs(sys::pid(tid)).map(|registers| registers.rip))
+}
+
 /// The executor for a thread in a ptrace-stop.
 pub(crate) struct Ptrace<'a> {
     pub(crate) registers: &'a mut Fetched,
@@ -169,26 +182,35 @@ pub(crate) struct Ptrace<'a> {
 
 impl Executor for Ptrace<'_> {
     fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck> {
-        const SETREGSET: &str = "PTRACE_SETREGSET";
+        const GETREGS: &str = "PTRACE_GETREGS";
         let tid = self.memory.tid;
         let touches = displaced.touches();
         let is_extended = touches.intersects(Touches::EXTENDED);
         let Fetched { file, extended, .. } = &mut *self.registers;
-        if is_extended {
-            let fetched = extended.fetch(tid, touches, file);
-            if self.memory.threads.note(tid, "PTRACE_GETREGSET", fetched).is_none() {
-                return Err(Stuck::Refused);
-            }
+        let threads = &mut self.memory.threads;
+        if is_extended && threads.note(tid, "PTRACE_GETREGSET", extended.fetch(tid, touches, file)).is_none()
+        {
+            return Err(Stuck::Refused);
         }
-        self.memory.threads.memory_refused = false;
+        threads.memory_refused = false;
         let result = displaced.execute(file, &mut self.memory);
-        if !self.memory.threads.is_gone(tid) {
-            if is_extended {
-                let stored = extended.store(tid, file);
-                self.memory.threads.note(tid, SETREGSET, stored);
+        let threads = &mut self.memory.threads;
+        if !threads.is_gone(tid) {
+            // The thread has the state from before then. No instruction that changes extended registers depends
+            // on memory that it has changed, so it can be executed again.
+            if is_extended && threads.refused(tid, "PTRACE_SETREGSET", extended.store(tid, file)) {
+                let fetched = self.registers.fetch(tid);
+                return Err(if threads.refused(tid, GETREGS, fetched) {
+                    Stuck::Lost
+                } else {
+                    Stuck::Refused
+                });
             }
+            let rip = file.rip;
             let stored = self.registers.store(tid);
-            self.memory.threads.note(tid, "PTRACE_SETREGS", stored);
+            if threads.refused(tid, "PTRACE_SETREGS", stored) && self::rip(tid) != Ok(rip) {
+                return Err(Stuck::Lost);
+            }
         }
         result.map_err(|exception| match exception {
             Exception::PageFault { .. } if self.memory.threads.memory_refused => Stuck::Refused,

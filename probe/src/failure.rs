@@ -49,7 +49,9 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
         Some(Errno::ENOENT) => Errno::ESRCH,
         Some(errno) => errno,
         // What is read or written of memory that is gone has no bytes.
-        None if matches!(error.kind(), io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof) => Errno::ESRCH,
+        None if matches!(error.kind(), io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof) => {
+            Errno::ESRCH
+        }
         None => Errno::EIO,
     }
 }

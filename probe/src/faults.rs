@@ -194,7 +194,8 @@ fn substitute(
     let tid = stopped.tid();
     set_siginfo(threads, tid, signal);
     let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
-        Ok(stopped) => stopped,
+        Ok((stopped, true)) => stopped,
+        Ok((stopped, false)) => return Delivery::Signal(stopped, signal.number),
         Err(Gone) => return Delivery::Gone,
     };
     let at_handler = stopped.event == 0

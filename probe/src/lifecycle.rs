@@ -236,7 +236,7 @@ impl Session {
         // waiting, which would kill it.
         if !stopped.is_signal() && self.has_pending_breakpoint(tid) {
             stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
-                Ok(stopped) => stopped,
+                Ok((stopped, _)) => stopped,
                 Err(Gone) => return,
             };
         }
@@ -269,7 +269,9 @@ impl Session {
     pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
         let tid = stopped.tid();
         let fetched = self.registers.fetch(tid);
-        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() || !self.threads.is_breakpoint(tid) {
+        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none()
+            || !self.threads.is_breakpoint(tid, true)
+        {
             return false;
         }
         let address = self.registers.file.rip.wrapping_sub(1);

@@ -8,16 +8,18 @@ use crate::sys;
 /// SIGTRAP as a set of signals.
 const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
 
+const GET: &str = "PTRACE_GETSIGMASK";
+const SET: &str = "PTRACE_SETSIGMASK";
+
 impl Threads {
     /// Looks at which signals thread `tid` blocks, now that it has stopped and not for a breakpoint.
     ///
     /// That is of interest only until it is seen not to block SIGTRAP: a thread that was never seen to is
     /// left as the kernel makes it.
     pub(crate) fn look_at_mask(&mut self, tid: i32) {
-        if let Some(thread) = self.get_mut(tid)
-            && thread.blocked & TRAP != 0
-        {
-            thread.blocked = sys::signal_mask(tid).unwrap_or(0);
+        if self.get(tid).is_some_and(|thread| thread.blocked & TRAP != 0) {
+            let blocked = self.note(tid, GET, sys::signal_mask(tid)).unwrap_or(0);
+            self.set_blocked(tid, blocked);
         }
     }
 
@@ -31,25 +33,28 @@ impl Threads {
         let Some(before) = self.get(tid).map(|thread| thread.blocked).filter(|mask| mask & TRAP != 0) else {
             return;
         };
-        let Ok(now) = sys::signal_mask(tid) else { return };
+        let Some(now) = self.note(tid, GET, sys::signal_mask(tid)) else { return };
         let did = now | TRAP == before && now & !TRAP != 0 && !procfs::catches(tid, libc::SIGTRAP);
-        let mask = if did { before } else { now };
-        if did && sys::set_signal_mask(tid, mask).is_err() {
-            return;
-        }
-        if let Some(thread) = self.get_mut(tid) {
-            thread.blocked = mask;
+        if !did {
+            self.set_blocked(tid, now);
+        } else if self.note(tid, SET, sys::set_signal_mask(tid, before)).is_none() {
+            self.set_blocked(tid, 0);
         }
     }
 
     /// Unblocks SIGTRAP again, which thread `tid` is to take.
     pub(crate) fn unblock_trap(&mut self, tid: i32) {
         if self.get(tid).is_some_and(|thread| thread.blocked & TRAP != 0)
-            && let Ok(mask) = sys::signal_mask(tid)
-            && sys::set_signal_mask(tid, mask & !TRAP).is_ok()
-            && let Some(thread) = self.get_mut(tid)
+            && let Some(mask) = self.note(tid, GET, sys::signal_mask(tid))
         {
-            thread.blocked = mask & !TRAP;
+            self.note(tid, SET, sys::set_signal_mask(tid, mask & !TRAP));
+            self.set_blocked(tid, mask & !TRAP);
+        }
+    }
+
+    fn set_blocked(&mut self, tid: i32, blocked: u64) {
+        if let Some(thread) = self.get_mut(tid) {
+            thread.blocked = blocked;
         }
     }
 }

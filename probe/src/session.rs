@@ -356,7 +356,7 @@ impl Session {
             for tid in self.threads.in_space(space) {
                 match crate::maps::read(tid) {
                     Ok(maps) if !maps.is_empty() => {
-                        self.locate(id, space, tid, &maps, false)?;
+                        self.locate(id, space, tid, &maps, false);
                         break;
                     }
                     Err(error) if !procfs::has_exited(tid) => return Err(ProbeError::Maps(error)),
@@ -367,6 +367,9 @@ impl Session {
         }
         self.adopt_strays();
         let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
+        if let Some(error) = probe.pending.take_if(|error| matches!(error, LocateError::Unresolvable(_))) {
+            return Err(ProbeError::Locate(error));
+        }
         if probe.sites.is_empty()
             && let Some((address, reason)) = probe.refused.pop()
         {

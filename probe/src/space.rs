@@ -161,9 +161,8 @@ impl Space {
     /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
     /// removed while the fork copied.
     pub(crate) fn settle(&mut self) {
-        let missing = |&(&address, breakpoint): &(&u64, &Breakpoint)| {
-            self.byte(address) == Some(breakpoint.original)
-        };
+        let missing =
+            |&(&address, breakpoint): &(&u64, &Breakpoint)| self.byte(address) == Some(breakpoint.original);
         let missing: Vec<u64> =
             self.breakpoints.iter().filter(missing).map(|(&address, _)| address).collect();
         for address in missing {

@@ -180,9 +180,10 @@ impl Threads {
         self.failures.take()
     }
 
-    /// Whether the signal that thread `tid` is about to take is that of an INT3.
-    pub(crate) fn is_breakpoint(&mut self, tid: i32) -> bool {
-        self.note(tid, "PTRACE_GETSIGINFO", sys::is_breakpoint(tid)).unwrap_or(false)
+    /// Whether the signal that thread `tid` is about to take is that of an INT3; `likely` where the kernel does
+    /// not say.
+    pub(crate) fn is_breakpoint(&mut self, tid: i32, likely: bool) -> bool {
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_breakpoint(tid)).unwrap_or(likely)
     }
 
     /// Takes up thread `tid`, which runs or is about to.
@@ -390,12 +391,19 @@ impl Threads {
     }
 
     /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for the next stop,
-    /// whichever it is.
-    pub(crate) fn run_on(&mut self, stopped: Stopped, how: Resume, signal: i32) -> Result<Stopped, Gone> {
+    /// whichever it is. Also says whether it has gone on, or the kernel refuses that.
+    pub(crate) fn run_on(
+        &mut self,
+        stopped: Stopped,
+        how: Resume,
+        signal: i32,
+    ) -> Result<(Stopped, bool), Gone> {
+        let (signal_before, event) = (stopped.signal, stopped.event);
         let tid = stopped.forget();
-        let next = self.continue_and_wait(tid, how, signal)?;
-        // It has not moved, as if it had been interrupted at once.
-        Ok(next.unwrap_or_else(|| Stopped::new(tid, libc::SIGTRAP, libc::PTRACE_EVENT_STOP)))
+        Ok(match self.continue_and_wait(tid, how, signal)? {
+            Some(stopped) => (stopped, true),
+            None => (Stopped::new(tid, signal_before, event), false),
+        })
     }
 
     /// The next stop; `None` if the kernel does not let the thread go on like that.
@@ -467,7 +475,8 @@ impl Threads {
     }
 
     fn is_from_kernel(&mut self, tid: i32) -> bool {
-        self.note(tid, "PTRACE_GETSIGINFO", sys::is_from_kernel(tid)).unwrap_or(false)
+        // Few programs send such signals.
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_from_kernel(tid)).unwrap_or(true)
     }
 
     /// Processes that stopped at birth and whose parent was killed before it could report them.
@@ -497,12 +506,7 @@ impl Threads {
     }
 
     /// A thread that was killed in its stop counts as running: its end is reported later.
-    fn release(
-        &mut self,
-        stopped: Stopped,
-        request: &'static str,
-        how: impl FnOnce(i32) -> nix::Result<()>,
-    ) {
+    fn release(&mut self, stopped: Stopped, request: &'static str, how: impl FnOnce(i32) -> nix::Result<()>) {
         let executes = stopped.event == libc::PTRACE_EVENT_EXEC;
         let tid = stopped.forget();
         if self.is_gone(tid) && !executes {

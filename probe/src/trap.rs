@@ -2,15 +2,14 @@
 
 use emu::{Displaced, Outcome, Rflags, Touches};
 
-use crate::entry;
 use crate::event::Counters;
-use crate::executor::{Executor, Ptrace, Stuck};
+use crate::executor::{self, Executor, Ptrace, Stuck};
 use crate::faults::{self, Delivery};
 use crate::hit::{Action, Hit, ProbeId};
 use crate::memory::Accessor;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
-use crate::sys::{self, Resume};
+use crate::sys::Resume;
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -33,7 +32,9 @@ impl Session {
         let address = self.registers.file.rip.wrapping_sub(1);
         let space = self.spaces.get_mut(&space_id);
         let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
-        let Some(breakpoint) = breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(tid)) else {
+        let Some(breakpoint) =
+            breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(tid, true))
+        else {
             let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.signal };
             return self.threads.resume(stopped, signal);
         };
@@ -89,9 +90,15 @@ impl Session {
     /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
     fn pass_by(&mut self, stopped: Stopped, space: SpaceId) {
         let tid = stopped.tid();
-        let rip = self.threads.note(tid, "PTRACE_PEEKUSER", sys::peek_user(tid, entry::RIP));
+        let rip = self.threads.note(tid, "PTRACE_PEEKUSER", executor::rip(tid));
         let (stopped, signal) = match rip {
-            Some(rip) => self.stand_aside(stopped, space, rip.wrapping_sub(1)),
+            Some(rip) => {
+                let site = rip.wrapping_sub(1);
+                let breakpoint = self.spaces.get(&space).and_then(|space| space.breakpoint(site));
+                self.here = breakpoint.map(|breakpoint| breakpoint.probes.clone()).unwrap_or_default();
+                self.count(|counters| counters.missed += 1);
+                self.stand_aside(stopped, space, site)
+            }
             None => (stopped, libc::SIGTRAP),
         };
         self.threads.resume(stopped, signal);
@@ -212,6 +219,7 @@ impl Session {
                 Ok(Outcome::Native) | Err(Stuck::Refused) => {
                     return self.natively(stopped, space_id, displaced, Resume::Step);
                 }
+                Err(Stuck::Lost) => return Some((stopped, libc::SIGTRAP)),
                 Err(Stuck::Raised(exception)) => {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
                     let delivery =

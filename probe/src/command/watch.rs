@@ -8,6 +8,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -137,6 +138,8 @@ struct State {
     /// Of a probe that is being placed on many sites.
     placing: Option<Progress>,
     failure: Option<String>,
+    /// The requests that failed, and how, as far as told.
+    failed: Vec<(&'static str, Errno)>,
 }
 
 impl Shared {
@@ -153,6 +156,7 @@ impl Shared {
             refused: vec![Vec::new(); names.len()],
             placing: None,
             failure: None,
+            failed: Vec::new(),
         };
         Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
     }
@@ -227,6 +231,14 @@ impl Shared {
                     warn(&format!("`{name}`: {error}"));
                 } else {
                     state.failure.get_or_insert_with(|| error.to_string());
+                }
+            }
+            EngineEvent::Failed { pid, tid, request, error } => {
+                // Each hit may fail in the same way.
+                if !state.failed.contains(&(request, *error)) {
+                    state.failed.push((request, *error));
+                    let why = error.desc();
+                    warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
                 }
             }
             EngineEvent::Overwritten { pid, address } => {
@@ -341,7 +353,7 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
     let start = move |hit: &mut Hit<'_>| {
         if !handler.start(hit.pid()) {
             // It has not executed an instruction of its own yet.
-            let _ = kill(Pid::from_raw(hit.pid()), Signal::SIGKILL);
+            send(hit.pid(), Signal::SIGKILL);
         }
         Action::Remove
     };
@@ -349,6 +361,14 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
         shared.start(session.pid());
+    }
+}
+
+/// Sends a signal to a process, which may have ended meanwhile.
+fn send(pid: i32, signal: Signal) {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => warn(&format!("{signal} could not be sent to process {pid}: {}", error.desc())),
     }
 }
 
@@ -380,7 +400,7 @@ impl Interrupted {
                 if let Some(pid) = launched.filter(|_| caught != Signal::SIGINT)
                     && !over.load(Ordering::SeqCst)
                 {
-                    let _ = kill(Pid::from_raw(pid), caught);
+                    send(pid, caught);
                 }
                 stop.request();
             }
@@ -481,7 +501,7 @@ fn wait_for(pid: i32) -> Option<ExitStatus> {
             // A failure means that it was killed meanwhile.
             Ok(WaitStatus::Stopped(pid, signal)) => drop(ptrace::detach(pid, signal)),
             Ok(WaitStatus::PtraceEvent(pid, ..)) => drop(ptrace::detach(pid, None)),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return None,
         }
     }
