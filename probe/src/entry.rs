@@ -9,9 +9,6 @@ use crate::session::Session;
 use crate::stop::{Gone, Ran, Report, SpaceId, Stopped};
 use crate::sys::{self, Resume};
 
-/// The index of RCX in `struct user`.
-const RCX: usize = 11;
-
 const POKE: &str = "PTRACE_POKEUSER";
 
 impl Session {
@@ -45,10 +42,8 @@ impl Session {
         };
         match ran {
             Ran::Entered => {
-                self.threads.note(tid, POKE, set_rip(tid, next));
-                if outcome == Outcome::Syscall {
-                    self.threads.note(tid, POKE, sys::poke_user(tid, RCX, next));
-                }
+                let rcx = (outcome == Outcome::Syscall).then_some(next);
+                self.threads.note(tid, POKE, set_rip(tid, next, rcx));
                 self.count(|counters| counters.emulated += 1);
                 Some((stopped, 0))
             }
@@ -56,7 +51,7 @@ impl Session {
                 // It raises none behind it.
                 let rip = self.threads.note(tid, "PTRACE_PEEKUSER", executor::rip(tid));
                 let rip = if rip == Some(loan.address) { displaced.ip() } else { next };
-                self.threads.note(tid, POKE, set_rip(tid, rip));
+                self.threads.note(tid, POKE, set_rip(tid, rip, None));
                 self.count(|counters| counters.faulted += 1);
                 Some((stopped, signal))
             }
@@ -140,7 +135,7 @@ impl Session {
 
     /// Sets the thread before the instruction at `site`, to reach it again without being a hit.
     fn again_at(&mut self, tid: i32, site: u64) {
-        self.threads.note(tid, POKE, set_rip(tid, site));
+        self.threads.note(tid, POKE, set_rip(tid, site, None));
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = Some(site);
         }
@@ -151,7 +146,7 @@ impl Session {
     pub(crate) fn stand_aside(&mut self, stopped: Stopped, space_id: SpaceId, site: u64) -> (Stopped, i32) {
         let tid = stopped.tid();
         let lifted = self.spaces.get_mut(&space_id).is_some_and(|space| space.give_up(site));
-        let back = lifted && !self.threads.refused(tid, POKE, set_rip(tid, site));
+        let back = lifted && !self.threads.refused(tid, POKE, set_rip(tid, site, None));
         (stopped, if back { 0 } else { libc::SIGTRAP })
     }
 }

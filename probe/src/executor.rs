@@ -158,14 +158,17 @@ fn words(registers: &user_regs_struct) -> [u64; 27] {
     ]
 }
 
-/// The index of RIP in `struct user`.
-pub(crate) const RIP: usize = 16;
+/// Indices in `struct user`.
+const RCX: usize = 11;
+const RIP: usize = 16;
 
-/// Sets the RIP of a stopped thread.
-pub(crate) fn set_rip(tid: i32, rip: u64) -> nix::Result<()> {
-    sys::poke_user(tid, RIP, rip).or_else(|_| {
+/// Sets the RIP of a stopped thread, and its RCX where that is given.
+pub(crate) fn set_rip(tid: i32, rip: u64, rcx: Option<u64>) -> nix::Result<()> {
+    let poked = sys::poke_user(tid, RIP, rip);
+    poked.and_then(|()| rcx.map_or(Ok(()), |rcx| sys::poke_user(tid, RCX, rcx))).or_else(|_| {
         let registers = ptrace::getregs(sys::pid(tid))?;
-        ptrace::setregs(sys::pid(tid), user_regs_struct { rip, ..registers })
+        let rcx = rcx.unwrap_or(registers.rcx);
+        ptrace::setregs(sys::pid(tid), user_regs_struct { rip, rcx, ..registers })
     })
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Delivery {
     Signal(Stopped, c_int),
     /// There is no fault (any more): perform the instruction again.
     Retry(Stopped),
+    /// The kernel refuses what it takes: have the thread execute the instruction itself.
+    Refused(Stopped),
     /// There is no such thread any more.
     Gone,
 }
@@ -136,8 +138,10 @@ pub(crate) fn deliver(
         }
         Ran::Signal(libc::SIGTRAP) if provocation.is_placeless(exception) => Delivery::Retry(stopped),
         Ran::Signal(number) if number == signal.number && provocation.raises == exception => {
-            set_siginfo(threads, tid, signal);
-            Delivery::Signal(stopped, number)
+            match set_siginfo(threads, tid, signal) {
+                true => Delivery::Signal(stopped, number),
+                false => Delivery::Refused(stopped),
+            }
         }
         _ => substitute(threads, stopped, exception, signal, registers, space),
     }
@@ -153,8 +157,20 @@ pub(crate) fn trace(
     const TRAP_TRACE: c_int = 2;
     let tid = stopped.tid();
     let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip };
+    // The instruction has been performed, so it must not be executed again.
+    let substitute = |threads: &mut Threads, stopped, registers: &mut Fetched, space: &Space| match substitute(
+        threads,
+        stopped,
+        Exception::Debug,
+        signal,
+        registers,
+        space,
+    ) {
+        Delivery::Refused(stopped) => Delivery::Signal(stopped, libc::SIGTRAP),
+        delivery => delivery,
+    };
     let Some(loan) = borrow::loan(space, tid, Need::Nothing) else {
-        return substitute(threads, stopped, Exception::Debug, signal, registers, space);
+        return substitute(threads, stopped, registers, space);
     };
     let result = borrow::run(threads, stopped, registers, Resume::Continue, |registers| {
         loan.prepare(registers, 0, 0);
@@ -165,14 +181,15 @@ pub(crate) fn trace(
             set_siginfo(threads, tid, signal);
             Delivery::Signal(stopped, libc::SIGTRAP)
         }
-        Ok((stopped, ..)) => substitute(threads, stopped, Exception::Debug, signal, registers, space),
+        Ok((stopped, ..)) => substitute(threads, stopped, registers, space),
         Err(Gone) => Delivery::Gone,
     }
 }
 
-fn set_siginfo(threads: &mut Threads, tid: i32, signal: Signal) {
+/// Says whether the kernel does not refuse that.
+fn set_siginfo(threads: &mut Threads, tid: i32, signal: Signal) -> bool {
     let info = sys::fault_siginfo(signal.number, signal.code, signal.address);
-    threads.note(tid, "PTRACE_SETSIGINFO", ptrace::setsiginfo(sys::pid(tid), &info));
+    !threads.refused(tid, "PTRACE_SETSIGINFO", ptrace::setsiginfo(sys::pid(tid), &info))
 }
 
 /// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
@@ -192,10 +209,12 @@ fn substitute(
     const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
     const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
     let tid = stopped.tid();
-    set_siginfo(threads, tid, signal);
+    if !set_siginfo(threads, tid, signal) {
+        return Delivery::Refused(stopped);
+    }
     let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
         Ok((stopped, true)) => stopped,
-        Ok((stopped, false)) => return Delivery::Signal(stopped, signal.number),
+        Ok((stopped, false)) => return Delivery::Refused(stopped),
         Err(Gone) => return Delivery::Gone,
     };
     let at_handler = stopped.event == 0

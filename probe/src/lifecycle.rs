@@ -1,5 +1,6 @@
 //! Births, execs and the end of a session.
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::event::Event;
@@ -176,7 +177,7 @@ impl Session {
     ///
     /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
     /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
-    /// after that it is let go when the calling thread ends.
+    /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
     pub fn detach(&mut self) {
         self.restore_bytes();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
@@ -186,6 +187,10 @@ impl Session {
         self.interrupt(|_| true);
         self.threads.gather(|_, _| true, Some(std::time::Duration::from_secs(5)));
         self.release_all();
+        let held = self.threads.iter().filter(|(_, thread)| thread.is_running()).map(|(tid, _)| tid);
+        for tid in held.collect::<Vec<_>>() {
+            self.threads.note::<()>(tid, "PTRACE_DETACH", Err(Errno::EBUSY));
+        }
         self.tell_all_failures();
         self.threads.clear();
         self.spaces.clear();

@@ -224,7 +224,7 @@ impl Session {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
                     let delivery =
                         faults::deliver(threads, exception, displaced, stopped, registers, space, retries);
-                    if !matches!(delivery, Delivery::Retry(_)) {
+                    if !matches!(delivery, Delivery::Retry(_) | Delivery::Refused(_)) {
                         self.count(|counters| counters.faulted += 1);
                     }
                     delivery
@@ -235,6 +235,9 @@ impl Session {
                 Delivery::Retry(same) => {
                     stopped = same;
                     retries += 1;
+                }
+                Delivery::Refused(same) => {
+                    return self.natively(same, space_id, displaced, Resume::Step);
                 }
                 Delivery::Gone => return None,
             }

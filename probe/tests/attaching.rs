@@ -3,15 +3,18 @@
 mod common;
 mod refuse;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use common::{Function, Target, compile, counter};
-use probe::{Action, RunEnd, Session, SessionOptions};
+use nix::errno::Errno;
+use probe::{Action, Event, RunEnd, Session, SessionOptions};
 
 /// The hits of `work` by process, after attaching to `sharing HOW` while the child waits.
 fn hits_by_process(program: &Path, how: &str, follow: bool) -> (i32, HashMap<i32, u64>) {
@@ -100,11 +103,19 @@ fn detaching_does_not_wait_for_ever_for_a_vfork_child() {
     // The parent, which cannot stop, is let go with the thread that traced it.
     let tracer = thread::spawn(move || {
         let mut session = Session::attach(pid).unwrap();
+        let failed = Rc::new(RefCell::new(Vec::new()));
+        let told = Rc::clone(&failed);
+        session.observe(move |event| {
+            if let Event::Failed { tid, request, error, .. } = event {
+                told.borrow_mut().push((*tid, *request, *error));
+            }
+        });
         session.probe(Function::entry(&program, "work"), counter().1).unwrap();
         session.run_for(Duration::from_millis(1));
         session.detach();
+        failed.take()
     });
-    tracer.join().unwrap();
+    assert_eq!(tracer.join().unwrap(), [(pid, "PTRACE_DETACH", Errno::EBUSY)]);
     target.close_input();
     assert_eq!(target.finish(), Some(0));
 }

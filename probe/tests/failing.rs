@@ -157,3 +157,36 @@ fn no_other_request_is_needed_for_instructions_without_faults() {
         all_done(&run);
     }
 }
+
+#[test]
+fn faults_system_calls_and_atomic_accesses_end_as_alone() {
+    // What the engine asks for while it serves a thread, and whether there is no other way that serves as well.
+    let requests = [
+        (libc::PTRACE_GETREGS, Some("PTRACE_GETREGS")),
+        (libc::PTRACE_SETREGS, Some("PTRACE_SETREGS")),
+        (libc::PTRACE_GETREGSET, None),
+        (libc::PTRACE_SETREGSET, None),
+        (libc::PTRACE_PEEKUSER, None),
+        (libc::PTRACE_POKEUSER, None),
+        (libc::PTRACE_GETSIGINFO, Some("PTRACE_GETSIGINFO")),
+        (libc::PTRACE_SETSIGINFO, Some("PTRACE_SETSIGINFO")),
+        (libc::PTRACE_GETSIGMASK, Some("PTRACE_GETSIGMASK")),
+        (libc::PTRACE_SETSIGMASK, Some("PTRACE_SETSIGMASK")),
+        (libc::PTRACE_SINGLESTEP, Some("PTRACE_SINGLESTEP")),
+    ];
+    let faults = compile("faults", &[]);
+    let entering = compile("entering", &["-Wno-unused-result"]);
+    let contending = compile("contending", &[]);
+    let family = compile("family", &[]);
+    for (request, name) in requests {
+        let refused = ptrace(request);
+        let mut failed = BTreeSet::new();
+        failed.extend(run(&faults, &[], &["load", "store", "divide", "push_at", "deep"], refused).failed);
+        for how in ["restart", "fork", "vfork", "thread", "sigreturn"] {
+            failed.extend(run(&entering, &[how], &["enter", "enter_clone", "restorer"], refused).failed);
+        }
+        failed.extend(run(&contending, &["20"], &["bump", "bump_pair"], refused).failed);
+        failed.extend(run(&family, &["clone_vm"], &["work"], refused).failed);
+        assert_eq!(failed, name.into_iter().collect(), "{request:#x}");
+    }
+}
