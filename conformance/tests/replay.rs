@@ -167,7 +167,9 @@ fn a_file_that_is_not_as_it_should_be_is_one_line_and_status_2() {
         }
         refused(&bomb.finish().unwrap(), "a bomb");
     }
-    for missing in [path.with_file_name("there is no such file").to_str().unwrap(), env!("CARGO_MANIFEST_DIR")] {
+    for missing in
+        [path.with_file_name("there is no such file").to_str().unwrap(), env!("CARGO_MANIFEST_DIR")]
+    {
         let output = run(&["replay", missing]);
         assert_eq!(output.status.code(), Some(2), "{missing}");
     }

@@ -90,9 +90,13 @@ impl Fetched {
         let changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
         // Up to two POKEUSERs are cheaper than a SETREGS.
         let few = changed.clone().nth(2).is_none();
-        // Each is tried, whatever has become of those before.
         let poke = || {
-            changed.clone().fold(Ok(()), |result, (index, new)| result.and(sys::poke_user(tid, index, new)))
+            let mut result = Ok(());
+            for (index, new) in changed.clone() {
+                // Each is tried, whatever has become of those before.
+                result = result.and(sys::poke_user(tid, index, new));
+            }
+            result
         };
         let set = || ptrace::setregs(sys::pid(tid), new);
         let again = |error| error != Errno::ESRCH;

@@ -140,13 +140,10 @@ impl Session {
         let rendezvous = linker::rendezvous(tid, &maps);
         let entry = if starting { linker::entry(tid) } else { None };
         for address in rendezvous.into_iter().chain(entry) {
-            match space.place(address, &maps, None) {
-                Err(Unplaceable::Memory(error)) => {
-                    self.threads.note::<()>(tid, "accessing /proc/PID/mem", Err(errno(&error)));
-                }
-                // Where there can be no breakpoint, probes in objects that are mapped later stay pending, and
-                // are reported so.
-                Ok(()) | Err(_) => {}
+            // Where there can be no breakpoint, probes in objects that are mapped later stay pending, and are
+            // reported so.
+            if let Err(Unplaceable::Memory(error)) = space.place(address, &maps, None) {
+                self.threads.note::<()>(tid, "accessing /proc/PID/mem", Err(errno(&error)));
             }
         }
     }
