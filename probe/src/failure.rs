@@ -2,6 +2,7 @@
 //! of anyway; everything else is told, and nothing goes on as if it had succeeded.
 
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -46,7 +47,7 @@ impl Failures {
 pub(crate) fn errno(error: &io::Error) -> Errno {
     match error.raw_os_error().map(Errno::from_raw) {
         // The files of a process go with it.
-        Some(Errno::ENOENT) => Errno::ESRCH,
+        Some(Errno::ENOENT) if Path::new("/proc/self").exists() => Errno::ESRCH,
         Some(errno) => errno,
         // What is read or written of memory that is gone has no bytes.
         None if matches!(error.kind(), io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof) => {
