@@ -9,7 +9,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use probe::maps;
+use probe::maps::Maps;
 
 use crate::{Clock, Failure, resolver, target};
 
@@ -41,7 +41,7 @@ impl Traced {
         only.set(nix::sched::sched_getcpu()?)?;
         nix::sched::sched_setaffinity(Pid::from_raw(0), &only)?;
         let pid = start(target::command(symbol, hits)?)?;
-        let places = resolver(symbol)?.places(&maps::read(pid.as_raw())?)?;
+        let places = resolver(symbol)?.places(&Maps::read(pid.as_raw())?)?;
         let address = places.first().ok_or("the symbol is nowhere")?.site.address;
         let word = ptrace::read(pid, address as ptrace::AddressType)?;
         let traced = Traced { pid, address, word, trap: word & !0xff | 0xcc };

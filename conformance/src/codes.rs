@@ -1,6 +1,6 @@
 //! The encodings that there are, and those that are not run on the processor, with why.
 
-use crate::features;
+use emu::{Facts, Processor};
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic};
 
 /// The encodings of 64-bit user mode.
@@ -67,7 +67,9 @@ pub fn skipped(code: Code) -> Option<&'static str> {
         M::Vmcall | M::Vmmcall | M::Vmgexit | M::Vmfunc | M::Tdcall | M::Seamcall => {
             Some("would ask the hypervisor")
         }
-        M::Int1 if features::is_virtual() => Some("the hypervisor delivers its exception with another RIP"),
+        M::Int1 if Processor::host().facts.contains(Facts::INT1_LEAVES_RIP) => {
+            Some("the hypervisor delivers its exception with another RIP")
+        }
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => Some("transactions abort as they please"),
         _ if code.flow_control() == FlowControl::XbeginXabortXend => {
             Some("transactions abort as they please")

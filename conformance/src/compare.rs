@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use emu::registers::{Extended, X87};
-use emu::{Displaced, Exception, Outcome, Refusal, Registers, Rflags, UserMemory};
+use emu::registers::{Extended, X87, gpr};
+use emu::{Displaced, Exception, Facts, Outcome, Refusal, Registers, Rflags, UserMemory};
 
-use crate::generate::Sample;
+use crate::generate::{Sample, keeps_pointers};
+use crate::in_use::{self, Image};
 use crate::memory::Model;
 use crate::oracle::{Mode, Observed, Stop};
 use crate::undefined;
@@ -70,7 +71,11 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         Ok(Stop::Completed) => undefined::flags(&sample.instruction, sample.case.registers.gpr[1]),
         _ => Rflags::empty(),
     };
-    hide_pointers(&observed.registers.extended.x87, &mut registers.extended.x87);
+    let facts = crate::features::processor().facts;
+    hide_pointers(facts, &observed.registers.extended.x87, &mut registers.extended.x87);
+    if stop == Ok(Stop::Completed) && observed.stop == Stop::Completed {
+        adopt_in_use(sample, observed, &mut registers, model);
+    }
     let mut differences = Differences::default();
     match stop {
         Ok(stop) if stop == observed.stop => {}
@@ -82,6 +87,24 @@ pub fn compare(sample: &Sample, observed: &Observed, model: &mut Model) -> Resul
         differences.hex(&format!("[{address:x}]"), processor, emulator);
     }
     Ok(Comparison { differences: differences.0, left: false })
+}
+
+/// Where the processor says that more state is in use than the emulator, as it may, so does the emulator.
+fn adopt_in_use(sample: &Sample, observed: &Observed, registers: &mut Registers, model: &mut Model) {
+    let (before, instruction) = (&sample.case.registers, &sample.instruction);
+    let processor = crate::features::processor();
+    let (rax, seen) = (&mut registers.gpr[gpr::RAX], observed.registers.gpr[gpr::RAX]);
+    if *rax != seen && in_use::permitted_xgetbv(instruction, before, *rax, seen, processor) {
+        *rax = seen;
+    }
+    let Some(image) = Image::of(instruction, before, processor) else { return };
+    let Some((expected, seen)) = model.words_at(image.header(), &observed.changed) else { return };
+    for (address, bytes) in
+        image.permitted(expected, seen, processor).filter(|_| expected != seen).unwrap_or_default()
+    {
+        // The emulator has written to the image before.
+        let _ = model.write(address, &bytes);
+    }
 }
 
 /// How the emulator ends, or what it says that no exception is.
@@ -233,12 +256,11 @@ fn selector(selector: u16) -> u16 {
     if selector & !3 == 0 { 0 } else { selector }
 }
 
-/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: AMD's store zeros while no unmasked
-/// exception is pending (APM volume 2, section 11.5.10).
-pub(crate) fn hide_pointers(processor: &X87, emulator: &mut X87) {
-    const SUMMARY: u16 = 1 << 7;
+/// Where the processor kept FOP, FIP and FDP to itself, so does the emulator: those of which it is a fact store zeros
+/// while no unmasked exception is pending.
+pub(crate) fn hide_pointers(facts: Facts, processor: &X87, emulator: &mut X87) {
     let pointers = (processor.opcode, processor.instruction_pointer, processor.data_pointer);
-    if processor.status & SUMMARY == 0 && pointers == (0, 0, 0) {
+    if pointers == (0, 0, 0) && !keeps_pointers(facts, processor) {
         (emulator.opcode, emulator.instruction_pointer, emulator.data_pointer) = pointers;
     }
 }

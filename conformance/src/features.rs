@@ -74,12 +74,6 @@ pub fn reported(feature: CpuidFeature) -> Option<bool> {
     processor().reports(feature).filter(|_| !processor().unknown.has(feature))
 }
 
-/// Whether a hypervisor says that there is one.
-#[must_use]
-pub fn is_virtual() -> bool {
-    Processor::host().is_virtual
-}
-
 /// The features of `code` that this processor does not have.
 #[must_use]
 pub fn missing(code: Code) -> Vec<CpuidFeature> {

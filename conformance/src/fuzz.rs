@@ -12,7 +12,7 @@ use probe::spec::ProbeSpec;
 use crate::codes;
 use crate::compare::compare;
 use crate::features;
-use crate::generate::{Generator, SUMMARY};
+use crate::generate::{Generator, keeps_pointers};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Memory, Oracle, mxcsr_mask};
@@ -128,7 +128,7 @@ fn overwrite(registers: &mut Registers, input: &Input) {
         // Reserved bits keep what FNINIT gives them.
         x87.control = control & 0x0f3f | 0x0040;
         x87.summarize();
-        if x87.status & SUMMARY == 0 {
+        if !keeps_pointers(Processor::host().facts, x87) {
             (x87.opcode, x87.instruction_pointer, x87.data_pointer) = (0, 0, 0);
         }
     }

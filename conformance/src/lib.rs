@@ -9,6 +9,7 @@ pub mod features;
 pub mod floating_point;
 pub mod fuzz;
 pub mod generate;
+mod in_use;
 pub mod lockstep;
 pub mod memory;
 pub mod oracle;

@@ -2,7 +2,8 @@
 
 use emu::{Access, MemoryFault, UserMemory};
 
-use crate::oracle::places::{IMAGE_LENGTH, Protection, REGIONS, Region, USER_END};
+use crate::features;
+use crate::oracle::places::{IMAGE_LENGTH, PAGE, Protection, REGIONS, Region};
 use crate::oracle::{Memory, Patch};
 
 /// The contents of all regions, what they were at first, and where they have been written since.
@@ -68,6 +69,17 @@ impl Model {
         differences
     }
 
+    /// The word at `address`, and the one that the processor has there, of which `changed` lists those that differ from
+    /// the start.
+    pub(crate) fn words_at(&self, address: u64, changed: &[(u64, u64)]) -> Option<(u64, u64)> {
+        let place = place(address)?;
+        let found = changed.iter().find(|(changed, _)| *changed == address);
+        Some((
+            word(&self.image[..], place),
+            found.map_or_else(|| word(&self.base[..], place), |(_, word)| *word),
+        ))
+    }
+
     /// Where `length` bytes from `address` on lie, if one region has them all and allows it.
     fn whole(&self, address: u64, length: usize, access: Access) -> Option<usize> {
         let region = REGIONS.iter().find(|region| region.start <= address && address < region.end())?;
@@ -81,9 +93,14 @@ impl Model {
         match REGIONS.iter().find(|region| region.start <= address && address < region.end()) {
             Some(region) if allows(region, access) => Ok(region.offset + (address - region.start) as usize),
             Some(_) => Err(fault(true)),
-            None => Err(fault(address >= USER_END)),
+            None => Err(fault(address >= kernel_start())),
         }
     }
+}
+
+/// The first address of which the kernel does not tell user space what is mapped, so that all of it seems to be.
+fn kernel_start() -> u64 {
+    (1 << (features::processor().linear_address_bits - 1)) - PAGE
 }
 
 fn allows(region: &Region, access: Access) -> bool {

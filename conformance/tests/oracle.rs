@@ -1,10 +1,14 @@
 //! The oracle against what is known of a few instructions, and its two modes against each other.
 
-use conformance::generate::{Generator, can_step};
+use conformance::compare::compare;
+use conformance::generate::{Generator, Sample, can_step};
+use conformance::memory::Model;
 use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask, places};
+use conformance::rng::Rng;
 use conformance::{codes, features};
-use emu::registers::gpr;
+use emu::registers::{Vector, gpr, segment};
 use emu::{Registers, Rflags};
+use iced_x86::Decoder;
 
 fn memory() -> Box<Memory> {
     Box::new([0; places::IMAGE_LENGTH])
@@ -158,6 +162,73 @@ fn nt_and_id_stay_through_all_steps_of_a_repetition_and_do_not_reach_the_next_ca
     for (case, observed) in cases.iter().zip(&seen) {
         assert_eq!(observed.stop, Stop::Completed);
         assert_eq!(observed.registers.rflags, case.registers.rflags, "{case:?}");
+    }
+}
+
+/// All that the processor has is drawn, is loaded, and comes back: the upper parts of registers and the masks too.
+#[test]
+fn the_whole_register_file_goes_through() {
+    let mut oracle = Oracle::new().unwrap();
+    let layout = *oracle.layout();
+    let mut generator = Generator::new(&layout, mxcsr_mask());
+    let mut rng = Rng::new(5);
+    let nop = |mode, case: Case| Case { length: 1, mode, place: Place::Low, ..case };
+    let mut drawn = |mode| nop(mode, generator.plain([0x90; 15], &mut rng));
+    let modes = [Mode::Straight, Mode::Step];
+    let cases: Vec<Case> = (0..32).flat_map(|_| modes).map(&mut drawn).collect();
+    let seen = oracle.run(&mut memory(), &cases).unwrap();
+    let mut varied = [false; 4];
+    for (case, observed) in cases.iter().zip(&seen) {
+        assert_eq!(observed.stop, Stop::Completed);
+        assert_eq!(observed.registers.extended, case.registers.extended, "{:?}", case.mode);
+        assert_eq!(observed.registers.pkru, case.registers.pkru);
+        let extended = &case.registers.extended;
+        let any = |vectors: &[Vector], quads: std::ops::Range<usize>| {
+            vectors.iter().any(|vector| vector.0[quads.clone()].iter().any(|&quad| quad != 0))
+        };
+        varied[0] |= any(&extended.vector[..16], 2..4);
+        varied[1] |= any(&extended.vector[..16], 4..8);
+        varied[2] |= any(&extended.vector[16..], 0..8);
+        varied[3] |= extended.opmask.iter().all(|&mask| mask != 0);
+    }
+    let has = [layout.avx, layout.zmm_hi256, layout.hi16_zmm, layout.opmask].map(|offset| offset.is_some());
+    assert_eq!(varied, has, "AVX, ZMM0 to 15, ZMM16 to 31, masks");
+}
+
+/// The oracle loads every state with SSE marked as in use. Processors that believe it say so although all of it is in
+/// its initial configuration, and write it.
+#[test]
+fn state_may_be_in_use_and_all_zero() {
+    let mut oracle = Oracle::new().unwrap();
+    let place = places::LOW.start;
+    for (name, bytes) in [
+        ("xsave [rbx]", &[0x0f, 0xae, 0x23][..]),
+        ("xsaveopt [rbx]", &[0x0f, 0xae, 0x33]),
+        ("xsavec [rbx]", &[0x0f, 0xc7, 0x23]),
+        ("xgetbv", &[0x0f, 0x01, 0xd0]),
+    ] {
+        let mut case = case(bytes, Mode::Straight);
+        case.registers.gpr[gpr::RBX] = place;
+        case.registers.gpr[gpr::RAX] = 7;
+        case.registers.gpr[gpr::RCX] = 1;
+        // As Linux has them.
+        (case.registers.segment[segment::CS], case.registers.segment[segment::SS]) = (0x33, 0x2b);
+        let ip = case.ip(0);
+        let instruction = Decoder::with_ip(64, bytes, ip, 0).decode();
+        if !features::missing(instruction.code()).is_empty() {
+            println!("skipped: this processor has no {name}");
+            continue;
+        }
+        // What stays of an image shows.
+        let mut memory = memory();
+        memory.fill(0xa5);
+        let sample = Sample { case, instruction, ip };
+        let observed = oracle.run(&mut memory, std::slice::from_ref(&sample)).unwrap();
+        let found = compare(&sample, &observed[0], &mut Model::new(&memory)).unwrap();
+        assert!(!found.left && observed[0].stop == Stop::Completed, "{name}: {}", observed[0].stop);
+        assert!(found.differences.is_empty(), "{name}: {:?}", found.differences);
+        let header = observed[0].changed.iter().find(|(address, _)| *address == place + 512);
+        println!("{name}: header {header:x?}, rax {:#x}", observed[0].registers.gpr[gpr::RAX]);
     }
 }
 

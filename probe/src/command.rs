@@ -13,6 +13,7 @@ mod explain;
 mod list;
 mod output;
 mod progress;
+mod signals;
 mod target;
 mod watch;
 

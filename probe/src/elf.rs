@@ -5,12 +5,13 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use object::elf::{
-    DT_SONAME, DT_STRSZ, DT_STRTAB, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_DYNAMIC, PT_LOAD,
-    SHF_EXECINSTR, SHT_NOBITS,
+    DT_SONAME, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID,
+    PF_X, PT_DYNAMIC, PT_LOAD, ProgramHeader64, SHF_EXECINSTR, SHT_NOBITS,
 };
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
@@ -146,7 +147,18 @@ impl Elf {
             // Reading a FIFO or a terminal would wait.
             return Err(ElfError::NotElf { path: path.to_owned() });
         }
-        Elf::parse(path, std::fs::read(path).map_err(read)?)
+        Elf::read(path, &File::open(path).map_err(read)?)
+    }
+
+    /// Reads `file`, which is called `path`.
+    ///
+    /// # Errors
+    /// As [`Elf::open`].
+    pub fn read(path: &Path, mut file: &File) -> Result<Elf, ElfError> {
+        let mut data = Vec::new();
+        let read = file.read_to_end(&mut data);
+        read.map_err(|source| ElfError::Read { path: path.to_owned(), source })?;
+        Elf::parse(path, data)
     }
 
     /// Takes `data` for the contents of the file at `path`.
@@ -254,10 +266,15 @@ impl Elf {
 /// As [`Elf::open`], as far as it reads.
 pub fn soname(path: &Path) -> Result<Option<String>, ElfError> {
     let read = |source| ElfError::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(read)?;
+    let file = File::open(path).map_err(read)?;
     if !file.metadata().map_err(read)?.is_file() {
         return Err(ElfError::NotElf { path: path.to_owned() });
     }
+    soname_of(path, file)
+}
+
+/// DT_SONAME of `file`, which is called `path`.
+pub(crate) fn soname_of(path: &Path, file: File) -> Result<Option<String>, ElfError> {
     let cache = ReadCache::new(file);
     let named = Named { path };
     let header = named.header(&cache)?;
@@ -266,6 +283,23 @@ pub fn soname(path: &Path) -> Result<Option<String>, ElfError> {
 
 fn contains(start: u64, size: u64, value: u64) -> bool {
     value.checked_sub(start).is_some_and(|distance| distance < size)
+}
+
+/// The file offsets of a note segment that has a build id, if there is one.
+pub(crate) fn build_id_segment(file: &File) -> Option<std::ops::Range<u64>> {
+    let cache = ReadCache::new(file);
+    let header = Named { path: Path::new("") }.header(&cache).ok()?;
+    let segments = header.program_headers(LittleEndian, &cache).ok()?;
+    let identifies = |segment: &&ProgramHeader64<LittleEndian>| {
+        let Ok(Some(mut notes)) = segment.notes(LittleEndian, &cache) else { return false };
+        let is_build_id = |note: object::read::elf::Note<'_, Header>| {
+            note.name() == ELF_NOTE_GNU && note.n_type(LittleEndian) == NT_GNU_BUILD_ID
+        };
+        std::iter::from_fn(|| notes.next().ok().flatten()).any(is_build_id)
+    };
+    let segment = segments.iter().find(identifies)?;
+    let offset = segment.p_offset(LittleEndian);
+    Some(offset..offset.checked_add(segment.p_filesz(LittleEndian))?)
 }
 
 struct Contents {

@@ -1,5 +1,6 @@
 //! What the engine tells its host, besides hits.
 
+use std::io;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
@@ -23,6 +24,14 @@ pub enum Event<'a> {
     Exec {
         /// The process.
         pid: i32,
+    },
+    /// A process executes a program whose memory cannot be opened, such as one that may not be read: it runs
+    /// without probes.
+    Inaccessible {
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: &'a io::Error,
     },
     /// A process ended.
     Ended {

@@ -14,17 +14,22 @@ use crate::stop::{SpaceId, Stopped};
 use crate::sys;
 
 impl Session {
-    /// Traces every thread that runs in the memory of process `pid`: its own, and those of children that have
-    /// not executed a program yet.
+    /// Traces every thread that runs in the memory of process `pid`, with options besides those of every thread:
+    /// its own, and those of children that have not executed a program yet.
     ///
     /// Threads and processes may be made while we look. Those that a traced thread makes are traced from
     /// birth, so it is over when a look finds none that is not.
-    pub(crate) fn seize_sharers(&mut self, pid: i32, space: SpaceId) -> Result<(), AttachError> {
+    pub(crate) fn seize_sharers(
+        &mut self,
+        pid: i32,
+        space: SpaceId,
+        special: Options,
+    ) -> Result<(), AttachError> {
         loop {
-            let mut found = self.seize_threads(pid, pid, space)?;
+            let mut found = self.seize_threads(pid, pid, space, special)?;
             for other in procfs::processes() {
                 if other != pid && procfs::share_memory(other, pid) {
-                    found |= self.seize_threads(other, pid, space)?;
+                    found |= self.seize_threads(other, pid, space, special)?;
                 }
             }
             if !found {
@@ -36,13 +41,19 @@ impl Session {
 
     /// Traces the threads of process `pid`, which runs in the memory of `owner`. Says whether there were any
     /// that were not traced.
-    fn seize_threads(&mut self, pid: i32, owner: i32, space: SpaceId) -> Result<bool, AttachError> {
+    fn seize_threads(
+        &mut self,
+        pid: i32,
+        owner: i32,
+        space: SpaceId,
+        special: Options,
+    ) -> Result<bool, AttachError> {
         let mut found = false;
         for tid in procfs::threads_of(pid).unwrap_or_default() {
             if self.threads.get(tid).is_some() {
                 continue;
             }
-            match self.seize(tid, pid, space, Options::empty()) {
+            match self.seize(tid, pid, space, special) {
                 Ok(()) => {
                     found = true;
                     if pid != owner {
@@ -122,7 +133,7 @@ impl Session {
         let Some(owner) = self.threads.in_space(space).first().copied() else { return };
         if procfs::share_memory(pid, owner) {
             // A failure means that it has just ended, or that somebody else has just taken it.
-            if self.seize_threads(pid, owner, space).is_ok() {
+            if self.seize_threads(pid, owner, space, Options::empty()).is_ok() {
                 self.find_vfork_parents(space);
             }
         } else if procfs::execute_one_file(pid, owner)
@@ -140,10 +151,10 @@ impl Session {
     /// Lets a stranger go.
     pub(crate) fn dismiss(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
-        if let Some(thread) = self.threads.remove(tid) {
+        if let Some(thread) = self.threads.get(tid) {
             self.transient.remove(&thread.pid);
         }
         let signal = if stopped.is_signal() { stopped.signal } else { 0 };
-        self.threads.detach(stopped, signal);
+        self.threads.let_go(stopped, signal);
     }
 }

@@ -1,5 +1,7 @@
 //! Births, execs and the end of a session.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
@@ -75,11 +77,11 @@ impl Session {
             }
             Kinship::Copy => {
                 let Some(mut copy) = self.copy_for(tid, space_id) else {
-                    return self.threads.detach(child, 0);
+                    return self.threads.let_go(child, 0);
                 };
                 if !self.options.follow {
                     self.free(copy);
-                    return self.threads.detach(child, 0);
+                    return self.threads.let_go(child, 0);
                 }
                 copy.settle();
                 let copy = self.add_space(copy);
@@ -115,7 +117,7 @@ impl Session {
             if let Some(copy) = self.copy_for(tid, space_id) {
                 self.free(copy);
             }
-            self.threads.detach(orphan, 0);
+            self.threads.let_go(orphan, 0);
         }
     }
 
@@ -124,7 +126,7 @@ impl Session {
         let tid = stopped.tid();
         if self.transient.remove(&tid) {
             self.forget_process(&stopped);
-            self.threads.detach(stopped, 0);
+            self.threads.let_go(stopped, 0);
             return;
         }
         // `launch` has seen to the first exec already.
@@ -158,11 +160,17 @@ impl Session {
         const CLASS_64: u8 = 2;
         let pid = stopped.tid();
         self.forget_process(stopped);
-        let space = Space::open(pid).map_err(|error| errno(&error));
-        let Some(space) = self.threads.note(pid, "opening /proc/PID/mem", space) else {
-            // Killed in its exec, or not to be probed.
-            self.threads.add_stopped(pid, pid, SpaceId::MAX);
-            return;
+        let space = match Space::open(pid) {
+            Ok(space) => space,
+            Err(error) => {
+                self.threads.add_stopped(pid, pid, SpaceId::MAX);
+                // Otherwise it was killed in its exec.
+                if errno(&error) != Errno::ESRCH {
+                    self.tell(&Event::Inaccessible { pid, error: &error });
+                    self.inaccessible = Some((pid, error));
+                }
+                return;
+            }
         };
         let space = self.add_space(space);
         self.threads.add_stopped(pid, pid, space);
@@ -179,13 +187,18 @@ impl Session {
     /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
     /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
     pub fn detach(&mut self) {
+        /// For threads that cannot stop, or whose end does not come.
+        const PATIENCE: Duration = Duration::from_secs(5);
         self.restore_bytes();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
         self.threads.gather(|_, thread| !thread.in_vfork, None);
         self.release_all();
         self.interrupt(|_| true);
-        self.threads.gather(|_, _| true, Some(std::time::Duration::from_secs(5)));
+        self.threads.gather(|_, _| true, Some(PATIENCE));
+        self.release_all();
+        self.threads.gather(|_, thread| thread.dying, Some(PATIENCE));
+        self.threads.reap();
         self.release_all();
         let held = self.threads.iter().filter(|(_, thread)| thread.is_running()).map(|(tid, _)| tid);
         for tid in held.collect::<Vec<_>>() {
@@ -250,8 +263,7 @@ impl Session {
             (true, signal) => signal,
             (false, _) => 0,
         };
-        self.threads.remove(tid);
-        self.threads.detach(stopped, signal);
+        self.threads.let_go(stopped, signal);
     }
 
     fn has_pending_breakpoint(&mut self, tid: i32) -> bool {
@@ -267,7 +279,7 @@ impl Session {
         {
             self.free(copy);
         }
-        self.threads.detach(child, 0);
+        self.threads.let_go(child, 0);
     }
 
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.

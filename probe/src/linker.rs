@@ -1,23 +1,25 @@
 //! Where the dynamic linker says that it has mapped or unmapped objects.
 
-use std::path::Path;
+use std::io::Read;
 
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Object, ObjectSymbol};
 
-use crate::maps::{self, Mapping};
-use crate::procfs;
+use crate::maps::{self, Maps};
+use crate::{mapped, procfs};
 
 /// The function that every dynamic linker calls after changing its list of objects, for debuggers
 /// (link.h: `r_brk`).
 const RENDEZVOUS: &str = "_dl_debug_state";
 
 /// The address of that function in thread `tid`'s address space, if it has a dynamic linker.
-pub(crate) fn rendezvous(tid: i32, maps: &[Mapping]) -> Option<u64> {
+pub(crate) fn rendezvous(tid: i32, maps: &Maps) -> Option<u64> {
     const AT_BASE: u64 = 7;
     let base = procfs::auxiliary(tid, AT_BASE).filter(|&base| base != 0)?;
-    let path = maps::find(maps, base)?.file()?;
-    Some(base.wrapping_add(symbol(tid, path)?))
+    let mut file = mapped::open(maps, maps::find(maps, base)?).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    Some(base.wrapping_add(symbol(&bytes)?))
 }
 
 /// The address at which the program itself starts, when the linker has mapped all that it needs.
@@ -27,14 +29,13 @@ pub(crate) fn entry(tid: i32) -> Option<u64> {
 }
 
 /// The value of the rendezvous symbol relative to the first loaded segment.
-fn symbol(tid: i32, path: &Path) -> Option<u64> {
-    let bytes = std::fs::read(procfs::in_root_of(tid, path)).ok()?;
-    let file = ElfFile64::<object::Endianness>::parse(&*bytes).ok()?;
+fn symbol(linker: &[u8]) -> Option<u64> {
+    let file = ElfFile64::<object::Endianness>::parse(linker).ok()?;
     let symbol =
         file.dynamic_symbols().find(|symbol| symbol.name() == Ok(RENDEZVOUS) && symbol.is_definition())?;
     let first = file
         .elf_header()
-        .program_headers(file.endian(), &*bytes)
+        .program_headers(file.endian(), linker)
         .ok()?
         .iter()
         .filter(|segment| segment.p_type.get(file.endian()) == object::elf::PT_LOAD)

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::maps::Mapping;
+use crate::maps::Maps;
 
 /// A place for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,13 +18,13 @@ pub struct Site {
 /// linker has changed its list, and when the program is about to start. Sites that the answer no longer
 /// names are dropped.
 pub trait Locate {
-    /// The sites in an address space whose mappings, in address order, are `maps`.
+    /// The sites in an address space whose mappings are `maps`.
     ///
     /// # Errors
     /// [`LocateError::NotMapped`] where the object is not there, so that the probe waits for it;
     /// [`LocateError::Unresolvable`] where waiting is in vain, such as a symbol that the object lacks or
     /// an offset inside an instruction.
-    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError>;
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError>;
 }
 
 /// Why there is no site.
@@ -63,7 +63,7 @@ impl Error for LocateError {
 pub struct Address(pub u64);
 
 impl Locate for Address {
-    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         match crate::maps::find(maps, self.0) {
             Some(_) => Ok(vec![Site { address: self.0 }]),
             None => Err(LocateError::NotMapped { object: format!("{:#x}", self.0) }),

@@ -1,7 +1,8 @@
 //! `/proc/PID/maps`: what lies where in a process's address space (proc_pid_maps(5)).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::ops::{Deref, Range};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,26 @@ impl Mapping {
         self.path.as_deref().filter(|path| self.inode != 0 && path.is_absolute())
     }
 
+    /// Whether it maps the same file as `other`, a mapping of the same process. On btrfs and overlayfs two files
+    /// may have the same numbers, so the path counts. Memory without a file is the same as nothing.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Mapping) -> bool {
+        self.inode != 0 && (self.dev, self.inode, &self.path) == (other.dev, other.inode, &other.path)
+    }
+
+    /// Whether it is the code that the kernel provides (vdso(7)).
+    #[must_use]
+    pub fn is_vdso(&self) -> bool {
+        self.inode == 0 && self.path.as_deref() == Some(Path::new("[vdso]"))
+    }
+
+    /// What it maps of its file, in file offsets; `None` where there is no file.
+    #[must_use]
+    pub fn file_offset_range(&self) -> Option<Range<u64>> {
+        let length = self.end.saturating_sub(self.start);
+        (self.inode != 0).then(|| self.offset..self.offset.saturating_add(length))
+    }
+
     /// Whether code in it can run.
     #[must_use]
     pub fn is_executable(&self) -> bool {
@@ -72,6 +93,43 @@ impl Mapping {
     pub fn address_of(&self, offset: u64) -> Option<u64> {
         let address = self.start.checked_add(offset.checked_sub(self.offset)?)?;
         self.contains(address).then_some(address)
+    }
+}
+
+/// All mappings of one process, in address order. What a path in them means depends on the process.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    pid: i32,
+    mappings: Vec<Mapping>,
+}
+
+impl Maps {
+    /// What process `pid`, or the process of that thread, has mapped.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(pid: i32) -> io::Result<Maps> {
+        read(pid).map(|mappings| Maps::new(pid, mappings))
+    }
+
+    /// Takes `mappings`, in address order, for those of process `pid`.
+    #[must_use]
+    pub fn new(pid: i32, mappings: Vec<Mapping>) -> Maps {
+        Maps { pid, mappings }
+    }
+
+    /// The process, or one of its threads.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Deref for Maps {
+    type Target = [Mapping];
+
+    fn deref(&self) -> &[Mapping] {
+        &self.mappings
     }
 }
 
@@ -170,10 +228,20 @@ fn unescape(path: &[u8]) -> OsString {
     OsString::from_vec(plain)
 }
 
+/// The kernel's mark at the end of the path of an unlinked file.
+const DELETED: &[u8] = b" (deleted)";
+
 /// Whether the kernel marks the path as that of an unlinked file.
 #[must_use]
 pub fn is_deleted(path: &Path) -> bool {
-    path.as_os_str().as_bytes().ends_with(b" (deleted)")
+    path.as_os_str().as_bytes().ends_with(DELETED)
+}
+
+/// The path without the kernel's mark of an unlinked file: the name that the file had.
+#[must_use]
+pub fn without_mark(path: &Path) -> &Path {
+    let bytes = path.as_os_str().as_bytes();
+    Path::new(OsStr::from_bytes(bytes.strip_suffix(DELETED).unwrap_or(bytes)))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::failure::errno;
 use crate::hit::ProbeId;
 use crate::linker;
 use crate::locate::LocateError;
-use crate::maps::{self, Mapping};
+use crate::maps::{Mapping, Maps};
 use crate::session::Session;
 use crate::space::Unplaceable;
 use crate::stop::SpaceId;
@@ -17,7 +17,7 @@ impl Session {
     /// kept with the probe.
     ///
     /// `later` says that the probe exists already, so that its host is told by events.
-    pub(crate) fn locate(&mut self, id: ProbeId, space_id: SpaceId, tid: i32, maps: &[Mapping], later: bool) {
+    pub(crate) fn locate(&mut self, id: ProbeId, space_id: SpaceId, tid: i32, maps: &Maps, later: bool) {
         let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
         let Some(probe) = self.probes.get_mut(id.0) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
@@ -110,8 +110,8 @@ impl Session {
     }
 
     /// The mappings of thread `tid`; `None` if it is about to vanish, or if they cannot be read, which is told.
-    fn maps_of(&mut self, tid: i32) -> Option<Vec<Mapping>> {
-        let maps = maps::read(tid).map_err(|error| errno(&error));
+    fn maps_of(&mut self, tid: i32) -> Option<Maps> {
+        let maps = Maps::read(tid).map_err(|error| errno(&error));
         self.threads.note(tid, "reading /proc/PID/maps", maps)
     }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use crate::sys;
 
@@ -115,17 +114,26 @@ pub(crate) fn name_of(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&name).trim_end().to_owned())
 }
 
-/// The processor on which thread `tid` ran last.
-pub(crate) fn processor_of(tid: i32) -> Option<u32> {
-    // Field 39, counted from 1; the name in field 2 may contain anything, so count from its closing ')'.
-    const FIELD: usize = 39;
+/// A field of `/proc/PID/stat`, counted from 1, as proc_pid_stat(5) does; not one of the first two.
+fn stat_field(tid: i32, field: usize) -> Option<u64> {
     let mut text = [0u8; 1024];
     let mut file = fs::File::open(format!("/proc/{tid}/stat")).ok()?;
     let length = file.read(&mut text).ok()?;
     let text = text.get(..length)?;
+    // The name in field 2 may contain anything, so count from its closing ')'.
     let tail = text.get(text.iter().rposition(|&byte| byte == b')')? + 2..)?;
-    let field = tail.split(|&byte| byte == b' ').nth(FIELD - 3)?;
+    let field = tail.split(|&byte| byte == b' ').nth(field.checked_sub(3)?)?;
     std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The processor on which thread `tid` ran last.
+pub(crate) fn processor_of(tid: i32) -> Option<u32> {
+    u32::try_from(stat_field(tid, 39)?).ok()
+}
+
+/// When thread `tid` started, in clock ticks since boot: tells it from another one that gets its number.
+pub(crate) fn started(tid: i32) -> Option<u64> {
+    stat_field(tid, 22)
 }
 
 /// The class byte of the ELF file that thread `tid` executes: 1 for 32-bit, 2 for 64-bit.
@@ -142,13 +150,6 @@ pub(crate) fn auxiliary(tid: i32, key: u64) -> Option<u64> {
         let (name, value) = entry.split_at(8);
         (name == key.to_ne_bytes()).then(|| value.try_into().ok().map(u64::from_ne_bytes))?
     })
-}
-
-/// `path` as thread `tid` sees it.
-pub(crate) fn in_root_of(tid: i32, path: &std::path::Path) -> PathBuf {
-    let mut rooted = PathBuf::from(format!("/proc/{tid}/root"));
-    rooted.extend(path.components().skip(1));
-    rooted
 }
 
 #[cfg(test)]

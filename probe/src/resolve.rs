@@ -1,8 +1,10 @@
 //! Looks a [`ProbeSpec`] up in what a process has mapped.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +14,8 @@ use crate::code::{self, Boundary};
 use crate::elf::{self, Elf, ElfError, LookupError};
 use crate::glob;
 use crate::locate::{Locate, LocateError, Site};
-use crate::maps::{self, Mapping};
+use crate::mapped::{self, MappedError};
+use crate::maps::{self, Mapping, Maps};
 use crate::spec::ProbeSpec;
 
 /// Why a probe names no site, for good.
@@ -91,8 +94,9 @@ impl fmt::Display for ResolveError {
             }
             ResolveError::Replaced { path } => write!(
                 f,
-                "{} was replaced on disk after it was mapped, so its symbols cannot be read; restart the target",
-                path.display()
+                "{} was replaced on disk after it was mapped, so its symbols cannot be read; restart the target, \
+                 or be root",
+                maps::without_mark(path).display()
             ),
             ResolveError::NoMatch { pattern, path } => {
                 write!(f, "{} has no function that matches `{pattern}`", path.display())
@@ -139,59 +143,108 @@ impl From<ResolveError> for LocateError {
 /// ELF files that have been read, so that each is read once.
 #[derive(Debug, Default)]
 pub struct Objects {
-    files: Mutex<HashMap<PathBuf, (Identity, Arc<Elf>)>>,
-    sonames: Mutex<HashMap<PathBuf, (Identity, Option<String>)>>,
+    files: Mutex<HashMap<(PathBuf, Identity), Arc<Elf>>>,
+    sonames: Mutex<HashMap<(PathBuf, Identity), Option<String>>>,
 }
 
-/// What changes when a file is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What changes when a file is replaced or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     device: u64,
     inode: u64,
+    length: u64,
     modified: Option<SystemTime>,
 }
 
 impl Identity {
-    fn of(path: &Path) -> Option<Identity> {
-        let metadata = std::fs::metadata(path).ok()?;
+    fn of(metadata: &Metadata) -> Identity {
         let modified = metadata.modified().ok();
-        Some(Identity { device: metadata.dev(), inode: metadata.ino(), modified })
+        Identity { device: metadata.dev(), inode: metadata.ino(), length: metadata.len(), modified }
     }
+
+    /// That of the code which the kernel provides.
+    const VDSO: Identity = Identity { device: 0, inode: 0, length: 0, modified: None };
 }
 
 impl Objects {
-    /// The file at `path`, read now or before.
+    /// The file at `path` as this process sees it, read now or before.
     ///
     /// # Errors
     /// As [`Elf::open`].
     pub fn open(&self, path: &Path) -> Result<Arc<Elf>, ElfError> {
-        let identity = Identity::of(path);
+        match std::fs::metadata(path) {
+            Ok(metadata) => self.known(path, Identity::of(&metadata), || Elf::open(path)),
+            // Which says why.
+            Err(_) => Elf::open(path).map(Arc::new),
+        }
+    }
+
+    /// The file that `mapping`, one of `maps`, maps: opened as its process sees it, and never another that
+    /// has its path.
+    ///
+    /// # Errors
+    /// It cannot be had any more, or it is no ELF file.
+    pub fn mapped(&self, maps: &Maps, mapping: &Mapping) -> Result<Arc<Elf>, ResolveError> {
+        let path = mapping.path.as_deref().unwrap_or(Path::new(""));
+        if mapping.is_vdso() {
+            let read = || {
+                let image = mapped::vdso(mapping).map_err(|source| named(path, source))?;
+                Elf::parse(path, image)
+            };
+            return Ok(self.known(path, Identity::VDSO, read)?);
+        }
+        let (file, identity) = open_mapped(maps, mapping)?;
+        Ok(self.known(path, identity, || Elf::read(path, &file))?)
+    }
+
+    /// Every file that is mapped with code in it, once.
+    pub fn all_mapped(&self, maps: &Maps) -> Vec<Result<Arc<Elf>, ResolveError>> {
+        files(maps).into_iter().map(|mapping| self.mapped(maps, mapping)).collect()
+    }
+
+    fn known(
+        &self,
+        path: &Path,
+        identity: Identity,
+        read: impl FnOnce() -> Result<Elf, ElfError>,
+    ) -> Result<Arc<Elf>, ElfError> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, elf)) = files.get(path)
-            && identity == Some(*known)
-        {
+        let key = (path.to_owned(), identity);
+        if let Some(elf) = files.get(&key) {
             return Ok(Arc::clone(elf));
         }
-        let elf = Arc::new(Elf::open(path)?);
-        if let Some(identity) = identity {
-            files.insert(path.to_owned(), (identity, Arc::clone(&elf)));
-        }
+        let elf = Arc::new(read()?);
+        files.insert(key, Arc::clone(&elf));
         Ok(elf)
     }
 
-    /// DT_SONAME of the file at `path`, if it is an ELF file that has one.
-    fn soname(&self, path: &Path) -> Option<String> {
-        let identity = Identity::of(path)?;
-        let mut sonames = self.sonames.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, soname)) = sonames.get(path)
-            && identity == *known
-        {
-            return soname.clone();
+    /// DT_SONAME of what `mapping` maps, if that is an ELF file that has one.
+    fn soname(&self, maps: &Maps, mapping: &Mapping) -> Option<String> {
+        if mapping.is_vdso() {
+            return self.mapped(maps, mapping).ok()?.soname().map(str::to_owned);
         }
-        let soname = elf::soname(path).ok().flatten();
-        sonames.insert(path.to_owned(), (identity, soname.clone()));
-        soname
+        let path = mapping.file()?;
+        let (file, identity) = open_mapped(maps, mapping).ok()?;
+        let mut sonames = self.sonames.lock().unwrap_or_else(PoisonError::into_inner);
+        let soname = sonames
+            .entry((path.to_owned(), identity))
+            .or_insert_with(|| elf::soname_of(path, file).ok().flatten());
+        soname.clone()
     }
+}
+
+fn named(path: &Path, source: io::Error) -> ElfError {
+    ElfError::Read { path: path.to_owned(), source }
+}
+
+fn open_mapped(maps: &Maps, mapping: &Mapping) -> Result<(File, Identity), ResolveError> {
+    let path = mapping.path.as_deref().unwrap_or(Path::new(""));
+    let file = mapped::open(maps, mapping).map_err(|error| match error {
+        MappedError::Replaced => ResolveError::Replaced { path: path.to_owned() },
+        MappedError::Open(source) => named(path, source).into(),
+    })?;
+    let metadata = file.metadata().map_err(|source| named(path, source))?;
+    Ok((file, Identity::of(&metadata)))
 }
 
 /// A probe and what it takes to look it up.
@@ -237,11 +290,26 @@ impl Resolver {
         }
     }
 
+    /// The same for a file that process `pid` has not mapped yet, but may, where it sees it.
+    ///
+    /// # Errors
+    /// As [`Resolver::places`].
+    pub fn check_for(&self, pid: i32) -> Result<(), ResolveError> {
+        let Some(object) = self.spec.object().filter(|object| object.contains('/')) else { return Ok(()) };
+        let path = Path::new(object);
+        let read = || {
+            let absolute = std::path::absolute(path)?;
+            mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
+        };
+        let elf = Elf::read(path, &read().map_err(|source| named(path, source))?)?;
+        self.addresses(&elf).map(|_| ())
+    }
+
     /// The sites, each with the name of its place.
     ///
     /// # Errors
     /// As [`Locate::locate`].
-    pub fn places(&self, maps: &[Mapping]) -> Result<Vec<Place>, LocateError> {
+    pub fn places(&self, maps: &Maps) -> Result<Vec<Place>, LocateError> {
         let object = match &self.spec {
             ProbeSpec::Address(address) => return Ok(vec![self.place_of_address(*address, maps)?]),
             ProbeSpec::Symbol { object, .. }
@@ -251,16 +319,16 @@ impl Resolver {
         let Some(file) = find_object(object, maps, &self.objects)? else {
             return Err(LocateError::NotMapped { object: object.clone() });
         };
-        let elf = self.open_mapped(&file)?;
+        let elf = self.objects.mapped(maps, file)?;
         let mut places = Vec::new();
         for address in self.addresses(&elf)? {
-            let not_code = |offset| ResolveError::NotCode { path: file.path.clone(), offset };
+            let not_code = |offset| ResolveError::NotCode { path: elf.path().to_owned(), offset };
             let Some(offset) = elf.offset_of_address(address) else {
                 return Err(not_code(address).into());
             };
             let mut sites = maps
                 .iter()
-                .filter(|mapping| mapping.is_executable() && file.is_mapped_by(mapping))
+                .filter(|mapping| mapping.is_executable() && is_same(file, mapping))
                 .filter_map(|mapping| mapping.address_of(offset))
                 .peekable();
             if sites.peek().is_none() {
@@ -307,7 +375,7 @@ impl Resolver {
         }
     }
 
-    fn place_of_address(&self, address: u64, maps: &[Mapping]) -> Result<Place, ResolveError> {
+    fn place_of_address(&self, address: u64, maps: &Maps) -> Result<Place, ResolveError> {
         let mapping = maps::find(maps, address).ok_or(ResolveError::NotMapped { address })?;
         if !mapping.is_executable() {
             let mapping = mapping.path.as_ref().map(|path| path.display().to_string());
@@ -318,31 +386,22 @@ impl Resolver {
         // Code that no file describes, such as a JIT compiler's, may be probed; nobody can tell where its
         // instructions begin.
         let unknown = Ok(Place { site, name: None });
-        let Some(file) = MappedFile::of(mapping) else { return unknown };
-        let Ok(elf) = self.open_mapped(&file) else { return unknown };
+        let Ok(elf) = self.objects.mapped(maps, mapping) else { return unknown };
         let in_file = mapping.file_offset(address).and_then(|offset| elf.address_of_offset(offset));
         let Some(in_file) = in_file else { return unknown };
         self.check_boundary(&elf, in_file)?;
         Ok(Place { site, name: name_of(&elf, in_file) })
     }
-
-    fn open_mapped(&self, file: &MappedFile) -> Result<Arc<Elf>, ResolveError> {
-        let replaced = Identity::of(&file.path).is_some_and(|identity| identity.inode != file.inode);
-        if replaced || maps::is_deleted(&file.path) {
-            return Err(ResolveError::Replaced { path: file.path.clone() });
-        }
-        Ok(self.objects.open(&file.path)?)
-    }
 }
 
 impl Locate for Resolver {
-    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         Ok(self.places(maps)?.into_iter().map(|place| place.site).collect())
     }
 }
 
 impl Locate for ProbeSpec {
-    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         Resolver::new(self.clone(), Arc::default()).locate(maps)
     }
 }
@@ -380,74 +439,86 @@ fn instructions(elf: &Elf, pattern: &str) -> Result<BTreeSet<u64>, ResolveError>
     Ok(starts.map(|instruction| instruction.address).collect())
 }
 
-/// A file that a process has mapped.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct MappedFile {
-    path: PathBuf,
-    device: (u32, u32),
-    inode: u64,
+/// Whether two mappings are of one object.
+fn is_same(mapping: &Mapping, other: &Mapping) -> bool {
+    mapping.is_same_file(other) || (mapping.is_vdso() && other.is_vdso())
 }
 
-impl MappedFile {
-    fn of(mapping: &Mapping) -> Option<MappedFile> {
-        let path = mapping.file()?.to_owned();
-        Some(MappedFile { path, device: mapping.dev, inode: mapping.inode })
+/// A mapping of each file that is mapped with code in it.
+fn files(maps: &Maps) -> Vec<&Mapping> {
+    let mut seen = HashSet::new();
+    let mut files = Vec::new();
+    for mapping in maps.iter().filter(|mapping| mapping.is_executable()) {
+        let has_file = mapping.file().is_some() || mapping.is_vdso();
+        if has_file && seen.insert((mapping.dev, mapping.inode, mapping.path.as_deref())) {
+            files.push(mapping);
+        }
     }
-
-    fn is_mapped_by(&self, mapping: &Mapping) -> bool {
-        (self.device, self.inode) == (mapping.dev, mapping.inode)
-    }
+    files
 }
 
-/// The one mapped file with code that goes by the name `object`: its path, its file name, its SONAME, or
+/// The one mapped object with code that goes by the name `object`: its path, its file name, its SONAME, or
 /// the name of a program in PATH.
-fn find_object(
+fn find_object<'a>(
     object: &str,
-    maps: &[Mapping],
+    maps: &'a Maps,
     objects: &Objects,
-) -> Result<Option<MappedFile>, ResolveError> {
-    // One entry per file, whatever the paths by which it was mapped.
-    let files: BTreeMap<_, _> = maps
-        .iter()
-        .filter(|mapping| mapping.is_executable())
-        .filter_map(MappedFile::of)
-        .map(|file| ((file.device, file.inode), file))
-        .collect();
-    let files: Vec<MappedFile> = files.into_values().collect();
-    let one = |found: Vec<&MappedFile>| match found.as_slice() {
-        [] => Ok(None),
-        [file] => Ok(Some((*file).clone())),
-        files => Err(ResolveError::AmbiguousObject {
-            object: object.to_owned(),
-            paths: files.iter().map(|file| file.path.clone()).collect(),
-        }),
+) -> Result<Option<&'a Mapping>, ResolveError> {
+    let files = files(maps);
+    let one = |wanted: &dyn Fn(&Path, &Mapping) -> bool| {
+        let named = |file: &&&Mapping| file.path.as_deref().is_some_and(|path| wanted(path, file));
+        let found: Vec<&Mapping> = files.iter().filter(named).copied().collect();
+        match found.as_slice() {
+            [] => Ok(None),
+            [file] => Ok(Some(*file)),
+            files => Err(ResolveError::AmbiguousObject {
+                object: object.to_owned(),
+                paths: files.iter().filter_map(|file| file.path.clone()).collect(),
+            }),
+        }
     };
-    let by_path = |path: &Path| files.iter().filter(|file| file.path == path).collect::<Vec<_>>();
     if object.contains('/') {
-        // As the target sees it, which is another file if it lives in a mount namespace of its own.
-        if let Some(file) = one(by_path(Path::new(object)))? {
+        let path = Path::new(object);
+        if let Some(file) = one(&|known, _| known == path)? {
             return Ok(Some(file));
         }
-        let source = |source| ElfError::Read { path: PathBuf::from(object), source };
-        return one(by_path(&std::fs::canonicalize(object).map_err(source)?));
+        if let Some(file) = one(&|known, _| maps::without_mark(known) == path)? {
+            return Ok(Some(file));
+        }
+        let absolute = std::path::absolute(path).map_err(|source| named(path, source))?;
+        // Where it sees no such file yet, it may be on its way to where it does.
+        let seen = mapped::in_root(maps.pid(), &absolute).or_else(|_| mapped::path_only(path));
+        let seen = seen.map_err(|source| named(path, source))?;
+        return one(&|known, mapping| is_found(&seen, known, mapping));
     }
-    let named = |file: &&MappedFile| file.path.file_name().is_some_and(|name| name == object);
-    if let Some(file) = one(files.iter().filter(named).collect())? {
+    if let Some(file) = one(&|path, _| path.file_name().is_some_and(|name| name == object))? {
         return Ok(Some(file));
     }
-    let called = |file: &&MappedFile| objects.soname(&file.path).as_deref() == Some(object);
-    if let Some(file) = one(files.iter().filter(called).collect())? {
+    let unmarked = |path: &Path| maps::without_mark(path).file_name().is_some_and(|name| name == object);
+    if let Some(file) = one(&|path, _| unmarked(path))? {
         return Ok(Some(file));
     }
-    match program(object) {
-        Some(path) => one(by_path(&path)),
+    if let Some(file) = one(&|_, file| objects.soname(maps, file).as_deref() == Some(object))? {
+        return Ok(Some(file));
+    }
+    match program(maps.pid(), object) {
+        Some(seen) => one(&|known, mapping| is_found(&seen, known, mapping)),
         None => Ok(None),
     }
 }
 
-/// The file that a shell would run for the command `name`.
-fn program(name: &str) -> Option<PathBuf> {
+/// Whether a mapping is of the file that was found by its path.
+fn is_found(found: &File, path: &Path, mapping: &Mapping) -> bool {
+    mapped::is_same_inode(mapping, found)
+        || mapped::path_of(found).is_ok_and(|found| found == maps::without_mark(path))
+}
+
+/// The file that a shell would run for the command `name`, where process `pid` sees it.
+fn program(pid: i32, name: &str) -> Option<File> {
     let path = std::env::var_os("PATH")?;
-    let mut files = std::env::split_paths(&path).map(|directory| directory.join(name));
-    files.find(|file| file.is_file()).and_then(|file| std::fs::canonicalize(file).ok())
+    std::env::split_paths(&path).find_map(|directory| {
+        let directory = std::path::absolute(directory).ok()?;
+        let file = mapped::in_root(pid, &directory.join(name)).ok()?;
+        file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+    })
 }

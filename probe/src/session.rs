@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -21,6 +22,7 @@ use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
 use crate::linker;
 use crate::locate::{Locate, LocateError};
+use crate::maps::Maps;
 use crate::memory::Staging;
 use crate::procfs;
 use crate::space::{Space, Unplaceable};
@@ -58,6 +60,12 @@ struct StopState {
 }
 
 impl StopHandle {
+    /// The signal by which a session is woken. The thread to which a session belongs must not block it.
+    #[must_use]
+    pub fn signal() -> i32 {
+        Alarm::signal()
+    }
+
     /// Asks. Async-signal-safe. A request made while the session does not run counts for its next run.
     pub fn request(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
@@ -110,8 +118,12 @@ pub struct Session {
     /// The processes that there were before the target was attached to, until the session runs.
     pub(crate) elders: Option<HashSet<i32>>,
     pub(crate) detach_requested: bool,
+    /// The processes that were left by [`Session::pause`], and when they started.
+    pub(crate) paused: Vec<(i32, u64)>,
+    /// The last process whose memory could not be opened, and why.
+    pub(crate) inaccessible: Option<(i32, io::Error)>,
     target: i32,
-    status: Option<ExitStatus>,
+    pub(crate) status: Option<ExitStatus>,
     launched: bool,
     pub(crate) observer: Option<Observer>,
     alarm: Arc<Alarm>,
@@ -147,6 +159,8 @@ impl Session {
             transient: HashSet::new(),
             elders: None,
             detach_requested: false,
+            paused: Vec::new(),
+            inaccessible: None,
             target,
             status: None,
             launched: false,
@@ -184,15 +198,24 @@ impl Session {
             return Err(AttachError::Not64Bit { pid });
         }
         let mut session = Session::new(pid, options)?;
-        session.elders = Some(procfs::processes().into_iter().collect());
-        session.seize(pid, pid, 0, Options::empty()).map_err(|error| attach_error(pid, error))?;
+        session.occupy(pid, Options::empty())?;
+        Ok(session)
+    }
+
+    /// Traces all threads of process `pid`, with options besides those of every thread.
+    pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
+        self.elders = Some(procfs::processes().into_iter().collect());
+        self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-        let space = session.add_space(space);
-        session.seize_sharers(pid, space)?;
-        session.watch_linker(space, pid, false);
-        session.adopt_strays();
-        Ok(session)
+        let space = self.add_space(space);
+        if let Some(leader) = self.threads.get_mut(pid) {
+            leader.space = space;
+        }
+        self.seize_sharers(pid, space, special)?;
+        self.watch_linker(space, pid, false);
+        self.adopt_strays();
+        Ok(space)
     }
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
@@ -354,7 +377,7 @@ impl Session {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
             for tid in self.threads.in_space(space) {
-                match crate::maps::read(tid) {
+                match Maps::read(tid) {
                     Ok(maps) if !maps.is_empty() => {
                         self.locate(id, space, tid, &maps, false);
                         break;
@@ -420,6 +443,13 @@ impl Session {
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.status
+    }
+
+    /// The last process whose memory could not be opened, so that it has no probes, and why. That of a program
+    /// which is launched is found out before anybody can observe events.
+    #[must_use]
+    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
+        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
     }
 
     /// Serves probes until the target ends, a stop is requested, or a handler detaches.

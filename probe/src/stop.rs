@@ -28,7 +28,7 @@ pub(crate) struct Stopped {
 }
 
 impl Stopped {
-    fn new(tid: i32, signal: i32, event: i32) -> Stopped {
+    pub(crate) fn new(tid: i32, signal: i32, event: i32) -> Stopped {
         Stopped { tid, signal, event, tracer: PhantomData }
     }
 
@@ -120,6 +120,9 @@ pub(crate) struct Thread {
     /// Whether the kernel has reported its end, or another's exec in its place, while it was stopped. What
     /// stopped it must not be resumed then.
     gone: bool,
+    /// Whether it was killed in a stop in which it was to be let go. Its process does not end before its end has
+    /// been taken from the kernel.
+    pub(crate) dying: bool,
     /// Whether it waits, in the kernel, for its vfork child.
     pub(crate) in_vfork: bool,
     /// Whether its process shares the address space of another one, which had it first.
@@ -195,6 +198,7 @@ impl Threads {
             space,
             running: true,
             gone: false,
+            dying: false,
             in_vfork: false,
             guest: false,
             stranger: false,
@@ -218,6 +222,40 @@ impl Threads {
     pub(crate) fn set_guest(&mut self, tid: i32, guest: bool) {
         if let Some(thread) = self.by_tid.get_mut(&tid) {
             thread.guest = guest;
+        }
+    }
+
+    /// Gives a thread to nobody, with `signal` unless it is 0. One that was killed in its stop is kept until its
+    /// end is reported.
+    pub(crate) fn let_go(&mut self, stopped: Stopped, signal: i32) {
+        /// Of a thread that is nobody's concern but for its end.
+        const NO_PROCESS: i32 = -1;
+        let tid = stopped.forget();
+        let detached = sys::detach(tid, signal);
+        if detached.is_ok() || self.refused(tid, "PTRACE_DETACH", detached) {
+            self.by_tid.remove(&tid);
+            return;
+        }
+        if !self.by_tid.contains_key(&tid) {
+            self.add(tid, NO_PROCESS, SpaceId::MAX);
+        }
+        if let Some(thread) = self.by_tid.get_mut(&tid).filter(|thread| !thread.gone) {
+            (thread.running, thread.dying) = (true, true);
+        }
+    }
+
+    /// Takes the ends of those that have ended from the kernel: a leader ends after all others.
+    pub(crate) fn reap(&mut self) {
+        let mut found = true;
+        while std::mem::take(&mut found) {
+            let left: Vec<i32> = self.by_tid.keys().copied().collect();
+            for tid in left {
+                if let Ok(Some(end @ (_, Status::Ended(_)))) = sys::wait(tid, false) {
+                    let report = self.take(end);
+                    self.queue.extend(report);
+                    found = true;
+                }
+            }
         }
     }
 
@@ -497,12 +535,6 @@ impl Threads {
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
     pub(crate) fn listen(&mut self, stopped: Stopped) {
         self.release(stopped, "PTRACE_LISTEN", sys::listen);
-    }
-
-    /// Gives a thread to nobody, with `signal` unless it is 0.
-    pub(crate) fn detach(&mut self, stopped: Stopped, signal: i32) {
-        let tid = stopped.forget();
-        self.note(tid, "PTRACE_DETACH", sys::detach(tid, signal));
     }
 
     /// A thread that was killed in its stop counts as running: its end is reported later.

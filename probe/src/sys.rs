@@ -242,9 +242,13 @@ impl Alarm {
     /// How often it repeats, in nanoseconds.
     const REPEAT: i64 = 2_000_000;
 
+    pub(crate) fn signal() -> c_int {
+        libc::SIGRTMAX() - 3
+    }
+
     /// An alarm for the calling thread.
     pub(crate) fn new() -> Result<Alarm> {
-        let signal = libc::SIGRTMAX() - 3;
+        let signal = Self::signal();
         // SAFETY: all-zero bytes are a valid sigaction: no flags (so that calls are not restarted).
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = nothing as extern "C" fn(c_int) as usize;

@@ -6,21 +6,21 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use probe::locate::{Locate, LocateError};
-use probe::maps::{self, Mapping};
+use probe::maps::{self, Mapping, Maps};
 use probe::resolve::ResolveError;
 use probe::spec::ProbeSpec;
 use scratch::{PROGRAM, Scratch};
 
-fn our_maps() -> Vec<Mapping> {
-    maps::read(i32::try_from(std::process::id()).unwrap()).unwrap()
+fn our_maps() -> Maps {
+    Maps::read(i32::try_from(std::process::id()).unwrap()).unwrap()
 }
 
-fn locate(spec: &str, maps: &[Mapping]) -> Result<Vec<u64>, LocateError> {
+fn locate(spec: &str, maps: &Maps) -> Result<Vec<u64>, LocateError> {
     let sites = spec.parse::<ProbeSpec>().unwrap().locate(maps)?;
     Ok(sites.into_iter().map(|site| site.address).collect())
 }
 
-fn unresolvable(spec: &str, maps: &[Mapping]) -> ResolveError {
+fn unresolvable(spec: &str, maps: &Maps) -> ResolveError {
     match locate(spec, maps) {
         Err(LocateError::Unresolvable(error)) => *error.downcast().unwrap(),
         other => panic!("{spec}: {other:?}"),
@@ -39,8 +39,8 @@ impl Waiting {
         Waiting(child)
     }
 
-    fn maps(&self) -> Vec<Mapping> {
-        maps::read(i32::try_from(self.0.id()).unwrap()).unwrap()
+    fn maps(&self) -> Maps {
+        Maps::read(i32::try_from(self.0.id()).unwrap()).unwrap()
     }
 }
 
@@ -117,13 +117,20 @@ fn a_library_is_found_by_soname_unless_two_have_it() {
     std::fs::create_dir(scratch.path("other")).unwrap();
     let other = scratch.path("other/libthing.so.1.2.3");
     std::fs::copy(&twin, &other).unwrap();
-    let mut both = maps.clone();
+    let mut both = maps.to_vec();
     let lines = both.iter().filter(|mapping| mapping.file() == Some(&real)).cloned().collect::<Vec<_>>();
     both.extend(lines.into_iter().map(|mapping| Mapping {
         path: Some(other.clone()),
         inode: mapping.inode + 1,
         ..mapping
     }));
+    let both = Maps::new(maps.pid(), both);
+    // Another file system may have the same numbers.
+    let mut twins = maps.to_vec();
+    let lines: Vec<_> = twins.iter().filter(|mapping| mapping.file() == Some(&real)).cloned().collect();
+    let elsewhere = |mapping: Mapping| Mapping { path: Some("/else/where".into()), ..mapping };
+    twins.extend(lines.into_iter().map(elsewhere));
+    assert_eq!(locate("libthing.so.1.2.3:thing", &Maps::new(maps.pid(), twins)).unwrap(), found);
     for name in ["libthing.so.1.2.3", "libthing.so.1"] {
         let message = unresolvable(&format!("{name}:thing"), &both).to_string();
         let (real, other) = (real.display().to_string(), other.display().to_string());
@@ -146,14 +153,22 @@ fn what_waiting_cannot_help_is_told_apart_from_what_it_can() {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_not_read() {
+fn a_program_that_was_replaced_is_read_as_it_was() {
     let scratch = Scratch::new();
     let source = format!("{WAITS}\nint thing(void) {{ return 1; }}");
     let program = scratch.compile("program", &source, &[]);
     let process = Waiting::start(&program);
-    assert_eq!(locate("program:thing", &process.maps()).unwrap().len(), 1);
+    let by_path = format!("{}:thing", program.display());
+    let before = locate(&by_path, &process.maps()).unwrap();
+    assert_eq!(before.len(), 1);
+    let is_found = || {
+        for name in [&by_path, "program:thing", "program (deleted):thing"] {
+            assert_eq!(locate(name, &process.maps()).unwrap(), before, "{name}");
+        }
+    };
     std::fs::remove_file(&program).unwrap();
-    let deleted = unresolvable("program (deleted):thing", &process.maps());
-    assert!(matches!(deleted, ResolveError::Replaced { .. }), "{deleted}");
+    is_found();
     let _ = scratch.compile("program", PROGRAM, &[]);
+    is_found();
+    assert!(matches!(unresolvable("program:leaf", &process.maps()), ResolveError::Lookup(_)));
 }

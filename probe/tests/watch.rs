@@ -2,31 +2,17 @@
 
 mod scratch;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use probe::{Locate, Session};
+use probe::Session;
+use scratch::target::{ANSWERS, STEPLESS, Target};
 use scratch::{PROGRAM, Scratch};
 use serde_json::Value;
-
-const STEPLESS: &str = env!("CARGO_BIN_EXE_stepless");
-
-/// Calls `leaf` once for each line that it reads, and answers each; ends with status 9.
-const ANSWERS: &str = r#"
-    #include <stdio.h>
-    int counter;
-    __attribute__((noinline)) int leaf(int x) { counter += x; __asm__ volatile(""); return counter; }
-    int main(void) {
-        char line[100];
-        puts("ready"); fflush(stdout);
-        while (fgets(line, sizeof line, stdin)) { leaf(1); puts("answer"); fflush(stdout); }
-        return 9;
-    }
-"#;
 
 fn stepless(arguments: &[&str]) -> Output {
     Command::new(STEPLESS).args(arguments).stdin(Stdio::null()).output().unwrap()
@@ -49,86 +35,6 @@ fn refused(output: &Output, part: &str) {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-/// A process that answers on its pipes.
-struct Target {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-}
-
-impl Target {
-    fn start(command: &mut Command) -> Target {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let mut target = Target { child, lines };
-        assert_eq!(target.line(), "ready\n");
-        target
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn ask(&mut self) {
-        self.child.stdin.as_mut().unwrap().write_all(b"question\n").unwrap();
-        assert_eq!(self.line(), "answer\n");
-    }
-
-    fn pid(&self) -> String {
-        self.child.id().to_string()
-    }
-
-    /// The bytes of its memory that are mapped executable.
-    fn text(&self) -> Vec<u8> {
-        use std::os::unix::fs::FileExt;
-        let pid = i32::try_from(self.child.id()).unwrap();
-        let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-        let mut text = Vec::new();
-        let maps = probe::maps::read(pid).unwrap();
-        for mapping in maps.iter().filter(|mapping| mapping.is_executable() && mapping.file().is_some()) {
-            let mut bytes = vec![0; usize::try_from(mapping.end - mapping.start).unwrap()];
-            memory.read_exact_at(&mut bytes, mapping.start).unwrap();
-            text.extend(bytes);
-        }
-        text
-    }
-
-    /// Waits until the first instruction of `leaf` is a breakpoint, while `tracer` runs.
-    fn wait_for_probe(&self, tracer: &mut Child) {
-        use std::os::unix::fs::FileExt;
-        const INT3: [u8; 1] = [0xcc];
-        let pid = i32::try_from(self.child.id()).unwrap();
-        let leaf: probe::spec::ProbeSpec = "answers:leaf".parse().unwrap();
-        let sites = leaf.locate(&probe::maps::read(pid).unwrap()).unwrap();
-        let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-        let mut byte = [0];
-        while byte != INT3 {
-            assert!(tracer.try_wait().unwrap().is_none());
-            std::thread::yield_now();
-            memory.read_exact_at(&mut byte, sites[0].address).unwrap();
-        }
-    }
-
-    fn maps(&self) -> String {
-        std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap()
-    }
-
-    /// Closes its stdin, and expects that it ends as it does without probes.
-    fn finish(mut self) {
-        drop(self.child.stdin.take());
-        assert_eq!(self.child.wait().unwrap().code(), Some(9));
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Where the byte strings come from: chance, or a walk over all encodings.
 
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
 use iced_x86::{Code, CpuidFeature};
 
 use super::LONGEST;
@@ -19,25 +23,53 @@ pub enum Choice {
     Systematic,
 }
 
-/// The byte strings of a search, one after another.
+/// A part of all strings of a systematic search: one of so many that are as long as each other, and each spread
+/// over all encodings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    number: u64,
+    of: u64,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shard, String> {
+        let parts =
+            text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Shard { number, of }),
+            _ => Err(format!("{text:?} is no part: write 1/32 to 32/32 for those of 32")),
+        }
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
+/// The byte strings of a search, by position.
 pub(super) enum Source {
     Chance(Vec<Code>),
-    Systematic { forms: Vec<Form>, next: u64, stride: u64 },
+    Systematic { forms: Vec<Form>, stride: u64 },
 }
 
 impl Source {
-    pub(super) fn new(choice: Choice, seed: u64) -> Source {
+    pub(super) fn new(choice: Choice) -> Source {
         match choice {
             Choice::Chance => Source::Chance(codes::user_mode().collect()),
-            Choice::Systematic => {
-                let forms = Form::all();
-                let count = count(&forms);
-                // Successive multiples of the golden ratio spread evenly.
-                let golden = (count as f64 * 0.618_033_988_749_895) as u64;
-                let stride = (golden..).find(|&stride| is_coprime(stride, count)).unwrap_or(1);
-                Source::Systematic { next: Rng::new(seed).below(count), stride, forms }
-            }
+            Choice::Systematic => Source::systematic(Form::all()),
         }
+    }
+
+    fn systematic(forms: Vec<Form>) -> Source {
+        let count = count(&forms);
+        // Successive multiples of the golden ratio spread evenly.
+        let golden = (count as f64 * 0.618_033_988_749_895) as u64;
+        let stride = (golden..).find(|&stride| is_coprime(stride, count)).unwrap_or(1);
+        Source::Systematic { forms, stride }
     }
 
     /// How many strings there are, if they have an end.
@@ -48,17 +80,33 @@ impl Source {
         }
     }
 
-    pub(super) fn draw(&mut self, generator: &mut Generator, rng: &mut Rng) -> [u8; LONGEST] {
+    /// The positions of a part, or of all strings, from where the seed says on.
+    pub(super) fn positions(&self, shard: Option<Shard>, seed: u64) -> Range<u64> {
+        let count = self.count();
+        match (shard, count) {
+            (Some(Shard { number, of }), Some(count)) => {
+                let start = |number: u64| (u128::from(count) * u128::from(number) / u128::from(of)) as u64;
+                start(number - 1)..start(number)
+            }
+            (None, Some(count)) => {
+                let start = Rng::new(seed).below(count);
+                start..start + count
+            }
+            (_, None) => 0..u64::MAX,
+        }
+    }
+
+    /// The string at a position; what the position does not say is up to chance.
+    pub(super) fn draw(&self, position: u64, generator: &mut Generator, rng: &mut Rng) -> [u8; LONGEST] {
         let mut bytes = [0; LONGEST];
         bytes.fill_with(|| rng.u64() as u8);
         match self {
             Source::Chance(codes) => changed(&mut bytes, codes, generator, rng),
-            Source::Systematic { forms, next, stride } => {
-                let count = count(forms);
-                *next = (*next + *stride) % count;
-                let [modrm, opcode, ..] = next.to_le_bytes();
+            Source::Systematic { forms, stride } => {
+                let place = u128::from(position) * u128::from(*stride) % u128::from(count(forms));
+                let [modrm, opcode, ..] = place.to_le_bytes();
                 // Below the number of forms.
-                let form = forms[(*next >> 16) as usize];
+                let form = forms[(place >> 16) as usize];
                 form.write(&mut bytes, opcode, modrm, rng);
             }
         }
@@ -246,30 +294,54 @@ fn evex(forms: &mut Vec<Form>) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_is_drawn_once() {
-        let forms = vec![Form::Vex { first: 0xc4, payload: [0xe2, 0], free: [0, 0] }; 3];
-        let count = count(&forms);
-        let mut source = Source::Systematic { forms, next: 7, stride: 101 };
-        let mut seen = std::collections::HashMap::new();
+    fn all_of(source: &Source, positions: impl Iterator<Item = u64>) -> impl Iterator<Item = [u8; LONGEST]> {
         let mut generator = Generator::new(&emu::xsave::Layout::LEGACY, 0);
         let mut rng = Rng::new(0);
-        for _ in 0..count {
-            let bytes = source.draw(&mut generator, &mut rng);
-            *seen.entry([bytes[3], bytes[4]]).or_insert(0) += 1;
+        positions.map(move |position| source.draw(position, &mut generator, &mut rng))
+    }
+
+    #[test]
+    fn each_is_drawn_once_whole_and_in_parts() {
+        let forms = vec![Form::Vex { first: 0xc4, payload: [0xe2, 0], free: [0, 0] }; 3];
+        let source = Source::systematic(forms);
+        let parts = (1..=7).flat_map(|number| source.positions(Some(Shard { number, of: 7 }), 0));
+        let whole = source.positions(None, 7);
+        for positions in [parts.collect::<Vec<u64>>(), whole.collect()] {
+            let mut seen = std::collections::HashMap::new();
+            for bytes in all_of(&source, positions.into_iter()) {
+                *seen.entry([bytes[3], bytes[4]]).or_insert(0) += 1;
+            }
+            assert_eq!(seen.len(), 1 << 16);
+            assert!(seen.values().all(|&times| times == 3));
         }
-        assert_eq!(seen.len(), 1 << 16);
-        assert!(seen.values().all(|&times| times == 3));
+    }
+
+    #[test]
+    fn a_part_has_something_of_every_form() {
+        let source = Source::new(Choice::Systematic);
+        let Source::Systematic { forms, stride } = &source else { unreachable!() };
+        let count = count(forms);
+        let positions = source.positions(Some("5/32".parse().unwrap()), 0);
+        let mut seen = vec![0u32; forms.len()];
+        for position in positions {
+            let place = u128::from(position) * u128::from(*stride) % u128::from(count);
+            seen[(place >> 16) as usize] += 1;
+        }
+        assert!(seen.iter().all(|times| (2000..=2100).contains(times)), "{seen:?}");
+    }
+
+    #[test]
+    fn parts_are_written_as_fractions() {
+        assert_eq!("3/32".parse::<Shard>().unwrap().to_string(), "3/32");
+        for wrong in ["0/32", "33/32", "3", "3/", "/3", "-1/3", "1/0", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
     }
 
     #[test]
     fn vmcall_with_a_prefix_is_among_them() {
-        let mut source = Source::new(Choice::Systematic, 1);
-        let mut generator = Generator::new(&emu::xsave::Layout::LEGACY, 0);
-        let mut rng = Rng::new(0);
-        let count = source.count().unwrap();
-        assert!(
-            (0..count).any(|_| source.draw(&mut generator, &mut rng).starts_with(&[0x66, 0x0f, 0x01, 0xc1]))
-        );
+        let source = Source::new(Choice::Systematic);
+        let mut all = all_of(&source, source.positions(None, 1));
+        assert!(all.any(|bytes| bytes.starts_with(&[0x66, 0x0f, 0x01, 0xc1])));
     }
 }

@@ -1,7 +1,7 @@
 //! Addresses that find bugs, and the registers that make an operand lie there.
 
 use emu::Registers;
-use iced_x86::{CodeSize, Register, UsedMemory};
+use iced_x86::{CodeSize, Instruction, Register, UsedMemory};
 
 use crate::oracle::places::{CODE_HIGH, CODE_LOW, LOW, PAGE, READ_ONLY, Region, STACK, TOP, USER_END};
 use crate::rng::Rng;
@@ -70,8 +70,13 @@ pub(crate) fn linear(memory: &UsedMemory, registers: &Registers) -> Option<u64> 
     memory.virtual_address(0, |register, _, _| value(registers, register))
 }
 
+/// Where the instruction's operand `operand` lies in memory with these registers.
+pub(crate) fn address_of(instruction: &Instruction, operand: u32, registers: &Registers) -> Option<u64> {
+    instruction.virtual_address(operand, 0, |register, _, _| value(registers, register))
+}
+
 /// What a register that can be part of an address holds.
-pub(super) fn value(registers: &Registers, register: Register) -> Option<u64> {
+fn value(registers: &Registers, register: Register) -> Option<u64> {
     Some(match register {
         Register::FS => registers.fs_base,
         Register::GS => registers.gs_base,

@@ -13,8 +13,8 @@ mod state;
 mod system;
 mod values;
 
-pub(crate) use address::linear;
-pub(crate) use state::SUMMARY;
+pub(crate) use address::{address_of, linear};
+pub(crate) use state::keeps_pointers;
 
 use emu::Registers;
 use emu::registers::gpr;
@@ -95,10 +95,10 @@ impl Generator {
         loop {
             let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
             let (bytes, length, instruction) = (encoded.bytes, encoded.length, encoded.instruction);
-            match self.accepted(bytes, length, instruction, place, ip, rng) {
-                // The address of the split lock is part of the instruction.
-                Err(_) if attempts.next().is_some() => {}
-                Ok(sample) | Err(sample) => return Some(sample),
+            let (sample, is_wanted) = self.rationed(bytes, length, instruction, place, ip, rng);
+            // The address of the split lock may be part of the instruction.
+            if is_wanted || attempts.next().is_none() {
+                return Some(sample);
             }
         }
     }
@@ -123,14 +123,12 @@ impl Generator {
         ip: u64,
         rng: &mut Rng,
     ) -> Sample {
-        match self.accepted(bytes, length, instruction, place, ip, rng) {
-            Ok(sample) | Err(sample) => sample,
-        }
+        self.rationed(bytes, length, instruction, place, ip, rng).0
     }
 
-    /// As [`Generator::sample`]; `Err` if each of several states would have had a split lock, for which it is
+    /// As [`Generator::sample`], and false if each of several states would have had a split lock, for which it is
     /// not time.
-    fn accepted(
+    fn rationed(
         &mut self,
         bytes: [u8; 15],
         length: usize,
@@ -138,15 +136,13 @@ impl Generator {
         place: Place,
         ip: u64,
         rng: &mut Rng,
-    ) -> Result<Sample, Sample> {
+    ) -> (Sample, bool) {
         let mut attempts = 0..ATTEMPTS;
         loop {
             let sample = self.state(bytes, length, instruction, place, ip, rng);
-            if !split_lock::is_refused(&instruction, &sample.case.registers, rng) {
-                return Ok(sample);
-            }
-            if attempts.next().is_none() {
-                return Err(sample);
+            let is_wanted = !split_lock::is_refused(&instruction, &sample.case.registers, rng);
+            if is_wanted || attempts.next().is_none() {
+                return (sample, is_wanted);
             }
         }
     }

@@ -4,7 +4,7 @@
 use emu::Registers;
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::address;
+use super::address::address_of;
 use crate::oracle::locks;
 use crate::oracle::places::WRITABLE;
 use crate::rng::Rng;
@@ -26,8 +26,7 @@ pub(super) fn is_split_lock(instruction: &Instruction, registers: &Registers) ->
     }
     let size = instruction.memory_size().size() as u64;
     let operand = (0..instruction.op_count()).find(|&operand| instruction.op_kind(operand) == OpKind::Memory);
-    let value = |register, _, _| address::value(registers, register);
-    let address = operand.and_then(|operand| instruction.virtual_address(operand, 0, value));
+    let address = operand.and_then(|operand| address_of(instruction, operand, registers));
     let (Some(address), true) = (address, size > 0) else { return false };
     let first = address.wrapping_add(bit_offset(instruction, registers, size));
     let Some(last) = first.checked_add(size - 1) else { return false };

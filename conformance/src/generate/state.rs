@@ -2,7 +2,7 @@
 
 use emu::registers::{Extended, Vector, X87, gpr, segment};
 use emu::xsave::Layout;
-use emu::{Mxcsr, Registers, Rflags};
+use emu::{Facts, Mxcsr, Processor, Registers, Rflags};
 
 use super::{address, values};
 use crate::oracle::places::{CODE_LOW, LOW, STACK, TOP};
@@ -109,9 +109,13 @@ fn mxcsr(rng: &mut Rng) -> Mxcsr {
     mxcsr
 }
 
-/// ES of FSW. AMD's processors lose the x87 pointers in any context switch while it is clear: they would be
-/// there in one case and not in another.
-pub(crate) const SUMMARY: u16 = 1 << 7;
+/// Whether FOP, FIP and FDP stay what they are in this state. Some processors lose them in any context switch while no
+/// unmasked exception is pending: they would be there in one case and not in another.
+pub(crate) fn keeps_pointers(facts: Facts, x87: &X87) -> bool {
+    /// ES of FSW.
+    const SUMMARY: u16 = 1 << 7;
+    x87.status & SUMMARY != 0 || !facts.contains(Facts::X87_POINTERS_ARE_HIDDEN)
+}
 
 fn x87(x87: &mut X87, rng: &mut Rng) {
     /// FSW bits: the six exceptions, SF.
@@ -137,7 +141,7 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
         6 => 0,
         _ => rng.u64() as u8,
     };
-    if x87.status & SUMMARY != 0 {
+    if keeps_pointers(Processor::host().facts, x87) {
         x87.opcode = rng.u64() as u16 & 0x7ff;
         x87.instruction_pointer = rng.below(1 << 47);
         x87.data_pointer = rng.below(1 << 47);

@@ -3,16 +3,18 @@
 use core::fmt;
 use std::io;
 
-use emu::{Displaced, Exception, Outcome, Registers, Rflags};
+use emu::registers::gpr;
+use emu::{Displaced, Exception, Outcome, Processor, Registers, Rflags};
 use iced_x86::{InstructionInfoFactory, OpAccess, Register};
 use libc::c_int;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 
-use super::overlay::read_up_to;
+use super::overlay::{lay_over, read_up_to};
 use super::signal_of;
 use super::thread::{self, Snapshot};
 use crate::compare::hide_pointers;
+use crate::in_use::{self, Image};
 use crate::undefined;
 
 /// Bytes of memory by address.
@@ -86,6 +88,30 @@ impl Expected {
             && instruction.is_string_instruction()
             && observed.registers.rip == self.displaced.ip()
             && observed.registers.gpr[1] != self.after.registers.gpr[1]
+    }
+
+    /// Where the processor says that more state is in use than the emulator, as it may, expects that.
+    pub(super) fn adopt_in_use(&mut self, tid: i32, observed: &Snapshot) {
+        let (processor, instruction) = (Processor::host(), self.displaced.instruction());
+        let before = &self.before.registers;
+        let (rax, seen) = (&mut self.after.registers.gpr[gpr::RAX], observed.registers.gpr[gpr::RAX]);
+        if *rax != seen && in_use::permitted_xgetbv(instruction, before, *rax, seen, processor) {
+            *rax = seen;
+        }
+        let Some(image) = Image::of(instruction, before, processor) else { return };
+        let written = self.writes.iter().find(|(start, bytes)| *start == image.header() && bytes.len() == 8);
+        let Some(expected) = written.and_then(|(_, bytes)| bytes.as_slice().try_into().ok()) else { return };
+        let mut seen = [0; 8];
+        if read_up_to(tid, image.header(), &mut seen) < seen.len() || seen == expected {
+            return;
+        }
+        let [expected, seen] = [expected, seen].map(u64::from_le_bytes);
+        for (address, bytes) in image.permitted(expected, seen, processor).unwrap_or_default() {
+            for (start, target) in &mut self.writes {
+                lay_over(*start, target, address, &bytes);
+            }
+            self.writes.push((address, bytes));
+        }
     }
 
     /// The first thing in which the two differ.
@@ -196,7 +222,7 @@ fn extended_difference(
         return Some(format!("MXCSR: processor {:?}, emulator {:?}", observed.mxcsr, expected.mxcsr));
     }
     let mut x87 = expected.x87.clone();
-    hide_pointers(&observed.x87, &mut x87);
+    hide_pointers(Processor::host().facts, &observed.x87, &mut x87);
     if x87 != observed.x87 {
         return Some(format!("x87: processor {:x?}, emulator {:x?}", observed.x87, x87));
     }

@@ -289,7 +289,7 @@ impl Run {
     }
 
     /// The instruction that the emulator has executed has been executed by the thread.
-    fn stepped(&mut self, tid: i32, expected: Expected) -> io::Result<()> {
+    fn stepped(&mut self, tid: i32, mut expected: Expected) -> io::Result<()> {
         let Some(after) = expected.observe(tid)? else { return Ok(()) };
         // The processor stops between the iterations of a repeated string instruction; the emulator did
         // them all.
@@ -302,6 +302,7 @@ impl Run {
         }
         self.report.emulated += 1;
         self.report.comparisons += 1;
+        expected.adopt_in_use(tid, &after);
         if let Some(difference) = expected.difference(tid, &after)? {
             self.diverged(format!("{expected}: {difference}"));
         }
@@ -327,10 +328,11 @@ fn nondeterministic(mnemonic: Mnemonic) -> Option<&'static str> {
 }
 
 /// Whether an instruction must be stepped over by itself: the emulator does not execute it, or stores what
-/// the kernel changes now and then (AMD's processors lose the x87 pointers in a context switch).
+/// the kernel changes now and then (AMD's processors lose the x87 pointers in a context switch), or tells which state
+/// is in use, of which the processor may say more.
 fn is_single(mnemonic: Mnemonic) -> bool {
     use Mnemonic::{
-        Fnsave, Fnstenv, Fsave, Fstenv, Fxsave, Fxsave64, Syscall, Sysenter, Xsave, Xsave64, Xsavec,
+        Fnsave, Fnstenv, Fsave, Fstenv, Fxsave, Fxsave64, Syscall, Sysenter, Xgetbv, Xsave, Xsave64, Xsavec,
         Xsavec64, Xsaveopt, Xsaveopt64,
     };
     nondeterministic(mnemonic).is_some()
@@ -344,6 +346,7 @@ fn is_single(mnemonic: Mnemonic) -> bool {
                 | Fxsave64
                 | Syscall
                 | Sysenter
+                | Xgetbv
                 | Xsave
                 | Xsave64
                 | Xsavec

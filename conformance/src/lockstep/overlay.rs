@@ -130,7 +130,7 @@ impl<'a> Overlay<'a> {
 }
 
 /// Copies the bytes at `address` into the part of `target`, which lies at `start`, that they overlap.
-fn lay_over(start: u64, target: &mut [u8], address: u64, bytes: &[u8]) {
+pub(super) fn lay_over(start: u64, target: &mut [u8], address: u64, bytes: &[u8]) {
     for (offset, byte) in bytes.iter().enumerate() {
         let index = address.wrapping_add(offset as u64).wrapping_sub(start);
         if let Some(place) = usize::try_from(index).ok().and_then(|index| target.get_mut(index)) {

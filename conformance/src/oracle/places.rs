@@ -6,8 +6,8 @@
 /// The length of a page in bytes.
 pub const PAGE: u64 = 4096;
 
-/// The first address that user space cannot have: accesses there fault with the P bit set, because the
-/// kernel does not tell user space what of its half is mapped.
+/// The first address that user space cannot have, unless it asks for addresses of more than 47 bits, which needs
+/// five-level paging.
 pub const USER_END: u64 = 0x7fff_ffff_f000;
 
 /// What an instruction may do with a region.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{Displaced, Facts, Outcome, Processor, Refusal, Registers, Rflags};
+use emu::{Displaced, Outcome, Processor, Refusal, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use serde::Serialize;
 
@@ -318,9 +318,8 @@ impl Replayer {
                 differences.push("signal", processor, format_args!("{signal:?}"));
             }
         }
-        if self.processor.facts.contains(Facts::X87_POINTERS_ARE_HIDDEN) {
-            hide_pointers(&self.expected.extended.x87, &mut self.registers.extended.x87);
-        }
+        let facts = self.processor.facts;
+        hide_pointers(facts, &self.expected.extended.x87, &mut self.registers.extended.x87);
         // What a signal frame has of RF is how the processor reports a fault.
         self.registers.rflags.remove(Rflags::RF);
         let undefined = match case.raised {

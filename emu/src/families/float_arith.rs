@@ -1,13 +1,15 @@
 //! SSE arithmetic (SDM volume 1, sections 10.4.1.2, 11.4.1.2, 12.3 and 12.10.2).
 
+use crate::context::Execute;
 use crate::exception::Exception;
 use crate::float::compute;
-use crate::format::{Double, Format, Single};
+use crate::format::Format;
 use crate::host::sse::{self, HostOp};
+use crate::processor::Facts;
 use crate::registers::Mxcsr;
 use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
 use crate::shape::row;
-use crate::table::Row;
+use crate::table::{Form, Row};
 use crate::vector::{Bits, Lane};
 
 pub(super) static ROWS: &[Row] = &[
@@ -49,8 +51,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Haddpd, Select, SSE, two_sources::<Horizontal<sse::Addpd>>),
     row!(Hsubps, Select, SSE, two_sources::<Horizontal<sse::Subps>>),
     row!(Hsubpd, Select, SSE, two_sources::<Horizontal<sse::Subpd>>),
-    row!(Dpps, Select, SSE, two_sources::<Dpps>),
-    row!(Dppd, Select, SSE, two_sources::<Dppd>),
+    row!(Dpps, Select, SSE, dpps),
+    row!(Dppd, Select, SSE, dppd),
 ];
 
 /// HADDPS and its like: the operation on neighbours, those of each block of the first source, then those
@@ -105,59 +107,66 @@ fn choose<T: Lane, B: Bits>(mut value: B, choice: u8) -> B {
     value
 }
 
-/// A dot product of single precision: products that the high half of the immediate chooses, sums of two, sum
-/// of four. Each step can raise an exception that hides the next step.
-struct Dpps;
-
-impl FloatOp for Dpps {
-    type Lane = <Single as Format>::Lane;
-
-    #[inline(always)]
-    fn apply<B: Bits>(
-        first: &B,
-        second: &B,
-        immediate: u8,
-        mxcsr: &mut Mxcsr,
-        result: &mut B,
-    ) -> Result<(), Exception> {
-        dot::<sse::Mulps, sse::Addps, Single, B>(first, second, immediate, mxcsr, result)
-    }
-}
-
-/// The same of double precision.
-struct Dppd;
-
-impl FloatOp for Dppd {
-    type Lane = <Double as Format>::Lane;
-
-    #[inline(always)]
-    fn apply<B: Bits>(
-        first: &B,
-        second: &B,
-        immediate: u8,
-        mxcsr: &mut Mxcsr,
-        result: &mut B,
-    ) -> Result<(), Exception> {
-        dot::<sse::Mulpd, sse::Addpd, Double, B>(first, second, immediate, mxcsr, result)
-    }
-}
-
+/// The lanes of each block, those whose numbers differ in the bit `distance` exchanged.
 #[inline(always)]
-fn dot<Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, F: Format, B: Bits>(
-    first: &B,
-    second: &B,
-    immediate: u8,
-    mxcsr: &mut Mxcsr,
-    result: &mut B,
-) -> Result<(), Exception> {
-    // Zero times zero raises nothing.
-    let first = choose::<F::Lane, B>(*first, immediate >> 4);
-    let second = choose::<F::Lane, B>(*second, immediate >> 4);
-    compute::<Multiply, B>(&first, &second, mxcsr, result)?;
-    for _ in 0..(128 / F::BITS).ilog2() {
-        let (even, odd) = neighbours::<F::Lane, B>(result, result);
-        compute::<Add, B>(&even, &odd, mxcsr, result)?;
+fn exchanged<T: Lane, B: Bits>(value: &B, distance: usize) -> B {
+    let mut result = *value;
+    let lanes = value.lanes::<T>();
+    for (index, lane) in result.lanes_mut::<T>().iter_mut().enumerate() {
+        if let Some(other) = lanes.get(index ^ distance) {
+            *lane = *other;
+        }
     }
-    *result = choose::<F::Lane, B>(*result, immediate);
-    Ok(())
+    result
+}
+
+/// A dot product: products that the high half of the immediate chooses, sums of two, sum of four. Each step can
+/// raise an exception that hides the next step. In which order two are added shows where both are NaNs.
+struct Dot<Multiply, Add, const EXCHANGES: bool>(Multiply, Add);
+
+fn dpps(form: &Form<'_>) -> Option<Execute> {
+    match form.processor.is(Facts::DOT_PRODUCTS_EXCHANGE_LANES) {
+        true => two_sources::<Dot<sse::Mulps, sse::Addps, true>>(form),
+        false => two_sources::<Dot<sse::Mulps, sse::Addps, false>>(form),
+    }
+}
+
+fn dppd(form: &Form<'_>) -> Option<Execute> {
+    match form.processor.is(Facts::DOT_PRODUCTS_EXCHANGE_LANES) {
+        true => two_sources::<Dot<sse::Mulpd, sse::Addpd, true>>(form),
+        false => two_sources::<Dot<sse::Mulpd, sse::Addpd, false>>(form),
+    }
+}
+
+impl<F: Format, Multiply: HostOp<Source = F>, Add: HostOp<Source = F>, const EXCHANGES: bool> FloatOp
+    for Dot<Multiply, Add, EXCHANGES>
+{
+    type Lane = F::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        // Zero times zero raises nothing.
+        let first = choose::<F::Lane, B>(*first, immediate >> 4);
+        let second = choose::<F::Lane, B>(*second, immediate >> 4);
+        compute::<Multiply, B>(&first, &second, mxcsr, result)?;
+        let steps = (128 / F::BITS).ilog2();
+        for step in 0..steps {
+            let (left, right) = if !EXCHANGES {
+                neighbours::<F::Lane, B>(result, result)
+            } else if step + 1 == steps {
+                (*result, exchanged::<F::Lane, B>(result, 1 << step))
+            } else {
+                (exchanged::<F::Lane, B>(result, 1 << step), *result)
+            };
+            compute::<Add, B>(&left, &right, mxcsr, result)?;
+        }
+        *result = choose::<F::Lane, B>(*result, immediate);
+        Ok(())
+    }
 }

@@ -114,8 +114,9 @@ bitflags! {
 
         /// MASKMOVDQU accesses two halves of eight bytes, the upper one first.
         const MASKMOVDQU_STORES_HALVES = 1 << 40;
-        /// DPPS and DPPD add the upper products first where it shows: which of several NaNs is the result.
-        const DOT_PRODUCTS_PREFER_LATER_NANS = 1 << 41;
+        /// DPPS adds each lane's product to its neighbour's, and then to each of these sums the other: which of several
+        /// NaNs is the result differs between lanes. DPPD does the last step only. Elsewhere each lane gets the same.
+        const DOT_PRODUCTS_EXCHANGE_LANES = 1 << 41;
         /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
         /// at the first that is accessed; XRSTOR at the header before the last byte, at whatever is in the header after
         /// it, except of a compacted image, and of that at MXCSR

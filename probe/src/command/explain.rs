@@ -52,7 +52,6 @@ fn of_probe(probe: &str, pid: i32) -> Result<Explanation, Failure> {
         return Err(Failure::new(format!("`{spec}` is many instructions; `list --instructions` shows them")));
     }
     let resolver = Resolver::new(spec, Arc::default());
-    resolver.check()?;
     target::check(pid)?;
     let places = resolver.places(&target::maps(pid)?)?;
     let Some(place) = places.first() else {

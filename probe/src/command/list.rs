@@ -1,11 +1,13 @@
 //! `stepless list`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use iced_x86::{Decoder, Formatter, IntelFormatter};
 use probe::elf::{Elf, Function, demangle};
+use probe::resolve::{Objects, ResolveError};
 use probe::{code, glob};
 use serde::Serialize;
 
@@ -52,7 +54,7 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
     }
     let (elfs, pattern) = match (arguments.pid, &arguments.file) {
         (Some(pid), pattern) => (mapped(pid)?, pattern.as_deref()),
-        (None, Some(file)) => (vec![Elf::open(Path::new(file))?], arguments.glob.as_deref()),
+        (None, Some(file)) => (vec![Arc::new(Elf::open(Path::new(file))?)], arguments.glob.as_deref()),
         (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
     };
     if arguments.json {
@@ -79,11 +81,11 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
 }
 
 /// The files with code that process `pid` has mapped.
-fn mapped(pid: i32) -> Result<Vec<Elf>, Failure> {
+fn mapped(pid: i32) -> Result<Vec<Arc<Elf>>, Failure> {
     target::check(pid)?;
-    let files = target::files(&target::maps(pid)?);
-    let open = |path: &PathBuf| Elf::open(path).map_err(|error| warn(&format!("left out: {error}"))).ok();
-    Ok(files.iter().filter_map(open).collect())
+    let objects = Objects::default().all_mapped(&target::maps(pid)?);
+    let left_out = |error: ResolveError| warn(&format!("left out: {error}"));
+    Ok(objects.into_iter().filter_map(|object| object.map_err(left_out).ok()).collect())
 }
 
 /// The functions whose names match, and that have something to show.

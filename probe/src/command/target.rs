@@ -1,10 +1,10 @@
 //! The process that `-p` names.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use probe::elf::ElfError;
-use probe::maps::{self, Mapping};
+use probe::maps::Maps;
 
 use super::Failure;
 
@@ -12,8 +12,8 @@ use super::Failure;
 pub(crate) const LONGEST: usize = 15;
 
 /// What process `pid` has mapped.
-pub(crate) fn maps(pid: i32) -> Result<Vec<Mapping>, Failure> {
-    let maps = maps::read(pid).map_err(|error| about(pid, &error))?;
+pub(crate) fn maps(pid: i32) -> Result<Maps, Failure> {
+    let maps = Maps::read(pid).map_err(|error| about(pid, &error))?;
     if maps.is_empty() {
         return Err(Failure::new(format!("process {pid} has no memory: it is a kernel thread or has ended")));
     }
@@ -46,19 +46,11 @@ pub(crate) fn read_memory(pid: i32, address: u64, length: usize) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// The files that are mapped with code in them, each once.
-pub(crate) fn files(maps: &[Mapping]) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = Vec::new();
-    for path in maps.iter().filter(|mapping| mapping.is_executable()).filter_map(Mapping::file) {
-        if !files.iter().any(|known| known == path) {
-            files.push(path.to_owned());
-        }
-    }
-    files
-}
-
 fn about(pid: i32, error: &io::Error) -> Failure {
     Failure::new(match error.kind() {
+        io::ErrorKind::NotFound if !Path::new("/proc/self").exists() => {
+            "/proc is missing; mount it".to_owned()
+        }
         io::ErrorKind::NotFound => format!("there is no process {pid}"),
         io::ErrorKind::PermissionDenied => {
             format!("process {pid} is not ours to probe: run as its user, or with CAP_SYS_PTRACE")

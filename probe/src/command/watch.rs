@@ -5,24 +5,24 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::sys::ptrace;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use probe::locate::{Address, LocateError};
+use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
-use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions, StopHandle};
-use probe::{Unplaceable, code, maps};
+use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions};
+use probe::{Unplaceable, code};
 use serde::Serialize;
 
 use super::args::{Format, Watch};
 use super::events::{Counts, Event, Events, print_counts};
 use super::progress::Progress;
+use super::signals::{self, Signals};
 use super::{Failure, target, warn};
 
 /// Which of the two commands.
@@ -53,10 +53,38 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     }
     let out = output(arguments)?;
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
-    let (mut session, interrupted) = start(arguments, &shared)?;
-    let probes = place(&mut session, &resolvers, &shared, arguments.pid.is_none())?;
-    let end = session.run();
-    finish(session, &probes, end, &shared, &interrupted, mode)
+    let (session, signals) = start(arguments, &shared)?;
+    let result = watch(session, &signals, &resolvers, &shared, mode);
+    let Some(signal) = signals.ending() else { return result };
+    if let Err(Failure(line)) = result {
+        warn(&line);
+    }
+    Ok(signals::end(signal))
+}
+
+/// Places the probes, serves them, and says what has come of them. The target is as it was when it returns.
+fn watch(
+    mut session: Session,
+    signals: &Signals,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+    mode: Mode,
+) -> Result<ExitCode, Failure> {
+    let launched = session.is_launched();
+    let probes = place(&mut session, resolvers, shared, launched)?;
+    while session.run() == RunEnd::StopRequested && !signals.is_interrupted() {
+        if signals.stops() {
+            let left = Instant::now();
+            session.pause();
+            signals.stop();
+            session.resume()?;
+            // A program that has begun meanwhile has not been seen to.
+            shared.lock().started = true;
+            let seconds = left.elapsed().as_secs_f64();
+            warn(&format!("stopped for {seconds:.3} s, in which no probe was hit"));
+        }
+    }
+    finish(session, &probes, shared, signals, mode)
 }
 
 /// Parses the probes, and finds what is wrong with those that can be looked up without a target.
@@ -68,7 +96,10 @@ fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>,
             return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
         }
         let resolver = Resolver::new(spec, Arc::clone(objects));
-        resolver.check()?;
+        // A process that runs may see other files than we do.
+        if arguments.pid.is_none() {
+            resolver.check()?;
+        }
         resolvers.push(resolver);
     }
     Ok(resolvers)
@@ -84,6 +115,7 @@ fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
             Ok(places) => places,
             // A file that is there may be mapped later.
             Err(LocateError::NotMapped { object }) if object.contains('/') => {
+                resolver.check_for(pid)?;
                 warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
                 continue;
             }
@@ -140,6 +172,8 @@ struct State {
     failure: Option<String>,
     /// The requests that failed, and how, as far as told.
     failed: Vec<(&'static str, Errno)>,
+    /// Which process could not be opened, and why, before any probe was placed.
+    inaccessible: Option<String>,
 }
 
 impl Shared {
@@ -157,6 +191,7 @@ impl Shared {
             placing: None,
             failure: None,
             failed: Vec::new(),
+            inaccessible: None,
         };
         Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
     }
@@ -241,6 +276,15 @@ impl Shared {
                     warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
                 }
             }
+            EngineEvent::Inaccessible { pid, error } => {
+                let line = inaccessible(*pid, error);
+                if state.placed.iter().any(|&placed| placed > 0) {
+                    warn(&line);
+                } else {
+                    // It may be all that there is to say in the end.
+                    state.inaccessible = Some(line);
+                }
+            }
             EngineEvent::Overwritten { pid, address } => {
                 warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
             }
@@ -268,11 +312,11 @@ impl Shared {
 
     /// Says which sites in process `pid` were left out, and why: one line for each reason.
     fn tell_refused(&self, state: &mut State, pid: i32) {
-        let maps = maps::read(pid).unwrap_or_default();
+        let maps = Maps::read(pid).ok();
         for (name, refused) in self.names.iter().zip(&mut state.refused) {
             let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (address, reason) in refused.drain(..) {
-                let place = place_name(&maps, &self.objects, address);
+                let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));
                 reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
             }
             for (reason, places) in reasons {
@@ -291,23 +335,43 @@ fn without_bytes(reason: &Unplaceable) -> String {
 }
 
 /// Attaches to the process or starts the command, ready to be interrupted.
-fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Interrupted), Failure> {
+fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Signals), Failure> {
     let options = SessionOptions { follow: arguments.follow };
-    let mut session = match (arguments.pid, arguments.command.split_first()) {
-        (Some(pid), _) => Session::attach_with(pid, options)?,
+    let (mut session, signals) = match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => {
+            let signals = Signals::block();
+            (Session::attach_with(pid, options)?, signals)
+        }
         (None, Some((program, rest))) => {
             let mut command = std::process::Command::new(program);
             command.args(rest);
-            Session::launch_with(command, options)?
+            let session = Session::launch_with(command, options)?;
+            // Only now, lest the command inherit blocked signals. Before, it ends with us.
+            (session, Signals::block())
         }
         (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
     };
-    // Only now, lest the command inherit blocked signals.
-    let launched = arguments.pid.is_none().then(|| session.pid());
-    let interrupted = Interrupted::watch(session.stop_handle(), launched)?;
+    signals.watch(&session);
+    if let Some((pid, error)) = session.inaccessible() {
+        shared.lock().inaccessible = Some(inaccessible(pid, error));
+    }
     let observer = Arc::clone(shared);
     session.observe(move |event| observer.observe(event));
-    Ok((session, interrupted))
+    Ok((session, signals))
+}
+
+/// Why a process has no probes, and what to do.
+fn inaccessible(pid: i32, error: &io::Error) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    let name = name.map(|name| format!(" ({})", name.trim_end())).unwrap_or_default();
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it may not be read by this user; be root, or make its file readable"
+        }
+        io::ErrorKind::NotFound => "mount /proc",
+        _ => "it runs without probes",
+    };
+    format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
 }
 
 fn place(
@@ -373,74 +437,43 @@ fn send(pid: i32, signal: Signal) {
 }
 
 /// The function in which `address` lies, and how far behind its start.
-fn place_name(maps: &[maps::Mapping], objects: &Objects, address: u64) -> Option<String> {
+fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
     let mapping = maps::find(maps, address)?;
-    let elf = objects.open(mapping.file()?).ok()?;
+    let elf = objects.mapped(maps, mapping).ok()?;
     name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
-}
-
-/// The signals that end the command.
-struct Interrupted {
-    /// Whether the process that was launched has been waited for, so that its number may be another's.
-    over: Arc<AtomicBool>,
-}
-
-impl Interrupted {
-    /// From now on these signals end the session instead of the process. One that is not sent to the
-    /// whole terminal is also passed on to the process `launched`.
-    fn watch(stop: StopHandle, launched: Option<i32>) -> Result<Interrupted, Failure> {
-        let mut signals = SigSet::empty();
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
-        signals.thread_block()?;
-        let interrupted = Interrupted { over: Arc::default() };
-        let over = Arc::clone(&interrupted.over);
-        // Ends with the process.
-        std::thread::spawn(move || {
-            while let Ok(caught) = signals.wait() {
-                if let Some(pid) = launched.filter(|_| caught != Signal::SIGINT)
-                    && !over.load(Ordering::SeqCst)
-                {
-                    send(pid, caught);
-                }
-                stop.request();
-            }
-        });
-        Ok(interrupted)
-    }
 }
 
 /// Detaches, prints the summary, and finds the exit status.
 fn finish(
     mut session: Session,
     probes: &[ProbeId],
-    end: RunEnd,
     shared: &Shared,
-    interrupted: &Interrupted,
+    signals: &Signals,
     mode: Mode,
 ) -> Result<ExitCode, Failure> {
     let launched = session.is_launched();
     session.detach();
+    signals.release();
     let counts = counts(&session, probes, shared);
     let mut state = shared.lock();
     if let Some(failure) = state.failure.take() {
         return Err(Failure(failure));
     }
-    for (probe, name) in probes.iter().zip(&shared.names) {
-        if let Some(error) = session.report(*probe).and_then(|report| report.pending.map(ToString::to_string))
-        {
-            warn(&format!("`{name}` was never placed: {error}"));
-        }
+    let ending = signals.ending().is_some();
+    let obstacles = obstacles(&session, probes, &state, shared);
+    if launched && !ending && state.placed.iter().all(|&placed| placed == 0) {
+        drop(state);
+        return Err(nothing_placed(&mut session, &obstacles, signals));
     }
-    let ended = matches!(end, RunEnd::Ended(_));
+    obstacles.iter().for_each(|line| warn(line));
     // Interrupted, it goes on without probes, and its status is ours; that may take long.
-    let wait =
-        || session.status().or_else(|| if launched && !ended { wait_for(session.pid()) } else { None });
+    let mut wait = || if launched && !ending { session.wait() } else { session.status() };
     let needs_status = mode == Mode::Stat && shared.format == Format::Json;
-    let early = if needs_status { wait() } else { session.status() };
+    let early = if needs_status { wait() } else { None };
     let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
     drop(state);
     let status = early.or_else(wait).map(shell_status);
-    interrupted.over.store(true, Ordering::SeqCst);
+    signals.over();
     if let Err(error) = printed
         && error.kind() != io::ErrorKind::BrokenPipe
     {
@@ -448,6 +481,25 @@ fn finish(
     }
     let status = status.filter(|_| launched).unwrap_or(0);
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+/// Why probes, or processes that should have them, have none: a line for each.
+fn obstacles(session: &Session, probes: &[ProbeId], state: &State, shared: &Shared) -> Vec<String> {
+    let pending = |(probe, name): (&ProbeId, &String)| {
+        let error = session.report(*probe)?.pending?;
+        Some(format!("`{name}` was never placed: {error}"))
+    };
+    let pending = probes.iter().zip(&shared.names).filter_map(pending);
+    state.inaccessible.clone().into_iter().chain(pending).collect()
+}
+
+/// A command that ran without a probe.
+fn nothing_placed(session: &mut Session, obstacles: &[String], signals: &Signals) -> Failure {
+    let status = session.wait().map(shell_status);
+    signals.over();
+    let why = obstacles.first().map_or("no probe was ever placed", String::as_str);
+    let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
+    Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
 }
 
 fn counts(session: &Session, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
@@ -489,22 +541,6 @@ fn print(
         return out.flush();
     }
     print_counts(out, counts)
-}
-
-/// Waits for a child that is not traced any more, or only until it stops once more: one that waited for its
-/// vfork child could not be let go.
-fn wait_for(pid: i32) -> Option<ExitStatus> {
-    loop {
-        match waitpid(Pid::from_raw(pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => return Some(ExitStatus::from_raw(code << 8)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Some(ExitStatus::from_raw(signal as i32)),
-            // A failure means that it was killed meanwhile.
-            Ok(WaitStatus::Stopped(pid, signal)) => drop(ptrace::detach(pid, signal)),
-            Ok(WaitStatus::PtraceEvent(pid, ..)) => drop(ptrace::detach(pid, None)),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return None,
-        }
-    }
 }
 
 /// The status as a shell has it: 128 and the signal's number for a process that was killed.

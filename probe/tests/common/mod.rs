@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use iced_x86::{Decoder, DecoderOptions};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
-use probe::maps::Mapping;
+use probe::maps::{Mapping, Maps};
 use probe::{Action, Hit, Locate, LocateError, RunEnd, Session, Site};
 
 /// Compiles `tests/targets/NAME.c` to a file that no other call uses, and returns its path.
@@ -80,7 +80,7 @@ impl Function {
 }
 
 impl Locate for Function {
-    fn locate(&self, maps: &[Mapping]) -> Result<Vec<Site>, LocateError> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         let sites: Vec<Site> = maps
             .iter()
             .filter(|mapping| mapping.file() == Some(&self.path) && mapping.is_executable())

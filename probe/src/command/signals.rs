@@ -1,0 +1,196 @@
+//! The signals that end, interrupt or stop the command. None may do so before the target is as it was.
+
+#![allow(unsafe_code, reason = "sets of signals that contain real-time ones, which nix does not know")]
+
+use std::mem;
+use std::process::ExitCode;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use libc::{c_int, sigset_t};
+use probe::{Session, StopHandle};
+
+/// Signals that do nothing by default.
+const LEFT_ALONE: [c_int; 3] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH];
+
+/// Takes signals in a thread of its own. They are blocked in all others, so that no default action is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Signals(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether the session is to end.
+    interrupted: AtomicBool,
+    /// By which signal the command is to end; 0 for none.
+    ending: AtomicI32,
+    /// By which signal it is to stop; 0 for none.
+    stopping: AtomicI32,
+    /// Whether the target is as it was, so that a default action does no harm.
+    released: AtomicBool,
+    /// The process to which signals are passed on; 0 for none.
+    launched: AtomicI32,
+    session: OnceLock<StopHandle>,
+}
+
+impl Signals {
+    /// From now on no signal ends or stops the process; see [`Signals::watch`]. Those that were ignored when it
+    /// was started, as nohup(1) does, stay so.
+    pub(crate) fn block() -> Signals {
+        mask(libc::SIG_BLOCK, &watched());
+        Signals(Arc::default())
+    }
+
+    /// From now on signals end the session instead of the process. SIGTERM and SIGHUP, which are not sent to a
+    /// whole terminal by a key, are also passed on to a process that was launched.
+    pub(crate) fn watch(&self, session: &Session) {
+        let Signals(state) = self;
+        if session.is_launched() {
+            state.launched.store(session.pid(), Ordering::SeqCst);
+        }
+        state.session.get_or_init(|| session.stop_handle());
+        let state = Arc::clone(state);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            let set = watched();
+            loop {
+                let mut signal = 0;
+                // SAFETY: both pointers are valid for the call.
+                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+                    state.take(signal);
+                }
+            }
+        });
+    }
+
+    /// Whether a signal has asked for the end of the session.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.0.interrupted.load(Ordering::SeqCst)
+    }
+
+    /// Whether the command is to stop.
+    pub(crate) fn stops(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst) != 0
+    }
+
+    /// Stops the process until it is continued, unless it has been meanwhile. The target must be as it was.
+    pub(crate) fn stop(&self) {
+        let signal = self.0.stopping.swap(0, Ordering::SeqCst);
+        if signal != 0 {
+            stop(signal);
+        }
+    }
+
+    /// The signal by which the command is to end.
+    pub(crate) fn ending(&self) -> Option<c_int> {
+        Some(self.0.ending.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
+    }
+
+    /// From now on the target is nobody's, and default actions are taken at once.
+    pub(crate) fn release(&self) {
+        self.0.released.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on there is no process to pass signals on to: its number may be another's.
+    pub(crate) fn over(&self) {
+        self.0.launched.store(0, Ordering::SeqCst);
+    }
+}
+
+impl State {
+    fn take(&self, signal: c_int) {
+        let launched = self.launched.load(Ordering::SeqCst);
+        if matches!(signal, libc::SIGTERM | libc::SIGHUP) && launched != 0 {
+            // SAFETY: the call takes numbers only. It fails if the process has just ended.
+            unsafe { libc::kill(launched, signal) };
+        }
+        match signal {
+            libc::SIGCONT => {
+                // Undoes what has not been done.
+                self.stopping.store(0, Ordering::SeqCst);
+                return;
+            }
+            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => self.stopping.store(signal, Ordering::SeqCst),
+            // These two end the session alone: a command that was launched goes on, and its status is ours.
+            libc::SIGINT | libc::SIGTERM => self.interrupted.store(true, Ordering::SeqCst),
+            _ => {
+                self.ending.store(signal, Ordering::SeqCst);
+                self.interrupted.store(true, Ordering::SeqCst);
+            }
+        }
+        if self.released.load(Ordering::SeqCst) {
+            if self.stopping.swap(0, Ordering::SeqCst) != 0 {
+                stop(signal);
+            } else if self.ending.load(Ordering::SeqCst) != 0 {
+                end(signal);
+            }
+        } else if let Some(session) = self.session.get() {
+            session.request();
+        }
+    }
+}
+
+/// Stops this process by the default action of `signal` until it is continued. Not at all where nobody could
+/// continue it, as the kernel sees to.
+fn stop(signal: c_int) {
+    let one = set_of(signal);
+    mask(libc::SIG_UNBLOCK, &one);
+    // SAFETY: the call takes a number only.
+    unsafe { libc::raise(signal) };
+    mask(libc::SIG_BLOCK, &one);
+}
+
+/// Ends this process by the default action of `signal`, so that its parent sees that.
+pub(crate) fn end(signal: c_int) -> ExitCode {
+    // SAFETY: the default action replaces that of the Rust runtime, which ignores SIGPIPE and handles SIGSEGV.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    mask(libc::SIG_UNBLOCK, &set_of(signal));
+    // SAFETY: the call takes a number only.
+    unsafe { libc::raise(signal) };
+    // As a shell has it, should it have had no effect.
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}
+
+/// Every signal whose default action ends or stops a process, and SIGCONT.
+fn watched() -> sigset_t {
+    let mut set = empty();
+    // SAFETY: the set is valid for the calls, which leave out what no process may block. An unknown signal is an
+    // error without effect.
+    unsafe {
+        libc::sigfillset(&raw mut set);
+        for signal in LEFT_ALONE.into_iter().chain([StopHandle::signal()]) {
+            libc::sigdelset(&raw mut set, signal);
+        }
+        for signal in (1..=libc::SIGRTMAX()).filter(|&signal| is_ignored(signal)) {
+            libc::sigdelset(&raw mut set, signal);
+        }
+    }
+    set
+}
+
+/// Whether the process was started with the signal ignored. The Rust runtime does so with SIGPIPE.
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: no new action is given, and the old one has a place.
+    let known = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } == 0;
+    known && signal != libc::SIGPIPE && action.sa_sigaction == libc::SIG_IGN
+}
+
+fn empty() -> sigset_t {
+    // SAFETY: all-zero bytes are a valid set, and an empty one on Linux.
+    unsafe { mem::zeroed() }
+}
+
+fn set_of(signal: c_int) -> sigset_t {
+    let mut set = empty();
+    // SAFETY: the set is valid for the call.
+    unsafe { libc::sigaddset(&raw mut set, signal) };
+    set
+}
+
+/// Changes the calling thread's mask, which the threads that it makes inherit.
+fn mask(how: c_int, set: &sigset_t) {
+    // SAFETY: the set is valid for the call, and the old one is not asked for. It fails for an unknown `how` only.
+    unsafe { libc::pthread_sigmask(how, set, ptr::null_mut()) };
+}
