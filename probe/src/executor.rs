@@ -70,6 +70,12 @@ impl Fetched {
     /// Fetches the registers of `tid`.
     pub(crate) fn fetch(&mut self, tid: i32) -> nix::Result<()> {
         self.kernel = ptrace::getregs(sys::pid(tid))?;
+        self.revert();
+        Ok(())
+    }
+
+    /// Forgets all changes to the general registers since they were fetched or stored.
+    fn revert(&mut self) {
         let kernel = &self.kernel;
         let file = &mut *self.file;
         file.gpr = [
@@ -83,7 +89,6 @@ impl Fetched {
         // The kernel keeps selectors, 16 bits wide, in 64.
         file.segment = [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs]
             .map(|selector| (selector & 0xffff) as u16);
-        Ok(())
     }
 
     /// Stores what has changed since the registers were fetched or stored. Where the kernel refuses that in one
@@ -260,6 +265,12 @@ impl Executor for Ptrace<'_> {
         }
         threads.memory_refused = false;
         let result = displaced.execute(file, &mut self.memory);
+        if result.is_ok() && !self.registers.keeps_fixed_flags() {
+            // POPF or IRET, which change nothing but registers.
+            self.registers.revert();
+            return Ok(Outcome::Native);
+        }
+        let Fetched { file, extended, .. } = &mut *self.registers;
         let threads = &mut self.memory.threads;
         if !threads.is_gone(tid) {
             // The thread has the state from before then. No instruction that changes extended registers depends
