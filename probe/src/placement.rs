@@ -119,6 +119,7 @@ impl Session {
     pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
         let Some(maps) = self.maps_of(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        space.keys.forget();
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
         if space.located.iter().eq(executable()) {
             return;

@@ -11,6 +11,7 @@ use emu::Displaced;
 use crate::borrow::Loans;
 use crate::code::{self, Unprobeable};
 use crate::failure::{Failure, Failures, errno};
+use crate::keys::Keys;
 use crate::maps::{self, Mapping, Permissions};
 
 /// The INT3 instruction.
@@ -120,6 +121,8 @@ pub(crate) struct Space {
     /// `/proc/PID/mem`. Unlike process_vm_writev it writes text, and it goes on working when the thread by
     /// which it was opened exits.
     memory: File,
+    /// `/proc/PID/pagemap`, where there is one.
+    pagemap: Option<File>,
     breakpoints: BTreeMap<u64, Breakpoint>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
@@ -131,6 +134,7 @@ pub(crate) struct Space {
     /// The thread by which it was opened, which may be gone.
     tid: i32,
     failures: Failures,
+    pub(crate) keys: Keys,
 }
 
 impl Space {
@@ -139,12 +143,14 @@ impl Space {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
         Ok(Space {
             memory,
+            pagemap: File::open(format!("/proc/{tid}/pagemap")).ok(),
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
             located: Vec::new(),
             loans: Loans::default(),
             tid,
             failures: Failures::default(),
+            keys: Keys::new(),
         })
     }
 
@@ -223,6 +229,18 @@ impl Space {
         self.memory.read_exact_at(&mut byte, address).ok().map(|()| byte[0])
     }
 
+    /// Whether a page is there for `address`, so that looking at it changes nothing; false if that cannot be told.
+    pub(crate) fn is_present(&self, address: u64) -> bool {
+        /// Of an entry (proc_pid_pagemap(5)), eight bytes a page.
+        const PRESENT: u64 = 1 << 63;
+        const PAGE: u64 = 4096;
+        let mut entry = [0; 8];
+        self.pagemap.as_ref().is_some_and(|pagemap| {
+            pagemap.read_exact_at(&mut entry, address / PAGE * 8).is_ok()
+                && u64::from_le_bytes(entry) & PRESENT != 0
+        })
+    }
+
     /// Reads what is really there, INT3s included, whatever the protection; the length may fall short.
     pub(crate) fn read_raw(&self, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
@@ -252,13 +270,18 @@ impl Space {
         }
     }
 
+    /// What is at `address` without breakpoints, as long as an instruction can be, and how much that is.
+    pub(crate) fn code_at(&self, address: u64) -> io::Result<([u8; LONGEST], usize)> {
+        let mut buffer = [0; LONGEST];
+        let length = self.read_raw(address, &mut buffer)?;
+        self.unmask(address, buffer.get_mut(..length).unwrap_or_default());
+        Ok((buffer, length))
+    }
+
     /// Decodes the instruction at `address`, seeing through breakpoints.
     fn decode(&self, address: u64) -> Result<(Displaced, u8), Unplaceable> {
-        let mut buffer = [0; LONGEST];
-        let length = self.read_raw(address, &mut buffer).map_err(Unplaceable::Memory)?;
-        let bytes = buffer.get_mut(..length).unwrap_or_default();
-        self.unmask(address, bytes);
-        decode(bytes, address)
+        let (buffer, length) = self.code_at(address).map_err(Unplaceable::Memory)?;
+        decode(buffer.get(..length).unwrap_or_default(), address)
     }
 
     /// Puts a breakpoint at `address` for `probe`, or for the engine itself where that is `None`.
