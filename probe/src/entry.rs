@@ -29,7 +29,7 @@ impl Session {
     ) -> Option<(Stopped, i32)> {
         let tid = stopped.tid();
         let Some(loan) = self.entry_to_borrow(tid, space_id, outcome) else {
-            return self.natively(stopped, space_id, displaced, Resume::Syscall);
+            return self.natively(stopped, space_id, displaced.ip(), Resume::Syscall);
         };
         let next = self.registers.file.rip;
         self.registers.file.rip = loan.address;
@@ -76,17 +76,16 @@ impl Session {
         borrow::loan(self.spaces.get_mut(&space)?, tid, need)
     }
 
-    /// Has the thread execute the displaced instruction itself, while the other threads that share its
+    /// Has the thread execute the displaced instruction at `site` itself, while the other threads that share its
     /// memory are held and the breakpoint is lifted. The result is that of [`Session::enter`].
     pub(crate) fn natively(
         &mut self,
         stopped: Stopped,
         space_id: SpaceId,
-        displaced: &Displaced,
+        site: u64,
         how: Resume,
     ) -> Option<(Stopped, i32)> {
         let tid = stopped.tid();
-        let site = displaced.ip();
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
         self.registers.file.rip = site;
         let _ = self.registers.store(tid);

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitStatus;
 
+use nix::errno::Errno;
+
 use crate::hit::ProbeId;
 use crate::locate::LocateError;
 use crate::space::Unplaceable;
@@ -78,6 +80,15 @@ pub enum Event<'a> {
         /// Why.
         error: &'a LocateError,
     },
+    /// The kernel has refused what handlers have written to a thread's registers; they are as before.
+    Rejected {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// Why: EIO for a general register, EINVAL for an extended one.
+        error: Errno,
+    },
     /// The program has overwritten a probed instruction; its probes do not work there any more.
     Overwritten {
         /// The process.
@@ -95,7 +106,8 @@ pub struct Counters {
     /// Of these, how often the instruction was emulated to its end.
     pub emulated: u64,
     /// Of these, how often the thread executed the instruction itself while the others were held: it
-    /// depends on descriptors or permissions of the thread, or there was no system call to borrow.
+    /// depends on descriptors or permissions of the thread, it is not 64-bit code, or there was no system call
+    /// to borrow.
     pub native: u64,
     /// Of these, how often it raised an exception.
     pub faulted: u64,

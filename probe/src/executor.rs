@@ -1,10 +1,13 @@
 //! Performing a displaced instruction on behalf of a thread.
 
+use emu::registers::segment;
 use emu::{Displaced, Exception, Outcome, Registers, Rflags, Touches};
 use iced_x86::{Code, Mnemonic};
 use libc::user_regs_struct;
+use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::hit::GeneralRegisters;
 use crate::memory::Accessor;
 use crate::sys;
 use crate::xstate::{self, Xstate};
@@ -42,13 +45,15 @@ pub(crate) struct Fetched {
     kernel: user_regs_struct,
     /// The register file, to be changed at will; [`Fetched::store`] stores the difference.
     pub(crate) file: Box<Registers>,
-    /// The extended state, fetched only for instructions that touch it.
+    /// The extended state, fetched only for instructions that touch it and handlers that ask for it.
     extended: Xstate,
+    /// Whether a handler has asked for it at this hit.
+    lent: bool,
 }
 
 impl Fetched {
     pub(crate) fn new() -> Fetched {
-        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new() }
+        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new(), lent: false }
     }
 
     /// Fetches the registers of `tid`.
@@ -88,6 +93,61 @@ impl Fetched {
         }
         self.kernel = new;
         Ok(())
+    }
+
+    /// Stores `new`, with which handlers have replaced `old`. Where the kernel refuses it, `old` is what the
+    /// thread has again.
+    pub(crate) fn replace(
+        &mut self,
+        tid: i32,
+        old: &GeneralRegisters,
+        new: &GeneralRegisters,
+    ) -> nix::Result<()> {
+        new.put(&mut self.file);
+        let result = if self.keeps_fixed_flags() { self.store(tid) } else { Err(Errno::EINVAL) };
+        if result.is_err() {
+            // It may have taken some: PTRACE_SETREGS stops at the first that it refuses.
+            self.fetch(tid)?;
+            old.put(&mut self.file);
+            self.store(tid)?;
+        }
+        result
+    }
+
+    /// Whether the flags differ from the thread's only where the kernel lets a tracer change them: it ignores
+    /// the others (`FLAG_MASK`, arch/x86/kernel/ptrace.c).
+    fn keeps_fixed_flags(&self) -> bool {
+        const SETTABLE: Rflags = Rflags::STATUS
+            .union(Rflags::TF)
+            .union(Rflags::DF)
+            .union(Rflags::NT)
+            .union(Rflags::RF)
+            .union(Rflags::AC);
+        (self.kernel.eflags ^ self.file.rflags.bits()) & !SETTABLE.bits() == 0
+    }
+
+    /// Fetches the extended state of `tid` for handlers, unless that has been done since
+    /// [`Fetched::take_back`].
+    pub(crate) fn lend_extended(&mut self, tid: i32) -> nix::Result<&mut Registers> {
+        if !self.lent {
+            self.extended.fetch(tid, xstate::all(), &mut self.file)?;
+            self.lent = true;
+        }
+        Ok(&mut self.file)
+    }
+
+    /// Stores the extended state if handlers have changed it.
+    pub(crate) fn take_back(&mut self, tid: i32) -> nix::Result<()> {
+        if std::mem::take(&mut self.lent) { self.extended.store(tid, &self.file) } else { Ok(()) }
+    }
+
+    /// Whether the thread is in 64-bit code. What else there is, `emu` does not know: 32-bit code, and the
+    /// segments of modify_ldt(2), none of which is of 64-bit code.
+    pub(crate) fn is_64_bit(&self) -> bool {
+        // `__USER_CS` (asm/segment.h), and Xen's own in a paravirtual guest.
+        const USER_CS: u16 = 0x33;
+        const XEN_USER_CS: u16 = 0xe033;
+        matches!(self.file.segment[segment::CS], USER_CS | XEN_USER_CS)
     }
 
     /// What the kernel should have.

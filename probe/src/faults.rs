@@ -103,10 +103,7 @@ pub(crate) fn deliver(
     const MOST_RETRIES: u32 = 2;
     let tid = stopped.tid();
     if exception == Exception::Breakpoint {
-        // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
-        let trap = 1 << (libc::SIGTRAP - 1);
-        let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask & !trap));
-        return Delivery::Signal(stopped, libc::SIGTRAP);
+        return Delivery::Signal(stopped, breakpoint(tid));
     }
     let signal = signal_of(exception, &registers.file);
     let provocation = Provocation::of(exception);
@@ -140,6 +137,14 @@ pub(crate) fn deliver(
         }
         _ => substitute(threads, stopped, exception, signal, registers, space),
     }
+}
+
+/// The signal of an INT3 that the program itself has. The stop that the thread is in is that of an INT3: it only
+/// has to be taken, even if it was blocked.
+pub(crate) fn breakpoint(tid: i32) -> c_int {
+    let trap = 1 << (libc::SIGTRAP - 1);
+    let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask & !trap));
+    libc::SIGTRAP
 }
 
 /// Raises the debug exception of a thread that steps itself, after the instruction that `registers` say.

@@ -229,13 +229,18 @@ impl Space {
         }
     }
 
+    /// What is at `address` without breakpoints, as long as an instruction can be, and how much that is.
+    pub(crate) fn code_at(&self, address: u64) -> io::Result<([u8; LONGEST], usize)> {
+        let mut buffer = [0; LONGEST];
+        let length = self.read_raw(address, &mut buffer)?;
+        self.unmask(address, buffer.get_mut(..length).unwrap_or_default());
+        Ok((buffer, length))
+    }
+
     /// Decodes the instruction at `address`, seeing through breakpoints.
     fn decode(&self, address: u64) -> Result<(Displaced, u8), Unplaceable> {
-        let mut buffer = [0; LONGEST];
-        let length = self.read_raw(address, &mut buffer).map_err(Unplaceable::Memory)?;
-        let bytes = buffer.get_mut(..length).unwrap_or_default();
-        self.unmask(address, bytes);
-        decode(bytes, address)
+        let (buffer, length) = self.code_at(address).map_err(Unplaceable::Memory)?;
+        decode(buffer.get(..length).unwrap_or_default(), address)
     }
 
     /// Puts a breakpoint at `address` for `probe`, or for the engine itself where that is `None`.

@@ -1,11 +1,12 @@
 //! A hit's way from the trap to the resume.
 
 use emu::{Displaced, Exception, Outcome, Rflags, Touches};
+use nix::errno::Errno;
 
-use crate::event::Counters;
+use crate::event::{Counters, Event};
 use crate::executor::{Executor, Ptrace};
 use crate::faults::{self, Delivery};
-use crate::hit::{Action, Hit, ProbeId};
+use crate::hit::{Action, GeneralRegisters, Hit, ProbeId};
 use crate::memory::Accessor;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
@@ -14,8 +15,17 @@ use crate::sys::{self, Resume};
 /// What the handlers of a hit want.
 #[derive(Default)]
 struct Verdict {
-    skip: bool,
+    then: Then,
     remove: bool,
+}
+
+/// What is to be done with the displaced instruction.
+#[derive(Clone, Copy, Default)]
+enum Then {
+    #[default]
+    Perform,
+    Skip,
+    GoTo(u64),
 }
 
 impl Session {
@@ -58,19 +68,25 @@ impl Session {
             return self.threads.resume(stopped, 0);
         };
         let verdict =
-            if served == Some(address) { Verdict::default() } else { self.call_handlers(pid, tid, space_id) };
+            if served == Some(address) { Verdict::default() } else { self.handle(pid, tid, space_id) };
         // Handlers may take their time.
         if tid == pid && self.threads.has_others(space_id, tid) && self.threads.has_gone(tid) {
             return self.threads.resume(stopped, 0);
         }
-        let resumable = if verdict.skip {
-            if self.registers.file.rip == address {
-                self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
+        let next = match verdict.then {
+            Then::Perform => None,
+            Then::Skip if self.registers.is_64_bit() => Some(address.wrapping_add(displaced.length() as u64)),
+            Then::Skip => Some(address.wrapping_add(self.compat(space_id, address).length as u64)),
+            Then::GoTo(target) => Some(target),
+        };
+        let resumable = match next {
+            Some(next) => {
+                self.registers.file.rip = next;
+                let _ = self.registers.store(tid);
+                Some((stopped, 0))
             }
-            let _ = self.registers.store(tid);
-            Some((stopped, 0))
-        } else {
-            self.perform(stopped, space_id, &displaced)
+            None if self.registers.is_64_bit() => self.perform(stopped, space_id, &displaced),
+            None => self.perform_compat(stopped, space_id, address),
         };
         if verdict.remove {
             self.remove_marked();
@@ -107,8 +123,38 @@ impl Session {
         }
     }
 
-    fn call_handlers(&mut self, pid: i32, tid: i32, space_id: SpaceId) -> Verdict {
+    /// Calls the handlers of the breakpoint that is served, and stores what they have changed. RIP stays that of
+    /// the instruction.
+    fn handle(&mut self, pid: i32, tid: i32, space_id: SpaceId) -> Verdict {
+        let before = GeneralRegisters::of(&self.registers.file);
+        let mut registers = before.clone();
+        let mut verdict = self.call_handlers(pid, tid, space_id, &mut registers);
+        let ip = before.rip;
+        let target = std::mem::replace(&mut registers.rip, ip);
+        if target != ip && !matches!(verdict.then, Then::GoTo(_)) {
+            verdict.then = Then::GoTo(target);
+        }
+        let mut stored = Ok(());
+        if registers != before {
+            stored = self.registers.replace(tid, &before, &registers);
+        }
+        if let Err(error) = self.registers.take_back(tid).and(stored)
+            && error != Errno::ESRCH
+        {
+            self.tell(&Event::Rejected { pid, tid, error });
+        }
+        verdict
+    }
+
+    fn call_handlers(
+        &mut self,
+        pid: i32,
+        tid: i32,
+        space_id: SpaceId,
+        registers: &mut GeneralRegisters,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
+        let ip = registers.rip;
         let Some(space) = self.spaces.get_mut(&space_id) else { return verdict };
         for &index in &self.here {
             let Some(probe) = self.probes.get_mut(index) else { continue };
@@ -116,7 +162,9 @@ impl Session {
             let mut hit = Hit {
                 probe: ProbeId(index),
                 pid,
-                registers: &mut self.registers.file,
+                ip,
+                registers: &mut *registers,
+                state: &mut self.registers,
                 memory: Accessor {
                     tid,
                     space: &mut *space,
@@ -131,7 +179,9 @@ impl Session {
             probe.counters.filtered += u64::from(hit.filtered);
             match action {
                 Action::Continue => {}
-                Action::Skip => verdict.skip = true,
+                Action::Skip if matches!(verdict.then, Then::Perform) => verdict.then = Then::Skip,
+                Action::Skip => {}
+                Action::GoTo(target) => verdict.then = Then::GoTo(target),
                 Action::Remove => {
                     probe.removing = true;
                     verdict.remove = true;
@@ -168,7 +218,7 @@ impl Session {
         loop {
             // A retry follows an access by the thread itself, which may have moved it.
             if this_core && !self.affinity.join(tid) {
-                return self.natively(stopped, space_id, displaced, Resume::Step);
+                return self.natively(stopped, space_id, displaced.ip(), Resume::Step);
             }
             let result = self.execute(tid, space_id, displaced)?;
             if self.threads.is_gone(tid) {
@@ -198,7 +248,7 @@ impl Session {
                 Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
                     return self.enter(stopped, space_id, displaced, outcome);
                 }
-                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced, Resume::Step),
+                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced.ip(), Resume::Step),
                 Err(exception) => {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
                     let delivery =

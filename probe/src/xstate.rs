@@ -26,6 +26,14 @@ pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
     .find_map(|(part, bits, name)| (touches.intersects(part) && has & bits != bits).then_some(name))
 }
 
+/// All that this processor has.
+pub(crate) fn all() -> Touches {
+    match Layout::of_this_processor() {
+        Some(_) => Touches::EXTENDED,
+        None => Touches::X87 | Touches::SSE,
+    }
+}
+
 /// The XSAVE image of a thread, kept so that what `emu` has no place for stays as it is.
 #[derive(Debug)]
 pub(crate) struct Xstate {

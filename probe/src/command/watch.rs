@@ -276,6 +276,9 @@ impl Shared {
             EngineEvent::Overwritten { pid, address } => {
                 warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
             }
+            EngineEvent::Rejected { tid, error, .. } => {
+                warn(&format!("the registers of thread {tid} could not be changed: {error}"));
+            }
             _ => {}
         }
     }
