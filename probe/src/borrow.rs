@@ -2,8 +2,8 @@
 //! what is wanted. Only a thread itself can enter the kernel, fault, or make an atomic access to its memory;
 //! this way it does so and nothing is injected.
 
-use emu::Registers;
 use emu::registers::gpr;
+use emu::{Registers, Rflags};
 use nix::sys::ptrace;
 
 use crate::executor::Fetched;
@@ -221,8 +221,9 @@ fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
     None
 }
 
-/// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again. Also
-/// returns where it was then.
+/// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again, except that
+/// RF stays set where a fault has set it, as in the flags that a signal handler finds saved. Also returns where
+/// the thread was then.
 pub(crate) fn run(
     threads: &mut Threads,
     stopped: Stopped,
@@ -238,8 +239,9 @@ pub(crate) fn run(
     let (stopped, ran) = threads.run(stopped, how)?;
     // The registers may have changed in the kernel: what `store` compares with must be fetched first.
     let _ = registers.fetch(tid);
-    let rip = registers.file.rip;
+    let (rip, resume) = (registers.file.rip, registers.file.rflags & Rflags::RF);
     (registers.file.gpr, registers.file.rip, registers.file.rflags) = own;
+    registers.file.rflags |= resume;
     let _ = registers.store(tid);
     Ok((stopped, ran, rip))
 }

@@ -3,10 +3,11 @@
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 
+use crate::code;
+use crate::entry::Natively;
 use crate::faults;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
-use crate::sys::Resume;
 
 /// What must be known of an instruction of 32-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ enum Kind {
     Breakpoint,
     /// It makes a system call, which must not take place while other threads are held.
     SystemCall,
+    /// A string instruction with a repeat prefix.
+    Repeated,
     Other,
 }
 
@@ -35,6 +38,7 @@ impl Compat {
             Mnemonic::Int3 => Kind::Breakpoint,
             Mnemonic::Int if instruction.immediate8() == SYSTEM_CALL => Kind::SystemCall,
             Mnemonic::Sysenter | Mnemonic::Syscall => Kind::SystemCall,
+            _ if code::repeats(&instruction) => Kind::Repeated,
             _ => Kind::Other,
         };
         Compat { length: if instruction.is_invalid() { 1 } else { instruction.len() }, kind }
@@ -51,8 +55,9 @@ impl Session {
         site: u64,
     ) -> Option<(Stopped, i32)> {
         match self.compat(space_id, site).kind {
-            Kind::SystemCall => self.natively(stopped, space_id, site, Resume::Syscall),
-            Kind::Other => self.natively(stopped, space_id, site, Resume::Step),
+            Kind::SystemCall => self.natively(stopped, space_id, site, Natively::Enter),
+            Kind::Repeated => self.natively(stopped, space_id, site, Natively::Repeat),
+            Kind::Other => self.natively(stopped, space_id, site, Natively::Once),
             Kind::Breakpoint => {
                 let tid = stopped.tid();
                 self.registers.file.rip = site.wrapping_add(1);
@@ -89,6 +94,8 @@ mod tests {
         assert_eq!(decoded(&[0xcd, 0x81]), (2, Kind::Other));
         assert_eq!(decoded(&[0x0f, 0x34]), (2, Kind::SystemCall));
         assert_eq!(decoded(&[0x0f, 0x05]), (2, Kind::SystemCall));
+        assert_eq!(decoded(&[0xf3, 0xa4]), (2, Kind::Repeated));
+        assert_eq!(decoded(&[0xf3, 0x90]), (2, Kind::Other));
         assert_eq!(decoded(&[]), (1, Kind::Other));
     }
 }

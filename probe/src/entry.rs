@@ -4,6 +4,7 @@
 use emu::{Displaced, Outcome, Rflags};
 
 use crate::borrow::{self, Loan, Need};
+use crate::code;
 use crate::session::Session;
 use crate::stop::{Gone, Ran, Report, SpaceId, Stopped};
 use crate::sys::{self, Resume};
@@ -11,6 +12,24 @@ use crate::sys::{self, Resume};
 /// Indices in `struct user`.
 const RCX: usize = 11;
 const RIP: usize = 16;
+
+/// How a thread executes an instruction where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Natively {
+    /// By one step.
+    Once,
+    /// By steps, each of which is one iteration of a string instruction.
+    Repeat,
+    /// To where it enters the kernel.
+    Enter,
+}
+
+impl Natively {
+    /// By steps as that instruction needs them.
+    pub(crate) fn steps(displaced: &Displaced) -> Natively {
+        if code::repeats(displaced.instruction()) { Natively::Repeat } else { Natively::Once }
+    }
+}
 
 impl Session {
     /// Makes the thread enter the kernel as `displaced` would; `outcome` is what emulating it came to.
@@ -29,7 +48,7 @@ impl Session {
     ) -> Option<(Stopped, i32)> {
         let tid = stopped.tid();
         let Some(loan) = self.entry_to_borrow(tid, space_id, outcome) else {
-            return self.natively(stopped, space_id, displaced.ip(), Resume::Syscall);
+            return self.natively(stopped, space_id, displaced.ip(), Natively::Enter);
         };
         let next = self.registers.file.rip;
         self.registers.file.rip = loan.address;
@@ -83,7 +102,7 @@ impl Session {
         stopped: Stopped,
         space_id: SpaceId,
         site: u64,
-        how: Resume,
+        how: Natively,
     ) -> Option<(Stopped, i32)> {
         let tid = stopped.tid();
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
@@ -93,7 +112,11 @@ impl Session {
         if let Some(space) = self.spaces.get(&space_id) {
             space.uncover(site);
         }
-        let result = self.threads.run(stopped, how);
+        let result = self.run_natively(
+            stopped,
+            site,
+            if stepping && how == Natively::Repeat { Natively::Once } else { how },
+        );
         if let Some(space) = self.spaces.get(&space_id) {
             space.cover(site);
         }
@@ -105,6 +128,12 @@ impl Session {
             Err(Gone) => return None,
         };
         match ran {
+            Ran::Signal(libc::SIGTRAP) if how == Natively::Repeat && sys::rip(tid) == Ok(site) => {
+                if let Some(thread) = self.threads.get_mut(tid) {
+                    thread.served = Some(site);
+                }
+                Some((stopped, if stepping { libc::SIGTRAP } else { 0 }))
+            }
             Ran::Signal(libc::SIGTRAP) => {
                 self.count(|counters| counters.native += 1);
                 // MOV to SS lets the next instruction be executed, too, and that may have been an INT3.
@@ -126,6 +155,30 @@ impl Session {
                 self.again_at(tid, site);
                 Some((stopped, 0))
             }
+        }
+    }
+
+    /// Lets a thread execute the instruction at `site`, which is uncovered.
+    fn run_natively(
+        &mut self,
+        mut stopped: Stopped,
+        site: u64,
+        how: Natively,
+    ) -> Result<(Stopped, Ran), Gone> {
+        /// So that the others are not held for long.
+        const MOST_ITERATIONS: usize = 1024;
+        let resume = if how == Natively::Enter { Resume::Syscall } else { Resume::Step };
+        let mut iterations = 1;
+        loop {
+            let (now, ran) = self.threads.run(stopped, resume)?;
+            let again = how == Natively::Repeat
+                && ran == Ran::Signal(libc::SIGTRAP)
+                && iterations < MOST_ITERATIONS
+                && sys::rip(now.tid()) == Ok(site);
+            if !again {
+                return Ok((now, ran));
+            }
+            (stopped, iterations) = (now, iterations + 1);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::sys::{self, Resume};
 pub(crate) enum Delivery {
     /// Resume the thread with this signal.
     Signal(Stopped, c_int),
-    /// There is no fault (any more): perform the instruction again.
+    /// The thread itself can make the access: perform the instruction again.
     Retry(Stopped),
     /// There is no such thread any more.
     Gone,
@@ -37,6 +37,8 @@ struct Signal {
     number: c_int,
     code: c_int,
     address: u64,
+    /// The protection key, with `SEGV_PKUERR`.
+    key: u32,
 }
 
 /// How a thread is made to raise an exception.
@@ -89,8 +91,6 @@ impl Provocation {
 }
 
 /// Turns `exception`, which `displaced` has raised, into a signal for the stopped thread.
-///
-/// `retries` says how often the instruction has been performed again already.
 pub(crate) fn deliver(
     threads: &mut Threads,
     exception: Exception,
@@ -98,18 +98,16 @@ pub(crate) fn deliver(
     stopped: Stopped,
     registers: &mut Fetched,
     space: &mut Space,
-    retries: u32,
 ) -> Delivery {
-    const MOST_RETRIES: u32 = 2;
     let tid = stopped.tid();
     if exception == Exception::Breakpoint {
         return Delivery::Signal(stopped, breakpoint(tid));
     }
-    let signal = signal_of(exception, &registers.file);
+    let signal = signal_of(exception, &registers.file, space);
     let provocation = Provocation::of(exception);
     let [first, second] = provocation.needs;
     let loan = borrow::loan(space, tid, first).or_else(|| borrow::loan(space, tid, second));
-    let Some(loan) = loan.filter(|_| retries <= MOST_RETRIES) else {
+    let Some(loan) = loan else {
         return substitute(threads, stopped, exception, signal, registers, space);
     };
     // INT1 traps by itself; all others are stepped, should they not fault.
@@ -156,7 +154,7 @@ pub(crate) fn trace(
 ) -> Delivery {
     const TRAP_TRACE: c_int = 2;
     let tid = stopped.tid();
-    let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip };
+    let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip, key: 0 };
     let Some(loan) = borrow::loan(space, tid, Need::Nothing) else {
         return substitute(threads, stopped, Exception::Debug, signal, registers, space);
     };
@@ -175,7 +173,7 @@ pub(crate) fn trace(
 }
 
 fn set_siginfo(tid: i32, signal: Signal) {
-    let info = sys::fault_siginfo(signal.number, signal.code, signal.address);
+    let info = sys::fault_siginfo(signal.number, signal.code, signal.address, signal.key);
     // A failure means that the thread was killed.
     let _ = ptrace::setsiginfo(sys::pid(tid), &info);
 }
@@ -197,6 +195,10 @@ fn substitute(
     const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
     const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
     let tid = stopped.tid();
+    if !exception.is_trap() {
+        registers.file.rflags |= Rflags::RF;
+        let _ = registers.store(tid);
+    }
     set_siginfo(tid, signal);
     let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
         Ok(stopped) => stopped,
@@ -216,17 +218,20 @@ fn substitute(
 }
 
 /// The signal, `si_code` and `si_addr` that the kernel sends for an exception (arch/x86/kernel/traps.c).
-fn signal_of(exception: Exception, registers: &Registers) -> Signal {
+fn signal_of(exception: Exception, registers: &Registers, space: &Space) -> Signal {
     const SI_KERNEL: c_int = 0x80;
     const FPE_INTDIV: c_int = 1;
     const ILL_ILLOPN: c_int = 2;
     const SEGV_MAPERR: c_int = 1;
     const SEGV_ACCERR: c_int = 2;
+    const SEGV_PKUERR: c_int = 4;
     const SEGV_CPERR: c_int = 10;
     const BUS_ADRALN: c_int = 1;
     const TRAP_BRKPT: c_int = 1;
     const PRESENT: u32 = 1;
+    const PROTECTION_KEY: u32 = 1 << 5;
     let rip = registers.rip;
+    let mut key = 0;
     let (number, code, address) = match exception {
         Exception::Breakpoint => (libc::SIGTRAP, SI_KERNEL, 0),
         Exception::DivideError => (libc::SIGFPE, FPE_INTDIV, rip),
@@ -235,7 +240,14 @@ fn signal_of(exception: Exception, registers: &Registers) -> Signal {
         Exception::SegmentNotPresent(_) | Exception::StackFault(_) => (libc::SIGBUS, SI_KERNEL, 0),
         Exception::GeneralProtection(_) => (libc::SIGSEGV, SI_KERNEL, 0),
         Exception::PageFault { address, error_code } => {
-            let code = if error_code & PRESENT != 0 { SEGV_ACCERR } else { SEGV_MAPERR };
+            let code = match () {
+                () if error_code & PROTECTION_KEY != 0 => SEGV_PKUERR,
+                () if error_code & PRESENT != 0 => SEGV_ACCERR,
+                () => SEGV_MAPERR,
+            };
+            if code == SEGV_PKUERR {
+                key = space.keys.of(address);
+            }
             (libc::SIGSEGV, code, address)
         }
         Exception::X87FloatingPoint => {
@@ -250,7 +262,7 @@ fn signal_of(exception: Exception, registers: &Registers) -> Signal {
         Exception::AlignmentCheck => (libc::SIGBUS, BUS_ADRALN, 0),
         Exception::ControlProtection(_) => (libc::SIGSEGV, SEGV_CPERR, 0),
     };
-    Signal { number, code, address }
+    Signal { number, code, address, key }
 }
 
 /// The `si_code` for the exception flags that are set and not masked.

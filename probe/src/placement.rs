@@ -120,6 +120,7 @@ impl Session {
         // A process that is about to vanish has no maps.
         let Ok(maps) = Maps::read(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        space.keys.forget();
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
         if space.located.iter().eq(executable()) {
             return;

@@ -10,6 +10,7 @@ use emu::Displaced;
 
 use crate::borrow::Loans;
 use crate::code::{self, Unprobeable};
+use crate::keys::Keys;
 use crate::maps::{self, Mapping, Permissions};
 
 /// The INT3 instruction.
@@ -119,6 +120,8 @@ pub(crate) struct Space {
     /// `/proc/PID/mem`. Unlike process_vm_writev it writes text, and it goes on working when the thread by
     /// which it was opened exits.
     memory: File,
+    /// `/proc/PID/pagemap`, where there is one.
+    pagemap: Option<File>,
     breakpoints: BTreeMap<u64, Breakpoint>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
@@ -127,6 +130,7 @@ pub(crate) struct Space {
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
     pub(crate) loans: Loans,
+    pub(crate) keys: Keys,
 }
 
 impl Space {
@@ -135,10 +139,12 @@ impl Space {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
         Ok(Space {
             memory,
+            pagemap: File::open(format!("/proc/{tid}/pagemap")).ok(),
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
             located: Vec::new(),
             loans: Loans::default(),
+            keys: Keys::new(),
         })
     }
 
@@ -198,6 +204,18 @@ impl Space {
     fn byte(&self, address: u64) -> Option<u8> {
         let mut byte = [0];
         self.memory.read_exact_at(&mut byte, address).ok().map(|()| byte[0])
+    }
+
+    /// Whether a page is there for `address`, so that looking at it changes nothing; false if that cannot be told.
+    pub(crate) fn is_present(&self, address: u64) -> bool {
+        /// Of an entry (proc_pid_pagemap(5)), eight bytes a page.
+        const PRESENT: u64 = 1 << 63;
+        const PAGE: u64 = 4096;
+        let mut entry = [0; 8];
+        self.pagemap.as_ref().is_some_and(|pagemap| {
+            pagemap.read_exact_at(&mut entry, address / PAGE * 8).is_ok()
+                && u64::from_le_bytes(entry) & PRESENT != 0
+        })
     }
 
     /// Reads what is really there, INT3s included, whatever the protection; the length may fall short.

@@ -162,8 +162,8 @@ pub(crate) fn dispatches_system_calls(tid: i32) -> bool {
     result == 0 && config.mode != 0
 }
 
-/// The `siginfo_t` of a fault: signal, code and address.
-pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64) -> siginfo_t {
+/// The `siginfo_t` of a fault: signal, code and address, and the protection key if that is the reason.
+pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) -> siginfo_t {
     /// The start of siginfo_t with the `_sigfault` member (asm-generic/siginfo.h).
     #[repr(C)]
     struct Fault {
@@ -172,8 +172,11 @@ pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64) -> siginfo
         code: c_int,
         padding: c_int,
         address: u64,
+        /// The place of `si_addr_lsb`, with which the union that holds `si_pkey` begins.
+        union: u64,
+        key: u32,
     }
-    let fault = Fault { signo: signal, errno: 0, code, padding: 0, address };
+    let fault = Fault { signo: signal, errno: 0, code, padding: 0, address, union: 0, key };
     // SAFETY: all-zero bytes are a valid siginfo_t.
     let mut info: siginfo_t = unsafe { mem::zeroed() };
     const { assert!(mem::size_of::<Fault>() <= mem::size_of::<siginfo_t>()) };
@@ -297,6 +300,12 @@ pub(crate) fn poke_user(tid: i32, index: usize, value: u64) -> Result<()> {
     // SAFETY: the kernel takes the address as an offset and the data as a number.
     let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, index * 8, value) };
     Errno::result(result).map(drop)
+}
+
+/// `PTRACE_PEEKUSER` of RIP.
+pub(crate) fn rip(tid: i32) -> Result<u64> {
+    const RIP: c_long = 16 * 8;
+    nix::sys::ptrace::read_user(pid(tid), RIP as nix::sys::ptrace::AddressType).map(|value| value as u64)
 }
 
 /// A set of registers that ptrace hands out as an image (linux/elf.h).

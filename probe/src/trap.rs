@@ -3,6 +3,7 @@
 use emu::{Displaced, Exception, Outcome, Rflags, Touches};
 use nix::errno::Errno;
 
+use crate::entry::Natively;
 use crate::event::{Counters, Event};
 use crate::executor::{Executor, Ptrace};
 use crate::faults::{self, Delivery};
@@ -10,7 +11,7 @@ use crate::hit::{Action, GeneralRegisters, Hit, ProbeId};
 use crate::memory::Accessor;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
-use crate::sys::{self, Resume};
+use crate::sys;
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -172,6 +173,7 @@ impl Session {
                     staging: &mut self.staging,
                     lost: &mut self.lost,
                     writable: 0..0,
+                    pkru: None,
                 },
                 filtered: false,
             };
@@ -213,12 +215,13 @@ impl Session {
         // The processor looks at the flag before the instruction changes it.
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
         let this_core = displaced.touches().contains(Touches::THIS_CORE);
+        const MOST_RETRIES: u32 = 2;
         let mut stopped = stopped;
         let mut retries = 0;
         loop {
             // A retry follows an access by the thread itself, which may have moved it.
             if this_core && !self.affinity.join(tid) {
-                return self.natively(stopped, space_id, displaced.ip(), Resume::Step);
+                return self.natively(stopped, space_id, displaced.ip(), Natively::steps(displaced));
             }
             let result = self.execute(tid, space_id, displaced)?;
             if self.threads.is_gone(tid) {
@@ -248,11 +251,12 @@ impl Session {
                 Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
                     return self.enter(stopped, space_id, displaced, outcome);
                 }
-                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced.ip(), Resume::Step),
+                Ok(Outcome::Native) => {
+                    return self.natively(stopped, space_id, displaced.ip(), Natively::steps(displaced));
+                }
                 Err(exception) => {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
-                    let delivery =
-                        faults::deliver(threads, exception, displaced, stopped, registers, space, retries);
+                    let delivery = faults::deliver(threads, exception, displaced, stopped, registers, space);
                     if !matches!(delivery, Delivery::Retry(_)) {
                         self.count(|counters| counters.faulted += 1);
                     }
@@ -261,7 +265,15 @@ impl Session {
             };
             match delivery {
                 Delivery::Signal(stopped, signal) => return Some((stopped, signal)),
+                // Another thread has mapped it meanwhile, or the kernel has grown the stack; or nobody but the
+                // thread itself can make the access, as to the vvar page.
+                Delivery::Retry(same) if retries == MOST_RETRIES => {
+                    return self.natively(same, space_id, displaced.ip(), Natively::steps(displaced));
+                }
                 Delivery::Retry(same) => {
+                    if let Some(space) = self.spaces.get_mut(&space_id) {
+                        space.keys.forget();
+                    }
                     stopped = same;
                     retries += 1;
                 }
@@ -285,6 +297,7 @@ impl Session {
             staging: &mut self.staging,
             lost: &mut self.lost,
             writable: 0..0,
+            pkru: None,
         };
         Some(Ptrace { registers: &mut self.registers, memory }.execute(displaced))
     }
