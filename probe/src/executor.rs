@@ -59,6 +59,12 @@ impl Fetched {
     /// Fetches the registers of `tid`.
     pub(crate) fn fetch(&mut self, tid: i32) -> nix::Result<()> {
         self.kernel = ptrace::getregs(sys::pid(tid))?;
+        self.revert();
+        Ok(())
+    }
+
+    /// Forgets all changes to the general registers since they were fetched or stored.
+    fn revert(&mut self) {
         let kernel = &self.kernel;
         let file = &mut *self.file;
         file.gpr = [
@@ -72,7 +78,6 @@ impl Fetched {
         // The kernel keeps selectors, 16 bits wide, in 64.
         file.segment = [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs]
             .map(|selector| (selector & 0xffff) as u16);
-        Ok(())
     }
 
     /// Stores what has changed since the registers were fetched or stored.
@@ -205,15 +210,19 @@ pub(crate) struct Ptrace<'a> {
 impl Executor for Ptrace<'_> {
     fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Exception> {
         let tid = self.memory.tid;
-        let Fetched { file, extended, .. } = &mut *self.registers;
         let touches = displaced.touches();
-        let extended = touches.intersects(Touches::EXTENDED).then_some(extended);
+        let Fetched { file, extended, .. } = &mut *self.registers;
         // Failures mean that the thread was killed; nobody will miss its registers.
-        let extended =
-            extended.and_then(|extended| extended.fetch(tid, touches, file).is_ok().then_some(extended));
+        let is_extended = touches.intersects(Touches::EXTENDED) && extended.fetch(tid, touches, file).is_ok();
         let result = displaced.execute(file, &mut self.memory);
+        if result.is_ok() && !self.registers.keeps_fixed_flags() {
+            // POPF or IRET, which change nothing but registers.
+            self.registers.revert();
+            return Ok(Outcome::Native);
+        }
         if !self.memory.threads.is_gone(tid) {
-            if let Some(extended) = extended {
+            if is_extended {
+                let Fetched { file, extended, .. } = &mut *self.registers;
                 let _ = extended.store(tid, file);
             }
             let _ = self.registers.store(tid);

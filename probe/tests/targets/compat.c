@@ -24,6 +24,9 @@ asm(".text\n"
     ".byte 0x8b,0x1e\n"                        // mov (%esi),%ebx
     ".byte 0x01,0xd8\n"                        // add %ebx,%eax
     ".byte 0x50\n"                             // push %eax: four bytes
+    ".byte 0x8d,0x7e,0x08\n"                   // lea 8(%esi),%edi
+    ".byte 0x8d,0x49,0x02\n"                   // lea 2(%ecx),%ecx
+    ".byte 0xf3,0xaa\n"                        // rep stos %al,%es:(%edi)
     ".byte 0xb8,0x14,0,0,0\n"                  // mov $20,%eax: getpid
     ".byte 0xcd,0x80\n"                        // int $0x80
     ".byte 0x89,0xc2\n"                        // mov %eax,%edx
@@ -38,7 +41,7 @@ asm(".text\n"
     "mov %rsp,%rbp\n"
     "mov %rdi,%rsp\n"
     "mov %esi,%ecx\nmov %rdx,%rsi\n"
-    "mov $0x2b,%eax\nmov %eax,%ds\n"         // which 64-bit code does not need
+    "mov $0x2b,%eax\nmov %eax,%ds\nmov %eax,%es\n"  // which 64-bit code does not need
     "sub $16,%rsp\n"
     "movl $back,(%rsp)\nmovl $0x33,4(%rsp)\n"  // where the 32-bit code returns to
     "sub $8,%rsp\n"
@@ -58,7 +61,7 @@ int main(void) {
         *memory = 100 * i;
         uint64_t result = call_compat(stack + 65536, i, memory);
         if (result >> 32 != (uint64_t)getpid()) return 3;
-        printf("%u %d\n", (uint32_t)result, (int)traps);
+        printf("%u %d %x\n", (uint32_t)result, (int)traps, memory[2]);
     }
     return 0;
 }
