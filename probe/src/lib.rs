@@ -9,6 +9,12 @@
 //! a 64-bit process may contain, too: it executes those in place, stepped, while the threads that share its
 //! memory are held, and [`Counters::native`] counts them.
 //!
+//! Memory is accessed as far as the thread itself could: the kernel holds page protections, and where the
+//! processor has protection keys, `/proc/PID/smaps` says which memory has one, and PKRU is fetched where one counts.
+//! That file is read again when the mappings are, when an access goes to memory that was not there before, and, as
+//! long as some memory has a key, from time to time; what pkey_mprotect(2) does to other memory remains unseen until
+//! then.
+//!
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
 
