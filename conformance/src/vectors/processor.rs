@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use emu::xsave::Components;
-use emu::{Displaced, Facts, Features, Mxcsr, Processor, Vendor};
+use emu::{Displaced, Facts, Features, Mxcsr, Processor, Touches, Vendor};
 use iced_x86::{CpuidFeature, Mnemonic};
 
 use super::layout::number;
@@ -155,13 +155,30 @@ const BY_THE_HOST: &[Mnemonic] = {
     ]
 };
 
-/// Whether this machine cannot say what an instruction does on `processor`: it is the host that computes it, and
-/// this is another family of processors.
+/// What answers with the machine's own state, whichever processor it has: descriptors and control registers, besides
+/// the rows that must run on the thread's core.
+const BY_THE_MACHINE: &[Mnemonic] =
+    &[Mnemonic::Lar, Mnemonic::Sldt, Mnemonic::Smsw, Mnemonic::Verr, Mnemonic::Verw];
+
+/// Whether an instruction's answer is of one machine and not of a processor, so that it is not worth recording.
 #[must_use]
-pub fn needs_its_own(displaced: &Displaced, processor: &Processor) -> bool {
+pub fn is_the_machines(displaced: &Displaced) -> bool {
+    displaced.touches().contains(Touches::THIS_CORE)
+        || BY_THE_MACHINE.contains(&displaced.instruction().mnemonic())
+}
+
+/// Why this machine cannot say what an instruction does on `processor`, if it cannot.
+#[must_use]
+pub fn unanswerable(displaced: &Displaced, processor: &Processor) -> Option<&'static str> {
     let host = Processor::host();
     let same = (host.vendor, host.family) == (processor.vendor, processor.family);
-    !same && BY_THE_HOST.contains(&displaced.instruction().mnemonic())
+    if is_the_machines(displaced) {
+        Some("the answer of one machine")
+    } else if !same && BY_THE_HOST.contains(&displaced.instruction().mnemonic()) {
+        Some("computed by the host, which is another processor")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
