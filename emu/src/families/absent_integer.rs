@@ -190,6 +190,6 @@ fn without_the_feature_counts_are_scans() {
     let (with, without) =
         (Processor::with_every_feature(Vendor::Amd).leak(), Processor::with_no_feature(Vendor::Amd).leak());
     let (tzcnt, lzcnt): (&[u8], &[u8]) = (&[0xf3, 0x0f, 0xbc, 0xc1], &[0xf3, 0x0f, 0xbd, 0xc1]);
-    assert_eq!((run(tzcnt, &with), run(tzcnt, &without)), (20, 20));
-    assert_eq!((run(lzcnt, &with), run(lzcnt, &without)), (11, 20));
+    assert_eq!((run(tzcnt, with), run(tzcnt, without)), (20, 20));
+    assert_eq!((run(lzcnt, with), run(lzcnt, without)), (11, 20));
 }
