@@ -268,13 +268,13 @@ impl Shared {
                     state.failure.get_or_insert_with(|| error.to_string());
                 }
             }
-            EngineEvent::Failed { pid, tid, request, error } => {
-                // Each hit may fail in the same way.
-                if !state.failed.contains(&(request, *error)) {
-                    state.failed.push((request, *error));
-                    let why = error.desc();
-                    warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
-                }
+            // Each hit may fail in the same way.
+            EngineEvent::Failed { pid, tid, request, error }
+                if !state.failed.contains(&(request, *error)) =>
+            {
+                state.failed.push((request, *error));
+                let why = error.desc();
+                warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
             }
             EngineEvent::Inaccessible { pid, error } => {
                 let line = inaccessible(*pid, error);
