@@ -45,6 +45,12 @@ impl Session {
                     self.relocate(space, pid);
                     self.adopt_strays();
                 }
+                // It has just ended: if it is traced by now, that will be reported.
+                Err(_) if procfs::has_exited(pid) => {
+                    if self.threads.get(pid).is_none() {
+                        self.reap_target(pid);
+                    }
+                }
                 Err(error) => result = result.and(Err(error)),
             }
         }

@@ -269,8 +269,9 @@ impl Shared {
                 }
             }
             // Each hit may fail in the same way.
-            EngineEvent::Failed { request, error, .. } if state.failed.contains(&(request, *error)) => {}
-            EngineEvent::Failed { pid, tid, request, error } => {
+            EngineEvent::Failed { pid, tid, request, error }
+                if !state.failed.contains(&(request, *error)) =>
+            {
                 state.failed.push((request, *error));
                 let why = error.desc();
                 warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
