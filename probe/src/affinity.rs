@@ -64,10 +64,12 @@ impl Affinity {
 
     /// Goes back to the affinity that the thread had before.
     pub(crate) fn restore(&mut self) {
-        if self.current.take().is_some()
+        // Where it cannot, it stays where it is, which is slower and nothing else.
+        if self.current.is_some()
             && let Some(own) = &self.own
+            && sched_setaffinity(sys::pid(0), own).is_ok()
         {
-            let _ = sched_setaffinity(sys::pid(0), own);
+            self.current = None;
         }
     }
 }

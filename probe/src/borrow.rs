@@ -2,8 +2,8 @@
 //! what is wanted. Only a thread itself can enter the kernel, fault, or make an atomic access to its memory;
 //! this way it does so and nothing is injected.
 
-use emu::Registers;
 use emu::registers::gpr;
+use emu::{Registers, Rflags};
 use nix::sys::ptrace;
 
 use crate::executor::Fetched;
@@ -221,8 +221,9 @@ fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
     None
 }
 
-/// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again. Also
-/// returns where it was then.
+/// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again, except that
+/// RF stays set where a fault has set it, as in the flags that a signal handler finds saved. Also returns where
+/// the thread was then.
 pub(crate) fn run(
     threads: &mut Threads,
     stopped: Stopped,
@@ -233,14 +234,20 @@ pub(crate) fn run(
     let tid = stopped.tid();
     let own = (registers.file.gpr, registers.file.rip, registers.file.rflags);
     prepare(&mut registers.file);
-    // A failure means that the thread was killed, which the wait reports.
-    let _ = registers.store(tid);
-    let (stopped, ran) = threads.run(stopped, how)?;
+    let prepared = registers.store(tid);
+    let (stopped, ran) = if threads.refused(tid, "PTRACE_SETREGS", prepared) {
+        (stopped, Ran::Refused)
+    } else {
+        threads.run(stopped, how)?
+    };
     // The registers may have changed in the kernel: what `store` compares with must be fetched first.
-    let _ = registers.fetch(tid);
-    let rip = registers.file.rip;
+    let fetched = registers.fetch(tid);
+    let known = threads.note(tid, "PTRACE_GETREGS", fetched).is_some();
+    let (rip, resume) = (registers.file.rip, registers.file.rflags & Rflags::RF);
     (registers.file.gpr, registers.file.rip, registers.file.rflags) = own;
-    let _ = registers.store(tid);
+    registers.file.rflags |= resume;
+    let restored = if known { registers.store(tid) } else { registers.store_all(tid) };
+    threads.note(tid, "PTRACE_SETREGS", restored);
     Ok((stopped, ran, rip))
 }
 
@@ -272,8 +279,12 @@ pub(crate) fn compare_exchange(
 ) -> Exchange {
     const ZF: u64 = 1 << 6;
     const AC: u64 = 1 << 18;
+    const GETREGS: &str = "PTRACE_GETREGS";
+    const SETREGS: &str = "PTRACE_SETREGS";
     let Some(loan) = loan(space, tid, Need::CompareExchange(size)) else { return Exchange::Unavailable };
-    let Ok(own) = ptrace::getregs(sys::pid(tid)) else { return Exchange::Unavailable };
+    let Some(own) = threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) else {
+        return Exchange::Unavailable;
+    };
     // The halves of a quadword pair; the upper ones are zero for less.
     let halves = |value: u128| [value as u64, (value >> 64) as u64];
     let mut kernel = own;
@@ -296,21 +307,26 @@ pub(crate) fn compare_exchange(
             _ => {}
         }
     }
-    if ptrace::setregs(sys::pid(tid), kernel).is_err() {
+    if threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), kernel)).is_none() {
+        // It may have taken some.
+        threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
         return Exchange::Unavailable;
     }
     let result = match threads.run_in_place(tid, Resume::Step) {
-        Ok(Ran::Signal(libc::SIGTRAP)) => match ptrace::getregs(sys::pid(tid)) {
-            Ok(after) if after.rip != loan.end() => Exchange::Unavailable,
-            Ok(after) if after.eflags & ZF != 0 => Exchange::Done,
-            Ok(_) => Exchange::Failed,
-            Err(_) => Exchange::Unavailable,
-        },
+        Ok(Ran::Signal(libc::SIGTRAP)) => {
+            match threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) {
+                Some(after) if after.rip != loan.end() => Exchange::Unavailable,
+                Some(after) if after.eflags & ZF != 0 => Exchange::Done,
+                Some(_) => Exchange::Failed,
+                // Whether it has been made, nobody knows: to make it again would be worse.
+                None => Exchange::Gone,
+            }
+        }
         Ok(Ran::Signal(libc::SIGSEGV | libc::SIGBUS)) => Exchange::Faulted,
         Ok(_) => Exchange::Unavailable,
         Err(Gone) => return Exchange::Gone,
     };
-    let _ = ptrace::setregs(sys::pid(tid), own);
+    threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
     result
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use emu::{Displaced, Refusal};
-use iced_x86::{Code, Decoder};
+use iced_x86::{Code, Decoder, Instruction as Decoded};
 
 use crate::elf::{CodeRange, Elf, Function};
 use crate::executor;
@@ -106,6 +106,11 @@ pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
 #[must_use]
 pub fn is_instruction(displaced: &Displaced) -> bool {
     !displaced.instruction().is_invalid()
+}
+
+/// Whether the instruction is executed, one iteration after the other, until a count is zero.
+pub(crate) fn repeats(instruction: &Decoded) -> bool {
+    instruction.is_string_instruction() && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
 }
 
 /// The length of the instruction at the start of `bytes`, one where it is none.

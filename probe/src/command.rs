@@ -1,6 +1,6 @@
 //! The command line: parses arguments, prints, and decides the exit status.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -43,9 +43,10 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // Nobody is left to tell if this fails.
-            let _ = error.print();
-            return ExitCode::SUCCESS;
+            return match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("stdout: {error}")),
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
+            };
         }
         Err(error) => return fail(&usage_line(&error)),
     };
@@ -70,8 +71,10 @@ fn fail(line: &str) -> ExitCode {
 /// Prints one line on stderr, whatever a path or a library's message contains.
 pub(crate) fn warn(line: &str) {
     let line = line.replace(|letter: char| letter.is_control(), " ");
-    // A closed stderr is the user's wish.
-    let _ = writeln!(std::io::stderr(), "stepless: {line}");
+    match writeln!(io::stderr(), "stepless: {line}") {
+        // A closed stderr is the user's wish, and there is nowhere else to say so.
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// clap's message, without its paragraphs on usage.

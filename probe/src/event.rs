@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitStatus;
 
+use nix::errno::Errno;
+
 use crate::hit::ProbeId;
 use crate::locate::LocateError;
 use crate::space::Unplaceable;
@@ -78,6 +80,28 @@ pub enum Event<'a> {
         /// Why.
         error: &'a LocateError,
     },
+    /// The kernel has refused a request, though the thread lives. What it was for has not been done; where that
+    /// was to serve a hit, the thread executes the instruction itself, or, where not even that can be had, the
+    /// breakpoint is removed.
+    Failed {
+        /// The process.
+        pid: i32,
+        /// The thread, or any of the process.
+        tid: i32,
+        /// The system call or ptrace request.
+        request: &'static str,
+        /// Why.
+        error: Errno,
+    },
+    /// The kernel has refused what handlers have written to a thread's registers; they are as before.
+    Rejected {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// Why: EIO for a general register, EINVAL for an extended one.
+        error: Errno,
+    },
     /// The program has overwritten a probed instruction; its probes do not work there any more.
     Overwritten {
         /// The process.
@@ -95,7 +119,8 @@ pub struct Counters {
     /// Of these, how often the instruction was emulated to its end.
     pub emulated: u64,
     /// Of these, how often the thread executed the instruction itself while the others were held: it
-    /// depends on descriptors or permissions of the thread, or there was no system call to borrow.
+    /// depends on descriptors or permissions of the thread, it is not 64-bit code, or there was no system call
+    /// to borrow.
     pub native: u64,
     /// Of these, how often it raised an exception.
     pub faulted: u64,

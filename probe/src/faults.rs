@@ -13,6 +13,7 @@ use nix::sys::ptrace;
 
 use crate::borrow::{self, Need};
 use crate::executor::Fetched;
+use crate::failure::errno;
 use crate::space::Space;
 use crate::stop::{Gone, Ran, Stopped, Threads};
 use crate::sys::{self, Resume};
@@ -22,8 +23,10 @@ use crate::sys::{self, Resume};
 pub(crate) enum Delivery {
     /// Resume the thread with this signal.
     Signal(Stopped, c_int),
-    /// There is no fault (any more): perform the instruction again.
+    /// The thread itself can make the access: perform the instruction again.
     Retry(Stopped),
+    /// The kernel refuses what it takes: have the thread execute the instruction itself.
+    Refused(Stopped),
     /// There is no such thread any more.
     Gone,
 }
@@ -37,6 +40,8 @@ struct Signal {
     number: c_int,
     code: c_int,
     address: u64,
+    /// The protection key, with `SEGV_PKUERR`.
+    key: u32,
 }
 
 /// How a thread is made to raise an exception.
@@ -89,8 +94,6 @@ impl Provocation {
 }
 
 /// Turns `exception`, which `displaced` has raised, into a signal for the stopped thread.
-///
-/// `retries` says how often the instruction has been performed again already.
 pub(crate) fn deliver(
     threads: &mut Threads,
     exception: Exception,
@@ -98,21 +101,18 @@ pub(crate) fn deliver(
     stopped: Stopped,
     registers: &mut Fetched,
     space: &mut Space,
-    retries: u32,
 ) -> Delivery {
-    const MOST_RETRIES: u32 = 2;
     let tid = stopped.tid();
     if exception == Exception::Breakpoint {
         // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
-        let trap = 1 << (libc::SIGTRAP - 1);
-        let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask & !trap));
+        threads.unblock_trap(tid);
         return Delivery::Signal(stopped, libc::SIGTRAP);
     }
-    let signal = signal_of(exception, &registers.file);
+    let signal = signal_of(exception, &registers.file, space);
     let provocation = Provocation::of(exception);
     let [first, second] = provocation.needs;
     let loan = borrow::loan(space, tid, first).or_else(|| borrow::loan(space, tid, second));
-    let Some(loan) = loan.filter(|_| retries <= MOST_RETRIES) else {
+    let Some(loan) = loan else {
         return substitute(threads, stopped, exception, signal, registers, space);
     };
     // INT1 traps by itself; all others are stepped, should they not fault.
@@ -127,7 +127,8 @@ pub(crate) fn deliver(
         // INT1 is a trap, but under a hypervisor that intercepts it RIP may stay.
         registers.file.rip = displaced.ip();
         signal.address = displaced.ip();
-        let _ = registers.store(tid);
+        let stored = registers.store(tid);
+        threads.note(tid, "PTRACE_SETREGS", stored);
     }
     match ran {
         Ran::Signal(number @ (libc::SIGSEGV | libc::SIGBUS)) if provocation.is_placeless(exception) => {
@@ -135,8 +136,10 @@ pub(crate) fn deliver(
         }
         Ran::Signal(libc::SIGTRAP) if provocation.is_placeless(exception) => Delivery::Retry(stopped),
         Ran::Signal(number) if number == signal.number && provocation.raises == exception => {
-            set_siginfo(tid, signal);
-            Delivery::Signal(stopped, number)
+            match set_siginfo(threads, tid, signal) {
+                true => Delivery::Signal(stopped, number),
+                false => Delivery::Refused(stopped),
+            }
         }
         _ => substitute(threads, stopped, exception, signal, registers, space),
     }
@@ -151,9 +154,21 @@ pub(crate) fn trace(
 ) -> Delivery {
     const TRAP_TRACE: c_int = 2;
     let tid = stopped.tid();
-    let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip };
+    let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip, key: 0 };
+    // The instruction has been performed, so it must not be executed again.
+    let substitute = |threads: &mut Threads, stopped, registers: &mut Fetched, space: &Space| match substitute(
+        threads,
+        stopped,
+        Exception::Debug,
+        signal,
+        registers,
+        space,
+    ) {
+        Delivery::Refused(stopped) => Delivery::Signal(stopped, libc::SIGTRAP),
+        delivery => delivery,
+    };
     let Some(loan) = borrow::loan(space, tid, Need::Nothing) else {
-        return substitute(threads, stopped, Exception::Debug, signal, registers, space);
+        return substitute(threads, stopped, registers, space);
     };
     let result = borrow::run(threads, stopped, registers, Resume::Continue, |registers| {
         loan.prepare(registers, 0, 0);
@@ -161,18 +176,18 @@ pub(crate) fn trace(
     });
     match result {
         Ok((stopped, Ran::Signal(libc::SIGTRAP), _)) => {
-            set_siginfo(tid, signal);
+            set_siginfo(threads, tid, signal);
             Delivery::Signal(stopped, libc::SIGTRAP)
         }
-        Ok((stopped, ..)) => substitute(threads, stopped, Exception::Debug, signal, registers, space),
+        Ok((stopped, ..)) => substitute(threads, stopped, registers, space),
         Err(Gone) => Delivery::Gone,
     }
 }
 
-fn set_siginfo(tid: i32, signal: Signal) {
-    let info = sys::fault_siginfo(signal.number, signal.code, signal.address);
-    // A failure means that the thread was killed.
-    let _ = ptrace::setsiginfo(sys::pid(tid), &info);
+/// Says whether the kernel does not refuse that.
+fn set_siginfo(threads: &mut Threads, tid: i32, signal: Signal) -> bool {
+    let info = sys::fault_siginfo(signal.number, signal.code, signal.address, signal.key);
+    !threads.refused(tid, "PTRACE_SETSIGINFO", ptrace::setsiginfo(sys::pid(tid), &info))
 }
 
 /// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
@@ -192,36 +207,50 @@ fn substitute(
     const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
     const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
     let tid = stopped.tid();
-    set_siginfo(tid, signal);
+    if !exception.is_trap() {
+        registers.file.rflags |= Rflags::RF;
+        let stored = registers.store(tid);
+        threads.note(tid, "PTRACE_SETREGS", stored);
+    }
+    if !set_siginfo(threads, tid, signal) {
+        return Delivery::Refused(stopped);
+    }
     let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
-        Ok(stopped) => stopped,
+        Ok((stopped, true)) => stopped,
+        Ok((stopped, false)) => return Delivery::Refused(stopped),
         Err(Gone) => return Delivery::Gone,
     };
-    if sys::is_at_handler(tid) && registers.fetch(tid).is_ok() {
+    let at_handler = stopped.event == 0
+        && threads.note(tid, "PTRACE_GETSIGINFO", sys::is_at_handler(tid)).unwrap_or(false);
+    let fetched = registers.fetch(tid);
+    if at_handler && threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
         let frame = registers.file.gpr[gpr::RSP];
         let trapno = u64::from(exception.vector());
         let mut words = vec![(ERR, u64::from(exception.error_code())), (TRAPNO, trapno)];
         words.extend(exception.address().map(|address| (CR2, address)));
         for (offset, word) in words {
-            // The kernel has just written there.
-            let _ = space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            let written = space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            threads.note(tid, "writing to /proc/PID/mem", written.map_err(|error| errno(&error)));
         }
     }
     Delivery::Signal(stopped, 0)
 }
 
 /// The signal, `si_code` and `si_addr` that the kernel sends for an exception (arch/x86/kernel/traps.c).
-fn signal_of(exception: Exception, registers: &Registers) -> Signal {
+fn signal_of(exception: Exception, registers: &Registers, space: &Space) -> Signal {
     const SI_KERNEL: c_int = 0x80;
     const FPE_INTDIV: c_int = 1;
     const ILL_ILLOPN: c_int = 2;
     const SEGV_MAPERR: c_int = 1;
     const SEGV_ACCERR: c_int = 2;
+    const SEGV_PKUERR: c_int = 4;
     const SEGV_CPERR: c_int = 10;
     const BUS_ADRALN: c_int = 1;
     const TRAP_BRKPT: c_int = 1;
     const PRESENT: u32 = 1;
+    const PROTECTION_KEY: u32 = 1 << 5;
     let rip = registers.rip;
+    let mut key = 0;
     let (number, code, address) = match exception {
         Exception::Breakpoint => (libc::SIGTRAP, SI_KERNEL, 0),
         Exception::DivideError => (libc::SIGFPE, FPE_INTDIV, rip),
@@ -230,7 +259,14 @@ fn signal_of(exception: Exception, registers: &Registers) -> Signal {
         Exception::SegmentNotPresent(_) | Exception::StackFault(_) => (libc::SIGBUS, SI_KERNEL, 0),
         Exception::GeneralProtection(_) => (libc::SIGSEGV, SI_KERNEL, 0),
         Exception::PageFault { address, error_code } => {
-            let code = if error_code & PRESENT != 0 { SEGV_ACCERR } else { SEGV_MAPERR };
+            let code = match () {
+                () if error_code & PROTECTION_KEY != 0 => SEGV_PKUERR,
+                () if error_code & PRESENT != 0 => SEGV_ACCERR,
+                () => SEGV_MAPERR,
+            };
+            if code == SEGV_PKUERR {
+                key = space.keys.of(address);
+            }
             (libc::SIGSEGV, code, address)
         }
         Exception::X87FloatingPoint => {
@@ -245,7 +281,7 @@ fn signal_of(exception: Exception, registers: &Registers) -> Signal {
         Exception::AlignmentCheck => (libc::SIGBUS, BUS_ADRALN, 0),
         Exception::ControlProtection(_) => (libc::SIGSEGV, SEGV_CPERR, 0),
     };
-    Signal { number, code, address }
+    Signal { number, code, address, key }
 }
 
 /// The `si_code` for the exception flags that are set and not masked.

@@ -19,7 +19,7 @@ use crate::error::AttachError;
 pub(crate) struct Embryo {
     /// The child.
     pub(crate) pid: i32,
-    go: PipeWriter,
+    go: Option<PipeWriter>,
     spawner: JoinHandle<io::Result<()>>,
     program: String,
 }
@@ -30,7 +30,7 @@ impl Embryo {
     pub(crate) fn fork(mut command: Command) -> Result<Embryo, AttachError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let fail = |error| AttachError::Launch { program: program.clone(), error };
-        let (mut pid_reader, mut pid_writer) = io::pipe().map_err(fail)?;
+        let (mut pid_reader, pid_writer) = io::pipe().map_err(fail)?;
         let (mut go_reader, go_writer) = io::pipe().map_err(fail)?;
         // The child must not hold the writing end that it waits for.
         let go_fd = go_writer.as_raw_fd();
@@ -42,14 +42,13 @@ impl Embryo {
         let spawner = std::thread::spawn(move || {
             let result = command.spawn().map(drop);
             // Whoever waits for the child's id must not wait in vain if there is no child.
-            let _ = pid_writer.flush();
             drop(pid_writer);
             drop(command);
             result
         });
         let mut pid = [0; 4];
         match pid_reader.read_exact(&mut pid) {
-            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: go_writer, spawner, program }),
+            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Some(go_writer), spawner, program }),
             Err(read_error) => Err(AttachError::Launch {
                 program,
                 error: match spawner.join() {
@@ -62,8 +61,8 @@ impl Embryo {
 
     /// Lets the child execute the program.
     pub(crate) fn go(&mut self) {
-        // If the child is gone, waiting for it says so.
-        let _ = self.go.write_all(&[1]);
+        // If the child is gone, waiting for it says so. Otherwise it ends, for there is nothing to read.
+        self.go = self.go.take().filter(|mut go| go.write_all(&[1]).is_ok());
     }
 
     /// Waits until the child stops, and says whether it does, rather than end.

@@ -5,8 +5,15 @@
 //! instruction is emulated, and the thread goes on: nothing is injected, and the displaced instruction is not
 //! stepped over. What only the thread can do (enter the kernel, fault, make an atomic access), it does by an
 //! instruction that its text already has. The one exception are the few instructions that depend on
-//! descriptors or permissions of the thread, or for which there is nothing to borrow: it executes those in
-//! place, stepped, while the threads that share its memory are held, and [`Counters::native`] counts them.
+//! descriptors or permissions of the thread, or for which there is nothing to borrow, and all 32-bit code, which
+//! a 64-bit process may contain, too: it executes those in place, stepped, while the threads that share its
+//! memory are held, and [`Counters::native`] counts them.
+//!
+//! Memory is accessed as far as the thread itself could: the kernel holds page protections, and where the
+//! processor has protection keys, `/proc/PID/smaps` says which memory has one, and PKRU is fetched where one counts.
+//! That file is read again when the mappings are, when an access goes to memory that was not there before, and, as
+//! long as some memory has a key, from time to time; what pkey_mprotect(2) does to other memory remains unseen until
+//! then.
 //!
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
@@ -25,13 +32,18 @@ pub mod spec;
 
 mod affinity;
 mod borrow;
+mod compat;
 mod entry;
 mod executor;
+mod failure;
 mod faults;
+mod keys;
+mod kin;
 mod launch;
 mod lifecycle;
 mod linker;
 mod mapped;
+mod mask;
 mod memory;
 mod pause;
 mod placement;
@@ -45,7 +57,7 @@ mod xstate;
 
 pub use error::{AttachError, ProbeError};
 pub use event::{Counters, Event, ProbeReport};
-pub use hit::{Action, Hit, ProbeId};
+pub use hit::{Action, GeneralRegisters, Hit, ProbeId};
 pub use locate::{Locate, LocateError, Site};
 pub use session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use space::Unplaceable;

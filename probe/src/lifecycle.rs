@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::event::Event;
+use crate::failure::errno;
 use crate::procfs;
 use crate::session::Session;
 use crate::space::Space;
@@ -40,7 +42,8 @@ impl Session {
 
     /// The first stop of the thread or process whose birth `stopped` reports.
     fn child_of(&mut self, stopped: &Stopped) -> Option<Stopped> {
-        let child = ptrace::getevent(sys::pid(stopped.tid())).ok()?;
+        let tid = stopped.tid();
+        let child = self.threads.note(tid, "PTRACE_GETEVENTMSG", ptrace::getevent(sys::pid(tid)))?;
         // Killed at birth is no loss; its end is nobody's concern.
         self.threads.birth_of(i32::try_from(child).ok()?).ok()
     }
@@ -59,37 +62,47 @@ impl Session {
         let tid = child.tid();
         let child_pid = procfs::process_of(tid).unwrap_or(tid);
         match Self::kinship(&child, parent, pid, child_pid) {
-            Kinship::Thread => self.threads.add(tid, pid, space_id),
+            Kinship::Thread => {
+                let guest = self.threads.get(parent.tid()).is_some_and(|parent| parent.guest);
+                self.threads.add(tid, pid, space_id);
+                self.threads.set_guest(tid, guest);
+            }
             Kinship::Sharing => {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
                 self.threads.add(tid, child_pid, space_id);
+                self.threads.set_guest(tid, true);
                 if !self.options.follow {
                     self.transient.insert(child_pid);
                 }
             }
             Kinship::Copy => {
-                let copy = self.spaces.get(&space_id).and_then(|space| space.copy_for(tid).ok());
-                match copy {
-                    Some(mut copy) if self.options.follow => {
-                        copy.settle();
-                        let copy = self.add_space(copy);
-                        self.threads.add(tid, child_pid, copy);
-                        self.tell(&Event::Followed { pid: child_pid, parent: pid });
-                    }
-                    Some(mut copy) => {
-                        copy.clear();
-                        self.threads.let_go(child, 0);
-                        return;
-                    }
-                    // The child has just been killed.
-                    None => {
-                        self.threads.let_go(child, 0);
-                        return;
-                    }
+                let Some(mut copy) = self.copy_for(tid, space_id) else {
+                    return self.threads.let_go(child, 0);
+                };
+                if !self.options.follow {
+                    self.free(copy);
+                    return self.threads.let_go(child, 0);
                 }
+                copy.settle();
+                let copy = self.add_space(copy);
+                self.threads.add(tid, child_pid, copy);
+                self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
         }
         self.threads.resume(child, 0);
+    }
+
+    /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
+    /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
+    pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
+        let copy = self.spaces.get(&space)?.copy_for(tid).map_err(|error| errno(&error));
+        self.threads.note(tid, "opening /proc/PID/mem", copy)
+    }
+
+    /// Takes the breakpoints out of a copied address space.
+    pub(crate) fn free(&mut self, mut copy: Space) {
+        copy.clear();
+        self.tell_failures(copy.take_failures());
     }
 
     /// Frees children whose parent was killed before it could report them.
@@ -101,8 +114,8 @@ impl Session {
                 self.threads.expect_parent(orphan);
                 continue;
             }
-            if let Some(mut copy) = self.spaces.get(&space_id).and_then(|space| space.copy_for(tid).ok()) {
-                copy.clear();
+            if let Some(copy) = self.copy_for(tid, space_id) {
+                self.free(copy);
             }
             self.threads.let_go(orphan, 0);
         }
@@ -135,7 +148,7 @@ impl Session {
             self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid).collect();
         for tid in old {
             if let Some(thread) = self.threads.remove(tid)
-                && self.threads.in_space(thread.space).is_none()
+                && self.threads.is_deserted(thread.space)
             {
                 self.spaces.remove(&thread.space);
             }
@@ -152,7 +165,7 @@ impl Session {
             Err(error) => {
                 self.threads.add_stopped(pid, pid, SpaceId::MAX);
                 // Otherwise it was killed in its exec.
-                if error.raw_os_error() != Some(libc::ESRCH) {
+                if errno(&error) != Errno::ESRCH {
                     self.tell(&Event::Inaccessible { pid, error: &error });
                     self.inaccessible = Some((pid, error));
                 }
@@ -170,7 +183,9 @@ impl Session {
 
     /// Detaches from the target: every byte is restored, no thread stays stopped, and no signal is lost.
     ///
-    /// Probes keep their counters. A target that was launched runs on by itself.
+    /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
+    /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
+    /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
     pub fn detach(&mut self) {
         /// For threads that cannot stop, or whose end does not come.
         const PATIENCE: Duration = Duration::from_secs(5);
@@ -185,6 +200,11 @@ impl Session {
         self.threads.gather(|_, thread| thread.dying, Some(PATIENCE));
         self.threads.reap();
         self.release_all();
+        let held = self.threads.iter().filter(|(_, thread)| thread.is_running()).map(|(tid, _)| tid);
+        for tid in held.collect::<Vec<_>>() {
+            self.threads.note::<()>(tid, "PTRACE_DETACH", Err(Errno::EBUSY));
+        }
+        self.tell_all_failures();
         self.threads.clear();
         self.spaces.clear();
         self.transient.clear();
@@ -201,13 +221,10 @@ impl Session {
         }
     }
 
-    fn interrupt(&self, wanted: impl Fn(&crate::stop::Thread) -> bool) {
-        for (tid, thread) in self.threads.iter() {
-            if thread.is_running() && wanted(thread) {
-                // One that is gone is reported as such.
-                let _ = ptrace::interrupt(sys::pid(tid));
-            }
-        }
+    fn interrupt(&mut self, wanted: impl Fn(&crate::stop::Thread) -> bool) {
+        let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
+        let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
+        running.into_iter().for_each(|tid| self.threads.interrupt(tid));
     }
 
     /// Releases every thread whose stop has been reported.
@@ -235,9 +252,9 @@ impl Session {
         let mut stopped = stopped;
         // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
         // waiting, which would kill it.
-        if !stopped.is_signal() && sys::has_pending_breakpoint(tid).unwrap_or(false) {
+        if !stopped.is_signal() && self.has_pending_breakpoint(tid) {
             stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
-                Ok(stopped) => stopped,
+                Ok((stopped, _)) => stopped,
                 Err(Gone) => return,
             };
         }
@@ -249,13 +266,18 @@ impl Session {
         self.threads.let_go(stopped, signal);
     }
 
+    fn has_pending_breakpoint(&mut self, tid: i32) -> bool {
+        let pending = sys::has_pending_breakpoint(tid);
+        self.threads.note(tid, "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
+    }
+
     fn release_child(&mut self, child: Stopped, parent: &Stopped) {
         let space = self.threads.get(parent.tid()).map(|thread| thread.space);
-        if let Some(space) = space.and_then(|space| self.spaces.get(&space))
+        if let Some(space) = space
             && sys::same_memory(child.tid(), parent.tid()) != Some(true)
-            && let Ok(mut copy) = space.copy_for(child.tid())
+            && let Some(copy) = self.copy_for(child.tid(), space)
         {
-            copy.clear();
+            self.free(copy);
         }
         self.threads.let_go(child, 0);
     }
@@ -263,14 +285,19 @@ impl Session {
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.
     pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
         let tid = stopped.tid();
-        if self.registers.fetch(tid).is_err() || !sys::is_breakpoint(tid) {
+        let fetched = self.registers.fetch(tid);
+        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none()
+            || !self.threads.is_breakpoint(tid, true)
+        {
             return false;
         }
         let address = self.registers.file.rip.wrapping_sub(1);
         if !self.spaces.get(&space).is_some_and(|space| space.was_removed(address)) {
             return false;
         }
+        self.threads.put_back_mask(tid);
         self.registers.file.rip = address;
-        self.registers.store(tid).is_ok()
+        let stored = self.registers.store(tid);
+        self.threads.note(tid, "PTRACE_POKEUSER", stored).is_some()
     }
 }

@@ -164,6 +164,28 @@ pub fn find(maps: &[Mapping], address: u64) -> Option<&Mapping> {
     maps.get(index).filter(|mapping| mapping.contains(address))
 }
 
+/// The mappings of process `pid`, in address order, each with its protection key (pkeys(7)): zero where it has no
+/// other.
+pub(crate) fn read_keys(pid: i32) -> io::Result<Vec<(Mapping, u32)>> {
+    Ok(parse_keys(&std::fs::read(format!("/proc/{pid}/smaps"))?))
+}
+
+/// Parses the contents of an `smaps` file: lines of a `maps` file, each followed by fields (proc_pid_smaps(5)).
+fn parse_keys(text: &[u8]) -> Vec<(Mapping, u32)> {
+    let mut mappings: Vec<(Mapping, u32)> = Vec::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        if let Some(value) = line.strip_prefix(b"ProtectionKey:") {
+            let key = std::str::from_utf8(value).ok().and_then(|value| value.trim().parse().ok());
+            if let (Some((_, last)), Some(key)) = (mappings.last_mut(), key) {
+                *last = key;
+            }
+        } else if let Some(mapping) = parse_line(line) {
+            mappings.push((mapping, 0));
+        }
+    }
+    mappings
+}
+
 fn parse_line(line: &[u8]) -> Option<Mapping> {
     let mut rest = line;
     let (start, end) = split_at(field(&mut rest)?, b'-')?;
@@ -264,6 +286,16 @@ mod tests {
         assert!(is_deleted(maps[0].file().unwrap()));
         assert_eq!(maps[1].perms, Permissions::READ | Permissions::WRITE | Permissions::SHARED);
         assert_eq!(maps[1].path, None);
+    }
+
+    #[test]
+    fn protection_keys_are_those_of_the_mapping_before_them() {
+        let text = b"1000-3000 r-xp 00000000 fe:01 18 /usr/bin/a\nSize:                  8 kB\n\
+            ProtectionKey:         0\nVmFlags: rd ex mr mw me\n\
+            7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \nSize:  4 kB\nProtectionKey:        15\n\
+            7f0000001000-7f0000002000 rw-p 00000000 00:00 0 \nSize:  4 kB\n";
+        let found: Vec<_> = parse_keys(text).iter().map(|(mapping, key)| (mapping.start, *key)).collect();
+        assert_eq!(found, [(0x1000, 0), (0x7f00_0000_0000, 15), (0x7f00_0000_1000, 0)]);
     }
 
     #[test]

@@ -4,13 +4,17 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 
 use emu::{Access, MemoryFault, UserMemory};
+use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
 use crate::borrow::{self, Exchange};
+use crate::failure::errno;
+use crate::keys;
 use crate::maps::{self, Permissions};
 use crate::space::Space;
 use crate::stop::Threads;
 use crate::sys;
+use crate::xstate;
 
 const PAGE: usize = 4096;
 /// How many pages one system call reaches at most: enough for what `emu` copies of a string at a time.
@@ -42,6 +46,16 @@ fn offset_in_page(address: u64) -> usize {
     (address % PAGE as u64) as usize
 }
 
+/// How many bytes an access has reached. That there is no memory is the thread's own affair; that the kernel
+/// does not let us at it is told.
+fn done(threads: &mut Threads, tid: i32, call: &'static str, result: nix::Result<usize>) -> usize {
+    if result == Err(Errno::EFAULT) {
+        return 0;
+    }
+    threads.memory_refused |= result.is_err_and(|error| error != Errno::ESRCH);
+    threads.note(tid, call, result).unwrap_or(0)
+}
+
 /// How many of `length` bytes at `address` lie in its first page.
 fn in_first_page(address: u64, length: usize) -> usize {
     length.min(PAGE - offset_in_page(address))
@@ -49,8 +63,10 @@ fn in_first_page(address: u64, length: usize) -> usize {
 
 /// Access to the memory of one stopped thread.
 ///
-/// Page protections hold as they do for the thread itself. Reads show the bytes that breakpoints displaced;
-/// writes keep the breakpoints.
+/// Page protections hold as they do for the thread itself, and so do protection keys as far as [`Keys`] knows
+/// them. Reads show the bytes that breakpoints displaced; writes keep the breakpoints.
+///
+/// [`Keys`]: crate::keys::Keys
 #[derive(Debug)]
 pub(crate) struct Accessor<'a> {
     pub(crate) tid: i32,
@@ -61,6 +77,8 @@ pub(crate) struct Accessor<'a> {
     pub(crate) lost: &'a mut Vec<u64>,
     /// Addresses that were found to be writable, not older than this hit.
     pub(crate) writable: Range<u64>,
+    /// PKRU of the thread, once it has been needed.
+    pub(crate) pkru: Option<u32>,
 }
 
 impl Accessor<'_> {
@@ -69,12 +87,19 @@ impl Accessor<'_> {
         let staged = self.staging.place(address, length);
         let remote = remote(address, staged.len());
         let mut local = [IoSliceMut::new(staged)];
-        let count = process_vm_readv(sys::pid(self.tid), &mut local, &remote).unwrap_or(0);
+        let read = process_vm_readv(sys::pid(self.tid), &mut local, &remote);
+        let count = done(self.threads, self.tid, "process_vm_readv", read);
         (count, staged)
     }
 
     /// Reads `bytes` from `address` on, as far as possible; returns how many could be read.
     pub(crate) fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        let permitted = self.permitted(address, bytes.len(), Access::Read);
+        bytes.get_mut(..permitted).map_or(0, |bytes| self.read_unchecked(address, bytes))
+    }
+
+    /// The same, whatever the protection keys.
+    fn read_unchecked(&mut self, address: u64, bytes: &mut [u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = bytes.get_mut(done..)
             && !rest.is_empty()
@@ -107,7 +132,8 @@ impl Accessor<'_> {
             self.space.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
-        let count = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote).unwrap_or(0);
+        let written = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote);
+        let count = done(self.threads, self.tid, "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
         }
@@ -116,24 +142,78 @@ impl Accessor<'_> {
 
     /// Whether the page of `address` can be written.
     fn is_writable(&mut self, address: u64) -> bool {
-        if !self.writable.contains(&address)
-            && let Ok(maps) = maps::read(self.tid)
+        if self.writable.contains(&address) {
+            return true;
+        }
+        let maps = maps::read(self.tid).map_err(|error| errno(&error));
+        if maps.as_ref().is_err_and(|&error| error != Errno::ESRCH) {
+            self.threads.memory_refused = true;
+        }
+        if let Some(maps) = self.threads.note(self.tid, "reading /proc/PID/maps", maps)
             && let Some(mapping) = maps::find(&maps, address)
-            && mapping.perms.contains(Permissions::READ | Permissions::WRITE)
+            && mapping.perms.contains(Permissions::WRITE)
         {
             self.writable = mapping.start..mapping.end;
         }
         self.writable.contains(&address)
     }
 
-    fn fault(address: u64, done: usize, access: Access) -> MemoryFault {
-        // What the page is, the processor will say: `faults` makes the thread access it for real.
-        MemoryFault {
-            address: address.wrapping_add(done as u64),
-            access,
-            present: false,
-            protection_key: false,
+    /// How many of `length` bytes from `address` on the thread may access by their protection keys. The kernel
+    /// does not look at these when another process makes the access.
+    fn permitted(&mut self, address: u64, length: usize, access: Access) -> usize {
+        let end = address.saturating_add(length as u64);
+        let tid = self.tid;
+        let Some((mut keyed, mut key)) = self.space.keys.first_keyed(tid, address..end) else {
+            return length;
+        };
+        // Where it cannot be had, the thread makes the access itself, which will show.
+        let pkru = *self.pkru.get_or_insert_with(|| xstate::pkru(tid).unwrap_or(u32::MAX));
+        loop {
+            if keys::forbids(pkru, key, access) {
+                return usize::try_from(keyed.start - address).unwrap_or(length);
+            }
+            match self.space.keys.first_keyed(tid, keyed.end..end) {
+                Some(next) => (keyed, key) = next,
+                None => return length,
+            }
         }
+    }
+
+    /// How many of `length` bytes from `address` on can be read without putting a page there that the thread,
+    /// which means to write, would not get: its fault would then say that there was one.
+    fn present_or_writable(&mut self, address: u64, length: usize) -> usize {
+        let mut done = 0;
+        while done < length {
+            let page = address.wrapping_add(done as u64);
+            if !self.space.is_present(page) && !self.is_writable(page) {
+                return done;
+            }
+            done += in_first_page(page, PAGE);
+        }
+        length
+    }
+
+    /// How many of `length` bytes from `address` on can be written, page by page.
+    fn storable(&mut self, address: u64, length: usize) -> usize {
+        let mut done = 0;
+        while done < length {
+            let page = address.wrapping_add(done as u64);
+            // Where a file ends before its mapping does, there is nothing to write to.
+            let is_backed =
+                |memory: &mut Self| memory.space.is_present(page) || memory.read_pages(page, 1).0 == 1;
+            if !self.is_writable(page) || !is_backed(self) {
+                return done;
+            }
+            done += in_first_page(page, PAGE);
+        }
+        length
+    }
+
+    /// A fault, by its key or else by the page, `done` bytes behind `address`.
+    fn fault(address: u64, done: usize, access: Access, protection_key: bool) -> MemoryFault {
+        // What the page is, the processor will say: `faults` makes the thread access it for real.
+        let address = address.wrapping_add(done as u64);
+        MemoryFault { address, access, present: false, protection_key }
     }
 }
 
@@ -146,25 +226,27 @@ fn remote(address: u64, length: usize) -> [RemoteIoVec; 1] {
 
 impl UserMemory for Accessor<'_> {
     fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        // A page that can be read but not written is found by the write, which comes last and changes
-        // nothing if it fails.
-        match self.read_up_to(address, bytes) {
+        let permitted = self.permitted(address, bytes.len(), access);
+        let wanted = match access {
+            Access::Read => permitted,
+            // A page that is there and cannot be written is found by the write, which comes last and changes
+            // nothing if it fails.
+            Access::Write => self.present_or_writable(address, permitted),
+        };
+        match bytes.get_mut(..wanted).map_or(0, |bytes| self.read_unchecked(address, bytes)) {
             done if done == bytes.len() => Ok(()),
-            done => Err(Self::fault(address, done, access)),
+            done => Err(Self::fault(address, done, access, done == permitted)),
         }
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        // All or nothing: the first page is written first, so look at the later ones before.
-        let mut page = in_first_page(address, bytes.len());
-        while page < bytes.len() {
-            let start = address.wrapping_add(page as u64);
-            if !self.is_writable(start) {
-                // Unless the first page fails already, which is then the fault to report.
-                let done = if self.is_writable(address) { page } else { 0 };
-                return Err(Self::fault(address, done, Access::Write));
+        let permitted = self.permitted(address, bytes.len(), Access::Write);
+        if permitted < bytes.len() || in_first_page(address, bytes.len()) < bytes.len() {
+            // All or nothing: the first page is written first, so look at all before.
+            let storable = self.storable(address, permitted);
+            if storable < bytes.len() {
+                return Err(Self::fault(address, storable, Access::Write, storable == permitted));
             }
-            page += PAGE;
         }
         let mut done = 0;
         while let Some(rest) = bytes.get(done..)
@@ -175,7 +257,7 @@ impl UserMemory for Accessor<'_> {
             let count = self.write_pages(from, rest);
             done += count;
             if count < wanted {
-                return Err(Self::fault(address, done, Access::Write));
+                return Err(Self::fault(address, done, Access::Write, false));
             }
         }
         Ok(())
@@ -239,8 +321,9 @@ impl Accessor<'_> {
         for _ in 0..MOST_ATTEMPTS {
             let mut bytes = [0; 16];
             let used = bytes.get_mut(..length)?;
-            if let Err(fault) = self.read(unit, used, Access::Write) {
-                return Some(Err(fault));
+            // Which byte it is that cannot be accessed, the other way finds out.
+            if self.read(unit, used, Access::Write).is_err() {
+                return None;
             }
             let whole = u128::from_le_bytes(bytes);
             let old = (whole & mask) >> shift;
@@ -249,7 +332,6 @@ impl Accessor<'_> {
                 // Nobody will see what comes of it where the thread is gone.
                 Exchange::Done | Exchange::Gone => return Some(Ok(old)),
                 Exchange::Failed => {}
-                // Which byte it is that cannot be written, the other way finds out.
                 Exchange::Faulted | Exchange::Unavailable => return None,
             }
         }

@@ -41,7 +41,16 @@ impl Session {
             }
             let special = if self.is_launched() { Options::PTRACE_O_EXITKILL } else { Options::empty() };
             match self.occupy(pid, special) {
-                Ok(space) => self.relocate(space, pid),
+                Ok(space) => {
+                    self.relocate(space, pid);
+                    self.adopt_strays();
+                }
+                // It has just ended: if it is traced by now, that will be reported.
+                Err(_) if procfs::has_exited(pid) => {
+                    if self.threads.get(pid).is_none() {
+                        self.reap_target(pid);
+                    }
+                }
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -71,8 +80,7 @@ impl Session {
                 Ok(Some((tid, Status::Stopped { signal, event }))) => {
                     let stopped = Stopped::new(tid, signal, event);
                     let signal = if stopped.is_signal() { signal } else { 0 };
-                    // If it was killed meanwhile, its end comes next.
-                    let _ = stopped.detach(signal);
+                    self.threads.let_go(stopped, signal);
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => break,

@@ -2,46 +2,41 @@
 
 use std::collections::HashSet;
 
-use crate::error::ProbeError;
 use crate::event::Event;
+use crate::failure::errno;
 use crate::hit::ProbeId;
 use crate::linker;
 use crate::locate::LocateError;
 use crate::maps::{Mapping, Maps};
 use crate::session::Session;
+use crate::space::Unplaceable;
 use crate::stop::SpaceId;
 
 impl Session {
-    /// Locates a probe in one address space, and makes its breakpoints there what the answer says.
+    /// Locates a probe in one address space, and makes its breakpoints there what the answer says. An error is
+    /// kept with the probe.
     ///
     /// `later` says that the probe exists already, so that its host is told by events.
-    pub(crate) fn locate(
-        &mut self,
-        id: ProbeId,
-        space_id: SpaceId,
-        tid: i32,
-        maps: &Maps,
-        later: bool,
-    ) -> Result<(), ProbeError> {
+    pub(crate) fn locate(&mut self, id: ProbeId, space_id: SpaceId, tid: i32, maps: &Maps, later: bool) {
         let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
-        let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
-        let Some(space) = self.spaces.get_mut(&space_id) else { return Ok(()) };
+        let Some(probe) = self.probes.get_mut(id.0) else { return };
+        let Some(space) = self.spaces.get_mut(&space_id) else { return };
         let sites = match probe.source.locate(maps) {
             Ok(sites) => sites,
             Err(error) => {
-                if !later && matches!(error, LocateError::Unresolvable(_)) {
-                    return Err(ProbeError::Locate(error));
-                }
                 let news = match (&error, &probe.pending) {
                     (LocateError::NotMapped { .. }, _) => false,
                     (LocateError::Unresolvable(_), Some(LocateError::Unresolvable(_))) => false,
                     (LocateError::Unresolvable(_), _) => true,
                 };
                 let error = probe.pending.insert(error);
-                if news && let Some(observer) = &mut self.observer {
+                if later
+                    && news
+                    && let Some(observer) = &mut self.observer
+                {
                     observer(&Event::Unresolvable { probe: id, pid, error });
                 }
-                return Ok(());
+                return;
             }
         };
         probe.pending = None;
@@ -59,7 +54,6 @@ impl Session {
             space.withdraw(address, id.0);
         }
         self.place_sites(id, space_id, pid, maps, &wanted, later);
-        Ok(())
     }
 
     /// Puts probe `id` on those of `addresses` where it is not yet.
@@ -115,11 +109,17 @@ impl Session {
         }
     }
 
+    /// The mappings of thread `tid`; `None` if it is about to vanish, or if they cannot be read, which is told.
+    fn maps_of(&mut self, tid: i32) -> Option<Maps> {
+        let maps = Maps::read(tid).map_err(|error| errno(&error));
+        self.threads.note(tid, "reading /proc/PID/maps", maps)
+    }
+
     /// Locates every probe anew if thread `tid`'s executable mappings have changed.
     pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
-        // A process that is about to vanish has no maps.
-        let Ok(maps) = Maps::read(tid) else { return };
+        let Some(maps) = self.maps_of(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        space.keys.forget();
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
         if space.located.iter().eq(executable()) {
             return;
@@ -128,8 +128,7 @@ impl Session {
         space.forget_unmapped(&maps);
         for index in 0..self.probes.len() {
             if self.probes.get(index).is_some_and(|probe| !probe.removed) {
-                // Errors are kept with the probe and told to the observer.
-                let _ = self.locate(ProbeId(index), space_id, tid, &maps, true);
+                self.locate(ProbeId(index), space_id, tid, &maps, true);
             }
         }
     }
@@ -137,13 +136,16 @@ impl Session {
     /// Puts the engine's own breakpoints where objects appear: at the dynamic linker's rendezvous and, in
     /// a program that is about to start, at its entry.
     pub(crate) fn watch_linker(&mut self, space_id: SpaceId, tid: i32, starting: bool) {
-        let Ok(maps) = Maps::read(tid) else { return };
+        let Some(maps) = self.maps_of(tid) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
         let rendezvous = linker::rendezvous(tid, &maps);
         let entry = if starting { linker::entry(tid) } else { None };
         for address in rendezvous.into_iter().chain(entry) {
-            // Where this fails, probes in objects that are mapped later stay pending, and are reported so.
-            let _ = space.place(address, &maps, None);
+            // Where there can be no breakpoint, probes in objects that are mapped later stay pending, and are
+            // reported so.
+            if let Err(Unplaceable::Memory(error)) = space.place(address, &maps, None) {
+                self.threads.note::<()>(tid, "accessing /proc/PID/mem", Err(errno(&error)));
+            }
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+use crate::sys;
 
 /// The value of a field of `/proc/PID/status`.
 fn status_field(tid: i32, name: &str) -> Option<String> {
@@ -37,11 +40,63 @@ pub(crate) fn has_exited(tid: i32) -> bool {
     status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
-/// Whether thread `tid` blocks `signal`.
-pub(crate) fn blocks(tid: i32, signal: i32) -> bool {
-    status_field(tid, "SigBlk")
-        .and_then(|mask| u64::from_str_radix(&mask, 16).ok())
-        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+/// A field of `/proc/PID/status` that is a set of signals: bit n-1 for signal n.
+fn signals(tid: i32, name: &str) -> Option<u64> {
+    u64::from_str_radix(&status_field(tid, name)?, 16).ok()
+}
+
+/// The signals that thread `tid` blocks.
+pub(crate) fn blocked(tid: i32) -> Option<u64> {
+    signals(tid, "SigBlk")
+}
+
+/// Whether thread `tid` has a handler for `signal`.
+pub(crate) fn catches(tid: i32, signal: i32) -> bool {
+    signals(tid, "SigCgt").is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
+}
+
+/// Whether thread `tid` has an address space: kernel threads have none, nor has a thread that exits.
+fn has_memory(tid: i32) -> bool {
+    status_field(tid, "VmSize").is_some()
+}
+
+/// Whether two processes share one address space. Where the kernel does not say, they are taken to if they
+/// execute one file and have the same mappings, as is so after fork, too.
+pub(crate) fn share_memory(a: i32, b: i32) -> bool {
+    match sys::same_memory(a, b) {
+        // Two that have none have the same.
+        Some(same) => same && has_memory(a),
+        None => {
+            let read = |tid: i32| fs::read(format!("/proc/{tid}/maps")).ok().filter(|maps| !maps.is_empty());
+            execute_one_file(a, b) && read(a).is_some_and(|maps| read(b).is_some_and(|other| other == maps))
+        }
+    }
+}
+
+/// Whether two processes execute the same file.
+pub(crate) fn execute_one_file(a: i32, b: i32) -> bool {
+    let file = |tid: i32| fs::metadata(format!("/proc/{tid}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    file(a).is_some_and(|executed| file(b) == Some(executed))
+}
+
+/// Whether thread `tid` waits, in the kernel, for its vfork child to execute a program or exit. To be asked
+/// only where there may be such a child.
+pub(crate) fn waits_for_vfork(tid: i32) -> bool {
+    const MAKING_PROCESSES: [i64; 3] = [libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3];
+    if !status_field(tid, "State").is_some_and(|state| state.starts_with('D')) {
+        return false;
+    }
+    // The state alone has to do where the kernel does not show the system call.
+    fs::read_to_string(format!("/proc/{tid}/syscall")).map_or(true, |call| {
+        let number = call.split(' ').next().and_then(|number| number.parse::<i64>().ok());
+        number.is_some_and(|number| MAKING_PROCESSES.contains(&number))
+    })
+}
+
+/// All processes that can be seen.
+pub(crate) fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
 }
 
 /// The threads of process `pid`.

@@ -17,6 +17,7 @@ use crate::affinity::Affinity;
 use crate::error::{AttachError, ProbeError};
 use crate::event::{Counters, Event, ProbeReport};
 use crate::executor::Fetched;
+use crate::failure::Failure;
 use crate::hit::{Action, Hit, ProbeId};
 use crate::launch::Embryo;
 use crate::linker;
@@ -93,8 +94,12 @@ pub(crate) struct Probe {
 /// detaches. The signal SIGRTMAX-3 is its own: it wakes the session when it is to stop.
 ///
 /// Where a target uses SIGTRAP itself: the kernel forces a breakpoint's SIGTRAP through, so a handler is lost
-/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The mask is put right where the
-/// thread blocked SIGTRAP when it was attached or created.
+/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The kernel also unblocks the signal
+/// then and does not say so. It is blocked again where the thread, when last seen otherwise (attached, created,
+/// in exec, or stopped for something else), blocked it with other signals, and still blocks just those others
+/// and has no handler for it. What a thread has done to its mask since then cannot be known: one that has
+/// blocked SIGTRAP meanwhile has it unblocked from its next hit on, until it sets its mask again; and one that
+/// has unblocked SIGTRAP alone, without a handler, has it blocked again.
 pub struct Session {
     pub(crate) threads: Threads,
     pub(crate) spaces: HashMap<SpaceId, Space>,
@@ -110,6 +115,8 @@ pub struct Session {
     pub(crate) options: SessionOptions,
     /// Children that share the target's memory and are traced only until they execute another program.
     pub(crate) transient: HashSet<i32>,
+    /// The processes that there were before the target was attached to, until the session runs.
+    pub(crate) elders: Option<HashSet<i32>>,
     pub(crate) detach_requested: bool,
     /// The processes that were left by [`Session::pause`], and when they started.
     pub(crate) paused: Vec<(i32, u64)>,
@@ -150,6 +157,7 @@ impl Session {
             affinity: Affinity::new(),
             options,
             transient: HashSet::new(),
+            elders: None,
             detach_requested: false,
             paused: Vec::new(),
             inaccessible: None,
@@ -164,6 +172,9 @@ impl Session {
     }
 
     /// Attaches to a running process with all its threads, none of which stops for it.
+    ///
+    /// Processes that share its memory, such as a vfork child that has not executed a program yet, are traced
+    /// as well, whatever the options say, for they meet the breakpoints.
     ///
     /// # Errors
     /// [`AttachError`]; the process has not been touched then.
@@ -193,6 +204,7 @@ impl Session {
 
     /// Traces all threads of process `pid`, with options besides those of every thread.
     pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
+        self.elders = Some(procfs::processes().into_iter().collect());
         self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
@@ -200,31 +212,9 @@ impl Session {
         if let Some(leader) = self.threads.get_mut(pid) {
             leader.space = space;
         }
-        // Threads may be made while we look; those that a traced thread makes are traced from birth.
-        while let Ok(tids) = procfs::threads_of(pid) {
-            let mut found = false;
-            for tid in tids {
-                if self.threads.get(tid).is_some() {
-                    continue;
-                }
-                match self.seize(tid, pid, space, special) {
-                    Ok(()) => found = true,
-                    // Gone again; or traced from birth, so that it will be reported.
-                    Err(_) => match procfs::tracer_of(tid) {
-                        // It would take the breakpoints' signals to somebody else.
-                        Some(tracer) if u32::try_from(tracer) != Ok(std::process::id()) => {
-                            let name = procfs::name_of(tracer);
-                            return Err(AttachError::AlreadyTraced { pid, tracer, name });
-                        }
-                        _ => {}
-                    },
-                }
-            }
-            if !found {
-                break;
-            }
-        }
+        self.seize_sharers(pid, space, special)?;
         self.watch_linker(space, pid, false);
+        self.adopt_strays();
         Ok(space)
     }
 
@@ -290,7 +280,7 @@ impl Session {
         .union(Options::PTRACE_O_TRACEVFORKDONE);
 
     /// Traces thread `tid` of process `pid`, with options besides those of every thread.
-    fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
+    pub(crate) fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
         ptrace::seize(sys::pid(tid), Self::REPORTED | special)?;
         self.threads.add(tid, pid, space);
         Ok(())
@@ -325,6 +315,23 @@ impl Session {
         if let Some(observer) = &mut self.observer {
             observer(event);
         }
+    }
+
+    /// Tells what the kernel has refused.
+    pub(crate) fn tell_failures(&mut self, failures: Vec<Failure>) {
+        for Failure { tid, request, error } in failures {
+            let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
+            self.tell(&Event::Failed { pid, tid, request, error });
+        }
+    }
+
+    /// The same for all that has not been told yet.
+    pub(crate) fn tell_all_failures(&mut self) {
+        let mut failures = self.threads.take_failures();
+        for space in self.spaces.values_mut() {
+            failures.append(&mut space.take_failures());
+        }
+        self.tell_failures(failures);
     }
 
     /// A handle by which another thread or a signal handler can end [`Session::run`].
@@ -369,16 +376,23 @@ impl Session {
     fn place_everywhere(&mut self, id: ProbeId) -> Result<(), ProbeError> {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
-            if let Some(tid) = self.threads.in_space(space) {
-                let maps = match Maps::read(tid) {
-                    Ok(maps) => maps,
-                    Err(_) if procfs::has_exited(tid) => continue,
-                    Err(error) => return Err(ProbeError::Maps(error)),
-                };
-                self.locate(id, space, tid, &maps, false)?;
+            for tid in self.threads.in_space(space) {
+                match Maps::read(tid) {
+                    Ok(maps) if !maps.is_empty() => {
+                        self.locate(id, space, tid, &maps, false);
+                        break;
+                    }
+                    Err(error) if !procfs::has_exited(tid) => return Err(ProbeError::Maps(error)),
+                    // Another thread of the same memory may live.
+                    Ok(_) | Err(_) => {}
+                }
             }
         }
+        self.adopt_strays();
         let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
+        if let Some(error) = probe.pending.take_if(|error| matches!(error, LocateError::Unresolvable(_))) {
+            return Err(ProbeError::Locate(error));
+        }
         if probe.sites.is_empty()
             && let Some((address, reason)) = probe.refused.pop()
         {
@@ -405,6 +419,7 @@ impl Session {
         for (space, address) in overwritten {
             self.tell_overwritten(space, address);
         }
+        self.tell_all_failures();
     }
 
     pub(crate) fn tell_overwritten(&mut self, space: SpaceId, address: u64) {
@@ -448,6 +463,8 @@ impl Session {
     }
 
     fn run_until(&mut self, deadline: Option<Instant>) -> RunEnd {
+        self.adopt_strays();
+        self.elders = None;
         let end = loop {
             if self.stop.requested.swap(false, Ordering::SeqCst) {
                 break RunEnd::StopRequested;
@@ -465,6 +482,7 @@ impl Session {
                 Report::Interrupted => {}
                 Report::Nobody => break RunEnd::Ended(self.status),
             }
+            self.tell_all_failures();
             if std::mem::take(&mut self.detach_requested) {
                 self.detach();
                 break RunEnd::Detached;
@@ -477,18 +495,18 @@ impl Session {
 
     /// Serves one stop.
     fn serve(&mut self, stopped: Stopped) {
+        if stopped.event != 0 || stopped.signal != libc::SIGTRAP {
+            self.threads.look_at_mask(stopped.tid());
+        }
         match stopped.event {
+            event if event != libc::PTRACE_EVENT_EXEC && self.is_stranger(stopped.tid()) => {
+                self.dismiss(stopped);
+            }
             0 if stopped.signal == libc::SIGTRAP => self.trapped(stopped),
             libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
                 self.gave_birth(stopped);
             }
             libc::PTRACE_EVENT_EXEC => self.serve_exec(stopped),
-            libc::PTRACE_EVENT_VFORK_DONE => {
-                if let Some(thread) = self.threads.get_mut(stopped.tid()) {
-                    thread.in_vfork = false;
-                }
-                self.threads.resume(stopped, 0);
-            }
             _ => self.pass_on(stopped),
         }
     }
@@ -515,7 +533,7 @@ impl Session {
             self.clean_orphans(thread.space);
             self.tell(&Event::Ended { pid: tid, status });
         }
-        if self.threads.in_space(thread.space).is_none() {
+        if self.threads.is_deserted(thread.space) {
             self.spaces.remove(&thread.space);
         }
     }
@@ -528,8 +546,10 @@ impl Session {
 
     /// Kills the target and waits for its end.
     pub fn kill(&mut self) {
-        // The target may have ended already.
-        let _ = nix::sys::signal::kill(sys::pid(self.target), nix::sys::signal::Signal::SIGKILL);
+        let killed = nix::sys::signal::kill(sys::pid(self.target), nix::sys::signal::Signal::SIGKILL);
+        if self.threads.refused(self.target, "kill", killed) {
+            return self.tell_all_failures();
+        }
         while self.threads.get(self.target).is_some() {
             match self.threads.next() {
                 Report::Stopped(stopped) => self.pass_on(stopped),
@@ -548,7 +568,7 @@ impl Drop for Session {
 }
 
 /// Why `pid` could not be attached to, when the kernel says `error`.
-fn attach_error(pid: i32, error: Errno) -> AttachError {
+pub(crate) fn attach_error(pid: i32, error: Errno) -> AttachError {
     match error {
         Errno::ESRCH | Errno::ENOENT => AttachError::NoSuchProcess { pid },
         Errno::EPERM | Errno::EACCES => match procfs::tracer_of(pid) {

@@ -10,6 +10,8 @@ use emu::Displaced;
 
 use crate::borrow::Loans;
 use crate::code::{self, Unprobeable};
+use crate::failure::{Failure, Failures, errno};
+use crate::keys::Keys;
 use crate::maps::{self, Mapping, Permissions};
 
 /// The INT3 instruction.
@@ -119,6 +121,8 @@ pub(crate) struct Space {
     /// `/proc/PID/mem`. Unlike process_vm_writev it writes text, and it goes on working when the thread by
     /// which it was opened exits.
     memory: File,
+    /// `/proc/PID/pagemap`, where there is one.
+    pagemap: Option<File>,
     breakpoints: BTreeMap<u64, Breakpoint>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
@@ -127,6 +131,10 @@ pub(crate) struct Space {
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
     pub(crate) loans: Loans,
+    /// The thread by which it was opened, which may be gone.
+    tid: i32,
+    failures: Failures,
+    pub(crate) keys: Keys,
 }
 
 impl Space {
@@ -135,10 +143,14 @@ impl Space {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
         Ok(Space {
             memory,
+            pagemap: File::open(format!("/proc/{tid}/pagemap")).ok(),
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
             located: Vec::new(),
             loans: Loans::default(),
+            tid,
+            failures: Failures::default(),
+            keys: Keys::new(),
         })
     }
 
@@ -155,20 +167,37 @@ impl Space {
     /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
     /// removed while the fork copied.
     pub(crate) fn settle(&mut self) {
-        for (&address, breakpoint) in &self.breakpoints {
-            if self.byte(address) == Some(breakpoint.original) {
-                let _ = self.memory.write_all_at(&[INT3], address);
-            }
+        let missing =
+            |&(&address, breakpoint): &(&u64, &Breakpoint)| self.byte(address) == Some(breakpoint.original);
+        let missing: Vec<u64> =
+            self.breakpoints.iter().filter(missing).map(|(&address, _)| address).collect();
+        for address in missing {
+            self.put(address, INT3);
         }
         self.restore_removed();
     }
 
-    fn restore_removed(&self) {
-        for (&address, removed) in &self.removed {
-            if self.byte(address) == Some(INT3) {
-                let _ = self.memory.write_all_at(&[removed.original], address);
-            }
+    fn restore_removed(&mut self) {
+        let kept = self.removed.iter().filter(|&(&address, _)| self.byte(address) == Some(INT3));
+        let kept: Vec<(u64, u8)> = kept.map(|(&address, removed)| (address, removed.original)).collect();
+        for (address, original) in kept {
+            self.put(address, original);
         }
+    }
+
+    /// Changes one byte, and says whether it is changed. A failure is told, unless the mapping, or the process,
+    /// has just gone.
+    fn put(&mut self, address: u64, byte: u8) -> bool {
+        let Err(error) = self.memory.write_all_at(&[byte], address) else { return true };
+        if self.byte(address).is_some() {
+            self.failures.note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
+        }
+        false
+    }
+
+    /// The failures that have not been told yet.
+    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
+        self.failures.take()
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
@@ -200,6 +229,18 @@ impl Space {
         self.memory.read_exact_at(&mut byte, address).ok().map(|()| byte[0])
     }
 
+    /// Whether a page is there for `address`, so that looking at it changes nothing; false if that cannot be told.
+    pub(crate) fn is_present(&self, address: u64) -> bool {
+        /// Of an entry (proc_pid_pagemap(5)), eight bytes a page.
+        const PRESENT: u64 = 1 << 63;
+        const PAGE: u64 = 4096;
+        let mut entry = [0; 8];
+        self.pagemap.as_ref().is_some_and(|pagemap| {
+            pagemap.read_exact_at(&mut entry, address / PAGE * 8).is_ok()
+                && u64::from_le_bytes(entry) & PRESENT != 0
+        })
+    }
+
     /// Reads what is really there, INT3s included, whatever the protection; the length may fall short.
     pub(crate) fn read_raw(&self, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
@@ -229,13 +270,18 @@ impl Space {
         }
     }
 
+    /// What is at `address` without breakpoints, as long as an instruction can be, and how much that is.
+    pub(crate) fn code_at(&self, address: u64) -> io::Result<([u8; LONGEST], usize)> {
+        let mut buffer = [0; LONGEST];
+        let length = self.read_raw(address, &mut buffer)?;
+        self.unmask(address, buffer.get_mut(..length).unwrap_or_default());
+        Ok((buffer, length))
+    }
+
     /// Decodes the instruction at `address`, seeing through breakpoints.
     fn decode(&self, address: u64) -> Result<(Displaced, u8), Unplaceable> {
-        let mut buffer = [0; LONGEST];
-        let length = self.read_raw(address, &mut buffer).map_err(Unplaceable::Memory)?;
-        let bytes = buffer.get_mut(..length).unwrap_or_default();
-        self.unmask(address, bytes);
-        decode(bytes, address)
+        let (buffer, length) = self.code_at(address).map_err(Unplaceable::Memory)?;
+        decode(buffer.get(..length).unwrap_or_default(), address)
     }
 
     /// Puts a breakpoint at `address` for `probe`, or for the engine itself where that is `None`.
@@ -303,8 +349,7 @@ impl Space {
         self.removed.insert(address, Removed { original, identity });
         match self.byte(address) {
             Some(INT3) => {
-                // A failure means that the mapping, or the process, has just gone.
-                let _ = self.memory.write_all_at(&[breakpoint.original], address);
+                self.put(address, original);
                 false
             }
             Some(_) => true,
@@ -312,19 +357,24 @@ impl Space {
         }
     }
 
-    /// Puts the displaced byte back for a moment, until [`Space::cover`].
-    pub(crate) fn uncover(&self, address: u64) {
-        if let Some(breakpoint) = self.breakpoints.get(&address) {
-            // A failure means that the mapping, or the process, has just gone.
-            let _ = self.memory.write_all_at(&[breakpoint.original], address);
-        }
+    /// Puts the displaced byte back for a moment, until [`Space::cover`]; says whether it is there.
+    pub(crate) fn uncover(&mut self, address: u64) -> bool {
+        let original = self.breakpoints.get(&address).map(|breakpoint| breakpoint.original);
+        original.is_none_or(|original| self.put(address, original))
     }
 
     /// Puts the breakpoint at `address` back after [`Space::uncover`].
-    pub(crate) fn cover(&self, address: u64) {
+    pub(crate) fn cover(&mut self, address: u64) {
         if self.breakpoints.contains_key(&address) {
-            let _ = self.memory.write_all_at(&[INT3], address);
+            self.put(address, INT3);
         }
+    }
+
+    /// Takes the breakpoint at `address` away, whoever needs it, and says whether there is, or was, one of
+    /// ours and is none now.
+    pub(crate) fn give_up(&mut self, address: u64) -> bool {
+        self.lift(address);
+        self.was_removed(address)
     }
 
     /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.

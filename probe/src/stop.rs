@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::failure::{Failure, Failures, ignore_death};
 use crate::procfs;
 use crate::sys::{self, Alarm, Resume, Status};
 
@@ -45,11 +46,9 @@ impl Stopped {
         self.event == 0 && self.signal != SYSTEM_CALL
     }
 
-    /// Gives the thread to nobody, with `signal` unless it is 0. Says whether it could: one that was killed in
-    /// its stop stays ours, and its end must be taken from the kernel.
-    pub(crate) fn detach(self, signal: i32) -> bool {
-        let stopped = ManuallyDrop::new(self);
-        sys::detach(stopped.tid, signal).is_ok()
+    /// Leaves the thread as it is: it is gone, or somebody else resumes it. Returns its id.
+    fn forget(self) -> i32 {
+        ManuallyDrop::new(self).tid
     }
 }
 
@@ -67,6 +66,8 @@ pub(crate) enum Ran {
     Entered,
     /// None of these was seen.
     Unclear,
+    /// It has not run: the kernel has refused what it takes.
+    Refused,
 }
 
 /// The signals that an instruction itself raises.
@@ -87,7 +88,7 @@ const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
 impl Drop for Stopped {
     /// Forgetting a stopped thread must not leave it stopped.
     fn drop(&mut self) {
-        let _ = sys::resume(self.tid, Resume::Continue, 0);
+        ignore_death(sys::resume(self.tid, Resume::Continue, 0));
     }
 }
 
@@ -124,8 +125,12 @@ pub(crate) struct Thread {
     pub(crate) dying: bool,
     /// Whether it waits, in the kernel, for its vfork child.
     pub(crate) in_vfork: bool,
-    /// Whether it blocked SIGTRAP when we last looked.
-    pub(crate) blocks_trap: bool,
+    /// Whether its process shares the address space of another one, which had it first.
+    pub(crate) guest: bool,
+    /// Whether it was taken for a guest, but executes another program already: to be let go when it stops.
+    pub(crate) stranger: bool,
+    /// The signals that it blocked when we last looked.
+    pub(crate) blocked: u64,
     /// Whether its exec has been served, but it has not been resumed.
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
@@ -143,6 +148,9 @@ pub(crate) struct Threads {
     /// Stopped for the sake of another thread's atomic access.
     held: Vec<Stopped>,
     alarm: Arc<Alarm>,
+    failures: Failures,
+    /// Whether memory could not be accessed for another reason than that there is none.
+    pub(crate) memory_refused: bool,
 }
 
 impl Threads {
@@ -153,12 +161,38 @@ impl Threads {
             newborn: HashMap::new(),
             held: Vec::new(),
             alarm,
+            failures: Failures::default(),
+            memory_refused: false,
         }
+    }
+
+    /// What a request for thread `tid` has come to; `None` if the thread is gone, or if the request has failed
+    /// otherwise, which is told.
+    pub(crate) fn note<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
+        self.failures.note(tid, request, result)
+    }
+
+    /// Whether a request has failed, and not because thread `tid` is gone: that is told.
+    pub(crate) fn refused<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> bool {
+        let gone = matches!(result, Err(Errno::ESRCH));
+        self.note(tid, request, result).is_none() && !gone
+    }
+
+    /// The failures that have not been told yet.
+    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
+        self.failures.take()
+    }
+
+    /// Whether the signal that thread `tid` is about to take is that of an INT3; `likely` where the kernel does
+    /// not say.
+    pub(crate) fn is_breakpoint(&mut self, tid: i32, likely: bool) -> bool {
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_breakpoint(tid)).unwrap_or(likely)
     }
 
     /// Takes up thread `tid`, which runs or is about to.
     pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
-        let blocks_trap = procfs::blocks(tid, libc::SIGTRAP);
+        // The former is cheaper, and for a stopped thread.
+        let blocked = sys::signal_mask(tid).ok().or_else(|| procfs::blocked(tid)).unwrap_or(0);
         let thread = Thread {
             pid,
             space,
@@ -166,7 +200,9 @@ impl Threads {
             gone: false,
             dying: false,
             in_vfork: false,
-            blocks_trap,
+            guest: false,
+            stranger: false,
+            blocked,
             fresh: false,
             served: None,
         };
@@ -182,13 +218,21 @@ impl Threads {
         }
     }
 
+    /// Says whether the process of `tid` shares the address space of another one, which had it first.
+    pub(crate) fn set_guest(&mut self, tid: i32, guest: bool) {
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.guest = guest;
+        }
+    }
+
     /// Gives a thread to nobody, with `signal` unless it is 0. One that was killed in its stop is kept until its
     /// end is reported.
     pub(crate) fn let_go(&mut self, stopped: Stopped, signal: i32) {
         /// Of a thread that is nobody's concern but for its end.
         const NO_PROCESS: i32 = -1;
-        let tid = stopped.tid;
-        if stopped.detach(signal) {
+        let tid = stopped.forget();
+        let detached = sys::detach(tid, signal);
+        if detached.is_ok() || self.refused(tid, "PTRACE_DETACH", detached) {
             self.by_tid.remove(&tid);
             return;
         }
@@ -243,7 +287,7 @@ impl Threads {
                 Report::Stopped(stopped)
                     if stopped.event != libc::PTRACE_EVENT_EXEC && self.is_gone(stopped.tid) =>
                 {
-                    let _ = ManuallyDrop::new(stopped);
+                    stopped.forget();
                 }
                 report => return Some(report),
             }
@@ -256,9 +300,17 @@ impl Threads {
         self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
     }
 
-    /// Any thread that runs in `space`.
-    pub(crate) fn in_space(&self, space: SpaceId) -> Option<i32> {
-        self.iter().find(|(_, thread)| thread.space == space).map(|(tid, _)| tid)
+    /// The threads that run in `space`, guests last: those may execute another program any time.
+    pub(crate) fn in_space(&self, space: SpaceId) -> Vec<i32> {
+        let threads = self.iter().filter(|(_, thread)| thread.space == space);
+        let mut threads: Vec<(bool, i32)> = threads.map(|(tid, thread)| (thread.guest, tid)).collect();
+        threads.sort_unstable();
+        threads.into_iter().map(|(_, tid)| tid).collect()
+    }
+
+    /// Whether no thread runs in `space` any more.
+    pub(crate) fn is_deserted(&self, space: SpaceId) -> bool {
+        !self.by_tid.values().any(|thread| thread.space == space)
     }
 
     /// Keeps a stop for later.
@@ -297,7 +349,7 @@ impl Threads {
         match status {
             Status::Ended(status) => {
                 if let Some(newborn) = self.newborn.remove(&tid) {
-                    let _ = ManuallyDrop::new(newborn);
+                    newborn.forget();
                 }
                 if let Some(thread) = self.by_tid.get_mut(&tid) {
                     (thread.running, thread.gone) = (false, true);
@@ -311,6 +363,7 @@ impl Threads {
                         // A leader that is stopped when another thread executes a program.
                         thread.gone = !thread.running && event == libc::PTRACE_EVENT_EXEC;
                         thread.running = false;
+                        thread.in_vfork = false;
                         Some(Report::Stopped(stopped))
                     }
                     None if event == libc::PTRACE_EVENT_EXEC => Some(Report::Stopped(stopped)),
@@ -376,19 +429,30 @@ impl Threads {
     }
 
     /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for the next stop,
-    /// whichever it is.
-    pub(crate) fn run_on(&mut self, stopped: Stopped, how: Resume, signal: i32) -> Result<Stopped, Gone> {
-        let tid = ManuallyDrop::new(stopped).tid;
-        self.continue_and_wait(tid, how, signal)
+    /// whichever it is. Also says whether it has gone on, or the kernel refuses that.
+    pub(crate) fn run_on(
+        &mut self,
+        stopped: Stopped,
+        how: Resume,
+        signal: i32,
+    ) -> Result<(Stopped, bool), Gone> {
+        let (signal_before, event) = (stopped.signal, stopped.event);
+        let tid = stopped.forget();
+        Ok(match self.continue_and_wait(tid, how, signal)? {
+            Some(stopped) => (stopped, true),
+            None => (Stopped::new(tid, signal_before, event), false),
+        })
     }
 
-    fn continue_and_wait(&mut self, tid: i32, how: Resume, signal: i32) -> Result<Stopped, Gone> {
+    /// The next stop; `None` if the kernel does not let the thread go on like that.
+    fn continue_and_wait(&mut self, tid: i32, how: Resume, signal: i32) -> Result<Option<Stopped>, Gone> {
         if self.is_gone(tid) {
             return Err(Gone);
         }
-        // A failure means that the thread was killed; the wait reports that.
-        let _ = sys::resume(tid, how, signal);
-        self.wait_for(tid)
+        if self.refused(tid, how.request(), sys::resume(tid, how, signal)) {
+            return Ok(None);
+        }
+        self.wait_for(tid).map(Some)
     }
 
     /// Runs a thread as far as `how` says, see [`Threads::run_in_place`].
@@ -404,18 +468,24 @@ impl Threads {
     pub(crate) fn run_in_place(&mut self, tid: i32, how: Resume) -> Result<Ran, Gone> {
         // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
         const MOST_STOPS: usize = 8;
-        let mask = sys::signal_mask(tid).unwrap_or(0);
+        let mask = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
         // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
         let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
-        let during = (mask | !SYNCHRONOUS) & !unblocked;
-        let _ = sys::set_signal_mask(tid, during);
+        let during = mask.map(|mask| (mask | !SYNCHRONOUS) & !unblocked);
+        if let Some(during) = during {
+            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, during));
+        }
         let mut deferred = 0;
         let mut ran = Ran::Unclear;
         for _ in 0..MOST_STOPS {
-            let stopped = ManuallyDrop::new(self.continue_and_wait(tid, how, 0)?);
+            let Some(stopped) = self.continue_and_wait(tid, how, 0)? else {
+                ran = Ran::Refused;
+                break;
+            };
+            let stopped = ManuallyDrop::new(stopped);
             match (stopped.event, stopped.signal) {
                 (0, SYSTEM_CALL) => ran = Ran::Entered,
-                (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && sys::is_from_kernel(tid) => {
+                (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && self.is_from_kernel(tid) => {
                     ran = Ran::Signal(signal);
                 }
                 (0, signal @ 1..=64) => deferred |= bit(signal),
@@ -426,17 +496,25 @@ impl Threads {
                 break;
             }
         }
-        // A forced signal has unblocked itself.
-        let forced = during & !sys::signal_mask(tid).unwrap_or(during);
-        let _ = sys::set_signal_mask(tid, mask & !forced);
+        if let (Some(mask), Some(during)) = (mask, during) {
+            // A forced signal has unblocked itself.
+            let after = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
+            let forced = during & !after.unwrap_or(during);
+            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, mask & !forced));
+        }
         if deferred != 0
             && let Some(pid) = procfs::process_of(tid)
         {
             for signal in (1..=64).filter(|&signal| deferred & bit(signal) != 0) {
-                let _ = sys::send(pid, tid, signal);
+                self.note(tid, "tgkill", sys::send(pid, tid, signal));
             }
         }
         Ok(ran)
+    }
+
+    fn is_from_kernel(&mut self, tid: i32) -> bool {
+        // Few programs send such signals.
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_from_kernel(tid)).unwrap_or(true)
     }
 
     /// Processes that stopped at birth and whose parent was killed before it could report them.
@@ -451,24 +529,30 @@ impl Threads {
 
     /// Lets a thread go on, with `signal` unless it is 0.
     pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
-        self.release(stopped, |tid| sys::resume(tid, Resume::Continue, signal));
+        self.release(stopped, "PTRACE_CONT", |tid| sys::resume(tid, Resume::Continue, signal));
     }
 
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
     pub(crate) fn listen(&mut self, stopped: Stopped) {
-        self.release(stopped, sys::listen);
+        self.release(stopped, "PTRACE_LISTEN", sys::listen);
     }
 
-    /// A failure of `how` means that the thread was killed in its stop; its end is reported later.
-    fn release(&mut self, stopped: Stopped, how: impl FnOnce(i32) -> nix::Result<()>) {
-        let stopped = ManuallyDrop::new(stopped);
-        if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
-            if thread.gone && stopped.event != libc::PTRACE_EVENT_EXEC {
-                return;
-            }
-            thread.running = true;
+    /// A thread that was killed in its stop counts as running: its end is reported later.
+    fn release(&mut self, stopped: Stopped, request: &'static str, how: impl FnOnce(i32) -> nix::Result<()>) {
+        let executes = stopped.event == libc::PTRACE_EVENT_EXEC;
+        let tid = stopped.forget();
+        if self.is_gone(tid) && !executes {
+            return;
         }
-        let _ = how(stopped.tid);
+        let refused = self.refused(tid, request, how(tid));
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.running = !refused;
+        }
+    }
+
+    /// Asks a thread that runs to stop.
+    pub(crate) fn interrupt(&mut self, tid: i32) {
+        self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(sys::pid(tid)));
     }
 
     /// Whether threads other than `tid` share `space`.
@@ -482,11 +566,12 @@ impl Threads {
         if !self.has_others(space, tid) {
             return false;
         }
-        for (&other, thread) in &self.by_tid {
-            if other != tid && thread.is_at_large(space) {
-                let _ = ptrace::interrupt(sys::pid(other));
-            }
-        }
+        let others: Vec<i32> = self
+            .iter()
+            .filter(|&(other, thread)| other != tid && thread.is_at_large(space))
+            .map(|(other, _)| other)
+            .collect();
+        others.into_iter().for_each(|other| self.interrupt(other));
         self.gather(|other, thread| other != tid && thread.is_at_large(space), None);
         // Stops that are only our own interruption are resumed by `release_others`; all else is reported.
         let mut index = 0;
@@ -509,8 +594,10 @@ impl Threads {
     /// Lets the threads go on that [`Threads::hold_others`] stopped.
     pub(crate) fn release_others(&mut self) {
         while let Some(stopped) = self.held.pop() {
+            let registers = ptrace::getregs(sys::pid(stopped.tid));
+            let registers = self.note(stopped.tid, "PTRACE_GETREGS", registers);
             if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
-                thread.served = restarts(stopped.tid);
+                thread.served = registers.and_then(restarts);
             }
             self.resume(stopped, 0);
         }
@@ -546,15 +633,14 @@ impl Threads {
     }
 }
 
-/// The instruction that a thread executes again because the stop that it is in has interrupted a system
-/// call, if so.
-fn restarts(tid: i32) -> Option<u64> {
+/// The instruction that a thread with these registers executes again because the stop that it is in has
+/// interrupted a system call, if so.
+fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
     const RESTARTSYS: i64 = -512;
     const RESTARTNOINTR: i64 = -513;
     const RESTARTNOHAND: i64 = -514;
     const RESTART_RESTARTBLOCK: i64 = -516;
     const LENGTH: u64 = 2;
-    let registers = ptrace::getregs(sys::pid(tid)).ok()?;
     let restarts = registers.orig_rax as i64 >= 0
         && matches!(registers.rax as i64, RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND | RESTART_RESTARTBLOCK);
     restarts.then(|| registers.rip.wrapping_sub(LENGTH))

@@ -55,6 +55,17 @@ pub(crate) enum Resume {
     Continue,
 }
 
+impl Resume {
+    /// The name of the request.
+    pub(crate) fn request(self) -> &'static str {
+        match self {
+            Resume::Step => "PTRACE_SINGLESTEP",
+            Resume::Syscall => "PTRACE_SYSCALL",
+            Resume::Continue => "PTRACE_CONT",
+        }
+    }
+}
+
 /// Resumes a thread, delivering `signal` unless it is 0.
 pub(crate) fn resume(tid: i32, how: Resume, signal: c_int) -> Result<()> {
     let how = match how {
@@ -120,20 +131,20 @@ pub(crate) fn has_pending_breakpoint(tid: i32) -> Result<bool> {
 }
 
 /// Whether the signal that thread `tid` is about to take is that of an INT3.
-pub(crate) fn is_breakpoint(tid: i32) -> bool {
-    nix::sys::ptrace::getsiginfo(pid(tid)).is_ok_and(|info| is_breakpoint_info(&info))
+pub(crate) fn is_breakpoint(tid: i32) -> Result<bool> {
+    nix::sys::ptrace::getsiginfo(pid(tid)).map(|info| is_breakpoint_info(&info))
 }
 
 /// Whether the kernel has sent the signal that thread `tid` is about to take, on its own account.
-pub(crate) fn is_from_kernel(tid: i32) -> bool {
-    nix::sys::ptrace::getsiginfo(pid(tid)).is_ok_and(|info| info.si_code > 0)
+pub(crate) fn is_from_kernel(tid: i32) -> Result<bool> {
+    nix::sys::ptrace::getsiginfo(pid(tid)).map(|info| info.si_code > 0)
 }
 
 /// Whether the stop of thread `tid` is that at the first instruction of a signal handler.
-pub(crate) fn is_at_handler(tid: i32) -> bool {
+pub(crate) fn is_at_handler(tid: i32) -> Result<bool> {
     // ptrace_notify: the signal is the code, too.
     nix::sys::ptrace::getsiginfo(pid(tid))
-        .is_ok_and(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
+        .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
 }
 
 fn is_breakpoint_info(info: &siginfo_t) -> bool {
@@ -162,8 +173,8 @@ pub(crate) fn dispatches_system_calls(tid: i32) -> bool {
     result == 0 && config.mode != 0
 }
 
-/// The `siginfo_t` of a fault: signal, code and address.
-pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64) -> siginfo_t {
+/// The `siginfo_t` of a fault: signal, code and address, and the protection key if that is the reason.
+pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) -> siginfo_t {
     /// The start of siginfo_t with the `_sigfault` member (asm-generic/siginfo.h).
     #[repr(C)]
     struct Fault {
@@ -172,8 +183,11 @@ pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64) -> siginfo
         code: c_int,
         padding: c_int,
         address: u64,
+        /// The place of `si_addr_lsb`, with which the union that holds `si_pkey` begins.
+        union: u64,
+        key: u32,
     }
-    let fault = Fault { signo: signal, errno: 0, code, padding: 0, address };
+    let fault = Fault { signo: signal, errno: 0, code, padding: 0, address, union: 0, key };
     // SAFETY: all-zero bytes are a valid siginfo_t.
     let mut info: siginfo_t = unsafe { mem::zeroed() };
     const { assert!(mem::size_of::<Fault>() <= mem::size_of::<siginfo_t>()) };
@@ -297,6 +311,19 @@ pub(crate) fn poke_user(tid: i32, index: usize, value: u64) -> Result<()> {
     // SAFETY: the kernel takes the address as an offset and the data as a number.
     let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, index * 8, value) };
     Errno::result(result).map(drop)
+}
+
+/// `PTRACE_PEEKUSER` of the word with that index in `struct user`.
+pub(crate) fn peek_user(tid: i32, index: usize) -> Result<u64> {
+    // The C library stores the word and tells failures by `errno` alone.
+    Errno::clear();
+    // SAFETY: the kernel takes the address as an offset; the C library has a place of its own for the word.
+    let word = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, tid, index * 8, ptr::null_mut::<c_void>()) };
+    match Errno::last() {
+        Errno::UnknownErrno => Ok(word as u64),
+        error if word == -1 => Err(error),
+        _ => Ok(word as u64),
+    }
 }
 
 /// A set of registers that ptrace hands out as an image (linux/elf.h).

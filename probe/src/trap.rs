@@ -1,21 +1,31 @@
 //! A hit's way from the trap to the resume.
 
-use emu::{Displaced, Exception, Outcome, Rflags, Touches};
+use emu::{Displaced, Outcome, Rflags, Touches};
+use nix::errno::Errno;
 
-use crate::event::Counters;
-use crate::executor::{Executor, Ptrace};
+use crate::entry::Natively;
+use crate::event::{Counters, Event};
+use crate::executor::{self, Executor, Ptrace, Stuck};
 use crate::faults::{self, Delivery};
-use crate::hit::{Action, Hit, ProbeId};
+use crate::hit::{Action, GeneralRegisters, Hit, ProbeId};
 use crate::memory::Accessor;
 use crate::session::Session;
 use crate::stop::{SpaceId, Stopped};
-use crate::sys::{self, Resume};
 
 /// What the handlers of a hit want.
 #[derive(Default)]
 struct Verdict {
-    skip: bool,
+    then: Then,
     remove: bool,
+}
+
+/// What is to be done with the displaced instruction.
+#[derive(Clone, Copy, Default)]
+enum Then {
+    #[default]
+    Perform,
+    Skip,
+    GoTo(u64),
 }
 
 impl Session {
@@ -23,15 +33,18 @@ impl Session {
     pub(crate) fn trapped(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
-        let (pid, space_id, blocks_trap) = (thread.pid, thread.space, thread.blocks_trap);
+        let (pid, space_id) = (thread.pid, thread.space);
         let served = thread.served;
-        if self.registers.fetch(tid).is_err() {
-            return self.threads.resume(stopped, 0);
+        let fetched = self.registers.fetch(tid);
+        if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
+            return self.pass_by(stopped, space_id);
         }
         let address = self.registers.file.rip.wrapping_sub(1);
         let space = self.spaces.get_mut(&space_id);
         let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
-        let Some(breakpoint) = breakpoint.filter(|here| !here.ambiguous || sys::is_breakpoint(tid)) else {
+        let Some(breakpoint) =
+            breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(tid, true))
+        else {
             let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.signal };
             return self.threads.resume(stopped, signal);
         };
@@ -40,37 +53,41 @@ impl Session {
         self.here.clear();
         self.here.extend_from_slice(&breakpoint.probes);
         self.affinity.follow(tid);
-        if blocks_trap {
-            // The kernel has unblocked it to force the signal through.
-            let trap = 1 << (libc::SIGTRAP - 1);
-            let _ = sys::signal_mask(tid).and_then(|mask| sys::set_signal_mask(tid, mask | trap));
-        }
+        self.threads.put_back_mask(tid);
         self.registers.file.rip = address;
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = None;
         }
         if writable && !self.check_unchanged(space_id, address) {
             self.count(|counters| counters.missed += 1);
-            let _ = self.registers.store(tid);
+            let stored = self.registers.store(tid);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
         }
         let Some(displaced) = self.displaced(space_id, address) else {
             return self.threads.resume(stopped, 0);
         };
         let verdict =
-            if served == Some(address) { Verdict::default() } else { self.call_handlers(pid, tid, space_id) };
+            if served == Some(address) { Verdict::default() } else { self.handle(pid, tid, space_id) };
         // Handlers may take their time.
         if tid == pid && self.threads.has_others(space_id, tid) && self.threads.has_gone(tid) {
             return self.threads.resume(stopped, 0);
         }
-        let resumable = if verdict.skip {
-            if self.registers.file.rip == address {
-                self.registers.file.rip = address.wrapping_add(displaced.length() as u64);
+        let next = match verdict.then {
+            Then::Perform => None,
+            Then::Skip if self.registers.is_64_bit() => Some(address.wrapping_add(displaced.length() as u64)),
+            Then::Skip => Some(address.wrapping_add(self.compat(space_id, address).length as u64)),
+            Then::GoTo(target) => Some(target),
+        };
+        let resumable = match next {
+            Some(next) => {
+                self.registers.file.rip = next;
+                let stored = self.registers.store(tid);
+                self.threads.note(tid, "PTRACE_SETREGS", stored);
+                Some((stopped, 0))
             }
-            let _ = self.registers.store(tid);
-            Some((stopped, 0))
-        } else {
-            self.perform(stopped, space_id, &displaced)
+            None if self.registers.is_64_bit() => self.perform(stopped, space_id, &displaced),
+            None => self.perform_compat(stopped, space_id, address),
         };
         if verdict.remove {
             self.remove_marked();
@@ -84,6 +101,23 @@ impl Session {
         if let Some((stopped, signal)) = resumable {
             self.threads.resume(stopped, signal);
         }
+    }
+
+    /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
+    fn pass_by(&mut self, stopped: Stopped, space: SpaceId) {
+        let tid = stopped.tid();
+        let rip = self.threads.note(tid, "PTRACE_PEEKUSER", executor::rip(tid));
+        let (stopped, signal) = match rip {
+            Some(rip) => {
+                let site = rip.wrapping_sub(1);
+                let breakpoint = self.spaces.get(&space).and_then(|space| space.breakpoint(site));
+                self.here = breakpoint.map(|breakpoint| breakpoint.probes.clone()).unwrap_or_default();
+                self.count(|counters| counters.missed += 1);
+                self.stand_aside(stopped, space, site)
+            }
+            None => (stopped, libc::SIGTRAP),
+        };
+        self.threads.resume(stopped, signal);
     }
 
     fn displaced(&self, space: SpaceId, address: u64) -> Option<Displaced> {
@@ -107,8 +141,38 @@ impl Session {
         }
     }
 
-    fn call_handlers(&mut self, pid: i32, tid: i32, space_id: SpaceId) -> Verdict {
+    /// Calls the handlers of the breakpoint that is served, and stores what they have changed. RIP stays that of
+    /// the instruction.
+    fn handle(&mut self, pid: i32, tid: i32, space_id: SpaceId) -> Verdict {
+        let before = GeneralRegisters::of(&self.registers.file);
+        let mut registers = before.clone();
+        let mut verdict = self.call_handlers(pid, tid, space_id, &mut registers);
+        let ip = before.rip;
+        let target = std::mem::replace(&mut registers.rip, ip);
+        if target != ip && !matches!(verdict.then, Then::GoTo(_)) {
+            verdict.then = Then::GoTo(target);
+        }
+        let mut stored = Ok(());
+        if registers != before {
+            stored = self.registers.replace(tid, &before, &registers);
+        }
+        if let Err(error) = self.registers.take_back(tid).and(stored)
+            && error != Errno::ESRCH
+        {
+            self.tell(&Event::Rejected { pid, tid, error });
+        }
+        verdict
+    }
+
+    fn call_handlers(
+        &mut self,
+        pid: i32,
+        tid: i32,
+        space_id: SpaceId,
+        registers: &mut GeneralRegisters,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
+        let ip = registers.rip;
         let Some(space) = self.spaces.get_mut(&space_id) else { return verdict };
         for &index in &self.here {
             let Some(probe) = self.probes.get_mut(index) else { continue };
@@ -116,7 +180,9 @@ impl Session {
             let mut hit = Hit {
                 probe: ProbeId(index),
                 pid,
-                registers: &mut self.registers.file,
+                ip,
+                registers: &mut *registers,
+                state: &mut self.registers,
                 memory: Accessor {
                     tid,
                     space: &mut *space,
@@ -124,6 +190,7 @@ impl Session {
                     staging: &mut self.staging,
                     lost: &mut self.lost,
                     writable: 0..0,
+                    pkru: None,
                 },
                 filtered: false,
             };
@@ -131,7 +198,9 @@ impl Session {
             probe.counters.filtered += u64::from(hit.filtered);
             match action {
                 Action::Continue => {}
-                Action::Skip => verdict.skip = true,
+                Action::Skip if matches!(verdict.then, Then::Perform) => verdict.then = Then::Skip,
+                Action::Skip => {}
+                Action::GoTo(target) => verdict.then = Then::GoTo(target),
                 Action::Remove => {
                     probe.removing = true;
                     verdict.remove = true;
@@ -163,12 +232,13 @@ impl Session {
         // The processor looks at the flag before the instruction changes it.
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
         let this_core = displaced.touches().contains(Touches::THIS_CORE);
+        const MOST_RETRIES: u32 = 2;
         let mut stopped = stopped;
         let mut retries = 0;
         loop {
             // A retry follows an access by the thread itself, which may have moved it.
             if this_core && !self.affinity.join(tid) {
-                return self.natively(stopped, space_id, displaced, Resume::Step);
+                return self.natively(stopped, space_id, displaced.ip(), Natively::steps(displaced));
             }
             let result = self.execute(tid, space_id, displaced)?;
             if self.threads.is_gone(tid) {
@@ -198,12 +268,14 @@ impl Session {
                 Ok(outcome @ (Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_))) => {
                     return self.enter(stopped, space_id, displaced, outcome);
                 }
-                Ok(Outcome::Native) => return self.natively(stopped, space_id, displaced, Resume::Step),
-                Err(exception) => {
+                Ok(Outcome::Native) | Err(Stuck::Refused) => {
+                    return self.natively(stopped, space_id, displaced.ip(), Natively::steps(displaced));
+                }
+                Err(Stuck::Lost) => return Some((stopped, libc::SIGTRAP)),
+                Err(Stuck::Raised(exception)) => {
                     let (threads, registers) = (&mut self.threads, &mut self.registers);
-                    let delivery =
-                        faults::deliver(threads, exception, displaced, stopped, registers, space, retries);
-                    if !matches!(delivery, Delivery::Retry(_)) {
+                    let delivery = faults::deliver(threads, exception, displaced, stopped, registers, space);
+                    if !matches!(delivery, Delivery::Retry(_) | Delivery::Refused(_)) {
                         self.count(|counters| counters.faulted += 1);
                     }
                     delivery
@@ -211,9 +283,20 @@ impl Session {
             };
             match delivery {
                 Delivery::Signal(stopped, signal) => return Some((stopped, signal)),
+                // Another thread has mapped it meanwhile, or the kernel has grown the stack; or nobody but the
+                // thread itself can make the access, as to the vvar page.
+                Delivery::Retry(same) if retries == MOST_RETRIES => {
+                    return self.natively(same, space_id, displaced.ip(), Natively::steps(displaced));
+                }
                 Delivery::Retry(same) => {
+                    if let Some(space) = self.spaces.get_mut(&space_id) {
+                        space.keys.forget();
+                    }
                     stopped = same;
                     retries += 1;
+                }
+                Delivery::Refused(same) => {
+                    return self.natively(same, space_id, displaced.ip(), Natively::steps(displaced));
                 }
                 Delivery::Gone => return None,
             }
@@ -227,7 +310,7 @@ impl Session {
         tid: i32,
         space_id: SpaceId,
         displaced: &Displaced,
-    ) -> Option<Result<Outcome, Exception>> {
+    ) -> Option<Result<Outcome, Stuck>> {
         let memory = Accessor {
             tid,
             space: self.spaces.get_mut(&space_id)?,
@@ -235,6 +318,7 @@ impl Session {
             staging: &mut self.staging,
             lost: &mut self.lost,
             writable: 0..0,
+            pkru: None,
         };
         Some(Ptrace { registers: &mut self.registers, memory }.execute(displaced))
     }

@@ -26,6 +26,25 @@ pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
     .find_map(|(part, bits, name)| (touches.intersects(part) && has & bits != bits).then_some(name))
 }
 
+/// All that this processor has.
+pub(crate) fn all() -> Touches {
+    match Layout::of_this_processor() {
+        Some(_) => Touches::EXTENDED,
+        None => Touches::X87 | Touches::SSE,
+    }
+}
+
+/// PKRU of thread `tid`.
+pub(crate) fn pkru(tid: i32) -> nix::Result<u32> {
+    let layout = Layout::of_this_processor().ok_or(Errno::ENODEV)?;
+    let mut image = vec![0; layout.length];
+    let length = sys::get_registers(tid, RegisterSet::Extended, &mut image)?;
+    let (mut extended, mut pkru) = (Extended::default(), 0);
+    let image = image.get(..length).unwrap_or_default();
+    layout.read(image, &mut extended, &mut pkru).map_err(|_| Errno::EINVAL)?;
+    Ok(pkru)
+}
+
 /// The XSAVE image of a thread, kept so that what `emu` has no place for stays as it is.
 #[derive(Debug)]
 pub(crate) struct Xstate {

@@ -171,7 +171,8 @@ impl<'a> Search<'a> {
         match candidate.what {
             What::Undefined => {}
             What::Refused if is_undefined(observed) => {
-                if has(candidate.instruction.code()) {
+                let code = candidate.instruction.code();
+                if code.cpuid_features().iter().all(|feature| features::reported(*feature) == Some(true)) {
                     let (instruction, what) =
                         (candidate.instruction.to_string(), "#UD, although CPUID reports it");
                     self.note(candidate, Kind::Missing, candidate.length(), instruction, what.to_string());

@@ -1,13 +1,14 @@
 //! `conformance record`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use conformance::vectors::format::write;
+use conformance::vectors::format::{self, Reader, write};
 use conformance::vectors::record::{self, Plan};
-use conformance::vectors::save;
+use conformance::vectors::{files, open, save};
 use serde::Serialize;
 
 use super::{conclude, could_not_run, fresh_seed, print_json, to_stdout};
@@ -20,6 +21,9 @@ pub(crate) struct Arguments {
     /// Only encodings with such a name, as iced-x86 names them; * and ? stand for anything.
     #[arg(long, value_name = "GLOB", default_value = "*")]
     code: String,
+    /// Only encodings of which these files, or the files of these directories, have no cases.
+    #[arg(long, value_name = "FILE")]
+    missing_from: Vec<PathBuf>,
     /// How many cases of each encoding.
     #[arg(long, value_name = "N", default_value_t = 32)]
     cases: u16,
@@ -40,8 +44,34 @@ struct Document {
     bytes: usize,
 }
 
+/// Adds the names of the encodings that files have cases of.
+fn names(path: &Path, names: &mut BTreeSet<String>) -> Result<(), format::Error> {
+    for path in files(path)? {
+        match Reader::new(open(&path)?) {
+            Ok(mut reader) => {
+                while let Some((form, _)) = reader.next_case()? {
+                    if !names.contains(&*form.code) {
+                        names.insert(form.code.to_string());
+                    }
+                }
+            }
+            // Variants of encodings are no cases.
+            Err(format::Error::NoVectors) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let mut except = BTreeSet::new();
+    for path in &arguments.missing_from {
+        if let Err(error) = names(path, &mut except) {
+            return could_not_run(format_args!("{}: {error}", path.display()));
+        }
+    }
     let plan = Plan {
+        except,
         pattern: arguments.code.clone(),
         cases: arguments.cases,
         seed: arguments.seed.unwrap_or_else(fresh_seed),

@@ -64,9 +64,9 @@ pub(crate) fn operands(case: &mut Case, instruction: &Instruction, memory: Optio
             let size = instruction.op_code().operand_size() as usize / 8;
             let cs = if rng.chance(70) { 0x33 } else { selector(rng) };
             let ss = if rng.chance(70) { 0x2b } else { selector(rng) };
-            let flags = popped_flags(rng.u64(), stack, size, case.registers.rflags);
-            let frame = [offset(rng), u64::from(cs), flags, values::integer(64, rng), u64::from(ss)];
-            words(case, stack, size, &frame);
+            let (target, flags) = (offset(rng), rng.u64());
+            let frame = [target, u64::from(cs), flags, values::integer(64, rng), u64::from(ss)];
+            interrupt_frame(case, stack, size, frame);
         }
         M::Cpuid if rng.chance(80) => {
             let leaf = rng.pick(&[0, 0x4000_0000, 0x8000_0000]) + rng.below(0x28);
@@ -81,29 +81,38 @@ pub(crate) fn operands(case: &mut Case, instruction: &Instruction, memory: Optio
     }
 }
 
-/// The flags for IRET's frame, of words of `size` bytes at `stack`.
+/// Puts IRET's frame of words of `size` bytes at `stack`, but none that never ends.
 ///
 /// Intel's processors check the frame's alignment by the AC that it has, and raise #AC with the AC that there was.
-/// If that one is clear the kernel, or the hypervisor, takes the exception for a split lock's and runs IRET again:
-/// it never ends.
-fn popped_flags(drawn: u64, stack: u64, size: usize, flags: Rflags) -> u64 {
-    let is_aligned = stack & (size as u64 - 1) == 0;
-    if is_aligned || flags.contains(Rflags::AC) { drawn } else { drawn & !Rflags::AC.bits() }
+/// If that one is clear the kernel, or the hypervisor, takes the exception for a split lock's and runs IRET again,
+/// for ever.
+fn interrupt_frame(case: &mut Case, stack: u64, size: usize, mut frame: [u64; 5]) {
+    let misalignment = stack & (size as u64).saturating_sub(1);
+    let is_checked = misalignment != 0 && !case.registers.rflags.contains(Rflags::AC);
+    if is_checked {
+        frame[2] &= !Rflags::AC.bits();
+    }
+    if !words(case, stack, size, &frame) && is_checked {
+        // Nobody knows which flags lie there.
+        case.registers.gpr[gpr::RSP] -= misalignment;
+    }
 }
 
 /// Puts words of `size` bytes into memory, if all of it is in a region that can be written.
-fn words(case: &mut Case, start: u64, size: usize, words: &[u64]) {
+/// False if it is not.
+fn words(case: &mut Case, start: u64, size: usize, words: &[u64]) -> bool {
     let mut bytes = [0; 64];
     let length = size * words.len();
     let inside =
         |start| WRITABLE.iter().any(|region| region.start <= start && start + length as u64 <= region.end());
     if size == 0 || length > bytes.len() || start > USER_END || !inside(start) || case.patches.len() >= 3 {
-        return;
+        return false;
     }
     for (place, word) in bytes.chunks_exact_mut(size).zip(words) {
         place.copy_from_slice(&word.to_le_bytes()[..size]);
     }
     case.patches.push(Patch { address: start, length, bytes });
+    true
 }
 
 fn selector_operand(case: &mut Case, instruction: &Instruction, memory: Option<u64>, rng: &mut Rng) {
@@ -116,7 +125,9 @@ fn selector_operand(case: &mut Case, instruction: &Instruction, memory: Option<u
     }
     let selector = u64::from(selector(rng));
     match (instruction.op_kind(source), memory) {
-        (OpKind::Memory, Some(start)) => words(case, start, 2, &[selector]),
+        (OpKind::Memory, Some(start)) => {
+            words(case, start, 2, &[selector]);
+        }
         (OpKind::Register, _) => {
             let number = instruction.op_register(source).full_register().number();
             let register = &mut case.registers.gpr[number];

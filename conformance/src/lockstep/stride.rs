@@ -32,8 +32,8 @@ pub(super) struct Retrace {
 /// How the thread followed.
 enum Arrival {
     There,
-    /// It raised an exception, of which the signal is not delivered.
-    Fault(c_int),
+    /// It raised an exception, of which the signal is not delivered; with its si_code.
+    Fault(c_int, c_int),
     /// It is where it was when the time was over.
     Elsewhere,
     Ended(Status),
@@ -74,7 +74,9 @@ impl Run {
         let place = self.sabotage.spoil(place, &mut self.ahead.pages);
         let difference = match self.follow(tid, milestone)? {
             Arrival::There => self.compare(tid, &place)?,
-            Arrival::Fault(signal) => Some(format!("the processor raised signal {signal}")),
+            Arrival::Fault(signal, code) => {
+                Some(format!("the processor raised signal {signal}, si_code {code}"))
+            }
             Arrival::Elsewhere => Some(format!("the processor never comes to {milestone:x?}")),
             Arrival::Gone => return Ok(true),
             Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
@@ -119,7 +121,7 @@ impl Run {
         match self.follow(tid, Milestone::Execute(address))? {
             Arrival::Gone => return Ok(true),
             Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
-            Arrival::Fault(signal) => {
+            Arrival::Fault(signal, _) => {
                 if let Some(thread) = self.threads.get_mut(&tid) {
                     thread.signal = signal;
                 }
@@ -168,7 +170,8 @@ impl Run {
                 }
                 Status::Stopped { signal, event: 0 } if thread::has_siginfo(tid)? => {
                     if thread::is_fault(tid)? {
-                        return Ok(Arrival::Fault(signal));
+                        let code = thread::siginfo(tid)?.map_or(0, |info| info.si_code);
+                        return Ok(Arrival::Fault(signal, code));
                     }
                     self.hold(tid, signal)?;
                 }

@@ -190,7 +190,8 @@ impl fmt::Display for Error {
             Error::Setup(number) => write!(f, "the oracle's child: its system call {number} failed"),
             Error::Died { index, status } => write!(f, "the oracle's child died in case {index}: {status}"),
             Error::Deadline { index } => {
-                write!(f, "case {index} did not end within {} seconds", patience::DEADLINE.as_secs())
+                let seconds = patience::DEADLINE.as_secs();
+                write!(f, "case {index} did not end within {seconds} seconds after it was interrupted")
             }
             Error::Case { index, reason } => write!(f, "case {index}: {reason}"),
         }

@@ -4,18 +4,17 @@ use std::time::{Duration, Instant};
 
 use iced_x86::{Decoder, Instruction, Mnemonic, OpKind};
 use nix::sys::signal::{Signal, kill};
-use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 use super::child::Case;
 
-/// What an instruction may spend of the child's time. It takes microseconds; a hypervisor may take the
-/// processor away meanwhile and not say so.
+/// How long an instruction may take. It takes microseconds; a hypervisor may take the processor away meanwhile and
+/// not say so.
 const ORDINARY: Duration = Duration::from_millis(300);
 /// The same for one that repeats, which may be stepped a million times, and for one that locks the bus: some
 /// machines punish a locked access across the end of a cache line by 10 ms, and by seconds if others make them too.
 const LONG: Duration = Duration::from_secs(5);
-/// How long one may take by the clock on the wall before its child is given up.
+/// How long one may go on that has been interrupted before its child is given up.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The signal that ends a case which does not end. Nothing that an instruction does raises it.
@@ -35,56 +34,51 @@ pub(super) enum Verdict {
 /// Watches one batch.
 pub(super) struct Watch {
     child: Pid,
-    clock: Option<ClockId>,
     index: u32,
+    /// When the case was first seen to run.
     since: Instant,
-    /// The child's time when the case was first seen to run.
-    spent: Duration,
-    is_interrupted: bool,
+    /// How long the child had been kept waiting by then.
+    kept_waiting: Duration,
+    interrupted: Option<Instant>,
 }
 
 impl Watch {
     pub(super) fn new(child: Pid) -> Watch {
-        let clock = clock_getcpuclockid(child).ok();
-        let mut watch = Watch {
-            child,
-            clock,
-            index: 0,
-            since: Instant::now(),
-            spent: Duration::ZERO,
-            is_interrupted: false,
-        };
-        watch.spent = watch.time();
-        watch
-    }
-
-    /// The processor time that the child has had: how busy the machine is does not count.
-    fn time(&self) -> Duration {
-        let time = self.clock.and_then(|clock| clock_gettime(clock).ok());
-        time.map_or(Duration::ZERO, Duration::from)
+        let kept_waiting = kept_waiting(child);
+        Watch { child, index: 0, since: Instant::now(), kept_waiting, interrupted: None }
     }
 
     /// The case `case`, number `index` of the batch, is running.
     pub(super) fn see(&mut self, index: u32, case: Option<&Case>) -> Verdict {
         if index != self.index {
-            let (index, since, spent) = (index, Instant::now(), self.time());
-            *self = Watch { index, since, spent, is_interrupted: false, ..*self };
+            *self = Watch { index, ..Watch::new(self.child) };
         }
+        if let Some(interrupted) = self.interrupted {
+            return if interrupted.elapsed() > DEADLINE { Verdict::GiveUp } else { Verdict::Wait };
+        }
+        // How busy the machine is does not count, but sleep does: that is how a kernel punishes.
+        let kept_waiting = kept_waiting(self.child).saturating_sub(self.kept_waiting);
+        let spent = self.since.elapsed().saturating_sub(kept_waiting);
         let limit = if case.is_some_and(|case| case.repeats || may_lock(case)) { LONG } else { ORDINARY };
-        if self.since.elapsed() > DEADLINE {
-            Verdict::GiveUp
-        } else if !self.is_interrupted && self.time().saturating_sub(self.spent) > limit {
-            self.is_interrupted = true;
-            Verdict::Interrupt
-        } else {
-            Verdict::Wait
+        if spent < limit {
+            return Verdict::Wait;
         }
+        self.interrupted = Some(Instant::now());
+        Verdict::Interrupt
     }
 
     /// Interrupts the child. That it is gone shows elsewhere.
     pub(super) fn interrupt(&self) {
         let _ = kill(self.child, INTERRUPT);
     }
+}
+
+/// How long the child could have run and other threads ran instead (proc(5), schedstat); zero if the kernel does not
+/// count it.
+fn kept_waiting(child: Pid) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{child}/schedstat")).unwrap_or_default();
+    let nanoseconds = text.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 /// Whether a case may lock the bus.

@@ -125,8 +125,10 @@ impl Memory {
         }
     }
 
-    /// Whether there is code at `address`, and if not whether anything is.
-    #[must_use]
+    /// Whether there is code at `address`.
+    ///
+    /// # Errors
+    /// There is none.
     pub fn fetch(&self, address: u64) -> Result<(), MemoryFault> {
         let fault = |present| MemoryFault { address, access: Access::Read, present, protection_key: false };
         match self.layout.region(address) {

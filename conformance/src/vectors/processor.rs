@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use emu::xsave::Components;
-use emu::{Displaced, Facts, Features, Mxcsr, Processor, Vendor};
+use emu::{Displaced, Facts, Features, Mxcsr, Processor, Touches, Vendor};
 use iced_x86::{CpuidFeature, Mnemonic};
 
 use super::layout::number;
@@ -104,10 +104,10 @@ pub fn parse(header: &str) -> Result<Processor, String> {
     for name in value("unknown-features")?.split_whitespace() {
         processor.unknown.set(named(name)?, true);
     }
-    // Facts that were not known when the file was recorded are as usual for the vendor.
+    // What was not known when the file was recorded is as usual for the vendor, and what is not known any more has
+    // become part of something else.
     for (key, has) in [("facts", true), ("facts-not", false)] {
-        for name in value(key)?.split_whitespace() {
-            let fact = Facts::from_name(name).ok_or_else(|| format!("the fact {name:?} is not known"))?;
+        for fact in value(key)?.split_whitespace().filter_map(Facts::from_name) {
             processor.facts.set(fact, has);
         }
     }
@@ -155,13 +155,30 @@ const BY_THE_HOST: &[Mnemonic] = {
     ]
 };
 
-/// Whether this machine cannot say what an instruction does on `processor`: it is the host that computes it, and
-/// this is another family of processors.
+/// What answers with the machine's own state, whichever processor it has: descriptors and control registers, besides
+/// the rows that must run on the thread's core.
+const BY_THE_MACHINE: &[Mnemonic] =
+    &[Mnemonic::Lar, Mnemonic::Sldt, Mnemonic::Smsw, Mnemonic::Verr, Mnemonic::Verw];
+
+/// Whether an instruction's answer is of one machine and not of a processor, so that it is not worth recording.
 #[must_use]
-pub fn needs_its_own(displaced: &Displaced, processor: &Processor) -> bool {
+pub fn is_the_machines(displaced: &Displaced) -> bool {
+    displaced.touches().contains(Touches::THIS_CORE)
+        || BY_THE_MACHINE.contains(&displaced.instruction().mnemonic())
+}
+
+/// Why this machine cannot say what an instruction does on `processor`, if it cannot.
+#[must_use]
+pub fn unanswerable(displaced: &Displaced, processor: &Processor) -> Option<&'static str> {
     let host = Processor::host();
     let same = (host.vendor, host.family) == (processor.vendor, processor.family);
-    !same && BY_THE_HOST.contains(&displaced.instruction().mnemonic())
+    if is_the_machines(displaced) {
+        Some("the answer of one machine")
+    } else if !same && BY_THE_HOST.contains(&displaced.instruction().mnemonic()) {
+        Some("computed by the host, which is another processor")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -176,11 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_fact_that_is_not_named_is_as_usual_for_the_vendor() {
+        let mut processor = Processor::zen_3();
+        let usual = Processor::with_no_feature(Vendor::Amd).facts.contains(Facts::SHA_IGNORES_ALIGNMENT);
+        processor.facts.set(Facts::SHA_IGNORES_ALIGNMENT, !usual);
+        let text = header(&processor);
+        assert_eq!(parse(&text), Ok(processor));
+        let unnamed = text.replace("SHA_IGNORES_ALIGNMENT", "FLIES");
+        processor.facts.set(Facts::SHA_IGNORES_ALIGNMENT, usual);
+        assert_eq!(parse(&unnamed), Ok(processor));
+    }
+
+    #[test]
     fn what_is_not_known_is_an_error() {
         let text = header(&Processor::zen_3());
         for (from, to) in [
             ("AVX2", "AVX3"),
-            ("facts: ", "facts: FLIES "),
             ("AuthenticAMD", "CyrixInstead"),
             ("linear-address-bits: 0x30", "linear-address-bits: 0x0"),
             ("mxcsr-mask: 0x", "mxcsr-mask: 0xfffffffff"),

@@ -1,11 +1,11 @@
 //! `conformance record`: what this processor does, for machines that have another.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use emu::registers::gpr;
-use emu::{Registers, Rflags, Touches};
+use emu::{Registers, Rflags};
 use iced_x86::{Code, Decoder, Instruction, MemorySize, RoundingControl};
 
 use super::format::{self, Case, Form, MOST_RUNS, Raised, Run};
@@ -25,6 +25,8 @@ use crate::{codes, features, undefined};
 pub struct Plan {
     /// Which encodings, by iced-x86's names; `*` and `?` stand for anything.
     pub pattern: String,
+    /// But not these.
+    pub except: BTreeSet<String>,
     /// How many cases of each encoding.
     pub cases: u16,
     /// What the cases are drawn from.
@@ -36,7 +38,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        Plan { pattern: "*".to_string(), cases: 32, seed: 0, jobs }
+        Plan { pattern: "*".to_string(), except: BTreeSet::new(), cases: 32, seed: 0, jobs }
     }
 }
 
@@ -64,7 +66,8 @@ pub fn record(plan: &Plan) -> Result<Recording, Failure> {
     if named.is_empty() {
         return Err(Failure::NoSuchCode(plan.pattern.clone()));
     }
-    let run: Vec<Code> = named.into_iter().filter(|code| codes::skipped(*code).is_none()).collect();
+    let wanted = |code: &Code| codes::skipped(*code).is_none() && !plan.except.contains(&format!("{code:?}"));
+    let run: Vec<Code> = named.into_iter().filter(wanted).collect();
     let (next, found, failure) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..plan.jobs.max(1) {
@@ -156,8 +159,7 @@ impl<'a> Recorder<'a> {
         let (bytes, length) = self.generator.encode(code, ip, rng)?;
         let instruction =
             Decoder::with_ip(64, &bytes[..length], ip, features::processor().decoder_options()).decode();
-        if features::decode(&bytes[..length], ip).is_ok_and(|it| it.touches().contains(Touches::THIS_CORE)) {
-            // Its answer is the core's.
+        if features::decode(&bytes[..length], ip).is_ok_and(|it| processor::is_the_machines(&it)) {
             return None;
         }
         let (seed, fill) = (rng.u64() as u32, fill(&instruction, rng));

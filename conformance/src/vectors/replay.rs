@@ -246,8 +246,8 @@ impl Replayer {
             Ok(displaced) => displaced,
             Err(refusal) => return refused(refusal, case),
         };
-        if processor::needs_its_own(&displaced, self.processor) {
-            return Verdict::Skipped("computed by the host, which is another processor");
+        if let Some(reason) = processor::unanswerable(&displaced, self.processor) {
+            return Verdict::Skipped(reason);
         }
         let lanes = self.layout.registers(case.seed, case.fill, &mut self.image);
         self.put(&case.patches);

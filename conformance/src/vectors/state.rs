@@ -229,7 +229,7 @@ fn float<const BITS: u64, const FRACTION: u64>(rng: &mut Rng) -> u64 {
             _ => fraction,
         },
         2 => most << FRACTION,
-        3 => most << FRACTION | 1 << (FRACTION - 1) | if q % 2 == 0 { 0 } else { fraction },
+        3 => most << FRACTION | 1 << (FRACTION - 1) | if q.is_multiple_of(2) { 0 } else { fraction },
         4 => most << FRACTION | (fraction & !(1 << (FRACTION - 1))).max(1),
         5 => match q % 4 {
             0 => (most << FRACTION) - 1,

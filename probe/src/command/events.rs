@@ -1,6 +1,6 @@
 //! How hits and summaries are printed.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -59,7 +59,10 @@ impl<W: Write> Events<W> {
         let start_ns = *self.start_ns.get_or_insert(event.time_ns);
         self.line.clear();
         match self.format {
-            Format::Text => self.text(event, first, event.time_ns.saturating_sub(start_ns)),
+            Format::Text => {
+                let since_ns = event.time_ns.saturating_sub(start_ns);
+                self.text(event, first, since_ns).map_err(io::Error::other)?;
+            }
             Format::Json => {
                 self.line = serde_json::to_string(event).map_err(io::Error::from)?;
                 self.line.push('\n');
@@ -86,18 +89,13 @@ impl<W: Write> Events<W> {
         &mut self.out
     }
 
-    fn text(&mut self, event: &Event<'_>, first: bool, since_ns: u64) {
+    fn text(&mut self, event: &Event<'_>, first: bool, since_ns: u64) -> fmt::Result {
         let (line, width) = (&mut self.line, self.width);
-        // Writing to a String cannot fail.
         if first {
-            let _ = writeln!(line, "{:>14} {:>8}  {:<width$}  IP", "TIME", "TID", "PROBE");
+            writeln!(line, "{:>14} {:>8}  {:<width$}  IP", "TIME", "TID", "PROBE")?;
         }
         let (seconds, rest) = (since_ns / NS_PER_S, since_ns % NS_PER_S);
-        let _ = writeln!(
-            line,
-            "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}",
-            event.tid, event.probe, event.ip
-        );
+        writeln!(line, "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}", event.tid, event.probe, event.ip)
     }
 }
 
@@ -117,21 +115,20 @@ fn perfetto(event: &Event<'_>) -> serde_json::Value {
 pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Result<()> {
     const LEAST: usize = "PROBE".len();
     let width = counts.iter().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).max(LEAST);
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
+    // At once, so that what the command prints meanwhile does not come between.
+    let mut text = Vec::new();
+    writeln!(
         text,
         "{:<width$} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
         "PROBE", "HITS", "EMULATED", "FAULTED", "FILTERED", "MISSED", "NATIVE"
-    );
+    )?;
     for Counts { probe, hits, emulated, faulted, filtered, missed, native } in counts {
-        let _ = writeln!(
+        writeln!(
             text,
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
-        );
+        )?;
     }
-    // At once, so that what the command prints meanwhile does not come between.
-    out.write_all(text.as_bytes())?;
+    out.write_all(&text)?;
     out.flush()
 }
 

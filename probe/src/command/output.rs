@@ -13,8 +13,8 @@ pub(crate) fn to_stdout(
 ) -> Result<ExitCode, Failure> {
     let mut stdout = BufWriter::new(io::stdout().lock());
     let result = print(&mut stdout).and_then(|()| stdout.flush());
-    // Otherwise dropping it tries again.
-    let _ = stdout.into_parts();
+    // Dropped as a whole it would try again to print what it could not.
+    drop(stdout.into_parts());
     match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),

@@ -48,8 +48,7 @@ impl Signals {
         if session.is_launched() {
             state.launched.store(session.pid(), Ordering::SeqCst);
         }
-        // It is set once.
-        let _ = state.session.set(session.stop_handle());
+        state.session.get_or_init(|| session.stop_handle());
         let state = Arc::clone(state);
         // Ends with the process.
         std::thread::spawn(move || {

@@ -8,6 +8,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use probe::locate::{Address, LocateError};
@@ -169,6 +170,8 @@ struct State {
     /// Of a probe that is being placed on many sites.
     placing: Option<Progress>,
     failure: Option<String>,
+    /// The requests that failed, and how, as far as told.
+    failed: Vec<(&'static str, Errno)>,
     /// Which process could not be opened, and why, before any probe was placed.
     inaccessible: Option<String>,
 }
@@ -187,6 +190,7 @@ impl Shared {
             refused: vec![Vec::new(); names.len()],
             placing: None,
             failure: None,
+            failed: Vec::new(),
             inaccessible: None,
         };
         Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
@@ -264,6 +268,14 @@ impl Shared {
                     state.failure.get_or_insert_with(|| error.to_string());
                 }
             }
+            // Each hit may fail in the same way.
+            EngineEvent::Failed { pid, tid, request, error }
+                if !state.failed.contains(&(request, *error)) =>
+            {
+                state.failed.push((request, *error));
+                let why = error.desc();
+                warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
+            }
             EngineEvent::Inaccessible { pid, error } => {
                 let line = inaccessible(*pid, error);
                 if state.placed.iter().any(|&placed| placed > 0) {
@@ -275,6 +287,9 @@ impl Shared {
             }
             EngineEvent::Overwritten { pid, address } => {
                 warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
+            }
+            EngineEvent::Rejected { tid, error, .. } => {
+                warn(&format!("the registers of thread {tid} could not be changed: {error}"));
             }
             _ => {}
         }
@@ -405,7 +420,7 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
     let start = move |hit: &mut Hit<'_>| {
         if !handler.start(hit.pid()) {
             // It has not executed an instruction of its own yet.
-            let _ = kill(Pid::from_raw(hit.pid()), Signal::SIGKILL);
+            send(hit.pid(), Signal::SIGKILL);
         }
         Action::Remove
     };
@@ -413,6 +428,14 @@ fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
         shared.start(session.pid());
+    }
+}
+
+/// Sends a signal to a process, which may have ended meanwhile.
+fn send(pid: i32, signal: Signal) {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => warn(&format!("{signal} could not be sent to process {pid}: {}", error.desc())),
     }
 }
 

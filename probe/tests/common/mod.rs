@@ -51,6 +51,11 @@ impl Function {
 
     /// Each instruction of `symbol`.
     pub(crate) fn whole(path: &Path, symbol: &str) -> Function {
+        Function::decoded(path, symbol, 64)
+    }
+
+    /// Each instruction of `symbol`, which is code of so many bits.
+    pub(crate) fn decoded(path: &Path, symbol: &str, bitness: u32) -> Function {
         let bytes = fs::read(path).unwrap();
         let file = object::File::parse(&*bytes).unwrap();
         let symbol = file
@@ -67,7 +72,7 @@ impl Function {
             })
             .unwrap();
         let delta = segment.address() - segment.file_range().0;
-        let offsets = Decoder::with_ip(64, text, symbol.address(), DecoderOptions::NONE)
+        let offsets = Decoder::with_ip(bitness, text, symbol.address(), DecoderOptions::NONE)
             .iter()
             .map(|instruction| instruction.ip() - delta)
             .collect();
@@ -76,6 +81,11 @@ impl Function {
 
     pub(crate) fn len(&self) -> usize {
         self.offsets.len()
+    }
+
+    /// The file offset of the first.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offsets[0]
     }
 }
 
@@ -136,9 +146,14 @@ impl Target {
         i32::try_from(self.0.id()).unwrap()
     }
 
+    /// Closes its standard input, which tells it to go on.
+    pub(crate) fn close_input(&mut self) {
+        drop(self.0.stdin.take());
+    }
+
     /// Closes its standard input, which tells it to end, and returns its exit code.
     pub(crate) fn finish(mut self) -> Option<i32> {
-        drop(self.0.stdin.take());
+        self.close_input();
         self.0.wait().unwrap().code()
     }
 }
