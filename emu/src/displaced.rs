@@ -14,6 +14,7 @@ use crate::operand::{Address, Operand, is_canonical};
 use crate::processor::Processor;
 use crate::reserved;
 use crate::table::{self, Flags, Form, Row};
+use crate::vector::phases::Phases;
 use crate::{Exception, Outcome, Refusal, Registers, Rflags, Touches, UserMemory};
 
 /// An instruction that a probe displaced: plain data, decoded and resolved to the one function that
@@ -31,6 +32,7 @@ pub struct Displaced {
     pub(crate) processor: &'static Processor,
     /// The flags that it leaves undefined and the processor clears.
     pub(crate) cleared: Rflags,
+    pub(crate) phases: Phases,
     touches: Touches,
     row: &'static Row,
     instruction: Instruction,
@@ -87,11 +89,15 @@ impl Displaced {
         processor: &'static Processor,
     ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
+        let form = Form { instruction: &instruction, bytes, processor };
         let execute = match processor.can(code.cpuid_features()) {
             Some(false) => families::undefined,
             None => families::native,
-            Some(true) => (row.select)(&Form { instruction: &instruction, bytes, processor })
-                .ok_or(Refusal::NoForm(code))?,
+            Some(true) => (row.select)(&form).ok_or(Refusal::NoForm(code))?,
+        };
+        let phases = match &row.vector {
+            Some(layout) => Phases::of(&form, layout).ok_or(Refusal::NoForm(code))?,
+            None => Phases::default(),
         };
         let mut operand = [Operand::default(); 5];
         for (index, operand) in (0..instruction.op_count()).zip(&mut operand) {
@@ -106,6 +112,7 @@ impl Displaced {
             condition: Condition::of(instruction.condition_code()),
             processor,
             cleared: row.flags.cleared(processor),
+            phases,
             touches: touches(&instruction, row.flags),
             row,
             instruction,

@@ -12,6 +12,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::context::Execute;
 use crate::families;
 use crate::processor::{Facts, Processor};
+use crate::vector::phases::Layout;
 use crate::registers::Rflags;
 
 bitflags! {
@@ -75,6 +76,8 @@ pub(crate) struct Row {
     pub(crate) flags: Flags,
     /// The function for these operands, if the row has one.
     pub(crate) select: fn(&Form<'_>) -> Option<Execute>,
+    /// What decoding must know of a vector instruction's operands.
+    pub(crate) vector: Option<Layout>,
 }
 
 /// The shape of an instruction's operands: what selecting a function depends on.

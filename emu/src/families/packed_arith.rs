@@ -60,14 +60,14 @@ pub(super) static ROWS: &[Row] = &[
     row!(Phsubd, Blocks<u32>, NONE, phsubd),
     row!(Phsubsw, Blocks<i16>, NONE, phsubsw),
     row!(Phminposuw, EachBlock128<u16>, NONE, phminposuw),
-    row!(Pcmpeqb, Lanes<u8>, NONE, |first, second| if first == second { !0 } else { 0 }),
-    row!(Pcmpeqw, Lanes<u16>, NONE, |first, second| if first == second { !0 } else { 0 }),
-    row!(Pcmpeqd, Lanes<u32>, NONE, |first, second| if first == second { !0 } else { 0 }),
-    row!(Pcmpeqq, Lanes<u64>, NONE, |first, second| if first == second { !0 } else { 0 }),
-    row!(Pcmpgtb, Lanes<i8>, NONE, |first, second| if first > second { !0 } else { 0 }),
-    row!(Pcmpgtw, Lanes<i16>, NONE, |first, second| if first > second { !0 } else { 0 }),
-    row!(Pcmpgtd, Lanes<i32>, NONE, |first, second| if first > second { !0 } else { 0 }),
-    row!(Pcmpgtq, Lanes<i64>, NONE, |first, second| if first > second { !0 } else { 0 }),
+    row!(Pcmpeqb, Compare<u8>, NONE, u8::eq),
+    row!(Pcmpeqw, Compare<u16>, NONE, u16::eq),
+    row!(Pcmpeqd, Compare<u32>, NONE, u32::eq),
+    row!(Pcmpeqq, Compare<u64>, NONE, u64::eq),
+    row!(Pcmpgtb, Compare<i8>, NONE, i8::gt),
+    row!(Pcmpgtw, Compare<i16>, NONE, i16::gt),
+    row!(Pcmpgtd, Compare<i32>, NONE, i32::gt),
+    row!(Pcmpgtq, Compare<i64>, NONE, i64::gt),
 ];
 
 #[inline(always)]

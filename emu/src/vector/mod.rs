@@ -4,6 +4,8 @@
 //! where the lanes come from and what a write does to the rest of the register: that is all in which
 //! MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
+pub(crate) mod phases;
+
 use core::marker::PhantomData;
 
 use bytemuck::Pod;
