@@ -10,8 +10,8 @@
 //!   been rounded had the exponent no limits.
 
 use crate::exception::Exception;
-use crate::format::{Format, Magnitude};
-use crate::host::sse::{self, HostOp, Kind};
+use crate::format::Format;
+use crate::host::sse::{self, HostOp, Kind, Sought};
 use crate::registers::Mxcsr;
 use crate::vector::{Bits, Xmm, by_blocks_of};
 
@@ -139,7 +139,7 @@ fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &m
     }
     *result = *wanted;
     // Neighbours differ in the lowest bit; zeros, of whichever sign, do not.
-    let differ = |(down, up): (&Xmm, &Xmm)| O::Target::any_differ(down, up, O::ELEMENTS);
+    let differ = |(down, up): (&Xmm, &Xmm)| sse::any_neighbours::<O::Target>(down, up, O::ELEMENTS);
     let inexact = blocks(down).iter().zip(blocks(up)).any(differ);
     Some(if inexact { Mxcsr::PE } else { Mxcsr::empty() })
 }
@@ -147,17 +147,17 @@ fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &m
 /// Whether there is a denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
 #[inline(always)]
 fn has_special_operand<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> bool {
-    let denormal = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
-    let is_special = |magnitude: Magnitude| {
-        denormal & magnitude.is_small() | (O::KIND == Kind::Choice) & magnitude.is_nan::<O::Source>()
-    };
+    let small = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
+    let nan = O::KIND == Kind::Choice;
+    let sought = Sought { zero: false, small, large: false, nan };
     match O::KIND {
         Kind::FromInteger | Kind::ToInteger | Kind::Truncation | Kind::Approximation => false,
+        _ if !small && !nan => false,
         kind => blocks(first).iter().zip(blocks(second)).any(|(first, second)| {
             if kind.is_binary() {
-                O::Source::any([first, second], O::ELEMENTS, is_special)
+                sse::any::<O::Source, 2>(sought, [first, second], O::ELEMENTS)
             } else {
-                O::Source::any([second], O::ELEMENTS, is_special)
+                sse::any::<O::Source, 1>(sought, [second], O::ELEMENTS)
             }
         }),
     }
@@ -166,14 +166,11 @@ fn has_special_operand<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) 
 /// Whether nothing but PE was raised, as far as the results tell.
 #[inline(always)]
 fn is_ordinary<O: HostOp, B: Bits>(results: &B, or_zero: bool) -> bool {
+    let sought = Sought { zero: !or_zero, small: true, large: true, nan: false };
     let is_extraordinary = |block: &Xmm| match O::KIND {
         Kind::Choice | Kind::Approximation => false,
-        Kind::ToInteger | Kind::Truncation => O::Target::any_indefinite(block, O::ELEMENTS),
-        _ => {
-            O::Target::any([block], O::ELEMENTS, |magnitude| {
-                magnitude.is_small() | magnitude.is_large::<O::Target>()
-            }) || !or_zero && O::Target::any([block], O::ELEMENTS, Magnitude::is_zero)
-        }
+        Kind::ToInteger | Kind::Truncation => sse::any_indefinite::<O::Target>(block, O::ELEMENTS),
+        _ => sse::any::<O::Target, 1>(sought, [block], O::ELEMENTS),
     };
     !blocks(results).iter().any(is_extraordinary)
 }
@@ -271,4 +268,166 @@ fn only<F: Format>(block: &Xmm, index: usize) -> Xmm {
     let ones = F::LOWEST_BITS * u128::from(F::ONE);
     let mask = F::MASK << ((index as u32 * F::BITS) & 127);
     bytemuck::cast(bytemuck::cast::<Xmm, u128>(*block) & mask | ones & !mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Double, Single};
+    use crate::host::sse::*;
+
+    /// Random numbers, the same in each run (xorshift64*).
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+
+        fn below(&mut self, limit: u64) -> u64 {
+            (self.next() >> 32) % limit
+        }
+
+        /// An element of format `F`: near 1.0 and often with few bits, or near the ends of the range, or any.
+        fn element<F: Format>(&mut self, theme: u64) -> u64 {
+            let highest = F::MASK as u64 >> 1 >> F::FRACTION_BITS;
+            let exponent = match theme {
+                0 => highest / 2 - 2 + self.below(4),
+                1 => [0, 0, 1, 1, 2, highest / 2, highest - 2, highest - 1, highest][self.below(9) as usize],
+                2 => highest / 2 + self.below(u64::from(F::BITS)),
+                3 => highest / 4 + self.below(highest / 2),
+                _ => self.below(highest + 1),
+            };
+            let fraction = match self.below(4) {
+                0 => 0,
+                1 => self.next() << 60 >> (64 - F::FRACTION_BITS),
+                2 => u64::MAX - self.below(2),
+                _ => self.next(),
+            };
+            let sign = self.below(2) << (F::BITS - 1);
+            sign | exponent << F::FRACTION_BITS | fraction & ((1 << F::FRACTION_BITS) - 1)
+        }
+
+        /// Integers of all lengths, or elements of one theme with a few of another, often all positive.
+        fn operand<O: HostOp, B: Bits>(&mut self) -> B {
+            let mut operand = B::default();
+            let theme = self.below(5);
+            let signs = if self.below(2) == 0 { u64::MAX } else { O::Source::MASK as u64 >> 1 };
+            for quadword in operand.quadwords_mut() {
+                *quadword = (0..64).step_by(O::Source::BITS as usize).fold(0, |quadword, shift| {
+                    let theme = if self.below(8) == 0 { self.below(5) } else { theme };
+                    let element = if O::KIND == Kind::FromInteger {
+                        let integer = (self.next() as i64) >> self.below(64);
+                        integer as u64 & O::Source::MASK as u64
+                    } else {
+                        self.element::<O::Source>(theme) & signs
+                    };
+                    quadword | element << shift
+                });
+            }
+            operand
+        }
+
+        /// Any rounding, DAZ, FTZ and flags, everything masked.
+        fn mxcsr(&mut self) -> Mxcsr {
+            let drawn = Mxcsr::from_bits_retain(self.next() as u32);
+            // Few flags, mostly.
+            let flags =
+                drawn & Mxcsr::from_bits_retain(self.next() as u32 & self.next() as u32) & Mxcsr::EXCEPTIONS;
+            Mxcsr::MASKS | drawn & (Mxcsr::RC | Mxcsr::DAZ | Mxcsr::FTZ) | flags
+        }
+    }
+
+    /// Holds what is computed without a look at the host's flags against what these say, and returns how often
+    /// that was possible, in 1000.
+    fn agree<O: HostOp, B: Bits + PartialEq + core::fmt::Debug>(cases: u64) -> u64 {
+        let mut random = Random(0x5bd1_e995_0000_0001 ^ cases);
+        let mut foreseen = 0;
+        for case in 0..cases {
+            let (first, second) = (random.operand::<O, B>(), random.operand::<O, B>());
+            let mxcsr = random.mxcsr();
+            let (mut expected, mut result) = (B::default(), B::default());
+            let raised = watch::<O, B>(&first, &second, mxcsr, &mut expected);
+            if let Some(found) = unwatched::<O, B>(&first, &second, mxcsr, &mut result) {
+                foreseen += 1;
+                let name = core::any::type_name::<O>();
+                let state = format!("{name}, case {case}: {first:x?} {second:x?} under {mxcsr:?}");
+                assert_eq!(result, expected, "{state}");
+                assert_eq!(mxcsr | found, mxcsr | raised, "{state}");
+            }
+        }
+        foreseen * 1000 / cases
+    }
+
+    macro_rules! agree {
+        ($($name:ident),+) => {$(
+            let (one, four) = (agree::<$name, Xmm>(40_000), agree::<$name, [u64; 8]>(10_000));
+            println!("{}: {one} and {four} of 1000", stringify!($name));
+            // Else nothing was compared.
+            assert!(one >= 100 && four >= 1, "{}: {one}, {four}", stringify!($name));
+        )+};
+    }
+
+    #[test]
+    fn arithmetic_is_foreseen_as_it_is() {
+        agree!(Addps, Addpd, Addss, Addsd, Subps, Subpd, Subss, Subsd, Addsubps, Addsubpd);
+        agree!(Mulps, Mulpd, Mulss, Mulsd, Divps, Divpd, Divss, Divsd);
+        agree!(Sqrtps, Sqrtpd, Sqrtss, Sqrtsd, Rcpps, Rcpss, Rsqrtps, Rsqrtss);
+    }
+
+    #[test]
+    fn choices_are_foreseen_as_they_are() {
+        agree!(Minps, Minpd, Minss, Minsd, Maxps, Maxpd, Maxss, Maxsd);
+        agree!(QuietCmpps, QuietCmppd, QuietCmpss, QuietCmpsd);
+        agree!(SignalingCmpps, SignalingCmppd, SignalingCmpss, SignalingCmpsd);
+    }
+
+    #[test]
+    fn conversions_are_foreseen_as_they_are() {
+        agree!(Cvtdq2ps, Cvtdq2pd, Cvtsi2ss32, Cvtsi2ss64, Cvtsi2sd32, Cvtsi2sd64);
+        agree!(Cvtps2dq, Cvttps2dq, Cvtpd2dq, Cvttpd2dq, Cvtss2si32, Cvtss2si64, Cvtsd2si32, Cvtsd2si64);
+        agree!(Cvttss2si32, Cvttss2si64, Cvttsd2si32, Cvttsd2si64);
+        agree!(Cvtps2pd, Cvtpd2ps, Cvtss2sd, Cvtsd2ss);
+    }
+
+    /// The thresholds of what is looked for, element by element.
+    #[test]
+    fn what_is_sought_is_found() {
+        fn holds<F: Format>(highest_finite: u64, smallest: u64, large: u64) {
+            let none = Sought { zero: false, small: false, large: false, nan: false };
+            let infinity = highest_finite + 1;
+            let is = |sought: Sought, magnitude: u64| {
+                let signs = [0, 1 << (F::BITS - 1)].map(|sign: u64| {
+                    let block = u128::from(magnitude | sign) << (128 - F::BITS);
+                    any::<F, 1>(sought, [&bytemuck::cast(block)], 128 / F::BITS as usize)
+                });
+                assert_eq!(signs[0], signs[1], "{magnitude:#x}");
+                signs[0]
+            };
+            for magnitude in [0, 1, smallest - 1, smallest, smallest + 1, F::ONE, large - 1, large, large + 1]
+                .into_iter()
+                .chain([highest_finite, infinity, infinity + 1, F::MASK as u64 >> 1])
+            {
+                // The other elements are zeros.
+                assert!(is(Sought { zero: true, ..none }, magnitude), "{magnitude:#x}");
+                let small = (1..=smallest).contains(&magnitude);
+                assert_eq!(is(Sought { small: true, ..none }, magnitude), small, "{magnitude:#x}");
+                assert_eq!(
+                    is(Sought { large: true, ..none }, magnitude),
+                    magnitude > large,
+                    "{magnitude:#x}"
+                );
+                assert_eq!(
+                    is(Sought { nan: true, ..none }, magnitude),
+                    magnitude > infinity,
+                    "{magnitude:#x}"
+                );
+            }
+        }
+        holds::<Single>(0x7f7f_ffff, 0x0080_0000, 0x7f00_0000);
+        holds::<Double>(0x7fef_ffff_ffff_ffff, 0x0010_0000_0000_0000, 0x7fe0_0000_0000_0000);
+    }
 }

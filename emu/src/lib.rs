@@ -2,7 +2,8 @@
 //!
 //! [`Displaced::decode`] reads an instruction once; [`Displaced::execute`] performs it, any number of
 //! times, on a register file and a memory interface. Nothing here makes system calls, allocates while
-//! executing, or panics.
+//! executing, or panics. SSE arithmetic runs on the host's own unit: it leaves the thread's MXCSR with all
+//! exception flags set, and its other bits as they were.
 
 pub mod memory;
 pub mod registers;

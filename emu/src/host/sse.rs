@@ -14,11 +14,12 @@
 #![allow(unsafe_code, reason = "arithmetic on the host's own floating-point unit")]
 
 use core::arch::asm;
+use core::arch::x86_64::*;
 use std::sync::OnceLock;
 
 use crate::format::Format;
 use crate::registers::Mxcsr;
-use crate::vector::Bits;
+use crate::vector::{Bits, Xmm};
 
 /// What kind of operation it is: which flags it can raise, and how they are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -351,6 +352,94 @@ host_compare! {
     QuietCmpsd SignalingCmpsd "sd", Double, 1, "q", "63";
 }
 
+/// Kinds of elements to look for.
+#[derive(Clone, Copy)]
+pub(crate) struct Sought {
+    /// Zeros.
+    pub(crate) zero: bool,
+    /// Denormal numbers, and the smallest normal one.
+    pub(crate) small: bool,
+    /// What is above half the greatest power of two, infinities, NaNs.
+    pub(crate) large: bool,
+    /// NaNs.
+    pub(crate) nan: bool,
+}
+
+/// Whether any of the first `count` elements of the blocks is sought, by integer arithmetic alone.
+#[inline(always)]
+pub(crate) fn any<F: Format, const N: usize>(sought: Sought, blocks: [&Xmm; N], count: usize) -> bool {
+    let infinity = (F::MASK as u64 >> 1 >> F::FRACTION_BITS) as i32;
+    // SAFETY: SSE2 is of the x86-64 baseline.
+    unsafe {
+        let (none, ones) = (_mm_setzero_si128(), _mm_set1_epi32(-1));
+        let mut found = none;
+        for block in blocks {
+            let block = bytemuck::cast(*block);
+            // The exponent of the next lower magnitude, in the highest 32 bits of each element: -1 of zero.
+            let exponents = if F::BITS == 64 {
+                let magnitudes = _mm_and_si128(block, _mm_srli_epi64::<1>(ones));
+                _mm_srai_epi32::<20>(_mm_add_epi64(magnitudes, ones))
+            } else {
+                let magnitudes = _mm_and_si128(block, _mm_srli_epi32::<1>(ones));
+                _mm_srai_epi32::<23>(_mm_add_epi32(magnitudes, ones))
+            };
+            if sought.zero {
+                found = _mm_or_si128(found, exponents);
+            }
+            if sought.small {
+                found = _mm_or_si128(found, _mm_cmpeq_epi32(exponents, none));
+            }
+            if sought.large {
+                found = _mm_or_si128(found, _mm_cmpgt_epi32(exponents, _mm_set1_epi32(infinity - 2)));
+            }
+            if sought.nan {
+                found = _mm_or_si128(found, _mm_cmpeq_epi32(exponents, _mm_set1_epi32(infinity)));
+            }
+        }
+        highest_bits::<F>(found) & ((1 << count) - 1) != 0
+    }
+}
+
+/// The highest bit of each element.
+#[inline(always)]
+fn highest_bits<F: Format>(block: __m128i) -> i32 {
+    // SAFETY: SSE2 is of the x86-64 baseline.
+    unsafe {
+        if F::BITS == 64 {
+            _mm_movemask_pd(_mm_castsi128_pd(block))
+        } else {
+            _mm_movemask_ps(_mm_castsi128_ps(block))
+        }
+    }
+}
+
+/// Whether any of the first `count` integers is the one that stands for those that cannot be represented.
+#[inline(always)]
+pub(crate) fn any_indefinite<F: Format>(block: &Xmm, count: usize) -> bool {
+    let block = bytemuck::cast(*block);
+    // SAFETY: SSE2 is of the x86-64 baseline.
+    let equal = unsafe {
+        if F::BITS == 64 {
+            let halves = _mm_cmpeq_epi32(block, _mm_set1_epi64x(i64::MIN));
+            _mm_and_si128(halves, _mm_slli_epi64::<32>(halves))
+        } else {
+            _mm_cmpeq_epi32(block, _mm_set1_epi32(i32::MIN))
+        }
+    };
+    highest_bits::<F>(equal) & ((1 << count) - 1) != 0
+}
+
+/// Whether any of the first `count` elements differ in the lowest bit.
+#[inline(always)]
+pub(crate) fn any_neighbours<F: Format>(left: &Xmm, right: &Xmm, count: usize) -> bool {
+    // SAFETY: SSE2 is of the x86-64 baseline.
+    let lowest = unsafe {
+        let differing = _mm_xor_si128(bytemuck::cast(*left), bytemuck::cast(*right));
+        if F::BITS == 64 { _mm_slli_epi64::<63>(differing) } else { _mm_slli_epi32::<31>(differing) }
+    };
+    highest_bits::<F>(lowest) & ((1 << count) - 1) != 0
+}
+
 /// The bits of MXCSR that this processor has (SDM volume 1, section 11.6.6).
 #[must_use]
 pub(crate) fn mxcsr_mask() -> Mxcsr {
@@ -375,7 +464,6 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
 mod tests {
     use super::*;
     use crate::format::Single;
-    use crate::vector::Xmm;
 
     fn host_mxcsr() -> u32 {
         let mut mxcsr = 0u32;
