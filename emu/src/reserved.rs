@@ -22,8 +22,13 @@ static INVALID_OPCODE: Row = Row {
 };
 
 /// What raises #GP: an instruction of more than 15 bytes.
-static TOO_LONG: Row =
-    Row { name: "#GP", mnemonics: &[], flags: Flags::empty(), select: |_| Some(too_long as Execute), vector: None };
+static TOO_LONG: Row = Row {
+    name: "#GP",
+    mnemonics: &[],
+    flags: Flags::empty(),
+    select: |_| Some(too_long as Execute),
+    vector: None,
+};
 
 fn too_long(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::GeneralProtection(0))

@@ -12,8 +12,8 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::context::Execute;
 use crate::families;
 use crate::processor::{Facts, Processor};
-use crate::vector::phases::Layout;
 use crate::registers::Rflags;
+use crate::vector::phases::Layout;
 
 bitflags! {
     /// What generic code must know of an instruction.

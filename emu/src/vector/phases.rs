@@ -156,13 +156,17 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
         Operands::One => Some(([Some(last), None, None], None)),
         Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
         Operands::Shift => match vectors.next() {
-            Some(before) if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) => {
+            Some(before)
+                if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
+            {
                 Some(([Some(before), Some(last), None], None))
             }
             _ => Some(([Some(last), None, None], None)),
         },
         Operands::Three => Some(([Some(0), Some(1), Some(2)], None)),
-        Operands::Blend if form.encoding() == EncodingKind::Legacy => Some(([Some(0), Some(1), None], Some(0))),
+        Operands::Blend if form.encoding() == EncodingKind::Legacy => {
+            Some(([Some(0), Some(1), None], Some(0)))
+        }
         Operands::Blend => Some(([Some(1), Some(2), Some(3)], None)),
     }
 }
@@ -438,7 +442,10 @@ fn to_whole(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
 }
 
 /// As [`to_whole`] for lanes that the mask leaves; the others stay, or are cleared.
-fn to_masked<const LANE: usize, const ZEROING: bool>(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+fn to_masked<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+) -> Result<(), Exception> {
     let mask = c.write_mask();
     let quadwords = c.displaced.phases.width() / 8;
     for (index, (to, result)) in destination(c).iter_mut().zip(result).enumerate() {
@@ -450,7 +457,10 @@ fn to_masked<const LANE: usize, const ZEROING: bool>(c: &mut Context<'_>, result
 }
 
 /// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.
-fn to_lowest<const LANE: usize, const ZEROING: bool>(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+fn to_lowest<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+) -> Result<(), Exception> {
     let chosen = c.write_mask() & 1 != 0;
     let to = destination(c);
     let lowest = u64::MAX >> (64 - 8 * LANE);
