@@ -17,6 +17,7 @@ use crate::model::registers::Registers;
 use crate::model::touches::Touches;
 use crate::reserved;
 use crate::run::context::{Context, Execute};
+use crate::run::phases::Phases;
 use crate::run::row::Row;
 use crate::table;
 
@@ -26,6 +27,7 @@ use crate::table;
 pub struct Displaced {
     execute: Execute,
     decoded: Decoded,
+    phases: Phases,
     touches: Touches,
     row: &'static Row,
 }
@@ -81,14 +83,16 @@ impl Displaced {
         processor: &'static Processor,
     ) -> Result<Displaced, Refusal> {
         let code = instruction.code();
-        let execute = match processor.can(code.cpuid_features()) {
-            Some(false) => families::undefined,
-            None => families::native,
-            Some(true) => (row.select)(&Form { instruction: &instruction, bytes, processor })
-                .ok_or(Refusal::NoForm(code))?,
+        let form = Form { instruction: &instruction, bytes, processor };
+        let selected = || Some(((row.select)(&form)?, Phases::of(&form, row.vector.as_ref())?));
+        let (execute, phases) = match processor.can(code.cpuid_features()) {
+            Some(false) => (families::undefined as Execute, Phases::default()),
+            None => (families::native as Execute, Phases::default()),
+            Some(true) => selected().ok_or(Refusal::NoForm(code))?,
         };
         Ok(Displaced {
             execute,
+            phases,
             decoded: Decoded::of(instruction, row.flags, bytes, processor),
             touches: Touches::of(&instruction, row.flags),
             row,
@@ -110,7 +114,8 @@ impl Displaced {
         memory: &mut dyn UserMemory,
     ) -> Result<Outcome, Exception> {
         registers.rip = self.decoded.next_ip;
-        let result = (self.execute)(&mut Context { decoded: &self.decoded, registers, memory });
+        let result =
+            (self.execute)(&mut Context { decoded: &self.decoded, phases: &self.phases, registers, memory });
         let done = match result {
             Ok(outcome) => !matches!(outcome, Outcome::Again | Outcome::Native),
             Err(exception) => exception.is_trap(),

@@ -20,11 +20,17 @@ static INVALID_OPCODE: Row = Row {
     mnemonics: &[],
     flags: Flags::empty(),
     select: |form| Some(families::undefined_unless_too_long(form)),
+    vector: None,
 };
 
 /// What raises #GP: an instruction of more than 15 bytes.
-static TOO_LONG: Row =
-    Row { name: "#GP", mnemonics: &[], flags: Flags::empty(), select: |_| Some(too_long as Execute) };
+static TOO_LONG: Row = Row {
+    name: "#GP",
+    mnemonics: &[],
+    flags: Flags::empty(),
+    select: |_| Some(too_long as Execute),
+    vector: None,
+};
 
 fn too_long(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::GeneralProtection(0))

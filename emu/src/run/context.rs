@@ -8,6 +8,7 @@ use crate::model::memory::{Access, UserMemory};
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Registers, Rflags, gpr};
 use crate::model::width::Width;
+use crate::run::phases::Phases;
 
 /// What performs an instruction. RIP is that of the next instruction already when it is called; on an
 /// error the caller sets it back.
@@ -16,6 +17,7 @@ pub(crate) type Execute = fn(&mut Context<'_>) -> Result<Outcome, Exception>;
 /// An instruction being executed.
 pub(crate) struct Context<'a> {
     pub(crate) decoded: &'a Decoded,
+    pub(crate) phases: &'a Phases,
     pub(crate) registers: &'a mut Registers,
     pub(crate) memory: &'a mut dyn UserMemory,
 }

@@ -5,6 +5,7 @@ use iced_x86::Mnemonic;
 use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::run::context::Execute;
+use crate::run::phases::Layout;
 
 /// An entry of the manual.
 pub(crate) struct Row {
@@ -14,6 +15,8 @@ pub(crate) struct Row {
     pub(crate) flags: Flags,
     /// The function for these operands, if the row has one.
     pub(crate) select: fn(&Form<'_>) -> Option<Execute>,
+    /// What decoding must know of a vector instruction's operands.
+    pub(crate) vector: Option<Layout>,
 }
 
 /// Calls a function generic over its width with the width that is known only at run time.

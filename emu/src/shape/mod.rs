@@ -32,6 +32,7 @@ macro_rules! row {
             mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
             flags: $flags,
             select: $function,
+            vector: None,
         }
     };
     ([$($mnemonic:ident),+], Rmw, $flags:expr, $function:ident) => {{

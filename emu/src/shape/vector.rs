@@ -1,7 +1,7 @@
-//! The shapes of vector instructions: how lanes are fetched and written back, once for all rows and for all
-//! classes of registers.
+//! The shapes of vector instructions: what a row's function sees of the operands. Where these come from and where
+//! the result goes is [`crate::run::phases`]'s business.
 //!
-//! `row!(Paddb, Lanes<u8>, NONE, u8::wrapping_add)`: the lane type is that of the destination, which is
+//! `row!([Paddb, Vpaddb], Lanes<u8>, NONE, u8::wrapping_add)`: the lane type is that of the destination, which is
 //! also what a mask counts.
 
 use iced_x86::{CpuidFeature, EncodingKind};
@@ -9,82 +9,95 @@ use iced_x86::{CpuidFeature, EncodingKind};
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
-use crate::model::lane::{Bits, Blocks, Lane, by_blocks_of};
+use crate::model::lane::{Blocks, Lane};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::vector::{Class, InLowHalf, InMemory, InPart, InRegister, Mmx, Place, Sse};
+use crate::run::phases::{Sources, Zmm};
+
+/// A row of a vector instruction: its work as a type, and what decoding must know of its operands.
+macro_rules! work_row {
+    ([$($mnemonic:ident),+], $flags:expr, $layout:expr, $work:ty) => {
+        $crate::run::row::Row {
+            name: stringify!($($mnemonic)/+),
+            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
+            flags: $flags,
+            select: |_| Some($crate::shape::vector::run::<$work>),
+            vector: Some($layout),
+        }
+    };
+}
+pub(crate) use work_row;
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
     // Two sources, lane by lane: fn(T, T) -> T.
-    ($mnemonics:tt, Lanes<$lane:ty>, $flags:expr, $function:expr) => {{
-        struct Op;
-        impl $crate::shape::vector::Lanes<$lane> for Op {
-            #[inline(always)]
-            fn apply(first: $lane, second: $lane) -> $lane {
-                ($function)(first, second)
-            }
-        }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::lanes::<$lane, Op>)
-    }};
+    ($mnemonics:tt, Lanes<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Two, |sources, _immediate| {
+            ($function)(sources[0], sources[1])
+        })
+    };
+    // Two sources and an immediate, lane by lane: fn(T, T, u8) -> T.
+    ($mnemonics:tt, LanesImm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Two, |sources, immediate| {
+            ($function)(sources[0], sources[1], immediate)
+        })
+    };
     // One source, lane by lane: fn(T) -> T.
-    ($mnemonics:tt, EachLane<$lane:ty>, $flags:expr, $function:expr) => {{
-        struct Op;
-        impl $crate::shape::vector::EachLane<$lane> for Op {
-            #[inline(always)]
-            fn apply(source: $lane) -> $lane {
-                ($function)(source)
-            }
-        }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::each_lane::<$lane, Op>)
-    }};
+    ($mnemonics:tt, EachLane<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, One, |sources, _immediate| {
+            ($function)(sources[0])
+        })
+    };
+    // One source and an immediate, lane by lane: fn(T, u8) -> T.
+    ($mnemonics:tt, EachLaneImm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, One, |sources, immediate| {
+            ($function)(sources[0], immediate)
+        })
+    };
+    // The destination and two sources, lane by lane: fn(T, T, T) -> T.
+    ($mnemonics:tt, Ternary<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Three, |sources, _immediate| {
+            ($function)(sources[0], sources[1], sources[2])
+        })
+    };
+    // The same with an immediate: fn(T, T, T, u8) -> T.
+    ($mnemonics:tt, TernaryImm<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Three, |sources, immediate| {
+            ($function)(sources[0], sources[1], sources[2], immediate)
+        })
+    };
     // Two sources, block by block: fn<const N>(&[T; N], &[T; N]) -> [T; N].
     ($mnemonics:tt, Blocks<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            two_sources,
+            $mnemonics, $lane, $flags, Two, whole,
             |first, second, _immediate| $function(first, second)
         )
     };
-    // The same, of which the second source's low half counts.
+    // The same, of which a legacy operand in memory is read in its low half only.
     ($mnemonics:tt, LowBlocks<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            two_sources_low,
+            $mnemonics, $lane, $flags, Two, low_half,
             |first, second, _immediate| $function(first, second)
         )
     };
     // Two sources and an immediate: fn<const N>(&[T; N], &[T; N], u8) -> [T; N].
     ($mnemonics:tt, BlocksImm<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            two_sources,
+            $mnemonics, $lane, $flags, Two, whole,
             |first, second, immediate| $function(first, second, immediate)
         )
     };
     // One source: fn<const N>(&[T; N]) -> [T; N].
     ($mnemonics:tt, EachBlock<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            one_source,
+            $mnemonics, $lane, $flags, One, whole,
             |first, _second, _immediate| $function(first)
         )
     };
     // One source and an immediate: fn<const N>(&[T; N], u8) -> [T; N].
     ($mnemonics:tt, EachBlockImm<$lane:ty>, $flags:expr, $function:ident) => {
         $crate::shape::vector::blocks_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            one_source,
+            $mnemonics, $lane, $flags, One, whole,
             |first, _second, immediate| $function(first, immediate)
         )
     };
@@ -92,48 +105,99 @@ macro_rules! vector_row {
     // fn(&[T; N], &[T; N]) -> [T; N] and so on.
     ($mnemonics:tt, Block128<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            two_sources_128,
-            |first, second, _immediate| ($function)(first, second)
+            $mnemonics, $lane, $flags, Two,
+            |sources, _immediate| ($function)(sources[0], sources[1])
         )
     };
     ($mnemonics:tt, Block128Imm<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            two_sources_128,
-            |first, second, immediate| ($function)(first, second, immediate)
+            $mnemonics, $lane, $flags, Two,
+            |sources, immediate| ($function)(sources[0], sources[1], immediate)
         )
     };
     ($mnemonics:tt, EachBlock128<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            one_source_128,
-            |first, _second, _immediate| ($function)(first)
+            $mnemonics, $lane, $flags, One,
+            |sources, _immediate| ($function)(sources[0])
         )
     };
     ($mnemonics:tt, EachBlock128Imm<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
-            $mnemonics,
-            $lane,
-            $flags,
-            one_source_128,
-            |first, _second, immediate| ($function)(first, immediate)
+            $mnemonics, $lane, $flags, One,
+            |sources, immediate| ($function)(sources[0], immediate)
         )
     };
+    // Two sources, and XMM0 or a fourth operand: fn(&[T; N], &[T; N], &[T; N]) -> [T; N].
+    ($mnemonics:tt, Block128With<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::block_128_row!(
+            $mnemonics, $lane, $flags, Blend,
+            |sources, _immediate| ($function)(sources[0], sources[1], sources[2])
+        )
+    };
+    // Each lane from lanes anywhere in the sources: fn([&[T]; 3], usize, u8) -> T, by the lane's number. `One`,
+    // `Two` or `Three` says what the sources are.
+    ($mnemonics:tt, Across<$lane:ty>, $flags:expr, $operands:ident, $function:expr) => {{
+        struct Op;
+        impl $crate::shape::vector::Work for Op {
+            #[inline]
+            fn work(
+                sources: &$crate::run::phases::Sources,
+                width: usize,
+                immediate: u8,
+                result: &mut $crate::run::phases::Zmm,
+            ) {
+                $crate::shape::vector::across::<$lane>(sources, width, result, |sources, index| {
+                    ($function)(sources, index, immediate)
+                });
+            }
+        }
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new(
+                $crate::run::phases::Operands::$operands,
+                size_of::<$lane>()
+            )
+            .whole(),
+            Op
+        )
+    }};
     // Lanes of the second source where the immediate has ones, else of the first.
     ($mnemonics:tt, Blend<$lane:ty>, $flags:expr) => {
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend::<$lane>)
+        $crate::shape::vector::vector_row!($mnemonics, Across<$lane>, $flags, Two, $crate::shape::vector::blend)
     };
-    // Lanes of the second source where those of the mask register are negative, else of the first.
+    // Lanes of the second source where those of the third are negative, else of the first.
     ($mnemonics:tt, BlendBySign<$lane:ty>, $flags:expr) => {
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::blend_by_sign::<$lane>)
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Blend, |sources, _immediate| {
+            if sources[2] < 0 { sources[1] } else { sources[0] }
+        })
     };
+    // Lanes compared: fn(T, T) -> bool. The result is ones in a lane, or a bit of a mask register.
+    ($mnemonics:tt, Compare<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::vector_row!(
+            $mnemonics, CompareImm<$lane>, $flags,
+            |first: $lane, second: $lane, _| ($function)(&first, &second)
+        )
+    };
+    // The same with an immediate: fn(T, T, u8) -> bool.
+    ($mnemonics:tt, CompareImm<$lane:ty>, $flags:expr, $function:expr) => {{
+        struct Op;
+        impl $crate::shape::vector::Compare<$lane> for Op {
+            #[inline(always)]
+            fn apply(first: $lane, second: $lane, immediate: u8) -> bool {
+                ($function)(first, second, immediate)
+            }
+        }
+        $crate::run::row::Row {
+            select: $crate::shape::vector::compare::<$lane, Op>,
+            ..$crate::shape::vector::work_row!(
+                $mnemonics,
+                $flags,
+                $crate::run::phases::Layout::new($crate::run::phases::Operands::Two, size_of::<$lane>()),
+                $crate::shape::vector::ToLanes<$lane, Op>
+            )
+        }
+    }};
     // Lanes shifted by one count: fn(T, u64) -> T.
     ($mnemonics:tt, LaneShift<$lane:ty>, $flags:expr, $function:expr) => {{
         struct Op;
@@ -143,11 +207,26 @@ macro_rules! vector_row {
                 ($function)(lane, count)
             }
         }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::lane_shift::<$lane, Op>)
+        $crate::run::row::Row {
+            select: $crate::shape::vector::lane_shift::<$lane, Op>,
+            ..$crate::shape::vector::work_row!(
+                $mnemonics,
+                $flags,
+                $crate::run::phases::Layout::new($crate::run::phases::Operands::Shift, size_of::<$lane>())
+                    .low_half(),
+                $crate::shape::vector::ByCount<$lane, Op>
+            )
+        }
     }};
     // The low lanes of the source, made wider as `From` does.
     ($mnemonics:tt, Widen<$narrow:ty, $wide:ty>, $flags:expr) => {
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::widen::<$narrow, $wide>)
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new($crate::run::phases::Operands::One, size_of::<$wide>())
+                .from(size_of::<$narrow>()),
+            $crate::shape::vector::Widened<$narrow, $wide>
+        )
     };
     // The lanes of both sources, made narrower: fn(Wide) -> Narrow.
     ($mnemonics:tt, Narrow<$wide:ty, $narrow:ty>, $flags:expr, $function:expr) => {{
@@ -158,14 +237,45 @@ macro_rules! vector_row {
                 ($function)(lane)
             }
         }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::narrow::<$wide, $narrow, Op>)
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new($crate::run::phases::Operands::Two, size_of::<$narrow>()).whole(),
+            $crate::shape::vector::Narrowed<$wide, $narrow, Op>
+        )
     }};
 }
 pub(crate) use vector_row;
 
+/// Rows of lanes: |[T; 3], u8| -> T.
+macro_rules! lanes_row {
+    ($mnemonics:tt, $lane:ty, $flags:expr, $operands:ident, |$sources:ident, $immediate:ident| $call:expr) => {{
+        struct Op;
+        impl $crate::shape::vector::Work for Op {
+            #[inline]
+            fn work(
+                sources: &$crate::run::phases::Sources,
+                width: usize,
+                $immediate: u8,
+                result: &mut $crate::run::phases::Zmm,
+            ) {
+                $crate::shape::vector::by_lanes::<$lane>(sources, width, result, |$sources| $call);
+            }
+        }
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new($crate::run::phases::Operands::$operands, size_of::<$lane>()),
+            Op
+        )
+    }};
+}
+pub(crate) use lanes_row;
+
+/// Rows of blocks of 128 bits, or of the 64 of MMX.
 macro_rules! blocks_row {
     (
-        $mnemonics:tt, $lane:ty, $flags:expr, $select:ident,
+        $mnemonics:tt, $lane:ty, $flags:expr, $operands:ident, $part:ident,
         |$first:ident, $second:ident, $immediate:ident| $call:expr
     ) => {{
         struct Op;
@@ -179,29 +289,44 @@ macro_rules! blocks_row {
                 $call
             }
         }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::$select::<$lane, Op>)
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new(
+                $crate::run::phases::Operands::$operands,
+                size_of::<$lane>()
+            )
+            .whole()
+            .$part(),
+            $crate::shape::vector::ByBlocks<$lane, Op>
+        )
     }};
 }
 pub(crate) use blocks_row;
 
+/// Rows of blocks of 128 bits: |[&Block; 3], u8| -> Block.
 macro_rules! block_128_row {
-    (
-        $mnemonics:tt, $lane:ty, $flags:expr, $select:ident,
-        |$first:ident, $second:ident, $immediate:ident| $call:expr
-    ) => {{
-        use $crate::model::lane::Lane;
+    ($mnemonics:tt, $lane:ty, $flags:expr, $operands:ident, |$sources:ident, $immediate:ident| $call:expr) => {{
         struct Op;
-        impl $crate::shape::vector::Block128<$lane> for Op {
-            #[inline(always)]
-            fn apply(
-                $first: &<$lane as Lane>::Block128,
-                $second: &<$lane as Lane>::Block128,
+        impl $crate::shape::vector::Work for Op {
+            #[inline]
+            fn work(
+                sources: &$crate::run::phases::Sources,
+                width: usize,
                 $immediate: u8,
-            ) -> <$lane as Lane>::Block128 {
-                $call
+                result: &mut $crate::run::phases::Zmm,
+            ) {
+                type Block = <$lane as $crate::model::lane::Lane>::Block128;
+                $crate::shape::vector::by_blocks_128::<Block>(sources, width, result, |$sources| $call);
             }
         }
-        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::$select::<$lane, Op>)
+        $crate::shape::vector::work_row!(
+            $mnemonics,
+            $flags,
+            $crate::run::phases::Layout::new($crate::run::phases::Operands::$operands, size_of::<$lane>())
+                .whole(),
+            Op
+        )
     }};
 }
 pub(crate) use block_128_row;
@@ -262,160 +387,139 @@ macro_rules! by_class {
 }
 pub(crate) use by_class;
 
-/// Two sources, lane by lane.
-pub(crate) trait Lanes<T: Lane> {
-    fn apply(first: T, second: T) -> T;
+/// What a vector instruction does to values.
+pub(crate) trait Work {
+    /// Computes the low `width` bytes of the result, which is zero before; the sources are zero above them.
+    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm);
 }
 
-pub(crate) fn lanes<T: Lane, O: Lanes<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Lanes<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let result = C::register(c, C::FIRST).zip(P::source::<C>(c, C::FIRST + 1, &memory), O::apply);
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 0, run, <T, O>)
-}
-
-/// One source, lane by lane.
-pub(crate) trait EachLane<T: Lane> {
-    fn apply(source: T) -> T;
-}
-
-pub(crate) fn each_lane<T: Lane, O: EachLane<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: EachLane<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let result = P::source::<C>(c, 1, &memory).map(O::apply);
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 0, run, <T, O>)
-}
-
-fn run_blocks<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    C::ready(c)?;
-    let mut memory = C::Bits::default();
-    P::load::<C, T>(c, &mut memory)?;
-    let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-    let result = T::by_blocks::<C::Bits, O>(first, second, c.decoded.immediate as u8);
-    C::set::<T>(c, result);
+/// Fetch, work, commit.
+pub(crate) fn run<O: Work>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let (mut sources, mut result) = (Sources::default(), Zmm::default());
+    c.fetch(&mut sources)?;
+    let (width, immediate) = (c.phases.width(), c.decoded.immediate as u8);
+    O::work(&sources, width, immediate, &mut result);
+    c.commit(&result)?;
     Ok(Outcome::Next)
 }
 
-/// Two sources and perhaps an immediate, block by block.
-pub(crate) fn two_sources<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
-    by_class!(form, 0, run_blocks, <T, O>)
+/// As lanes.
+#[inline(always)]
+pub(crate) fn lanes_of<T: Lane>(vector: &Zmm) -> &[T] {
+    bytemuck::cast_slice(vector)
 }
 
-/// The same, where only the low half of the second source counts and is read.
-pub(crate) fn two_sources_low<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Mmx, None) => Some(run_blocks::<Mmx, InRegister, T, O>),
-        (ClassName::Mmx, Some(4)) => Some(run_blocks::<Mmx, InPart<4>, T, O>),
-        (ClassName::Sse, None) => Some(run_blocks::<Sse, InRegister, T, O>),
-        (ClassName::Sse, Some(16)) => Some(run_blocks::<Sse, InLowHalf, T, O>),
-        _ => None,
+/// As lanes.
+#[inline(always)]
+pub(crate) fn lanes_of_mut<T: Lane>(vector: &mut Zmm) -> &mut [T] {
+    bytemuck::cast_slice_mut(vector)
+}
+
+/// Lane by lane.
+#[inline(always)]
+pub(crate) fn by_lanes<T: Lane>(
+    [first, second, third]: &Sources,
+    width: usize,
+    result: &mut Zmm,
+    operation: impl Fn([T; 3]) -> T,
+) {
+    let sources = lanes_of::<T>(first).iter().zip(lanes_of::<T>(second)).zip(lanes_of::<T>(third));
+    let lanes = lanes_of_mut::<T>(result).iter_mut().take(width / size_of::<T>());
+    for (result, ((first, second), third)) in lanes.zip(sources) {
+        *result = operation([*first, *second, *third]);
     }
 }
 
-/// One source and perhaps an immediate, block by block.
-pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let source = P::source::<C>(c, 1, &memory);
-        let result = T::by_blocks::<C::Bits, O>(source, source, c.decoded.immediate as u8);
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
+/// Each lane from all lanes of the sources.
+#[inline(always)]
+pub(crate) fn across<T: Lane>(
+    sources: &Sources,
+    width: usize,
+    result: &mut Zmm,
+    operation: impl Fn([&[T]; 3], usize) -> T,
+) {
+    let count = width / size_of::<T>();
+    let sources = [0, 1, 2].map(|number| lanes_of::<T>(&sources[number]).get(..count).unwrap_or_default());
+    for (index, result) in lanes_of_mut::<T>(result).iter_mut().enumerate().take(count) {
+        *result = operation(sources, index);
     }
-    by_class!(form, 0, run, <T, O>)
 }
 
-/// An operation on blocks of 128 bits.
-pub(crate) trait Block128<T: Lane> {
-    fn apply(first: &T::Block128, second: &T::Block128, immediate: u8) -> T::Block128;
+/// Block by block of 128 bits.
+#[inline(always)]
+pub(crate) fn by_blocks_128<B: bytemuck::Pod>(
+    [first, second, third]: &Sources,
+    width: usize,
+    result: &mut Zmm,
+    operation: impl Fn([&B; 3]) -> B,
+) {
+    let blocks = |vector| bytemuck::cast_slice::<u64, B>(vector);
+    let sources = blocks(first).iter().zip(blocks(second)).zip(blocks(third));
+    let results = bytemuck::cast_slice_mut::<u64, B>(result).iter_mut().take(width / 16);
+    for (result, ((first, second), third)) in results.zip(sources) {
+        *result = operation([first, second, third]);
+    }
 }
 
-/// As [`by_class!`] for instructions without an MMX form.
-macro_rules! by_wide_class {
-    ($form:expr, $function:ident, <$($more:ty),+>) => {
-        match ($form.class(0), $form.memory_bytes()) {
-            (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister, $($more),+> as Execute),
-            (Some(ClassName::Sse), Some(16)) if $form.may_be_misaligned() => {
-                Some($function::<Sse, InPart<16>, $($more),+> as Execute)
-            }
-            (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory, $($more),+> as Execute),
-            _ => None,
+/// Blocks of 128 bits, or of the 64 of MMX.
+pub(crate) struct ByBlocks<T, O>(T, O);
+
+impl<T: Lane, O: Blocks<T>> Work for ByBlocks<T, O> {
+    #[inline]
+    fn work([first, second, _]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
+        if width == 8 {
+            result[..1].copy_from_slice(&T::by_blocks::<[u64; 1], O>(&[first[0]], &[second[0]], immediate));
+            return;
         }
-    };
-}
-
-pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-        let immediate = c.decoded.immediate as u8;
-        let result = by_blocks_of(first, second, |first, second| O::apply(first, second, immediate));
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_wide_class!(form, run, <T, O>)
-}
-
-pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: Block128<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let source = P::source::<C>(c, 1, &memory);
-        let immediate = c.decoded.immediate as u8;
-        let result = by_blocks_of(source, source, |source, _| O::apply(source, source, immediate));
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_wide_class!(form, run, <T, O>)
-}
-
-/// Lanes of the second source where the immediate has ones, from the beginning again after eight lanes.
-pub(crate) fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-        let mut result = C::Bits::default();
-        let sources = first.lanes::<T>().iter().zip(second.lanes::<T>());
-        for (index, (result, (first, second))) in result.lanes_mut::<T>().iter_mut().zip(sources).enumerate()
-        {
-            *result = if c.decoded.immediate >> (index & 7) & 1 != 0 { *second } else { *first };
+        let sources = first.as_chunks().0.iter().zip(second.as_chunks().0);
+        for (result, (first, second)) in result.as_chunks_mut().0.iter_mut().take(width / 16).zip(sources) {
+            *result = T::by_blocks::<[u64; 2], O>(first, second, immediate);
         }
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
     }
-    by_wide_class!(form, run, <T>)
 }
 
-/// Lanes of the second source where those of the mask, XMM0 in legacy encodings, are negative.
-pub(crate) fn blend_by_sign<T: Lane + Default + PartialOrd>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane + Default + PartialOrd>(
-        c: &mut Context<'_>,
-    ) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-        let mut result = C::Bits::default();
-        let sources = first.lanes::<T>().iter().zip(second.lanes::<T>()).zip(C::mask(c).lanes::<T>());
-        for (result, ((first, second), mask)) in result.lanes_mut::<T>().iter_mut().zip(sources) {
-            *result = if *mask < T::default() { *second } else { *first };
-        }
-        C::set::<T>(c, result);
+/// From the beginning of the immediate again after eight lanes.
+#[inline(always)]
+pub(crate) fn blend<T: Copy>([first, second, _]: [&[T]; 3], index: usize, immediate: u8) -> T {
+    if immediate >> (index & 7) & 1 != 0 { second[index] } else { first[index] }
+}
+
+/// A comparison of lanes.
+pub(crate) trait Compare<T: Lane> {
+    fn apply(first: T, second: T, immediate: u8) -> bool;
+}
+
+/// Its result as ones in a lane.
+pub(crate) struct ToLanes<T, O>(T, O);
+
+impl<T: Lane, O: Compare<T>> Work for ToLanes<T, O> {
+    #[inline]
+    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
+        let ones = <T as bytemuck::Zeroable>::zeroed();
+        let ones = bytemuck::bytes_of(&ones).iter().map(|_| 0xff);
+        let mut bytes = [0; 8];
+        bytes.iter_mut().zip(ones).for_each(|(to, from)| *to = from);
+        let ones: T = bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]);
+        by_lanes::<T>(sources, width, result, |[first, second, _]| {
+            if O::apply(first, second, immediate) { ones } else { T::zeroed() }
+        });
+    }
+}
+
+pub(crate) fn compare<T: Lane, O: Compare<T>>(form: &Form<'_>) -> Option<Execute> {
+    fn to_mask<T: Lane, O: Compare<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let mut sources = Sources::default();
+        c.fetch(&mut sources)?;
+        let (lanes, immediate) = (c.phases.width() / size_of::<T>(), c.decoded.immediate as u8);
+        let pairs = lanes_of::<T>(&sources[0]).iter().zip(lanes_of::<T>(&sources[1])).take(lanes);
+        let bits = pairs.enumerate().fold(0, |bits, (index, (first, second))| {
+            bits | u64::from(O::apply(*first, *second, immediate)) << (index & 63)
+        });
+        c.commit_mask(bits, lanes);
         Ok(Outcome::Next)
     }
-    by_wide_class!(form, run, <T>)
+    let is_mask = form.instruction.op_register(0).is_k();
+    Some(if is_mask { to_mask::<T, O> } else { run::<ToLanes<T, O>> })
 }
 
 /// All lanes shifted by one count: the immediate, or the low quadword of the second source.
@@ -423,59 +527,40 @@ pub(crate) trait LaneShift<T: Lane> {
     fn apply(lane: T, count: u64) -> T;
 }
 
-pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, T: Lane, O: LaneShift<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let count = P::fetch::<C, T>(c, C::FIRST + 1)?.quadwords()[0];
-        let result = C::register(c, C::FIRST).map(|lane| O::apply(lane, count));
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    fn by_immediate<C: Class, P: Place, T: Lane, O: LaneShift<T>>(
-        c: &mut Context<'_>,
-    ) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let count = c.decoded.immediate & 0xff;
-        let mut memory = C::Bits::default();
-        P::load::<C, T>(c, &mut memory)?;
-        let result = P::source::<C>(c, C::FIRST, &memory).map(|lane| O::apply(lane, count));
-        C::set::<T>(c, result);
-        Ok(Outcome::Next)
-    }
-    if form.any(Shape::Immediate) {
-        return by_class!(form, 0, by_immediate, <T, O>);
-    }
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Mmx, None) => Some(run::<Mmx, InRegister, T, O>),
-        (ClassName::Mmx, Some(8)) => Some(run::<Mmx, InMemory, T, O>),
-        (ClassName::Sse, None) => Some(run::<Sse, InRegister, T, O>),
-        (ClassName::Sse, Some(16)) => Some(run::<Sse, InLowHalf, T, O>),
-        _ => None,
+/// The count is in the second source.
+pub(crate) struct ByCount<T, O>(T, O);
+/// The count is the immediate.
+pub(crate) struct ByImmediate<T, O>(T, O);
+
+impl<T: Lane, O: LaneShift<T>> Work for ByCount<T, O> {
+    #[inline]
+    fn work(sources: &Sources, width: usize, _: u8, result: &mut Zmm) {
+        let count = sources[1][0];
+        by_lanes::<T>(sources, width, result, |[lane, ..]| O::apply(lane, count));
     }
 }
 
+impl<T: Lane, O: LaneShift<T>> Work for ByImmediate<T, O> {
+    #[inline]
+    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
+        by_lanes::<T>(sources, width, result, |[lane, ..]| O::apply(lane, u64::from(immediate)));
+    }
+}
+
+pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.any(Shape::Immediate) { run::<ByImmediate<T, O>> } else { run::<ByCount<T, O>> })
+}
+
 /// The low lanes of the source, made wider.
-pub(crate) fn widen<N: Lane, W: Lane + From<N>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, N: Lane, W: Lane + From<N>>(
-        c: &mut Context<'_>,
-    ) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let mut memory = C::Bits::default();
-        P::load::<C, N>(c, &mut memory)?;
-        let source = P::source::<C>(c, 1, &memory);
-        let mut result = C::Bits::default();
-        for (wide, narrow) in result.lanes_mut::<W>().iter_mut().zip(source.lanes::<N>()) {
+pub(crate) struct Widened<N, W>(N, W);
+
+impl<N: Lane, W: Lane + From<N>> Work for Widened<N, W> {
+    #[inline]
+    fn work(sources: &Sources, width: usize, _: u8, result: &mut Zmm) {
+        let lanes = lanes_of_mut::<W>(result).iter_mut().take(width / size_of::<W>());
+        for (wide, narrow) in lanes.zip(lanes_of::<N>(&sources[0])) {
             *wide = W::from(*narrow);
         }
-        C::set::<W>(c, result);
-        Ok(Outcome::Next)
-    }
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Sse, None) => Some(run::<Sse, InRegister, N, W>),
-        (ClassName::Sse, Some(8)) => Some(run::<Sse, InPart<8>, N, W>),
-        (ClassName::Sse, Some(4)) => Some(run::<Sse, InPart<4>, N, W>),
-        (ClassName::Sse, Some(2)) => Some(run::<Sse, InPart<2>, N, W>),
-        _ => None,
     }
 }
 
@@ -484,24 +569,18 @@ pub(crate) trait Narrow<W: Lane, N: Lane> {
     fn apply(lane: W) -> N;
 }
 
-pub(crate) fn narrow<W: Lane, N: Lane, O: Narrow<W, N>>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, W: Lane, N: Lane, O: Narrow<W, N>>(
-        c: &mut Context<'_>,
-    ) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let mut memory = C::Bits::default();
-        P::load::<C, W>(c, &mut memory)?;
-        let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-        let mut result = C::Bits::default();
-        let block = C::Bits::BYTES.min(16) / size_of::<W>();
-        let sources = first.lanes::<W>().chunks_exact(block).zip(second.lanes::<W>().chunks_exact(block));
-        for (narrow, (first, second)) in result.lanes_mut::<N>().chunks_exact_mut(2 * block).zip(sources) {
+pub(crate) struct Narrowed<W, N, O>(W, N, O);
+
+impl<W: Lane, N: Lane, O: Narrow<W, N>> Work for Narrowed<W, N, O> {
+    #[inline]
+    fn work([first, second, _]: &Sources, width: usize, _: u8, result: &mut Zmm) {
+        let block = width.min(16) / size_of::<W>();
+        let sources = lanes_of::<W>(first).chunks_exact(block).zip(lanes_of::<W>(second).chunks_exact(block));
+        let results = lanes_of_mut::<N>(result).chunks_exact_mut(2 * block).take(width.div_ceil(16));
+        for (narrow, (first, second)) in results.zip(sources) {
             for (narrow, wide) in narrow.iter_mut().zip(first.iter().chain(second)) {
                 *narrow = O::apply(*wide);
             }
         }
-        C::set::<N>(c, result);
-        Ok(Outcome::Next)
     }
-    by_class!(form, 0, run, <W, N, O>)
 }

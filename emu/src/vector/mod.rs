@@ -11,50 +11,16 @@ use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 use crate::model::lane::{Bits, Lane, Xmm};
 use crate::model::memory::Access;
-use crate::model::registers::Mxcsr;
 use crate::model::width::Width;
 use crate::run::context::Context;
+use crate::run::phases::Alignment;
 use crate::run::place::{Destination, Source};
-
-/// What a memory operand must be aligned to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alignment {
-    /// Nothing, except that #AC reports a misaligned operand to a thread that asked to be told.
-    Any,
-    /// Its size, or #GP; unless MXCSR.MM makes it [`Alignment::Any`]: the operands of legacy SSE arithmetic.
-    Size,
-    /// Its size, or #GP: MOVAPS and its like.
-    Strict,
-}
-
-/// AMD's misaligned exception mask (APM volume 1, section 4.4.3), reserved elsewhere and so never set there.
-const MXCSR_MM: u32 = 1 << 17;
 
 impl Context<'_> {
     /// The quadwords of XMM `number`.
     #[inline(always)]
     pub(crate) fn xmm(&self, number: u8) -> &Xmm {
         Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
-    }
-
-    /// #GP or #AC for a misaligned address, #GP or #SS for a non-canonical one; misalignment comes first.
-    #[inline(always)]
-    pub(crate) fn check_vector(
-        &self,
-        address: u64,
-        size: usize,
-        alignment: Alignment,
-    ) -> Result<(), Exception> {
-        let strict = match alignment {
-            Alignment::Any => false,
-            Alignment::Size => !self.registers.extended.mxcsr.contains(Mxcsr::from_bits_retain(MXCSR_MM)),
-            Alignment::Strict => true,
-        };
-        if strict && address & (size as u64 - 1) != 0 {
-            return Err(Exception::GeneralProtection(0));
-        }
-        let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
-        self.check(address, size, if wide { 1 } else { size }, self.decoded.address.stack)
     }
 
     /// Reads the memory operand.

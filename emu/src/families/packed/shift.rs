@@ -15,14 +15,14 @@ use crate::vector::{Class, Place};
 const NONE: Flags = Flags::empty();
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Psllw, LaneShift<u16>, NONE, left),
-    row!(Pslld, LaneShift<u32>, NONE, left),
-    row!(Psllq, LaneShift<u64>, NONE, left),
-    row!(Psrlw, LaneShift<u16>, NONE, right),
-    row!(Psrld, LaneShift<u32>, NONE, right),
-    row!(Psrlq, LaneShift<u64>, NONE, right),
-    row!(Psraw, LaneShift<i16>, NONE, |lane: i16, count: u64| lane >> count.min(15)),
-    row!(Psrad, LaneShift<i32>, NONE, |lane: i32, count: u64| lane >> count.min(31)),
+    row!([Psllw, Vpsllw], LaneShift<u16>, NONE, left),
+    row!([Pslld, Vpslld], LaneShift<u32>, NONE, left),
+    row!([Psllq, Vpsllq], LaneShift<u64>, NONE, left),
+    row!([Psrlw, Vpsrlw], LaneShift<u16>, NONE, right),
+    row!([Psrld, Vpsrld], LaneShift<u32>, NONE, right),
+    row!([Psrlq, Vpsrlq], LaneShift<u64>, NONE, right),
+    row!([Psraw, Vpsraw], LaneShift<i16>, NONE, |lane: i16, count: u64| lane >> count.min(15)),
+    row!([Psrad, Vpsrad], LaneShift<i32>, NONE, |lane: i32, count: u64| lane >> count.min(31)),
     row!(Pslldq, Select, NONE, byte_shift::<Left>),
     row!(Psrldq, Select, NONE, byte_shift::<Right>),
 ];

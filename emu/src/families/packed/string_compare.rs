@@ -8,10 +8,11 @@ use crate::model::lane::Xmm;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr};
 use crate::run::context::{Context, Execute};
+use crate::run::phases::Alignment;
 use crate::run::row::Row;
 use crate::shape::row;
 use crate::shape::vector::ClassName;
-use crate::vector::{Alignment, Class, Sse};
+use crate::vector::{Class, Sse};
 
 const NONE: Flags = Flags::empty();
 

@@ -1,0 +1,525 @@
+//! Fetch, work, commit: the phases of a vector instruction.
+//!
+//! A row's own function works on values: up to three sources of up to 512 bits, and a result. Where the sources come
+//! from and where the result goes are functions that are picked when the instruction is decoded, by its encoding and
+//! its operands, once for all rows: that is all in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
+
+use iced_x86::{EncodingKind, OpKind, Register};
+
+use crate::decode::form::{Form, Shape};
+use crate::decode::processor::Facts;
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::registers::Mxcsr;
+use crate::run::context::Context;
+
+/// What a memory operand must be aligned to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alignment {
+    /// Nothing, except that #AC reports a misaligned operand to a thread that asked to be told.
+    Any,
+    /// Its size, or #GP; unless MXCSR.MM makes it [`Alignment::Any`]: the operands of legacy SSE arithmetic.
+    Size,
+    /// Its size, or #GP: MOVAPS and its like.
+    Strict,
+}
+
+/// AMD's misaligned exception mask (APM volume 1, section 4.4.3), reserved elsewhere and so never set there.
+const MXCSR_MM: u32 = 1 << 17;
+
+/// A vector of up to 512 bits, zeros above what an instruction works on.
+pub(crate) type Zmm = [u64; 8];
+
+/// The sources in the manual's order.
+pub(crate) type Sources = [Zmm; 3];
+
+/// Reads the sources.
+pub(crate) type Fetch = fn(&mut Context<'_>, &mut Sources) -> Result<(), Exception>;
+/// Writes the result.
+pub(crate) type Commit = fn(&mut Context<'_>, &Zmm) -> Result<(), Exception>;
+
+/// Which operands are the sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operands {
+    /// The last vector operand.
+    One,
+    /// The last two vector operands; in legacy encodings the first is the destination.
+    Two,
+    /// The destination and the two after it.
+    Three,
+    /// The last vector operand, and before it another if that is not an immediate's: shifts by a count, of which the
+    /// second source has 128 bits.
+    Shift,
+    /// Two, and the register that says which lanes to take: XMM0 in legacy encodings, the last operand under VEX.
+    Blend,
+}
+
+/// What a row says of its operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    operands: Operands,
+    /// An element of the destination, which is what a mask counts, in bytes.
+    lane: u8,
+    /// An element of the source that can be in memory, in bytes.
+    from: u8,
+    /// How a legacy memory operand of 128 bits must be aligned.
+    alignment: Alignment,
+    /// Only the low half of a legacy memory operand is read.
+    low_half: bool,
+    /// Whether elements that a mask leaves out are not looked at in memory.
+    suppresses: bool,
+    /// Only the lowest element is computed, and the others of 128 bits come from the first source.
+    scalar: bool,
+}
+
+impl Layout {
+    /// Elements of `lane` bytes, as many in the sources as in the destination.
+    pub(crate) const fn new(operands: Operands, lane: usize) -> Layout {
+        Layout {
+            operands,
+            lane: lane as u8,
+            from: lane as u8,
+            alignment: Alignment::Size,
+            low_half: false,
+            suppresses: true,
+            scalar: false,
+        }
+    }
+
+    /// The source's elements are of `bytes` bytes.
+    pub(crate) const fn from(self, bytes: usize) -> Layout {
+        Layout { from: bytes as u8, ..self }
+    }
+
+    /// Of a legacy memory operand only the low half is read.
+    pub(crate) const fn low_half(self) -> Layout {
+        Layout { low_half: true, ..self }
+    }
+
+    /// Each element depends on more than its own lane of the memory operand, which is read whole.
+    pub(crate) const fn whole(self) -> Layout {
+        Layout { suppresses: false, ..self }
+    }
+
+    /// A legacy memory operand must be aligned so.
+    pub(crate) const fn aligned(self, alignment: Alignment) -> Layout {
+        Layout { alignment, ..self }
+    }
+
+    /// Only the lowest element is computed.
+    pub(crate) const fn scalar(self) -> Layout {
+        Layout { scalar: true, ..self }
+    }
+}
+
+/// What decoding found out of a vector instruction's operands.
+#[derive(Clone, Copy)]
+pub(crate) struct Phases {
+    fetch: Fetch,
+    commit: Commit,
+    /// What it works on: 8 bytes of an MMX register, or 16, 32 or 64.
+    width: u8,
+    /// How many sources there are.
+    count: u8,
+    /// The numbers of their registers.
+    registers: [u8; 3],
+    /// Which of the sources is in memory.
+    place: u8,
+    /// How much of it is read, in bytes.
+    bytes: u8,
+    /// How large it is to the checks of its address, in bytes.
+    checked: u8,
+    alignment: Alignment,
+    /// An element in memory, in bytes.
+    element: u8,
+    /// The number of the mask register, 0 for none.
+    mask: u8,
+    /// Whether elements that the mask leaves out are not looked at in memory.
+    suppresses: bool,
+}
+
+/// The destination is no vector, and no memory.
+fn nothing(_: &mut Context<'_>, _: &Zmm) -> Result<(), Exception> {
+    Ok(())
+}
+
+impl Default for Phases {
+    /// Those of an instruction that is no vector instruction.
+    fn default() -> Phases {
+        Phases {
+            fetch: |_, _| Ok(()),
+            commit: nothing,
+            width: 16,
+            count: 0,
+            registers: [0; 3],
+            place: 0,
+            bytes: 0,
+            checked: 0,
+            alignment: Alignment::Any,
+            element: 0,
+            mask: 0,
+            suppresses: false,
+        }
+    }
+}
+
+/// Which operands are the sources, and a register that none of them names.
+fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Option<u8>)> {
+    let mut vectors = (0..form.instruction.op_count()).filter(|&index| form.is_vector_or_memory(index)).rev();
+    let last = vectors.next()?;
+    match operands {
+        Operands::One => Some(([Some(last), None, None], None)),
+        Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
+        Operands::Shift => match vectors.next() {
+            Some(before)
+                if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
+            {
+                Some(([Some(before), Some(last), None], None))
+            }
+            _ => Some(([Some(last), None, None], None)),
+        },
+        Operands::Three => Some(([Some(0), Some(1), Some(2)], None)),
+        Operands::Blend if form.encoding() == EncodingKind::Legacy => {
+            Some(([Some(0), Some(1), None], Some(0)))
+        }
+        Operands::Blend => Some(([Some(1), Some(2), Some(3)], None)),
+    }
+}
+
+impl Form<'_> {
+    pub(crate) fn encoding(&self) -> EncodingKind {
+        self.instruction.code().op_code().encoding()
+    }
+
+    /// Whether operand `index` is a vector or MMX register, or the memory operand.
+    fn is_vector_or_memory(&self, index: u32) -> bool {
+        match self.instruction.op_kind(index) {
+            OpKind::Memory => true,
+            OpKind::Register => is_vector(self.instruction.op_register(index)),
+            _ => false,
+        }
+    }
+
+    /// The bytes of the largest vector register that is an operand.
+    pub(crate) fn vector_width(&self) -> usize {
+        let registers = (0..self.instruction.op_count()).map(|index| self.instruction.op_register(index));
+        registers.filter(|register| is_vector(*register)).map(Register::size).max().unwrap_or(0)
+    }
+}
+
+fn is_vector(register: Register) -> bool {
+    register.is_vector_register() || register.is_mm()
+}
+
+impl Phases {
+    /// Of an instruction with such a layout, if it is a vector instruction; `None` if it has no such operands.
+    pub(crate) fn of(form: &Form<'_>, layout: Option<&Layout>) -> Option<Phases> {
+        let Some(layout) = layout else { return Some(Phases::default()) };
+        let instruction = form.instruction;
+        let (operands, implied) = numbers(form, layout.operands)?;
+        let width = form.vector_width();
+        let in_memory = |index: &u32| instruction.op_kind(*index) == OpKind::Memory;
+        let place = operands.iter().position(|index| index.as_ref().is_some_and(in_memory));
+        let register = |index: Option<u32>| {
+            let index = index.filter(|index| *index < instruction.op_count() && !in_memory(index));
+            index.map_or(0, |index| instruction.op_register(index).number() as u8)
+        };
+        let mut registers = operands.map(register);
+        let mut count = operands.iter().flatten().count();
+        if let (Some(implied), Some(slot)) = (implied, registers.get_mut(count)) {
+            *slot = implied;
+            count += 1;
+        }
+        let mmx = (0..instruction.op_count()).any(|index| instruction.op_register(index).is_mm());
+        let legacy = form.encoding() == EncodingKind::Legacy;
+        let size = instruction.memory_size().size();
+        let lanes = if layout.scalar { 1 } else { width / usize::from(layout.lane.max(layout.from)).max(1) };
+        let mask = instruction.op_mask();
+        let mask = if mask == Register::None { 0 } else { mask.number() as u8 };
+        let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
+        Some(Phases {
+            fetch: fetch(form, place.is_some(), mmx, mask != 0 && layout.suppresses),
+            commit: commit(form, layout, mmx, mask)?,
+            width: width as u8,
+            count: count as u8,
+            registers,
+            place: place.unwrap_or(0) as u8,
+            bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
+            checked: size as u8,
+            alignment: if strict { layout.alignment } else { Alignment::Any },
+            element: (size / lanes.max(1)) as u8,
+            mask,
+            suppresses: layout.suppresses,
+        })
+    }
+
+    /// What it works on, in bytes.
+    #[inline(always)]
+    pub(crate) fn width(&self) -> usize {
+        usize::from(self.width).clamp(8, 64)
+    }
+}
+
+impl Context<'_> {
+    /// #GP or #AC for a misaligned address, #GP or #SS for a non-canonical one; misalignment comes first.
+    #[inline(always)]
+    pub(crate) fn check_vector(
+        &self,
+        address: u64,
+        size: usize,
+        alignment: Alignment,
+    ) -> Result<(), Exception> {
+        let strict = match alignment {
+            Alignment::Any => false,
+            Alignment::Size => !self.registers.extended.mxcsr.contains(Mxcsr::from_bits_retain(MXCSR_MM)),
+            Alignment::Strict => true,
+        };
+        if strict && address & (size as u64 - 1) != 0 {
+            return Err(Exception::GeneralProtection(0));
+        }
+        let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        self.check(address, size, if wide { 1 } else { size }, self.decoded.address.stack)
+    }
+
+    /// Reads the sources.
+    #[inline(always)]
+    pub(crate) fn fetch(&mut self, sources: &mut Sources) -> Result<(), Exception> {
+        (self.phases.fetch)(self, sources)
+    }
+
+    /// Writes the result.
+    #[inline(always)]
+    pub(crate) fn commit(&mut self, result: &Zmm) -> Result<(), Exception> {
+        (self.phases.commit)(self, result)
+    }
+
+    /// Writes a result of one bit for each of `lanes` lanes to the mask register that operand 0 names.
+    #[inline(always)]
+    pub(crate) fn commit_mask(&mut self, result: u64, lanes: usize) {
+        let number = usize::from(self.decoded.operand[0].number & 7);
+        let lanes = u64::MAX >> (64 - lanes.clamp(1, 64));
+        self.registers.extended.opmask[number] = result & lanes & self.write_mask();
+    }
+
+    /// The lanes that the mask leaves, as bits.
+    #[inline(always)]
+    pub(crate) fn write_mask(&self) -> u64 {
+        match self.phases.mask & 7 {
+            0 => u64::MAX,
+            number => self.registers.extended.opmask[usize::from(number)],
+        }
+    }
+}
+
+fn fetch(form: &Form<'_>, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
+    match (mmx, in_memory, form.instruction.is_broadcast()) {
+        (true, false, _) => mmx_registers,
+        (true, true, _) => mmx_memory,
+        (false, false, _) => registers,
+        (false, true, true) => match form.instruction.memory_size().size() {
+            2 => broadcast::<2>,
+            4 => broadcast::<4>,
+            _ => broadcast::<8>,
+        },
+        (false, true, false) if masked => masked_memory,
+        (false, true, false) => memory,
+    }
+}
+
+/// Copies the registers of all sources but the one in memory.
+#[inline(always)]
+fn copy_registers(c: &Context<'_>, sources: &mut Sources, skipped: usize) {
+    let phases = &c.phases;
+    let quadwords = phases.width() / 8;
+    for (index, source) in sources.iter_mut().enumerate().take(usize::from(phases.count)) {
+        if index != skipped {
+            let register = &c.registers.extended.vector[usize::from(phases.registers[index] & 31)].0;
+            source[..quadwords].copy_from_slice(&register[..quadwords]);
+        }
+    }
+}
+
+fn registers(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    copy_registers(c, sources, usize::MAX);
+    Ok(())
+}
+
+fn memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let place = usize::from(phases.place).min(2);
+    let address = c.linear();
+    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
+    c.memory.read(address, &mut bytes[..usize::from(phases.bytes).min(64)], Access::Read)?;
+    copy_registers(c, sources, place);
+    Ok(())
+}
+
+/// One element, repeated.
+fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let place = usize::from(phases.place).min(2);
+    let lanes = phases.width() / ELEMENT;
+    // Without a lane there is no access.
+    if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
+        let address = c.linear();
+        c.check(address, ELEMENT, ELEMENT, c.decoded.address.stack)?;
+        let mut low = [0; 8];
+        c.memory.read(address, &mut low[..ELEMENT], Access::Read)?;
+        let low = u64::from_le_bytes(low);
+        let repeated = match ELEMENT {
+            2 => low.wrapping_mul(0x0001_0001_0001_0001),
+            4 => low | low << 32,
+            _ => low,
+        };
+        sources[place][..phases.width() / 8].fill(repeated);
+    }
+    copy_registers(c, sources, place);
+    Ok(())
+}
+
+/// The elements that the mask leaves; the others are not looked at, and are zeros.
+fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let (place, element) = (usize::from(phases.place).min(2), usize::from(phases.element).clamp(1, 64));
+    let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
+    let address = c.linear();
+    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
+        && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
+    if !whole {
+        for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate() {
+            if mask >> (index & 63) & 1 != 0 {
+                let at = c.decoded.address.linear_of_part(
+                    c.registers,
+                    (index * element) as u64,
+                    (element - 1) as u8,
+                );
+                c.check(at, element, 1, c.decoded.address.stack)?;
+                c.memory.read(at, lane, Access::Read)?;
+            }
+        }
+    }
+    copy_registers(c, sources, place);
+    Ok(())
+}
+
+fn mmx_registers(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    c.registers.extended.x87.check_pending()?;
+    let phases = &c.phases;
+    for (source, number) in sources.iter_mut().zip(phases.registers).take(usize::from(phases.count)) {
+        source[0] = *c.registers.extended.x87.mm(number);
+    }
+    Ok(())
+}
+
+fn mmx_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    mmx_registers(c, sources)?;
+    let phases = &c.phases;
+    let address = c.linear();
+    c.check_vector(address, usize::from(phases.checked), Alignment::Any)?;
+    let mut low = [0; 8];
+    c.memory.read(address, &mut low[..usize::from(phases.bytes).min(8)], Access::Read)?;
+    sources[usize::from(phases.place).min(2)][0] = u64::from_le_bytes(low);
+    Ok(())
+}
+
+/// How the result is written to the register that operand 0 names.
+fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
+    let instruction = form.instruction;
+    if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
+        return Some(nothing);
+    }
+    let zeroing = instruction.zeroing_masking();
+    Some(match (form.encoding(), mask, zeroing, layout.lane, layout.scalar) {
+        (EncodingKind::Legacy, ..) if mmx => to_mmx,
+        (EncodingKind::Legacy, ..) => to_legacy,
+        (_, 0, ..) => to_whole,
+        (_, _, false, 2, true) => to_lowest::<2, false>,
+        (_, _, false, 4, true) => to_lowest::<4, false>,
+        (_, _, false, 8, true) => to_lowest::<8, false>,
+        (_, _, true, 2, true) => to_lowest::<2, true>,
+        (_, _, true, 4, true) => to_lowest::<4, true>,
+        (_, _, true, 8, true) => to_lowest::<8, true>,
+        (_, _, false, 1, false) => to_masked::<1, false>,
+        (_, _, false, 2, false) => to_masked::<2, false>,
+        (_, _, false, 4, false) => to_masked::<4, false>,
+        (_, _, false, 8, false) => to_masked::<8, false>,
+        (_, _, true, 1, false) => to_masked::<1, true>,
+        (_, _, true, 2, false) => to_masked::<2, true>,
+        (_, _, true, 4, false) => to_masked::<4, true>,
+        (_, _, true, 8, false) => to_masked::<8, true>,
+        _ => return None,
+    })
+}
+
+#[inline(always)]
+fn destination<'a>(c: &'a mut Context<'_>) -> &'a mut Zmm {
+    &mut c.registers.extended.vector[usize::from(c.decoded.operand[0].number & 31)].0
+}
+
+fn to_mmx(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    let x87 = &mut c.registers.extended.x87;
+    x87.set_mm(c.decoded.operand[0].number, result[0]);
+    x87.enter_mmx();
+    Ok(())
+}
+
+/// What lies above 128 bits stays.
+fn to_legacy(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    destination(c)[..2].copy_from_slice(&result[..2]);
+    Ok(())
+}
+
+/// What lies above the result is cleared.
+fn to_whole(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    *destination(c) = *result;
+    Ok(())
+}
+
+/// As [`to_whole`] for lanes that the mask leaves; the others stay, or are cleared.
+fn to_masked<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+) -> Result<(), Exception> {
+    let mask = c.write_mask();
+    let quadwords = c.phases.width() / 8;
+    for (index, (to, result)) in destination(c).iter_mut().zip(result).enumerate() {
+        let chosen = spread(mask, LANE, index);
+        let kept = if ZEROING || index >= quadwords { 0 } else { *to & !chosen };
+        *to = kept | result & chosen;
+    }
+    Ok(())
+}
+
+/// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.
+fn to_lowest<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+) -> Result<(), Exception> {
+    let chosen = c.write_mask() & 1 != 0;
+    let to = destination(c);
+    let lowest = u64::MAX >> (64 - 8 * LANE);
+    let low = match (chosen, ZEROING) {
+        (true, _) => result[0],
+        (false, true) => result[0] & !lowest,
+        (false, false) => result[0] & !lowest | to[0] & lowest,
+    };
+    *to = *result;
+    to[0] = low;
+    Ok(())
+}
+
+/// Quadword `index` of a vector whose lanes of `lane` bytes are ones where the mask is set.
+#[inline(always)]
+pub(crate) fn spread(mask: u64, lane: usize, index: usize) -> u64 {
+    let lanes = 8 / lane;
+    let mut bits = mask >> ((index * lanes) & 63);
+    let ones = u64::MAX >> (64 - 8 * lane);
+    let mut spread = 0;
+    for position in 0..lanes {
+        spread |= if bits & 1 != 0 { ones << (8 * lane * position) } else { 0 };
+        bits >>= 1;
+    }
+    spread
+}
