@@ -5,36 +5,31 @@
 //! executing, or panics. SSE arithmetic runs on the host's own unit: it leaves the thread's MXCSR with all
 //! exception flags set, and its other bits as they were.
 
-pub mod memory;
-pub mod registers;
-pub mod xsave;
+// Floors, from the lowest: what is above imports from below, never the other way.
+mod model;
 
-mod condition;
-mod context;
-mod displaced;
-mod exception;
-mod families;
-mod float;
-mod format;
 mod host;
-mod mmx;
-mod operand;
-mod outcome;
-mod processor;
-mod refusal;
-mod reserved;
-mod shape;
-mod table;
-mod touches;
-mod vector;
-mod width;
-mod x87;
 
+mod decode;
+
+mod run;
+
+mod vector;
+
+mod shape;
+
+mod families;
+
+mod displaced;
+mod reserved;
+mod table;
+
+pub use decode::processor::{Facts, Features, Processor, Vendor};
 pub use displaced::{Displaced, FloatingPoint};
-pub use exception::Exception;
-pub use memory::{Access, MemoryFault, UserMemory};
-pub use outcome::Outcome;
-pub use processor::{Facts, Features, Processor, Vendor};
-pub use refusal::Refusal;
-pub use registers::{Mxcsr, Registers, Rflags};
-pub use touches::Touches;
+pub use model::exception::Exception;
+pub use model::memory::{self, Access, MemoryFault, UserMemory};
+pub use model::outcome::Outcome;
+pub use model::refusal::Refusal;
+pub use model::registers::{self, Mxcsr, Registers, Rflags};
+pub use model::touches::Touches;
+pub use model::xsave;

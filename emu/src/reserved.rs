@@ -5,11 +5,13 @@
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic};
 
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
+use crate::decode::flags::Flags;
+use crate::decode::prefix::{LONGEST, prefix_count};
 use crate::families;
-use crate::outcome::Outcome;
-use crate::table::{Flags, Row, prefix_count};
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
 
 /// What raises #UD: LOCK where it is not allowed, a VEX field that must have another value, and the
 /// encodings of [`UNDEFINED`].
@@ -85,8 +87,6 @@ static UNDEFINED: &[Undefined] = &[
     undefined(&[0x0f], 0xc7, 0xc7, ModRm::Register(0b0000_0010)),
 ];
 
-/// The longest an instruction can be, in bytes.
-pub(crate) const LONGEST: usize = 15;
 /// The longest it can be without prefixes: two bytes of opcode, ModRM, SIB, and four bytes each of
 /// displacement and immediate; or a far pointer.
 const LONGEST_OPCODE: usize = 12;

@@ -1,86 +1,14 @@
 //! The instruction set, a family a file: its rows, then the functions that do the work.
 
-use crate::table::Row;
+use crate::run::row::Row;
 
-#[cfg(test)]
-mod absent;
-#[cfg(test)]
-mod absent_integer;
-mod arith;
-mod bits;
-mod bmi;
-mod branch;
-mod cache;
-mod crypto;
-mod data;
-mod descriptor;
-mod direct;
-mod exchange;
-mod far;
-mod flags;
-mod float_arith;
-mod float_compare;
-mod float_convert;
-mod float_round;
-mod identity;
-mod insert_extract;
-mod muldiv;
-mod mxcsr;
-mod packed_arith;
-mod packed_logic;
-mod packed_shift;
-mod segment;
-mod shadow;
-mod shift;
-mod shuffle;
-mod stack;
-mod string;
-mod string_compare;
+mod float;
+mod integer;
+mod packed;
 mod system;
-mod vector_move;
 mod x87;
 
-/// The tables of all families.
-pub(crate) static ALL: &[&[Row]] = &[
-    arith::ROWS,
-    bits::ROWS,
-    bmi::ROWS,
-    branch::ROWS,
-    cache::ROWS,
-    crypto::ROWS,
-    data::ROWS,
-    descriptor::ROWS,
-    direct::ROWS,
-    exchange::ROWS,
-    far::ROWS,
-    flags::ROWS,
-    float_arith::ROWS,
-    float_compare::ROWS,
-    float_convert::ROWS,
-    float_round::ROWS,
-    identity::ROWS,
-    insert_extract::ROWS,
-    muldiv::ROWS,
-    mxcsr::ROWS,
-    packed_arith::ROWS,
-    packed_logic::ROWS,
-    packed_shift::ROWS,
-    segment::ROWS,
-    shadow::ROWS,
-    shift::ROWS,
-    shuffle::ROWS,
-    stack::ROWS,
-    string::ROWS,
-    string_compare::ROWS,
-    system::ROWS,
-    vector_move::ROWS,
-    x87::arithmetic::ROWS,
-    x87::compare::ROWS,
-    x87::control::ROWS,
-    x87::extended::ROWS,
-    x87::state::ROWS,
-    x87::transcendental::ROWS,
-    x87::transfer::ROWS,
-];
+/// The tables of all families, by folder.
+pub(crate) static ALL: &[&[&[Row]]] = &[float::ALL, integer::ALL, packed::ALL, system::ALL, x87::ALL];
 
-pub(crate) use system::{native, undefined, undefined_unless_too_long};
+pub(crate) use system::privileged::{native, undefined, undefined_unless_too_long};

@@ -3,7 +3,7 @@
 //! All that one instruction computes is one `asm!` block, a *window*: it saves MXCSR, computes all blocks of
 //! 128 bits under one control word or under several in turn, reads the flags, and restores the control
 //! word, so that no other code runs under one that Rust does not expect. The target's exceptions are always
-//! masked while the host computes; [`crate::float`] decides what would have been raised.
+//! masked while the host computes; `vector::float` decides what would have been raised.
 //!
 //! A change of exception flags is slow: on Intel's processors an operation after it waits some 40 to 130 ns,
 //! while the rest of MXCSR changes in two. So a window *leaves all exception flags set* in the thread's
@@ -17,9 +17,9 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use crate::format::Format;
-use crate::registers::Mxcsr;
-use crate::vector::{Bits, Xmm};
+use crate::model::format::Format;
+use crate::model::lane::{Bits, Xmm};
+use crate::model::registers::Mxcsr;
 
 /// What kind of operation it is: which flags it can raise, and how they are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ macro_rules! host {
         pub(crate) struct $name;
 
         impl HostOp for $name {
-            type Source = $crate::format::$source;
-            type Target = $crate::format::$target;
+            type Source = $crate::model::format::$source;
+            type Target = $crate::model::format::$target;
             const ELEMENTS: usize = $elements;
             const KIND: Kind = Kind::$kind;
 
@@ -463,7 +463,7 @@ pub(crate) fn mxcsr_mask() -> Mxcsr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Single;
+    use crate::model::format::Single;
 
     fn host_mxcsr() -> u32 {
         let mut mxcsr = 0u32;

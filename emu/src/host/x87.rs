@@ -8,8 +8,8 @@
 
 use core::arch::asm;
 
-use crate::registers::{Float80, X87};
-use crate::x87::status::CONDITION;
+use crate::model::registers::{Float80, X87};
+use crate::model::x87::status::CONDITION;
 
 /// What an operation leaves: its result, and the status word with the flags that it alone has set.
 #[derive(Clone, Copy)]

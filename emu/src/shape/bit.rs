@@ -1,13 +1,14 @@
 //! The shape of the bit tests, whose bit can lie far from the memory operand.
 
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::memory::Access;
-use crate::operand::{Destination, Imm, Reg, Source};
-use crate::outcome::Outcome;
-use crate::registers::Rflags;
-use crate::table::{Form, Shape};
-use crate::width::{Width, by_width};
+use crate::decode::form::{Form, Shape};
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Rflags;
+use crate::model::width::Width;
+use crate::run::context::{Context, Execute};
+use crate::run::place::{Destination, Imm, Reg, Source};
+use crate::run::row::by_width;
 
 /// Copies a bit to CF and changes it: BTS and its like.
 pub(crate) trait Bit {
@@ -45,14 +46,14 @@ impl Place for Far {
         let offset = Reg::<1>::read::<W>(c)?.signed();
         let units = offset >> W::BITS.trailing_zeros();
         let bytes = units.wrapping_mul(W::BYTES as i64) as u64;
-        Ok((c.displaced.address.linear_offset(c.registers, bytes), within::<W>(offset as u64)))
+        Ok((c.decoded.address.linear_offset(c.registers, bytes), within::<W>(offset as u64)))
     }
 }
 
 impl Place for Near {
     #[inline(always)]
     fn find<W: Width>(c: &mut Context<'_>) -> Result<(u64, u32), Exception> {
-        Ok((c.linear(), within::<W>(c.displaced.immediate)))
+        Ok((c.linear(), within::<W>(c.decoded.immediate)))
     }
 }
 
@@ -81,7 +82,7 @@ fn register<W: Width, O: Bit, S: Source>(c: &mut Context<'_>) -> Result<Outcome,
 
 fn memory<W: Width, O: Bit, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (address, number) = P::find::<W>(c)?;
-    let (access, stack) = (if O::WRITES { Access::Write } else { Access::Read }, c.displaced.address.stack);
+    let (access, stack) = (if O::WRITES { Access::Write } else { Access::Read }, c.decoded.address.stack);
     let dst = c.load::<W>(address, access, stack)?;
     let (result, flags) = change::<W, O>(dst, number, c.registers.rflags);
     if O::WRITES {
@@ -95,7 +96,7 @@ fn locked<W: Width, O: Bit, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Ex
     let (address, number) = P::find::<W>(c)?;
     let before = c.registers.rflags;
     let mut after = before;
-    c.update(address, c.displaced.address.stack, |dst: W| {
+    c.update(address, c.decoded.address.stack, |dst: W| {
         let (result, flags) = change::<W, O>(dst, number, before);
         after = flags;
         result

@@ -3,18 +3,20 @@
 //! `row!(Addps, Select, SSE, two_sources::<sse::Addps>)`: the operation says whether it works on one
 //! element or on all.
 
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::float;
-use crate::format::Format;
+use crate::decode::flags::Flags;
+use crate::decode::form::{Form, Shape};
 use crate::host::sse::HostOp;
-use crate::operand::{Mem, Reg, Source};
-use crate::outcome::Outcome;
-use crate::registers::{Mxcsr, Rflags};
+use crate::model::exception::Exception;
+use crate::model::format::Format;
+use crate::model::lane::{Bits, Lane, Xmm};
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Mxcsr, Rflags};
+use crate::model::width::Width;
+use crate::run::context::{Context, Execute};
+use crate::run::place::{Mem, Reg, Source};
 use crate::shape::vector::ClassName;
-use crate::table::{Flags, Form, Shape};
-use crate::vector::{Bits, Class, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse, Xmm};
-use crate::width::Width;
+use crate::vector::float;
+use crate::vector::{Class, InMemory, InPart, InRegister, Mmx, Place, Sse};
 
 /// What a row is that computes on floating-point elements under MXCSR.
 pub(crate) const SSE: Flags = Flags::SSE.union(Flags::FLOAT);
@@ -67,7 +69,7 @@ fn with_mxcsr<R>(c: &mut Context<'_>, function: impl FnOnce(&Context<'_>, &mut M
 #[inline(always)]
 fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: &B, second: &B) -> Result<B, Exception> {
     let mut result = B::default();
-    with_mxcsr(c, |c, mxcsr| O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result))?;
+    with_mxcsr(c, |c, mxcsr| O::apply(first, second, c.decoded.immediate as u8, mxcsr, &mut result))?;
     Ok(result)
 }
 
@@ -80,7 +82,7 @@ fn apply_to_one<C: Class, P: Place, O: FloatOp>(
     let mut result = C::Bits::default();
     with_mxcsr(c, |c, mxcsr| {
         let source = P::source::<C>(c, 1, memory);
-        O::apply(source, source, c.displaced.immediate as u8, mxcsr, &mut result)
+        O::apply(source, source, c.decoded.immediate as u8, mxcsr, &mut result)
     })?;
     Ok(result)
 }
@@ -107,7 +109,7 @@ pub(crate) fn two_sources<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
         let mut result = C::Bits::default();
         with_mxcsr(c, |c, mxcsr| {
             let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-            O::apply(first, second, c.displaced.immediate as u8, mxcsr, &mut result)
+            O::apply(first, second, c.decoded.immediate as u8, mxcsr, &mut result)
         })?;
         C::set::<O::Lane>(c, result);
         Ok(Outcome::Next)
@@ -152,7 +154,7 @@ pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Opt
         P::load::<C, O::Lane>(c, &mut memory)?;
         let result = apply_to_one::<C, P, O>(c, &memory)?;
         let low = result.quadwords().first().copied().unwrap_or(0);
-        c.displaced.operand[0].set(c.registers, W::truncate(low));
+        c.decoded.operand[0].set(c.registers, W::truncate(low));
         Ok(Outcome::Next)
     }
     match (form.shape(0), form.size(0)) {

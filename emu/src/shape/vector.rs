@@ -6,14 +6,13 @@
 
 use iced_x86::{CpuidFeature, EncodingKind};
 
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::outcome::Outcome;
-use crate::processor::Facts;
-use crate::table::{Form, Shape};
-use crate::vector::{
-    Bits, Blocks, Class, InLowHalf, InMemory, InPart, InRegister, Lane, Mmx, Place, Sse, by_blocks_of,
-};
+use crate::decode::form::{Form, Shape};
+use crate::decode::processor::Facts;
+use crate::model::exception::Exception;
+use crate::model::lane::{Bits, Blocks, Lane, by_blocks_of};
+use crate::model::outcome::Outcome;
+use crate::run::context::{Context, Execute};
+use crate::vector::{Class, InLowHalf, InMemory, InPart, InRegister, Mmx, Place, Sse};
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -170,7 +169,7 @@ macro_rules! blocks_row {
         |$first:ident, $second:ident, $immediate:ident| $call:expr
     ) => {{
         struct Op;
-        impl $crate::vector::Blocks<$lane> for Op {
+        impl $crate::model::lane::Blocks<$lane> for Op {
             #[inline(always)]
             fn apply<const N: usize>(
                 $first: &[$lane; N],
@@ -190,7 +189,7 @@ macro_rules! block_128_row {
         $mnemonics:tt, $lane:ty, $flags:expr, $select:ident,
         |$first:ident, $second:ident, $immediate:ident| $call:expr
     ) => {{
-        use $crate::vector::Lane;
+        use $crate::model::lane::Lane;
         struct Op;
         impl $crate::shape::vector::Block128<$lane> for Op {
             #[inline(always)]
@@ -249,7 +248,7 @@ impl Form<'_> {
 /// `$operand`, the place is where the last source lies.
 macro_rules! by_class {
     ($form:expr, $operand:expr, $function:ident $(, <$($more:ty),+>)?) => {{
-        use $crate::context::Execute;
+        use $crate::run::context::Execute;
         use $crate::shape::vector::ClassName;
         use $crate::vector::{InMemory, InRegister, Mmx, Sse};
         match ($form.class($operand), $form.memory_bytes()) {
@@ -302,7 +301,7 @@ fn run_blocks<C: Class, P: Place, T: Lane, O: Blocks<T>>(c: &mut Context<'_>) ->
     let mut memory = C::Bits::default();
     P::load::<C, T>(c, &mut memory)?;
     let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-    let result = T::by_blocks::<C::Bits, O>(first, second, c.displaced.immediate as u8);
+    let result = T::by_blocks::<C::Bits, O>(first, second, c.decoded.immediate as u8);
     C::set::<T>(c, result);
     Ok(Outcome::Next)
 }
@@ -330,7 +329,7 @@ pub(crate) fn one_source<T: Lane, O: Blocks<T>>(form: &Form<'_>) -> Option<Execu
         let mut memory = C::Bits::default();
         P::load::<C, T>(c, &mut memory)?;
         let source = P::source::<C>(c, 1, &memory);
-        let result = T::by_blocks::<C::Bits, O>(source, source, c.displaced.immediate as u8);
+        let result = T::by_blocks::<C::Bits, O>(source, source, c.decoded.immediate as u8);
         C::set::<T>(c, result);
         Ok(Outcome::Next)
     }
@@ -361,7 +360,7 @@ pub(crate) fn two_sources_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Optio
         let mut memory = C::Bits::default();
         P::load::<C, T>(c, &mut memory)?;
         let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-        let immediate = c.displaced.immediate as u8;
+        let immediate = c.decoded.immediate as u8;
         let result = by_blocks_of(first, second, |first, second| O::apply(first, second, immediate));
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -374,7 +373,7 @@ pub(crate) fn one_source_128<T: Lane, O: Block128<T>>(form: &Form<'_>) -> Option
         let mut memory = C::Bits::default();
         P::load::<C, T>(c, &mut memory)?;
         let source = P::source::<C>(c, 1, &memory);
-        let immediate = c.displaced.immediate as u8;
+        let immediate = c.decoded.immediate as u8;
         let result = by_blocks_of(source, source, |source, _| O::apply(source, source, immediate));
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -392,7 +391,7 @@ pub(crate) fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
         let sources = first.lanes::<T>().iter().zip(second.lanes::<T>());
         for (index, (result, (first, second))) in result.lanes_mut::<T>().iter_mut().zip(sources).enumerate()
         {
-            *result = if c.displaced.immediate >> (index & 7) & 1 != 0 { *second } else { *first };
+            *result = if c.decoded.immediate >> (index & 7) & 1 != 0 { *second } else { *first };
         }
         C::set::<T>(c, result);
         Ok(Outcome::Next)
@@ -436,7 +435,7 @@ pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Ex
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
         C::ready(c)?;
-        let count = c.displaced.immediate & 0xff;
+        let count = c.decoded.immediate & 0xff;
         let mut memory = C::Bits::default();
         P::load::<C, T>(c, &mut memory)?;
         let result = P::source::<C>(c, C::FIRST, &memory).map(|lane| O::apply(lane, count));

@@ -2,18 +2,19 @@
 
 use iced_x86::MemorySize;
 
-use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read};
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
+use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read, waiting};
+use crate::decode::form::Form;
 use crate::host::x87::{self as host, Answer, Before, Binary};
-use crate::outcome::Outcome;
-use crate::registers::{Float80, X87};
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Float80, X87};
+use crate::model::x87::status::{BEFORE, C1, C2, CONDITION};
+use crate::model::x87::{INDEFINITE, StackFault};
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Form, Row};
-use crate::x87::status::{BEFORE, C1, C2, CONDITION};
-use crate::x87::{INDEFINITE, StackFault, waiting};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!([Fadd, Faddp, Fiadd], Select, FLOAT, binary::<host::Fadd>),
     row!([Fmul, Fmulp, Fimul], Select, FLOAT, binary::<host::Fmul>),
     row!([Fsub, Fsubp, Fisub], Select, FLOAT, binary::<host::Fsub>),
@@ -33,7 +34,7 @@ pub(in crate::families) static ROWS: &[Row] = &[
 fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {
     fn registers<O: Binary, const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         waiting(c, |c| {
-            let [left, right, ..] = c.displaced.operand;
+            let [left, right, ..] = c.decoded.operand;
             let x87 = &mut c.registers.extended.x87;
             let answer = match (x87.st(left.number), x87.st(right.number)) {
                 (Some(left), Some(right)) => Some(O::registers(x87.control, left, right)),

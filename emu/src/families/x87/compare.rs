@@ -2,19 +2,20 @@
 
 use iced_x86::MemorySize;
 
-use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read};
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::families::arith::flag;
+use super::{Double, Doubleword, FLOAT, Number, Single, Word, by_number, in_memory, pops, read, waiting};
+use crate::decode::form::Form;
+use crate::families::integer::arith::flag;
 use crate::host::x87::{self as host, Answer, Binary};
-use crate::outcome::Outcome;
-use crate::registers::{Float80, Rflags, X87};
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Float80, Rflags, X87};
+use crate::model::x87::StackFault;
+use crate::model::x87::status::{BEFORE, C0, C1, C2, C3, CONDITION};
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Form, Row};
-use crate::x87::status::{BEFORE, C0, C1, C2, C3, CONDITION};
-use crate::x87::{StackFault, waiting};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!([Fcom, Fcomp, Fcompp, Ficom, Ficomp], Select, FLOAT, fcom),
     row!([Fucom, Fucomp, Fucompp], Select, FLOAT, fucom),
     row!([Fcomi, Fcomip], Select, FLOAT, fcomi),
@@ -74,7 +75,7 @@ fn registers(
 /// The registers compared; those that pop both name none.
 #[inline(always)]
 fn operands<const POPS: u8>(c: &Context<'_>) -> [u8; 2] {
-    let [left, right, ..] = c.displaced.operand;
+    let [left, right, ..] = c.decoded.operand;
     if POPS == 2 { [0, 1] } else { [left.number, right.number] }
 }
 

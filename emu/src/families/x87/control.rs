@@ -2,18 +2,19 @@
 
 use iced_x86::Code;
 
-use super::{check_ends, read, read_slice, write_slice};
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::memory::Access;
-use crate::outcome::Outcome;
-use crate::registers::{Float80, X87};
+use super::{check_ends, read, read_slice, waiting, write_slice};
+use crate::decode::flags::Flags;
+use crate::decode::form::Form;
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Float80, X87};
+use crate::model::x87::status::{B, BEFORE, C1, ES, EXCEPTIONS, SF};
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
-use crate::x87::status::{B, BEFORE, C1, ES, EXCEPTIONS, SF};
-use crate::x87::waiting;
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!(Fnstcw, Whole, Flags::X87, |c| store_word(c, |x87| x87.control)),
     row!(Fldcw, Whole, Flags::X87, fldcw),
     row!(Fnstsw, Whole, Flags::X87, |c| store_word(c, |x87| x87.status)),
@@ -280,7 +281,7 @@ fn rotate(c: &mut Context<'_>, by: i16) -> Result<Outcome, Exception> {
 /// Makes ST(i) empty, then pops.
 fn ffree(c: &mut Context<'_>, pops: u8) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let number = c.displaced.operand[0].number;
+        let number = c.decoded.operand[0].number;
         let x87 = &mut c.registers.extended.x87;
         x87.raise(0, C1, BEFORE);
         x87.free(number);

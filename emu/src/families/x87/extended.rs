@@ -7,17 +7,18 @@ use iced_x86::CpuidFeature;
 
 use super::state::{Narrow, Pointers, Wide, check_aligned, checked_mxcsr, restored, saved};
 use super::{check_part, read_at, write_at};
-use crate::context::Context;
-use crate::exception::Exception;
-use crate::memory::Access;
-use crate::outcome::Outcome;
-use crate::processor::{Facts, Processor};
-use crate::registers::{Mxcsr, X87, gpr};
+use crate::decode::flags::Flags;
+use crate::decode::processor::{Facts, Processor};
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Mxcsr, X87, gpr};
+use crate::model::xsave::{self, HEADER_LENGTH, MINIMUM_LENGTH, XSTATE_BV, feature};
+use crate::run::context::Context;
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Flags, Row};
-use crate::xsave::{self, HEADER_LENGTH, MINIMUM_LENGTH, XSTATE_BV, feature};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!(Xsave, Whole, Flags::EXTENDED, xsave::<Narrow>),
     row!(Xsave64, Whole, Flags::EXTENDED, xsave::<Wide>),
     row!(Xsaveopt, Whole, Flags::EXTENDED, xsaveopt::<Narrow>),
@@ -36,7 +37,7 @@ const LARGEST: usize = 1024;
 /// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
 fn check_area(c: &mut Context<'_>, length: usize, requested: u64) -> Result<(), Exception> {
     let access = Access::Write;
-    if c.displaced.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
+    if c.decoded.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
         check_first_word(c)?;
         check_aligned(c, 64)?;
         check_part(c, length - 1, 1, 1, access)?;
@@ -60,8 +61,8 @@ fn check_legacy(c: &mut Context<'_>, components: u64, access: Access) -> Result<
 
 /// What the address of the first byte raises, and RFLAGS.AC for the first four.
 fn check_first_word(c: &Context<'_>) -> Result<(), Exception> {
-    let first = c.displaced.address.linear_of_part(c.registers, 0, 0);
-    c.check(first, 1, 4, c.displaced.address.stack)
+    let first = c.decoded.address.linear_of_part(c.registers, 0, 0);
+    c.check(first, 1, 4, c.decoded.address.stack)
 }
 
 /// Runs an instruction on the components that EDX:EAX asks for and XCR0 has, unless there is no place for one.
@@ -70,7 +71,7 @@ fn on_requested(
     body: impl FnOnce(&mut Context<'_>, u64) -> Result<Outcome, Exception>,
 ) -> Result<Outcome, Exception> {
     let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
-    let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & c.displaced.processor.xcr0;
+    let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & c.decoded.processor.xcr0;
     if requested & !feature::ALL != 0 { Ok(Outcome::Native) } else { body(c, requested) }
 }
 
@@ -87,7 +88,7 @@ fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 
 /// Writes components to an image in the standard format.
 fn standard<P: Pointers>(c: &mut Context<'_>, requested: u64, saved: u64) -> Result<Outcome, Exception> {
-    let known = c.displaced.processor.components;
+    let known = c.decoded.processor.components;
     check_area(c, known.length(requested, false), requested)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
@@ -104,7 +105,7 @@ fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 
 /// Writes components to an image in the compacted format.
 fn compact<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
-    let known = c.displaced.processor.components;
+    let known = c.decoded.processor.components;
     let saved = requested & xsave::in_use(c.registers);
     check_area(c, known.length(requested, true), requested & !feature::AVX)?;
     check_part(c, XSTATE_BV, 8, 1, Access::Write)?;
@@ -123,8 +124,8 @@ fn store<P: Pointers>(
 ) -> Result<(), Exception> {
     let mut legacy = [0; XMM_END];
     let extended = &c.registers.extended;
-    xsave::write_x87(&saved::<P>(&extended.x87, c.displaced.processor), &mut legacy);
-    xsave::write_mxcsr(extended.mxcsr, c.displaced.processor.mxcsr_mask, &mut legacy);
+    xsave::write_x87(&saved::<P>(&extended.x87, c.decoded.processor), &mut legacy);
+    xsave::write_mxcsr(extended.mxcsr, c.decoded.processor.mxcsr_mask, &mut legacy);
     xsave::write_component(feature::SSE, extended, 0, &mut legacy[xsave::XMM..]);
     if components & feature::X87 != 0 {
         write_at(c, 0, &legacy[..xsave::MXCSR])?;
@@ -136,7 +137,7 @@ fn store<P: Pointers>(
     if components & feature::SSE != 0 {
         write_at(c, xsave::XMM, &legacy[xsave::XMM..])?;
     }
-    let four_bytes = c.displaced.processor.is(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU);
+    let four_bytes = c.decoded.processor.is(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU);
     for (component, start, end) in places.filter(|(component, ..)| components & component != 0) {
         let mut bytes = [0; LARGEST];
         xsave::write_component(component, &c.registers.extended, c.registers.pkru, &mut bytes);
@@ -154,7 +155,7 @@ fn xrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
-    let processor = c.displaced.processor;
+    let processor = c.decoded.processor;
     let known = processor.components;
     let end_first = processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST);
     if end_first {
@@ -203,7 +204,7 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     }
     if requested & feature::X87 != 0 {
         let loaded = present & feature::X87 != 0;
-        let load = || restored::<P>(xsave::read_x87(&legacy), c.displaced.processor);
+        let load = || restored::<P>(xsave::read_x87(&legacy), c.decoded.processor);
         after.x87 = if loaded { load() } else { X87::default() };
     }
     if requested & feature::SSE != 0 {
@@ -238,8 +239,8 @@ fn restored_mxcsr(
 ) -> Result<Mxcsr, Exception> {
     match (compacted, requested & (feature::SSE | feature::AVX)) {
         (false, 0) => Ok(c.registers.extended.mxcsr),
-        (false, _) => checked_mxcsr(legacy, c.displaced.processor),
-        (true, _) if present & feature::SSE != 0 => checked_mxcsr(legacy, c.displaced.processor),
+        (false, _) => checked_mxcsr(legacy, c.decoded.processor),
+        (true, _) if present & feature::SSE != 0 => checked_mxcsr(legacy, c.decoded.processor),
         (true, _) if requested & feature::SSE != 0 => Ok(Mxcsr::default()),
         (true, _) => Ok(c.registers.extended.mxcsr),
     }

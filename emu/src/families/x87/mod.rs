@@ -1,20 +1,37 @@
 //! The x87 instructions (SDM volume 1, chapter 8), and what else lives in their registers.
 
-pub(super) mod arithmetic;
-pub(super) mod compare;
-pub(super) mod control;
-pub(super) mod extended;
-pub(super) mod state;
-pub(super) mod transcendental;
-pub(super) mod transfer;
+mod arithmetic;
+mod compare;
+mod control;
+mod extended;
+mod state;
+mod transcendental;
+mod transfer;
 
-use crate::context::Context;
-use crate::exception::Exception;
+use crate::decode::flags::Flags;
+use crate::decode::form::{Form, Shape};
+use crate::decode::operand::Kind;
+use crate::decode::processor::Facts;
 use crate::host::x87::{Answer, Binary};
-use crate::memory::Access;
-use crate::registers::Float80;
-use crate::table::{Flags, Form, Shape};
-use crate::width::Width;
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Float80;
+use crate::model::width::Width;
+use crate::model::x87::status::ES;
+use crate::run::context::Context;
+use crate::run::row::Row;
+
+/// The tables of these families.
+pub(super) static ALL: &[&[Row]] = &[
+    arithmetic::ROWS,
+    compare::ROWS,
+    control::ROWS,
+    extended::ROWS,
+    state::ROWS,
+    transcendental::ROWS,
+    transfer::ROWS,
+];
 
 /// What a row is that computes on floating-point operands, or converts them.
 const FLOAT: Flags = Flags::X87.union(Flags::FLOAT);
@@ -82,8 +99,8 @@ fn check_part(
     access: Access,
 ) -> Result<(), Exception> {
     let length = length.clamp(1, 16);
-    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, length as u8 - 1);
-    c.check(address, length, alignment, c.displaced.address.stack)?;
+    let address = c.decoded.address.linear_of_part(c.registers, offset as u64, length as u8 - 1);
+    c.check(address, length, alignment, c.decoded.address.stack)?;
     c.memory.read(address, &mut [0; 16][..length], access)?;
     Ok(())
 }
@@ -107,14 +124,14 @@ fn check_number(c: &mut Context<'_>, length: usize, access: Access) -> Result<()
 
 /// Reads a part of the memory operand, which has been looked at.
 fn read_at(c: &mut Context<'_>, offset: usize, bytes: &mut [u8], access: Access) -> Result<(), Exception> {
-    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, 0);
+    let address = c.decoded.address.linear_of_part(c.registers, offset as u64, 0);
     c.memory.read(address, bytes, access)?;
     Ok(())
 }
 
 /// Writes a part of the memory operand, which has been looked at.
 fn write_at(c: &mut Context<'_>, offset: usize, bytes: &[u8]) -> Result<(), Exception> {
-    let address = c.displaced.address.linear_of_part(c.registers, offset as u64, 0);
+    let address = c.decoded.address.linear_of_part(c.registers, offset as u64, 0);
     c.memory.write(address, bytes)?;
     Ok(())
 }
@@ -140,7 +157,7 @@ fn read_m80(c: &mut Context<'_>) -> Result<[u8; 10], Exception> {
 /// Reads the memory operand.
 #[inline(always)]
 fn read<W: Width>(c: &mut Context<'_>) -> Result<W, Exception> {
-    c.load(c.linear(), Access::Read, c.displaced.address.stack)
+    c.load(c.linear(), Access::Read, c.decoded.address.stack)
 }
 
 impl Float80 {
@@ -159,4 +176,32 @@ impl Float80 {
         let [i, j] = self.sign_exponent.to_le_bytes();
         [a, b, c, d, e, f, g, h, i, j]
     }
+}
+
+/// Runs a waiting instruction that is not one of control: #MF comes first if an exception is pending;
+/// afterwards FOP, FIP and FDP are this instruction's. Intel's processors write FOP only where the
+/// instruction has raised an unmasked exception, and some write FDP only then (SDM volume 1, sections 8.1.8
+/// and 8.1.9).
+#[inline(always)]
+pub(crate) fn waiting(
+    c: &mut Context<'_>,
+    body: impl FnOnce(&mut Context<'_>) -> Result<(), Exception>,
+) -> Result<Outcome, Exception> {
+    c.registers.extended.x87.check_pending()?;
+    body(c)?;
+    let raised = c.registers.extended.x87.status & ES != 0;
+    let processor = c.decoded.processor;
+    let in_memory = c.decoded.operand[0].kind == Kind::Memory || c.decoded.operand[1].kind == Kind::Memory;
+    // From the effective address: FDP is an offset within its segment.
+    let data_pointer = (in_memory && (raised || !processor.is(Facts::FDP_EXCEPTION_ONLY)))
+        .then(|| c.decoded.address.effective(c.registers));
+    let x87 = &mut c.registers.extended.x87;
+    if raised || processor.is(Facts::FOP_ALWAYS_WRITTEN) {
+        x87.opcode = c.decoded.x87_opcode();
+    }
+    x87.instruction_pointer = c.decoded.ip();
+    if let Some(data_pointer) = data_pointer {
+        x87.data_pointer = data_pointer;
+    }
+    Ok(Outcome::Next)
 }

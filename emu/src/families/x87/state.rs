@@ -1,18 +1,19 @@
 //! FXSAVE and FXRSTOR (SDM volume 1, section 10.5).
 
 use super::{check_part, read_slice, write_slice};
-use crate::context::Context;
-use crate::exception::Exception;
-use crate::memory::Access;
-use crate::outcome::Outcome;
-use crate::processor::{Facts, Processor};
-use crate::registers::{Mxcsr, X87};
+use crate::decode::flags::Flags;
+use crate::decode::processor::{Facts, Processor};
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Mxcsr, X87};
+use crate::model::x87::status::ES;
+use crate::model::xsave::{self, LEGACY_LENGTH, feature};
+use crate::run::context::Context;
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Flags, Row};
-use crate::x87::status::ES;
-use crate::xsave::{self, LEGACY_LENGTH, feature};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!(Fxsave, Whole, Flags::X87.union(Flags::SSE), fxsave::<Narrow>),
     row!(Fxsave64, Whole, Flags::X87.union(Flags::SSE), fxsave::<Wide>),
     row!(Fxrstor, Whole, Flags::X87.union(Flags::SSE), fxrstor::<Narrow>),
@@ -68,8 +69,8 @@ pub(super) fn restored<P: Pointers>(mut x87: X87, processor: &Processor) -> X87 
 /// The faults of an image of FXSAVE: #GP if it is not aligned, or what its first four bytes raise, by their address
 /// and then by #AC; and what its last byte and then its first one raise.
 fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
-    let first_only = c.displaced.processor.is(Facts::ALIGNMENT_BEFORE_CANONICAL_END);
-    c.check(address(c), if first_only { 1 } else { 4 }, 4, c.displaced.address.stack)?;
+    let first_only = c.decoded.processor.is(Facts::ALIGNMENT_BEFORE_CANONICAL_END);
+    c.check(address(c), if first_only { 1 } else { 4 }, 4, c.decoded.address.stack)?;
     check_aligned(c, 16)?;
     check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
@@ -77,7 +78,7 @@ fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
 
 /// Where the operand begins.
 fn address(c: &Context<'_>) -> u64 {
-    c.displaced.address.linear_of_part(c.registers, 0, 0)
+    c.decoded.address.linear_of_part(c.registers, 0, 0)
 }
 
 /// #GP if the operand is not aligned.
@@ -99,8 +100,8 @@ fn fxsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     check_image(c, Access::Write)?;
     let extended = &c.registers.extended;
     let mut image = [0; WRITTEN];
-    xsave::write_x87(&saved::<P>(&extended.x87, c.displaced.processor), &mut image);
-    xsave::write_mxcsr(extended.mxcsr, c.displaced.processor.mxcsr_mask, &mut image);
+    xsave::write_x87(&saved::<P>(&extended.x87, c.decoded.processor), &mut image);
+    xsave::write_mxcsr(extended.mxcsr, c.decoded.processor.mxcsr_mask, &mut image);
     xsave::write_component(feature::SSE, extended, 0, &mut image[xsave::XMM..]);
     write_slice(c, &image)?;
     Ok(Outcome::Next)
@@ -110,9 +111,9 @@ fn fxrstor<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     check_image(c, Access::Read)?;
     let mut image = [0; WRITTEN];
     read_slice(c, &mut image)?;
-    let mxcsr = checked_mxcsr(&image, c.displaced.processor)?;
+    let mxcsr = checked_mxcsr(&image, c.decoded.processor)?;
     let extended = &mut c.registers.extended;
-    extended.x87 = restored::<P>(xsave::read_x87(&image), c.displaced.processor);
+    extended.x87 = restored::<P>(xsave::read_x87(&image), c.decoded.processor);
     extended.mxcsr = mxcsr;
     xsave::read_component(feature::SSE, &image[xsave::XMM..], extended, &mut 0);
     Ok(Outcome::Next)

@@ -1,19 +1,19 @@
 //! Trigonometric, logarithmic and exponential instructions (SDM volume 1, sections 8.3.7 and 8.3.9), to
 //! the last bit of the host's.
 
-use super::FLOAT;
 use super::arithmetic::{unary, with_st1};
-use crate::context::Context;
-use crate::exception::Exception;
+use super::{FLOAT, waiting};
 use crate::host::x87::{self as host, Answer, Before};
-use crate::outcome::Outcome;
-use crate::registers::Float80;
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Float80;
+use crate::model::x87::status::{BEFORE, C1, C2};
+use crate::model::x87::{INDEFINITE, StackFault};
+use crate::run::context::Context;
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::Row;
-use crate::x87::status::{BEFORE, C1, C2};
-use crate::x87::{INDEFINITE, StackFault, waiting};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!(Fsin, Whole, FLOAT, |c| unary(c, C1 | C2, host::fsin)),
     row!(Fcos, Whole, FLOAT, |c| unary(c, C1 | C2, host::fcos)),
     row!(Fsincos, Whole, FLOAT, |c| pushing(c, C1 | C2, host::fsincos)),

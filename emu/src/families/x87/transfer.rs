@@ -2,20 +2,22 @@
 
 use iced_x86::MemorySize;
 
-use super::{FLOAT, check_number, check_part, pops, read, read_m80, write_at, write_slice};
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
+use super::{FLOAT, check_number, check_part, pops, read, read_m80, waiting, write_at, write_slice};
+use crate::decode::flags::Flags;
+use crate::decode::form::Form;
+use crate::decode::processor::Facts;
 use crate::host::x87::{self as host, Answer};
-use crate::memory::Access;
-use crate::outcome::Outcome;
-use crate::processor::Facts;
-use crate::registers::{Float80, Rflags, X87};
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::model::outcome::Outcome;
+use crate::model::registers::{Float80, Rflags, X87};
+use crate::model::x87::status::{BEFORE, BEFORE_STORE, C1, IE};
+use crate::model::x87::{INDEFINITE, StackFault};
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
 use crate::shape::row;
-use crate::table::{Flags, Form, Row};
-use crate::x87::status::{BEFORE, BEFORE_STORE, C1, IE};
-use crate::x87::{INDEFINITE, StackFault, waiting};
 
-pub(in crate::families) static ROWS: &[Row] = &[
+pub(super) static ROWS: &[Row] = &[
     row!(Fld, Select, FLOAT, fld),
     row!(Fild, Select, Flags::X87, fild),
     row!(Fbld, Whole, Flags::X87, |c| load(c, read_m80, host::fbld_m80bcd)),
@@ -100,7 +102,7 @@ fn fld_m80fp(_: u16, bytes: [u8; 10]) -> Answer {
 
 fn fld_register(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let source = c.displaced.operand[0].number;
+        let source = c.decoded.operand[0].number;
         let x87 = &mut c.registers.extended.x87;
         match x87.st(source).copied() {
             Some(value) => push(x87, |_| Answer { value, status: 0 }),
@@ -167,7 +169,7 @@ fn store<T: Bytes, const POPS: u8>(
             None => (indefinite, after.stack_fault(StackFault::Underflow)),
         };
         let bytes = value.bytes();
-        let processor = c.displaced.processor;
+        let processor = c.decoded.processor;
         if let (true, [first @ .., _, _]) = (committed && bytes.as_ref().len() == 10, bytes.as_ref())
             && processor.is(Facts::M80_IS_STORED_IN_PARTS)
         {
@@ -208,7 +210,7 @@ fn fst_m80fp(_: u16, st0: &Float80) -> Answer<[u8; 10]> {
 
 fn fst_register<const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let destination = c.displaced.operand[0].number;
+        let destination = c.decoded.operand[0].number;
         let x87 = &mut c.registers.extended.x87;
         let answer = x87.st(0).map(|st0| Answer { value: *st0, status: 0 });
         super::arithmetic::commit(x87, destination, C1, POPS, answer);
@@ -219,7 +221,7 @@ fn fst_register<const POPS: u8>(c: &mut Context<'_>) -> Result<Outcome, Exceptio
 /// FSTP without its underflow: an empty ST(0) is popped and nothing else.
 fn fstpnce(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let destination = c.displaced.operand[0].number;
+        let destination = c.decoded.operand[0].number;
         let x87 = &mut c.registers.extended.x87;
         x87.raise(0, C1, BEFORE);
         if let Some(st0) = x87.st(0).copied() {
@@ -252,7 +254,7 @@ fn fisttp(form: &Form<'_>) -> Option<Execute> {
 
 fn fxch(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let [left, right, ..] = c.displaced.operand;
+        let [left, right, ..] = c.decoded.operand;
         let x87 = &mut c.registers.extended.x87;
         let (first, second) = (x87.st(left.number).copied(), x87.st(right.number).copied());
         let committed = match (first, second) {
@@ -272,7 +274,7 @@ fn fxch(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 #[inline(always)]
 fn fcmov(c: &mut Context<'_>, condition: impl Fn(Rflags) -> bool) -> Result<Outcome, Exception> {
     waiting(c, |c| {
-        let source = c.displaced.operand[1].number;
+        let source = c.decoded.operand[1].number;
         let moves = condition(c.registers.rflags);
         let x87 = &mut c.registers.extended.x87;
         let answer = match (x87.st(0), x87.st(source)) {

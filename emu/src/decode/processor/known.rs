@@ -1,0 +1,216 @@
+//! Processors that were measured, and what is assumed of the others.
+
+use iced_x86::CpuidFeature as F;
+
+use super::features::{self, Features, told};
+use super::{Facts, Processor, Vendor};
+use crate::model::registers::Mxcsr;
+use crate::model::xsave::{Components, feature};
+
+/// What AMD's processors do as far as CPUID does not say it: seen on Zen 3, assumed of the others.
+pub(super) const AMD: Facts = Facts::OPERAND_SIZE_NARROWS_BRANCHES
+    .union(Facts::LOOP_OBEYS_REPEAT)
+    .union(Facts::MOVSXD_R16_READS_32_BITS)
+    .union(Facts::PREFETCH_OF_REGISTER_IS_UNDEFINED)
+    .union(Facts::SYSENTER_IS_UNDEFINED)
+    .union(Facts::VMREAD_HAS_IMMEDIATES)
+    .union(Facts::PADLOCK_IS_UNDEFINED)
+    .union(Facts::SEGMENT_OFFSETS_ARE_CANONICAL)
+    .union(Facts::SHA_IGNORES_ALIGNMENT)
+    .union(Facts::DOUBLE_SHIFT_REPEATS_SOURCE)
+    .union(Facts::RETF_LOOKS_AT_OUTER_STACK)
+    .union(Facts::FOP_ALWAYS_WRITTEN)
+    .union(Facts::X87_POINTERS_ARE_HIDDEN);
+
+/// What Intel's processors do as far as CPUID does not say it: seen on Emerald Rapids, assumed of the others.
+pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
+    .union(Facts::PAUSE_IGNORES_REX_B)
+    .union(Facts::WIDE_OPERANDS_IGNORE_AC)
+    .union(Facts::ALIGNMENT_BEFORE_CANONICAL_END)
+    .union(Facts::BIT_SCANS_WRITE_ALL_FLAGS)
+    .union(Facts::ZERO_COUNTS_CLEAR_OVERFLOW)
+    .union(Facts::BMI_CLEARS_UNDEFINED_FLAGS)
+    .union(Facts::SELECTORS_ARE_TWO_BYTES)
+    .union(Facts::IRET_CHECKS_CS_FIRST)
+    .union(Facts::CALL_STORES_BEFORE_ITS_FAULT)
+    .union(Facts::REPEAT_CUTS_REGISTERS)
+    .union(Facts::REPEATED_COMPARISON_RESTORES_FLAGS)
+    .union(Facts::MOVDIR64B_READS_FIRST)
+    .union(Facts::FDP_IS_LOADED_WHOLE)
+    .union(Facts::X87_STORE_RAISES_BEFORE_ITS_ACCESS)
+    .union(Facts::M80_IS_STORED_IN_PARTS)
+    .union(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT)
+    .union(Facts::MASKMOVDQU_STORES_HALVES)
+    .union(Facts::DOT_PRODUCTS_EXCHANGE_LANES)
+    .union(Facts::XSAVE_LOOKS_AT_THE_END_FIRST)
+    .union(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU)
+    .union(Facts::XINUSE_IS_CONSERVATIVE);
+
+/// What both have whose features are named below.
+const COMMON: Features = Features::of(&[
+    F::SSE3,
+    F::PCLMULQDQ,
+    F::SSSE3,
+    F::FMA,
+    F::CMPXCHG16B,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::MOVBE,
+    F::POPCNT,
+    F::AES,
+    F::XSAVE,
+    F::AVX,
+    F::F16C,
+    F::RDRAND,
+    F::CLFSH,
+    F::FSGSBASE,
+    F::BMI1,
+    F::AVX2,
+    F::BMI2,
+    F::RDSEED,
+    F::ADX,
+    F::SMAP,
+    F::CLFLUSHOPT,
+    F::CLWB,
+    F::SHA,
+    F::PKU,
+    F::VAES,
+    F::VPCLMULQDQ,
+    F::INVPCID,
+    F::RDPID,
+    F::LZCNT,
+    F::RDTSCP,
+    F::XSAVEOPT,
+    F::XSAVEC,
+    F::XSAVES,
+]);
+
+/// What Zen 3 has on top.
+const ZEN_3: Features = Features::of(&[F::SSE4A, F::CLZERO, F::WBNOINVD, F::MONITORX]);
+
+/// What Emerald Rapids has on top. PTWRITE and ENQCMD its hypervisor hid.
+const EMERALD_RAPIDS: Features = Features::of(&[
+    F::HLE,
+    F::RTM,
+    F::AVX512F,
+    F::AVX512DQ,
+    F::AVX512_IFMA,
+    F::AVX512CD,
+    F::AVX512BW,
+    F::AVX512VL,
+    F::AVX512_VBMI,
+    F::AVX512_VBMI2,
+    F::GFNI,
+    F::AVX512_VNNI,
+    F::AVX512_BITALG,
+    F::AVX512_VPOPCNTDQ,
+    F::CLDEMOTE,
+    F::MOVDIRI,
+    F::MOVDIR64B,
+    F::ENQCMD,
+    F::SERIALIZE,
+    F::TSXLDTRK,
+    F::AMX_BF16,
+    F::AMX_TILE,
+    F::AMX_INT8,
+    F::AVX512_FP16,
+    F::AVX_VNNI,
+    F::AVX512_BF16,
+    F::PTWRITE,
+]);
+
+/// Emerald Rapids' CPUID leaf 0xD: of each component beyond the legacy region its number, size and offset.
+const EMERALD_RAPIDS_COMPONENTS: [(usize, u32, u32); 7] = [
+    (2, 256, 576),
+    (5, 64, 1088),
+    (6, 512, 1152),
+    (7, 1024, 1664),
+    (9, 8, 2688),
+    (17, 64, 2752),
+    (18, 8192, 2816),
+];
+
+/// The same of Zen 3.
+const ZEN_3_COMPONENTS: [(usize, u32, u32); 2] = [(2, 256, 576), (9, 8, 832)];
+
+/// MXCSR without AMD's misaligned exception mask.
+const MXCSR: Mxcsr = Mxcsr::from_bits_retain(0xffff);
+/// With it.
+const MXCSR_WITH_MM: Mxcsr = Mxcsr::from_bits_retain(0x2_ffff);
+
+impl Processor {
+    /// AMD family 0x19 (Zen 3), as a guest of KVM under Linux with four-level paging.
+    #[must_use]
+    pub fn zen_3() -> Processor {
+        let guest = Facts::HIDDEN_MONITORX_DOES_NOTHING
+            .union(Facts::INT1_LEAVES_RIP)
+            .union(Facts::SVM_IS_PRIVILEGED)
+            .union(Facts::PVALIDATE_IS_PRIVILEGED);
+        Processor {
+            vendor: Vendor::Amd,
+            family: 0x19,
+            model: 1,
+            stepping: 1,
+            is_virtual: true,
+            features: always().union(COMMON).union(ZEN_3),
+            unknown: Features::NONE,
+            facts: AMD
+                .union(guest)
+                .union(Facts::UMIP)
+                .union(Facts::XGETBV_OF_XINUSE)
+                .union(Facts::NULL_SELECTOR_CLEARS_BASE),
+            linear_address_bits: 48,
+            x87_pointer_bits: 48,
+            mxcsr_mask: MXCSR_WITH_MM,
+            xcr0: feature::X87 | feature::SSE | feature::AVX | feature::PKRU,
+            components: Components::of(&ZEN_3_COMPONENTS, 0),
+        }
+    }
+
+    /// Intel family 6, model 207 (Emerald Rapids), as a guest of KVM under Linux with four-level paging.
+    #[must_use]
+    pub fn emerald_rapids() -> Processor {
+        let features = always().union(COMMON).union(EMERALD_RAPIDS);
+        Processor {
+            vendor: Vendor::Intel,
+            family: 6,
+            model: 207,
+            stepping: 2,
+            is_virtual: true,
+            features: features.union(features::either(features)),
+            unknown: Features::NONE,
+            facts: INTEL.union(Facts::UMIP).union(Facts::XGETBV_OF_XINUSE).union(Facts::FDP_EXCEPTION_ONLY),
+            linear_address_bits: 48,
+            x87_pointer_bits: 57,
+            mxcsr_mask: MXCSR,
+            xcr0: feature::ALL | 0b11 << 17,
+            components: Components::of(&EMERALD_RAPIDS_COMPONENTS, 1 << 17 | 1 << 18),
+        }
+    }
+
+    /// One with every feature that there is, of whose behaviours those of this vendor's processors are assumed: for
+    /// asking what can be emulated at all.
+    #[must_use]
+    pub fn with_every_feature(vendor: Vendor) -> Processor {
+        let processor = match vendor {
+            Vendor::Amd => Processor::zen_3(),
+            Vendor::Intel => Processor::emerald_rapids(),
+        };
+        Processor { features: Features::ALL, ..processor }
+    }
+
+    /// One with none of the features that CPUID tells of.
+    #[must_use]
+    pub fn with_no_feature(vendor: Vendor) -> Processor {
+        let facts = match vendor {
+            Vendor::Amd => AMD,
+            Vendor::Intel => INTEL,
+        };
+        Processor { features: always(), facts, ..Processor::with_every_feature(vendor) }
+    }
+}
+
+/// What every processor in 64-bit mode has, or CPUID does not tell of.
+pub(super) fn always() -> Features {
+    Features::ALL.without(told())
+}

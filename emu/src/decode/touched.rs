@@ -1,0 +1,62 @@
+//! Which parts of a thread an instruction needs.
+
+use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use crate::decode::flags::Flags;
+use crate::model::touches::Touches;
+
+impl Touches {
+    /// From the operands, and from the row's flags what the operands do not say.
+    pub(crate) fn of(instruction: &Instruction, flags: Flags) -> Touches {
+        let mut factory = InstructionInfoFactory::new();
+        let info = factory.info(instruction);
+        let mut touches = Touches::empty();
+        for memory in info.used_memory() {
+            touches |= match memory.access() {
+                OpAccess::Read | OpAccess::CondRead => Touches::MEMORY_READ,
+                OpAccess::Write | OpAccess::CondWrite => Touches::MEMORY_WRITE,
+                OpAccess::ReadWrite | OpAccess::ReadCondWrite => Touches::MEMORY_READ | Touches::MEMORY_WRITE,
+                OpAccess::None | OpAccess::NoMemAccess => Touches::empty(),
+            };
+        }
+        for register in info.used_registers() {
+            touches |= register_touches(register.register());
+        }
+        // Other encodings clear what lies above an XMM register.
+        let legacy = instruction.code().op_code().encoding() == EncodingKind::Legacy;
+        if !legacy && touches.contains(Touches::SSE) {
+            touches |= Touches::AVX;
+        }
+        let in_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+        let atomic = instruction.has_lock_prefix() || flags.contains(Flags::ATOMIC) && in_memory;
+        touches.set(Touches::ATOMIC, atomic);
+        for (flag, touch) in [
+            (Flags::X87, Touches::X87),
+            (Flags::SSE, Touches::SSE),
+            (Flags::THIS_CORE, Touches::THIS_CORE),
+            (Flags::SHADOW_STACK, Touches::SHADOW_STACK),
+            (Flags::PKRU, Touches::PKRU),
+            (Flags::SEGMENTS, Touches::SEGMENTS),
+            (Flags::EXTENDED, Touches::EXTENDED),
+        ] {
+            if flags.contains(flag) {
+                touches |= touch;
+            }
+        }
+        touches
+    }
+}
+
+fn register_touches(register: Register) -> Touches {
+    if register.is_mm() || register.is_st() {
+        Touches::X87
+    } else if register.is_xmm() {
+        Touches::SSE
+    } else if register.is_ymm() {
+        Touches::SSE | Touches::AVX
+    } else if register.is_zmm() || register.is_k() {
+        Touches::SSE | Touches::AVX | Touches::AVX512
+    } else {
+        Touches::empty()
+    }
+}

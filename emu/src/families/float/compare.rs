@@ -1,0 +1,126 @@
+//! SSE comparison (SDM volume 1, sections 10.4.1.3 and 11.4.1.3).
+
+use core::marker::PhantomData;
+
+use crate::host::sse::{self, HostOp, relation};
+use crate::model::exception::Exception;
+use crate::model::format::Format;
+use crate::model::lane::{Bits, Xmm, by_blocks_of};
+use crate::model::registers::{Mxcsr, Rflags};
+use crate::run::row::Row;
+use crate::shape::float::{FloatFlags, FloatOp, SSE, to_flags, two_sources};
+use crate::shape::row;
+use crate::vector::float::compute;
+
+pub(super) static ROWS: &[Row] = &[
+    row!(Cmpps, Select, SSE, two_sources::<Cmp<sse::QuietCmpps, sse::SignalingCmpps>>),
+    row!(Cmppd, Select, SSE, two_sources::<Cmp<sse::QuietCmppd, sse::SignalingCmppd>>),
+    row!(Cmpss, Select, SSE, two_sources::<Cmp<sse::QuietCmpss, sse::SignalingCmpss>>),
+    row!(Cmpsd, Select, SSE, two_sources::<Cmp<sse::QuietCmpsd, sse::SignalingCmpsd>>),
+    row!(Comiss, Select, SSE, to_flags::<Comi<sse::SignalingCmpss>>),
+    row!(Comisd, Select, SSE, to_flags::<Comi<sse::SignalingCmpsd>>),
+    row!(Ucomiss, Select, SSE, to_flags::<Comi<sse::QuietCmpss>>),
+    row!(Ucomisd, Select, SSE, to_flags::<Comi<sse::QuietCmpsd>>),
+];
+
+/// What a comparison predicate asks: the imm8 of CMPPS, of which VEX and EVEX encodings use five bits, and
+/// legacy ones three (SDM volume 2A, table 3-1).
+#[derive(Clone, Copy)]
+struct Predicate(u8);
+
+impl Predicate {
+    const LESS: u8 = 1 << relation::LESS;
+    const EQUAL: u8 = 1 << relation::EQUAL;
+    const GREATER: u8 = 1 << 2;
+    const UNORDERED: u8 = 1 << relation::UNORDERED;
+
+    /// Which relations it holds for, by its low four bits.
+    #[rustfmt::skip]
+    const HOLDS: [u8; 16] = {
+        const L: u8 = Predicate::LESS;
+        const E: u8 = Predicate::EQUAL;
+        const G: u8 = Predicate::GREATER;
+        const U: u8 = Predicate::UNORDERED;
+        // EQ_OQ to ORD_Q, then EQ_UQ to TRUE_UQ.
+        [
+            E, L, L | E, U, L | G | U, E | G | U, G | U, L | E | G,
+            E | U, L | U, L | E | U, 0, L | G, E | G, G, L | E | G | U,
+        ]
+    };
+
+    fn holds(self) -> u8 {
+        Self::HOLDS[usize::from(self.0 & 15)]
+    }
+
+    /// Ones in the elements whose relation it holds for.
+    #[inline(always)]
+    fn mask<F: Format>(self, relations: u128) -> u128 {
+        let [less, equal, unordered] = [relation::LESS, relation::EQUAL, relation::UNORDERED]
+            .map(|bit| relations >> bit & F::LOWEST_BITS);
+        let greater = F::LOWEST_BITS & !(less | equal | unordered);
+        let holds = self.holds();
+        let chosen = |bits: u128, relation: u8| if holds & relation != 0 { bits } else { 0 };
+        let bits = chosen(less, Self::LESS)
+            | chosen(equal, Self::EQUAL)
+            | chosen(greater, Self::GREATER)
+            | chosen(unordered, Self::UNORDERED);
+        bits * F::MASK
+    }
+
+    /// Whether a quiet NaN is invalid.
+    fn is_signaling(self) -> bool {
+        matches!(self.0 & 3, 1 | 2) != (self.0 & 16 != 0)
+    }
+}
+
+/// CMPPS and its like, by how elements relate: the first operation for predicates under which a quiet NaN
+/// raises nothing.
+struct Cmp<Quiet, Signaling>(PhantomData<(Quiet, Signaling)>);
+
+impl<Quiet: HostOp, Signaling: HostOp> FloatOp for Cmp<Quiet, Signaling> {
+    type Lane = <Quiet::Source as Format>::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        // Legacy encodings have eight predicates.
+        let predicate = Predicate(immediate & 7);
+        let mut relations = B::default();
+        if predicate.is_signaling() {
+            compute::<Signaling, B>(first, second, mxcsr, &mut relations)?;
+        } else {
+            compute::<Quiet, B>(first, second, mxcsr, &mut relations)?;
+        }
+        let computed = if Quiet::ELEMENTS == 1 { Quiet::Source::MASK } else { u128::MAX };
+        *result = by_blocks_of(first, &relations, |first: &Xmm, relations: &Xmm| {
+            let mask = predicate.mask::<Quiet::Source>(bytemuck::cast(*relations));
+            bytemuck::cast(mask & computed | bytemuck::cast::<Xmm, u128>(*first) & !computed)
+        });
+        Ok(())
+    }
+}
+
+/// COMISS and UCOMISS, by how elements relate.
+struct Comi<O>(O);
+
+impl<O: HostOp> FloatFlags for Comi<O> {
+    type Lane = <O::Source as Format>::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception> {
+        let mut relations = B::default();
+        compute::<O, B>(first, second, mxcsr, &mut relations)?;
+        let relations = relations.integer::<u8>(0);
+        let flag = |relation: u32, flag: Rflags| {
+            if relations >> relation & 1 != 0 { flag } else { Rflags::empty() }
+        };
+        Ok(flag(relation::LESS, Rflags::CF)
+            | flag(relation::EQUAL, Rflags::ZF)
+            | flag(relation::UNORDERED, Rflags::ZF | Rflags::PF | Rflags::CF))
+    }
+}

@@ -1,0 +1,29 @@
+//! The SSE control and status register (SDM volume 1, section 10.2.3).
+
+use crate::decode::flags::Flags;
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Mxcsr;
+use crate::run::context::Context;
+use crate::run::place::{Destination, Mem, Source};
+use crate::run::row::Row;
+use crate::shape::row;
+
+pub(super) static ROWS: &[Row] =
+    &[row!(Ldmxcsr, Whole, Flags::SSE, ldmxcsr), row!(Stmxcsr, Whole, Flags::SSE, stmxcsr)];
+
+/// #GP for a bit that this processor does not have.
+fn ldmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = Mxcsr::from_bits_retain(Mem::read::<u32>(c)?);
+    if !c.decoded.processor.mxcsr_mask.contains(value) {
+        return Err(Exception::GeneralProtection(0));
+    }
+    c.registers.extended.mxcsr = value;
+    Ok(Outcome::Next)
+}
+
+fn stmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let value = c.registers.extended.mxcsr.bits();
+    Mem::write(c, value)?;
+    Ok(Outcome::Next)
+}

@@ -1,0 +1,43 @@
+//! Logic of whole vectors, which is the same for integers and floating point (SDM volume 1, section 9.4.5).
+
+use core::ops::{BitAnd, BitOr, BitXor};
+
+use crate::decode::flags::Flags;
+use crate::decode::form::Form;
+use crate::families::integer::arith::flag;
+use crate::model::exception::Exception;
+use crate::model::lane::Bits;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Rflags;
+use crate::run::context::{Context, Execute};
+use crate::run::row::Row;
+use crate::shape::row;
+use crate::shape::vector::by_class;
+use crate::vector::{Class, Place};
+
+const NONE: Flags = Flags::empty();
+
+pub(super) static ROWS: &[Row] = &[
+    row!([Pand, Andps, Andpd], Lanes<u64>, NONE, u64::bitand),
+    row!([Pandn, Andnps, Andnpd], Lanes<u64>, NONE, |first: u64, second: u64| !first & second),
+    row!([Por, Orps, Orpd], Lanes<u64>, NONE, u64::bitor),
+    row!([Pxor, Xorps, Xorpd], Lanes<u64>, NONE, u64::bitxor),
+    row!(Ptest, Select, NONE, ptest),
+];
+
+/// ZF if no bit is in both, CF if none is in the second alone; the other status flags are clear.
+fn ptest(form: &Form<'_>) -> Option<Execute> {
+    fn run<C: Class, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        C::ready(c)?;
+        let first = C::get(c, 0);
+        let second = P::fetch::<C, u64>(c, 1)?;
+        let (mut both, mut second_alone) = (0, 0);
+        for (first, second) in first.quadwords().iter().zip(second.quadwords()) {
+            both |= first & second;
+            second_alone |= !first & second;
+        }
+        c.set_status(flag(Rflags::ZF, both == 0) | flag(Rflags::CF, second_alone == 0));
+        Ok(Outcome::Next)
+    }
+    by_class!(form, 0, run)
+}

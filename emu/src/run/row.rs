@@ -1,0 +1,31 @@
+//! A row of the table, and how it picks by width what executes an instruction.
+
+use iced_x86::Mnemonic;
+
+use crate::decode::flags::Flags;
+use crate::decode::form::Form;
+use crate::run::context::Execute;
+
+/// An entry of the manual.
+pub(crate) struct Row {
+    /// As the table prints it.
+    pub(crate) name: &'static str,
+    pub(crate) mnemonics: &'static [Mnemonic],
+    pub(crate) flags: Flags,
+    /// The function for these operands, if the row has one.
+    pub(crate) select: fn(&Form<'_>) -> Option<Execute>,
+}
+
+/// Calls a function generic over its width with the width that is known only at run time.
+macro_rules! by_width {
+    ($bytes:expr, $($function:ident)::+ $(, <$($more:ty),+>)?) => {
+        match $bytes {
+            1 => Some($($function)::+::<u8 $(, $($more),+)?> as $crate::run::context::Execute),
+            2 => Some($($function)::+::<u16 $(, $($more),+)?> as $crate::run::context::Execute),
+            4 => Some($($function)::+::<u32 $(, $($more),+)?> as $crate::run::context::Execute),
+            8 => Some($($function)::+::<u64 $(, $($more),+)?> as $crate::run::context::Execute),
+            _ => None,
+        }
+    };
+}
+pub(crate) use by_width;
