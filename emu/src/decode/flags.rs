@@ -13,36 +13,30 @@ bitflags! {
         const LOCK = 1 << 0;
         /// Is atomic even without LOCK when an operand is in memory.
         const ATOMIC = 1 << 1;
-        /// Pushes or pops.
-        const STACK = 1 << 2;
         /// Works on strings at RSI and RDI.
-        const STRING = 1 << 3;
-        /// A register bit offset reaches beyond the memory operand.
-        const BIT_OFFSET = 1 << 4;
+        const STRING = 1 << 2;
         /// Needs x87 or MMX state beyond its register operands.
-        const X87 = 1 << 5;
+        const X87 = 1 << 3;
         /// Needs XMM or MXCSR state beyond its register operands.
-        const SSE = 1 << 6;
-        /// Its memory operand must be aligned to its size.
-        const ALIGNED = 1 << 7;
+        const SSE = 1 << 4;
         /// Must run on the core of the thread.
-        const THIS_CORE = 1 << 8;
+        const THIS_CORE = 1 << 5;
         /// Moves the shadow stack pointer.
-        const SHADOW_STACK = 1 << 9;
+        const SHADOW_STACK = 1 << 6;
         /// Reads or writes PKRU.
-        const PKRU = 1 << 10;
+        const PKRU = 1 << 7;
         /// Writes segment selectors or bases.
-        const SEGMENTS = 1 << 11;
+        const SEGMENTS = 1 << 8;
         /// Needs all of the state that XSAVE saves.
-        const EXTENDED = 1 << 12;
+        const EXTENDED = 1 << 9;
         /// Computes on floating-point operands, or converts them; does not only move or select their bits.
-        const FLOAT = 1 << 13;
+        const FLOAT = 1 << 10;
         /// Of its floating-point operands it computes on the last only: from the first it copies elements.
-        const LAST_SOURCE = 1 << 14;
+        const LAST_SOURCE = 1 << 11;
         /// Leaves AF and PF undefined: [`Facts::BMI_CLEARS_UNDEFINED_FLAGS`] clears them.
-        const UNDEFINED_PARITY = 1 << 15;
+        const UNDEFINED_PARITY = 1 << 12;
         /// Leaves OF undefined: [`Facts::ZERO_COUNTS_CLEAR_OVERFLOW`] clears it.
-        const UNDEFINED_OVERFLOW = 1 << 16;
+        const UNDEFINED_OVERFLOW = 1 << 13;
     }
 }
 

@@ -17,10 +17,10 @@ use crate::run::row::by_width;
 use crate::shape::{self, Convert, row};
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Bt, Bit, Flags::BIT_OFFSET, bt),
-    row!(Bts, Bit, Flags::BIT_OFFSET.union(Flags::LOCK), bts),
-    row!(Btr, Bit, Flags::BIT_OFFSET.union(Flags::LOCK), btr),
-    row!(Btc, Bit, Flags::BIT_OFFSET.union(Flags::LOCK), btc),
+    row!(Bt, Bit, Flags::empty(), bt),
+    row!(Bts, Bit, Flags::LOCK, bts),
+    row!(Btr, Bit, Flags::LOCK, btr),
+    row!(Btc, Bit, Flags::LOCK, btc),
     row!(Bsf, Select, Flags::empty(), scan::<Bsf>),
     row!(Bsr, Select, Flags::empty(), scan::<Bsr>),
     row!(Tzcnt, Select, Flags::UNDEFINED_OVERFLOW, select_tzcnt),

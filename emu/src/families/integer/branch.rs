@@ -25,11 +25,11 @@ pub(super) static ROWS: &[Row] = &[
         Flags::empty(),
         jcc
     ),
-    row!(Call, Select, Flags::STACK.union(Flags::SHADOW_STACK), select_call),
+    row!(Call, Select, Flags::SHADOW_STACK, select_call),
     row!([Loop, Loope, Loopne], Select, Flags::empty(), select_loop),
     row!(Jrcxz, Whole, Flags::empty(), jrcxz),
     row!(Jecxz, Whole, Flags::empty(), jecxz),
-    row!(Ret, Select, Flags::STACK.union(Flags::SHADOW_STACK), select_ret),
+    row!(Ret, Select, Flags::SHADOW_STACK, select_ret),
 ];
 
 /// The size of a near branch's operand: 16 bits with the operand-size prefix where the processor obeys it, and RIP

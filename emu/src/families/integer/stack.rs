@@ -16,10 +16,10 @@ use crate::shape::row;
 use crate::families::system::segment;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Push, Select, Flags::STACK, select_push),
-    row!(Pop, Select, Flags::STACK.union(Flags::SEGMENTS), select_pop),
-    row!(Enter, Select, Flags::STACK, select_enter),
-    row!(Leave, Select, Flags::STACK, select_leave),
+    row!(Push, Select, Flags::empty(), select_push),
+    row!(Pop, Select, Flags::SEGMENTS, select_pop),
+    row!(Enter, Select, Flags::empty(), select_enter),
+    row!(Leave, Select, Flags::empty(), select_leave),
 ];
 
 /// How far the instruction moves RSP, which is its operand size: an immediate does not tell.

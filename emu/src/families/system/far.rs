@@ -21,7 +21,7 @@ use super::segment::{far_pointer, may_load};
 use super::shadow::{far_pop, far_push};
 use crate::families::integer::flags::replace_flags;
 
-const FLAGS: Flags = Flags::STACK.union(Flags::SHADOW_STACK).union(Flags::SEGMENTS);
+const FLAGS: Flags = Flags::SHADOW_STACK.union(Flags::SEGMENTS);
 
 pub(super) static ROWS: &[Row] =
     &[row!(Retf, Select, FLAGS, select_retf), row!([Iret, Iretd, Iretq], Select, FLAGS, select_iret)];
