@@ -55,6 +55,11 @@ impl Form<'_> {
         }
     }
 
+    /// The operand size that the encoding stands for, in bytes, zero if it stands for none.
+    pub(crate) fn operand_size(&self) -> usize {
+        self.instruction.code().op_code().operand_size() as usize / 8
+    }
+
     /// All its prefixes, legacy and REX.
     pub(crate) fn prefixes(&self) -> impl DoubleEndedIterator<Item = u8> {
         self.bytes.iter().take(prefix_count(self.bytes)).copied()

@@ -20,6 +20,11 @@ mod bit;
 pub(crate) use bit::{Bit, bit};
 
 /// Declares one row: `row!(Adc, Rmw, Flags::LOCK, adc)`; several mnemonics of one entry stand in brackets.
+///
+/// A shape that only one family has is a function there, with the operation as its parameter:
+/// `row!(Shld, double_shift::<Left>, NONE)` picks by the operands' form what executes, and
+/// `row!(Fsqrt, unary(C1, fsqrt), NONE)` executes `unary` with these arguments after the context. What is
+/// like nothing else says `Select` or `Whole`.
 macro_rules! row {
     ([$($mnemonic:ident),+], Select, $flags:expr, $function:expr) => {
         $crate::run::row::Row {
@@ -110,9 +115,42 @@ macro_rules! row {
             $crate::run::row::by_width!(form.size(0), $function)
         })
     };
+    // The same, generic over the operand size: what the stack, far pointers and images are counted in.
+    ([$($mnemonic:ident),+], OperandSize, $flags:expr, $function:ident) => {
+        row!([$($mnemonic),+], Select, $flags, |form| {
+            $crate::run::row::by_width!(form.operand_size(), $function)
+        })
+    };
+    // The same, generic over the place and width of operand `$index`, a general register or memory.
+    ([$($mnemonic:ident),+], Source<$index:literal>, $flags:expr, $function:ident) => {
+        row!([$($mnemonic),+], Select, $flags, |form| match form.shape($index) {
+            $crate::decode::form::Shape::Register => {
+                $crate::run::row::by_width!(form.size($index), $function, <$crate::run::place::Reg<$index>>)
+            }
+            $crate::decode::form::Shape::Memory => {
+                $crate::run::row::by_width!(form.size($index), $function, <$crate::run::place::Mem>)
+            }
+            _ => None,
+        })
+    };
+    // Two functions of the whole context, the second for LOCK, generic over the width of the first operand.
+    ([$($mnemonic:ident),+], Lockable, $flags:expr, $function:ident, $locked:ident) => {
+        row!([$($mnemonic),+], Select, $flags, |form| if form.locked() {
+            $crate::run::row::by_width!(form.size(0), $locked)
+        } else {
+            $crate::run::row::by_width!(form.size(0), $function)
+        })
+    };
     // The shapes of vectors name their lanes: `Lanes<u8>`.
     ([$($mnemonic:ident),+], $shape:ident<$($lane:ty),+>, $($rest:tt)+) => {
         $crate::shape::vector::vector_row!([$($mnemonic),+], $shape<$($lane),+>, $($rest)+)
+    };
+    // A family's own shape.
+    ([$($mnemonic:ident),+], $shape:ident($($argument:expr),+), $flags:expr) => {
+        row!([$($mnemonic),+], Whole, $flags, |c| $shape(c, $($argument),+))
+    };
+    ([$($mnemonic:ident),+], $shape:path, $flags:expr) => {
+        row!([$($mnemonic),+], Select, $flags, $shape)
     };
     ($mnemonic:ident, $($rest:tt)+) => { row!([$mnemonic], $($rest)+) };
 }

@@ -21,13 +21,13 @@ pub(super) static ROWS: &[Row] = &[
     row!(Bts, Bit, Flags::LOCK, bts),
     row!(Btr, Bit, Flags::LOCK, btr),
     row!(Btc, Bit, Flags::LOCK, btc),
-    row!(Bsf, Select, Flags::empty(), scan::<Bsf>),
-    row!(Bsr, Select, Flags::empty(), scan::<Bsr>),
+    row!(Bsf, scan::<Bsf>, Flags::empty()),
+    row!(Bsr, scan::<Bsr>, Flags::empty()),
     row!(Tzcnt, Select, Flags::UNDEFINED_OVERFLOW, select_tzcnt),
     row!(Lzcnt, Select, Flags::UNDEFINED_OVERFLOW, select_lzcnt),
     row!(Popcnt, Convert, Flags::empty(), popcnt),
     row!(Movbe, Convert, Flags::empty(), movbe),
-    row!(Crc32, Select, Flags::empty(), select_crc32),
+    row!(Crc32, Source<1>, Flags::empty(), crc32),
 ];
 
 #[inline(always)]
@@ -149,15 +149,6 @@ fn popcnt<W: Width>(src: W, flags: Rflags) -> (W, Rflags) {
 #[inline(always)]
 fn movbe<W: Width>(src: W, flags: Rflags) -> (W, Rflags) {
     (W::truncate(src.zero_extend().swap_bytes() >> (64 - W::BITS)), flags)
-}
-
-/// The width is that of the source.
-fn select_crc32(form: &Form<'_>) -> Option<Execute> {
-    match form.shape(1) {
-        Shape::Register => by_width!(form.size(1), crc32, <Reg<1>>),
-        Shape::Memory => by_width!(form.size(1), crc32, <Mem>),
-        _ => None,
-    }
 }
 
 fn crc32<W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {

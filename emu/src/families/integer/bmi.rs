@@ -1,16 +1,14 @@
 //! BMI1, BMI2, ADX (SDM volume 1, section 5.1.16) and AMD's TBM (APM volume 3, chapter 3).
 
 use crate::decode::flags::Flags;
-use crate::decode::form::{Form, Shape};
 use crate::families::integer::arith::{flag, result_flags};
 use crate::model::exception::Exception;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr};
 use crate::model::width::Width;
-use crate::run::context::{Context, Execute};
-use crate::run::place::{Destination, Mem, Reg, Source};
+use crate::run::context::Context;
+use crate::run::place::{Destination, Reg, Source};
 use crate::run::row::Row;
-use crate::run::row::by_width;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
@@ -26,7 +24,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Sarx, Binary, Flags::empty(), sarx),
     row!(Shlx, Binary, Flags::empty(), shlx),
     row!(Shrx, Binary, Flags::empty(), shrx),
-    row!(Mulx, Select, Flags::empty(), select_mulx),
+    row!(Mulx, Source<2>, Flags::empty(), mulx),
     row!(Adcx, Rmw, Flags::empty(), adcx),
     row!(Adox, Rmw, Flags::empty(), adox),
     row!(Blcfill, Convert, Flags::empty(), blcfill),
@@ -146,14 +144,6 @@ fn shlx<W: Width>(src: W, by: W, flags: Rflags) -> (W, Rflags) {
 #[inline(always)]
 fn shrx<W: Width>(src: W, by: W, flags: Rflags) -> (W, Rflags) {
     (src.shift_right(count(by)), flags)
-}
-
-fn select_mulx(form: &Form<'_>) -> Option<Execute> {
-    match form.shape(2) {
-        Shape::Register => by_width!(form.size(0), mulx, <Reg<2>>),
-        Shape::Memory => by_width!(form.size(0), mulx, <Mem>),
-        _ => None,
-    }
 }
 
 /// The high half is written last: it wins where both destinations are the same register.

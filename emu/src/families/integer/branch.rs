@@ -11,7 +11,7 @@ use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr};
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::row::Row;
+use crate::run::row::{Row, by_width};
 use crate::shape::row;
 
 use crate::families::system::far;
@@ -29,22 +29,15 @@ pub(super) static ROWS: &[Row] = &[
     row!([Loop, Loope, Loopne], Select, Flags::empty(), select_loop),
     row!(Jrcxz, Whole, Flags::empty(), jrcxz),
     row!(Jecxz, Whole, Flags::empty(), jecxz),
-    row!(Ret, Select, Flags::SHADOW_STACK, select_ret),
+    row!(Ret, OperandSize, Flags::SHADOW_STACK, ret),
 ];
 
-/// The size of a near branch's operand: 16 bits with the operand-size prefix where the processor obeys it, and RIP
-/// is cut to it.
-fn is_narrow(form: &Form<'_>) -> bool {
-    use iced_x86::Code as C;
-    matches!(form.instruction.code(), C::Call_rel16 | C::Call_rm16 | C::Jmp_rm16 | C::Retnw | C::Retnw_imm16)
-}
-
+/// The operand size is 16 bits with the operand-size prefix where the processor obeys it, and RIP is cut to it.
 fn select_jmp(form: &Form<'_>) -> Option<Execute> {
     match form.shape(0) {
         Shape::Immediate => Some(jmp),
         Shape::Memory if form.instruction.is_jmp_far_indirect() => far::select_jmp(form),
-        Shape::Register | Shape::Memory if is_narrow(form) => Some(jmp_indirect::<u16>),
-        Shape::Register | Shape::Memory => Some(jmp_indirect::<u64>),
+        Shape::Register | Shape::Memory => by_width!(form.operand_size(), jmp_indirect),
         _ => None,
     }
 }
@@ -102,27 +95,16 @@ fn jump_if(c: &mut Context<'_>, condition: bool) -> Result<Outcome, Exception> {
 }
 
 fn select_call(form: &Form<'_>) -> Option<Execute> {
-    match (form.shape(0), is_narrow(form)) {
-        (Shape::Memory, _) if form.instruction.is_call_far_indirect() => far::select_call(form),
-        (Shape::Immediate, false) => Some(call),
-        (Shape::Immediate, true) => Some(call_narrow),
-        (Shape::Register | Shape::Memory, false) => Some(call_indirect::<u64>),
-        (Shape::Register | Shape::Memory, true) => Some(call_indirect::<u16>),
+    match form.shape(0) {
+        Shape::Memory if form.instruction.is_call_far_indirect() => far::select_call(form),
+        Shape::Immediate => by_width!(form.operand_size(), call),
+        Shape::Register | Shape::Memory => by_width!(form.operand_size(), call_indirect),
         _ => None,
     }
 }
 
-fn call(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    call_direct::<u64>(c)
-}
-
-fn call_narrow(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    call_direct::<u16>(c)
-}
-
 /// A call of the next instruction only asks for its address: it does not go on the shadow stack.
-#[inline(always)]
-fn call_direct<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+fn call<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let target = c.decoded.immediate;
     let shadowed = target != c.registers.rip;
     call_near::<W>(c, target, shadowed)
@@ -152,10 +134,6 @@ fn call_near<W: Width>(c: &mut Context<'_>, target: u64, shadowed: bool) -> Resu
         return Err(exception);
     }
     c.branch(target)
-}
-
-fn select_ret(form: &Form<'_>) -> Option<Execute> {
-    Some(if is_narrow(form) { ret::<u16> } else { ret::<u64> })
 }
 
 /// Without an immediate, nothing more is released than the return address.

@@ -18,8 +18,8 @@ use crate::families::system::segment;
 
 pub(super) static ROWS: &[Row] = &[
     row!(Mov, Select, Flags::empty(), select_mov),
-    row!(Movzx, Select, Flags::empty(), extend::<Zero>),
-    row!([Movsx, Movsxd], Select, Flags::empty(), extend::<Sign>),
+    row!(Movzx, extend::<Zero>, Flags::empty()),
+    row!([Movsx, Movsxd], extend::<Sign>, Flags::empty()),
     row!(Lea, Wide, Flags::empty(), lea),
     row!(Xchg, Select, Flags::ATOMIC, select_xchg),
     row!(Bswap, Wide, Flags::empty(), bswap),
@@ -29,9 +29,9 @@ pub(super) static ROWS: &[Row] = &[
             Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp,
             Cmovns, Cmovo, Cmovp, Cmovs
         ],
-        Select,
+        Source<1>,
         Flags::empty(),
-        select_cmov
+        cmovcc
     ),
     row!(
         [
@@ -145,14 +145,6 @@ fn bswap<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let swapped = if W::BITS < 32 { 0 } else { value.swap_bytes() >> (64 - W::BITS) };
     Reg::<0>::write(c, W::truncate(swapped))?;
     Ok(Outcome::Next)
-}
-
-fn select_cmov(form: &Form<'_>) -> Option<Execute> {
-    match form.shape(1) {
-        Shape::Register => by_width!(form.size(0), cmovcc, <Reg<1>>),
-        Shape::Memory => by_width!(form.size(0), cmovcc, <Mem>),
-        _ => None,
-    }
 }
 
 /// Reads its source and writes its destination whether the condition holds or not.

@@ -16,8 +16,8 @@ use crate::run::row::by_width;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Xadd, Select, Flags::LOCK, select_xadd),
-    row!(Cmpxchg, Select, Flags::LOCK, select_cmpxchg),
+    row!(Xadd, Lockable, Flags::LOCK, xadd, xadd_locked),
+    row!(Cmpxchg, Lockable, Flags::LOCK, cmpxchg, cmpxchg_locked),
     row!(Cmpxchg8b, Select, Flags::LOCK, select_cmpxchg8b),
     row!(Cmpxchg16b, Select, Flags::LOCK, select_cmpxchg16b),
     row!(
@@ -29,15 +29,11 @@ pub(super) static ROWS: &[Row] = &[
         Flags::ATOMIC,
         cmpccxadd
     ),
-    row!(Aadd, Select, Flags::ATOMIC, remote::<Aadd>),
-    row!(Aand, Select, Flags::ATOMIC, remote::<Aand>),
-    row!(Aor, Select, Flags::ATOMIC, remote::<Aor>),
-    row!(Axor, Select, Flags::ATOMIC, remote::<Axor>),
+    row!(Aadd, remote::<Aadd>, Flags::ATOMIC),
+    row!(Aand, remote::<Aand>, Flags::ATOMIC),
+    row!(Aor, remote::<Aor>, Flags::ATOMIC),
+    row!(Axor, remote::<Axor>, Flags::ATOMIC),
 ];
-
-fn select_xadd(form: &Form<'_>) -> Option<Execute> {
-    if form.locked() { by_width!(form.size(0), xadd_locked) } else { by_width!(form.size(0), xadd) }
-}
 
 /// The sum is written last: it wins where both operands are the same register.
 fn xadd<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -62,10 +58,6 @@ fn xadd_locked<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     c.write(1, old)?;
     c.registers.rflags = add(old, src, before).1;
     Ok(Outcome::Next)
-}
-
-fn select_cmpxchg(form: &Form<'_>) -> Option<Execute> {
-    if form.locked() { by_width!(form.size(0), cmpxchg_locked) } else { by_width!(form.size(0), cmpxchg) }
 }
 
 /// Writes its destination either way: with the value that it had if the comparison fails.

@@ -1,7 +1,5 @@
 //! Flag control (SDM volume 1, section 7.3.13) and instructions that do nothing.
 
-use iced_x86::Mnemonic;
-
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
@@ -16,15 +14,15 @@ use crate::shape::row;
 use crate::families::undefined;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Clc, Whole, Flags::empty(), |c| change(c, Rflags::CF, Rflags::empty())),
-    row!(Stc, Whole, Flags::empty(), |c| change(c, Rflags::empty(), Rflags::CF)),
+    row!(Clc, change(Rflags::CF, Rflags::empty()), Flags::empty()),
+    row!(Stc, change(Rflags::empty(), Rflags::CF), Flags::empty()),
     row!(Cmc, Whole, Flags::empty(), cmc),
-    row!(Cld, Whole, Flags::empty(), |c| change(c, Rflags::DF, Rflags::empty())),
-    row!(Std, Whole, Flags::empty(), |c| change(c, Rflags::empty(), Rflags::DF)),
+    row!(Cld, change(Rflags::DF, Rflags::empty()), Flags::empty()),
+    row!(Std, change(Rflags::empty(), Rflags::DF), Flags::empty()),
     row!(Lahf, Whole, Flags::empty(), lahf),
     row!(Sahf, Whole, Flags::empty(), sahf),
-    row!([Pushf, Pushfq], Select, Flags::empty(), select_pushf),
-    row!([Popf, Popfq], Select, Flags::empty(), select_popf),
+    row!([Pushf, Pushfq], OperandSize, Flags::empty(), pushf),
+    row!([Popf, Popfq], OperandSize, Flags::empty(), popf),
     row!([Nop, Endbr32, Endbr64], Whole, Flags::empty(), nop),
     row!(Reservednop, Select, Flags::empty(), select_reserved_nop),
     row!(Pause, Select, Flags::empty(), select_pause),
@@ -95,19 +93,11 @@ fn select_pause(form: &Form<'_>) -> Option<Execute> {
     })
 }
 
-fn select_pushf(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.instruction.mnemonic() == Mnemonic::Pushf { pushf::<u16> } else { pushf::<u64> })
-}
-
 /// TF is the thread's own, whatever an executor does to stop it.
 fn pushf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let image = c.registers.rflags.difference(Rflags::RF | Rflags::VM);
     c.push(W::truncate(image.bits()))?;
     Ok(Outcome::Next)
-}
-
-fn select_popf(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.instruction.mnemonic() == Mnemonic::Popf { popf::<u16> } else { popf::<u64> })
 }
 
 /// The debug exception that a new TF asks for comes after the next instruction, not after this one.

@@ -24,8 +24,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Ror, Shift, Flags::empty(), ror),
     row!(Rcl, Shift, Flags::empty(), rcl),
     row!(Rcr, Shift, Flags::empty(), rcr),
-    row!(Shld, Select, Flags::empty(), double_shift::<Left>),
-    row!(Shrd, Select, Flags::empty(), double_shift::<Right>),
+    row!(Shld, double_shift::<Left>, Flags::empty()),
+    row!(Shrd, double_shift::<Right>, Flags::empty()),
 ];
 
 /// All status flags after a shift by at least one. AF is undefined; it is left as the processor clears it.

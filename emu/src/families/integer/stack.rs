@@ -10,7 +10,7 @@ use crate::model::registers::gpr;
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
 use crate::run::place::{Imm, Mem, Reg, Source};
-use crate::run::row::Row;
+use crate::run::row::{Row, by_width};
 use crate::shape::row;
 
 use crate::families::system::segment;
@@ -18,25 +18,16 @@ use crate::families::system::segment;
 pub(super) static ROWS: &[Row] = &[
     row!(Push, Select, Flags::empty(), select_push),
     row!(Pop, Select, Flags::SEGMENTS, select_pop),
-    row!(Enter, Select, Flags::empty(), select_enter),
-    row!(Leave, Select, Flags::empty(), select_leave),
+    row!(Enter, OperandSize, Flags::empty(), enter),
+    row!(Leave, OperandSize, Flags::empty(), leave),
 ];
 
-/// How far the instruction moves RSP, which is its operand size: an immediate does not tell.
-fn stack_width(form: &Form<'_>) -> i32 {
-    form.instruction.stack_pointer_increment().abs()
-}
-
 fn select_push(form: &Form<'_>) -> Option<Execute> {
-    match (form.shape(0), stack_width(form)) {
-        (Shape::Register, 2) => Some(push::<u16, Reg<0>>),
-        (Shape::Register, 8) => Some(push::<u64, Reg<0>>),
-        (Shape::Memory, 2) => Some(push::<u16, Mem>),
-        (Shape::Memory, 8) => Some(push::<u64, Mem>),
-        (Shape::Immediate, 2) => Some(push::<u16, Imm>),
-        (Shape::Immediate, 8) => Some(push::<u64, Imm>),
-        (Shape::Other, 2) => Some(segment::push::<u16>),
-        (Shape::Other, 8) => Some(segment::push::<u64>),
+    match form.shape(0) {
+        Shape::Register => by_width!(form.operand_size(), push, <Reg<0>>),
+        Shape::Memory => by_width!(form.operand_size(), push, <Mem>),
+        Shape::Immediate => by_width!(form.operand_size(), push, <Imm>),
+        Shape::Other => by_width!(form.operand_size(), segment::push),
         _ => None,
     }
 }
@@ -48,13 +39,10 @@ fn push<W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> 
 }
 
 fn select_pop(form: &Form<'_>) -> Option<Execute> {
-    match (form.shape(0), stack_width(form)) {
-        (Shape::Other, 2) => Some(segment::pop::<u16>),
-        (Shape::Other, 8) => Some(segment::pop::<u64>),
-        (Shape::None, _) => None,
-        (_, 2) => Some(pop::<u16>),
-        (_, 8) => Some(pop::<u64>),
-        _ => None,
+    match form.shape(0) {
+        Shape::None => None,
+        Shape::Other => by_width!(form.operand_size(), segment::pop),
+        _ => by_width!(form.operand_size(), pop),
     }
 }
 
@@ -68,14 +56,6 @@ fn pop<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     }
     written?;
     Ok(Outcome::Next)
-}
-
-fn select_enter(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        iced_x86::Code::Enterq_imm16_imm8 => Some(enter::<u64>),
-        iced_x86::Code::Enterw_imm16_imm8 => Some(enter::<u16>),
-        _ => None,
-    }
 }
 
 /// The frame pointers of the enclosing procedures are copied, then room is made for the locals. The
@@ -101,14 +81,6 @@ fn enter<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     c.registers.gpr[gpr::RSP] = top;
     c.set_general(gpr::RBP, W::truncate(frame));
     Ok(Outcome::Next)
-}
-
-fn select_leave(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        iced_x86::Code::Leaveq => Some(leave::<u64>),
-        iced_x86::Code::Leavew => Some(leave::<u16>),
-        _ => None,
-    }
 }
 
 fn leave<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {

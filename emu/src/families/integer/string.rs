@@ -19,11 +19,11 @@ use crate::run::row::by_width;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!([Movsb, Movsw, Movsd, Movsq], Select, Flags::STRING, select::<Movs>),
-    row!([Stosb, Stosw, Stosd, Stosq], Select, Flags::STRING, select::<Stos>),
-    row!([Lodsb, Lodsw, Lodsd, Lodsq], Select, Flags::STRING, select::<Lods>),
-    row!([Scasb, Scasw, Scasd, Scasq], Select, Flags::STRING, select_comparison::<Scas>),
-    row!([Cmpsb, Cmpsw, Cmpsd, Cmpsq], Select, Flags::STRING, select_comparison::<Cmps>),
+    row!([Movsb, Movsw, Movsd, Movsq], string::<Movs>, Flags::STRING),
+    row!([Stosb, Stosw, Stosd, Stosq], string::<Stos>, Flags::STRING),
+    row!([Lodsb, Lodsw, Lodsd, Lodsq], string::<Lods>, Flags::STRING),
+    row!([Scasb, Scasw, Scasd, Scasq], comparison::<Scas>, Flags::STRING),
+    row!([Cmpsb, Cmpsw, Cmpsd, Cmpsq], comparison::<Cmps>, Flags::STRING),
 ];
 
 /// One string instruction.
@@ -77,14 +77,14 @@ impl Repeat for Repne {
 }
 
 /// With either of the prefixes, an instruction that compares nothing repeats to the end.
-fn select<O: Strings>(form: &Form<'_>) -> Option<Execute> {
+fn string<O: Strings>(form: &Form<'_>) -> Option<Execute> {
     match prefixes(form) {
         (false, false) => by_width!(element(form), once, <O>),
         _ => by_width!(element(form), repeated, <O, Rep>),
     }
 }
 
-fn select_comparison<O: Strings>(form: &Form<'_>) -> Option<Execute> {
+fn comparison<O: Strings>(form: &Form<'_>) -> Option<Execute> {
     match prefixes(form) {
         (false, false) => by_width!(element(form), once, <O>),
         (true, _) => by_width!(element(form), repeated, <O, Repe>),

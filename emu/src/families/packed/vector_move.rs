@@ -19,8 +19,8 @@ use crate::vector::{Alignment, Class, InPart, InRegister, Low, Mmx, Place, Sse};
 const NONE: Flags = Flags::empty();
 
 pub(super) static ROWS: &[Row] = &[
-    row!([Movaps, Movapd, Movdqa], Select, Flags::empty(), whole::<Aligned>),
-    row!([Movntps, Movntpd, Movntdq, Movntdqa], Select, Flags::empty(), whole::<Aligned>),
+    row!([Movaps, Movapd, Movdqa], Select, NONE, whole::<Aligned>),
+    row!([Movntps, Movntpd, Movntdq, Movntdqa], Select, NONE, whole::<Aligned>),
     row!([Movups, Movupd, Movdqu, Lddqu, Movntq], Select, NONE, whole::<Unaligned>),
     row!([Movss, Movntss], Select, NONE, scalar::<u32>),
     row!([Movsd, Movntsd], Select, NONE, scalar::<u64>),

@@ -24,8 +24,8 @@ use crate::families::integer::arith::flag;
 pub(super) static ROWS: &[Row] = &[
     row!(Lar, Wide, Flags::empty(), lar),
     row!(Lsl, Wide, Flags::THIS_CORE, lsl),
-    row!(Verr, Whole, Flags::empty(), |c| verify(c, Rights::is_readable)),
-    row!(Verw, Whole, Flags::empty(), |c| verify(c, Rights::is_writable)),
+    row!(Verr, verify(Rights::is_readable), Flags::empty()),
+    row!(Verw, verify(Rights::is_writable), Flags::empty()),
     row!(Sgdt, Select, Flags::THIS_CORE, |form| stored(form, |c| store(c, &answers::sgdt()))),
     row!(Sidt, Select, Flags::THIS_CORE, |form| stored(form, |c| store(c, &answers::sidt()))),
     row!(Sldt, Select, Flags::empty(), |form| stored(form, by_width!(form.size(0), sldt)?)),

@@ -2,8 +2,6 @@
 //! has no call gates and no tasks, so what remains is another code segment of the same privilege. Code
 //! that is not 64-bit code is left to the thread itself.
 
-use iced_x86::Code;
-
 use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::decode::processor::Facts;
@@ -13,7 +11,7 @@ use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr, segment};
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::row::Row;
+use crate::run::row::{Row, by_width};
 use crate::shape::row;
 
 use super::descriptor::{Descriptor, error_code, is_null};
@@ -24,7 +22,7 @@ use crate::families::integer::flags::replace_flags;
 const FLAGS: Flags = Flags::SHADOW_STACK.union(Flags::SEGMENTS);
 
 pub(super) static ROWS: &[Row] =
-    &[row!(Retf, Select, FLAGS, select_retf), row!([Iret, Iretd, Iretq], Select, FLAGS, select_iret)];
+    &[row!(Retf, OperandSize, FLAGS, retf), row!([Iret, Iretd, Iretq], OperandSize, FLAGS, iret)];
 
 /// Whether control may pass to a code segment; false if only the thread itself can go there.
 fn may_enter(selector: u16, returning: bool) -> Result<bool, Exception> {
@@ -50,12 +48,7 @@ fn enter(c: &mut Context<'_>, selector: u16, target: u64) -> Result<Outcome, Exc
 }
 
 pub(in crate::families) fn select_jmp(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        Code::Jmp_m1616 => Some(jmp::<u16>),
-        Code::Jmp_m1632 => Some(jmp::<u32>),
-        Code::Jmp_m1664 => Some(jmp::<u64>),
-        _ => None,
-    }
+    by_width!(form.operand_size(), jmp)
 }
 
 fn jmp<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -68,12 +61,7 @@ fn jmp<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 }
 
 pub(in crate::families) fn select_call(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        Code::Call_m1616 => Some(call::<u16>),
-        Code::Call_m1632 => Some(call::<u32>),
-        Code::Call_m1664 => Some(call::<u64>),
-        _ => None,
-    }
+    by_width!(form.operand_size(), call)
 }
 
 /// The two stores are apart: if the second faults, the first has happened.
@@ -90,15 +78,6 @@ fn call<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     far_push(c, cs, rip)?;
     c.registers.gpr[gpr::RSP] = top;
     enter(c, selector, target)
-}
-
-fn select_retf(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        Code::Retfw | Code::Retfw_imm16 => Some(retf::<u16>),
-        Code::Retfd | Code::Retfd_imm16 => Some(retf::<u32>),
-        Code::Retfq | Code::Retfq_imm16 => Some(retf::<u64>),
-        _ => None,
-    }
 }
 
 /// Word `index` of the stack, counted from its top.
@@ -129,15 +108,6 @@ fn retf<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     c.registers.ssp = shadow;
     c.release(released);
     enter(c, selector, target)
-}
-
-fn select_iret(form: &Form<'_>) -> Option<Execute> {
-    match form.instruction.code() {
-        Code::Iretw => Some(iret::<u16>),
-        Code::Iretd => Some(iret::<u32>),
-        Code::Iretq => Some(iret::<u64>),
-        _ => None,
-    }
 }
 
 /// Of the five words on the stack, processors read the flags first: it shows in CR2 at the end of a page.

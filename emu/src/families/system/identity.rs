@@ -3,7 +3,6 @@
 //! What a system call can forbid a thread (CPUID by `ARCH_CPUID`, RDTSC by `PR_SET_TSC`) is not known here.
 
 use crate::decode::flags::Flags;
-use crate::decode::form::Form;
 use crate::decode::processor::Facts;
 use crate::host::answers;
 use crate::model::exception::Exception;
@@ -11,9 +10,8 @@ use crate::model::outcome::Outcome;
 use crate::model::registers::{Registers, Rflags, gpr};
 use crate::model::width::Width;
 use crate::model::xsave::{self, feature};
-use crate::run::context::{Context, Execute};
+use crate::run::context::Context;
 use crate::run::row::Row;
-use crate::run::row::by_width;
 use crate::shape::row;
 
 use crate::families::integer::arith::flag;
@@ -23,8 +21,8 @@ pub(super) static ROWS: &[Row] = &[
     row!(Rdtsc, Whole, Flags::empty(), rdtsc),
     row!(Rdtscp, Whole, Flags::THIS_CORE, rdtscp),
     row!(Rdpid, Whole, Flags::THIS_CORE, rdpid),
-    row!(Rdrand, Select, Flags::empty(), select_rdrand),
-    row!(Rdseed, Select, Flags::empty(), select_rdseed),
+    row!(Rdrand, Wide, Flags::empty(), rdrand),
+    row!(Rdseed, Wide, Flags::empty(), rdseed),
     row!(Xgetbv, Whole, Flags::EXTENDED, xgetbv),
     row!(Rdpmc, Whole, Flags::empty(), rdpmc),
     row!(Rdpru, Whole, Flags::THIS_CORE, rdpru),
@@ -68,26 +66,20 @@ fn rdpid(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
+fn rdrand<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    random::<W>(c, answers::rdrand())
+}
+
+fn rdseed<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    random::<W>(c, answers::rdseed())
+}
+
 /// What RDRAND and RDSEED do with the bits they got: none gives zero, and CF tells.
 #[inline(always)]
 fn random<W: Width>(c: &mut Context<'_>, (value, valid): (u64, bool)) -> Result<Outcome, Exception> {
     c.write(0, W::truncate(if valid { value } else { 0 }))?;
     c.registers.rflags = c.registers.rflags.difference(Rflags::STATUS) | flag(Rflags::CF, valid);
     Ok(Outcome::Next)
-}
-
-fn select_rdrand(form: &Form<'_>) -> Option<Execute> {
-    fn rdrand<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        random::<W>(c, answers::rdrand())
-    }
-    by_width!(form.size(0), rdrand)
-}
-
-fn select_rdseed(form: &Form<'_>) -> Option<Execute> {
-    fn rdseed<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        random::<W>(c, answers::rdseed())
-    }
-    by_width!(form.size(0), rdseed)
 }
 
 fn xgetbv(c: &mut Context<'_>) -> Result<Outcome, Exception> {

@@ -14,21 +14,23 @@ use crate::run::context::{Context, Execute};
 use crate::run::row::Row;
 use crate::shape::row;
 
+use super::transcendental::pushing;
+
 pub(super) static ROWS: &[Row] = &[
-    row!([Fadd, Faddp, Fiadd], Select, FLOAT, binary::<host::Fadd>),
-    row!([Fmul, Fmulp, Fimul], Select, FLOAT, binary::<host::Fmul>),
-    row!([Fsub, Fsubp, Fisub], Select, FLOAT, binary::<host::Fsub>),
-    row!([Fsubr, Fsubrp, Fisubr], Select, FLOAT, binary::<host::Fsubr>),
-    row!([Fdiv, Fdivp, Fidiv], Select, FLOAT, binary::<host::Fdiv>),
-    row!([Fdivr, Fdivrp, Fidivr], Select, FLOAT, binary::<host::Fdivr>),
-    row!(Fsqrt, Whole, FLOAT, |c| unary(c, C1, host::fsqrt)),
-    row!(Frndint, Whole, FLOAT, |c| unary(c, C1, host::frndint)),
-    row!(Fscale, Whole, FLOAT, |c| with_st1::<_, 0>(c, C1, host::fscale)),
-    row!(Fprem, Whole, FLOAT, |c| with_st1::<_, 0>(c, CONDITION, host::fprem)),
-    row!(Fprem1, Whole, FLOAT, |c| with_st1::<_, 0>(c, CONDITION, host::fprem1)),
-    row!(Fxtract, Whole, FLOAT, |c| super::transcendental::pushing(c, C1, host::fxtract)),
-    row!(Fabs, Whole, FLOAT, |c| unary(c, C1, fabs)),
-    row!(Fchs, Whole, FLOAT, |c| unary(c, C1, fchs)),
+    row!([Fadd, Faddp, Fiadd], binary::<host::Fadd>, FLOAT),
+    row!([Fmul, Fmulp, Fimul], binary::<host::Fmul>, FLOAT),
+    row!([Fsub, Fsubp, Fisub], binary::<host::Fsub>, FLOAT),
+    row!([Fsubr, Fsubrp, Fisubr], binary::<host::Fsubr>, FLOAT),
+    row!([Fdiv, Fdivp, Fidiv], binary::<host::Fdiv>, FLOAT),
+    row!([Fdivr, Fdivrp, Fidivr], binary::<host::Fdivr>, FLOAT),
+    row!(Fsqrt, unary(C1, host::fsqrt), FLOAT),
+    row!(Frndint, unary(C1, host::frndint), FLOAT),
+    row!(Fscale, with_st1(0, C1, host::fscale), FLOAT),
+    row!(Fprem, with_st1(0, CONDITION, host::fprem), FLOAT),
+    row!(Fprem1, with_st1(0, CONDITION, host::fprem1), FLOAT),
+    row!(Fxtract, pushing(C1, host::fxtract), FLOAT),
+    row!(Fabs, unary(C1, fabs), FLOAT),
+    row!(Fchs, unary(C1, fchs), FLOAT),
 ];
 
 fn binary<O: Binary>(form: &Form<'_>) -> Option<Execute> {
@@ -94,8 +96,9 @@ pub(super) fn unary<B: Before>(
 
 /// A function of ST(0) and ST(1) to ST(i), which may then be popped to.
 #[inline(always)]
-pub(super) fn with_st1<B: Before, const I: u8>(
+pub(super) fn with_st1<B: Before>(
     c: &mut Context<'_>,
+    i: u8,
     conditions: u16,
     function: impl Fn(B, &Float80, &Float80) -> Answer,
 ) -> Result<Outcome, Exception> {
@@ -105,7 +108,7 @@ pub(super) fn with_st1<B: Before, const I: u8>(
             (Some(st0), Some(st1)) => Some(function(B::of(x87), st0, st1)),
             _ => None,
         };
-        commit(x87, I, conditions, I, answer);
+        commit(x87, i, conditions, i, answer);
         Ok(())
     })
 }

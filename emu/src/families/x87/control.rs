@@ -15,19 +15,19 @@ use crate::run::row::Row;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Fnstcw, Whole, Flags::X87, |c| store_word(c, |x87| x87.control)),
+    row!(Fnstcw, store_word(|x87| x87.control), Flags::X87),
     row!(Fldcw, Whole, Flags::X87, fldcw),
-    row!(Fnstsw, Whole, Flags::X87, |c| store_word(c, |x87| x87.status)),
+    row!(Fnstsw, store_word(|x87| x87.status), Flags::X87),
     row!(Fnclex, Whole, Flags::X87, fnclex),
     row!(Fninit, Whole, Flags::X87, fninit),
     row!(Fnstenv, Select, Flags::X87, fnstenv),
     row!(Fldenv, Select, Flags::X87, fldenv),
     row!(Fnsave, Select, Flags::X87, fnsave),
     row!(Frstor, Select, Flags::X87, frstor),
-    row!(Fincstp, Whole, Flags::X87, |c| rotate(c, 1)),
-    row!(Fdecstp, Whole, Flags::X87, |c| rotate(c, -1)),
-    row!(Ffree, Whole, Flags::X87, |c| ffree(c, 0)),
-    row!(Ffreep, Whole, Flags::X87, |c| ffree(c, 1)),
+    row!(Fincstp, rotate(1), Flags::X87),
+    row!(Fdecstp, rotate(-1), Flags::X87),
+    row!(Ffree, ffree(0), Flags::X87),
+    row!(Ffreep, ffree(1), Flags::X87),
     row!(Fnop, Whole, Flags::X87, |c| waiting(c, |_| Ok(()))),
     row!(Wait, Whole, Flags::X87, wait),
     // What they did on the 8087 and 80287, processors since the 80387 ignore.

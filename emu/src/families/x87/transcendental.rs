@@ -14,14 +14,14 @@ use crate::run::row::Row;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Fsin, Whole, FLOAT, |c| unary(c, C1 | C2, host::fsin)),
-    row!(Fcos, Whole, FLOAT, |c| unary(c, C1 | C2, host::fcos)),
-    row!(Fsincos, Whole, FLOAT, |c| pushing(c, C1 | C2, host::fsincos)),
-    row!(Fptan, Whole, FLOAT, |c| pushing(c, C1 | C2, host::fptan)),
-    row!(Fpatan, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fpatan)),
-    row!(F2xm1, Whole, FLOAT, |c| unary(c, C1, host::f2xm1)),
-    row!(Fyl2x, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fyl2x)),
-    row!(Fyl2xp1, Whole, FLOAT, |c| with_st1::<_, 1>(c, C1, host::fyl2xp1)),
+    row!(Fsin, unary(C1 | C2, host::fsin), FLOAT),
+    row!(Fcos, unary(C1 | C2, host::fcos), FLOAT),
+    row!(Fsincos, pushing(C1 | C2, host::fsincos), FLOAT),
+    row!(Fptan, pushing(C1 | C2, host::fptan), FLOAT),
+    row!(Fpatan, with_st1(1, C1, host::fpatan), FLOAT),
+    row!(F2xm1, unary(C1, host::f2xm1), FLOAT),
+    row!(Fyl2x, with_st1(1, C1, host::fyl2x), FLOAT),
+    row!(Fyl2xp1, with_st1(1, C1, host::fyl2xp1), FLOAT),
 ];
 
 /// Replaces ST(0) and pushes a second result, unless C2 says that the operand was out of range. `conditions`
