@@ -169,6 +169,23 @@ fn far_calls_and_returns_keep_it_too() {
     assert_eq!(ret.execute(&mut other, &mut memory), Err(Exception::ControlProtection(2)));
 }
 
+/// As this project's Intel processors do: the frame is on the stack when the target is found not to be canonical.
+#[test]
+fn a_far_call_stores_before_its_fault() {
+    let (mut r, mut memory) = (registers(), Memory::new());
+    let call = decode(&[0x48, 0xff, 0x18]); // call far tbyte ptr [rax]
+    memory.set(BASE, 1 << 63);
+    memory.set(BASE + 8, 0x33);
+    r.gpr[gpr::RAX] = BASE;
+    let before = r.clone();
+    assert_eq!(call.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(r, before);
+    assert_eq!([0x7f0, 0x7f8].map(|at| memory.get(BASE + at)), [IP + 3, 0x33]);
+    r.gpr[gpr::RSP] = BASE;
+    let fault = Exception::PageFault { address: BASE - 8, error_code: 6 };
+    assert_eq!(call.execute(&mut r, &mut memory), Err(fault), "what the stack raises comes first");
+}
+
 #[test]
 fn shadow_stack_instructions() {
     let (mut r, mut memory) = (registers(), Memory::new());

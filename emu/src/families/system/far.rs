@@ -64,17 +64,18 @@ pub(in crate::families) fn select_call(form: &Form<'_>) -> Option<Execute> {
     by_width!(form.operand_size(), call)
 }
 
-/// The two stores are apart: if the second faults, the first has happened.
+/// The two stores are apart: if the second faults, the first has happened. Both have when the target is not
+/// canonical, which only an offset of 64 bits can be, and such are Intel's processors' only.
 fn call<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (target, selector) = far_pointer::<W>(c)?;
     if !may_enter(selector, false)? {
         return Ok(Outcome::Native);
     }
-    c.check_branch(target)?;
     let (cs, rip) = (u64::from(c.registers.segment[segment::CS]), c.registers.rip);
     let top = c.registers.gpr[gpr::RSP].wrapping_sub(2 * W::BYTES as u64);
     c.store(top.wrapping_add(W::BYTES as u64), W::truncate(cs), true)?;
     c.store(top, W::truncate(rip), true)?;
+    c.check_branch(target)?;
     far_push(c, cs, rip)?;
     c.registers.gpr[gpr::RSP] = top;
     enter(c, selector, target)
