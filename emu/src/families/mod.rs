@@ -15,6 +15,7 @@ mod crypto;
 mod data;
 mod descriptor;
 mod direct;
+mod dot_product;
 mod exchange;
 mod far;
 mod flags;
@@ -24,11 +25,14 @@ mod float_convert;
 mod float_round;
 mod identity;
 mod insert_extract;
+mod mask_compare;
 mod muldiv;
 mod mxcsr;
 mod packed_arith;
+mod packed_bits;
 mod packed_logic;
 mod packed_shift;
+mod permute;
 mod segment;
 mod shadow;
 mod shift;
@@ -51,6 +55,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     data::ROWS,
     descriptor::ROWS,
     direct::ROWS,
+    dot_product::ROWS,
     exchange::ROWS,
     far::ROWS,
     flags::ROWS,
@@ -61,10 +66,13 @@ pub(crate) static ALL: &[&[Row]] = &[
     identity::ROWS,
     insert_extract::ROWS,
     muldiv::ROWS,
+    mask_compare::ROWS,
     mxcsr::ROWS,
     packed_arith::ROWS,
     packed_logic::ROWS,
+    packed_bits::ROWS,
     packed_shift::ROWS,
+    permute::ROWS,
     segment::ROWS,
     shadow::ROWS,
     shift::ROWS,

@@ -86,6 +86,16 @@ impl Layout {
         Layout { suppresses: false, ..self }
     }
 
+    /// Elements of the memory operand that the mask leaves out are not looked at.
+    pub(crate) const fn suppressing(self) -> Layout {
+        Layout { suppresses: true, ..self }
+    }
+
+    /// The mask counts elements of so many bytes.
+    pub(crate) const fn masked_by(self, bytes: usize) -> Layout {
+        Layout { lane: bytes as u8, from: bytes as u8, ..self }
+    }
+
     /// A legacy memory operand must be aligned so.
     pub(crate) const fn aligned(self, alignment: Alignment) -> Layout {
         Layout { alignment, ..self }
@@ -220,9 +230,11 @@ impl Phases {
         let lanes = if layout.scalar { 1 } else { width / usize::from(layout.lane.max(layout.from)).max(1) };
         let mask = instruction.op_mask();
         let mask = if mask == Register::None { 0 } else { mask.number() as u8 };
+        // A count that is read from memory counts for all elements.
+        let suppresses = layout.suppresses && !(layout.operands == Operands::Shift && count == 2);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch(form, place.is_some(), mmx, mask != 0 && layout.suppresses),
+            fetch: fetch(form, place.is_some(), mmx, mask != 0 && suppresses),
             commit: commit(form, layout, mmx, mask)?,
             width: width as u8,
             count: count as u8,
@@ -233,7 +245,7 @@ impl Phases {
             alignment: if strict { layout.alignment } else { Alignment::Any },
             element: (size / lanes.max(1)) as u8,
             mask,
-            suppresses: layout.suppresses,
+            suppresses,
         })
     }
 
@@ -255,6 +267,12 @@ impl Context<'_> {
     #[inline(always)]
     pub(crate) fn commit(&mut self, result: &Zmm) -> Result<(), Exception> {
         (self.displaced.phases.commit)(self, result)
+    }
+
+    /// Writes the result whatever the mask is, and clears what lies above it.
+    #[inline(always)]
+    pub(crate) fn commit_unmasked(&mut self, result: &Zmm) {
+        *destination(self) = *result;
     }
 
     /// Writes a result of one bit for each of `lanes` lanes to the mask register that operand 0 names.
@@ -349,8 +367,13 @@ fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Excep
     let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
-        && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
+    let checked = c.check_vector(address, length, Alignment::Any);
+    if checked == Err(Exception::AlignmentCheck)
+        && mask & (u64::MAX >> (64 - (length / element).clamp(1, 64))) != 0
+    {
+        return checked;
+    }
+    let whole = checked.is_ok() && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
     if !whole {
         for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate() {
             if mask >> (index & 63) & 1 != 0 {
