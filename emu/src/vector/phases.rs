@@ -344,8 +344,12 @@ fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -
     let lanes = phases.width() / ELEMENT;
     // Without a lane there is no access.
     if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
-        let address = c.linear();
-        c.check(address, ELEMENT, ELEMENT, c.displaced.address.stack)?;
+        let (address, stack) = (c.linear(), c.displaced.address.stack);
+        if phases.mask != 0 && phases.suppresses {
+            // As for the elements of a vector, the address comes before its alignment.
+            c.check(address, ELEMENT, 1, stack)?;
+        }
+        c.check(address, ELEMENT, ELEMENT, stack)?;
         let mut low = [0; 8];
         c.memory.read(address, &mut low[..ELEMENT], Access::Read)?;
         let low = u64::from_le_bytes(low);
@@ -368,23 +372,20 @@ fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Excep
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     let checked = c.check_vector(address, length, Alignment::Any);
-    if checked == Err(Exception::AlignmentCheck)
-        && mask & (u64::MAX >> (64 - (length / element).clamp(1, 64))) != 0
-    {
-        return checked;
-    }
     let whole = checked.is_ok() && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
     if !whole {
-        for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate() {
-            if mask >> (index & 63) & 1 != 0 {
-                let at = c.displaced.address.linear_of_part(
-                    c.registers,
-                    (index * element) as u64,
-                    (element - 1) as u8,
-                );
-                c.check(at, element, 1, c.displaced.address.stack)?;
-                c.memory.read(at, lane, Access::Read)?;
+        let stack = c.displaced.address.stack;
+        let at = |index: usize| address.wrapping_add((index * element) as u64);
+        let chosen = |(index, _): &(usize, &mut [u8])| mask >> (index & 63) & 1 != 0;
+        // All addresses are looked at before alignment, and that before any memory.
+        for (index, _) in bytes[..length].chunks_exact_mut(element).enumerate().filter(chosen) {
+            c.check(at(index), element, 1, stack)?;
+        }
+        for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate().filter(chosen) {
+            if checked == Err(Exception::AlignmentCheck) {
+                return checked;
             }
+            c.memory.read(at(index), lane, Access::Read)?;
         }
     }
     copy_registers(c, sources, place);
