@@ -9,7 +9,7 @@ use crate::shape::row;
 use crate::table::{Flags, Row};
 
 pub(super) static ROWS: &[Row] =
-    &[row!(Ldmxcsr, Whole, Flags::SSE, ldmxcsr), row!(Stmxcsr, Whole, Flags::SSE, stmxcsr)];
+    &[row!([Ldmxcsr, Vldmxcsr], Whole, Flags::SSE, ldmxcsr), row!([Stmxcsr, Vstmxcsr], Whole, Flags::SSE, stmxcsr)];
 
 /// #GP for a bit that this processor does not have.
 fn ldmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {
