@@ -8,7 +8,7 @@ use crate::outcome::Outcome;
 use crate::shape::row;
 use crate::table::{Flags, Form, Row, Shape};
 use crate::vector::phases::{Layout, Operands};
-use crate::vector::{Bits, phases::Zmm};
+use crate::vector::{Bits, Lane, phases::Zmm};
 use crate::width::Width;
 
 const NONE: Flags = Flags::empty();
@@ -39,9 +39,27 @@ fn place<I: Width, W: Width>(c: &Context<'_>, element: usize) -> u64 {
     address.linear_of_element(c.registers, indices.integer::<I>(element).sign_extend(), W::BYTES)
 }
 
+/// RFLAGS.AC does not count.
+#[inline(always)]
+fn check(c: &Context<'_>, address: u64, size: usize) -> Result<(), Exception> {
+    c.check(address, size, 1, c.displaced.address.stack)
+}
+
 #[inline(always)]
 fn load<I: Width, W: Width>(c: &mut Context<'_>, element: usize) -> Result<W, Exception> {
-    c.load(place::<I, W>(c, element), Access::Read, c.displaced.address.stack)
+    let address = place::<I, W>(c, element);
+    check(c, address, W::BYTES)?;
+    let mut bytes = [0; 8];
+    c.memory.read(address, &mut bytes[..W::BYTES], Access::Read)?;
+    Ok(W::from_bytes(&bytes))
+}
+
+#[inline(always)]
+fn store<I: Width, W: Width>(c: &mut Context<'_>, element: usize, value: W) -> Result<(), Exception> {
+    let address = place::<I, W>(c, element);
+    check(c, address, W::BYTES)?;
+    c.memory.write(address, &value.zero_extend().to_le_bytes()[..W::BYTES])?;
+    Ok(())
 }
 
 /// A vector register.
@@ -57,7 +75,7 @@ fn clear_above(vector: &mut Zmm, bytes: usize) {
     all[bytes.min(64)..].fill(0);
 }
 
-fn select_gather<I: Width, W: Width>(form: &Form<'_>) -> Option<Execute> {
+fn select_gather<I: Width, W: Width + Lane>(form: &Form<'_>) -> Option<Execute> {
     Some(if form.shape(2) == Shape::None { gather::<I, W> } else { gather_by_signs::<I, W> })
 }
 
@@ -65,6 +83,8 @@ fn select_gather<I: Width, W: Width>(form: &Form<'_>) -> Option<Execute> {
 fn gather<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (lanes, number) = (count::<I, W>(c), usize::from(c.displaced.operand[0].number));
     let mask = c.displaced.phases.mask_number();
+    let width = c.displaced.phases.width();
+    clear_above(vector(c, number), width);
     for lane in 0..lanes {
         if c.registers.extended.opmask[mask] >> (lane & 63) & 1 != 0 {
             let value = load::<I, W>(c, lane)?;
@@ -78,10 +98,18 @@ fn gather<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception>
     Ok(Outcome::Next)
 }
 
-/// The lanes whose mask, in a vector register, is negative; a lane's mask is cleared when the lane is done.
-fn gather_by_signs<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+/// The lanes whose mask, in a vector register, is negative; a lane's mask is cleared when the lane is done. The mask
+/// becomes ones and zeros, and what lies above is cleared, before anything is accessed.
+fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (lanes, number) = (count::<I, W>(c), usize::from(c.displaced.operand[0].number));
     let mask = usize::from(c.displaced.operand[2].number);
+    let width = c.displaced.phases.width();
+    clear_above(vector(c, number), width);
+    let signs = vector(c, mask);
+    clear_above(signs, width);
+    for sign in bytemuck::cast_slice_mut::<u64, W>(signs) {
+        *sign = if sign.sign() { !W::default() } else { W::default() };
+    }
     for lane in 0..lanes {
         if vector(c, mask).integer::<W>(lane).sign() {
             let value = load::<I, W>(c, lane)?;
@@ -103,7 +131,7 @@ fn scatter<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception
     for lane in 0..count::<I, W>(c) {
         if c.registers.extended.opmask[mask] >> (lane & 63) & 1 != 0 {
             let value = vector(c, number).integer::<W>(lane);
-            c.store(place::<I, W>(c, lane), value, c.displaced.address.stack)?;
+            store::<I, W>(c, lane, value)?;
             c.registers.extended.opmask[mask] &= !(1 << (lane & 63));
         }
     }

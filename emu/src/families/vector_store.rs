@@ -69,9 +69,9 @@ const fn inserted(lane: usize) -> Layout {
     Layout::new(Operands::Two, lane).whole()
 }
 
-/// A part taken from a vector.
+/// A part taken from a vector; all of it must be writable, whatever the mask says.
 const fn extracted(lane: usize) -> Layout {
-    Layout::new(Operands::One, lane)
+    Layout::new(Operands::One, lane).whole()
 }
 
 /// The source.

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::Facts;
 use crate::vector::phases::lowest;
 
 impl Context<'_> {
@@ -28,6 +29,16 @@ impl Context<'_> {
         element: usize,
         mask: u64,
     ) -> Result<(), Exception> {
+        if self.displaced.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
+            let ends = |(first, last): (Option<usize>, usize), (start, length): (usize, usize)| {
+                (first.or(Some(start)), (start + length).saturating_sub(1).max(last))
+            };
+            let (first, last) = runs(mask, element, bytes.len()).fold((None, 0), ends);
+            for byte in first.into_iter().flat_map(|first| [first, last]) {
+                let at = self.part(byte, 1)?;
+                self.memory.read(at, &mut [0], Access::Write)?;
+            }
+        }
         for (start, length) in runs(mask, element, bytes.len()) {
             let at = self.part(start, length)?;
             self.memory.read(at, &mut [0; 64][..length.min(64)], Access::Write)?;

@@ -280,12 +280,18 @@ pub(crate) fn lowest(count: usize) -> u64 {
 }
 
 impl Context<'_> {
-    /// #GP for a misaligned operand of an instruction that wants it aligned whatever its mask says.
+    /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
     #[inline(always)]
-    fn check_strict(&self, address: u64, size: usize) -> Result<(), Exception> {
+    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
         let strict = self.displaced.phases.alignment == Alignment::Strict;
-        let misaligned = address & (size as u64).wrapping_sub(1) != 0;
-        if strict && misaligned { Err(Exception::GeneralProtection(0)) } else { Ok(()) }
+        if strict && address & (size as u64).wrapping_sub(1) != 0 {
+            return Err(Exception::GeneralProtection(0));
+        }
+        match self.check_vector(address, size, Alignment::Any) {
+            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
+            // The elements that are left are looked at one by one.
+            _ => Ok(()),
+        }
     }
 
     /// Reads the sources.
@@ -407,11 +413,11 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let length = usize::from(phases.bytes).min(64);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    c.check_strict(address, length)?;
-    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
-        && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
-    if !whole {
-        c.load_elements(&mut bytes[..length], element, mask)?;
+    if mask & lowest(length / element) != 0 {
+        c.check_masked(address, length)?;
+        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+            c.load_elements(&mut bytes[..length], element, mask)?;
+        }
     }
     copy_registers(c, sources, place);
     Ok(())
@@ -534,15 +540,16 @@ fn to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
 /// To memory, the elements that the mask leaves; the others are not looked at, unless the row says so.
 fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
     let phases = &c.displaced.phases;
-    let length = usize::from(phases.bytes).min(64);
-    let address = c.linear();
-    c.check_strict(address, length)?;
+    let (length, element) = (usize::from(phases.bytes).min(64), usize::from(phases.element).max(1));
+    let (address, mask) = (c.linear(), c.write_mask() & lowest(length / element));
     if !phases.suppresses {
         c.check_vector(address, length, Alignment::Any)?;
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
+    } else if mask != 0 {
+        c.check_masked(address, length)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
-    c.store_elements(&bytes[..length], usize::from(phases.element), c.write_mask())
+    c.store_elements(&bytes[..length], element, mask)
 }
 
 /// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.
