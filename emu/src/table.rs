@@ -80,6 +80,13 @@ pub(crate) struct Row {
     pub(crate) vector: Option<Layout>,
 }
 
+impl Row {
+    /// The row of a vector instruction whose function fetches and commits itself.
+    pub(crate) const fn with(self, layout: Layout) -> Row {
+        Row { vector: Some(layout), ..self }
+    }
+}
+
 /// The shape of an instruction's operands: what selecting a function depends on.
 pub(crate) struct Form<'a> {
     pub(crate) instruction: &'a Instruction,

@@ -10,6 +10,7 @@ mod arith;
 mod bits;
 mod bmi;
 mod branch;
+mod broadcast;
 mod cache;
 mod crypto;
 mod data;
@@ -23,11 +24,14 @@ mod float_arith;
 mod float_compare;
 mod float_convert;
 mod float_round;
+mod gather;
 mod identity;
 mod insert_extract;
+mod mask;
 mod mask_compare;
 mod muldiv;
 mod mxcsr;
+mod narrow;
 mod packed_arith;
 mod packed_bits;
 mod packed_logic;
@@ -37,11 +41,13 @@ mod segment;
 mod shadow;
 mod shift;
 mod shuffle;
+mod sign;
 mod stack;
 mod string;
 mod string_compare;
 mod system;
 mod vector_move;
+mod vector_store;
 mod x87;
 
 /// The tables of all families.
@@ -50,6 +56,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     bits::ROWS,
     bmi::ROWS,
     branch::ROWS,
+    broadcast::ROWS,
     cache::ROWS,
     crypto::ROWS,
     data::ROWS,
@@ -63,11 +70,20 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_compare::ROWS,
     float_convert::ROWS,
     float_round::ROWS,
+    gather::ROWS,
     identity::ROWS,
     insert_extract::ROWS,
+    mask::ROWS,
+    mask::ADD,
+    mask::AND,
+    mask::ANDN,
+    mask::OR,
+    mask::XNOR,
+    mask::XOR,
     muldiv::ROWS,
     mask_compare::ROWS,
     mxcsr::ROWS,
+    narrow::ROWS,
     packed_arith::ROWS,
     packed_logic::ROWS,
     packed_bits::ROWS,
@@ -77,11 +93,13 @@ pub(crate) static ALL: &[&[Row]] = &[
     shadow::ROWS,
     shift::ROWS,
     shuffle::ROWS,
+    sign::ROWS,
     stack::ROWS,
     string::ROWS,
     string_compare::ROWS,
     system::ROWS,
     vector_move::ROWS,
+    vector_store::ROWS,
     x87::arithmetic::ROWS,
     x87::compare::ROWS,
     x87::control::ROWS,

@@ -55,6 +55,8 @@ pub(crate) struct Layout {
     suppresses: bool,
     /// Only the lowest element is computed, and the others of 128 bits come from the first source.
     scalar: bool,
+    /// What lies in memory is repeated as often as it fits.
+    repeats: bool,
 }
 
 impl Layout {
@@ -68,7 +70,13 @@ impl Layout {
             low_half: false,
             suppresses: true,
             scalar: false,
+            repeats: false,
         }
+    }
+
+    /// What lies in memory is repeated as often as it fits.
+    pub(crate) const fn repeats(self) -> Layout {
+        Layout { repeats: true, ..self }
     }
 
     /// The source's elements are of `bytes` bytes.
@@ -114,6 +122,8 @@ pub(crate) struct Phases {
     commit: Commit,
     /// What it works on: 8 bytes of an MMX register, or 16, 32 or 64.
     width: u8,
+    /// How many bytes of the destination have elements; those above are cleared.
+    result: u8,
     /// How many sources there are.
     count: u8,
     /// The numbers of their registers.
@@ -145,6 +155,7 @@ impl Default for Phases {
             fetch: |_, _| Ok(()),
             commit: nothing,
             width: 16,
+            result: 16,
             count: 0,
             registers: [0; 3],
             place: 0,
@@ -198,6 +209,8 @@ impl Form<'_> {
     /// The bytes of the largest vector register that is an operand.
     pub(crate) fn vector_width(&self) -> usize {
         let registers = (0..self.instruction.op_count()).map(|index| self.instruction.op_register(index));
+        // The index of a gather or scatter is one of them, too.
+        let registers = registers.chain([self.instruction.memory_index()]);
         registers.filter(|register| is_vector(*register)).map(Register::size).max().unwrap_or(0)
     }
 }
@@ -232,21 +245,37 @@ impl Phases {
         let mask = if mask == Register::None { 0 } else { mask.number() as u8 };
         // A count that is read from memory counts for all elements.
         let suppresses = layout.suppresses && !(layout.operands == Operands::Shift && count == 2);
+        let result = (lanes * usize::from(layout.lane)).min(match in_memory(&0) {
+            true => size,
+            false => instruction.op_register(0).size(),
+        });
+        let elements_of_result = layout.repeats || in_memory(&0);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch(form, place.is_some(), mmx, mask != 0 && suppresses),
+            fetch: fetch(form, layout, place.is_some(), mmx, mask != 0 && suppresses),
             commit: commit(form, layout, mmx, mask)?,
             width: width as u8,
+            result: result as u8,
             count: count as u8,
             registers,
             place: place.unwrap_or(0) as u8,
             bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
             checked: size as u8,
-            alignment: if strict { layout.alignment } else { Alignment::Any },
-            element: (size / lanes.max(1)) as u8,
+            alignment: match layout.alignment {
+                Alignment::Strict => Alignment::Strict,
+                alignment if strict => alignment,
+                _ => Alignment::Any,
+            },
+            element: if elements_of_result { layout.lane } else { (size / lanes.max(1)) as u8 },
             mask,
             suppresses,
         })
+    }
+
+    /// The number of the mask register.
+    #[inline(always)]
+    pub(crate) fn mask_number(&self) -> usize {
+        usize::from(self.mask & 7)
     }
 
     /// What it works on, in bytes.
@@ -256,7 +285,27 @@ impl Phases {
     }
 }
 
+/// As many ones, from the lowest bit on.
+#[inline(always)]
+pub(crate) fn lowest(count: usize) -> u64 {
+    if count == 0 { 0 } else { u64::MAX >> (64 - count.min(64)) }
+}
+
 impl Context<'_> {
+    /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
+    #[inline(always)]
+    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
+        let strict = self.displaced.phases.alignment == Alignment::Strict;
+        if strict && address & (size as u64).wrapping_sub(1) != 0 {
+            return Err(Exception::GeneralProtection(0));
+        }
+        match self.check_vector(address, size, Alignment::Any) {
+            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
+            // The elements that are left are looked at one by one.
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the sources.
     #[inline(always)]
     pub(crate) fn fetch(&mut self, sources: &mut Sources) -> Result<(), Exception> {
@@ -293,7 +342,7 @@ impl Context<'_> {
     }
 }
 
-fn fetch(form: &Form<'_>, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
+fn fetch(form: &Form<'_>, layout: &Layout, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
     match (mmx, in_memory, form.instruction.is_broadcast()) {
         (true, false, _) => mmx_registers,
         (true, true, _) => mmx_memory,
@@ -303,6 +352,7 @@ fn fetch(form: &Form<'_>, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
             4 => broadcast::<4>,
             _ => broadcast::<8>,
         },
+        (false, true, false) if masked && layout.repeats => repeated_memory,
         (false, true, false) if masked => masked_memory,
         (false, true, false) => memory,
     }
@@ -366,26 +416,29 @@ fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -
 
 /// The elements that the mask leaves; the others are not looked at, and are zeros.
 fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    chosen_memory(c, sources, c.write_mask())
+}
+
+/// The elements that are repeated into some lane that the mask leaves.
+fn repeated_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    let phases = &c.displaced.phases;
+    let element = usize::from(phases.element).max(1);
+    let (lanes, period) = (usize::from(phases.result) / element, usize::from(phases.bytes) / element);
+    let mask = c.write_mask() & lowest(lanes);
+    let folded = (0..lanes).step_by(period.max(1)).fold(0, |folded, start| folded | mask >> (start & 63));
+    chosen_memory(c, sources, folded)
+}
+
+fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Result<(), Exception> {
     let phases = &c.displaced.phases;
     let (place, element) = (usize::from(phases.place).min(2), usize::from(phases.element).clamp(1, 64));
-    let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
+    let length = usize::from(phases.bytes).min(64);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    let checked = c.check_vector(address, length, Alignment::Any);
-    let whole = checked.is_ok() && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
-    if !whole {
-        let stack = c.displaced.address.stack;
-        let at = |index: usize| address.wrapping_add((index * element) as u64);
-        let chosen = |(index, _): &(usize, &mut [u8])| mask >> (index & 63) & 1 != 0;
-        // All addresses are looked at before alignment, and that before any memory.
-        for (index, _) in bytes[..length].chunks_exact_mut(element).enumerate().filter(chosen) {
-            c.check(at(index), element, 1, stack)?;
-        }
-        for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate().filter(chosen) {
-            if checked == Err(Exception::AlignmentCheck) {
-                return checked;
-            }
-            c.memory.read(at(index), lane, Access::Read)?;
+    if mask & lowest(length / element) != 0 {
+        c.check_masked(address, length)?;
+        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+            c.load_elements(&mut bytes[..length], element, mask)?;
         }
     }
     copy_registers(c, sources, place);
@@ -415,6 +468,9 @@ fn mmx_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exceptio
 /// How the result is written to the register that operand 0 names.
 fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
     let instruction = form.instruction;
+    if instruction.op_kind(0) == OpKind::Memory {
+        return Some(if mask == 0 { to_memory } else { to_masked_memory });
+    }
     if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
         return Some(nothing);
     }
@@ -470,14 +526,52 @@ fn to_masked<const LANE: usize, const ZEROING: bool>(
     c: &mut Context<'_>,
     result: &Zmm,
 ) -> Result<(), Exception> {
-    let mask = c.write_mask();
-    let quadwords = c.displaced.phases.width() / 8;
+    write_lanes::<LANE, ZEROING>(c, result, c.write_mask());
+    Ok(())
+}
+
+/// As [`to_masked`], for another mask than the instruction's.
+#[inline(always)]
+pub(crate) fn write_lanes<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+    mask: u64,
+) {
+    let length = usize::from(c.displaced.phases.result);
     for (index, (to, result)) in destination(c).iter_mut().zip(result).enumerate() {
-        let chosen = spread(mask, LANE, index);
-        let kept = if ZEROING || index >= quadwords { 0 } else { *to & !chosen };
+        let within = match length.saturating_sub(8 * index) {
+            0 => 0,
+            bytes => u64::MAX >> (64 - 8 * bytes.min(8)),
+        };
+        let chosen = spread(mask, LANE, index) & within;
+        let kept = if ZEROING { 0 } else { *to & !chosen & within };
         *to = kept | result & chosen;
     }
+}
+
+/// To memory.
+fn to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    let phases = &c.displaced.phases;
+    let address = c.linear();
+    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
+    let bytes: &[u8] = bytemuck::cast_slice(result);
+    c.memory.write(address, &bytes[..usize::from(phases.bytes).min(64)])?;
     Ok(())
+}
+
+/// To memory, the elements that the mask leaves; the others are not looked at, unless the row says so.
+fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    let phases = &c.displaced.phases;
+    let (length, element) = (usize::from(phases.bytes).min(64), usize::from(phases.element).max(1));
+    let (address, mask) = (c.linear(), c.write_mask() & lowest(length / element));
+    if !phases.suppresses {
+        c.check_vector(address, length, Alignment::Any)?;
+        c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
+    } else if mask != 0 {
+        c.check_masked(address, length)?;
+    }
+    let bytes: &[u8] = bytemuck::cast_slice(result);
+    c.store_elements(&bytes[..length], element, mask)
 }
 
 /// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.
