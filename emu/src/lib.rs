@@ -24,6 +24,7 @@ mod processor;
 mod refusal;
 mod reserved;
 mod shape;
+mod soft;
 mod table;
 mod touches;
 mod vector;

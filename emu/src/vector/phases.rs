@@ -4,7 +4,7 @@
 //! from and where the result goes are functions that are picked when the instruction is decoded, by its encoding and
 //! its operands, once for all rows: that is all in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
-use iced_x86::{EncodingKind, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 
 use crate::context::Context;
 use crate::exception::Exception;
@@ -35,6 +35,8 @@ pub(crate) enum Operands {
     /// The last vector operand, and before it another if that is not an immediate's: shifts by a count, of which the
     /// second source has 128 bits.
     Shift,
+    /// The vector operand before the last, which is a general register or memory that the row itself reads.
+    BeforeLast,
     /// Two, and the register that says which lanes to take: XMM0 in legacy encodings, the last operand under VEX.
     Blend,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Layout {
     scalar: bool,
     /// What lies in memory is repeated as often as it fits.
     repeats: bool,
+    /// The vector length of the encoding is what counts, and not its largest register.
+    by_length: bool,
 }
 
 impl Layout {
@@ -71,6 +75,7 @@ impl Layout {
             suppresses: true,
             scalar: false,
             repeats: false,
+            by_length: false,
         }
     }
 
@@ -109,6 +114,11 @@ impl Layout {
         Layout { alignment, ..self }
     }
 
+    /// The vector length of the encoding is what counts: conversions have registers of two sizes, or one.
+    pub(crate) const fn by_length(self) -> Layout {
+        Layout { by_length: true, ..self }
+    }
+
     /// Only the lowest element is computed.
     pub(crate) const fn scalar(self) -> Layout {
         Layout { scalar: true, ..self }
@@ -141,6 +151,36 @@ pub(crate) struct Phases {
     mask: u8,
     /// Whether elements that the mask leaves out are not looked at in memory.
     suppresses: bool,
+    /// How many lanes the result has.
+    lanes: u8,
+    /// An element of the source that can be in memory, in bytes.
+    from: u8,
+    /// What EVEX says of rounding and exceptions.
+    embedded: Embedded,
+}
+
+/// What an EVEX encoding says of rounding and exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Embedded {
+    /// Nothing: MXCSR counts.
+    None,
+    /// No exception is raised.
+    SuppressAll,
+    /// The same, and this is the rounding, as MXCSR.RC has it.
+    Rounding(u8),
+}
+
+impl Embedded {
+    fn of(instruction: &Instruction) -> Embedded {
+        match instruction.rounding_control() {
+            RoundingControl::None if instruction.suppress_all_exceptions() => Embedded::SuppressAll,
+            RoundingControl::None => Embedded::None,
+            RoundingControl::RoundToNearest => Embedded::Rounding(0),
+            RoundingControl::RoundDown => Embedded::Rounding(1),
+            RoundingControl::RoundUp => Embedded::Rounding(2),
+            RoundingControl::RoundTowardZero => Embedded::Rounding(3),
+        }
+    }
 }
 
 /// The destination is no vector, and no memory.
@@ -165,6 +205,9 @@ impl Default for Phases {
             element: 0,
             mask: 0,
             suppresses: false,
+            lanes: 0,
+            from: 0,
+            embedded: Embedded::None,
         }
     }
 }
@@ -176,6 +219,7 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
     match operands {
         Operands::One => Some(([Some(last), None, None], None)),
         Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
+        Operands::BeforeLast => Some(([Some(form.instruction.op_count().checked_sub(2)?), None, None], None)),
         Operands::Shift => match vectors.next() {
             Some(before)
                 if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
@@ -206,6 +250,14 @@ impl Form<'_> {
         }
     }
 
+    /// The vector length of the encoding, in bytes; 16 where it is ignored.
+    pub(crate) fn vector_length(&self) -> usize {
+        match self.encoding() {
+            EncodingKind::Legacy => 16,
+            _ => 16 << self.instruction.code().op_code().l().min(2),
+        }
+    }
+
     /// The bytes of the largest vector register that is an operand.
     pub(crate) fn vector_width(&self) -> usize {
         let registers = (0..self.instruction.op_count()).map(|index| self.instruction.op_register(index));
@@ -224,7 +276,7 @@ impl Phases {
     pub(crate) fn of(form: &Form<'_>, layout: &Layout) -> Option<Phases> {
         let instruction = form.instruction;
         let (operands, implied) = numbers(form, layout.operands)?;
-        let width = form.vector_width();
+        let width = if layout.by_length { form.vector_length() } else { form.vector_width() };
         let in_memory = |index: &u32| instruction.op_kind(*index) == OpKind::Memory;
         let place = operands.iter().position(|index| index.as_ref().is_some_and(in_memory));
         let register = |index: Option<u32>| {
@@ -269,6 +321,9 @@ impl Phases {
             element: if elements_of_result { layout.lane } else { (size / lanes.max(1)) as u8 },
             mask,
             suppresses,
+            lanes: lanes as u8,
+            from: layout.from,
+            embedded: Embedded::of(instruction),
         })
     }
 
@@ -276,6 +331,18 @@ impl Phases {
     #[inline(always)]
     pub(crate) fn mask_number(&self) -> usize {
         usize::from(self.mask & 7)
+    }
+
+    /// What it says of rounding and exceptions.
+    #[inline(always)]
+    pub(crate) fn embedded(&self) -> Embedded {
+        self.embedded
+    }
+
+    /// How many lanes the result has.
+    #[inline(always)]
+    pub(crate) fn lanes(&self) -> usize {
+        usize::from(self.lanes)
     }
 
     /// What it works on, in bytes.
@@ -330,6 +397,33 @@ impl Context<'_> {
         let number = usize::from(self.displaced.operand[0].number & 7);
         let lanes = u64::MAX >> (64 - lanes.clamp(1, 64));
         self.registers.extended.opmask[number] = result & lanes & self.write_mask();
+    }
+
+    /// Puts 1.0 into the lanes that the mask leaves out, which raises nothing, whatever is computed of it.
+    #[inline(always)]
+    pub(crate) fn without_masked(&self, sources: &mut Sources) {
+        let phases = &self.displaced.phases;
+        if phases.mask != 0 {
+            self.replace_masked(sources);
+        }
+    }
+
+    #[inline(never)]
+    fn replace_masked(&self, sources: &mut Sources) {
+        let phases = &self.displaced.phases;
+        let (lane, one) = match phases.from {
+            2 => (2, 0x3c00_3c00_3c00_3c00),
+            4 => (4, 0x3f80_0000_3f80_0000),
+            _ => (8, 0x3ff0_0000_0000_0000),
+        };
+        let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
+        let mask = !self.write_mask() & lanes;
+        for source in sources.iter_mut().take(usize::from(phases.count)) {
+            for (index, quadword) in source.iter_mut().enumerate() {
+                let replaced = spread(mask, lane, index);
+                *quadword = *quadword & !replaced | one & replaced;
+            }
+        }
     }
 
     /// The lanes that the mask leaves, as bits.
