@@ -41,6 +41,8 @@ pub(crate) struct Address {
     size_mask: u64,
     base: u8,
     index: u8,
+    /// The number of the vector register that is the index of a gather or scatter.
+    vector_index: u8,
     scale: u8,
     segment: SegmentBase,
     /// How many high bits of an offset from FS or GS must be copies of the one below them: AMD's
@@ -83,7 +85,7 @@ impl SegmentBase {
 impl Address {
     /// Of the instruction's memory operand; of a string instruction, the source, or the destination if
     /// that is all it has. An address relative to RIP is a constant here already. The index of a gather
-    /// or scatter (VSIB) is left out.
+    /// or scatter (VSIB) is added element by element: [`Address::linear_of_element`].
     pub(crate) fn of(instruction: &Instruction, processor: &Processor) -> Address {
         let string = string_pointer(instruction);
         let (base, index) = match string {
@@ -94,7 +96,7 @@ impl Address {
         let narrow = [base, index].iter().any(|r| r.is_gpr32()) || base == Register::EIP;
         let (base_number, base_mask) = general(base);
         let (index_number, index_mask) = general(index);
-        let absolute = base == Register::None && index == Register::None;
+        let absolute = base == Register::None && !index.is_gpr();
         let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
         let displacement = instruction.memory_displacement64();
         let explicit = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
@@ -106,6 +108,7 @@ impl Address {
             size_mask: if narrow { u64::from(u32::MAX) } else { u64::MAX },
             base: base_number,
             index: index_number,
+            vector_index: if index.is_vector_register() { index.number() as u8 } else { 0 },
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
             segment: match string {
                 Some((_, segment)) => SegmentBase::of(segment),
@@ -156,6 +159,18 @@ impl Address {
     pub(crate) fn linear_of_part(&self, registers: &Registers, offset: u64, after_first: u8) -> u64 {
         let effective = self.effective(registers).wrapping_add(offset) & self.size_mask;
         self.in_segment(effective, after_first, registers)
+    }
+
+    /// The vector register that is the index of a gather or scatter.
+    #[inline(always)]
+    pub(crate) fn vector_index(&self) -> usize {
+        usize::from(self.vector_index & 31)
+    }
+
+    /// The element of a gather or scatter, of `size` bytes, that has such an index.
+    #[inline(always)]
+    pub(crate) fn linear_of_element(&self, registers: &Registers, index: u64, size: usize) -> u64 {
+        self.linear_of_part(registers, index << (self.scale & 3), size as u8 - 1)
     }
 
     /// The segment's base.

@@ -4,11 +4,13 @@ use crate::run::row::Row;
 
 mod float;
 mod integer;
+mod mask;
 mod packed;
 mod system;
 mod x87;
 
 /// The tables of all families, by folder.
-pub(crate) static ALL: &[&[&[Row]]] = &[float::ALL, integer::ALL, packed::ALL, system::ALL, x87::ALL];
+pub(crate) static ALL: &[&[&[Row]]] =
+    &[float::ALL, integer::ALL, mask::ALL, packed::ALL, system::ALL, x87::ALL];
 
 pub(crate) use system::privileged::{native, undefined, undefined_unless_too_long};

@@ -39,10 +39,28 @@ pub(crate) trait Format {
     }
 }
 
+/// Binary16.
+pub(crate) struct Half;
+/// BF16: binary32 without the low half of its bits.
+pub(crate) struct Brain;
 /// Binary32.
 pub(crate) struct Single;
 /// Binary64.
 pub(crate) struct Double;
+
+impl Format for Half {
+    type Lane = u16;
+    const BITS: u32 = 16;
+    const FRACTION_BITS: u32 = 10;
+    const ONE: u64 = 0x3c00;
+}
+
+impl Format for Brain {
+    type Lane = u16;
+    const BITS: u32 = 16;
+    const FRACTION_BITS: u32 = 7;
+    const ONE: u64 = 0x3f80;
+}
 
 impl Format for Single {
     type Lane = u32;

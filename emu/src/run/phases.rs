@@ -4,7 +4,7 @@
 //! from and where the result goes are functions that are picked when the instruction is decoded, by its encoding and
 //! its operands, once for all rows: that is all in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
-use iced_x86::{EncodingKind, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
@@ -50,6 +50,8 @@ pub(crate) enum Operands {
     /// The last vector operand, and before it another if that is not an immediate's: shifts by a count, of which the
     /// second source has 128 bits.
     Shift,
+    /// The vector operand before the last, which is a general register or memory that the row itself reads.
+    BeforeLast,
     /// Two, and the register that says which lanes to take: XMM0 in legacy encodings, the last operand under VEX.
     Blend,
 }
@@ -70,6 +72,10 @@ pub(crate) struct Layout {
     suppresses: bool,
     /// Only the lowest element is computed, and the others of 128 bits come from the first source.
     scalar: bool,
+    /// What lies in memory is repeated as often as it fits.
+    repeats: bool,
+    /// The vector length of the encoding is what counts, and not its largest register.
+    by_length: bool,
 }
 
 impl Layout {
@@ -83,7 +89,14 @@ impl Layout {
             low_half: false,
             suppresses: true,
             scalar: false,
+            repeats: false,
+            by_length: false,
         }
+    }
+
+    /// What lies in memory is repeated as often as it fits.
+    pub(crate) const fn repeats(self) -> Layout {
+        Layout { repeats: true, ..self }
     }
 
     /// The source's elements are of `bytes` bytes.
@@ -101,9 +114,24 @@ impl Layout {
         Layout { suppresses: false, ..self }
     }
 
+    /// Elements of the memory operand that the mask leaves out are not looked at.
+    pub(crate) const fn suppressing(self) -> Layout {
+        Layout { suppresses: true, ..self }
+    }
+
+    /// The mask counts elements of so many bytes.
+    pub(crate) const fn masked_by(self, bytes: usize) -> Layout {
+        Layout { lane: bytes as u8, from: bytes as u8, ..self }
+    }
+
     /// A legacy memory operand must be aligned so.
     pub(crate) const fn aligned(self, alignment: Alignment) -> Layout {
         Layout { alignment, ..self }
+    }
+
+    /// The vector length of the encoding is what counts: conversions have registers of two sizes, or one.
+    pub(crate) const fn by_length(self) -> Layout {
+        Layout { by_length: true, ..self }
     }
 
     /// Only the lowest element is computed.
@@ -119,6 +147,8 @@ pub(crate) struct Phases {
     commit: Commit,
     /// What it works on: 8 bytes of an MMX register, or 16, 32 or 64.
     width: u8,
+    /// How many bytes of the destination have elements; those above are cleared.
+    result: u8,
     /// How many sources there are.
     count: u8,
     /// The numbers of their registers.
@@ -136,6 +166,36 @@ pub(crate) struct Phases {
     mask: u8,
     /// Whether elements that the mask leaves out are not looked at in memory.
     suppresses: bool,
+    /// How many lanes the result has.
+    lanes: u8,
+    /// An element of the source that can be in memory, in bytes.
+    from: u8,
+    /// What EVEX says of rounding and exceptions.
+    embedded: Embedded,
+}
+
+/// What an EVEX encoding says of rounding and exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Embedded {
+    /// Nothing: MXCSR counts.
+    None,
+    /// No exception is raised.
+    SuppressAll,
+    /// The same, and this is the rounding, as MXCSR.RC has it.
+    Rounding(u8),
+}
+
+impl Embedded {
+    fn of(instruction: &Instruction) -> Embedded {
+        match instruction.rounding_control() {
+            RoundingControl::None if instruction.suppress_all_exceptions() => Embedded::SuppressAll,
+            RoundingControl::None => Embedded::None,
+            RoundingControl::RoundToNearest => Embedded::Rounding(0),
+            RoundingControl::RoundDown => Embedded::Rounding(1),
+            RoundingControl::RoundUp => Embedded::Rounding(2),
+            RoundingControl::RoundTowardZero => Embedded::Rounding(3),
+        }
+    }
 }
 
 /// The destination is no vector, and no memory.
@@ -150,6 +210,7 @@ impl Default for Phases {
             fetch: |_, _| Ok(()),
             commit: nothing,
             width: 16,
+            result: 16,
             count: 0,
             registers: [0; 3],
             place: 0,
@@ -159,6 +220,9 @@ impl Default for Phases {
             element: 0,
             mask: 0,
             suppresses: false,
+            lanes: 0,
+            from: 0,
+            embedded: Embedded::None,
         }
     }
 }
@@ -170,6 +234,7 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
     match operands {
         Operands::One => Some(([Some(last), None, None], None)),
         Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
+        Operands::BeforeLast => Some(([Some(form.instruction.op_count().checked_sub(2)?), None, None], None)),
         Operands::Shift => match vectors.next() {
             Some(before)
                 if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
@@ -200,9 +265,19 @@ impl Form<'_> {
         }
     }
 
+    /// The vector length of the encoding, in bytes; 16 where it is ignored.
+    pub(crate) fn vector_length(&self) -> usize {
+        match self.encoding() {
+            EncodingKind::Legacy => 16,
+            _ => 16 << self.instruction.code().op_code().l().min(2),
+        }
+    }
+
     /// The bytes of the largest vector register that is an operand.
     pub(crate) fn vector_width(&self) -> usize {
         let registers = (0..self.instruction.op_count()).map(|index| self.instruction.op_register(index));
+        // The index of a gather or scatter is one of them, too.
+        let registers = registers.chain([self.instruction.memory_index()]);
         registers.filter(|register| is_vector(*register)).map(Register::size).max().unwrap_or(0)
     }
 }
@@ -217,7 +292,7 @@ impl Phases {
         let Some(layout) = layout else { return Some(Phases::default()) };
         let instruction = form.instruction;
         let (operands, implied) = numbers(form, layout.operands)?;
-        let width = form.vector_width();
+        let width = if layout.by_length { form.vector_length() } else { form.vector_width() };
         let in_memory = |index: &u32| instruction.op_kind(*index) == OpKind::Memory;
         let place = operands.iter().position(|index| index.as_ref().is_some_and(in_memory));
         let register = |index: Option<u32>| {
@@ -236,21 +311,54 @@ impl Phases {
         let lanes = if layout.scalar { 1 } else { width / usize::from(layout.lane.max(layout.from)).max(1) };
         let mask = instruction.op_mask();
         let mask = if mask == Register::None { 0 } else { mask.number() as u8 };
+        // A count that is read from memory counts for all elements.
+        let suppresses = layout.suppresses && !(layout.operands == Operands::Shift && count == 2);
+        let result = (lanes * usize::from(layout.lane)).min(match in_memory(&0) {
+            true => size,
+            false => instruction.op_register(0).size(),
+        });
+        let elements_of_result = layout.repeats || in_memory(&0);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch(form, place.is_some(), mmx, mask != 0 && layout.suppresses),
+            fetch: fetch(form, layout, place.is_some(), mmx, mask != 0 && suppresses),
             commit: commit(form, layout, mmx, mask)?,
             width: width as u8,
+            result: result as u8,
             count: count as u8,
             registers,
             place: place.unwrap_or(0) as u8,
             bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
             checked: size as u8,
-            alignment: if strict { layout.alignment } else { Alignment::Any },
-            element: (size / lanes.max(1)) as u8,
+            alignment: match layout.alignment {
+                Alignment::Strict => Alignment::Strict,
+                alignment if strict => alignment,
+                _ => Alignment::Any,
+            },
+            element: if elements_of_result { layout.lane } else { (size / lanes.max(1)) as u8 },
             mask,
-            suppresses: layout.suppresses,
+            suppresses,
+            lanes: lanes as u8,
+            from: layout.from,
+            embedded: Embedded::of(instruction),
         })
+    }
+
+    /// The number of the mask register.
+    #[inline(always)]
+    pub(crate) fn mask_number(&self) -> usize {
+        usize::from(self.mask & 7)
+    }
+
+    /// What it says of rounding and exceptions.
+    #[inline(always)]
+    pub(crate) fn embedded(&self) -> Embedded {
+        self.embedded
+    }
+
+    /// How many lanes the result has.
+    #[inline(always)]
+    pub(crate) fn lanes(&self) -> usize {
+        usize::from(self.lanes)
     }
 
     /// What it works on, in bytes.
@@ -258,6 +366,12 @@ impl Phases {
     pub(crate) fn width(&self) -> usize {
         usize::from(self.width).clamp(8, 64)
     }
+}
+
+/// As many ones, from the lowest bit on.
+#[inline(always)]
+pub(crate) fn lowest(count: usize) -> u64 {
+    if count == 0 { 0 } else { u64::MAX >> (64 - count.min(64)) }
 }
 
 impl Context<'_> {
@@ -281,6 +395,20 @@ impl Context<'_> {
         self.check(address, size, if wide { 1 } else { size }, self.decoded.address.stack)
     }
 
+    /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
+    #[inline(always)]
+    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
+        let strict = self.phases.alignment == Alignment::Strict;
+        if strict && address & (size as u64).wrapping_sub(1) != 0 {
+            return Err(Exception::GeneralProtection(0));
+        }
+        match self.check_vector(address, size, Alignment::Any) {
+            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
+            // The elements that are left are looked at one by one.
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the sources.
     #[inline(always)]
     pub(crate) fn fetch(&mut self, sources: &mut Sources) -> Result<(), Exception> {
@@ -293,12 +421,45 @@ impl Context<'_> {
         (self.phases.commit)(self, result)
     }
 
+    /// Writes the result whatever the mask is, and clears what lies above it.
+    #[inline(always)]
+    pub(crate) fn commit_unmasked(&mut self, result: &Zmm) {
+        *destination(self) = *result;
+    }
+
     /// Writes a result of one bit for each of `lanes` lanes to the mask register that operand 0 names.
     #[inline(always)]
     pub(crate) fn commit_mask(&mut self, result: u64, lanes: usize) {
         let number = usize::from(self.decoded.operand[0].number & 7);
         let lanes = u64::MAX >> (64 - lanes.clamp(1, 64));
         self.registers.extended.opmask[number] = result & lanes & self.write_mask();
+    }
+
+    /// Puts 1.0 into the lanes that the mask leaves out, which raises nothing, whatever is computed of it.
+    #[inline(always)]
+    pub(crate) fn without_masked(&self, sources: &mut Sources) {
+        let phases = &self.phases;
+        if phases.mask != 0 {
+            self.replace_masked(sources);
+        }
+    }
+
+    #[inline(never)]
+    fn replace_masked(&self, sources: &mut Sources) {
+        let phases = &self.phases;
+        let (lane, one) = match phases.from {
+            2 => (2, 0x3c00_3c00_3c00_3c00),
+            4 => (4, 0x3f80_0000_3f80_0000),
+            _ => (8, 0x3ff0_0000_0000_0000),
+        };
+        let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
+        let mask = !self.write_mask() & lanes;
+        for source in sources.iter_mut().take(usize::from(phases.count)) {
+            for (index, quadword) in source.iter_mut().enumerate() {
+                let replaced = spread(mask, lane, index);
+                *quadword = *quadword & !replaced | one & replaced;
+            }
+        }
     }
 
     /// The lanes that the mask leaves, as bits.
@@ -311,7 +472,7 @@ impl Context<'_> {
     }
 }
 
-fn fetch(form: &Form<'_>, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
+fn fetch(form: &Form<'_>, layout: &Layout, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
     match (mmx, in_memory, form.instruction.is_broadcast()) {
         (true, false, _) => mmx_registers,
         (true, true, _) => mmx_memory,
@@ -321,6 +482,7 @@ fn fetch(form: &Form<'_>, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
             4 => broadcast::<4>,
             _ => broadcast::<8>,
         },
+        (false, true, false) if masked && layout.repeats => repeated_memory,
         (false, true, false) if masked => masked_memory,
         (false, true, false) => memory,
     }
@@ -362,8 +524,12 @@ fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -
     let lanes = phases.width() / ELEMENT;
     // Without a lane there is no access.
     if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
-        let address = c.linear();
-        c.check(address, ELEMENT, ELEMENT, c.decoded.address.stack)?;
+        let (address, stack) = (c.linear(), c.decoded.address.stack);
+        if phases.mask != 0 && phases.suppresses {
+            // As for the elements of a vector, the address comes before its alignment.
+            c.check(address, ELEMENT, 1, stack)?;
+        }
+        c.check(address, ELEMENT, ELEMENT, stack)?;
         let mut low = [0; 8];
         c.memory.read(address, &mut low[..ELEMENT], Access::Read)?;
         let low = u64::from_le_bytes(low);
@@ -380,24 +546,29 @@ fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -
 
 /// The elements that the mask leaves; the others are not looked at, and are zeros.
 fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    chosen_memory(c, sources, c.write_mask())
+}
+
+/// The elements that are repeated into some lane that the mask leaves.
+fn repeated_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let element = usize::from(phases.element).max(1);
+    let (lanes, period) = (usize::from(phases.result) / element, usize::from(phases.bytes) / element);
+    let mask = c.write_mask() & lowest(lanes);
+    let folded = (0..lanes).step_by(period.max(1)).fold(0, |folded, start| folded | mask >> (start & 63));
+    chosen_memory(c, sources, folded)
+}
+
+fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Result<(), Exception> {
     let phases = &c.phases;
     let (place, element) = (usize::from(phases.place).min(2), usize::from(phases.element).clamp(1, 64));
-    let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
+    let length = usize::from(phases.bytes).min(64);
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
-        && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
-    if !whole {
-        for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate() {
-            if mask >> (index & 63) & 1 != 0 {
-                let at = c.decoded.address.linear_of_part(
-                    c.registers,
-                    (index * element) as u64,
-                    (element - 1) as u8,
-                );
-                c.check(at, element, 1, c.decoded.address.stack)?;
-                c.memory.read(at, lane, Access::Read)?;
-            }
+    if mask & lowest(length / element) != 0 {
+        c.check_masked(address, length)?;
+        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+            c.load_elements(&mut bytes[..length], element, mask)?;
         }
     }
     copy_registers(c, sources, place);
@@ -427,6 +598,9 @@ fn mmx_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exceptio
 /// How the result is written to the register that operand 0 names.
 fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
     let instruction = form.instruction;
+    if instruction.op_kind(0) == OpKind::Memory {
+        return Some(if mask == 0 { to_memory } else { to_masked_memory });
+    }
     if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
         return Some(nothing);
     }
@@ -482,14 +656,52 @@ fn to_masked<const LANE: usize, const ZEROING: bool>(
     c: &mut Context<'_>,
     result: &Zmm,
 ) -> Result<(), Exception> {
-    let mask = c.write_mask();
-    let quadwords = c.phases.width() / 8;
+    write_lanes::<LANE, ZEROING>(c, result, c.write_mask());
+    Ok(())
+}
+
+/// As [`to_masked`], for another mask than the instruction's.
+#[inline(always)]
+pub(crate) fn write_lanes<const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+    result: &Zmm,
+    mask: u64,
+) {
+    let length = usize::from(c.phases.result);
     for (index, (to, result)) in destination(c).iter_mut().zip(result).enumerate() {
-        let chosen = spread(mask, LANE, index);
-        let kept = if ZEROING || index >= quadwords { 0 } else { *to & !chosen };
+        let within = match length.saturating_sub(8 * index) {
+            0 => 0,
+            bytes => u64::MAX >> (64 - 8 * bytes.min(8)),
+        };
+        let chosen = spread(mask, LANE, index) & within;
+        let kept = if ZEROING { 0 } else { *to & !chosen & within };
         *to = kept | result & chosen;
     }
+}
+
+/// To memory.
+fn to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let address = c.linear();
+    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
+    let bytes: &[u8] = bytemuck::cast_slice(result);
+    c.memory.write(address, &bytes[..usize::from(phases.bytes).min(64)])?;
     Ok(())
+}
+
+/// To memory, the elements that the mask leaves; the others are not looked at, unless the row says so.
+fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    let phases = &c.phases;
+    let (length, element) = (usize::from(phases.bytes).min(64), usize::from(phases.element).max(1));
+    let (address, mask) = (c.linear(), c.write_mask() & lowest(length / element));
+    if !phases.suppresses {
+        c.check_vector(address, length, Alignment::Any)?;
+        c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
+    } else if mask != 0 {
+        c.check_masked(address, length)?;
+    }
+    let bytes: &[u8] = bytemuck::cast_slice(result);
+    c.store_elements(&bytes[..length], element, mask)
 }
 
 /// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.

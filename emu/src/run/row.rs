@@ -19,6 +19,13 @@ pub(crate) struct Row {
     pub(crate) vector: Option<Layout>,
 }
 
+impl Row {
+    /// The row of a vector instruction whose function fetches and commits itself.
+    pub(crate) const fn with(self, layout: Layout) -> Row {
+        Row { vector: Some(layout), ..self }
+    }
+}
+
 /// Calls a function generic over its width with the width that is known only at run time.
 macro_rules! by_width {
     ($bytes:expr, $($function:ident)::+ $(, <$($more:ty),+>)?) => {

@@ -1,7 +1,9 @@
 //! The shapes of SSE floating-point instructions.
 //!
-//! `row!(Addps, Select, SSE, two_sources::<sse::Addps>)`: the operation says whether it works on one
-//! element or on all.
+//! `float_row!([Addps, Vaddps], packed 4, sse::Addps)`: where the sources come from and where the result goes is
+//! [`crate::run::phases`]'s business, but for those of MMX.
+
+use iced_x86::EncodingKind;
 
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
@@ -13,7 +15,7 @@ use crate::model::outcome::Outcome;
 use crate::model::registers::{Mxcsr, Rflags};
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::place::{Mem, Reg, Source};
+use crate::run::phases::{Embedded, Sources, Zmm};
 use crate::shape::vector::ClassName;
 use crate::vector::float;
 use crate::vector::{Class, InMemory, InPart, InRegister, Mmx, Place, Sse};
@@ -57,10 +59,23 @@ impl<O: HostOp> FloatOp for O {
     }
 }
 
-/// Lets a function read registers and change the target's MXCSR.
+/// Lets a function read registers and change the target's MXCSR; what EVEX embeds takes the place of its rounding,
+/// and of its exceptions, which then change nothing.
 #[inline(always)]
-fn with_mxcsr<R>(c: &mut Context<'_>, function: impl FnOnce(&Context<'_>, &mut Mxcsr) -> R) -> R {
+pub(crate) fn with_mxcsr<R>(
+    c: &mut Context<'_>,
+    function: impl FnOnce(&Context<'_>, &mut Mxcsr) -> Result<R, Exception>,
+) -> Result<R, Exception> {
     let mut mxcsr = c.registers.extended.mxcsr;
+    let embedded = c.phases.embedded();
+    if embedded != Embedded::None {
+        // Flags that are set already need not be found.
+        mxcsr |= Mxcsr::MASKS | Mxcsr::EXCEPTIONS;
+        if let Embedded::Rounding(rounding) = embedded {
+            mxcsr = mxcsr.difference(Mxcsr::RC) | Mxcsr::from_bits_retain(u32::from(rounding & 3) << 13);
+        }
+        return function(c, &mut mxcsr);
+    }
     let result = function(c, &mut mxcsr);
     c.registers.extended.mxcsr = mxcsr;
     result
@@ -73,93 +88,196 @@ fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: &B, second: &B) -> Res
     Ok(result)
 }
 
-/// Applies the operation to the last operand, of which `memory` has what is in memory.
+/// The low bits of a vector.
 #[inline(always)]
-fn apply_to_one<C: Class, P: Place, O: FloatOp>(
-    c: &mut Context<'_>,
-    memory: &C::Bits,
-) -> Result<C::Bits, Exception> {
-    let mut result = C::Bits::default();
-    with_mxcsr(c, |c, mxcsr| {
-        let source = P::source::<C>(c, 1, memory);
-        O::apply(source, source, c.decoded.immediate as u8, mxcsr, &mut result)
-    })?;
-    Ok(result)
+fn low<B: Bits>(vector: &Zmm) -> &B {
+    &bytemuck::cast_slice(vector)[0]
 }
 
-/// Picks a function generic over class and place: operand `$operand` is the last source, a vector register
-/// or so many bytes of memory.
-macro_rules! by_source {
-    ($form:expr, $operand:expr, $function:ident $(, <$($more:ty),+>)?) => {
-        match ($form.class($operand), $form.memory_bytes()) {
-            (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister $(, $($more),+)?> as Execute),
-            (None, Some(16)) => Some($function::<Sse, InMemory $(, $($more),+)?> as Execute),
-            (None, Some(8)) => Some($function::<Sse, InPart<8> $(, $($more),+)?> as Execute),
-            (None, Some(4)) => Some($function::<Sse, InPart<4> $(, $($more),+)?> as Execute),
-            _ => None,
+/// The low bits of a vector.
+#[inline(always)]
+fn low_mut<B: Bits>(vector: &mut Zmm) -> &mut B {
+    &mut bytemuck::cast_slice_mut(vector)[0]
+}
+
+/// Rows of operations under MXCSR: `packed` ones on two sources, `each` on one, `scalar` on the lowest elements of
+/// two, of which the first gives the rest.
+macro_rules! float_row {
+    ([$($mnemonic:ident),+], packed $bytes:literal, $operation:ty) => {
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $operation,
+            Layout::new(Operands::Two, $bytes).by_length())
+    };
+    ([$($mnemonic:ident),+], each $from:literal -> $to:literal, $operation:ty) => {
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $crate::shape::float::Each<$operation>,
+            Layout::new(Operands::One, $to).from($from).by_length())
+    };
+    ([$($mnemonic:ident),+], scalar $from:literal -> $to:literal, $flags:ident, $operation:ty) => {
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], $flags, $operation,
+            Layout::new(Operands::Two, $to).from($from).by_length().scalar())
+    };
+    (@ [$($mnemonic:ident),+], $flags:ident, $operation:ty, $layout:expr) => {{
+        #[allow(unused_imports, reason = "not every arm names both")]
+        use $crate::run::phases::{Layout, Operands};
+        $crate::run::row::Row {
+            name: stringify!($($mnemonic)/+),
+            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
+            flags: $crate::shape::float::$flags,
+            select: $crate::shape::float::float::<$operation>,
+            vector: Some($layout),
+        }
+    }};
+}
+pub(crate) use float_row;
+
+/// Vectors, or their lowest elements: ADDPS, ADDSS.
+pub(crate) fn float<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
+    fn run<O: FloatOp, B: Bits>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let (mut sources, mut result) = (Sources::default(), Zmm::default());
+        c.fetch(&mut sources)?;
+        c.without_masked(&mut sources);
+        let (first, second) = (low::<B>(&sources[0]), low::<B>(&sources[1]));
+        with_mxcsr(c, |c, mxcsr| {
+            O::apply(first, second, c.decoded.immediate as u8, mxcsr, low_mut(&mut result))
+        })?;
+        c.commit(&result)?;
+        Ok(Outcome::Next)
+    }
+    Some(match form.vector_length() {
+        64 => run::<O, Zmm>,
+        32 => run::<O, [u64; 4]>,
+        _ => run::<O, Xmm>,
+    })
+}
+
+/// The operation of one source, which is the first.
+pub(crate) struct Each<O>(O);
+
+impl<O: FloatOp> FloatOp for Each<O> {
+    type Lane = O::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(
+        first: &B,
+        _: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        O::apply(first, first, immediate, mxcsr, result)
+    }
+}
+
+/// An operation that reads the low half of each block: these are those of the low half of the source.
+pub(crate) struct Widening<O>(O);
+
+impl<O: FloatOp> FloatOp for Widening<O> {
+    type Lane = O::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        let mut spread = B::default();
+        for (to, from) in spread.quadwords_mut().iter_mut().step_by(2).zip(second.quadwords()) {
+            *to = *from;
+        }
+        O::apply(first, &spread, immediate, mxcsr, result)
+    }
+}
+
+/// An operation that writes the low half of each block: these make the low half of the result.
+pub(crate) struct Narrowing<O>(O);
+
+impl<O: FloatOp> FloatOp for Narrowing<O> {
+    type Lane = O::Lane;
+
+    #[inline(always)]
+    fn apply<B: Bits>(
+        first: &B,
+        second: &B,
+        immediate: u8,
+        mxcsr: &mut Mxcsr,
+        result: &mut B,
+    ) -> Result<(), Exception> {
+        let mut halves = B::default();
+        O::apply(first, second, immediate, mxcsr, &mut halves)?;
+        for (to, from) in result.quadwords_mut().iter_mut().zip(halves.quadwords().iter().step_by(2)) {
+            *to = *from;
+        }
+        Ok(())
+    }
+}
+
+/// A row whose last operand is a general register or memory, whose first element the operation writes.
+macro_rules! from_general_row {
+    ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
+        $crate::run::row::Row {
+            name: stringify!($($mnemonic)/+),
+            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
+            flags: $crate::shape::float::SSE,
+            select: $crate::shape::float::from_general::<$narrow, $wide>,
+            vector: Some(
+                $crate::run::phases::Layout::new($crate::run::phases::Operands::BeforeLast, $bytes)
+                    .by_length()
+                    .scalar(),
+            ),
         }
     };
 }
-
-/// Vector register, vector register or memory: ADDPS, and SQRTSS, which keeps what it does not compute.
-pub(crate) fn two_sources<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, O::Lane>(c, &mut memory)?;
-        let mut result = C::Bits::default();
-        with_mxcsr(c, |c, mxcsr| {
-            let (first, second) = (C::register(c, C::FIRST), P::source::<C>(c, C::FIRST + 1, &memory));
-            O::apply(first, second, c.decoded.immediate as u8, mxcsr, &mut result)
-        })?;
-        C::set::<O::Lane>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_source!(form, 1, run, <O>)
-}
-
-/// One vector register or memory: SQRTPS.
-pub(crate) fn one_source<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, O::Lane>(c, &mut memory)?;
-        let result = apply_to_one::<C, P, O>(c, &memory)?;
-        C::set::<O::Lane>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_source!(form, 1, run, <O>)
-}
+pub(crate) use from_general_row;
 
 /// A general register or memory to an element: CVTSI2SS, by operations for 32 and 64 bits.
 pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<S: Source, W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let source = Xmm::from_low(S::read::<W>(c)?.zero_extend());
-        let first = Sse::get(c, Sse::FIRST);
-        let result = apply::<O, Xmm>(c, &first, &source)?;
-        Sse::set::<O::Lane>(c, result);
+    fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let (mut sources, mut result) = (Sources::default(), Zmm::default());
+        c.fetch(&mut sources)?;
+        let last = c.decoded.instruction.op_count().saturating_sub(1) as usize;
+        let source = Xmm::from_low(c.read::<W>(last & 3)?.zero_extend());
+        *low_mut(&mut result) = apply::<O, Xmm>(c, low(&sources[0]), &source)?;
+        c.commit(&result)?;
         Ok(Outcome::Next)
     }
-    match (form.class(0)?, form.shape(1), form.size(1)) {
-        (ClassName::Sse, Shape::Register, 4) => Some(run::<Reg<1>, u32, Narrow>),
-        (ClassName::Sse, Shape::Register, 8) => Some(run::<Reg<1>, u64, Wide>),
-        (ClassName::Sse, Shape::Memory, 4) => Some(run::<Mem, u32, Narrow>),
-        (ClassName::Sse, Shape::Memory, 8) => Some(run::<Mem, u64, Wide>),
+    match form.size(form.instruction.op_count().checked_sub(1)?) {
+        4 => Some(run::<u32, Narrow>),
+        8 => Some(run::<u64, Wide>),
         _ => None,
     }
 }
 
+/// A row that writes what the operation makes of the lowest element to a general register.
+macro_rules! to_general_row {
+    ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
+        $crate::run::row::Row {
+            name: stringify!($($mnemonic)/+),
+            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
+            flags: $crate::shape::float::SSE,
+            select: $crate::shape::float::to_general::<$narrow, $wide>,
+            vector: Some(
+                $crate::run::phases::Layout::new($crate::run::phases::Operands::One, $bytes)
+                    .by_length()
+                    .scalar(),
+            ),
+        }
+    };
+}
+pub(crate) use to_general_row;
+
 /// An element to a general register: CVTSS2SI, by operations for 32 and 64 bits.
 pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, O::Lane>(c, &mut memory)?;
-        let result = apply_to_one::<C, P, O>(c, &memory)?;
-        let low = result.quadwords().first().copied().unwrap_or(0);
-        c.decoded.operand[0].set(c.registers, W::truncate(low));
+    fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let mut sources = Sources::default();
+        c.fetch(&mut sources)?;
+        let result = apply::<O, Xmm>(c, low(&sources[0]), low(&sources[0]))?;
+        c.decoded.operand[0].set(c.registers, W::truncate(result[0]));
         Ok(Outcome::Next)
     }
     match (form.shape(0), form.size(0)) {
-        (Shape::Register, 4) => by_source!(form, 1, run, <u32, Narrow>),
-        (Shape::Register, 8) => by_source!(form, 1, run, <u64, Wide>),
+        (Shape::Register, 4) => Some(run::<u32, Narrow>),
+        (Shape::Register, 8) => Some(run::<u64, Wide>),
         _ => None,
     }
 }
@@ -227,14 +345,59 @@ pub(crate) trait FloatFlags {
     fn apply<B: Bits>(first: &B, second: &B, mxcsr: &mut Mxcsr) -> Result<Rflags, Exception>;
 }
 
-pub(crate) fn to_flags<O: FloatFlags>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut memory = C::Bits::default();
-        P::load::<C, O::Lane>(c, &mut memory)?;
-        let flags =
-            with_mxcsr(c, |c, mxcsr| O::apply(C::register(c, 0), P::source::<C>(c, 1, &memory), mxcsr))?;
+pub(crate) fn to_flags<O: FloatFlags>(_: &Form<'_>) -> Option<Execute> {
+    fn run<O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let mut sources = Sources::default();
+        c.fetch(&mut sources)?;
+        let flags = with_mxcsr(c, |_, mxcsr| O::apply::<Xmm>(low(&sources[0]), low(&sources[1]), mxcsr))?;
         c.set_status(flags);
         Ok(Outcome::Next)
     }
-    by_source!(form, 1, run, <O>)
+    Some(run::<O>)
+}
+
+/// A row that compares the lowest elements of two sources.
+macro_rules! to_flags_row {
+    ([$($mnemonic:ident),+], $bytes:literal, $operation:ty) => {
+        $crate::run::row::Row {
+            name: stringify!($($mnemonic)/+),
+            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
+            flags: $crate::shape::float::SSE,
+            select: $crate::shape::float::to_flags::<$operation>,
+            vector: Some(
+                $crate::run::phases::Layout::new($crate::run::phases::Operands::Two, $bytes)
+                    .by_length()
+                    .scalar(),
+            ),
+        }
+    };
+}
+pub(crate) use to_flags_row;
+
+/// A comparison, by the functions for legacy encodings, for others, and for those whose result are bits of a mask.
+pub(crate) fn compare<Legacy: FloatOp, Vex: FloatOp>(form: &Form<'_>) -> Option<Execute> {
+    fn to_mask<O: FloatOp, B: Bits>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let (mut sources, mut result) = (Sources::default(), Zmm::default());
+        c.fetch(&mut sources)?;
+        c.without_masked(&mut sources);
+        let (first, second) = (low::<B>(&sources[0]), low::<B>(&sources[1]));
+        with_mxcsr(c, |c, mxcsr| {
+            O::apply(first, second, c.decoded.immediate as u8, mxcsr, low_mut(&mut result))
+        })?;
+        let lanes = c.phases.lanes();
+        let bytes: &[u8] = bytemuck::cast_slice(&result);
+        let bits = bytes.chunks_exact(size_of::<O::Lane>()).take(lanes).enumerate();
+        let bits = bits.fold(0, |bits, (index, lane)| bits | u64::from(lane[0] & 1) << (index & 63));
+        c.commit_mask(bits, lanes);
+        Ok(Outcome::Next)
+    }
+    if form.encoding() == EncodingKind::Legacy {
+        return float::<Legacy>(form);
+    }
+    match (form.instruction.op_register(0).is_k(), form.vector_length()) {
+        (false, _) => float::<Vex>(form),
+        (true, 64) => Some(to_mask::<Vex, Zmm>),
+        (true, 32) => Some(to_mask::<Vex, [u64; 4]>),
+        (true, _) => Some(to_mask::<Vex, Xmm>),
+    }
 }

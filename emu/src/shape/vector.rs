@@ -12,7 +12,8 @@ use crate::model::exception::Exception;
 use crate::model::lane::{Blocks, Lane};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Sources, Zmm};
+use crate::run::phases::{Layout, Sources, Zmm};
+use crate::run::row::Row;
 
 /// A row of a vector instruction: its work as a type, and what decoding must know of its operands.
 macro_rules! work_row {
@@ -27,6 +28,36 @@ macro_rules! work_row {
     };
 }
 pub(crate) use work_row;
+
+impl Row {
+    const fn with_layout(self, layout: Layout) -> Row {
+        Row { vector: Some(layout), ..self }
+    }
+
+    /// The memory operand is read whole, whatever the mask leaves out.
+    pub(crate) const fn whole(self) -> Row {
+        match self.vector {
+            Some(layout) => self.with_layout(layout.whole()),
+            None => self,
+        }
+    }
+
+    /// Elements of the memory operand that the mask leaves out are not looked at, though blocks are computed.
+    pub(crate) const fn suppressing(self) -> Row {
+        match self.vector {
+            Some(layout) => self.with_layout(layout.suppressing()),
+            None => self,
+        }
+    }
+
+    /// The mask counts elements of so many bytes, and not those that the work is written for.
+    pub(crate) const fn masked_by(self, bytes: usize) -> Row {
+        match self.vector {
+            Some(layout) => self.with_layout(layout.masked_by(bytes)),
+            None => self,
+        }
+    }
+}
 
 /// The rows of vector instructions; [`row!`](crate::shape::row) comes here.
 macro_rules! vector_row {
@@ -162,6 +193,22 @@ macro_rules! vector_row {
             Op
         )
     }};
+    // The same where an immediate or the lanes of a source choose: two such functions, of which the second sees
+    // the sources in the manual's order.
+    ($mnemonics:tt, Permute<$lane:ty>, $flags:expr, $by_immediate:expr, $by_lanes:expr) => {
+        $crate::run::row::Row {
+            select: |form| {
+                let by_immediate = const {
+                    $crate::shape::vector::vector_row!($mnemonics, Across<$lane>, $flags, One, $by_immediate).select
+                };
+                let by_lanes = const {
+                    $crate::shape::vector::vector_row!($mnemonics, Across<$lane>, $flags, Two, $by_lanes).select
+                };
+                if form.any($crate::decode::form::Shape::Immediate) { by_immediate(form) } else { by_lanes(form) }
+            },
+            ..$crate::shape::vector::vector_row!($mnemonics, Across<$lane>, $flags, Shift, $by_immediate)
+        }
+    };
     // Lanes of the second source where the immediate has ones, else of the first.
     ($mnemonics:tt, Blend<$lane:ty>, $flags:expr) => {
         $crate::shape::vector::vector_row!($mnemonics, Across<$lane>, $flags, Two, $crate::shape::vector::blend)
@@ -482,6 +529,12 @@ impl<T: Lane, O: Blocks<T>> Work for ByBlocks<T, O> {
 #[inline(always)]
 pub(crate) fn blend<T: Copy>([first, second, _]: [&[T]; 3], index: usize, immediate: u8) -> T {
     if immediate >> (index & 7) & 1 != 0 { second[index] } else { first[index] }
+}
+
+/// The element at `index`, counted around.
+#[inline(always)]
+pub(crate) fn pick<T: Copy + Default>(elements: &[T], index: usize) -> T {
+    elements.get(index & elements.len().wrapping_sub(1)).copied().unwrap_or_default()
 }
 
 /// A comparison of lanes.

@@ -4,6 +4,7 @@
 //! in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
 pub(crate) mod float;
+pub(crate) mod soft;
 
 use core::marker::PhantomData;
 
@@ -155,6 +156,34 @@ impl Class for Sse {
     #[inline(always)]
     fn set_number(context: &mut Context<'_>, number: u8, value: Xmm) {
         context.registers.extended.vector[usize::from(number & 31)].set_low(value);
+    }
+    #[inline(always)]
+    fn done(_: &mut Context<'_>) {}
+}
+
+/// XMM registers under VEX: a write clears the bits above.
+pub(crate) struct Vex;
+
+impl Class for Vex {
+    type Bits = Xmm;
+    const FIRST: usize = 1;
+    const ALIGNMENT: Alignment = Alignment::Any;
+
+    #[inline(always)]
+    fn ready(_: &Context<'_>) -> Result<(), Exception> {
+        Ok(())
+    }
+    #[inline(always)]
+    fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a Xmm {
+        context.xmm(context.decoded.operand[index].number)
+    }
+    #[inline(always)]
+    fn mask<'a>(context: &'a Context<'_>) -> &'a Xmm {
+        Self::register(context, 3)
+    }
+    #[inline(always)]
+    fn set_number(context: &mut Context<'_>, number: u8, [low, high]: Xmm) {
+        context.registers.extended.vector[usize::from(number & 31)].0 = [low, high, 0, 0, 0, 0, 0, 0];
     }
     #[inline(always)]
     fn done(_: &mut Context<'_>) {}

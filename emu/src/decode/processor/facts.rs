@@ -127,5 +127,11 @@ bitflags! {
         const XSAVE_WRITES_FOUR_BYTES_OF_PKRU = 1 << 43;
         /// XINUSE may say of SSE and AVX that they are in use though all zero (SDM volume 1, section 13.6).
         const XINUSE_IS_CONSERVATIVE = 1 << 44;
+
+        // AVX and AVX-512.
+
+        /// A store under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
+        /// the page after it is at fault, the last byte of its last; elsewhere the first byte at fault.
+        const MASKED_STORES_CHECK_THEIR_ENDS = 1 << 45;
     }
 }

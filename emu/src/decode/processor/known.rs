@@ -44,7 +44,8 @@ pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
     .union(Facts::DOT_PRODUCTS_EXCHANGE_LANES)
     .union(Facts::XSAVE_LOOKS_AT_THE_END_FIRST)
     .union(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU)
-    .union(Facts::XINUSE_IS_CONSERVATIVE);
+    .union(Facts::XINUSE_IS_CONSERVATIVE)
+    .union(Facts::MASKED_STORES_CHECK_THEIR_ENDS);
 
 /// What both have whose features are named below.
 const COMMON: Features = Features::of(&[

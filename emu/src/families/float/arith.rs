@@ -9,51 +9,50 @@ use crate::model::lane::{Bits, Lane};
 use crate::model::registers::Mxcsr;
 use crate::run::context::Execute;
 use crate::run::row::Row;
-use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
-use crate::shape::row;
+use crate::shape::float::{FloatOp, float, float_row};
 use crate::vector::float::compute;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Addps, Select, SSE, two_sources::<sse::Addps>),
-    row!(Addpd, Select, SSE, two_sources::<sse::Addpd>),
-    row!(Addss, Select, SSE, two_sources::<sse::Addss>),
-    row!(Addsd, Select, SSE, two_sources::<sse::Addsd>),
-    row!(Subps, Select, SSE, two_sources::<sse::Subps>),
-    row!(Subpd, Select, SSE, two_sources::<sse::Subpd>),
-    row!(Subss, Select, SSE, two_sources::<sse::Subss>),
-    row!(Subsd, Select, SSE, two_sources::<sse::Subsd>),
-    row!(Mulps, Select, SSE, two_sources::<sse::Mulps>),
-    row!(Mulpd, Select, SSE, two_sources::<sse::Mulpd>),
-    row!(Mulss, Select, SSE, two_sources::<sse::Mulss>),
-    row!(Mulsd, Select, SSE, two_sources::<sse::Mulsd>),
-    row!(Divps, Select, SSE, two_sources::<sse::Divps>),
-    row!(Divpd, Select, SSE, two_sources::<sse::Divpd>),
-    row!(Divss, Select, SSE, two_sources::<sse::Divss>),
-    row!(Divsd, Select, SSE, two_sources::<sse::Divsd>),
-    row!(Minps, Select, SSE, two_sources::<sse::Minps>),
-    row!(Minpd, Select, SSE, two_sources::<sse::Minpd>),
-    row!(Minss, Select, SSE, two_sources::<sse::Minss>),
-    row!(Minsd, Select, SSE, two_sources::<sse::Minsd>),
-    row!(Maxps, Select, SSE, two_sources::<sse::Maxps>),
-    row!(Maxpd, Select, SSE, two_sources::<sse::Maxpd>),
-    row!(Maxss, Select, SSE, two_sources::<sse::Maxss>),
-    row!(Maxsd, Select, SSE, two_sources::<sse::Maxsd>),
-    row!(Sqrtps, Select, SSE, one_source::<sse::Sqrtps>),
-    row!(Sqrtpd, Select, SSE, one_source::<sse::Sqrtpd>),
-    row!(Sqrtss, Select, UNARY, two_sources::<sse::Sqrtss>),
-    row!(Sqrtsd, Select, UNARY, two_sources::<sse::Sqrtsd>),
-    row!(Rcpps, Select, SSE, one_source::<sse::Rcpps>),
-    row!(Rcpss, Select, UNARY, two_sources::<sse::Rcpss>),
-    row!(Rsqrtps, Select, SSE, one_source::<sse::Rsqrtps>),
-    row!(Rsqrtss, Select, UNARY, two_sources::<sse::Rsqrtss>),
-    row!(Addsubps, Select, SSE, two_sources::<sse::Addsubps>),
-    row!(Addsubpd, Select, SSE, two_sources::<sse::Addsubpd>),
-    row!(Haddps, Select, SSE, two_sources::<Horizontal<sse::Addps>>),
-    row!(Haddpd, Select, SSE, two_sources::<Horizontal<sse::Addpd>>),
-    row!(Hsubps, Select, SSE, two_sources::<Horizontal<sse::Subps>>),
-    row!(Hsubpd, Select, SSE, two_sources::<Horizontal<sse::Subpd>>),
-    row!(Dpps, Select, SSE, dpps),
-    row!(Dppd, Select, SSE, dppd),
+    float_row!([Addps, Vaddps], packed 4, sse::Addps),
+    float_row!([Addpd, Vaddpd], packed 8, sse::Addpd),
+    float_row!([Addss, Vaddss], scalar 4 -> 4, SSE, sse::Addss),
+    float_row!([Addsd, Vaddsd], scalar 8 -> 8, SSE, sse::Addsd),
+    float_row!([Subps, Vsubps], packed 4, sse::Subps),
+    float_row!([Subpd, Vsubpd], packed 8, sse::Subpd),
+    float_row!([Subss, Vsubss], scalar 4 -> 4, SSE, sse::Subss),
+    float_row!([Subsd, Vsubsd], scalar 8 -> 8, SSE, sse::Subsd),
+    float_row!([Mulps, Vmulps], packed 4, sse::Mulps),
+    float_row!([Mulpd, Vmulpd], packed 8, sse::Mulpd),
+    float_row!([Mulss, Vmulss], scalar 4 -> 4, SSE, sse::Mulss),
+    float_row!([Mulsd, Vmulsd], scalar 8 -> 8, SSE, sse::Mulsd),
+    float_row!([Divps, Vdivps], packed 4, sse::Divps),
+    float_row!([Divpd, Vdivpd], packed 8, sse::Divpd),
+    float_row!([Divss, Vdivss], scalar 4 -> 4, SSE, sse::Divss),
+    float_row!([Divsd, Vdivsd], scalar 8 -> 8, SSE, sse::Divsd),
+    float_row!([Minps, Vminps], packed 4, sse::Minps),
+    float_row!([Minpd, Vminpd], packed 8, sse::Minpd),
+    float_row!([Minss, Vminss], scalar 4 -> 4, SSE, sse::Minss),
+    float_row!([Minsd, Vminsd], scalar 8 -> 8, SSE, sse::Minsd),
+    float_row!([Maxps, Vmaxps], packed 4, sse::Maxps),
+    float_row!([Maxpd, Vmaxpd], packed 8, sse::Maxpd),
+    float_row!([Maxss, Vmaxss], scalar 4 -> 4, SSE, sse::Maxss),
+    float_row!([Maxsd, Vmaxsd], scalar 8 -> 8, SSE, sse::Maxsd),
+    float_row!([Sqrtps, Vsqrtps], each 4 -> 4, sse::Sqrtps),
+    float_row!([Sqrtpd, Vsqrtpd], each 8 -> 8, sse::Sqrtpd),
+    float_row!([Sqrtss, Vsqrtss], scalar 4 -> 4, UNARY, sse::Sqrtss),
+    float_row!([Sqrtsd, Vsqrtsd], scalar 8 -> 8, UNARY, sse::Sqrtsd),
+    float_row!([Rcpps, Vrcpps], each 4 -> 4, sse::Rcpps),
+    float_row!([Rcpss, Vrcpss], scalar 4 -> 4, UNARY, sse::Rcpss),
+    float_row!([Rsqrtps, Vrsqrtps], each 4 -> 4, sse::Rsqrtps),
+    float_row!([Rsqrtss, Vrsqrtss], scalar 4 -> 4, UNARY, sse::Rsqrtss),
+    float_row!([Addsubps, Vaddsubps], packed 4, sse::Addsubps),
+    float_row!([Addsubpd, Vaddsubpd], packed 8, sse::Addsubpd),
+    float_row!([Haddps, Vhaddps], packed 4, Horizontal<sse::Addps>),
+    float_row!([Haddpd, Vhaddpd], packed 8, Horizontal<sse::Addpd>),
+    float_row!([Hsubps, Vhsubps], packed 4, Horizontal<sse::Subps>),
+    float_row!([Hsubpd, Vhsubpd], packed 8, Horizontal<sse::Subpd>),
+    Row { select: dpps, ..float_row!([Dpps, Vdpps], packed 4, sse::Mulps) },
+    Row { select: dppd, ..float_row!([Dppd, Vdppd], packed 8, sse::Mulpd) },
 ];
 
 /// HADDPS and its like: the operation on neighbours, those of each block of the first source, then those
@@ -127,15 +126,15 @@ struct Dot<Multiply, Add, const EXCHANGES: bool>(Multiply, Add);
 
 fn dpps(form: &Form<'_>) -> Option<Execute> {
     match form.processor.is(Facts::DOT_PRODUCTS_EXCHANGE_LANES) {
-        true => two_sources::<Dot<sse::Mulps, sse::Addps, true>>(form),
-        false => two_sources::<Dot<sse::Mulps, sse::Addps, false>>(form),
+        true => float::<Dot<sse::Mulps, sse::Addps, true>>(form),
+        false => float::<Dot<sse::Mulps, sse::Addps, false>>(form),
     }
 }
 
 fn dppd(form: &Form<'_>) -> Option<Execute> {
     match form.processor.is(Facts::DOT_PRODUCTS_EXCHANGE_LANES) {
-        true => two_sources::<Dot<sse::Mulpd, sse::Addpd, true>>(form),
-        false => two_sources::<Dot<sse::Mulpd, sse::Addpd, false>>(form),
+        true => float::<Dot<sse::Mulpd, sse::Addpd, true>>(form),
+        false => float::<Dot<sse::Mulpd, sse::Addpd, false>>(form),
     }
 }
 

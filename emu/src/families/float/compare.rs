@@ -8,31 +8,54 @@ use crate::model::format::Format;
 use crate::model::lane::{Bits, Xmm, by_blocks_of};
 use crate::model::registers::{Mxcsr, Rflags};
 use crate::run::row::Row;
-use crate::shape::float::{FloatFlags, FloatOp, SSE, to_flags, two_sources};
-use crate::shape::row;
+use crate::shape::float::{FloatFlags, FloatOp, compare, float_row, to_flags_row};
 use crate::vector::float::compute;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Cmpps, Select, SSE, two_sources::<Cmp<sse::QuietCmpps, sse::SignalingCmpps>>),
-    row!(Cmppd, Select, SSE, two_sources::<Cmp<sse::QuietCmppd, sse::SignalingCmppd>>),
-    row!(Cmpss, Select, SSE, two_sources::<Cmp<sse::QuietCmpss, sse::SignalingCmpss>>),
-    row!(Cmpsd, Select, SSE, two_sources::<Cmp<sse::QuietCmpsd, sse::SignalingCmpsd>>),
-    row!(Comiss, Select, SSE, to_flags::<Comi<sse::SignalingCmpss>>),
-    row!(Comisd, Select, SSE, to_flags::<Comi<sse::SignalingCmpsd>>),
-    row!(Ucomiss, Select, SSE, to_flags::<Comi<sse::QuietCmpss>>),
-    row!(Ucomisd, Select, SSE, to_flags::<Comi<sse::QuietCmpsd>>),
+    Row {
+        select: compare::<
+            Cmp<sse::QuietCmpps, sse::SignalingCmpps, 7>,
+            Cmp<sse::QuietCmpps, sse::SignalingCmpps, 31>,
+        >,
+        ..float_row!([Cmpps, Vcmpps], packed 4, Cmp<sse::QuietCmpps, sse::SignalingCmpps, 7>)
+    },
+    Row {
+        select: compare::<
+            Cmp<sse::QuietCmppd, sse::SignalingCmppd, 7>,
+            Cmp<sse::QuietCmppd, sse::SignalingCmppd, 31>,
+        >,
+        ..float_row!([Cmppd, Vcmppd], packed 8, Cmp<sse::QuietCmppd, sse::SignalingCmppd, 7>)
+    },
+    Row {
+        select: compare::<
+            Cmp<sse::QuietCmpss, sse::SignalingCmpss, 7>,
+            Cmp<sse::QuietCmpss, sse::SignalingCmpss, 31>,
+        >,
+        ..float_row!([Cmpss, Vcmpss], scalar 4 -> 4, SSE, Cmp<sse::QuietCmpss, sse::SignalingCmpss, 7>)
+    },
+    Row {
+        select: compare::<
+            Cmp<sse::QuietCmpsd, sse::SignalingCmpsd, 7>,
+            Cmp<sse::QuietCmpsd, sse::SignalingCmpsd, 31>,
+        >,
+        ..float_row!([Cmpsd, Vcmpsd], scalar 8 -> 8, SSE, Cmp<sse::QuietCmpsd, sse::SignalingCmpsd, 7>)
+    },
+    to_flags_row!([Comiss, Vcomiss], 4, Comi<sse::SignalingCmpss>),
+    to_flags_row!([Comisd, Vcomisd], 8, Comi<sse::SignalingCmpsd>),
+    to_flags_row!([Ucomiss, Vucomiss], 4, Comi<sse::QuietCmpss>),
+    to_flags_row!([Ucomisd, Vucomisd], 8, Comi<sse::QuietCmpsd>),
 ];
 
 /// What a comparison predicate asks: the imm8 of CMPPS, of which VEX and EVEX encodings use five bits, and
 /// legacy ones three (SDM volume 2A, table 3-1).
 #[derive(Clone, Copy)]
-struct Predicate(u8);
+pub(super) struct Predicate(pub(super) u8);
 
 impl Predicate {
-    const LESS: u8 = 1 << relation::LESS;
-    const EQUAL: u8 = 1 << relation::EQUAL;
-    const GREATER: u8 = 1 << 2;
-    const UNORDERED: u8 = 1 << relation::UNORDERED;
+    pub(super) const LESS: u8 = 1 << relation::LESS;
+    pub(super) const EQUAL: u8 = 1 << relation::EQUAL;
+    pub(super) const GREATER: u8 = 1 << 2;
+    pub(super) const UNORDERED: u8 = 1 << relation::UNORDERED;
 
     /// Which relations it holds for, by its low four bits.
     #[rustfmt::skip]
@@ -48,7 +71,7 @@ impl Predicate {
         ]
     };
 
-    fn holds(self) -> u8 {
+    pub(super) fn holds(self) -> u8 {
         Self::HOLDS[usize::from(self.0 & 15)]
     }
 
@@ -68,16 +91,16 @@ impl Predicate {
     }
 
     /// Whether a quiet NaN is invalid.
-    fn is_signaling(self) -> bool {
+    pub(super) fn is_signaling(self) -> bool {
         matches!(self.0 & 3, 1 | 2) != (self.0 & 16 != 0)
     }
 }
 
 /// CMPPS and its like, by how elements relate: the first operation for predicates under which a quiet NaN
-/// raises nothing.
-struct Cmp<Quiet, Signaling>(PhantomData<(Quiet, Signaling)>);
+/// raises nothing. Legacy encodings look at three bits of the immediate, others at five.
+struct Cmp<Quiet, Signaling, const PREDICATES: u8>(PhantomData<(Quiet, Signaling)>);
 
-impl<Quiet: HostOp, Signaling: HostOp> FloatOp for Cmp<Quiet, Signaling> {
+impl<Quiet: HostOp, Signaling: HostOp, const PREDICATES: u8> FloatOp for Cmp<Quiet, Signaling, PREDICATES> {
     type Lane = <Quiet::Source as Format>::Lane;
 
     #[inline(always)]
@@ -88,8 +111,7 @@ impl<Quiet: HostOp, Signaling: HostOp> FloatOp for Cmp<Quiet, Signaling> {
         mxcsr: &mut Mxcsr,
         result: &mut B,
     ) -> Result<(), Exception> {
-        // Legacy encodings have eight predicates.
-        let predicate = Predicate(immediate & 7);
+        let predicate = Predicate(immediate & PREDICATES);
         let mut relations = B::default();
         if predicate.is_signaling() {
             compute::<Signaling, B>(first, second, mxcsr, &mut relations)?;

@@ -3,26 +3,28 @@
 use crate::decode::flags::Flags;
 use crate::host::sse;
 use crate::run::row::Row;
-use crate::shape::float::{SSE, UNARY, from_general, from_mmx, one_source, to_general, to_mmx, two_sources};
+use crate::shape::float::{
+    Narrowing, SSE, Widening, float_row, from_general_row, from_mmx, to_general_row, to_mmx,
+};
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Cvtdq2ps, Select, SSE, one_source::<sse::Cvtdq2ps>),
-    row!(Cvtdq2pd, Select, SSE, one_source::<sse::Cvtdq2pd>),
-    row!(Cvtps2dq, Select, SSE, one_source::<sse::Cvtps2dq>),
-    row!(Cvttps2dq, Select, SSE, one_source::<sse::Cvttps2dq>),
-    row!(Cvtpd2dq, Select, SSE, one_source::<sse::Cvtpd2dq>),
-    row!(Cvttpd2dq, Select, SSE, one_source::<sse::Cvttpd2dq>),
-    row!(Cvtps2pd, Select, SSE, one_source::<sse::Cvtps2pd>),
-    row!(Cvtpd2ps, Select, SSE, one_source::<sse::Cvtpd2ps>),
-    row!(Cvtss2sd, Select, UNARY, two_sources::<sse::Cvtss2sd>),
-    row!(Cvtsd2ss, Select, UNARY, two_sources::<sse::Cvtsd2ss>),
-    row!(Cvtsi2ss, Select, SSE, from_general::<sse::Cvtsi2ss32, sse::Cvtsi2ss64>),
-    row!(Cvtsi2sd, Select, SSE, from_general::<sse::Cvtsi2sd32, sse::Cvtsi2sd64>),
-    row!(Cvtss2si, Select, SSE, to_general::<sse::Cvtss2si32, sse::Cvtss2si64>),
-    row!(Cvttss2si, Select, SSE, to_general::<sse::Cvttss2si32, sse::Cvttss2si64>),
-    row!(Cvtsd2si, Select, SSE, to_general::<sse::Cvtsd2si32, sse::Cvtsd2si64>),
-    row!(Cvttsd2si, Select, SSE, to_general::<sse::Cvttsd2si32, sse::Cvttsd2si64>),
+    float_row!([Cvtdq2ps, Vcvtdq2ps], each 4 -> 4, sse::Cvtdq2ps),
+    float_row!([Cvtdq2pd, Vcvtdq2pd], each 4 -> 8, Widening<sse::Cvtdq2pd>),
+    float_row!([Cvtps2dq, Vcvtps2dq], each 4 -> 4, sse::Cvtps2dq),
+    float_row!([Cvttps2dq, Vcvttps2dq], each 4 -> 4, sse::Cvttps2dq),
+    float_row!([Cvtpd2dq, Vcvtpd2dq], each 8 -> 4, Narrowing<sse::Cvtpd2dq>),
+    float_row!([Cvttpd2dq, Vcvttpd2dq], each 8 -> 4, Narrowing<sse::Cvttpd2dq>),
+    float_row!([Cvtps2pd, Vcvtps2pd], each 4 -> 8, Widening<sse::Cvtps2pd>),
+    float_row!([Cvtpd2ps, Vcvtpd2ps], each 8 -> 4, Narrowing<sse::Cvtpd2ps>),
+    float_row!([Cvtss2sd, Vcvtss2sd], scalar 4 -> 8, UNARY, sse::Cvtss2sd),
+    float_row!([Cvtsd2ss, Vcvtsd2ss], scalar 8 -> 4, UNARY, sse::Cvtsd2ss),
+    from_general_row!([Cvtsi2ss, Vcvtsi2ss], 4, sse::Cvtsi2ss32, sse::Cvtsi2ss64),
+    from_general_row!([Cvtsi2sd, Vcvtsi2sd], 8, sse::Cvtsi2sd32, sse::Cvtsi2sd64),
+    to_general_row!([Cvtss2si, Vcvtss2si], 4, sse::Cvtss2si32, sse::Cvtss2si64),
+    to_general_row!([Cvttss2si, Vcvttss2si], 4, sse::Cvttss2si32, sse::Cvttss2si64),
+    to_general_row!([Cvtsd2si, Vcvtsd2si], 8, sse::Cvtsd2si32, sse::Cvtsd2si64),
+    to_general_row!([Cvttsd2si, Vcvttsd2si], 8, sse::Cvttsd2si32, sse::Cvttsd2si64),
     row!(Cvtpi2ps, Select, SSE.union(Flags::X87), from_mmx::<sse::Cvtdq2ps, true>),
     row!(Cvtpi2pd, Select, SSE.union(Flags::X87), from_mmx::<sse::Cvtdq2pd, false>),
     row!(Cvtps2pi, Select, SSE.union(Flags::X87), to_mmx::<sse::Cvtps2dq, 4>),

@@ -9,8 +9,10 @@ use crate::run::place::{Destination, Mem, Source};
 use crate::run::row::Row;
 use crate::shape::row;
 
-pub(super) static ROWS: &[Row] =
-    &[row!(Ldmxcsr, Whole, Flags::SSE, ldmxcsr), row!(Stmxcsr, Whole, Flags::SSE, stmxcsr)];
+pub(super) static ROWS: &[Row] = &[
+    row!([Ldmxcsr, Vldmxcsr], Whole, Flags::SSE, ldmxcsr),
+    row!([Stmxcsr, Vstmxcsr], Whole, Flags::SSE, stmxcsr),
+];
 
 /// #GP for a bit that this processor does not have.
 fn ldmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {

@@ -7,15 +7,14 @@ use crate::model::format::{Double, Format, Single};
 use crate::model::lane::Bits;
 use crate::model::registers::Mxcsr;
 use crate::run::row::Row;
-use crate::shape::float::{FloatOp, SSE, UNARY, one_source, two_sources};
-use crate::shape::row;
+use crate::shape::float::{FloatOp, float_row};
 use crate::vector::float::{by_blocks, raise};
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Roundps, Select, SSE, one_source::<Round<Single, 4>>),
-    row!(Roundpd, Select, SSE, one_source::<Round<Double, 2>>),
-    row!(Roundss, Select, UNARY, two_sources::<Round<Single, 1>>),
-    row!(Roundsd, Select, UNARY, two_sources::<Round<Double, 1>>),
+    float_row!([Roundps, Vroundps], each 4 -> 4, Round<Single, 4>),
+    float_row!([Roundpd, Vroundpd], each 8 -> 8, Round<Double, 2>),
+    float_row!([Roundss, Vroundss], scalar 4 -> 4, UNARY, Round<Single, 1>),
+    float_row!([Roundsd, Vroundsd], scalar 8 -> 8, UNARY, Round<Double, 1>),
 ];
 
 /// ROUNDPS and its like, of the first `ELEMENTS` of each block.

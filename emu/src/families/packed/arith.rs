@@ -35,25 +35,31 @@ pub(super) static ROWS: &[Row] = &[
     row!([Pmaxub, Vpmaxub], Lanes<u8>, NONE, u8::max),
     row!([Pmaxuw, Vpmaxuw], Lanes<u16>, NONE, u16::max),
     row!([Pmaxud, Vpmaxud], Lanes<u32>, NONE, u32::max),
+    row!(Vpminsq, Lanes<i64>, NONE, i64::min),
+    row!(Vpminuq, Lanes<u64>, NONE, u64::min),
+    row!(Vpmaxsq, Lanes<i64>, NONE, i64::max),
+    row!(Vpmaxuq, Lanes<u64>, NONE, u64::max),
     row!([Pavgb, Vpavgb], Lanes<u8>, NONE, pavgb),
     row!([Pavgw, Vpavgw], Lanes<u16>, NONE, pavgw),
     row!([Pabsb, Vpabsb], EachLane<i8>, NONE, i8::wrapping_abs),
     row!([Pabsw, Vpabsw], EachLane<i16>, NONE, i16::wrapping_abs),
     row!([Pabsd, Vpabsd], EachLane<i32>, NONE, i32::wrapping_abs),
+    row!(Vpabsq, EachLane<i64>, NONE, i64::wrapping_abs),
     row!([Psignb, Vpsignb], Lanes<i8>, NONE, |first: i8, second: i8| first.wrapping_mul(second.signum())),
     row!([Psignw, Vpsignw], Lanes<i16>, NONE, |first: i16, second: i16| first.wrapping_mul(second.signum())),
     row!([Psignd, Vpsignd], Lanes<i32>, NONE, |first: i32, second: i32| first.wrapping_mul(second.signum())),
     row!([Pmullw, Vpmullw], Lanes<u16>, NONE, u16::wrapping_mul),
     row!([Pmulld, Vpmulld], Lanes<u32>, NONE, u32::wrapping_mul),
+    row!(Vpmullq, Lanes<u64>, NONE, u64::wrapping_mul),
     row!([Pmulhw, Vpmulhw], Lanes<i16>, NONE, pmulhw),
     row!([Pmulhuw, Vpmulhuw], Lanes<u16>, NONE, pmulhuw),
     row!([Pmulhrsw, Vpmulhrsw], Lanes<i16>, NONE, pmulhrsw),
     row!([Pmuludq, Vpmuludq], Lanes<u64>, NONE, pmuludq),
     row!([Pmuldq, Vpmuldq], Lanes<i64>, NONE, pmuldq),
-    row!([Pmaddwd, Vpmaddwd], Lanes<i32>, NONE, pmaddwd),
-    row!([Pmaddubsw, Vpmaddubsw], Lanes<i16>, NONE, pmaddubsw),
+    row!([Pmaddwd, Vpmaddwd], Lanes<i32>, NONE, pmaddwd).whole(),
+    row!([Pmaddubsw, Vpmaddubsw], Lanes<i16>, NONE, pmaddubsw).whole(),
     row!([Psadbw, Vpsadbw], Lanes<u64>, NONE, psadbw),
-    row!([Mpsadbw, Vmpsadbw], Block128Imm<u8>, NONE, mpsadbw),
+    row!([Mpsadbw, Vmpsadbw], Across<u16>, NONE, Two, mpsadbw),
     row!([Phaddw, Vphaddw], Blocks<u16>, NONE, phaddw),
     row!([Phaddd, Vphaddd], Blocks<u32>, NONE, phaddd),
     row!([Phaddsw, Vphaddsw], Blocks<i16>, NONE, phaddsw),
@@ -127,15 +133,17 @@ fn psadbw(first: u64, second: u64) -> u64 {
     pairs.map(|(first, second)| u64::from(first.abs_diff(second))).sum()
 }
 
-/// Four bytes of the second source, against those at eight offsets in the first.
+/// Four bytes of the second source, against those at eight offsets in the first; each block of two has three bits of
+/// the immediate.
 #[inline(always)]
-fn mpsadbw(first: &[u8; 16], second: &[u8; 16], immediate: u8) -> [u8; 16] {
-    let start = usize::from(immediate & 4);
-    let of = 4 * usize::from(immediate & 3);
-    bytemuck::cast(core::array::from_fn::<u16, 8, _>(|offset| {
-        let difference = |byte: usize| first[(start + offset + byte) & 15].abs_diff(second[(of + byte) & 15]);
-        (0..4).map(|byte| u16::from(difference(byte))).sum()
-    }))
+fn mpsadbw([first, second, _]: [&[u16]; 3], index: usize, immediate: u8) -> u16 {
+    let (block, offset) = (index & !7, index & 7);
+    let immediate = usize::from(immediate >> (3 * (index >> 3 & 1)));
+    let byte = |words: &[u16], at: usize| words[block + (at >> 1 & 7)].to_le_bytes()[at & 1];
+    let difference = |at: usize| {
+        byte(first, (immediate & 4) + offset + at).abs_diff(byte(second, 4 * (immediate & 3) + at))
+    };
+    (0..4).map(|at| u16::from(difference(at))).sum()
 }
 
 /// Neighbouring lanes of the first source, then of the second.

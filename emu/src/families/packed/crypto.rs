@@ -22,7 +22,7 @@ pub(super) static ROWS: &[Row] = &[
     row!([Aesimc, Vaesimc], EachBlock128<u8>, NONE, optional::aesimc),
     row!([Aeskeygenassist, Vaeskeygenassist], EachBlock128Imm<u32>, NONE, aeskeygenassist),
     row!([Pclmulqdq, Vpclmulqdq], Block128Imm<u64>, NONE, pclmulqdq),
-    row!([Gf2p8mulb, Vgf2p8mulb], Block128<u8>, NONE, optional::gf2p8mulb),
+    row!([Gf2p8mulb, Vgf2p8mulb], Block128<u8>, NONE, optional::gf2p8mulb).suppressing(),
     row!([Gf2p8affineqb, Vgf2p8affineqb], Block128Imm<u8>, NONE, gf2p8affineqb),
     row!([Gf2p8affineinvqb, Vgf2p8affineinvqb], Block128Imm<u8>, NONE, gf2p8affineinvqb),
     row!(Sha1nexte, Block128<u32>, NONE, optional::sha1nexte),

@@ -1,16 +1,10 @@
 //! Shifts of packed integers and of whole vectors (SDM volume 1, section 9.4.6).
 
 use crate::decode::flags::Flags;
-use crate::decode::form::Form;
-use crate::model::exception::Exception;
-use crate::model::lane::Bits;
-use crate::model::outcome::Outcome;
+use crate::model::lane::Xmm;
 use crate::model::width::Width;
-use crate::run::context::{Context, Execute};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::by_class;
-use crate::vector::{Class, Place};
 
 const NONE: Flags = Flags::empty();
 
@@ -23,8 +17,9 @@ pub(super) static ROWS: &[Row] = &[
     row!([Psrlq, Vpsrlq], LaneShift<u64>, NONE, right),
     row!([Psraw, Vpsraw], LaneShift<i16>, NONE, |lane: i16, count: u64| lane >> count.min(15)),
     row!([Psrad, Vpsrad], LaneShift<i32>, NONE, |lane: i32, count: u64| lane >> count.min(31)),
-    row!(Pslldq, Select, NONE, byte_shift::<Left>),
-    row!(Psrldq, Select, NONE, byte_shift::<Right>),
+    row!(Vpsraq, LaneShift<i64>, NONE, |lane: i64, count: u64| lane >> count.min(63)),
+    row!([Pslldq, Vpslldq], EachBlock128Imm<u64>, NONE, pslldq),
+    row!([Psrldq, Vpsrldq], EachBlock128Imm<u64>, NONE, psrldq),
 ];
 
 /// Zero if the count is the width or more.
@@ -38,41 +33,13 @@ fn right<W: Width>(lane: W, count: u64) -> W {
     lane.shift_right(count.min(64) as u32)
 }
 
-/// Shifts a block of 128 bits.
-trait BlockShift {
-    fn shift(block: u128, count: u32) -> Option<u128>;
+/// By as many bytes as the immediate says.
+#[inline(always)]
+fn pslldq(block: &Xmm, count: u8) -> Xmm {
+    bytemuck::cast(bytemuck::cast::<Xmm, u128>(*block).checked_shl(8 * u32::from(count)).unwrap_or(0))
 }
 
-struct Left;
-struct Right;
-
-impl BlockShift for Left {
-    #[inline(always)]
-    fn shift(block: u128, count: u32) -> Option<u128> {
-        block.checked_shl(count)
-    }
-}
-
-impl BlockShift for Right {
-    #[inline(always)]
-    fn shift(block: u128, count: u32) -> Option<u128> {
-        block.checked_shr(count)
-    }
-}
-
-/// Each block by as many bytes as the immediate says.
-fn byte_shift<O: BlockShift>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: BlockShift>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let count = 8 * (c.decoded.immediate & 0xff) as u32;
-        let mut result = P::fetch::<C, u8>(c, C::FIRST)?;
-        for block in result.quadwords_mut().chunks_exact_mut(2) {
-            let value = u128::from(block[0]) | u128::from(block[1]) << 64;
-            let shifted = O::shift(value, count).unwrap_or(0);
-            block.copy_from_slice(&[shifted as u64, (shifted >> 64) as u64]);
-        }
-        C::set::<u8>(c, result);
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 0, run, <O>)
+#[inline(always)]
+fn psrldq(block: &Xmm, count: u8) -> Xmm {
+    bytemuck::cast(bytemuck::cast::<Xmm, u128>(*block).checked_shr(8 * u32::from(count)).unwrap_or(0))
 }

@@ -15,7 +15,7 @@ pub(super) static ROWS: &[Row] = &[
     row!([Pshuflw, Vpshuflw], EachBlock128Imm<u16>, NONE, pshuflw),
     row!([Pshufhw, Vpshufhw], EachBlock128Imm<u16>, NONE, pshufhw),
     row!([Shufps, Vshufps], Block128Imm<u32>, NONE, shufps),
-    row!([Shufpd, Vshufpd], Block128Imm<u64>, NONE, shufpd),
+    row!([Shufpd, Vshufpd], Across<u64>, NONE, Two, shufpd),
     row!([Palignr, Vpalignr], BlocksImm<u8>, NONE, palignr),
     row!([Punpcklbw, Vpunpcklbw], LowBlocks<u8>, NONE, unpack_low),
     row!([Punpcklwd, Vpunpcklwd], LowBlocks<u16>, NONE, unpack_low),
@@ -28,7 +28,7 @@ pub(super) static ROWS: &[Row] = &[
     row!([Movsldup, Vmovsldup], EachBlock<u32>, NONE, movsldup),
     row!([Movshdup, Vmovshdup], EachBlock<u32>, NONE, movshdup),
     row!([Pblendw, Vpblendw], Blend<u16>, NONE),
-    row!([Blendps, Vblendps], Blend<u32>, NONE),
+    row!([Blendps, Vblendps, Vpblendd], Blend<u32>, NONE),
     row!([Blendpd, Vblendpd], Blend<u64>, NONE),
     row!([Pblendvb, Vpblendvb], BlendBySign<i8>, NONE),
     row!([Blendvps, Vblendvps], BlendBySign<i32>, NONE),
@@ -91,9 +91,11 @@ fn shufps(first: &[u32; 4], second: &[u32; 4], immediate: u8) -> [u32; 4] {
     core::array::from_fn(|index| if index < 2 { first } else { second }[chosen(immediate, index)])
 }
 
+/// Each lane has a bit of the immediate; the even ones come from the first source.
 #[inline(always)]
-fn shufpd(first: &[u64; 2], second: &[u64; 2], immediate: u8) -> [u64; 2] {
-    [first[usize::from(immediate & 1)], second[usize::from(immediate >> 1 & 1)]]
+fn shufpd([first, second, _]: [&[u64]; 3], index: usize, immediate: u8) -> u64 {
+    let source = if index & 1 == 0 { first } else { second };
+    source[index & !1 | usize::from(immediate >> (index & 7) & 1)]
 }
 
 /// The first source lies above the second; beyond both are zeros.

@@ -1,5 +1,7 @@
 //! The packed string comparisons of SSE4.2 (SDM volume 2, section 4.1).
 
+use iced_x86::EncodingKind;
+
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::families::integer::arith::flag;
@@ -11,18 +13,17 @@ use crate::run::context::{Context, Execute};
 use crate::run::phases::Alignment;
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::ClassName;
-use crate::vector::{Class, Sse};
+use crate::vector::{Class, Sse, Vex};
 
 const NONE: Flags = Flags::empty();
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Pcmpestri, Select, NONE, compare::<Explicit32, Index>),
-    row!(Pcmpestri64, Select, NONE, compare::<Explicit64, Index>),
-    row!(Pcmpestrm, Select, NONE, compare::<Explicit32, Mask>),
-    row!(Pcmpestrm64, Select, NONE, compare::<Explicit64, Mask>),
-    row!(Pcmpistri, Select, NONE, compare::<Implicit, Index>),
-    row!(Pcmpistrm, Select, NONE, compare::<Implicit, Mask>),
+    row!([Pcmpestri, Vpcmpestri], Select, NONE, compare::<Explicit32, Index>),
+    row!([Pcmpestri64, Vpcmpestri64], Select, NONE, compare::<Explicit64, Index>),
+    row!([Pcmpestrm, Vpcmpestrm], Select, NONE, compare::<Explicit32, Mask>),
+    row!([Pcmpestrm64, Vpcmpestrm64], Select, NONE, compare::<Explicit64, Mask>),
+    row!([Pcmpistri, Vpcmpistri], Select, NONE, compare::<Implicit, Index>),
+    row!([Pcmpistrm, Vpcmpistrm], Select, NONE, compare::<Implicit, Mask>),
 ];
 
 /// What the immediate says.
@@ -217,11 +218,12 @@ fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
         run::<C, L, R>(c, &second);
         Ok(Outcome::Next)
     }
-    match (form.class(0)?, form.shape(1)) {
-        (ClassName::Sse, Shape::Memory) => Some(memory::<Sse, L, R>),
-        (ClassName::Sse, _) => Some(register::<Sse, L, R>),
-        _ => None,
-    }
+    Some(match (form.encoding() == EncodingKind::Legacy, form.shape(1)) {
+        (true, Shape::Memory) => memory::<Sse, L, R>,
+        (true, _) => register::<Sse, L, R>,
+        (false, Shape::Memory) => memory::<Vex, L, R>,
+        (false, _) => register::<Vex, L, R>,
+    })
 }
 
 #[inline(always)]

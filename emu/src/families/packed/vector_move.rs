@@ -15,7 +15,7 @@ use crate::run::place::{Destination, Mem, Reg, Source};
 use crate::run::row::Row;
 use crate::shape::row;
 use crate::shape::vector::{ClassName, by_class};
-use crate::vector::{Class, InPart, InRegister, Low, Mmx, Place, Sse};
+use crate::vector::{Class, Low, Mmx, Place, Sse};
 
 const NONE: Flags = Flags::empty();
 
@@ -31,12 +31,12 @@ pub(super) static ROWS: &[Row] = &[
     row!([Movhps, Movhpd], Select, NONE, half::<HighHalf, LowHalf>),
     row!(Movhlps, Select, NONE, half::<LowHalf, HighHalf>),
     row!(Movlhps, Select, NONE, half::<HighHalf, LowHalf>),
-    row!(Movddup, Select, NONE, movddup),
+    row!([Movddup, Vmovddup], EachBlock128<u64>, NONE, |block: &[u64; 2]| [block[0]; 2]),
     row!(Movnti, Wide, NONE, movnti),
     row!(Movmskps, Select, NONE, sign_mask::<u32>),
     row!(Movmskpd, Select, NONE, sign_mask::<u64>),
     row!(Pmovmskb, Select, NONE, sign_mask::<u8>),
-    row!([Maskmovq, Maskmovdqu], Select, NONE, maskmov),
+    row!([Maskmovq, Maskmovdqu, Vmaskmovdqu], Select, NONE, maskmov),
 ];
 
 /// What a move of a whole register asks of its memory operand.
@@ -179,23 +179,6 @@ fn half<T: Half, F: Half>(form: &Form<'_>) -> Option<Execute> {
     }
 }
 
-/// The first quadword of each block, twice.
-fn movddup(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut result = P::fetch::<C, u64>(c, 1)?;
-        for block in result.quadwords_mut().chunks_exact_mut(2) {
-            block[1] = block[0];
-        }
-        C::set::<u64>(c, result);
-        Ok(Outcome::Next)
-    }
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Sse, None) => Some(run::<Sse, InRegister>),
-        (ClassName::Sse, Some(8)) => Some(run::<Sse, InPart<8>>),
-        _ => None,
-    }
-}
-
 fn movnti<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let value = Reg::<1>::read::<W>(c)?;
     Mem::write(c, value)?;
@@ -257,10 +240,7 @@ fn maskmov(form: &Form<'_>) -> Option<Execute> {
         }
         Ok(Outcome::Next)
     }
-    match form.class(1)? {
-        ClassName::Mmx => Some(run::<Mmx>),
-        ClassName::Sse => Some(run::<Sse>),
-    }
+    Some(if form.instruction.op_register(1).is_mm() { run::<Mmx> } else { run::<Sse> })
 }
 
 /// Starts and lengths of the runs of negative bytes.

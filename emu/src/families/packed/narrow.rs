@@ -1,0 +1,122 @@
+//! Lanes made narrower, each from its own, and lanes moved together and apart (SDM volume 1, section 15.1).
+
+use crate::decode::flags::Flags;
+use crate::decode::form::Form;
+use crate::decode::operand::Kind;
+use crate::model::exception::Exception;
+use crate::model::lane::Lane;
+use crate::model::outcome::Outcome;
+use crate::run::context::{Context, Execute};
+use crate::run::phases::{Layout, Operands, Sources, Zmm, lowest, write_lanes};
+use crate::run::row::Row;
+use crate::shape::row;
+use crate::shape::vector::{Work, lanes_of, lanes_of_mut, work_row};
+
+const NONE: Flags = Flags::empty();
+
+/// A row that makes lanes narrower: fn(Wide) -> Narrow.
+macro_rules! truncate_row {
+    ($mnemonic:ident, $wide:ty, $narrow:ty, $function:expr) => {{
+        struct Op;
+        impl Work for Op {
+            #[inline]
+            fn work([source, ..]: &Sources, width: usize, _: u8, result: &mut Zmm) {
+                let lanes = lanes_of::<$wide>(source).iter().take(width / size_of::<$wide>());
+                for (narrow, wide) in lanes_of_mut::<$narrow>(result).iter_mut().zip(lanes) {
+                    *narrow = ($function)(*wide) as $narrow;
+                }
+            }
+        }
+        work_row!(
+            [$mnemonic],
+            NONE,
+            Layout::new(Operands::One, size_of::<$narrow>()).from(size_of::<$wide>()),
+            Op
+        )
+    }};
+}
+
+const fn lanes(bytes: usize) -> Layout {
+    Layout::new(Operands::One, bytes)
+}
+
+pub(super) static ROWS: &[Row] = &[
+    truncate_row!(Vpmovwb, u16, u8, |lane: u16| lane),
+    truncate_row!(Vpmovdb, u32, u8, |lane: u32| lane),
+    truncate_row!(Vpmovqb, u64, u8, |lane: u64| lane),
+    truncate_row!(Vpmovdw, u32, u16, |lane: u32| lane),
+    truncate_row!(Vpmovqw, u64, u16, |lane: u64| lane),
+    truncate_row!(Vpmovqd, u64, u32, |lane: u64| lane),
+    truncate_row!(Vpmovswb, i16, i8, |lane: i16| lane.clamp(i8::MIN.into(), i8::MAX.into())),
+    truncate_row!(Vpmovsdb, i32, i8, |lane: i32| lane.clamp(i8::MIN.into(), i8::MAX.into())),
+    truncate_row!(Vpmovsqb, i64, i8, |lane: i64| lane.clamp(i8::MIN.into(), i8::MAX.into())),
+    truncate_row!(Vpmovsdw, i32, i16, |lane: i32| lane.clamp(i16::MIN.into(), i16::MAX.into())),
+    truncate_row!(Vpmovsqw, i64, i16, |lane: i64| lane.clamp(i16::MIN.into(), i16::MAX.into())),
+    truncate_row!(Vpmovsqd, i64, i32, |lane: i64| lane.clamp(i32::MIN.into(), i32::MAX.into())),
+    truncate_row!(Vpmovuswb, u16, u8, |lane: u16| lane.min(u8::MAX.into())),
+    truncate_row!(Vpmovusdb, u32, u8, |lane: u32| lane.min(u8::MAX.into())),
+    truncate_row!(Vpmovusqb, u64, u8, |lane: u64| lane.min(u8::MAX.into())),
+    truncate_row!(Vpmovusdw, u32, u16, |lane: u32| lane.min(u16::MAX.into())),
+    truncate_row!(Vpmovusqw, u64, u16, |lane: u64| lane.min(u16::MAX.into())),
+    truncate_row!(Vpmovusqd, u64, u32, |lane: u64| lane.min(u32::MAX.into())),
+    row!(Vpcompressb, Select, NONE, select_compress::<u8, 1>).with(lanes(1)),
+    row!(Vpcompressw, Select, NONE, select_compress::<u16, 2>).with(lanes(2)),
+    row!([Vpcompressd, Vcompressps], Select, NONE, select_compress::<u32, 4>).with(lanes(4)),
+    row!([Vpcompressq, Vcompresspd], Select, NONE, select_compress::<u64, 8>).with(lanes(8)),
+    row!(Vpexpandb, Whole, NONE, expand::<u8>).with(lanes(1)),
+    row!(Vpexpandw, Whole, NONE, expand::<u16>).with(lanes(2)),
+    row!([Vpexpandd, Vexpandps], Whole, NONE, expand::<u32>).with(lanes(4)),
+    row!([Vpexpandq, Vexpandpd], Whole, NONE, expand::<u64>).with(lanes(8)),
+];
+
+/// The lanes that the mask leaves, as bits, and how many they are.
+#[inline(always)]
+fn chosen<T>(c: &Context<'_>) -> (u64, usize) {
+    let chosen = c.write_mask() & lowest(c.phases.width() / size_of::<T>());
+    (chosen, chosen.count_ones() as usize)
+}
+
+fn select_compress<T: Lane, const LANE: usize>(form: &Form<'_>) -> Option<Execute> {
+    let zeroing = form.instruction.zeroing_masking();
+    Some(if zeroing { compress::<T, LANE, true> } else { compress::<T, LANE, false> })
+}
+
+/// The lanes that the mask leaves, side by side. To memory go only as many; above them a register is kept or
+/// cleared.
+fn compress<T: Lane, const LANE: usize, const ZEROING: bool>(
+    c: &mut Context<'_>,
+) -> Result<Outcome, Exception> {
+    let (mut sources, mut result) = (Sources::default(), Zmm::default());
+    c.fetch(&mut sources)?;
+    let (mask, count) = chosen::<T>(c);
+    let source = lanes_of::<T>(&sources[0]).iter().enumerate();
+    let source = source.filter(|(index, _)| mask >> (index & 63) & 1 != 0);
+    for (to, (_, lane)) in lanes_of_mut::<T>(&mut result).iter_mut().zip(source) {
+        *to = *lane;
+    }
+    if c.decoded.operand[0].kind == Kind::Memory {
+        let bytes: &[u8] = bytemuck::cast_slice(&result);
+        c.store_elements(bytes, LANE, lowest(count))?;
+    } else {
+        write_lanes::<LANE, ZEROING>(c, &result, lowest(count));
+    }
+    Ok(Outcome::Next)
+}
+
+/// Neighbouring lanes, or as many from memory, to the lanes that the mask leaves.
+fn expand<T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let (mut sources, mut result) = (Sources::default(), Zmm::default());
+    let (mask, count) = chosen::<T>(c);
+    if c.decoded.operand[1].kind == Kind::Memory {
+        c.load_elements(bytemuck::cast_slice_mut(&mut sources[0]), size_of::<T>(), lowest(count))?;
+    } else {
+        c.fetch(&mut sources)?;
+    }
+    let to = lanes_of_mut::<T>(&mut result).iter_mut().enumerate();
+    let to = to.filter(|(index, _)| mask >> (index & 63) & 1 != 0);
+    for ((_, to), lane) in to.zip(lanes_of::<T>(&sources[0])) {
+        *to = *lane;
+    }
+    c.commit(&result)?;
+    Ok(Outcome::Next)
+}

@@ -1,0 +1,122 @@
+//! Masks in vectors: the top bits of lanes (SDM volume 1, sections 14.1 and 15.1).
+
+use crate::decode::flags::Flags;
+use crate::families::integer::arith::flag;
+use crate::model::exception::Exception;
+use crate::model::outcome::Outcome;
+use crate::model::registers::Rflags;
+use crate::run::context::Context;
+use crate::run::phases::{Layout, Operands, Sources, Zmm, spread};
+use crate::run::row::Row;
+use crate::shape::row;
+
+const NONE: Flags = Flags::empty();
+
+const fn one(lane: usize) -> Layout {
+    Layout::new(Operands::One, lane)
+}
+
+const fn two(lane: usize) -> Layout {
+    Layout::new(Operands::Two, lane)
+}
+
+pub(super) static ROWS: &[Row] = &[
+    row!(Vpmovmskb, Whole, NONE, to_general::<1>).with(one(1)),
+    row!(Vmovmskps, Whole, NONE, to_general::<4>).with(one(4)),
+    row!(Vmovmskpd, Whole, NONE, to_general::<8>).with(one(8)),
+    row!(Vpmovb2m, Whole, NONE, to_mask::<1>).with(one(1)),
+    row!(Vpmovw2m, Whole, NONE, to_mask::<2>).with(one(2)),
+    row!(Vpmovd2m, Whole, NONE, to_mask::<4>).with(one(4)),
+    row!(Vpmovq2m, Whole, NONE, to_mask::<8>).with(one(8)),
+    row!(Vpmovm2b, Whole, NONE, from_mask::<1>).with(one(1)),
+    row!(Vpmovm2w, Whole, NONE, from_mask::<2>).with(one(2)),
+    row!(Vpmovm2d, Whole, NONE, from_mask::<4>).with(one(4)),
+    row!(Vpmovm2q, Whole, NONE, from_mask::<8>).with(one(8)),
+    row!(Vptest, Whole, NONE, |c| test(c, u64::MAX)).with(two(8)),
+    row!(Vtestps, Whole, NONE, |c| test(c, 0x8000_0000_8000_0000)).with(two(4)),
+    row!(Vtestpd, Whole, NONE, |c| test(c, 0x8000_0000_0000_0000)).with(two(8)),
+    row!([Vmaskmovps, Vpmaskmovd], Select, NONE, select_masked::<4>).with(two(4)),
+    row!([Vmaskmovpd, Vpmaskmovq], Select, NONE, select_masked::<8>).with(two(8)),
+];
+
+/// The top bits of lanes of so many bytes.
+#[inline(always)]
+fn signs<const LANE: usize>(vector: &Zmm, width: usize) -> u64 {
+    let bytes: &[u8] = bytemuck::cast_slice(vector);
+    let tops = bytes.iter().skip(LANE - 1).step_by(LANE).take(width / LANE).enumerate();
+    tops.fold(0, |signs, (index, top)| signs | u64::from(top >> 7) << (index & 63))
+}
+
+/// The top bits of the source's lanes.
+#[inline(always)]
+fn fetch_signs<const LANE: usize>(c: &mut Context<'_>) -> Result<u64, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
+    Ok(signs::<LANE>(&sources[0], c.phases.width()))
+}
+
+fn to_general<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let signs = fetch_signs::<LANE>(c)?;
+    c.write(0, signs)?;
+    Ok(Outcome::Next)
+}
+
+fn to_mask<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let signs = fetch_signs::<LANE>(c)?;
+    c.registers.extended.opmask[usize::from(c.decoded.operand[0].number & 7)] = signs;
+    Ok(Outcome::Next)
+}
+
+/// Ones in the lanes whose bits are set.
+fn from_mask<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let mask = c.registers.extended.opmask[usize::from(c.decoded.operand[1].number & 7)];
+    let mut result = Zmm::default();
+    for (index, quadword) in result.iter_mut().enumerate().take(c.phases.width() / 8) {
+        *quadword = spread(mask, LANE, index);
+    }
+    c.commit(&result)?;
+    Ok(Outcome::Next)
+}
+
+/// ZF if none of the bits is in both, CF if none is in the second alone; the other status flags are clear.
+fn test(c: &mut Context<'_>, bits: u64) -> Result<Outcome, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
+    let (mut both, mut second_alone) = (0, 0);
+    for (first, second) in sources[0].iter().zip(&sources[1]) {
+        both |= first & second & bits;
+        second_alone |= !first & second & bits;
+    }
+    c.set_status(flag(Rflags::ZF, both == 0) | flag(Rflags::CF, second_alone == 0));
+    Ok(Outcome::Next)
+}
+
+fn select_masked<const LANE: usize>(
+    form: &crate::decode::form::Form<'_>,
+) -> Option<crate::run::context::Execute> {
+    let store = form.shape(0) == crate::decode::form::Shape::Memory;
+    Some(if store { masked_store::<LANE> } else { masked_load::<LANE> })
+}
+
+/// The lanes whose mask is negative, from memory; the others become zeros.
+fn masked_load<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let width = c.phases.width();
+    let mask = &c.registers.extended.vector[usize::from(c.decoded.operand[1].number & 31)].0;
+    let mask = signs::<LANE>(mask, width);
+    let mut result = Zmm::default();
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut result);
+    c.load_elements(&mut bytes[..width], LANE, mask)?;
+    c.commit(&result)?;
+    Ok(Outcome::Next)
+}
+
+/// The lanes whose mask is negative, to memory.
+fn masked_store<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
+    let width = c.phases.width();
+    let mask = signs::<LANE>(&sources[0], width);
+    let bytes: &[u8] = bytemuck::cast_slice(&sources[1]);
+    c.store_elements(&bytes[..width], LANE, mask)?;
+    Ok(Outcome::Next)
+}

@@ -1,0 +1,75 @@
+//! Elements of a memory operand, some of which are accessed and others not even looked at.
+
+use crate::decode::processor::Facts;
+use crate::model::exception::Exception;
+use crate::model::memory::Access;
+use crate::run::context::Context;
+use crate::run::phases::lowest;
+
+impl Context<'_> {
+    /// Reads the elements of the memory operand that the mask chooses.
+    pub(crate) fn load_elements(
+        &mut self,
+        bytes: &mut [u8],
+        element: usize,
+        mask: u64,
+    ) -> Result<(), Exception> {
+        for (start, length) in runs(mask, element, bytes.len()) {
+            let at = self.part(start, length)?;
+            let run = bytes.get_mut(start..start + length).unwrap_or_default();
+            self.memory.read(at, run, Access::Read)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the elements of the memory operand that the mask chooses: all of them or none.
+    pub(crate) fn store_elements(
+        &mut self,
+        bytes: &[u8],
+        element: usize,
+        mask: u64,
+    ) -> Result<(), Exception> {
+        if self.decoded.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
+            let ends = |(first, last): (Option<usize>, usize), (start, length): (usize, usize)| {
+                (first.or(Some(start)), (start + length).saturating_sub(1).max(last))
+            };
+            let (first, last) = runs(mask, element, bytes.len()).fold((None, 0), ends);
+            for byte in first.into_iter().flat_map(|first| [first, last]) {
+                let at = self.part(byte, 1)?;
+                self.memory.read(at, &mut [0], Access::Write)?;
+            }
+        }
+        for (start, length) in runs(mask, element, bytes.len()) {
+            let at = self.part(start, length)?;
+            self.memory.read(at, &mut [0; 64][..length.min(64)], Access::Write)?;
+        }
+        for (start, length) in runs(mask, element, bytes.len()) {
+            let at = self.part(start, length)?;
+            self.memory.write(at, bytes.get(start..start + length).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// The address of so many bytes of the memory operand, or #GP or #SS.
+    fn part(&self, start: usize, length: usize) -> Result<u64, Exception> {
+        let address = &self.decoded.address;
+        let at = address.linear_of_part(self.registers, start as u64, length.saturating_sub(1) as u8);
+        self.check(at, length, 1, address.stack)?;
+        Ok(at)
+    }
+}
+
+/// Where the elements that the mask chooses lie, of `bytes` bytes: starts and lengths in bytes, neighbours as one.
+fn runs(mask: u64, element: usize, bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+    let element = element.max(1);
+    let mut rest = mask & lowest(bytes / element);
+    core::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let start = rest.trailing_zeros() as usize;
+        let length = (rest >> start).trailing_ones() as usize;
+        rest &= !lowest(start + length);
+        Some((start * element, length * element))
+    })
+}
