@@ -236,16 +236,23 @@ fn maskmov(form: &Form<'_>) -> Option<Execute> {
         C::ready(c)?;
         C::done(c);
         let (value, mask) = (C::get(c, 1), C::get(c, 2));
-        let address = c.linear();
-        let upper_first = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
-        let last = C::Bits::BYTES as u64 - 8;
-        for offset in (0..=last).step_by(8) {
-            let offset = if upper_first { last - offset } else { offset };
-            c.load::<u64>(address.wrapping_add(offset), Access::Write, c.decoded.address.stack)?;
+        let halves = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
+        let piece = if halves { 8 } else { C::Bits::BYTES };
+        let place = |c: &Context<'_>, offset: usize| match halves {
+            true => c.decoded.address.linear_of_part(c.registers, offset as u64, 7),
+            false => c.linear().wrapping_add(offset as u64),
+        };
+        for offset in (0..C::Bits::BYTES).step_by(8) {
+            let offset = if halves { C::Bits::BYTES - 8 - offset } else { offset };
+            c.load::<u64>(place(c, offset), Access::Write, c.decoded.address.stack)?;
         }
-        for (start, length) in runs(mask.lanes()) {
-            let run = value.lanes().get(start..start + length).unwrap_or_default();
-            c.memory.write(address.wrapping_add(start as u64), run)?;
+        for base in (0..C::Bits::BYTES).step_by(piece) {
+            let (at, end) = (place(c, base), base + piece);
+            let bytes = value.lanes().get(base..end).unwrap_or_default();
+            for (start, length) in runs(mask.lanes().get(base..end).unwrap_or_default()) {
+                let run = bytes.get(start..start + length).unwrap_or_default();
+                c.memory.write(at.wrapping_add(start as u64), run)?;
+            }
         }
         Ok(Outcome::Next)
     }

@@ -181,15 +181,15 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     let parts = known.places(format, compacted).filter(|(component, ..)| looked_at & component != 0);
     let length = parts.map(|(_, _, end)| end).fold(MINIMUM_LENGTH, usize::max);
     check_part(c, length - 1, 1, 1, Access::Read)?;
+    // MXCSR comes with AVX in the standard format only.
+    let legacy_ones = feature::X87 | feature::SSE | if compacted { 0 } else { feature::AVX };
+    let accessed = requested & format & legacy_ones;
     if end_first {
-        let mxcsr_alone = if compacted { feature::AVX } else { 0 };
-        check_legacy(c, requested & format & !mxcsr_alone, Access::Read)?;
+        check_legacy(c, accessed, Access::Read)?;
         header.check(processor)?;
     }
     let mut legacy = [0; XMM_END];
-    if !end_first
-        || requested & (feature::X87 | feature::SSE | feature::AVX) != 0 && (present != 0 || !compacted)
-    {
+    if !end_first || accessed != 0 {
         read_at(c, 0, &mut legacy, Access::Read)?;
     }
     let mut after = c.registers.extended.clone();
