@@ -5,6 +5,8 @@ use crate::table::Row;
 #[cfg(test)]
 mod absent;
 #[cfg(test)]
+mod absent_hash;
+#[cfg(test)]
 mod absent_integer;
 mod arith;
 mod bits;
@@ -23,6 +25,7 @@ mod float_arith;
 mod float_compare;
 mod float_convert;
 mod float_round;
+mod hash;
 mod identity;
 mod insert_extract;
 mod mask_compare;
@@ -63,6 +66,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_compare::ROWS,
     float_convert::ROWS,
     float_round::ROWS,
+    hash::ROWS,
     identity::ROWS,
     insert_extract::ROWS,
     muldiv::ROWS,
