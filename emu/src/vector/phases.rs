@@ -9,6 +9,8 @@ use iced_x86::{EncodingKind, OpKind, Register};
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::Facts;
+use crate::registers::Rflags;
 use crate::table::{Form, Shape};
 use crate::vector::Alignment;
 
@@ -371,10 +373,14 @@ fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Excep
     let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    let checked = c.check_vector(address, length, Alignment::Any);
-    let whole = checked.is_ok() && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
+    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
+        && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
     if !whole {
         let stack = c.displaced.address.stack;
+        let strict = length <= 8 || !c.displaced.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let misaligned = strict
+            && c.registers.rflags.contains(Rflags::AC)
+            && address & (length as u64).wrapping_sub(1) != 0;
         let at = |index: usize| address.wrapping_add((index * element) as u64);
         let chosen = |(index, _): &(usize, &mut [u8])| mask >> (index & 63) & 1 != 0;
         // All addresses are looked at before alignment, and that before any memory.
@@ -382,8 +388,8 @@ fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Excep
             c.check(at(index), element, 1, stack)?;
         }
         for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate().filter(chosen) {
-            if checked == Err(Exception::AlignmentCheck) {
-                return checked;
+            if misaligned {
+                return Err(Exception::AlignmentCheck);
             }
             c.memory.read(at(index), lane, Access::Read)?;
         }
