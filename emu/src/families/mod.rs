@@ -5,9 +5,9 @@ use crate::table::Row;
 #[cfg(test)]
 mod absent;
 #[cfg(test)]
-mod absent_hash;
-#[cfg(test)]
 mod absent_integer;
+#[cfg(test)]
+mod absent_vector;
 mod arith;
 mod bits;
 mod bmi;

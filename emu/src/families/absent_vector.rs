@@ -1,5 +1,5 @@
-//! SHA-512, SM3, SM4, and the dot products that the processors at hand lack: blocks of whole algorithms, made of
-//! single instructions, against other implementations of them.
+//! SHA-512, SM3, SM4, and the dot products and intersections that the processors at hand lack: blocks of whole
+//! algorithms, made of single instructions, against other implementations of them, and sums by definition.
 
 use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
@@ -245,5 +245,22 @@ fn dot_products() {
                 assert_eq!(result, expected, "{opcode:#x} {prefix} {seed}");
             }
         }
+    }
+}
+
+/// Lanes that are in the other source, too, in K2 and K3, whatever K2 was; the registers above are left alone.
+#[test]
+fn intersections() {
+    let processor = Processor::with_every_feature(Vendor::Intel).leak();
+    // vp2intersectd k2, xmm2, xmm3; k3 names the same pair.
+    for modrm in [0xd3, 0xdb] {
+        let displaced = Displaced::decode_on(&[0x62, 0xf2, 0x6f, 0x08, 0x68, modrm], 0, processor).unwrap();
+        let mut registers = Registers::default();
+        registers.extended.opmask = [u64::MAX; 8];
+        registers.extended.vector[2].0[..2].copy_from_slice(&[7 | 9 << 32, 8 | 7 << 32]);
+        registers.extended.vector[3].0[..2].copy_from_slice(&[1 | 2 << 32, 3 | 7 << 32]);
+        assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+        let expected = [u64::MAX, u64::MAX, 0b1001, 0b1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX];
+        assert_eq!(registers.extended.opmask, expected, "{displaced:?}");
     }
 }
