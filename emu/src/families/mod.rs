@@ -6,6 +6,8 @@ use crate::table::Row;
 mod absent;
 #[cfg(test)]
 mod absent_integer;
+#[cfg(test)]
+mod absent_vector;
 mod arith;
 mod bits;
 mod bmi;
@@ -25,6 +27,7 @@ mod float_compare;
 mod float_convert;
 mod float_round;
 mod gather;
+mod hash;
 mod identity;
 mod insert_extract;
 mod mask;
@@ -71,6 +74,7 @@ pub(crate) static ALL: &[&[Row]] = &[
     float_convert::ROWS,
     float_round::ROWS,
     gather::ROWS,
+    hash::ROWS,
     identity::ROWS,
     insert_extract::ROWS,
     mask::ROWS,

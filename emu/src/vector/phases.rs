@@ -9,6 +9,8 @@ use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::processor::Facts;
+use crate::registers::Rflags;
 use crate::table::{Form, Shape};
 use crate::vector::Alignment;
 
