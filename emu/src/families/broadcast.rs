@@ -21,7 +21,12 @@ pub(super) static ROWS: &[Row] = &[
     row!([Vpbroadcastd, Vbroadcastss], Select, NONE, broadcast::<u32, 4>).with(repeated(4)),
     row!([Vpbroadcastq, Vbroadcastsd], Select, NONE, broadcast::<u64, 8>).with(repeated(8)),
     work_row!([Vbroadcastf32x2, Vbroadcasti32x2], NONE, repeated(4), Repeat<8>),
-    work_row!([Vbroadcastf128, Vbroadcasti128, Vbroadcastf32x4, Vbroadcasti32x4], NONE, repeated(4), Repeat<16>),
+    work_row!(
+        [Vbroadcastf128, Vbroadcasti128, Vbroadcastf32x4, Vbroadcasti32x4],
+        NONE,
+        repeated(4),
+        Repeat<16>
+    ),
     work_row!([Vbroadcastf64x2, Vbroadcasti64x2], NONE, repeated(8), Repeat<16>),
     work_row!([Vbroadcastf32x8, Vbroadcasti32x8], NONE, repeated(4), Repeat<32>),
     work_row!([Vbroadcastf64x4, Vbroadcasti64x4], NONE, repeated(8), Repeat<32>),

@@ -8,8 +8,10 @@ use crate::registers::Mxcsr;
 use crate::shape::row;
 use crate::table::{Flags, Row};
 
-pub(super) static ROWS: &[Row] =
-    &[row!([Ldmxcsr, Vldmxcsr], Whole, Flags::SSE, ldmxcsr), row!([Stmxcsr, Vstmxcsr], Whole, Flags::SSE, stmxcsr)];
+pub(super) static ROWS: &[Row] = &[
+    row!([Ldmxcsr, Vldmxcsr], Whole, Flags::SSE, ldmxcsr),
+    row!([Stmxcsr, Vstmxcsr], Whole, Flags::SSE, stmxcsr),
+];
 
 /// #GP for a bit that this processor does not have.
 fn ldmxcsr(c: &mut Context<'_>) -> Result<Outcome, Exception> {

@@ -2,15 +2,8 @@
 
 use core::ops::{BitAnd, BitOr, BitXor};
 
-use super::arith::flag;
-use crate::context::{Context, Execute};
-use crate::exception::Exception;
-use crate::outcome::Outcome;
-use crate::registers::Rflags;
 use crate::shape::row;
-use crate::shape::vector::by_class;
-use crate::table::{Flags, Form, Row};
-use crate::vector::{Bits, Class, Place};
+use crate::table::{Flags, Row};
 
 const NONE: Flags = Flags::empty();
 
@@ -19,22 +12,4 @@ pub(super) static ROWS: &[Row] = &[
     row!([Pandn, Andnps, Andnpd], Lanes<u64>, NONE, |first: u64, second: u64| !first & second),
     row!([Por, Orps, Orpd], Lanes<u64>, NONE, u64::bitor),
     row!([Pxor, Xorps, Xorpd], Lanes<u64>, NONE, u64::bitxor),
-    row!(Ptest, Select, NONE, ptest),
 ];
-
-/// ZF if no bit is in both, CF if none is in the second alone; the other status flags are clear.
-fn ptest(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let first = C::get(c, 0);
-        let second = P::fetch::<C, u64>(c, 1)?;
-        let (mut both, mut second_alone) = (0, 0);
-        for (first, second) in first.quadwords().iter().zip(second.quadwords()) {
-            both |= first & second;
-            second_alone |= !first & second;
-        }
-        c.set_status(flag(Rflags::ZF, both == 0) | flag(Rflags::CF, second_alone == 0));
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 0, run)
-}
