@@ -281,16 +281,20 @@ pub(crate) fn lowest(count: usize) -> u64 {
 
 impl Context<'_> {
     /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
+    /// Otherwise, whether the operand may be accessed as a whole: the elements that are left may be canonical alone.
     #[inline(always)]
-    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
+    fn check_masked(&self, address: u64, size: usize) -> Result<bool, Exception> {
         let strict = self.displaced.phases.alignment == Alignment::Strict;
         if strict && address & (size as u64).wrapping_sub(1) != 0 {
             return Err(Exception::GeneralProtection(0));
         }
+        let last = address.wrapping_add(size as u64).wrapping_sub(1);
         match self.check_vector(address, size, Alignment::Any) {
-            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
-            // The elements that are left are looked at one by one.
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Exception::AlignmentCheck) if self.displaced.is_canonical(last) => {
+                Err(Exception::AlignmentCheck)
+            }
+            Err(_) => Ok(false),
         }
     }
 
@@ -414,8 +418,8 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
-        c.check_masked(address, length)?;
-        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+        let at_once = c.check_masked(address, length)?;
+        if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
     }
