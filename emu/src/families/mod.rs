@@ -16,6 +16,8 @@ mod crypto;
 mod data;
 mod descriptor;
 mod direct;
+#[cfg(test)]
+mod elements;
 mod exchange;
 mod far;
 mod flags;
