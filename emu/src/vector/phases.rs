@@ -421,7 +421,9 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
         let last = address.wrapping_add(length as u64).wrapping_sub(1);
-        let at_once = c.check_masked(address, length, last)?;
+        // A load is told so where all of it is canonical.
+        let decisive = if c.displaced.is_canonical(address) { last } else { address };
+        let at_once = c.check_masked(address, length, decisive)?;
         if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
