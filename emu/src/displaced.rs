@@ -254,11 +254,17 @@ fn touches(instruction: &Instruction, flags: Flags) -> Touches {
             OpAccess::None | OpAccess::NoMemAccess => Touches::empty(),
         };
     }
+    let encoding = instruction.code().op_code().encoding();
     for register in info.used_registers() {
-        touches |= register_touches(register.register());
+        // VZEROUPPER names registers that not every processor has.
+        let register = match register.register() {
+            register if encoding == EncodingKind::VEX && register.is_zmm() => Register::YMM0,
+            register => register,
+        };
+        touches |= register_touches(register);
     }
     // Other encodings clear what lies above an XMM register.
-    let legacy = instruction.code().op_code().encoding() == EncodingKind::Legacy;
+    let legacy = encoding == EncodingKind::Legacy;
     if !legacy && touches.contains(Touches::SSE) {
         touches |= Touches::AVX;
     }

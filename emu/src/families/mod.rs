@@ -19,6 +19,8 @@ mod data;
 mod descriptor;
 mod direct;
 mod dot_product;
+#[cfg(test)]
+mod elements;
 mod exchange;
 mod far;
 mod flags;

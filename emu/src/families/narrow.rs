@@ -92,7 +92,9 @@ fn compress<T: Lane, const LANE: usize, const ZEROING: bool>(
     for (to, (_, lane)) in lanes_of_mut::<T>(&mut result).iter_mut().zip(source) {
         *to = *lane;
     }
-    if c.displaced.operand[0].kind == Kind::Memory {
+    if c.displaced.phases.mask_number() == 0 {
+        c.commit(&result)?;
+    } else if c.displaced.operand[0].kind == Kind::Memory {
         let bytes: &[u8] = bytemuck::cast_slice(&result);
         c.store_elements(bytes, LANE, lowest(count))?;
     } else {

@@ -130,7 +130,7 @@ bitflags! {
 
         // AVX and AVX-512.
 
-        /// A store under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
+        /// A store of several elements under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
         /// the page after it is at fault, the last byte of its last; elsewhere the first byte at fault.
         const MASKED_STORES_CHECK_THEIR_ENDS = 1 << 45;
     }

@@ -361,18 +361,22 @@ pub(crate) fn lowest(count: usize) -> u64 {
 }
 
 impl Context<'_> {
-    /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
+    /// #GP or #AC for a misaligned operand of which the mask leaves anything, as it is all of it that must be aligned;
+    /// #AC comes first where `decisive` is canonical. Otherwise, whether the operand may be accessed as a whole: the
+    /// elements that are left may be canonical alone.
     #[inline(always)]
-    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
-        let strict = self.displaced.phases.alignment == Alignment::Strict;
-        if strict && address & (size as u64).wrapping_sub(1) != 0 {
+    fn check_masked(&self, address: u64, size: usize, decisive: u64) -> Result<bool, Exception> {
+        let misaligned = address & (size as u64).wrapping_sub(1) != 0;
+        if misaligned && self.displaced.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
         }
-        match self.check_vector(address, size, Alignment::Any) {
-            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
-            // The elements that are left are looked at one by one.
-            _ => Ok(()),
+        let wide = size > 8 && self.displaced.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let told = self.registers.rflags.contains(Rflags::AC) && !wide;
+        if misaligned && told && self.displaced.is_canonical(decisive) {
+            return Err(Exception::AlignmentCheck);
         }
+        let last = address.wrapping_add(size as u64).wrapping_sub(1);
+        Ok(self.displaced.is_canonical(address) && self.displaced.is_canonical(last))
     }
 
     /// Reads the sources.
@@ -532,8 +536,11 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
-        c.check_masked(address, length)?;
-        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+        let last = address.wrapping_add(length as u64).wrapping_sub(1);
+        // A load is told so where all of it is canonical.
+        let decisive = if c.displaced.is_canonical(address) { last } else { address };
+        let at_once = c.check_masked(address, length, decisive)?;
+        if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
     }
@@ -664,7 +671,8 @@ fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> 
         c.check_vector(address, length, Alignment::Any)?;
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
     } else if mask != 0 {
-        c.check_masked(address, length)?;
+        let first = address.wrapping_add(u64::from(mask.trailing_zeros()) * element as u64);
+        c.check_masked(address, length, first)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
     c.store_elements(&bytes[..length], element, mask)
