@@ -127,7 +127,8 @@ fn scale<F: Format>(first: u64, second: u64, control: &mut Control) -> u64 {
         }
         _ => {}
     }
-    control.denormal(value.denormal || power.denormal);
+    // One of the second raises nothing.
+    control.denormal(value.denormal);
     match (value.class, power.class, power.negative) {
         (Class::Zero, ..) => sign,
         (Class::Infinity, ..) | (_, Class::Infinity, false) => sign | infinity::<F>(),
@@ -182,10 +183,18 @@ fn reduce<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     if unpack::<F>(bits, control).class == Class::Infinity {
         return 0;
     }
-    let rounded = round_scale::<F>(bits, immediate, control);
-    let mut exact = *control;
-    exact.rounding = rounding(immediate, control);
-    add::<F>(bits, rounded, true, &mut exact)
+    // Only the difference counts as rounded.
+    let raised = control.raised;
+    let rounded = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
+    control.raised = raised;
+    let mut difference = control.masked();
+    difference.ftz = control.ftz;
+    difference.rounding = rounding(immediate, control);
+    let result = add::<F>(bits, rounded, true, &mut difference);
+    if immediate & 8 == 0 {
+        control.raised |= difference.raised & Mxcsr::PE;
+    }
+    result
 }
 
 /// VRANGE: bits 0 and 1 of the immediate say which of two it is, bits 2 and 3 which sign it gets.

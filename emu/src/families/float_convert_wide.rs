@@ -6,6 +6,8 @@ use crate::shape::element::{FromInteger, ToInteger, element_row, integer};
 use crate::shape::float::{from_general_row, to_general_row};
 use crate::soft::{Control, convert, from_integer, to_integer};
 use crate::table::Row;
+use crate::vector::Alignment;
+use crate::vector::phases::{Layout, Operands};
 
 pub(super) static ROWS: &[Row] = &[
     element_row!(Vcvtps2udq, packed One, 4 -> 4, |[a, ..], _, control| to_integer::<Single>(a, (32, false), control.rounding, control)),
@@ -52,7 +54,11 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vcvtsh2sd, scalar One, 2 -> 8, |[a, ..], _, control| convert::<Half, Double>(a, false, control)),
     element_row!(Vcvtss2sh, scalar One, 4 -> 2, |[a, ..], _, control| convert::<Single, Half>(a, control.daz, control)),
     element_row!(Vcvtsd2sh, scalar One, 8 -> 2, |[a, ..], _, control| convert::<Double, Half>(a, control.daz, control)),
-    element_row!(Vcvtph2ps, packed One, 2 -> 4, |[a, ..], _, control| without_denormal(convert::<Half, Single>(a, false, control), control)),
+    // It does not look at alignment, even of eight bytes.
+    Row {
+        vector: Some(Layout::new(Operands::One, 4).from(2).by_length().aligned(Alignment::Never)),
+        ..element_row!(Vcvtph2ps, packed One, 2 -> 4, |[a, ..], _, control| without_denormal(convert::<Half, Single>(a, false, control), control))
+    },
     element_row!(Vcvtps2ph, stored One, 4 -> 2, |[a, ..], (immediate, _), control| to_half(a, immediate, control)),
     from_general_row!([Vcvtusi2ss], 4, FromInteger<Single, 32, false>, FromInteger<Single, 64, false>),
     to_general_row!([Vcvtss2usi], 4, ToInteger<Single, 32, false, false>, ToInteger<Single, 64, false, false>),

@@ -6,14 +6,45 @@ use crate::float::raise;
 use crate::format::{Brain, Half, Single};
 use crate::outcome::Outcome;
 use crate::registers::{Mxcsr, Rflags};
-use crate::shape::element::element_row;
+use crate::shape::element::{ElementOp, element_row, packed, scalar};
 use crate::shape::float::{FloatFlags, to_flags_row};
 use crate::soft::{Control, Class, add, convert, divide, fused, multiply, root, unpack, unpack_with};
 use crate::table::{Form, Row};
 use crate::vector::Bits;
-use crate::vector::phases::{Sources, Zmm};
+use crate::vector::phases::{Layout, Operands, Sources, Zmm};
 
 use super::float_compare::Predicate;
+
+/// Rows of complex products; the scalar ones keep what is above the lowest element of source `$upper`.
+macro_rules! complex_row {
+    ($mnemonic:ident, packed $operands:ident, $upper:literal, $conjugate:literal) => {
+        complex_row!(@ $mnemonic, $operands, $conjugate, packed::<Op>, by_length)
+    };
+    ($mnemonic:ident, scalar $operands:ident, $upper:literal, $conjugate:literal) => {
+        complex_row!(@ $mnemonic, $operands, $conjugate, scalar::<Op, 0, $upper>, scalar)
+    };
+    (@ $mnemonic:ident, $operands:ident, $conjugate:literal, $run:ident::<Op $(, $argument:literal)*>, $part:ident) => {{
+        struct Op;
+        impl ElementOp for Op {
+            const FROM: usize = 4;
+            const TO: usize = 4;
+            const COMPLEX: bool = true;
+            fn apply([a, b, c]: [u64; 3], _: (u8, usize), control: &mut Control) -> u64 {
+                match Operands::$operands {
+                    Operands::Three => complex(Some(a), b, c, $conjugate, control),
+                    _ => complex(None, a, b, $conjugate, control),
+                }
+            }
+        }
+        Row {
+            name: stringify!($mnemonic),
+            mnemonics: &[iced_x86::Mnemonic::$mnemonic],
+            flags: crate::shape::float::SSE,
+            select: |_| Some($run::<Op $(, $argument)*>),
+            vector: Some(Layout::new(Operands::$operands, 4).by_length().$part()),
+        }
+    }};
+}
 
 pub(super) static ROWS: &[Row] = &[
     element_row!(Vaddph, packed Two, 2 -> 2, |[a, b, _], _, control| add::<Half>(a, b, false, control)),
@@ -34,16 +65,20 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vcmpsh, scalar_mask Two, 2, |[a, b, _], (immediate, _), control| compare([a, b], immediate, control)),
     to_flags_row!([Vcomish], 2, Comi<true>),
     to_flags_row!([Vucomish], 2, Comi<false>),
-    element_row!(Vfmulcph, packed Two, 4 -> 4, |[a, b, _], _, control| complex(None, a, b, false, control)),
-    element_row!(Vfmaddcph, packed Three, 4 -> 4, |[a, b, c], _, control| complex(Some(a), b, c, false, control)),
-    element_row!(Vfmulcsh, scalar Two, 4 -> 4, |[a, b, _], _, control| complex(None, a, b, false, control)),
-    element_row!(Vfmaddcsh, scalar Three, 4 -> 4, |[a, b, c], _, control| complex(Some(a), b, c, false, control)),
-    element_row!(Vfcmulcph, packed Two, 4 -> 4, |[a, b, _], _, control| complex(None, a, b, true, control)),
-    element_row!(Vfcmaddcph, packed Three, 4 -> 4, |[a, b, c], _, control| complex(Some(a), b, c, true, control)),
-    element_row!(Vfcmulcsh, scalar Two, 4 -> 4, |[a, b, _], _, control| complex(None, a, b, true, control)),
-    element_row!(Vfcmaddcsh, scalar Three, 4 -> 4, |[a, b, c], _, control| complex(Some(a), b, c, true, control)),
+    complex_row!(Vfmulcph, packed Two, 0, false),
+    complex_row!(Vfmaddcph, packed Three, 1, false),
+    complex_row!(Vfmulcsh, scalar Two, 0, false),
+    complex_row!(Vfmaddcsh, scalar Three, 1, false),
+    complex_row!(Vfcmulcph, packed Two, 0, true),
+    complex_row!(Vfcmaddcph, packed Three, 1, true),
+    complex_row!(Vfcmulcsh, scalar Two, 0, true),
+    complex_row!(Vfcmaddcsh, scalar Three, 1, true),
     element_row!(Vcvtneps2bf16, packed One, 4 -> 2, |[a, ..], _, _control| to_brain(a)),
-    Row { select: two_to_brain, ..element_row!(Vcvtne2ps2bf16, packed Two, 2 -> 2, |[a, ..], _, _control| a) },
+    Row {
+        select: two_to_brain,
+        vector: Some(Layout::new(Operands::Two, 2).by_length().whole()),
+        ..element_row!(Vcvtne2ps2bf16, packed Two, 2 -> 2, |[a, ..], _, _control| a)
+    },
     element_row!(Vdpbf16ps, packed Three, 4 -> 4, |[a, b, c], _, _control| dot(a, b, c)),
 ];
 

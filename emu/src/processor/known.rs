@@ -42,6 +42,7 @@ pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
     .union(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT)
     .union(Facts::MASKMOVDQU_STORES_HALVES)
     .union(Facts::DOT_PRODUCTS_EXCHANGE_LANES)
+    .union(Facts::COMPLEX_PRODUCTS_RAISE_NOTHING)
     .union(Facts::XSAVE_LOOKS_AT_THE_END_FIRST)
     .union(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU)
     .union(Facts::XINUSE_IS_CONSERVATIVE);

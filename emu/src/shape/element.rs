@@ -7,6 +7,7 @@ use crate::float::raise;
 use crate::format::Format;
 use crate::memory::Access;
 use crate::outcome::Outcome;
+use crate::processor::Facts;
 use crate::registers::Mxcsr;
 use crate::shape::float::{FloatOp, with_mxcsr};
 use crate::soft::{self, Control};
@@ -23,6 +24,8 @@ pub(crate) trait ElementOp {
     const FROM: usize;
     /// An element of the result, in bytes.
     const TO: usize;
+    /// Whether it raises nothing where [`Facts::COMPLEX_PRODUCTS_RAISE_NOTHING`], though it sets flags.
+    const COMPLEX: bool = false;
     /// The operation.
     fn apply(elements: [u64; 3], immediate: (u8, usize), control: &mut Control) -> u64;
 }
@@ -43,7 +46,7 @@ fn set_element(vector: &mut Zmm, bytes: usize, index: usize, value: u64) {
 }
 
 /// Computes all lanes that the mask leaves.
-fn lanes(
+pub(crate) fn lanes(
     c: &Context<'_>,
     sources: &Sources,
     (from, to): (usize, usize),
@@ -72,8 +75,13 @@ fn compute<O: ElementOp, const SKIPPED: usize>(
     }
     sources.rotate_left(SKIPPED);
     with_mxcsr(c, |c, mxcsr| {
-        let mut control = Control::of(*mxcsr);
+        let silent = O::COMPLEX && c.displaced.processor.is(Facts::COMPLEX_PRODUCTS_RAISE_NOTHING);
+        let mut control = Control::of(if silent { *mxcsr | Mxcsr::MASKS } else { *mxcsr });
         lanes(c, &sources, (O::FROM, O::TO), O::apply, &mut control, result);
+        if silent {
+            *mxcsr |= control.raised;
+            return Ok(());
+        }
         raise(control.raised, mxcsr)
     })
 }
@@ -110,12 +118,9 @@ pub(crate) fn to_mask<O: ElementOp>(c: &mut Context<'_>) -> Result<Outcome, Exce
 pub(crate) fn packed_or_stored<O: ElementOp>(form: &Form<'_>) -> Option<Execute> {
     fn stored<O: ElementOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let mut result = Zmm::default();
-        let before = c.registers.extended.mxcsr;
+        // Flags that are raised stay so even if the store faults.
         compute::<O, 0>(c, &mut result, None)?;
-        if let Err(exception) = store(c, &result, O::TO) {
-            c.registers.extended.mxcsr = before;
-            return Err(exception);
-        }
+        store(c, &result, O::TO)?;
         Ok(Outcome::Next)
     }
     Some(if form.shape(0) == Shape::Memory { stored::<O> } else { packed::<O> })

@@ -9,6 +9,7 @@ use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 use crate::context::Context;
 use crate::exception::Exception;
 use crate::memory::Access;
+use crate::registers::Rflags;
 use crate::table::{Form, Shape};
 use crate::vector::Alignment;
 
@@ -285,7 +286,11 @@ impl Phases {
             place: place.unwrap_or(0) as u8,
             bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
             checked: size as u8,
-            alignment: if strict { layout.alignment } else { Alignment::Any },
+            alignment: match layout.alignment {
+                Alignment::Never => Alignment::Never,
+                alignment if strict => alignment,
+                _ => Alignment::Any,
+            },
             element: (size / lanes.max(1)) as u8,
             mask,
             suppresses: layout.suppresses,
@@ -449,7 +454,12 @@ fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Excep
     let (length, mask) = (usize::from(phases.bytes).min(64), c.write_mask());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
-    let whole = c.check_vector(address, length, Alignment::Any).is_ok()
+    let misaligned = address & (length as u64).wrapping_sub(1) != 0 && length <= 8;
+    let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
+    if misaligned && mask & lanes != 0 && phases.alignment != Alignment::Never && c.registers.rflags.contains(Rflags::AC) {
+        return Err(Exception::AlignmentCheck);
+    }
+    let whole = c.check(address, length, 1, c.displaced.address.stack).is_ok()
         && c.memory.read(address, &mut bytes[..length], Access::Read).is_ok();
     if !whole {
         for (index, lane) in bytes[..length].chunks_exact_mut(element).enumerate() {
