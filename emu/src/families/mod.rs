@@ -25,8 +25,12 @@ mod exchange;
 mod far;
 mod flags;
 mod float_arith;
+mod float_avx512;
 mod float_compare;
 mod float_convert;
+mod float_convert_wide;
+mod float_fused;
+mod float_half;
 mod float_round;
 mod gather;
 mod hash;
@@ -72,8 +76,12 @@ pub(crate) static ALL: &[&[Row]] = &[
     far::ROWS,
     flags::ROWS,
     float_arith::ROWS,
+    float_avx512::ROWS,
     float_compare::ROWS,
     float_convert::ROWS,
+    float_convert_wide::ROWS,
+    float_fused::ROWS,
+    float_half::ROWS,
     float_round::ROWS,
     gather::ROWS,
     hash::ROWS,

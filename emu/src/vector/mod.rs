@@ -189,6 +189,8 @@ pub(crate) enum Alignment {
     Size,
     /// Its size, or #GP: MOVAPS and its like.
     Strict,
+    /// Nothing, and #AC is not raised either.
+    Never,
 }
 
 /// AMD's misaligned exception mask (APM volume 1, section 4.4.3), reserved elsewhere and so never set there.
@@ -210,14 +212,15 @@ impl Context<'_> {
         alignment: Alignment,
     ) -> Result<(), Exception> {
         let strict = match alignment {
-            Alignment::Any => false,
+            Alignment::Any | Alignment::Never => false,
             Alignment::Size => !self.registers.extended.mxcsr.contains(Mxcsr::from_bits_retain(MXCSR_MM)),
             Alignment::Strict => true,
         };
         if strict && address & (size as u64 - 1) != 0 {
             return Err(Exception::GeneralProtection(0));
         }
-        let wide = size > 8 && self.displaced.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let never = alignment == Alignment::Never;
+        let wide = never || size > 8 && self.displaced.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
         self.check(address, size, if wide { 1 } else { size }, self.displaced.address.stack)
     }
 

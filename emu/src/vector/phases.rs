@@ -157,6 +157,8 @@ pub(crate) struct Phases {
     lanes: u8,
     /// An element of the source that can be in memory, in bytes.
     from: u8,
+    /// An element of the destination, in bytes.
+    lane: u8,
     /// What EVEX says of rounding and exceptions.
     embedded: Embedded,
 }
@@ -209,6 +211,7 @@ impl Default for Phases {
             suppresses: false,
             lanes: 0,
             from: 0,
+            lane: 0,
             embedded: Embedded::None,
         }
     }
@@ -317,6 +320,7 @@ impl Phases {
             checked: size as u8,
             alignment: match layout.alignment {
                 Alignment::Strict => Alignment::Strict,
+                Alignment::Never => Alignment::Never,
                 alignment if strict => alignment,
                 _ => Alignment::Any,
             },
@@ -325,6 +329,7 @@ impl Phases {
             suppresses,
             lanes: lanes as u8,
             from: layout.from,
+            lane: layout.lane,
             embedded: Embedded::of(instruction),
         })
     }
@@ -424,7 +429,9 @@ impl Context<'_> {
         };
         let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
         let mask = !self.write_mask() & lanes;
-        for source in sources.iter_mut().take(usize::from(phases.count)) {
+        // A scalar conversion copies the rest of the first source, whose elements have another size.
+        let copied = usize::from(phases.count == 2 && phases.from != phases.lane);
+        for source in sources.iter_mut().take(usize::from(phases.count)).skip(copied) {
             for (index, quadword) in source.iter_mut().enumerate() {
                 let replaced = spread(mask, lane, index);
                 *quadword = *quadword & !replaced | one & replaced;
@@ -491,7 +498,7 @@ fn memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
 fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
     let phases = &c.displaced.phases;
     let place = usize::from(phases.place).min(2);
-    let lanes = phases.width() / ELEMENT;
+    let lanes = phases.lanes();
     // Without a lane there is no access.
     if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
         let (address, stack) = (c.linear(), c.displaced.address.stack);
