@@ -45,6 +45,7 @@ fn the_emulator_does_what_the_recorded_processor_did() {
         ("legacy-crypto", 952),
         ("legacy-xsave", 370),
         ("vex-bmi", 1_872),
+        ("vex-kmask", 2_208),
         ("invalid", 10_000),
         ("others", 5_000),
     ] {

@@ -94,7 +94,7 @@ impl Displaced {
             execute,
             phases,
             decoded: Decoded::of(instruction, row.flags, bytes, processor),
-            touches: Touches::of(&instruction, row.flags),
+            touches: Touches::of(&instruction, row.flags, processor),
             row,
         })
     }

@@ -161,6 +161,12 @@ impl Address {
         self.in_segment(effective, after_first, registers)
     }
 
+    /// As [`Address::linear_of_part`], of an operand that goes on where the address size would wrap.
+    #[inline(always)]
+    pub(crate) fn linear_past(&self, registers: &Registers, offset: u64, after_first: u8) -> u64 {
+        self.in_segment(self.effective(registers).wrapping_add(offset), after_first, registers)
+    }
+
     /// The vector register that is the index of a gather or scatter.
     #[inline(always)]
     pub(crate) fn vector_index(&self) -> usize {

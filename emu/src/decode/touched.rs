@@ -3,11 +3,13 @@
 use iced_x86::{EncodingKind, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 
 use crate::decode::flags::Flags;
+use crate::decode::processor::Processor;
 use crate::model::touches::Touches;
+use crate::model::xsave;
 
 impl Touches {
     /// From the operands, and from the row's flags what the operands do not say.
-    pub(crate) fn of(instruction: &Instruction, flags: Flags) -> Touches {
+    pub(crate) fn of(instruction: &Instruction, flags: Flags, processor: &Processor) -> Touches {
         let mut factory = InstructionInfoFactory::new();
         let info = factory.info(instruction);
         let mut touches = Touches::empty();
@@ -19,13 +21,19 @@ impl Touches {
                 OpAccess::None | OpAccess::NoMemAccess => Touches::empty(),
             };
         }
+        let encoding = instruction.code().op_code().encoding();
         for register in info.used_registers() {
-            touches |= register_touches(register.register());
+            // VZEROUPPER names registers that not every processor has.
+            let register = match register.register() {
+                register if encoding == EncodingKind::VEX && register.is_zmm() => Register::YMM0,
+                register => register,
+            };
+            touches |= register_touches(register);
         }
-        // Other encodings clear what lies above an XMM register.
-        let legacy = instruction.code().op_code().encoding() == EncodingKind::Legacy;
-        if !legacy && touches.contains(Touches::SSE) {
+        // Other encodings clear all that lies above what they write, as far as there is such state.
+        if encoding != EncodingKind::Legacy && touches.contains(Touches::SSE) {
             touches |= Touches::AVX;
+            touches.set(Touches::AVX512, processor.xcr0 & xsave::feature::ZMM_HI256 != 0);
         }
         let in_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
         let atomic = instruction.has_lock_prefix() || flags.contains(Flags::ATOMIC) && in_memory;

@@ -1,6 +1,7 @@
 //! What only the host's own processor can compute, under the target's control words, or answer.
 
 pub(crate) mod answers;
+pub(crate) mod fma;
 pub(crate) mod optional;
 mod portable;
 pub(crate) mod sse;

@@ -3,7 +3,7 @@
 //! All that one instruction computes is one `asm!` block, a *window*: it saves MXCSR, computes all blocks of
 //! 128 bits under one control word or under several in turn, reads the flags, and restores the control
 //! word, so that no other code runs under one that Rust does not expect. The target's exceptions are always
-//! masked while the host computes; `vector::float` decides what would have been raised.
+//! masked while the host computes; [`crate::float`] decides what would have been raised.
 //!
 //! A change of exception flags is slow: on Intel's processors an operation after it waits some 40 to 130 ns,
 //! while the rest of MXCSR changes in two. So a window *leaves all exception flags set* in the thread's
@@ -188,6 +188,13 @@ macro_rules! host_xmm {
     };
 }
 
+/// The same with its operands written out.
+macro_rules! host_approximation {
+    ($($name:ident $text:literal, $format:ident, $elements:literal;)+) => {
+        host! {$($name $format -> $format, $elements, Approximation, [$text];)+}
+    };
+}
+
 host_xmm! {
     Addps "addps", Single -> Single, 4, Sum;
     Addpd "addpd", Double -> Double, 2, Sum;
@@ -246,6 +253,32 @@ host! {
     Cvttss2si64 Single -> Double, 1, Truncation, ["cvtss2si rax, xmm1", "movq xmm0, rax"];
     Cvttsd2si32 Double -> Single, 1, Truncation, ["cvtsd2si eax, xmm1", "movd xmm0, eax"];
     Cvttsd2si64 Double -> Double, 1, Truncation, ["cvtsd2si rax, xmm1", "movq xmm0, rax"];
+}
+
+/// Approximations of AVX-512, which [`has_approximations`] and [`has_half_approximations`] must have said to be there.
+host_approximation! {
+    Rcp14ps "vrcp14ps xmm0, xmm1", Single, 4;
+    Rcp14pd "vrcp14pd xmm0, xmm1", Double, 2;
+    Rcp14ss "vrcp14ss xmm0, xmm0, xmm1", Single, 1;
+    Rcp14sd "vrcp14sd xmm0, xmm0, xmm1", Double, 1;
+    Rsqrt14ps "vrsqrt14ps xmm0, xmm1", Single, 4;
+    Rsqrt14pd "vrsqrt14pd xmm0, xmm1", Double, 2;
+    Rsqrt14ss "vrsqrt14ss xmm0, xmm0, xmm1", Single, 1;
+    Rsqrt14sd "vrsqrt14sd xmm0, xmm0, xmm1", Double, 1;
+    Rcpph "vrcpph xmm0, xmm1", Half, 8;
+    Rcpsh "vrcpsh xmm0, xmm0, xmm1", Half, 1;
+    Rsqrtph "vrsqrtph xmm0, xmm1", Half, 8;
+    Rsqrtsh "vrsqrtsh xmm0, xmm0, xmm1", Half, 1;
+}
+
+/// Whether the host has VRCP14PS and its kin.
+pub(crate) fn has_approximations() -> bool {
+    std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512vl")
+}
+
+/// Whether the host has VRCPPH and its kin.
+pub(crate) fn has_half_approximations() -> bool {
+    has_approximations() && std::is_x86_feature_detected!("avx512fp16")
 }
 
 /// Even elements are subtracted, odd ones added: zeros stand for the others meanwhile, which raise nothing.

@@ -153,6 +153,9 @@ macro_rules! bits {
 
 bits!(1, 2, 4, 8);
 
+/// A vector of up to 512 bits, zeros above what an instruction works on.
+pub(crate) type Zmm = [u64; 8];
+
 /// 128 bits.
 pub(crate) type Xmm = [u64; 2];
 

@@ -14,6 +14,7 @@ impl Context<'_> {
         element: usize,
         mask: u64,
     ) -> Result<(), Exception> {
+        self.check_elements(bytes.len(), element, mask)?;
         for (start, length) in runs(mask, element, bytes.len()) {
             let at = self.part(start, length)?;
             let run = bytes.get_mut(start..start + length).unwrap_or_default();
@@ -29,7 +30,9 @@ impl Context<'_> {
         element: usize,
         mask: u64,
     ) -> Result<(), Exception> {
-        if self.decoded.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
+        self.check_elements(bytes.len(), element, mask)?;
+        let several = bytes.len() > element;
+        if several && self.decoded.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
             let ends = |(first, last): (Option<usize>, usize), (start, length): (usize, usize)| {
                 (first.or(Some(start)), (start + length).saturating_sub(1).max(last))
             };
@@ -50,10 +53,15 @@ impl Context<'_> {
         Ok(())
     }
 
+    /// #GP or #SS, which come before #PF wherever the elements lie that the mask chooses.
+    fn check_elements(&self, bytes: usize, element: usize, mask: u64) -> Result<(), Exception> {
+        runs(mask, element, bytes).try_for_each(|(start, length)| self.part(start, length).map(drop))
+    }
+
     /// The address of so many bytes of the memory operand, or #GP or #SS.
     fn part(&self, start: usize, length: usize) -> Result<u64, Exception> {
         let address = &self.decoded.address;
-        let at = address.linear_of_part(self.registers, start as u64, length.saturating_sub(1) as u8);
+        let at = address.linear_past(self.registers, start as u64, length.saturating_sub(1) as u8);
         self.check(at, length, 1, address.stack)?;
         Ok(at)
     }

@@ -9,8 +9,10 @@ use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
+pub(crate) use crate::model::lane::Zmm;
 use crate::model::memory::Access;
 use crate::model::registers::Mxcsr;
+use crate::model::registers::Rflags;
 use crate::run::context::Context;
 
 /// What a memory operand must be aligned to.
@@ -22,13 +24,12 @@ pub(crate) enum Alignment {
     Size,
     /// Its size, or #GP: MOVAPS and its like.
     Strict,
+    /// Nothing, and #AC is not raised either.
+    Never,
 }
 
 /// AMD's misaligned exception mask (APM volume 1, section 4.4.3), reserved elsewhere and so never set there.
 const MXCSR_MM: u32 = 1 << 17;
-
-/// A vector of up to 512 bits, zeros above what an instruction works on.
-pub(crate) type Zmm = [u64; 8];
 
 /// The sources in the manual's order.
 pub(crate) type Sources = [Zmm; 3];
@@ -170,6 +171,8 @@ pub(crate) struct Phases {
     lanes: u8,
     /// An element of the source that can be in memory, in bytes.
     from: u8,
+    /// An element of the destination, in bytes.
+    lane: u8,
     /// What EVEX says of rounding and exceptions.
     embedded: Embedded,
 }
@@ -222,6 +225,7 @@ impl Default for Phases {
             suppresses: false,
             lanes: 0,
             from: 0,
+            lane: 0,
             embedded: Embedded::None,
         }
     }
@@ -331,6 +335,7 @@ impl Phases {
             checked: size as u8,
             alignment: match layout.alignment {
                 Alignment::Strict => Alignment::Strict,
+                Alignment::Never => Alignment::Never,
                 alignment if strict => alignment,
                 _ => Alignment::Any,
             },
@@ -339,6 +344,7 @@ impl Phases {
             suppresses,
             lanes: lanes as u8,
             from: layout.from,
+            lane: layout.lane,
             embedded: Embedded::of(instruction),
         })
     }
@@ -384,29 +390,34 @@ impl Context<'_> {
         alignment: Alignment,
     ) -> Result<(), Exception> {
         let strict = match alignment {
-            Alignment::Any => false,
+            Alignment::Any | Alignment::Never => false,
             Alignment::Size => !self.registers.extended.mxcsr.contains(Mxcsr::from_bits_retain(MXCSR_MM)),
             Alignment::Strict => true,
         };
         if strict && address & (size as u64 - 1) != 0 {
             return Err(Exception::GeneralProtection(0));
         }
-        let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let never = alignment == Alignment::Never;
+        let wide = never || size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
         self.check(address, size, if wide { 1 } else { size }, self.decoded.address.stack)
     }
 
-    /// #GP or #AC for a misaligned operand of which the mask leaves anything; as it is all of it that must be aligned.
+    /// #GP or #AC for a misaligned operand of which the mask leaves anything, as it is all of it that must be aligned;
+    /// #AC comes first where `decisive` is canonical. Otherwise, whether the operand may be accessed as a whole: the
+    /// elements that are left may be canonical alone.
     #[inline(always)]
-    fn check_masked(&self, address: u64, size: usize) -> Result<(), Exception> {
-        let strict = self.phases.alignment == Alignment::Strict;
-        if strict && address & (size as u64).wrapping_sub(1) != 0 {
+    fn check_masked(&self, address: u64, size: usize, decisive: u64) -> Result<bool, Exception> {
+        let misaligned = address & (size as u64).wrapping_sub(1) != 0;
+        if misaligned && self.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
         }
-        match self.check_vector(address, size, Alignment::Any) {
-            Err(Exception::AlignmentCheck) => Err(Exception::AlignmentCheck),
-            // The elements that are left are looked at one by one.
-            _ => Ok(()),
+        let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let told = self.registers.rflags.contains(Rflags::AC) && !wide;
+        if misaligned && told && self.decoded.is_canonical(decisive) {
+            return Err(Exception::AlignmentCheck);
         }
+        let last = address.wrapping_add(size as u64).wrapping_sub(1);
+        Ok(self.decoded.is_canonical(address) && self.decoded.is_canonical(last))
     }
 
     /// Reads the sources.
@@ -454,7 +465,9 @@ impl Context<'_> {
         };
         let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
         let mask = !self.write_mask() & lanes;
-        for source in sources.iter_mut().take(usize::from(phases.count)) {
+        // A scalar conversion copies the rest of the first source, whose elements have another size.
+        let copied = usize::from(phases.count == 2 && phases.from != phases.lane);
+        for source in sources.iter_mut().take(usize::from(phases.count)).skip(copied) {
             for (index, quadword) in source.iter_mut().enumerate() {
                 let replaced = spread(mask, lane, index);
                 *quadword = *quadword & !replaced | one & replaced;
@@ -521,7 +534,7 @@ fn memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
 fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
     let phases = &c.phases;
     let place = usize::from(phases.place).min(2);
-    let lanes = phases.width() / ELEMENT;
+    let lanes = phases.lanes();
     // Without a lane there is no access.
     if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
         let (address, stack) = (c.linear(), c.decoded.address.stack);
@@ -566,8 +579,11 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
-        c.check_masked(address, length)?;
-        if c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
+        let last = address.wrapping_add(length as u64).wrapping_sub(1);
+        // A load is told so where all of it is canonical.
+        let decisive = if c.decoded.is_canonical(address) { last } else { address };
+        let at_once = c.check_masked(address, length, decisive)?;
+        if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
     }
@@ -698,7 +714,8 @@ fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> 
         c.check_vector(address, length, Alignment::Any)?;
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
     } else if mask != 0 {
-        c.check_masked(address, length)?;
+        let first = address.wrapping_add(u64::from(mask.trailing_zeros()) * element as u64);
+        c.check_masked(address, length, first)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
     c.store_elements(&bytes[..length], element, mask)

@@ -4,6 +4,7 @@
 //! Each shape is a trait that a row implements (through [`row!`]) and a `select` that picks the one
 //! function compiled for the operands' kinds and width.
 
+pub(crate) mod element;
 pub(crate) mod float;
 pub(crate) mod vector;
 

@@ -38,6 +38,11 @@ impl Control {
         Control::of(Mxcsr::MASKS | Mxcsr::DAZ | Mxcsr::FTZ)
     }
 
+    /// The same rounding and DAZ, with nothing raised yet, everything masked, and tiny results kept.
+    pub(crate) fn masked(&self) -> Control {
+        Control { ftz: false, unmasked: Mxcsr::empty(), raised: Mxcsr::empty(), ..*self }
+    }
+
     /// The default NaN, for an invalid operation.
     pub(crate) fn invalid<F: Format>(&mut self) -> u64 {
         self.raised |= Mxcsr::IE;
@@ -378,7 +383,10 @@ pub(crate) fn convert<S: Format, D: Format>(bits: u64, daz: bool, control: &mut 
 
 /// An integer as a number.
 pub(crate) fn from_integer<D: Format>(integer: i128, control: &mut Control) -> u64 {
-    round::<D>(integer < 0, integer.unsigned_abs(), 0, control)
+    let result = round::<D>(integer < 0, integer.unsigned_abs(), 0, control);
+    // An overflow of half precision is inexact, even where the exponent is all that is too large.
+    control.inexact(D::BITS == 16 && control.raised.contains(Mxcsr::OE));
+    result
 }
 
 /// The integer near a number, of so many bits, or the indefinite one: all ones without a sign, else the least.
@@ -432,8 +440,6 @@ pub(crate) fn round_scaled<F: Format>(bits: u64, places: u8, rounding: u8, contr
     }
     let (multiple, inexact) = shorten(number.significand, unit - number.exponent, number.negative, rounding);
     control.inexact(inexact);
-    let raised = control.raised;
-    let result = round::<F>(number.negative, multiple, unit, control);
-    control.raised = raised;
-    result
+    // It is a number of the format, so that nothing more is raised.
+    round::<F>(number.negative, multiple, unit, &mut control.masked())
 }

@@ -117,6 +117,8 @@ bitflags! {
         /// DPPS adds each lane's product to its neighbour's, and then to each of these sums the other: which of several
         /// NaNs is the result differs between lanes. DPPD does the last step only. Elsewhere each lane gets the same.
         const DOT_PRODUCTS_EXCHANGE_LANES = 1 << 41;
+        /// VFMULCPH and its kin set the flags of MXCSR, but raise #XM for none, masked or not.
+        const COMPLEX_PRODUCTS_RAISE_NOTHING = 1 << 45;
         /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
         /// at the first that is accessed; XRSTOR at the header before the last byte, at whatever is in the header after
         /// it, except of a compacted image, and of that at MXCSR
@@ -130,7 +132,7 @@ bitflags! {
 
         // AVX and AVX-512.
 
-        /// A store under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
+        /// A store of several elements under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
         /// the page after it is at fault, the last byte of its last; elsewhere the first byte at fault.
         const MASKED_STORES_CHECK_THEIR_ENDS = 1 << 45;
     }

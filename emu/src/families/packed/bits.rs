@@ -64,15 +64,15 @@ fn right<W: Width>(lane: W, count: W) -> W {
 /// The high half of both, shifted by the count modulo the width.
 #[inline(always)]
 fn double_left<W: Width>(high: W, low: W, count: u64) -> W {
-    let count = count as u32 & (W::BITS as u32 - 1);
-    high.shift_left(count) | low.shift_right(W::BITS as u32 - count)
+    let count = count as u32 & (W::BITS - 1);
+    high.shift_left(count) | low.shift_right(W::BITS - count)
 }
 
 /// The low half of both, shifted by the count modulo the width.
 #[inline(always)]
 fn double_right<W: Width>(low: W, high: W, count: u64) -> W {
-    let count = count as u32 & (W::BITS as u32 - 1);
-    low.shift_right(count) | high.shift_left(W::BITS as u32 - count)
+    let count = count as u32 & (W::BITS - 1);
+    low.shift_right(count) | high.shift_left(W::BITS - count)
 }
 
 /// A bit for each lane below that is equal.

@@ -82,16 +82,17 @@ fn select_gather<I: Width, W: Width + Lane>(form: &Form<'_>) -> Option<Execute> 
     Some(if form.shape(2) == Shape::None { gather::<I, W> } else { gather_by_signs::<I, W> })
 }
 
-/// The lanes that the mask register has, each of which it loses when the lane is done.
+/// The lanes that the mask register has, each of which it loses when the lane is done. The first of them clears what
+/// lies above.
 fn gather<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (lanes, number) = (count::<I, W>(c), usize::from(c.decoded.operand[0].number));
     let mask = c.phases.mask_number();
     let width = c.phases.width();
-    clear_above(vector(c, number), width);
     for lane in 0..lanes {
         if c.registers.extended.opmask[mask] >> (lane & 63) & 1 != 0 {
             let value = load::<I, W>(c, lane)?;
             let to = vector(c, number);
+            clear_above(to, width);
             *to = to.with_integer(lane, value);
             c.registers.extended.opmask[mask] &= !(1 << (lane & 63));
         }
@@ -107,7 +108,6 @@ fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Out
     let (lanes, number) = (count::<I, W>(c), usize::from(c.decoded.operand[0].number));
     let mask = usize::from(c.decoded.operand[2].number);
     let width = c.phases.width();
-    clear_above(vector(c, number), width);
     let signs = vector(c, mask);
     clear_above(signs, width);
     for sign in bytemuck::cast_slice_mut::<u64, W>(signs) {
@@ -117,6 +117,7 @@ fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Out
         if vector(c, mask).integer::<W>(lane).sign() {
             let value = load::<I, W>(c, lane)?;
             let to = vector(c, number);
+            clear_above(to, width);
             *to = to.with_integer(lane, value);
             let mask = vector(c, mask);
             *mask = mask.with_integer(lane, W::default());

@@ -12,7 +12,7 @@ use crate::run::place::{Mem, Reg, Source};
 use crate::run::row::Row;
 use crate::shape::row;
 use crate::shape::vector::ClassName;
-use crate::vector::{Class, InPart, InRegister, Mmx, Place, Sse};
+use crate::vector::{Class, Mmx, Sse};
 
 const NONE: Flags = Flags::empty();
 
@@ -25,7 +25,6 @@ pub(super) static ROWS: &[Row] = &[
     row!(Pinsrw, Select, NONE, insert::<u16>),
     row!(Pinsrd, Select, NONE, insert::<u32>),
     row!(Pinsrq, Select, NONE, insert::<u64>),
-    row!(Insertps, Select, NONE, insertps),
     row!(Extrq, Select, NONE, extrq),
     row!(Insertq, Select, NONE, insertq),
 ];
@@ -71,28 +70,6 @@ fn insert<W: Width>(form: &Form<'_>) -> Option<Execute> {
         (ClassName::Mmx, Shape::Memory) => Some(run::<Mmx, W, Mem>),
         (ClassName::Sse, Shape::Register) => Some(run::<Sse, W, Reg<1>>),
         (ClassName::Sse, Shape::Memory) => Some(run::<Sse, W, Mem>),
-        _ => None,
-    }
-}
-
-/// Bits 7:6 choose the lane of a source register, 5:4 that of the destination, 3:0 lanes to clear.
-fn insertps(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let immediate = c.decoded.immediate as usize;
-        let source = P::fetch::<C, u32>(c, C::FIRST + 1)?;
-        let from = if P::IN_MEMORY { 0 } else { immediate >> 6 & 3 };
-        let mut result = C::get(c, C::FIRST).with_integer(immediate >> 4 & 3, source.integer::<u32>(from));
-        for (index, lane) in result.lanes_mut::<u32>().iter_mut().enumerate() {
-            if immediate >> index & 1 != 0 {
-                *lane = 0;
-            }
-        }
-        C::set::<u32>(c, result);
-        Ok(Outcome::Next)
-    }
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Sse, None) => Some(run::<Sse, InRegister>),
-        (ClassName::Sse, Some(4)) => Some(run::<Sse, InPart<4>>),
         _ => None,
     }
 }

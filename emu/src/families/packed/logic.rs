@@ -28,7 +28,6 @@ pub(super) static ROWS: &[Row] = &[
     row!([Vpxord, Vxorps], Lanes<u64>, NONE, u64::bitxor).masked_by(4),
     row!(Vpternlogd, TernaryImm<u64>, NONE, ternary).masked_by(4),
     row!(Vpternlogq, TernaryImm<u64>, NONE, ternary),
-    row!(Ptest, Select, NONE, ptest),
 ];
 
 #[inline(always)]
@@ -43,21 +42,4 @@ fn ternary(first: u64, second: u64, third: u64, immediate: u8) -> u64 {
     (0..8).filter(|minterm| immediate >> minterm & 1 != 0).fold(0, |bits, minterm| {
         bits | of(minterm & 4, first) & of(minterm & 2, second) & of(minterm & 1, third)
     })
-}
-
-/// ZF if no bit is in both, CF if none is in the second alone; the other status flags are clear.
-fn ptest(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let first = C::get(c, 0);
-        let second = P::fetch::<C, u64>(c, 1)?;
-        let (mut both, mut second_alone) = (0, 0);
-        for (first, second) in first.quadwords().iter().zip(second.quadwords()) {
-            both |= first & second;
-            second_alone |= !first & second;
-        }
-        c.set_status(flag(Rflags::ZF, both == 0) | flag(Rflags::CF, second_alone == 0));
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 0, run)
 }

@@ -8,6 +8,7 @@ pub(super) mod broadcast;
 pub(super) mod crypto;
 pub(super) mod dot_product;
 pub(super) mod gather;
+pub(super) mod hash;
 pub(super) mod insert_extract;
 pub(super) mod logic;
 pub(super) mod narrow;
@@ -27,6 +28,7 @@ pub(super) static ALL: &[&[Row]] = &[
     crypto::ROWS,
     dot_product::ROWS,
     gather::ROWS,
+    hash::ROWS,
     insert_extract::ROWS,
     logic::ROWS,
     narrow::ROWS,

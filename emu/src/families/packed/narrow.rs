@@ -94,7 +94,9 @@ fn compress<T: Lane, const LANE: usize, const ZEROING: bool>(
     for (to, (_, lane)) in lanes_of_mut::<T>(&mut result).iter_mut().zip(source) {
         *to = *lane;
     }
-    if c.decoded.operand[0].kind == Kind::Memory {
+    if c.phases.mask_number() == 0 {
+        c.commit(&result)?;
+    } else if c.decoded.operand[0].kind == Kind::Memory {
         let bytes: &[u8] = bytemuck::cast_slice(&result);
         c.store_elements(bytes, LANE, lowest(count))?;
     } else {

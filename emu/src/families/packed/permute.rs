@@ -85,7 +85,7 @@ fn by_second<T: Copy + Default + TryInto<u64>>(
 /// Four bits of the immediate for each block of 128 bits: which of four, and whether it is zero.
 #[inline(always)]
 fn two_blocks([first, second, _]: [&[u64]; 3], index: usize, immediate: u8) -> u64 {
-    let control = usize::from(immediate >> (4 * (index / 2 & 1)));
+    let control = usize::from(immediate >> (4 * ((index / 2) & 1)));
     match (control & 8, control & 2) {
         (0, 0) => pick(first, 2 * (control & 1) + (index & 1)),
         (0, _) => pick(second, 2 * (control & 1) + (index & 1)),
@@ -100,7 +100,7 @@ fn shuffle_blocks<T: Copy + Default>([first, second, _]: [&[T]; 3], index: usize
     let blocks = first.len() / lanes;
     let block = index / lanes;
     let bits = blocks.trailing_zeros() as usize;
-    let chosen = usize::from(immediate) >> (block * bits & 7) & (blocks - 1);
+    let chosen = usize::from(immediate) >> ((block * bits) & 7) & (blocks - 1);
     pick(if block < blocks / 2 { first } else { second }, chosen * lanes + index % lanes)
 }
 

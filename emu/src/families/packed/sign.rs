@@ -1,11 +1,13 @@
-//! Masks in vectors: the top bits of lanes (SDM volume 1, sections 14.1 and 15.1).
+//! Masks in vectors, which are the top bits of lanes, and tests of whole vectors (SDM volume 1, sections 12.10, 14.1 and
+//! 15.1).
 
 use crate::decode::flags::Flags;
+use crate::decode::form::{Form, Shape};
 use crate::families::integer::arith::flag;
 use crate::model::exception::Exception;
 use crate::model::outcome::Outcome;
 use crate::model::registers::Rflags;
-use crate::run::context::Context;
+use crate::run::context::{Context, Execute};
 use crate::run::phases::{Layout, Operands, Sources, Zmm, spread};
 use crate::run::row::Row;
 use crate::shape::row;
@@ -32,7 +34,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Vpmovm2w, Whole, NONE, from_mask::<2>).with(one(2)),
     row!(Vpmovm2d, Whole, NONE, from_mask::<4>).with(one(4)),
     row!(Vpmovm2q, Whole, NONE, from_mask::<8>).with(one(8)),
-    row!(Vptest, Whole, NONE, |c| test(c, u64::MAX)).with(two(8)),
+    row!([Ptest, Vptest], Whole, NONE, |c| test(c, u64::MAX)).with(two(8)),
     row!(Vtestps, Whole, NONE, |c| test(c, 0x8000_0000_8000_0000)).with(two(4)),
     row!(Vtestpd, Whole, NONE, |c| test(c, 0x8000_0000_0000_0000)).with(two(8)),
     row!([Vmaskmovps, Vpmaskmovd], Select, NONE, select_masked::<4>).with(two(4)),
@@ -91,10 +93,8 @@ fn test(c: &mut Context<'_>, bits: u64) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-fn select_masked<const LANE: usize>(
-    form: &crate::decode::form::Form<'_>,
-) -> Option<crate::run::context::Execute> {
-    let store = form.shape(0) == crate::decode::form::Shape::Memory;
+fn select_masked<const LANE: usize>(form: &Form<'_>) -> Option<Execute> {
+    let store = form.shape(0) == Shape::Memory;
     Some(if store { masked_store::<LANE> } else { masked_load::<LANE> })
 }
 

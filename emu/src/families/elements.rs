@@ -1,0 +1,87 @@
+//! Instructions that stop between elements of memory, and stores of some elements only, where a page ends.
+
+use crate::decode::processor::{Processor, Vendor};
+use crate::model::registers::gpr;
+use crate::{Access, Displaced, Exception, MemoryFault, Registers, Touches, UserMemory};
+
+const START: u64 = 0x1000;
+const END: u64 = 0x2000;
+
+/// One page of memory.
+struct Page(Vec<u8>);
+
+impl Page {
+    fn range(address: u64, length: usize, access: Access) -> Result<core::ops::Range<usize>, MemoryFault> {
+        let bytes = address..address + length as u64;
+        match bytes.clone().find(|byte| !(START..END).contains(byte)) {
+            Some(address) => Err(MemoryFault { address, access, present: false, protection_key: false }),
+            None => Ok((bytes.start - START) as usize..(bytes.end - START) as usize),
+        }
+    }
+}
+
+impl UserMemory for Page {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        bytes.copy_from_slice(&self.0[Page::range(address, bytes.len(), access)?]);
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.0[Page::range(address, bytes.len(), Access::Write)?].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
+        unreachable!("nothing here is locked")
+    }
+}
+
+fn decode(bytes: &[u8]) -> Displaced {
+    Displaced::decode_on(bytes, 0x40_0000, Processor::with_every_feature(Vendor::Intel).leak()).unwrap()
+}
+
+fn page_fault(address: u64, error_code: u32) -> Exception {
+    Exception::PageFault { address, error_code }
+}
+
+#[test]
+fn a_gather_keeps_what_it_has_done() {
+    let gather = decode(&[0xc4, 0xe2, 0x61, 0x90, 0x0c, 0x90]); // vpgatherdd xmm1, [rax+xmm2*4], xmm3
+    let (mut registers, mut page) = (Registers::default(), Page(vec![0x11; 0x1000]));
+    registers.gpr[gpr::RAX] = END - 8;
+    registers.extended.vector[1].0 = [7; 8];
+    registers.extended.vector[2].0 = [1 << 32, 3 << 32 | 2, 0, 0, 0, 0, 0, 0];
+    registers.extended.vector[3].0 = [0x8000_0001_8000_0001; 8];
+    assert_eq!(gather.execute(&mut registers, &mut page), Err(page_fault(END, 4)));
+    assert_eq!(registers.extended.vector[1].0, [0x1111_1111_1111_1111, 7, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(registers.extended.vector[3].0, [0, u64::MAX, 0, 0, 0, 0, 0, 0]);
+    // What is done is not done again.
+    registers.gpr[gpr::RAX] = START - 8;
+    registers.extended.vector[2].0[0] = 0;
+    assert_eq!(gather.execute(&mut registers, &mut page).err(), None);
+    assert_eq!(registers.extended.vector[1].0[..2], [0x1111_1111_1111_1111; 2]);
+    assert_eq!(registers.extended.vector[3].0, [0; 8]);
+}
+
+#[test]
+fn a_store_under_a_mask_looks_at_no_more_than_the_mask_leaves() {
+    let store = decode(&[0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x08]); // vmovdqu32 [rax]{k1}, zmm1
+    let (mut registers, mut page) = (Registers::default(), Page(vec![0; 0x1000]));
+    registers.gpr[gpr::RAX] = END - 8;
+    registers.extended.vector[1].0 = [u64::MAX; 8];
+    registers.extended.opmask[1] = 0b1011;
+    assert_eq!(store.execute(&mut registers, &mut page), Err(page_fault(END + 7, 6)), "its last byte");
+    assert_eq!(page.0[0xff8..], [0; 8], "nothing is stored");
+    registers.extended.opmask[1] = 0b10;
+    assert_eq!(store.execute(&mut registers, &mut page).err(), None);
+    assert_eq!(page.0[0xff8..], [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    registers.gpr[gpr::RAX] = 0x8000_0000_0000_0000;
+    registers.extended.opmask[1] = 0xffff_0000;
+    assert_eq!(store.execute(&mut registers, &mut page).err(), None, "there is no such element");
+}
+
+#[test]
+fn the_end_of_avx_code_needs_no_avx_512() {
+    let touches = decode(&[0xc5, 0xf8, 0x77]).touches(); // vzeroupper
+    assert!(touches.contains(Touches::SSE | Touches::AVX) && !touches.intersects(Touches::AVX512));
+}
