@@ -255,7 +255,7 @@ host! {
     Cvttsd2si64 Double -> Double, 1, Truncation, ["cvtsd2si rax, xmm1", "movq xmm0, rax"];
 }
 
-/// Approximations of AVX-512, which [`has_approximations`] and [`has_half_approximations`] must have said to be there.
+// Approximations of AVX-512, which [`has_approximations`] and [`has_half_approximations`] must have said to be there.
 host_approximation! {
     Rcp14ps "vrcp14ps xmm0, xmm1", Single, 4;
     Rcp14pd "vrcp14pd xmm0, xmm1", Double, 2;

@@ -108,16 +108,6 @@ pub(crate) trait Bits: Pod + Default {
     fn lanes_mut<T: Lane>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(self.quadwords_mut())
     }
-    /// Each lane's own function.
-    #[inline(always)]
-    fn map<T: Lane>(&self, operation: impl Fn(T) -> T) -> Self {
-        by_blocks_of(self, self, |lane, _| operation(*lane))
-    }
-    /// Each lane's own function of it and its peer.
-    #[inline(always)]
-    fn zip<T: Lane>(&self, other: &Self, operation: impl Fn(T, T) -> T) -> Self {
-        by_blocks_of(self, other, |lane, other| operation(*lane, *other))
-    }
 }
 
 macro_rules! bits {

@@ -412,7 +412,8 @@ impl Context<'_> {
             return Err(Exception::GeneralProtection(0));
         }
         let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
-        let told = self.registers.rflags.contains(Rflags::AC) && !wide;
+        let never = self.phases.alignment == Alignment::Never;
+        let told = self.registers.rflags.contains(Rflags::AC) && !wide && !never;
         if misaligned && told && self.decoded.is_canonical(decisive) {
             return Err(Exception::AlignmentCheck);
         }

@@ -6,7 +6,6 @@ use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 use crate::model::format::Format;
 use crate::model::lane::Bits;
-use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::registers::Mxcsr;
 use crate::run::context::{Context, Execute};
@@ -34,14 +33,14 @@ pub(crate) trait ElementOp {
 #[inline(always)]
 fn element(vector: &Zmm, bytes: usize, index: usize) -> u64 {
     let byte = index * bytes;
-    vector[byte / 8 & 7] >> (8 * (byte & 7)) & u64::MAX >> (64 - 8 * bytes)
+    vector[(byte / 8) & 7] >> (8 * (byte & 7)) & u64::MAX >> (64 - 8 * bytes)
 }
 
 #[inline(always)]
 fn set_element(vector: &mut Zmm, bytes: usize, index: usize, value: u64) {
     let (byte, ones) = (index * bytes, u64::MAX >> (64 - 8 * bytes));
     let shift = 8 * (byte & 7);
-    let quadword = &mut vector[byte / 8 & 7];
+    let quadword = &mut vector[(byte / 8) & 7];
     *quadword = *quadword & !(ones << shift) | (value & ones) << shift;
 }
 
@@ -136,21 +135,7 @@ fn store(c: &mut Context<'_>, result: &Zmm, bytes: usize) -> Result<(), Exceptio
         c.memory.write(address, &values[..(lanes * bytes).min(64)])?;
         return Ok(());
     }
-    let chosen = (0..lanes).filter(|index| mask >> (index & 63) & 1 != 0);
-    let at = |c: &Context<'_>, index: usize| {
-        c.decoded.address.linear_of_part(c.registers, (index * bytes) as u64, (bytes - 1) as u8)
-    };
-    // All are looked at before one is written.
-    for index in chosen.clone() {
-        let (address, mut before) = (at(c, index), [0; 8]);
-        c.check(address, bytes, 1, stack)?;
-        c.memory.read(address, &mut before[..bytes], Access::Write)?;
-    }
-    for index in chosen {
-        let address = at(c, index);
-        c.memory.write(address, &values[index * bytes..][..bytes])?;
-    }
-    Ok(())
+    c.store_elements(&values[..(lanes * bytes).min(64)], bytes, mask)
 }
 
 /// An integer of a general register as the lowest element.

@@ -73,8 +73,6 @@ pub(crate) trait Class {
     fn ready(context: &Context<'_>) -> Result<(), Exception>;
     /// The register that operand `index` names.
     fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a Self::Bits;
-    /// The register that says which lanes to blend: XMM0, or, under VEX, the fourth operand.
-    fn mask<'a>(context: &'a Context<'_>) -> &'a Self::Bits;
     /// Reads the register that operand `index` names.
     #[inline(always)]
     fn get(context: &Context<'_>, index: usize) -> Self::Bits {
@@ -112,10 +110,6 @@ impl Class for Mmx {
         core::array::from_ref(context.registers.extended.x87.mm(number))
     }
     #[inline(always)]
-    fn mask<'a>(_: &'a Context<'_>) -> &'a [u64; 1] {
-        &[0]
-    }
-    #[inline(always)]
     fn set_number(context: &mut Context<'_>, number: u8, [value]: [u64; 1]) {
         let x87 = &mut context.registers.extended.x87;
         x87.set_mm(number, value);
@@ -150,10 +144,6 @@ impl Class for Sse {
         context.xmm(context.decoded.operand[index].number)
     }
     #[inline(always)]
-    fn mask<'a>(context: &'a Context<'_>) -> &'a Xmm {
-        context.xmm(0)
-    }
-    #[inline(always)]
     fn set_number(context: &mut Context<'_>, number: u8, value: Xmm) {
         context.registers.extended.vector[usize::from(number & 31)].set_low(value);
     }
@@ -176,10 +166,6 @@ impl Class for Vex {
     #[inline(always)]
     fn register<'a>(context: &'a Context<'_>, index: usize) -> &'a Xmm {
         context.xmm(context.decoded.operand[index].number)
-    }
-    #[inline(always)]
-    fn mask<'a>(context: &'a Context<'_>) -> &'a Xmm {
-        Self::register(context, 3)
     }
     #[inline(always)]
     fn set_number(context: &mut Context<'_>, number: u8, [low, high]: Xmm) {
@@ -220,8 +206,6 @@ pub(crate) struct InRegister;
 pub(crate) struct InMemory;
 /// In memory, so many bytes, without alignment: zeros above them.
 pub(crate) struct InPart<const BYTES: usize>;
-/// In memory, aligned as the class wants the whole, of which only the low half is looked at.
-pub(crate) struct InLowHalf;
 
 impl Place for InRegister {
     const IN_MEMORY: bool = false;
@@ -247,15 +231,6 @@ impl<const BYTES: usize> Place for InPart<BYTES> {
     #[inline(always)]
     fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception> {
         context.load_low(memory, BYTES, BYTES, Alignment::Any)
-    }
-}
-
-impl Place for InLowHalf {
-    const IN_MEMORY: bool = true;
-
-    #[inline(always)]
-    fn load<C: Class, T: Lane>(context: &mut Context<'_>, memory: &mut C::Bits) -> Result<(), Exception> {
-        context.load_low(memory, C::Bits::BYTES / 2, C::Bits::BYTES, C::ALIGNMENT)
     }
 }
 

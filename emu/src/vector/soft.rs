@@ -13,6 +13,8 @@ pub(crate) struct Control {
     pub(crate) daz: bool,
     /// Tiny results are zeros.
     pub(crate) ftz: bool,
+    /// The same whether underflow is masked or not.
+    pub(crate) flushes: bool,
     /// The exceptions that are not masked, as flags.
     unmasked: Mxcsr,
     /// What was raised.
@@ -28,6 +30,7 @@ impl Control {
             daz: mxcsr.contains(Mxcsr::DAZ),
             // An unmasked underflow is signalled instead.
             ftz: mxcsr.contains(Mxcsr::FTZ) && !unmasked.contains(Mxcsr::UE),
+            flushes: mxcsr.contains(Mxcsr::FTZ),
             unmasked,
             raised: Mxcsr::empty(),
         }
@@ -197,7 +200,10 @@ pub(crate) fn round<F: Format>(
     if magnitude < 1 - bias::<F>() {
         if control.unmasked.contains(Mxcsr::UE) {
             control.raised |= Mxcsr::UE;
-            control.inexact(inexact);
+            // Binary16 is rounded from a wider result, to what the format has.
+            let least = 1 - bias::<F>() - F::FRACTION_BITS as i32;
+            let lost = F::BITS == 16 && shorten(significand, least - exponent, negative, control.rounding).1;
+            control.inexact(inexact || lost);
             return signed::<F>(negative, 0);
         }
         if control.ftz && F::BITS != 16 {

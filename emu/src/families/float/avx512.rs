@@ -58,6 +58,42 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vfpclasssd, scalar_mask One, 8, |[a, ..], (immediate, _), control| class::<Double>(a, immediate, control)),
     element_row!(Vfpclassph, mask One, 2, |[a, ..], (immediate, _), control| class::<Half>(a, immediate, control)),
     element_row!(Vfpclasssh, scalar_mask One, 2, |[a, ..], (immediate, _), control| class::<Half>(a, immediate, control)),
+    Row { select: approximated::<Each<sse::Rcp14ps>>, ..float_row!([Vrcp14ps], each 4 -> 4, sse::Rcp14ps) },
+    Row { select: approximated::<Each<sse::Rcp14pd>>, ..float_row!([Vrcp14pd], each 8 -> 8, sse::Rcp14pd) },
+    Row {
+        select: approximated::<sse::Rcp14ss>,
+        ..float_row!([Vrcp14ss], scalar 4 -> 4, UNARY, sse::Rcp14ss)
+    },
+    Row {
+        select: approximated::<sse::Rcp14sd>,
+        ..float_row!([Vrcp14sd], scalar 8 -> 8, UNARY, sse::Rcp14sd)
+    },
+    Row {
+        select: approximated::<Each<sse::Rsqrt14ps>>,
+        ..float_row!([Vrsqrt14ps], each 4 -> 4, sse::Rsqrt14ps)
+    },
+    Row {
+        select: approximated::<Each<sse::Rsqrt14pd>>,
+        ..float_row!([Vrsqrt14pd], each 8 -> 8, sse::Rsqrt14pd)
+    },
+    Row {
+        select: approximated::<sse::Rsqrt14ss>,
+        ..float_row!([Vrsqrt14ss], scalar 4 -> 4, UNARY, sse::Rsqrt14ss)
+    },
+    Row {
+        select: approximated::<sse::Rsqrt14sd>,
+        ..float_row!([Vrsqrt14sd], scalar 8 -> 8, UNARY, sse::Rsqrt14sd)
+    },
+    Row { select: half_approximated::<Each<sse::Rcpph>>, ..float_row!([Vrcpph], each 2 -> 2, sse::Rcpph) },
+    Row { select: half_approximated::<sse::Rcpsh>, ..float_row!([Vrcpsh], scalar 2 -> 2, UNARY, sse::Rcpsh) },
+    Row {
+        select: half_approximated::<Each<sse::Rsqrtph>>,
+        ..float_row!([Vrsqrtph], each 2 -> 2, sse::Rsqrtph)
+    },
+    Row {
+        select: half_approximated::<sse::Rsqrtsh>,
+        ..float_row!([Vrsqrtsh], scalar 2 -> 2, UNARY, sse::Rsqrtsh)
+    },
 ];
 
 /// Only the processor knows the last bits.
@@ -170,6 +206,10 @@ fn rounding(immediate: u8, control: &Control) -> u8 {
 fn round_scale<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     let raised = control.raised;
     let result = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
+    // In binary16 a multiple of 2^-15 is tiny.
+    if control.raised.difference(raised).contains(Mxcsr::PE) && F::is_denormal(result) {
+        control.raised |= Mxcsr::UE;
+    }
     if immediate & 8 != 0 {
         control.raised = control.raised.difference(Mxcsr::PE) | raised;
     }
@@ -189,7 +229,7 @@ fn reduce<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     let rounded = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
     control.raised = raised;
     let mut difference = control.masked();
-    difference.ftz = control.ftz;
+    difference.ftz = control.flushes;
     difference.rounding = rounding(immediate, control);
     let result = add::<F>(bits, rounded, true, &mut difference);
     if immediate & 8 == 0 {

@@ -12,7 +12,7 @@ use crate::run::row::Row;
 use crate::shape::element::{ElementOp, element_row, packed, scalar};
 use crate::shape::float::{FloatFlags, to_flags_row};
 use crate::vector::float::raise;
-use crate::vector::soft::{Class, Control, add, convert, divide, fused, multiply, root, unpack, unpack_with};
+use crate::vector::soft::{Class, Control, add, convert, divide, fused, multiply, root, unpack};
 
 use crate::families::float::compare::Predicate;
 
@@ -172,10 +172,10 @@ fn two_to_brain(_: &Form<'_>) -> Option<Execute> {
         let singles = c.phases.width() / 4;
         let elements = |source: &Zmm| {
             let source = *source;
-            (0..singles).map(move |index| source[index / 2 & 7] >> (32 * (index & 1)) & u64::from(u32::MAX))
+            (0..singles).map(move |index| source[(index / 2) & 7] >> (32 * (index & 1)) & u64::from(u32::MAX))
         };
         for (index, single) in elements(&sources[1]).chain(elements(&sources[0])).enumerate() {
-            result[index / 4 & 7] |= to_brain(single) << (16 * (index & 3));
+            result[(index / 4) & 7] |= to_brain(single) << (16 * (index & 3));
         }
         c.commit(&result)?;
         Ok(Outcome::Next)
@@ -194,6 +194,7 @@ fn dot(sum: u64, first: u64, second: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vector::soft::unpack_with;
 
     /// Halfway between two numbers of BF16 goes to the even one; a denormal single is zero.
     #[test]

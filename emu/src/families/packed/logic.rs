@@ -3,17 +3,8 @@
 use core::ops::{BitAnd, BitOr, BitXor};
 
 use crate::decode::flags::Flags;
-use crate::decode::form::Form;
-use crate::families::integer::arith::flag;
-use crate::model::exception::Exception;
-use crate::model::lane::Bits;
-use crate::model::outcome::Outcome;
-use crate::model::registers::Rflags;
-use crate::run::context::{Context, Execute};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::by_class;
-use crate::vector::{Class, Place};
 
 const NONE: Flags = Flags::empty();
 
