@@ -716,7 +716,9 @@ fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> 
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
     } else if mask != 0 {
         let first = address.wrapping_add(u64::from(mask.trailing_zeros()) * element as u64);
-        c.check_masked(address, length, first)?;
+        let last = first.wrapping_add(element as u64 - 1);
+        let decisive = if c.decoded.is_canonical(first) { last } else { first };
+        c.check_masked(address, length, decisive)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
     c.store_elements(&bytes[..length], element, mask)

@@ -129,7 +129,7 @@ fn store(c: &mut Context<'_>, result: &Zmm, bytes: usize) -> Result<(), Exceptio
     let (lanes, mask) = (c.phases.lanes(), c.write_mask());
     let values: &[u8] = bytemuck::cast_slice(result);
     let stack = c.decoded.address.stack;
-    if mask | u64::MAX << (lanes & 63) == u64::MAX {
+    if c.phases.mask_number() == 0 {
         let address = c.linear();
         c.check(address, lanes * bytes, 1, stack)?;
         c.memory.write(address, &values[..(lanes * bytes).min(64)])?;

@@ -220,7 +220,8 @@ fn compute_watched<O: HostOp, B: Bits>(
 ) -> Result<(), Exception> {
     let unmasked = unmasked(*mxcsr);
     let mut control = *mxcsr;
-    if unmasked.contains(Mxcsr::UE) {
+    // Approximations raise nothing that could be signalled instead.
+    if unmasked.contains(Mxcsr::UE) && O::KIND != Kind::Approximation {
         control.remove(Mxcsr::FTZ);
     }
     let mut raised = watch::<O, B>(first, second, control, result);
