@@ -54,7 +54,7 @@ impl Context<'_> {
     }
 
     /// #GP or #SS, which come before #PF wherever the elements lie that the mask chooses.
-    fn check_elements(&self, bytes: usize, element: usize, mask: u64) -> Result<(), Exception> {
+    pub(super) fn check_elements(&self, bytes: usize, element: usize, mask: u64) -> Result<(), Exception> {
         runs(mask, element, bytes).try_for_each(|(start, length)| self.part(start, length).map(drop))
     }
 

@@ -403,10 +403,10 @@ impl Context<'_> {
     }
 
     /// #GP or #AC for a misaligned operand of which the mask leaves anything, as it is all of it that must be aligned;
-    /// #AC comes first where `decisive` is canonical. Otherwise, whether the operand may be accessed as a whole: the
+    /// #GP of an element that is left comes before #AC. Otherwise, whether the operand may be accessed as a whole: the
     /// elements that are left may be canonical alone.
     #[inline(always)]
-    fn check_masked(&self, address: u64, size: usize, decisive: u64) -> Result<bool, Exception> {
+    fn check_masked(&self, address: u64, size: usize, mask: u64) -> Result<bool, Exception> {
         let misaligned = address & (size as u64).wrapping_sub(1) != 0;
         if misaligned && self.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
@@ -414,7 +414,13 @@ impl Context<'_> {
         let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
         let never = self.phases.alignment == Alignment::Never;
         let told = self.registers.rflags.contains(Rflags::AC) && !wide && !never;
-        if misaligned && told && self.decoded.is_canonical(decisive) {
+        if misaligned && told {
+            let element = usize::from(self.phases.element);
+            match size > element {
+                true => self.check_elements(size, element, mask)?,
+                // As the end of any other operand does, that of the only element comes after.
+                false => self.check(address, 1, 1, self.decoded.address.stack)?,
+            }
             return Err(Exception::AlignmentCheck);
         }
         let last = address.wrapping_add(size as u64).wrapping_sub(1);
@@ -580,10 +586,7 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
-        let last = address.wrapping_add(length as u64).wrapping_sub(1);
-        // A load is told so where all of it is canonical.
-        let decisive = if c.decoded.is_canonical(address) { last } else { address };
-        let at_once = c.check_masked(address, length, decisive)?;
+        let at_once = c.check_masked(address, length, mask)?;
         if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
@@ -715,10 +718,7 @@ fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> 
         c.check_vector(address, length, Alignment::Any)?;
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
     } else if mask != 0 {
-        let first = address.wrapping_add(u64::from(mask.trailing_zeros()) * element as u64);
-        let last = first.wrapping_add(element as u64 - 1);
-        let decisive = if c.decoded.is_canonical(first) { last } else { first };
-        c.check_masked(address, length, decisive)?;
+        c.check_masked(address, length, mask)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
     c.store_elements(&bytes[..length], element, mask)

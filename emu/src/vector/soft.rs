@@ -15,6 +15,8 @@ pub(crate) struct Control {
     pub(crate) ftz: bool,
     /// The same whether underflow is masked or not.
     pub(crate) flushes: bool,
+    /// An unmasked underflow in binary16 says PE as in the other formats: as if the exponent had no limits.
+    pub(crate) unlimited: bool,
     /// The exceptions that are not masked, as flags.
     unmasked: Mxcsr,
     /// What was raised.
@@ -31,6 +33,7 @@ impl Control {
             // An unmasked underflow is signalled instead.
             ftz: mxcsr.contains(Mxcsr::FTZ) && !unmasked.contains(Mxcsr::UE),
             flushes: mxcsr.contains(Mxcsr::FTZ),
+            unlimited: false,
             unmasked,
             raised: Mxcsr::empty(),
         }
@@ -202,7 +205,9 @@ pub(crate) fn round<F: Format>(
             control.raised |= Mxcsr::UE;
             // Binary16 is rounded from a wider result, to what the format has.
             let least = 1 - bias::<F>() - F::FRACTION_BITS as i32;
-            let lost = F::BITS == 16 && shorten(significand, least - exponent, negative, control.rounding).1;
+            let lost = F::BITS == 16
+                && !control.unlimited
+                && shorten(significand, least - exponent, negative, control.rounding).1;
             control.inexact(inexact || lost);
             return signed::<F>(negative, 0);
         }

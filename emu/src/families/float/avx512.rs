@@ -206,8 +206,9 @@ fn rounding(immediate: u8, control: &Control) -> u8 {
 fn round_scale<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     let raised = control.raised;
     let result = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
-    // In binary16 a number may be tiny and yet not be rounded to zero: 2^-15 is a multiple that VRNDSCALE knows.
-    let tiny = F::is_denormal(bits) && result & !sign_bit::<F>() != 0;
+    // In binary16 a tiny number may be rounded to 2^-15 or to the least normal number.
+    let magnitude = result & !sign_bit::<F>();
+    let tiny = F::is_denormal(bits) && magnitude != 0 && magnitude <= 1 << F::FRACTION_BITS;
     if control.raised.difference(raised).contains(Mxcsr::PE) && tiny {
         control.raised |= Mxcsr::UE;
     }

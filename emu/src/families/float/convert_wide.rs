@@ -85,5 +85,6 @@ fn to_half(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     if immediate & 4 == 0 {
         control.rounding = immediate & 3;
     }
+    control.unlimited = true;
     convert::<Single, Half>(bits, control.daz, control)
 }
