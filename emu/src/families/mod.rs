@@ -2,10 +2,6 @@
 
 use crate::run::row::Row;
 
-#[cfg(test)]
-mod absent_vector;
-#[cfg(test)]
-mod elements;
 mod float;
 mod integer;
 mod mask;

@@ -406,7 +406,12 @@ impl Context<'_> {
     /// #GP of an element that is left comes before #AC. Otherwise, whether the operand may be accessed as a whole: the
     /// elements that are left may be canonical alone.
     #[inline(always)]
-    fn check_masked(&self, address: u64, size: usize, mask: u64) -> Result<bool, Exception> {
+    fn check_masked<const STORE: bool>(
+        &self,
+        address: u64,
+        size: usize,
+        mask: u64,
+    ) -> Result<bool, Exception> {
         let misaligned = address & (size as u64).wrapping_sub(1) != 0;
         if misaligned && self.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
@@ -416,10 +421,10 @@ impl Context<'_> {
         let told = self.registers.rflags.contains(Rflags::AC) && !wide && !never;
         if misaligned && told {
             let element = usize::from(self.phases.element);
-            match size > element {
-                true => self.check_elements(size, element, mask)?,
+            match STORE && size <= element {
+                false => self.check_elements(size, element, mask)?,
                 // As the end of any other operand does, that of the only element comes after.
-                false => self.check(address, 1, 1, self.decoded.address.stack)?,
+                true => self.check(address, 1, 1, self.decoded.address.stack)?,
             }
             return Err(Exception::AlignmentCheck);
         }
@@ -586,7 +591,7 @@ fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Resul
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
     let address = c.linear();
     if mask & lowest(length / element) != 0 {
-        let at_once = c.check_masked(address, length, mask)?;
+        let at_once = c.check_masked::<false>(address, length, mask)?;
         if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
             c.load_elements(&mut bytes[..length], element, mask)?;
         }
@@ -718,7 +723,7 @@ fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> 
         c.check_vector(address, length, Alignment::Any)?;
         c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
     } else if mask != 0 {
-        c.check_masked(address, length, mask)?;
+        c.check_masked::<true>(address, length, mask)?;
     }
     let bytes: &[u8] = bytemuck::cast_slice(result);
     c.store_elements(&bytes[..length], element, mask)

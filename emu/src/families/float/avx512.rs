@@ -36,8 +36,6 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vrndscalepd, packed One, 8 -> 8, |[a, ..], (immediate, _), control| round_scale::<Double>(a, immediate, control)),
     element_row!(Vrndscaless, scalar One, 4 -> 4, |[a, ..], (immediate, _), control| round_scale::<Single>(a, immediate, control)),
     element_row!(Vrndscalesd, scalar One, 8 -> 8, |[a, ..], (immediate, _), control| round_scale::<Double>(a, immediate, control)),
-    element_row!(Vrndscaleph, packed One, 2 -> 2, |[a, ..], (immediate, _), control| round_scale::<Half>(a, immediate, control)),
-    element_row!(Vrndscalesh, scalar One, 2 -> 2, |[a, ..], (immediate, _), control| round_scale::<Half>(a, immediate, control)),
     element_row!(Vreduceps, packed One, 4 -> 4, |[a, ..], (immediate, _), control| reduce::<Single>(a, immediate, control)),
     element_row!(Vreducepd, packed One, 8 -> 8, |[a, ..], (immediate, _), control| reduce::<Double>(a, immediate, control)),
     element_row!(Vreducess, scalar One, 4 -> 4, |[a, ..], (immediate, _), control| reduce::<Single>(a, immediate, control)),
@@ -206,12 +204,6 @@ fn rounding(immediate: u8, control: &Control) -> u8 {
 fn round_scale<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     let raised = control.raised;
     let result = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
-    // In binary16 a tiny number may be rounded to 2^-15 or to the least normal number.
-    let magnitude = result & !sign_bit::<F>();
-    let tiny = F::is_denormal(bits) && magnitude != 0 && magnitude <= 1 << F::FRACTION_BITS;
-    if control.raised.difference(raised).contains(Mxcsr::PE) && tiny {
-        control.raised |= Mxcsr::UE;
-    }
     if immediate & 8 != 0 {
         control.raised = control.raised.difference(Mxcsr::PE) | raised;
     }

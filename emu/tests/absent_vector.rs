@@ -4,8 +4,8 @@
 use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
 
-use crate::decode::processor::{Processor, Vendor};
-use crate::{Access, Displaced, MemoryFault, Outcome, Registers, UserMemory};
+use emu::{Access, Displaced, MemoryFault, Outcome, Registers, UserMemory};
+use emu::{Processor, Vendor};
 
 /// There is none.
 struct NoMemory;

@@ -1,8 +1,8 @@
 //! Instructions that stop between elements of memory, and stores of some elements only, where a page ends.
 
-use crate::decode::processor::{Processor, Vendor};
-use crate::model::registers::gpr;
-use crate::{Access, Displaced, Exception, MemoryFault, Registers, Touches, UserMemory};
+use emu::registers::gpr;
+use emu::{Access, Displaced, Exception, MemoryFault, Registers, Touches, UserMemory};
+use emu::{Processor, Vendor};
 
 const START: u64 = 0x1000;
 const END: u64 = 0x2000;
@@ -82,7 +82,7 @@ fn a_store_under_a_mask_looks_at_no_more_than_the_mask_leaves() {
 
 #[test]
 fn the_end_of_avx_code_needs_no_avx_512() {
-    let zen_3 = crate::Processor::zen_3().leak();
-    let touches = crate::Displaced::decode_on(&[0xc5, 0xf8, 0x77], 0x1000, zen_3).unwrap().touches(); // vzeroupper
+    let zen_3 = emu::Processor::zen_3().leak();
+    let touches = emu::Displaced::decode_on(&[0xc5, 0xf8, 0x77], 0x1000, zen_3).unwrap().touches(); // vzeroupper
     assert!(touches.contains(Touches::SSE | Touches::AVX) && !touches.intersects(Touches::AVX512));
 }
