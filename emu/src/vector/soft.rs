@@ -229,9 +229,10 @@ pub(crate) fn round<F: Format>(
         return signed::<F>(negative, infinity::<F>() - u64::from(stays));
     }
     control.inexact(inexact);
-    // A carry out of the significand goes on into the exponent.
+    // A carry out of the significand goes on into the exponent, even from the greatest denormal's, which is zero.
     let field = (exponent + dropped + F::FRACTION_BITS as i32 + bias::<F>()) as u64;
-    signed::<F>(negative, ((field - 1) << F::FRACTION_BITS) + unlimited as u64)
+    let fraction = unlimited as u64 - (1 << F::FRACTION_BITS);
+    signed::<F>(negative, (field << F::FRACTION_BITS) + fraction)
 }
 
 /// Shifted right; a one that is lost stays in the lowest bit.
