@@ -1,6 +1,7 @@
-//! Instructions that stop between elements of memory, and stores of some elements only, where a page ends.
+//! Instructions that stop between elements of memory, stores of some elements only, where a page ends, and what the
+//! elements of one instruction raise.
 
-use emu::registers::gpr;
+use emu::registers::{Mxcsr, gpr};
 use emu::{Access, Displaced, Exception, MemoryFault, Registers, Touches, UserMemory};
 use emu::{Processor, Vendor};
 
@@ -85,4 +86,41 @@ fn the_end_of_avx_code_needs_no_avx_512() {
     let zen_3 = emu::Processor::zen_3().leak();
     let touches = emu::Displaced::decode_on(&[0xc5, 0xf8, 0x77], 0x1000, zen_3).unwrap().touches(); // vzeroupper
     assert!(touches.contains(Touches::SSE | Touches::AVX) && !touches.intersects(Touches::AVX512));
+}
+
+#[test]
+fn what_vcvtps2ph_raises_of_tiny_numbers_where_underflow_is_unmasked() {
+    let convert = decode(&[0xc4, 0xe3, 0x79, 0x1d, 0xc1, 0x00]); // vcvtps2ph xmm1, xmm0, 0
+    let raised = |bits: u64| {
+        let (mut registers, mut page) = (Registers::default(), Page(Vec::new()));
+        registers.extended.vector[0].0[0] = bits;
+        registers.extended.mxcsr = Mxcsr::from_bits_retain(0x1780);
+        assert_eq!(
+            convert.execute(&mut registers, &mut page),
+            Err(Exception::SimdFloatingPoint),
+            "{bits:#x}"
+        );
+        registers.extended.mxcsr & Mxcsr::EXCEPTIONS
+    };
+    // Measured on Emerald Rapids: of a normal number PE tells whether its bits fit, however small it is.
+    assert_eq!(raised(0x0080_0000), Mxcsr::UE);
+    assert_eq!(raised(0x0080_1000), Mxcsr::UE | Mxcsr::PE);
+    assert_eq!(raised(0x3800_2000 - 0x80_0000), Mxcsr::UE);
+    // Of a denormal it is raised always.
+    assert_eq!(raised(0x0040_0000), Mxcsr::UE | Mxcsr::PE | Mxcsr::DE);
+    assert_eq!(raised(0x0000_0001), Mxcsr::UE | Mxcsr::PE | Mxcsr::DE);
+}
+
+#[test]
+fn a_denormal_of_binary16_that_rounds_up_to_a_normal_number() {
+    let fused = decode(&[0x62, 0xf6, 0x6d, 0x08, 0xa8, 0xcb]); // vfmadd213ph xmm1, xmm2, xmm3
+    let (mut registers, mut page) = (Registers::default(), Page(Vec::new()));
+    // The least normal number less two to the -34th. Tiny it is not, as that is asked after rounding.
+    registers.extended.vector[1].0[0] = 0x8001;
+    registers.extended.vector[2].0[0] = 0x1400;
+    registers.extended.vector[3].0[0] = 0x0400;
+    registers.extended.mxcsr = Mxcsr::MASKS;
+    assert_eq!(fused.execute(&mut registers, &mut page).err(), None);
+    assert_eq!(registers.extended.vector[1].0[0] & 0xffff, 0x0400);
+    assert_eq!(registers.extended.mxcsr, Mxcsr::MASKS | Mxcsr::DE | Mxcsr::PE);
 }

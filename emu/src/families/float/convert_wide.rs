@@ -1,6 +1,6 @@
 //! Conversions of AVX-512, of half precision, and F16C (SDM volume 2C).
 
-use crate::model::format::{Double, Half, Single};
+use crate::model::format::{Double, Format, Half, Single};
 use crate::model::registers::Mxcsr;
 use crate::run::phases::Alignment;
 use crate::run::phases::{Layout, Operands};
@@ -85,6 +85,7 @@ fn to_half(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     if immediate & 4 == 0 {
         control.rounding = immediate & 3;
     }
-    control.unlimited = true;
+    // Of denormals PE is raised by what the result loses, as elsewhere in binary16.
+    control.unlimited = !Single::is_denormal(bits);
     convert::<Single, Half>(bits, control.daz, control)
 }
