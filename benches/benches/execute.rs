@@ -42,6 +42,8 @@ fn execute(criterion: &mut Criterion) {
             });
         });
         let mut registers = Registers { gpr: [PlainBuffer::ADDRESS + 512; 16], ..Registers::default() };
+        // Every other lane.
+        registers.extended.opmask[1] = 0x5555_5555_5555_5555;
         let mut memory = PlainBuffer::default();
         group.bench_function("execute", |bencher| {
             bencher.iter(|| {
