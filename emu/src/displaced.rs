@@ -72,7 +72,7 @@ impl Displaced {
         match (reserved::raises(bytes, &instruction, error, options), error) {
             (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
             (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
-            (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+            (None, _) => Err(reserved::unknown(bytes)),
         }
     }
 

@@ -355,7 +355,7 @@ impl Replayer {
 fn refused(refusal: Refusal, case: &Case) -> Verdict {
     const INVALID_OPCODE: u8 = 6;
     let executed = case.raised.is_none_or(|raised| raised.vector != INVALID_OPCODE);
-    if !executed || !matches!(refusal, Refusal::Invalid { .. }) {
+    if !executed || !refusal.is_unknown() {
         return Verdict::Skipped(refusal.reason());
     }
     let mut differences = Differences::default();
