@@ -30,6 +30,8 @@ pub enum Refusal {
     NoRow(Code),
     /// The row has no function for this combination of operands.
     NoForm(Code),
+    /// The host's own instruction would compute it, but this host has none.
+    NotOnHost(Code),
 }
 
 impl Refusal {
@@ -37,7 +39,7 @@ impl Refusal {
     #[must_use]
     pub fn code(self) -> Option<Code> {
         match self {
-            Refusal::NoRow(code) | Refusal::NoForm(code) => Some(code),
+            Refusal::NoRow(code) | Refusal::NoForm(code) | Refusal::NotOnHost(code) => Some(code),
             Refusal::Invalid { .. }
             | Refusal::Apx
             | Refusal::Avx10
@@ -70,6 +72,9 @@ impl Refusal {
             Refusal::Truncated { .. } => "truncated",
             Refusal::NoRow(code) => Refusal::left_out(code).unwrap_or("not emulated yet"),
             Refusal::NoForm(code) => Refusal::left_out(code).unwrap_or("operands not emulated"),
+            Refusal::NotOnHost(_) => {
+                "an approximation that only processors that have it compute, and the host does not"
+            }
         }
     }
 }
@@ -108,6 +113,7 @@ impl fmt::Display for Refusal {
             Refusal::Invalid { first } => write!(f, "not an instruction (first byte {first:#04x})"),
             Refusal::Apx | Refusal::Avx10 | Refusal::Amx => write!(f, "{}", self.reason()),
             Refusal::Truncated { length } => write!(f, "the instruction is longer than the {length} bytes"),
+            Refusal::NotOnHost(code) => write!(f, "{code:?} is {}", self.reason()),
             Refusal::NoRow(code) | Refusal::NoForm(code) => match (Refusal::left_out(*code), self) {
                 (Some(why), _) => write!(f, "{code:?} is not emulated: {why}"),
                 (None, Refusal::NoRow(_)) => write!(f, "{code:?} is not emulated yet"),
