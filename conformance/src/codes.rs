@@ -131,6 +131,7 @@ const SECOND_SOURCES: &[(CpuidFeature, &str)] = {
         (F::PKU, DEFINITION),
         (F::WAITPKG, DEFINITION),
         (F::RTM, DEFINITION),
+        (F::HLE_or_RTM, DEFINITION),
     ]
 };
 

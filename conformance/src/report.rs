@@ -451,7 +451,7 @@ fn accepts(generator: &mut Generator, code: Code) -> Result<(), String> {
             drawn += 1;
             match Displaced::decode_on(&bytes[..length], ip, processor) {
                 Ok(_) => accepted += 1,
-                Err(refusal) => reason = refusal.reason(),
+                Err(refusal) => reason = Refusal::left_out(code).unwrap_or(refusal.reason()),
             }
         }
         if 2 * accepted > drawn {

@@ -94,6 +94,7 @@ const LEFT_OUT: &[(CpuidFeature, &str)] = {
         (F::D3NOW, APPROXIMATION),
         (F::D3NOWEXT, APPROXIMATION),
         (F::CYRIX_D3NOW, APPROXIMATION),
+        (F::MPX, "a NOP where the system has not enabled MPX, as none does, and decoded as one"),
         (F::LWP, "lightweight profiling, whose state no system enables any more"),
         (F::SGX1, "would enter an enclave, which only the thread itself can"),
         (F::CYRIX_EMMI, CYRIX),
