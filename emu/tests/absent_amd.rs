@@ -606,7 +606,7 @@ fn three_d_now_converts_integers_and_works_on_them() {
         assert_eq!(three_d_now(0x0c, first, second), quad(words));
         let [a, b] = [first, second].map(u64::to_le_bytes);
         let averages =
-            core::array::from_fn(|index| ((u32::from(a[index]) + u32::from(b[index]) + 1) / 2) as u8);
+            core::array::from_fn(|index| (u32::from(a[index]) + u32::from(b[index])).div_ceil(2) as u8);
         assert_eq!(three_d_now(0xbf, first, second), u64::from_le_bytes(averages));
         let [a, b] = [first, second].map(|source| lanes(&[source], 16, true));
         let products = a.iter().zip(&b).map(|(a, b)| (a * b + 0x8000) >> 16);

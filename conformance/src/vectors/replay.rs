@@ -480,8 +480,8 @@ mod tests {
         let mut elsewhere = *Processor::host();
         elsewhere.family = 1;
         // rcpps xmm0, xmm1; fsin; vrcp14ps zmm0, zmm1; vrsqrtph zmm0, zmm1.
-        let evex = |map, vector, opcode| [0x62, 0xf0 | map, vector, 0x48, opcode, 0xc1];
-        for bytes in [&rcpps.bytes[..], &[0xd9, 0xfe], &evex(2, 0x7d, 0x4c), &evex(6, 0x7d, 0x4e)] {
+        let evex = |map: u8, opcode: u8| [0x62, 0xf0 | map, 0x7d, 0x48, opcode, 0xc1];
+        for bytes in [&rcpps.bytes[..], &[0xd9, 0xfe], &evex(2, 0x4c), &evex(6, 0x4e)] {
             let verdict = replayer(elsewhere).case(&case(bytes));
             assert!(matches!(verdict, Verdict::Skipped(reason) if reason.contains("host")), "{verdict:?}");
         }
