@@ -20,6 +20,15 @@ fn is_current(code: Code) -> bool {
     info.is_instruction() && info.mode64() && encoding && !is_obsolete(code)
 }
 
+/// The encodings of 64-bit user mode that no processor of today has, those of the Xeon Phi coprocessor included.
+pub fn obsolete() -> impl Iterator<Item = Code> {
+    Code::values().filter(|code| {
+        let info = code.op_code();
+        let is_users = !code.is_privileged() && !info.must_be_cpl0();
+        info.is_instruction() && info.mode64() && is_users && !is_current(*code)
+    })
+}
+
 fn is_obsolete(code: Code) -> bool {
     const OBSOLETE: &[CpuidFeature] = &[
         CpuidFeature::CYRIX_FPU,
@@ -97,6 +106,42 @@ pub fn not_encoded(code: Code) -> &'static str {
     }
 }
 
+/// What holds encodings that no processor at hand has, by the features that they need: tests of `emu` against a source
+/// that is independent of it.
+const SECOND_SOURCES: &[(CpuidFeature, &str)] = {
+    use CpuidFeature as F;
+    const DEFINITION: &str = "the manual's definition, written once more";
+    &[
+        (F::SHA512, "RustCrypto's sha2"),
+        (F::SM3, "RustCrypto's sm3"),
+        (F::SM4, "RustCrypto's sm4"),
+        (F::AVX512_VP2INTERSECT, DEFINITION),
+        (F::AVX_VNNI_INT8, DEFINITION),
+        (F::AVX_VNNI_INT16, DEFINITION),
+        (F::AVX_IFMA, "the same operation of AVX512_IFMA"),
+        (F::AVX_NE_CONVERT, "the same conversion of F16C and AVX512_BF16, and the standard library's"),
+        (F::FMA4, "the same operation of FMA, and the standard library's"),
+        (F::XOP, DEFINITION),
+        (F::TBM, DEFINITION),
+        (F::D3NOW, "the standard library's arithmetic, and the manual's definition"),
+        (F::D3NOWEXT, "the standard library's arithmetic, and the manual's definition"),
+        (F::CMPCCXADD, DEFINITION),
+        (F::RAO_INT, DEFINITION),
+        (F::CET_SS, DEFINITION),
+        (F::PKU, DEFINITION),
+        (F::WAITPKG, DEFINITION),
+        (F::RTM, DEFINITION),
+        (F::HLE_or_RTM, DEFINITION),
+    ]
+};
+
+/// What holds an encoding that no processor at hand has, if anything does.
+#[must_use]
+pub fn second_source(code: Code) -> Option<&'static str> {
+    let features = code.cpuid_features();
+    SECOND_SOURCES.iter().find(|(feature, _)| features.contains(feature)).map(|(_, source)| *source)
+}
+
 /// Whether `name` matches `pattern`, in which `*` stands for anything and `?` for one character, whatever
 /// their case.
 #[must_use]
@@ -123,5 +168,7 @@ mod tests {
         let count = |kind| user_mode().filter(|code| code.op_code().encoding() == kind).count();
         let counts = [EncodingKind::Legacy, EncodingKind::VEX, EncodingKind::EVEX].map(count);
         assert_eq!(counts, [1469, 876, 1701]);
+        assert!(obsolete().all(|code| user_mode().all(|current| current != code)));
+        assert!(obsolete().any(|code| code == Code::VEX_Vfmaddps_xmm_xmm_xmmm128_xmm));
     }
 }

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
-use emu::{Displaced, Processor, Refusal, Touches};
+use emu::{Displaced, Processor, Refusal, Touches, Vendor};
 use iced_x86::{Code, CpuidFeature, Formatter, InstructionInfoFactory, IntelFormatter, Register};
 use serde::Serialize;
 
 use crate::compare::{Difference, GPR};
 use crate::generate::{Generator, Sample};
-use crate::oracle::{mxcsr_mask, xsave_layout};
+
+use crate::oracle::{Place, mxcsr_mask, xsave_layout};
+use crate::rng::Rng;
 use crate::{codes, features, floating_point, undefined};
 
 /// An encoding that was not compared.
@@ -237,15 +239,42 @@ pub struct Count {
     pub verified: usize,
 }
 
+/// An encoding that the emulator has and that no comparison with the processor at hand has verified.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unverified {
+    /// iced-x86's name.
+    pub code: String,
+    /// Why it was not compared.
+    pub reason: String,
+    /// What it is held by all the same, in the emulator's own tests.
+    pub second_source: Option<&'static str>,
+}
+
+/// What there is of encodings that no processor of today has.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Obsolete {
+    /// How many.
+    #[serde(flatten)]
+    pub count: Count,
+    /// Those that the emulator does not have, and why.
+    pub not_emulated: Vec<Skipped>,
+}
+
 /// The answer of `conformance coverage`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Coverage {
     /// All encodings of 64-bit user mode.
     #[serde(flatten)]
     pub all: Count,
-    /// The encodings that the emulator does not accept, or that were not compared.
+    /// The encodings that were not compared, of the kernel's mode, too.
     pub refused: Vec<Skipped>,
-    /// The same by CPUID feature; an encoding counts for each that it needs.
+    /// Those of [`Coverage::all`] that the emulator does not have, and why.
+    pub not_emulated: Vec<Skipped>,
+    /// Those that the emulator has and that were not compared; those of [`Coverage::obsolete`], too.
+    pub unverified: Vec<Unverified>,
+    /// Encodings of 64-bit user mode that no processor of today has, which are in none of the other counts.
+    pub obsolete: Obsolete,
+    /// The same as [`Coverage::all`] by CPUID feature; an encoding counts for each that it needs.
     pub by_cpuid: BTreeMap<String, Count>,
 }
 
@@ -256,29 +285,65 @@ impl Coverage {
         let mut coverage = Coverage::default();
         let mut names: BTreeMap<CpuidFeature, String> = BTreeMap::new();
         let mut generator = xsave_layout().map(|layout| Generator::new(&layout, mxcsr_mask()));
+        let mut accepted = |code| match &mut generator {
+            Some(generator) => accepts(generator, code),
+            None => Err("its bytes cannot be made without XSAVE".to_string()),
+        };
         for code in codes::user_mode() {
             let tally = report.found.iter().find(|(found, _)| *found == code).map(|(_, tally)| tally);
-            let emulated = generator.as_mut().is_some_and(|generator| accepts(generator, code));
+            let accepted = accepted(code);
             // What is skipped by name is skipped because the processor does it.
             let native = match tally {
                 Some(tally) => tally.native(code) == Some(true),
                 None => features::missing(code).is_empty(),
             };
-            let verified = emulated && tally.is_some_and(|tally| tally.compared > 0);
-            let count = |count: &mut Count| {
-                count.codes += 1;
-                count.emulated += usize::from(emulated);
-                count.native += usize::from(native);
-                count.verified += usize::from(verified && native);
-            };
+            let verified = native && accepted.is_ok() && tally.is_some_and(|tally| tally.compared > 0);
+            let count = |count: &mut Count| count.add(accepted.is_ok(), native, verified);
             count(&mut coverage.all);
             for feature in code.cpuid_features() {
                 let name = names.entry(*feature).or_insert_with(|| format!("{feature:?}"));
                 count(coverage.by_cpuid.entry(name.clone()).or_default());
             }
+            let name = format!("{code:?}");
+            match accepted {
+                Err(reason) => coverage.not_emulated.push(Skipped { code: name, reason }),
+                Ok(()) if !verified => {
+                    let skipped = report.skipped.iter().find(|skipped| skipped.code == name);
+                    let reason = skipped.map_or("not compared".to_string(), |skipped| skipped.reason.clone());
+                    coverage.unverified(code, reason);
+                }
+                Ok(()) => {}
+            }
+        }
+        for code in codes::obsolete() {
+            // The comparison leaves them out.
+            let accepted = accepted(code);
+            let features = code.cpuid_features();
+            let native = features.iter().all(|feature| features::reported(*feature) == Some(true));
+            coverage.obsolete.count.add(accepted.is_ok(), native, false);
+            match accepted {
+                Err(reason) => {
+                    coverage.obsolete.not_emulated.push(Skipped { code: format!("{code:?}"), reason });
+                }
+                Ok(()) => coverage.unverified(code, "of no processor of today".to_string()),
+            }
         }
         coverage.refused = report.skipped.clone();
         coverage
+    }
+
+    fn unverified(&mut self, code: Code, reason: String) {
+        let second_source = codes::second_source(code);
+        self.unverified.push(Unverified { code: format!("{code:?}"), reason, second_source });
+    }
+}
+
+impl Count {
+    fn add(&mut self, emulated: bool, native: bool, verified: bool) {
+        self.codes += 1;
+        self.emulated += usize::from(emulated);
+        self.native += usize::from(native);
+        self.verified += usize::from(verified);
     }
 }
 
@@ -368,13 +433,30 @@ fn state(sample: &Sample) -> Vec<String> {
     lines
 }
 
-/// Whether the emulator accepts most drawn instructions of an encoding for a processor that has every feature.
-fn accepts(generator: &mut Generator, code: Code) -> bool {
+/// Whether the emulator accepts most drawn instructions of an encoding, for one of the processors that have every
+/// feature, or why not: some encodings are AMD's, to whose processors an operand size means more.
+fn accepts(generator: &mut Generator, code: Code) -> Result<(), String> {
     const DRAWN: u64 = 16;
-    static EVERYTHING: OnceLock<&'static Processor> = OnceLock::new();
-    let vendor = Processor::host().vendor;
-    let everything = *EVERYTHING.get_or_init(|| Processor::with_every_feature(vendor).leak());
-    let accepted = |sample: Sample| Displaced::decode_on(sample.bytes(), sample.ip, everything).is_ok();
-    let drawn = (0..DRAWN).filter_map(|number| generator.case(code, number, 1));
-    drawn.map(accepted).filter(|accepted| *accepted).count() as u64 > DRAWN / 2
+    static EVERYTHING: OnceLock<[&'static Processor; 2]> = OnceLock::new();
+    let everything = *EVERYTHING.get_or_init(|| {
+        [Vendor::Amd, Vendor::Intel].map(|vendor| Processor::with_every_feature(vendor).leak())
+    });
+    let ip = Place::Low.slot(0);
+    let mut reason = Refusal::left_out(code).unwrap_or(codes::not_encoded(code));
+    for processor in everything {
+        let (mut drawn, mut accepted) = (0, 0);
+        for number in 0..DRAWN {
+            let rng = &mut Rng::of(&[code as u64, number]);
+            let Some((bytes, length)) = generator.encode_for(processor, code, ip, rng) else { continue };
+            drawn += 1;
+            match Displaced::decode_on(&bytes[..length], ip, processor) {
+                Ok(_) => accepted += 1,
+                Err(refusal) => reason = Refusal::left_out(code).unwrap_or(refusal.reason()),
+            }
+        }
+        if 2 * accepted > drawn {
+            return Ok(());
+        }
+    }
+    Err(reason.to_string())
 }

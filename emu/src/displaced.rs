@@ -72,7 +72,7 @@ impl Displaced {
         match (reserved::raises(bytes, &instruction, error, options), error) {
             (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
             (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
-            (None, _) => Err(Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) }),
+            (None, _) => Err(reserved::unknown(bytes)),
         }
     }
 
@@ -88,6 +88,7 @@ impl Displaced {
         let (execute, phases) = match processor.can(code.cpuid_features()) {
             Some(false) => (families::undefined as Execute, Phases::default()),
             None => (families::native as Execute, Phases::default()),
+            Some(true) if row.flags.contains(Flags::BY_HOST) => selected().ok_or(Refusal::NotOnHost(code))?,
             Some(true) => selected().ok_or(Refusal::NoForm(code))?,
         };
         Ok(Displaced {
@@ -140,6 +141,13 @@ impl Displaced {
             flags if flags.contains(Flags::LAST_SOURCE) => FloatingPoint::Last,
             _ => FloatingPoint::All,
         }
+    }
+
+    /// Whether the host's own instruction computes the result, which is then that of another processor if it is not
+    /// the host that it was decoded for: RCPPS, FSIN.
+    #[must_use]
+    pub fn is_by_host(&self) -> bool {
+        self.row.flags.contains(Flags::BY_HOST)
     }
 
     /// The decoded instruction.

@@ -10,6 +10,7 @@ use crate::decode::prefix::{LONGEST, prefix_count};
 use crate::families;
 use crate::model::exception::Exception;
 use crate::model::outcome::Outcome;
+use crate::model::refusal::Refusal;
 use crate::run::context::{Context, Execute};
 use crate::run::row::Row;
 
@@ -123,6 +124,25 @@ pub(crate) fn raises(
     (fits && undefined).then_some((*failed, &INVALID_OPCODE))
 }
 
+/// What to call bytes that are no instruction that the decoder knows.
+pub(crate) fn unknown(bytes: &[u8]) -> Refusal {
+    let legacy = |byte: &u8| !(0x40..=0x4f).contains(byte);
+    let prefixes = bytes.iter().take(prefix_count(bytes)).take_while(|byte| legacy(byte)).count();
+    match bytes.get(prefixes..).unwrap_or_default() {
+        // REX2.
+        [0xd5, ..] => Refusal::Apx,
+        // Map 4, B4 and the inverse of X4 are APX's.
+        [0x62, first, second, ..] if first & 7 == 4 || first & 8 != 0 || second & 4 == 0 => Refusal::Apx,
+        // W0 and L0 in maps 2 and 5.
+        [0xc4, first, second, opcode, ..] if second & 0x84 == 0 => match (first & 0x1f, opcode) {
+            (2, 0x48 | 0x4a | 0x5f | 0x6b | 0x6e | 0x6f) | (5, 0xf8 | 0xf9 | 0xfd) => Refusal::Amx,
+            _ => Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) },
+        },
+        [0x62, first, ..] if matches!(first & 7, 1 | 2 | 3 | 5 | 6) => Refusal::Avx10,
+        _ => Refusal::Invalid { first: bytes.first().copied().unwrap_or(0) },
+    }
+}
+
 /// Whether an instruction that is invalid by a prefix or a field of its encoding raises #UD on every
 /// processor.
 fn is_settled(instruction: &Instruction) -> bool {
@@ -202,7 +222,22 @@ mod tests {
         assert_eq!(row(&[0x06, 0x90]), Ok("#UD"));
         assert_eq!(row(&[0x66, 0x48, 0xff, 0xf8]), Ok("#UD"));
         // REX2, and an opcode of the map that has grown most.
-        assert_eq!(row(&[0xd5, 0x00, 0x90, 0x90]), Err(Refusal::Invalid { first: 0xd5 }));
+        assert_eq!(row(&[0xd5, 0x00, 0x90, 0x90]), Err(Refusal::Apx));
+        // add r8, rax, rbx with a new destination, and vaddbf16 xmm1, xmm2, xmm3.
+        assert_eq!(row(&[0x62, 0xf4, 0xbc, 0x18, 0x01, 0xd8]), Err(Refusal::Apx));
+        assert_eq!(row(&[0x62, 0xf5, 0x6d, 0x08, 0x58, 0xcb]), Err(Refusal::Avx10));
+        // tmmultf32ps tmm1, tmm2, tmm3
+        assert_eq!(row(&[0xc4, 0xe2, 0x61, 0x48, 0xca]), Err(Refusal::Amx));
+        // vexp2ps zmm1, zmm2; pfrcp mm1, mm2; llwpcb rax.
+        for bytes in [
+            &[0x62, 0xf2, 0x7d, 0x48, 0xc8, 0xca][..],
+            &[0x0f, 0x0f, 0xca, 0x96],
+            &[0x8f, 0xe9, 0xf8, 0x12, 0xc0],
+        ] {
+            let refusal = row(bytes).unwrap_err();
+            assert!(refusal.code().is_some() && refusal.reason() != "not emulated yet", "{refusal}");
+            assert!(refusal.to_string().contains(refusal.reason()), "{refusal}");
+        }
         assert_eq!(row(&[0x0f, 0x38, 0xff, 0xc0]), Err(Refusal::Invalid { first: 0x0f }));
     }
 }

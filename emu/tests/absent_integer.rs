@@ -96,6 +96,39 @@ fn compare_and_add() {
     assert_eq!(registers.gpr[gpr::RAX], 3);
 }
 
+/// CMPccXADD for each condition, by what the conditions say of two integers.
+#[test]
+fn every_condition_compares_and_adds() {
+    let sums = |a: u32, b: u32| a.wrapping_sub(b);
+    let parity = |a: u32, b: u32| (sums(a, b) & 0xff).count_ones() % 2 == 0;
+    let overflow = |a: u32, b: u32| i64::from(a as i32) - i64::from(b as i32) != i64::from(sums(a, b) as i32);
+    type Holds<'a> = &'a dyn Fn(u32, u32) -> bool;
+    let conditions: [Holds<'_>; 8] = [
+        &overflow,
+        &|a, b| a < b,
+        &|a, b| a == b,
+        &|a, b| a <= b,
+        &|a, b| (sums(a, b) as i32) < 0,
+        &parity,
+        &|a, b| (a as i32) < b as i32,
+        &|a, b| a as i32 <= b as i32,
+    ];
+    let interesting = [0, 1, 2, 3, 0x7f, 0x80, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, u32::MAX - 1, u32::MAX];
+    for (number, holds) in conditions.into_iter().enumerate() {
+        for (a, b) in interesting.into_iter().flat_map(|a| interesting.map(|b| (a, b))) {
+            for inverted in [0, 1] {
+                // The memory operand against EAX; ECX is added.
+                let bytes = [0xc4, 0xe2, 0x71, 0xe0 + 2 * number as u8 + inverted, 0x06];
+                let (result, registers, memory) = execute(&bytes, [b.into(), 0x1234_5678, BASE], a.into());
+                assert_eq!(result, Ok(Outcome::Next));
+                let expected = if holds(a, b) != (inverted == 1) { a.wrapping_add(0x1234_5678) } else { a };
+                assert_eq!(memory.quad(0), expected.into(), "{bytes:x?} {a:#x} {b:#x}");
+                assert_eq!(registers.gpr[gpr::RAX], a.into(), "{bytes:x?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn remote_operations_leave_flags_and_want_alignment() {
     let add: &[u8] = &[0x0f, 0x38, 0xfc, 0x06];

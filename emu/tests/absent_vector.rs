@@ -1,11 +1,13 @@
-//! SHA-512, SM3, SM4, and the dot products and intersections that the processors at hand lack: blocks of whole
-//! algorithms, made of single instructions, against other implementations of them, and sums by definition.
+//! SHA-512, SM3, SM4, and the dot products, conversions and intersections that the processors at hand lack: blocks of
+//! whole algorithms, made of single instructions, against other implementations of them, sums by definition, and the same
+//! operation in other encodings.
 
 use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
 
-use emu::{Access, Displaced, MemoryFault, Outcome, Registers, UserMemory};
-use emu::{Processor, Vendor};
+use emu::{
+    Access, Displaced, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor, registers,
+};
 
 /// There is none.
 struct NoMemory;
@@ -245,6 +247,163 @@ fn dot_products() {
                 assert_eq!(result, expected, "{opcode:#x} {prefix} {seed}");
             }
         }
+    }
+}
+
+/// AVX-IFMA is AVX512-IFMA without masks.
+#[test]
+fn products_of_52_bits() {
+    let processor = Processor::with_every_feature(Vendor::Intel).leak();
+    for (high, opcode) in [(false, 0xb4), (true, 0xb5)] {
+        for seed in 0..500 {
+            let mut sources: [[u64; 4]; 3] = bytemuck::cast(bytes::<96>(seed));
+            if seed % 4 == 0 {
+                sources[1][0] = u64::MAX;
+                sources[2][0] = u64::MAX >> (seed % 64);
+            }
+            // W1, 256 bits.
+            let result = Vex(2, 0x85, opcode).run(sources, false, 0);
+            let sibling = [0x62, 0xf2, 0xed, 0x28, opcode, 0xcb];
+            let displaced = Displaced::decode_on(&sibling, 0, processor).unwrap();
+            let mut registers = Registers::default();
+            for (register, value) in registers.extended.vector[1..4].iter_mut().zip(sources) {
+                register.0[..4].copy_from_slice(&value);
+            }
+            assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+            assert_eq!(result, registers.extended.vector[1].0[..4], "{opcode:#x} {sources:x?}");
+            let expected: [u64; 4] = core::array::from_fn(|index| {
+                let [sum, first, second] = sources.map(|source| u128::from(source[index]));
+                let product = (first % (1 << 52)) * (second % (1 << 52));
+                let part = if high { product / (1 << 52) } else { product % (1 << 52) };
+                ((sum + part) % (1 << 64)) as u64
+            });
+            assert_eq!(result, expected, "{opcode:#x} {sources:x?}");
+        }
+    }
+}
+
+/// Bytes at address 0x1000.
+struct Constants([u8; 32]);
+
+impl UserMemory for Constants {
+    fn read(&mut self, address: u64, bytes: &mut [u8], _: Access) -> Result<(), MemoryFault> {
+        assert_eq!(address, 0x1000);
+        bytes.copy_from_slice(&self.0[..bytes.len()]);
+        Ok(())
+    }
+    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), MemoryFault> {
+        unreachable!("loads only")
+    }
+    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
+        unreachable!("loads only")
+    }
+}
+
+/// The instruction with these bytes, whose memory operand is at RSI and whose register operands are 1 and 3.
+fn of_memory(bytes: &[u8], source: [u8; 32], mxcsr: Mxcsr) -> ([u32; 16], Mxcsr) {
+    let processor = Processor::with_every_feature(Vendor::Intel).leak();
+    let displaced = Displaced::decode_on(bytes, 0, processor).unwrap();
+    let mut registers = Registers::default();
+    registers.gpr[registers::gpr::RSI] = 0x1000;
+    registers.extended.mxcsr = mxcsr;
+    registers.extended.vector[1].0 = [u64::MAX; 8];
+    registers.extended.vector[3].0[..4].copy_from_slice(&bytemuck::cast::<_, [u64; 4]>(source));
+    assert_eq!(displaced.execute(&mut registers, &mut Constants(source)), Ok(Outcome::Next), "{displaced:?}");
+    (bytemuck::cast(registers.extended.vector[1].0), registers.extended.mxcsr)
+}
+
+/// Every binary16 and every BF16, in even and odd places and broadcast: what VCVTPH2PS and a shift make of it,
+/// whatever MXCSR says.
+#[test]
+fn conversions_without_exceptions() {
+    // Nothing masked, and DAZ and FTZ: it would raise, if it looked.
+    let mxcsr = Mxcsr::DAZ | Mxcsr::FTZ;
+    for start in (0..=u16::MAX).step_by(16) {
+        let words: [u16; 16] = core::array::from_fn(|index| start + index as u16);
+        let source: [u8; 32] = bytemuck::cast(words);
+        // vcvtph2ps zmm1, ymm3, with everything masked.
+        let (halves, _) = of_memory(&[0x62, 0xf2, 0x7d, 0x48, 0x13, 0xcb], source, Mxcsr::MASKS);
+        let brains = words.map(|word| u32::from(word) << 16);
+        for (prefix, singles, odd) in [(0, halves, 0), (1, halves, 1), (2, brains, 1), (3, brains, 0)] {
+            // NP is VCVTNEOPH2PS, 66 VCVTNEEPH2PS, F2 VCVTNEOBF162PS and F3 VCVTNEEBF162PS.
+            let odd = if prefix < 2 { 1 - odd } else { odd };
+            for wide in [0, 1] {
+                let bytes = [0xc4, 0xe2, 0x78 | wide << 2 | [0, 1, 3, 2][prefix], 0xb0, 0x0e];
+                let lanes = 4 << wide;
+                let expected =
+                    core::array::from_fn(|lane| if lane < lanes { singles[2 * lane + odd] } else { 0 });
+                assert_eq!(of_memory(&bytes, source, mxcsr), (expected, mxcsr), "{bytes:x?} {start:#x}");
+            }
+        }
+        // 66 is VBCSTNESH2PS, F3 VBCSTNEBF162PS.
+        for (prefix, singles) in [(1, halves), (2, brains)] {
+            let bytes = [0xc4, 0xe2, 0x7c | prefix, 0xb1, 0x0e];
+            let expected = core::array::from_fn(|lane| if lane < 8 { singles[0] } else { 0 });
+            assert_eq!(of_memory(&bytes, source, mxcsr), (expected, mxcsr), "{bytes:x?} {start:#x}");
+        }
+    }
+}
+
+/// VCVTNEPS2BF16 is the same with VEX as with EVEX, and the nearest of the two numbers around it.
+#[test]
+fn narrowing_without_exceptions() {
+    for seed in 0..5000 {
+        let source: [u8; 32] = bytes(seed);
+        let (result, mxcsr) = of_memory(&[0xc4, 0xe2, 0x7e, 0x72, 0xcb], source, Mxcsr::DAZ);
+        let (sibling, _) = of_memory(&[0x62, 0xf2, 0x7e, 0x28, 0x72, 0xcb], source, Mxcsr::DAZ);
+        assert_eq!((result, mxcsr), (sibling, Mxcsr::DAZ), "{source:x?}");
+        let singles: [u32; 8] = bytemuck::cast(source);
+        let brains: [u16; 32] = bytemuck::cast(result);
+        for (single, brain) in singles.into_iter().zip(brains) {
+            let number = f32::from_bits(single);
+            if !number.is_normal() {
+                continue;
+            }
+            let value = |bits: u32| f64::from(f32::from_bits(bits << 16));
+            let (below, above) = (single >> 16, (single >> 16) + 1);
+            let distance = |bits: u32| (value(bits) - f64::from(number)).abs();
+            let nearest = match distance(below).partial_cmp(&distance(above)) {
+                Some(core::cmp::Ordering::Less) => below,
+                Some(core::cmp::Ordering::Greater) => above,
+                _ => below + (below & 1),
+            };
+            if value(above).is_finite() {
+                assert_eq!(u32::from(brain), nearest, "{single:#x}");
+            }
+        }
+    }
+}
+
+/// Any lanes, in all widths, with the second source in a register.
+#[test]
+fn intersections_by_definition() {
+    let processor = Processor::with_every_feature(Vendor::Intel).leak();
+    for seed in 0..600 {
+        let (length, wide) = ((seed % 3) as usize, seed / 3 % 2);
+        // Few values, so that some are equal.
+        let lanes: [u64; 16] = bytes::<16>(seed).map(|byte| 0x1_0000_0001 * u64::from(byte & 7));
+        // vp2intersectd or vp2intersectq k5, zmm2, zmm3: k4 and k5.
+        let vector = [0x62, 0xf2, 0x6f | (wide as u8) << 7, 0x08 | (length as u8) << 5, 0x68, 0xeb];
+        let displaced = Displaced::decode_on(&vector, 0, processor).unwrap();
+        let mut registers = Registers::default();
+        registers.extended.vector[2].0.copy_from_slice(&lanes[..8]);
+        registers.extended.vector[3].0.copy_from_slice(&lanes[8..]);
+        assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+        let size = if wide == 1 { 8 } else { 4 };
+        let count = (16 << length) / size;
+        let bytes: [&[u8]; 2] = [2, 3].map(|number| bytemuck::bytes_of(&registers.extended.vector[number].0));
+        let mut expected = [0, 0];
+        for first in 0..count {
+            for second in 0..count {
+                let [this, that] = [(bytes[0], first), (bytes[1], second)]
+                    .map(|(bytes, index)| &bytes[size * index..size * (index + 1)]);
+                if this == that {
+                    expected[0] |= 1 << first;
+                    expected[1] |= 1 << second;
+                }
+            }
+        }
+        assert_eq!(registers.extended.opmask[4..6], expected, "{displaced:?} {lanes:x?}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use emu::{Processor, Refusal, Touches, Vendor};
+use emu::{Processor, Touches, Vendor};
 use iced_x86::{Code, Decoder, DecoderError, FlowControl, Instruction};
 
 use super::source::Source;
@@ -128,7 +128,7 @@ impl<'a> Search<'a> {
                 Some((candidate(instruction, what), displaced.touches()))
             }
             Ok(_) => None,
-            Err(Refusal::Invalid { .. }) => {
+            Err(refusal) if refusal.is_unknown() => {
                 self.report.invalid += 1;
                 Some((candidate(Instruction::new(), What::Unknown), Touches::empty()))
             }

@@ -1,5 +1,7 @@
 //! `conformance coverage`.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -42,7 +44,39 @@ fn print(out: Out<'_>, coverage: &Coverage) -> io::Result<()> {
     for (feature, count) in &coverage.by_cpuid {
         line(out, feature, count)?;
     }
-    line(out, "all", &coverage.all)
+    line(out, "all", &coverage.all)?;
+    line(out, "of no processor of today", &coverage.obsolete.count)?;
+    let not_emulated = coverage.not_emulated.iter().map(|skipped| (&skipped.reason, &skipped.code));
+    list(out, "not emulated", not_emulated)?;
+    let unverified = coverage.unverified.iter().map(|unverified| {
+        let reason = match unverified.second_source {
+            Some(source) => format!("{}; held by {source}", unverified.reason),
+            None => unverified.reason.clone(),
+        };
+        (reason, &unverified.code)
+    });
+    list(out, "unverified", unverified)?;
+    let obsolete = coverage.obsolete.not_emulated.iter().map(|skipped| (&skipped.reason, &skipped.code));
+    list(out, "of no processor of today, not emulated", obsolete)
+}
+
+/// Codes by the reason why they are listed.
+fn list<'a, R: Ord + Display>(
+    out: Out<'_>,
+    title: &str,
+    listed: impl Iterator<Item = (R, &'a String)>,
+) -> io::Result<()> {
+    let mut by_reason: BTreeMap<R, Vec<&str>> = BTreeMap::new();
+    for (reason, code) in listed {
+        by_reason.entry(reason).or_default().push(code);
+    }
+    for (reason, codes) in by_reason {
+        writeln!(out, "{title}: {} codes: {reason}", codes.len())?;
+        for code in codes {
+            writeln!(out, "    {code}")?;
+        }
+    }
+    Ok(())
 }
 
 fn line(out: Out<'_>, name: &str, count: &Count) -> io::Result<()> {

@@ -27,7 +27,15 @@ pub(crate) struct Encoded {
 }
 
 /// Draws an instruction of that encoding for address `ip`, or `None` if the encoder has none.
-pub(crate) fn draw(code: Code, ip: u64, encoder: &mut Encoder, rng: &mut Rng) -> Option<Encoded> {
+///
+/// The decoder's options are those of the processor that it is drawn for.
+pub(crate) fn draw(
+    code: Code,
+    ip: u64,
+    options: u32,
+    encoder: &mut Encoder,
+    rng: &mut Rng,
+) -> Option<Encoded> {
     for _ in 0..ATTEMPTS {
         let shape = shape(code, ip, rng);
         set_ignored_bits(encoder, rng);
@@ -39,21 +47,21 @@ pub(crate) fn draw(code: Code, ip: u64, encoder: &mut Encoder, rng: &mut Rng) ->
             continue;
         }
         let bytes = encoder.take_buffer();
-        let found = decode(&bytes, ip).filter(|found| found.instruction.code() == code);
+        let found = decode(&bytes, ip, options).filter(|found| found.instruction.code() == code);
         encoder.set_buffer(bytes);
         if let Some(found) = found {
-            return Some(lock_anything(add_prefixes(found, ip, rng), ip, rng));
+            return Some(lock_anything(add_prefixes(found, ip, options, rng), ip, options, rng));
         }
     }
     None
 }
 
 /// Decodes all of `bytes` as one instruction.
-fn decode(bytes: &[u8], ip: u64) -> Option<Encoded> {
+fn decode(bytes: &[u8], ip: u64, options: u32) -> Option<Encoded> {
     if bytes.len() > LONGEST {
         return None;
     }
-    let mut decoder = Decoder::with_ip(64, bytes, ip, emu::Processor::host().decoder_options());
+    let mut decoder = Decoder::with_ip(64, bytes, ip, options);
     let instruction = decoder.decode();
     if decoder.last_error() != DecoderError::None || instruction.len() != bytes.len() {
         return None;
@@ -73,7 +81,7 @@ fn set_ignored_bits(encoder: &mut Encoder, rng: &mut Rng) {
 }
 
 /// Sometimes puts redundant, repeated or useless prefixes in front, as long as the encoding stays the same.
-fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
+fn add_prefixes(found: Encoded, ip: u64, options: u32, rng: &mut Rng) -> Encoded {
     const PREFIXES: [u8; 10] = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3];
     if !rng.chance(20) {
         return found;
@@ -92,7 +100,7 @@ fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
         bytes.extend_from_slice(&old[..at]);
         bytes.push(prefix);
         bytes.extend_from_slice(&old[at..]);
-        if let Some(longer) = decode(&bytes, ip)
+        if let Some(longer) = decode(&bytes, ip, options)
             && longer.instruction.code() == found.instruction.code()
         {
             best = longer;
@@ -102,14 +110,14 @@ fn add_prefixes(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
 }
 
 /// Sometimes puts LOCK in front of what it is not allowed for.
-fn lock_anything(found: Encoded, ip: u64, rng: &mut Rng) -> Encoded {
+fn lock_anything(found: Encoded, ip: u64, options: u32, rng: &mut Rng) -> Encoded {
     if found.length == LONGEST || found.bytes[0] == 0xf0 || !rng.chance(2) {
         return found;
     }
     let mut bytes = [0; LONGEST];
     bytes[0] = 0xf0;
     bytes[1..].copy_from_slice(&found.bytes[..LONGEST - 1]);
-    let options = emu::Processor::host().decoder_options() | DecoderOptions::NO_INVALID_CHECK;
+    let options = options | DecoderOptions::NO_INVALID_CHECK;
     let instruction = Decoder::with_ip(64, &bytes[..=found.length], ip, options).decode();
     if instruction.code() != found.instruction.code() {
         return found;

@@ -16,9 +16,9 @@ mod values;
 pub(crate) use address::{address_of, linear};
 pub(crate) use state::keeps_pointers;
 
-use emu::Registers;
 use emu::registers::gpr;
 use emu::xsave::Layout;
+use emu::{Processor, Registers};
 use iced_x86::{
     Code, CpuidFeature, Encoder, FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions,
     Mnemonic, OpKind, Register,
@@ -93,7 +93,8 @@ impl Generator {
         let ip = place.slot((number % SLOTS as u64) as usize);
         let mut attempts = 0..ATTEMPTS;
         loop {
-            let encoded = instruction::draw(code, ip, &mut self.encoder, rng)?;
+            let encoded =
+                instruction::draw(code, ip, Processor::host().decoder_options(), &mut self.encoder, rng)?;
             let (bytes, length, instruction) = (encoded.bytes, encoded.length, encoded.instruction);
             let (sample, is_wanted) = self.rationed(bytes, length, instruction, place, ip, rng);
             // The address of the split lock may be part of the instruction.
@@ -105,7 +106,20 @@ impl Generator {
 
     /// The bytes of some instruction of that encoding and how many they are.
     pub fn encode(&mut self, code: Code, ip: u64, rng: &mut Rng) -> Option<([u8; 15], usize)> {
-        instruction::draw(code, ip, &mut self.encoder, rng).map(|found| (found.bytes, found.length))
+        self.encode_for(Processor::host(), code, ip, rng)
+    }
+
+    /// The same for a processor, which may decode otherwise than the one at hand.
+    pub fn encode_for(
+        &mut self,
+        processor: &Processor,
+        code: Code,
+        ip: u64,
+        rng: &mut Rng,
+    ) -> Option<([u8; 15], usize)> {
+        let options = processor.decoder_options();
+        let found = instruction::draw(code, ip, options, &mut self.encoder, rng)?;
+        Some((found.bytes, found.length))
     }
 
     /// Contents for all of memory.

@@ -5,7 +5,7 @@ use std::io::{BufRead, Read, Take};
 use std::sync::Arc;
 
 use emu::registers::gpr;
-use emu::{Displaced, Exception, Processor, Refusal, Registers};
+use emu::{Displaced, Exception, Processor, Registers};
 
 use super::format::{Error, LONGEST};
 use super::layout::Layout;
@@ -121,7 +121,7 @@ impl Checker {
         };
         let displaced = match Displaced::decode_on(&bytes, self.code, self.processor) {
             Ok(displaced) => displaced,
-            Err(refusal @ Refusal::Invalid { .. }) if !variant.undefined => return differs(refusal.reason()),
+            Err(refusal) if refusal.is_unknown() && !variant.undefined => return differs(refusal.reason()),
             Err(refusal) => return Verdict::Skipped(refusal.reason()),
         };
         let mut registers = Registers { gpr: [GENERAL; gpr::R15 + 1], ..Registers::default() };

@@ -131,30 +131,6 @@ fn components(header: &str, aligned: u64) -> Result<Components, String> {
 /// The longest component of an XSAVE image, and the farthest.
 const LONGEST: u64 = 1 << 20;
 
-/// What is computed by the host's own instruction, because its results are the maker's tables or approximations
-/// and not the manual's.
-const BY_THE_HOST: &[Mnemonic] = {
-    use Mnemonic as M;
-    &[
-        M::Rcpps,
-        M::Rcpss,
-        M::Rsqrtps,
-        M::Rsqrtss,
-        M::Vrcpps,
-        M::Vrcpss,
-        M::Vrsqrtps,
-        M::Vrsqrtss,
-        M::F2xm1,
-        M::Fcos,
-        M::Fpatan,
-        M::Fptan,
-        M::Fsin,
-        M::Fsincos,
-        M::Fyl2x,
-        M::Fyl2xp1,
-    ]
-};
-
 /// What answers with the machine's own state, whichever processor it has: descriptors and control registers, besides
 /// the rows that must run on the thread's core.
 const BY_THE_MACHINE: &[Mnemonic] =
@@ -174,7 +150,7 @@ pub fn unanswerable(displaced: &Displaced, processor: &Processor) -> Option<&'st
     let same = (host.vendor, host.family) == (processor.vendor, processor.family);
     if is_the_machines(displaced) {
         Some("the answer of one machine")
-    } else if !same && BY_THE_HOST.contains(&displaced.instruction().mnemonic()) {
+    } else if !same && displaced.is_by_host() {
         Some("computed by the host, which is another processor")
     } else {
         None

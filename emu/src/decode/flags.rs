@@ -37,6 +37,9 @@ bitflags! {
         const UNDEFINED_PARITY = 1 << 12;
         /// Leaves OF undefined: [`Facts::ZERO_COUNTS_CLEAR_OVERFLOW`] clears it.
         const UNDEFINED_OVERFLOW = 1 << 13;
+        /// Is computed by the host's own instruction, whichever processor is emulated: its results are the maker's
+        /// tables or approximations, of which the manual says how near they are.
+        const BY_HOST = 1 << 14;
     }
 }
 

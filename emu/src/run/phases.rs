@@ -53,8 +53,8 @@ pub(crate) enum Operands {
     Shift,
     /// The vector operand before the last, which is a general register or memory that the row itself reads.
     BeforeLast,
-    /// Two, and the register that says which lanes to take: XMM0 in legacy encodings, the last operand under VEX.
-    Blend,
+    /// The three after the destination; in legacy encodings the destination, the one after it, and XMM0.
+    With,
 }
 
 /// What a row says of its operands.
@@ -248,10 +248,10 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
             _ => Some(([Some(last), None, None], None)),
         },
         Operands::Three => Some(([Some(0), Some(1), Some(2)], None)),
-        Operands::Blend if form.encoding() == EncodingKind::Legacy => {
+        Operands::With if form.encoding() == EncodingKind::Legacy => {
             Some(([Some(0), Some(1), None], Some(0)))
         }
-        Operands::Blend => Some(([Some(1), Some(2), Some(3)], None)),
+        Operands::With => Some(([Some(1), Some(2), Some(3)], None)),
     }
 }
 
@@ -631,7 +631,7 @@ fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commi
     }
     let zeroing = instruction.zeroing_masking();
     Some(match (form.encoding(), mask, zeroing, layout.lane, layout.scalar) {
-        (EncodingKind::Legacy, ..) if mmx => to_mmx,
+        _ if mmx => to_mmx,
         (EncodingKind::Legacy, ..) => to_legacy,
         (_, 0, ..) => to_whole,
         (_, _, false, 2, true) => to_lowest::<2, false>,

@@ -24,6 +24,11 @@ impl Row {
     pub(crate) const fn with(self, layout: Layout) -> Row {
         Row { vector: Some(layout), ..self }
     }
+
+    /// The row of an instruction that the host's own computes, whichever processor is emulated.
+    pub(crate) const fn by_host(self) -> Row {
+        Row { flags: self.flags.union(Flags::BY_HOST), ..self }
+    }
 }
 
 /// Calls a function generic over its width with the width that is known only at run time.

@@ -195,6 +195,12 @@ macro_rules! element_row {
             Layout::new(Operands::$operands, $to).from($from).by_length(),
             |_| Some($crate::shape::element::packed::<Op>), $($closure)+)
     };
+    // The lowest, and zeros above it.
+    ($mnemonic:ident, lowest $operands:ident, $from:literal -> $to:literal, $($closure:tt)+) => {
+        $crate::shape::element::element_row!(@ $mnemonic, SSE, $from, $to,
+            Layout::new(Operands::$operands, $to).from($from).by_length().scalar(),
+            |_| Some($crate::shape::element::packed::<Op>), $($closure)+)
+    };
     ($mnemonic:ident, stored $operands:ident, $from:literal -> $to:literal, $($closure:tt)+) => {
         $crate::shape::element::element_row!(@ $mnemonic, SSE, $from, $to,
             Layout::new(Operands::$operands, $to).from($from).by_length(),

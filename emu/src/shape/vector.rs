@@ -161,12 +161,40 @@ macro_rules! vector_row {
     // Two sources, and XMM0 or a fourth operand: fn(&[T; N], &[T; N], &[T; N]) -> [T; N].
     ($mnemonics:tt, Block128With<$lane:ty>, $flags:expr, $function:expr) => {
         $crate::shape::vector::block_128_row!(
-            $mnemonics, $lane, $flags, Blend,
+            $mnemonics, $lane, $flags, With,
             |sources, _immediate| ($function)(sources[0], sources[1], sources[2])
         )
     };
+    // The same lane by lane: fn(T, T, T) -> T.
+    ($mnemonics:tt, LanesWith<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, With, |sources, _immediate| {
+            ($function)(sources[0], sources[1], sources[2])
+        })
+    };
+    // Lanes by the number in the low byte of the second source's lane, or in the immediate: fn(T, i8) -> T.
+    ($mnemonics:tt, ByNumbers<$lane:ty>, $flags:expr, $function:expr) => {
+        $crate::run::row::Row {
+            select: |form| {
+                let by_immediate = const {
+                    $crate::shape::vector::vector_row!($mnemonics, EachLaneImm<$lane>, $flags, |lane, number| {
+                        ($function)(lane, number as i8)
+                    })
+                    .select
+                };
+                let by_lanes = const {
+                    $crate::shape::vector::vector_row!(
+                        $mnemonics, Lanes<$lane>, $flags,
+                        |lane: $lane, number: $lane| ($function)(lane, number as i8)
+                    )
+                    .select
+                };
+                if form.any($crate::decode::form::Shape::Immediate) { by_immediate(form) } else { by_lanes(form) }
+            },
+            ..$crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Shift, |sources, _immediate| sources[0])
+        }
+    };
     // Each lane from lanes anywhere in the sources: fn([&[T]; 3], usize, u8) -> T, by the lane's number. `One`,
-    // `Two` or `Three` says what the sources are.
+    // `Two`, `Three` or `With` says what the sources are.
     ($mnemonics:tt, Across<$lane:ty>, $flags:expr, $operands:ident, $function:expr) => {{
         struct Op;
         impl $crate::shape::vector::Work for Op {
@@ -215,7 +243,7 @@ macro_rules! vector_row {
     };
     // Lanes of the second source where those of the third are negative, else of the first.
     ($mnemonics:tt, BlendBySign<$lane:ty>, $flags:expr) => {
-        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, Blend, |sources, _immediate| {
+        $crate::shape::vector::lanes_row!($mnemonics, $lane, $flags, With, |sources, _immediate| {
             if sources[2] < 0 { sources[1] } else { sources[0] }
         })
     };

@@ -56,41 +56,53 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vfpclasssd, scalar_mask One, 8, |[a, ..], (immediate, _), control| class::<Double>(a, immediate, control)),
     element_row!(Vfpclassph, mask One, 2, |[a, ..], (immediate, _), control| class::<Half>(a, immediate, control)),
     element_row!(Vfpclasssh, scalar_mask One, 2, |[a, ..], (immediate, _), control| class::<Half>(a, immediate, control)),
-    Row { select: approximated::<Each<sse::Rcp14ps>>, ..float_row!([Vrcp14ps], each 4 -> 4, sse::Rcp14ps) },
-    Row { select: approximated::<Each<sse::Rcp14pd>>, ..float_row!([Vrcp14pd], each 8 -> 8, sse::Rcp14pd) },
+    Row {
+        select: approximated::<Each<sse::Rcp14ps>>,
+        ..float_row!([Vrcp14ps], each 4 -> 4, sse::Rcp14ps).by_host()
+    },
+    Row {
+        select: approximated::<Each<sse::Rcp14pd>>,
+        ..float_row!([Vrcp14pd], each 8 -> 8, sse::Rcp14pd).by_host()
+    },
     Row {
         select: approximated::<sse::Rcp14ss>,
-        ..float_row!([Vrcp14ss], scalar 4 -> 4, UNARY, sse::Rcp14ss)
+        ..float_row!([Vrcp14ss], scalar 4 -> 4, UNARY, sse::Rcp14ss).by_host()
     },
     Row {
         select: approximated::<sse::Rcp14sd>,
-        ..float_row!([Vrcp14sd], scalar 8 -> 8, UNARY, sse::Rcp14sd)
+        ..float_row!([Vrcp14sd], scalar 8 -> 8, UNARY, sse::Rcp14sd).by_host()
     },
     Row {
         select: approximated::<Each<sse::Rsqrt14ps>>,
-        ..float_row!([Vrsqrt14ps], each 4 -> 4, sse::Rsqrt14ps)
+        ..float_row!([Vrsqrt14ps], each 4 -> 4, sse::Rsqrt14ps).by_host()
     },
     Row {
         select: approximated::<Each<sse::Rsqrt14pd>>,
-        ..float_row!([Vrsqrt14pd], each 8 -> 8, sse::Rsqrt14pd)
+        ..float_row!([Vrsqrt14pd], each 8 -> 8, sse::Rsqrt14pd).by_host()
     },
     Row {
         select: approximated::<sse::Rsqrt14ss>,
-        ..float_row!([Vrsqrt14ss], scalar 4 -> 4, UNARY, sse::Rsqrt14ss)
+        ..float_row!([Vrsqrt14ss], scalar 4 -> 4, UNARY, sse::Rsqrt14ss).by_host()
     },
     Row {
         select: approximated::<sse::Rsqrt14sd>,
-        ..float_row!([Vrsqrt14sd], scalar 8 -> 8, UNARY, sse::Rsqrt14sd)
+        ..float_row!([Vrsqrt14sd], scalar 8 -> 8, UNARY, sse::Rsqrt14sd).by_host()
     },
-    Row { select: half_approximated::<Each<sse::Rcpph>>, ..float_row!([Vrcpph], each 2 -> 2, sse::Rcpph) },
-    Row { select: half_approximated::<sse::Rcpsh>, ..float_row!([Vrcpsh], scalar 2 -> 2, UNARY, sse::Rcpsh) },
+    Row {
+        select: half_approximated::<Each<sse::Rcpph>>,
+        ..float_row!([Vrcpph], each 2 -> 2, sse::Rcpph).by_host()
+    },
+    Row {
+        select: half_approximated::<sse::Rcpsh>,
+        ..float_row!([Vrcpsh], scalar 2 -> 2, UNARY, sse::Rcpsh).by_host()
+    },
     Row {
         select: half_approximated::<Each<sse::Rsqrtph>>,
-        ..float_row!([Vrsqrtph], each 2 -> 2, sse::Rsqrtph)
+        ..float_row!([Vrsqrtph], each 2 -> 2, sse::Rsqrtph).by_host()
     },
     Row {
         select: half_approximated::<sse::Rsqrtsh>,
-        ..float_row!([Vrsqrtsh], scalar 2 -> 2, UNARY, sse::Rsqrtsh)
+        ..float_row!([Vrsqrtsh], scalar 2 -> 2, UNARY, sse::Rsqrtsh).by_host()
     },
 ];
 

@@ -1,5 +1,6 @@
-//! Fused multiply-add (SDM volume 1, section 14.5, and volume 2C): the digits say which sources are multiplied. On the
-//! host's own unit, and by [`crate::vector::soft`] where that cannot tell what is raised, or there is none.
+//! Fused multiply-add (SDM volume 1, section 14.5, and volume 2C): the digits say which sources are multiplied. AMD's
+//! FMA4 (APM volume 4) has the destination besides three sources. On the host's own unit, and by
+//! [`crate::vector::soft`] where that cannot tell what is raised, or there is none.
 
 use crate::host::fma::{self, Signs};
 use crate::host::sse::{self, Sought};
@@ -24,6 +25,8 @@ trait Fused {
     const ORDER: [usize; 3];
     /// What is added and what subtracted.
     const SIGNS: Signs;
+    /// Whether a scalar keeps what is above the lowest element of the first source, or clears it.
+    const KEEPS: bool;
 }
 
 /// By the definition.
@@ -93,11 +96,11 @@ fn unwatched<O: Fused, const SCALAR: bool>(
     Some((result, if inexact { Mxcsr::PE } else { Mxcsr::empty() }))
 }
 
-/// Fetch, compute, commit; a scalar keeps what is above the lowest element of the first source.
+/// Fetch, compute, commit.
 fn run<O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (mut sources, mut result) = (Sources::default(), Zmm::default());
     c.fetch(&mut sources)?;
-    let kept = sources[0];
+    let kept = if O::KEEPS { sources[0] } else { Zmm::default() };
     let size = O::Format::BITS as usize / 8;
     let ones = u64::MAX >> (64 - 8 * size);
     c.without_masked(&mut sources);
@@ -127,20 +130,28 @@ fn run<O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Outcome, Exc
 /// Rows of three sources.
 macro_rules! fused_row {
     ($mnemonic:ident, packed $format:ident, $order:expr, $signs:ident) => {
-        fused_row!(@ $mnemonic, $format, $order, $signs, false)
+        fused_row!(@ $mnemonic, $format, $order, $signs, false, Three)
     };
     ($mnemonic:ident, scalar $format:ident, $order:expr, $signs:ident) => {
-        fused_row!(@ $mnemonic, $format, $order, $signs, true)
+        fused_row!(@ $mnemonic, $format, $order, $signs, true, Three)
     };
-    (@ $mnemonic:ident, $format:ident, $order:expr, $signs:ident, $scalar:literal) => {{
+    // FMA4: the first times the second, and the third.
+    ($mnemonic:ident, packed $format:ident, $signs:ident) => {
+        fused_row!(@ $mnemonic, $format, [0, 1, 2], $signs, false, With)
+    };
+    ($mnemonic:ident, scalar $format:ident, $signs:ident) => {
+        fused_row!(@ $mnemonic, $format, [0, 1, 2], $signs, true, With)
+    };
+    (@ $mnemonic:ident, $format:ident, $order:expr, $signs:ident, $scalar:literal, $operands:ident) => {{
         use crate::run::phases::{Layout, Operands};
         struct Op;
         impl Fused for Op {
             type Format = $format;
             const ORDER: [usize; 3] = $order;
             const SIGNS: Signs = Signs::$signs;
+            const KEEPS: bool = matches!(Operands::$operands, Operands::Three);
         }
-        const LAYOUT: Layout = Layout::new(Operands::Three, $format::BITS as usize / 8).by_length();
+        const LAYOUT: Layout = Layout::new(Operands::$operands, $format::BITS as usize / 8).by_length();
         Row {
             name: stringify!($mnemonic),
             mnemonics: &[iced_x86::Mnemonic::$mnemonic],
@@ -242,4 +253,24 @@ pub(super) static ROWS: &[Row] = &[
     fused_row!(Vfmsubadd231ps, packed Single, [1, 2, 0], AddEven),
     fused_row!(Vfmsubadd231pd, packed Double, [1, 2, 0], AddEven),
     fused_row!(Vfmsubadd231ph, packed Half, [1, 2, 0], AddEven),
+    fused_row!(Vfmaddps, packed Single, Add),
+    fused_row!(Vfmaddpd, packed Double, Add),
+    fused_row!(Vfmaddss, scalar Single, Add),
+    fused_row!(Vfmaddsd, scalar Double, Add),
+    fused_row!(Vfmsubps, packed Single, Subtract),
+    fused_row!(Vfmsubpd, packed Double, Subtract),
+    fused_row!(Vfmsubss, scalar Single, Subtract),
+    fused_row!(Vfmsubsd, scalar Double, Subtract),
+    fused_row!(Vfnmaddps, packed Single, NegatedAdd),
+    fused_row!(Vfnmaddpd, packed Double, NegatedAdd),
+    fused_row!(Vfnmaddss, scalar Single, NegatedAdd),
+    fused_row!(Vfnmaddsd, scalar Double, NegatedAdd),
+    fused_row!(Vfnmsubps, packed Single, NegatedSubtract),
+    fused_row!(Vfnmsubpd, packed Double, NegatedSubtract),
+    fused_row!(Vfnmsubss, scalar Single, NegatedSubtract),
+    fused_row!(Vfnmsubsd, scalar Double, NegatedSubtract),
+    fused_row!(Vfmaddsubps, packed Single, AddOdd),
+    fused_row!(Vfmaddsubpd, packed Double, AddOdd),
+    fused_row!(Vfmsubaddps, packed Single, AddEven),
+    fused_row!(Vfmsubaddpd, packed Double, AddEven),
 ];

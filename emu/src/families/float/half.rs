@@ -1,5 +1,6 @@
-//! Half precision and BF16 (SDM volume 2C): AVX512-FP16, AVX512-BF16.
+//! Half precision and BF16 (SDM volume 2C): AVX512-FP16, AVX512-BF16, AVX-NE-CONVERT.
 
+use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::model::exception::Exception;
 use crate::model::format::{Brain, Half, Single};
@@ -11,6 +12,7 @@ use crate::run::phases::{Layout, Operands, Sources, Zmm};
 use crate::run::row::Row;
 use crate::shape::element::{ElementOp, element_row, packed, scalar};
 use crate::shape::float::{FloatFlags, to_flags_row};
+use crate::shape::row;
 use crate::vector::float::raise;
 use crate::vector::soft::{Class, Control, add, convert, divide, fused, multiply, root, unpack};
 
@@ -80,6 +82,12 @@ pub(super) static ROWS: &[Row] = &[
         vector: Some(Layout::new(Operands::Two, 2).by_length().whole()),
         ..element_row!(Vcvtne2ps2bf16, packed Two, 2 -> 2, |[a, ..], _, _control| a)
     },
+    row!(Vcvtneeph2ps, EachLane<u32>, Flags::FLOAT, from_half),
+    row!(Vcvtneoph2ps, EachLane<u32>, Flags::FLOAT, |pair| from_half(pair >> 16)),
+    row!(Vcvtneebf162ps, EachLane<u32>, Flags::FLOAT, |pair: u32| pair << 16),
+    row!(Vcvtneobf162ps, EachLane<u32>, Flags::FLOAT, |pair: u32| pair >> 16 << 16),
+    row!(Vbcstnesh2ps, Across<u32>, Flags::FLOAT, One, |[lanes, ..]: [&[u32]; 3], _, _| from_half(lanes[0])),
+    row!(Vbcstnebf162ps, Across<u32>, Flags::FLOAT, One, |[lanes, ..]: [&[u32]; 3], _, _| lanes[0] << 16),
     element_row!(Vdpbf16ps, packed Three, 4 -> 4, |[a, b, c], _, _control| dot(a, b, c)),
 ];
 
@@ -162,6 +170,11 @@ fn to_brain(bits: u64) -> u64 {
 /// A BF16 as a single.
 fn from_brain(bits: u64) -> u64 {
     (bits & 0xffff) << 16
+}
+
+/// The low half as a single: that of AVX-NE-CONVERT, which does not look at MXCSR and raises nothing.
+fn from_half(pair: u32) -> u32 {
+    convert::<Half, Single>(u64::from(pair & 0xffff), false, &mut Control::flushing()) as u32
 }
 
 /// VCVTNE2PS2BF16: the second source's elements, and above them the first's.

@@ -11,6 +11,7 @@ pub(super) mod fused;
 pub(super) mod half;
 pub(super) mod mxcsr;
 pub(super) mod round;
+pub(super) mod three_d_now;
 
 /// The tables of these families.
 pub(super) static ALL: &[&[Row]] = &[
@@ -23,4 +24,5 @@ pub(super) static ALL: &[&[Row]] = &[
     half::ROWS,
     mxcsr::ROWS,
     round::ROWS,
+    three_d_now::ROWS,
 ];

@@ -1,4 +1,4 @@
-//! Rounding to an integer (SDM volume 1, section 12.8.4).
+//! Rounding to an integer (SDM volume 1, section 12.8.4), and what that leaves: XOP's VFRCZPS (APM volume 4).
 
 use core::marker::PhantomData;
 
@@ -7,15 +7,28 @@ use crate::model::format::{Double, Format, Single};
 use crate::model::lane::Bits;
 use crate::model::registers::Mxcsr;
 use crate::run::row::Row;
+use crate::shape::element::element_row;
 use crate::shape::float::{FloatOp, float_row};
 use crate::vector::float::{by_blocks, raise};
+use crate::vector::soft::{self, Control};
 
 pub(super) static ROWS: &[Row] = &[
     float_row!([Roundps, Vroundps], each 4 -> 4, Round<Single, 4>),
     float_row!([Roundpd, Vroundpd], each 8 -> 8, Round<Double, 2>),
     float_row!([Roundss, Vroundss], scalar 4 -> 4, UNARY, Round<Single, 1>),
     float_row!([Roundsd, Vroundsd], scalar 8 -> 8, UNARY, Round<Double, 1>),
+    element_row!(Vfrczps, packed One, 4 -> 4, |[a, ..], _, control| fraction::<Single>(a, control)),
+    element_row!(Vfrczpd, packed One, 8 -> 8, |[a, ..], _, control| fraction::<Double>(a, control)),
+    element_row!(Vfrczss, lowest One, 4 -> 4, |[a, ..], _, control| fraction::<Single>(a, control)),
+    element_row!(Vfrczsd, lowest One, 8 -> 8, |[a, ..], _, control| fraction::<Double>(a, control)),
 ];
+
+/// A number less its integer part, which is exact; of an infinity it is invalid.
+fn fraction<F: Format>(number: u64, control: &mut Control) -> u64 {
+    const TOWARD_ZERO: u8 = 3;
+    let integer = soft::round_scaled::<F>(number, 0, TOWARD_ZERO, &mut control.masked());
+    soft::add::<F>(number, integer, true, control)
+}
 
 /// ROUNDPS and its like, of the first `ELEMENTS` of each block.
 struct Round<F, const ELEMENTS: usize>(PhantomData<F>);

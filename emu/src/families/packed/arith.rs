@@ -39,7 +39,7 @@ pub(super) static ROWS: &[Row] = &[
     row!(Vpminuq, Lanes<u64>, NONE, u64::min),
     row!(Vpmaxsq, Lanes<i64>, NONE, i64::max),
     row!(Vpmaxuq, Lanes<u64>, NONE, u64::max),
-    row!([Pavgb, Vpavgb], Lanes<u8>, NONE, pavgb),
+    row!([Pavgb, Vpavgb, Pavgusb], Lanes<u8>, NONE, pavgb),
     row!([Pavgw, Vpavgw], Lanes<u16>, NONE, pavgw),
     row!([Pabsb, Vpabsb], EachLane<i8>, NONE, i8::wrapping_abs),
     row!([Pabsw, Vpabsw], EachLane<i16>, NONE, i16::wrapping_abs),

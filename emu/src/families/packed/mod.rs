@@ -19,6 +19,7 @@ pub(super) mod sign;
 pub(super) mod string_compare;
 pub(super) mod vector_move;
 pub(super) mod vector_store;
+pub(super) mod xop;
 
 /// The tables of these families.
 pub(super) static ALL: &[&[Row]] = &[
@@ -39,4 +40,5 @@ pub(super) static ALL: &[&[Row]] = &[
     string_compare::ROWS,
     vector_move::ROWS,
     vector_store::ROWS,
+    xop::ROWS,
 ];

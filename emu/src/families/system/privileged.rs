@@ -38,8 +38,8 @@ pub(super) static ROWS: &[Row] = &[
     // Without a feature that Linux gives no thread, or with one that outside the kernel's mode is undefined.
     row!(
         [
-            Clac, Clrssbsy, Clui, Encls, Enclv, Eretu, Erets, Getsec, Loadiwkey, Mcommit, Monitor, Mwait,
-            Pcommit, Psmash, Rdudbg, Rmpadjust, Rmpquery, Rmpupdate, Rsm, Seamcall, Seamops, Seamret,
+            Clac, Clrssbsy, Clui, Encls, Enclv, Eretu, Erets, Getsec, Getsecq, Loadiwkey, Mcommit, Monitor,
+            Mwait, Pcommit, Psmash, Rdudbg, Rmpadjust, Rmpquery, Rmpupdate, Rsm, Seamcall, Seamops, Seamret,
             Senduipi, Setssbsy, Stac, Stui, Tdcall, Testui, Uiret, Wrudbg
         ],
         Whole,
@@ -59,8 +59,25 @@ pub(super) static ROWS: &[Row] = &[
         select_vmx
     ),
     // The hypervisor answers the thread, or, without one, the thread learns whether it is #UD or #GP. Whether the
-    // thread may use a work queue, its own PASID says.
+    // thread may use a work queue, its own PASID says. The key of Key Locker nobody can read.
     row!([Vmcall, Vmgexit, Vmmcall, Enqcmd], Whole, Flags::empty(), native),
+    row!(
+        [
+            Aesenc128kl,
+            Aesenc256kl,
+            Aesdec128kl,
+            Aesdec256kl,
+            Aesencwide128kl,
+            Aesencwide256kl,
+            Aesdecwide128kl,
+            Aesdecwide256kl,
+            Encodekey128,
+            Encodekey256
+        ],
+        Whole,
+        Flags::empty(),
+        native
+    ),
     // SGX enclaves cannot be entered for another; without them it is undefined.
     row!(Enclu, Select, Flags::empty(), |_| None),
     row!(

@@ -14,14 +14,14 @@ use crate::run::row::Row;
 use crate::shape::row;
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Fsin, unary(C1 | C2, host::fsin), FLOAT),
-    row!(Fcos, unary(C1 | C2, host::fcos), FLOAT),
-    row!(Fsincos, pushing(C1 | C2, host::fsincos), FLOAT),
-    row!(Fptan, pushing(C1 | C2, host::fptan), FLOAT),
-    row!(Fpatan, with_st1(1, C1, host::fpatan), FLOAT),
-    row!(F2xm1, unary(C1, host::f2xm1), FLOAT),
-    row!(Fyl2x, with_st1(1, C1, host::fyl2x), FLOAT),
-    row!(Fyl2xp1, with_st1(1, C1, host::fyl2xp1), FLOAT),
+    row!(Fsin, unary(C1 | C2, host::fsin), FLOAT).by_host(),
+    row!(Fcos, unary(C1 | C2, host::fcos), FLOAT).by_host(),
+    row!(Fsincos, pushing(C1 | C2, host::fsincos), FLOAT).by_host(),
+    row!(Fptan, pushing(C1 | C2, host::fptan), FLOAT).by_host(),
+    row!(Fpatan, with_st1(1, C1, host::fpatan), FLOAT).by_host(),
+    row!(F2xm1, unary(C1, host::f2xm1), FLOAT).by_host(),
+    row!(Fyl2x, with_st1(1, C1, host::fyl2x), FLOAT).by_host(),
+    row!(Fyl2xp1, with_st1(1, C1, host::fyl2xp1), FLOAT).by_host(),
 ];
 
 /// Replaces ST(0) and pushes a second result, unless C2 says that the operand was out of range. `conditions`
