@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use emu::registers::{Extended, X87, gpr};
+use emu::registers::{Extended, ROW_LENGTH, ROWS, TILES, Tiles, X87, gpr};
 use emu::{Displaced, Exception, Facts, Outcome, Refusal, Registers, Rflags, UserMemory};
 
 use crate::generate::{Sample, keeps_pointers};
@@ -246,6 +246,23 @@ impl Differences {
         }
         for number in 0..8 {
             self.hex(&format!("k{number}"), processor.opmask[number], emulator.opmask[number]);
+        }
+        if processor.tiles != emulator.tiles {
+            self.tiles(&processor.tiles, &emulator.tiles);
+        }
+    }
+
+    fn tiles(&mut self, processor: &Tiles, emulator: &Tiles) {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        if processor.config != emulator.config {
+            self.push("tilecfg", hex(&processor.config.0), hex(&emulator.config.0));
+        }
+        let zeros = [[[0; ROW_LENGTH]; ROWS]; TILES];
+        let (p, e) = (processor.data.tiles().unwrap_or(&zeros), emulator.data.tiles().unwrap_or(&zeros));
+        for (number, (p, e)) in p.as_flattened().iter().zip(e.as_flattened()).enumerate() {
+            if p != e {
+                self.push(&format!("tmm{}.row{}", number / ROWS, number % ROWS), hex(p), hex(e));
+            }
         }
     }
 }

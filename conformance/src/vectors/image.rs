@@ -1,6 +1,6 @@
 //! The image: a case's whole state as bytes, little endian. `vectors/README.md` is the definition.
 
-use emu::registers::{Float80, Vector, segment};
+use emu::registers::{Float80, ROW_LENGTH, TileConfig, Vector, segment};
 use emu::{Mxcsr, Registers, Rflags};
 
 /// Where the parts of the registers lie, in bytes.
@@ -47,6 +47,10 @@ pub mod offset {
     pub const MEMORY: usize = 0x4000;
 }
 
+/// Tile registers where there are none.
+const NO_TILES: [u8; offset::SELECTORS - offset::TILES - ROW_LENGTH] =
+    [0; offset::SELECTORS - offset::TILES - ROW_LENGTH];
+
 /// The part of an image that holds registers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegisterImage(pub Box<[u8; offset::END]>);
@@ -79,13 +83,7 @@ impl RegisterImage {
         }
     }
 
-    /// The TILECFG and tile registers.
-    #[must_use]
-    pub fn tiles(&self) -> &[u8] {
-        &self.0[offset::TILES..offset::SELECTORS]
-    }
-
-    /// Takes all that the image holds but the tiles.
+    /// Takes all that the image holds.
     pub fn read(&self, registers: &mut Registers) {
         for (number, register) in registers.gpr.iter_mut().enumerate() {
             *register = self.u64(offset::GPR + 8 * number);
@@ -118,6 +116,13 @@ impl RegisterImage {
         for (number, register) in x87.r.iter_mut().enumerate() {
             let at = offset::X87 + 16 * number;
             *register = Float80 { significand: self.u64(at), sign_exponent: self.u16(at + 8) };
+        }
+        let tiles = &mut extended.tiles;
+        tiles.config = TileConfig(self.get(offset::TILES));
+        tiles.data.make_room();
+        let rows = tiles.data.tiles_mut().into_iter().flatten().flatten();
+        for (number, row) in rows.enumerate() {
+            *row = self.get(offset::TILES + ROW_LENGTH * (number + 1));
         }
     }
 
@@ -156,6 +161,9 @@ impl RegisterImage {
             self.put(at, &register.significand.to_le_bytes());
             self.put(at + 8, &register.sign_exponent.to_le_bytes());
         }
+        self.put(offset::TILES, &extended.tiles.config.0);
+        let tiles = extended.tiles.data.tiles().map_or(&NO_TILES[..], |tiles| tiles.as_flattened().as_flattened());
+        self.put(offset::TILES + ROW_LENGTH, tiles);
     }
 }
 
@@ -177,11 +185,10 @@ mod tests {
         assert_eq!(again, registers);
         assert_eq!(registers.gpr[1], u64::from_le_bytes(drawn.get(8)));
         assert_eq!(registers.segment[segment::GS], u16::from_le_bytes(drawn.get(offset::END - 2)));
-        // All but the tiles and the padding has its place.
+        // All but the padding has its place.
         let padding = |place: usize| (offset::X87..offset::ZMM).contains(&place) && place % 16 >= 10;
         for (place, (drawn, written)) in drawn.0.iter().zip(image.0.iter()).enumerate() {
-            let used =
-                !(offset::TILES..offset::SELECTORS).contains(&place) && !padding(place) && place != 0xe5;
+            let used = !padding(place) && place != 0xe5;
             assert!(!used || drawn == written, "{place:#x}");
         }
     }

@@ -40,6 +40,8 @@ bitflags! {
         /// Is computed by the host's own instruction, whichever processor is emulated: its results are the maker's
         /// tables or approximations, of which the manual says how near they are.
         const BY_HOST = 1 << 14;
+        /// Needs TILECFG or tile registers.
+        const TILES = 1 << 15;
     }
 }
 

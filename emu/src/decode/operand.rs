@@ -167,6 +167,14 @@ impl Address {
         self.in_segment(self.effective(registers).wrapping_add(offset), after_first, registers)
     }
 
+    /// Row `row` of a tile in memory, of so many bytes: the index is what lies between rows.
+    pub(crate) fn linear_of_row(&self, registers: &Registers, row: u64, bytes: usize) -> u64 {
+        let effective = self.effective(registers);
+        let stride = (registers.gpr[usize::from(self.index & 15)] & self.index_mask) << (self.scale & 3);
+        let start = effective.wrapping_sub(stride).wrapping_add(row.wrapping_mul(stride)) & self.size_mask;
+        self.in_segment(start, bytes.wrapping_sub(1) as u8, registers)
+    }
+
     /// The vector register that is the index of a gather or scatter.
     #[inline(always)]
     pub(crate) fn vector_index(&self) -> usize {

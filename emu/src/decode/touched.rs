@@ -46,6 +46,7 @@ impl Touches {
             (Flags::PKRU, Touches::PKRU),
             (Flags::SEGMENTS, Touches::SEGMENTS),
             (Flags::EXTENDED, Touches::EXTENDED),
+            (Flags::TILES, Touches::TILES),
         ] {
             if flags.contains(flag) {
                 touches |= touch;

@@ -11,6 +11,7 @@ pub(crate) mod lane;
 mod mmx;
 pub(crate) mod outcome;
 pub(crate) mod refusal;
+pub(crate) mod tiles;
 pub(crate) mod touches;
 pub(crate) mod width;
 pub(crate) mod x87;

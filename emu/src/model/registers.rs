@@ -2,6 +2,8 @@
 
 use bitflags::bitflags;
 
+pub use crate::model::tiles::{ROW_LENGTH, ROWS, TILES, Tile, TileConfig, TileData, Tiles};
+
 bitflags! {
     /// RFLAGS (SDM volume 1, section 3.4.3). Bits that have no name here are kept as they are.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,11 +108,11 @@ pub struct Registers {
     pub pkru: u32,
     /// The shadow stack pointer, if this thread has a shadow stack.
     pub ssp: Option<u64>,
-    /// x87, MMX, SSE, AVX and AVX-512 state.
+    /// x87, MMX, SSE, AVX, AVX-512 and AMX state.
     pub extended: Extended,
 }
 
-/// The state that XSAVE saves: x87, vector and mask registers.
+/// The state that XSAVE saves: x87, vector, mask and tile registers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Extended {
     /// x87 and MMX.
@@ -121,6 +123,8 @@ pub struct Extended {
     pub vector: [Vector; 32],
     /// K0 to K7.
     pub opmask: [u64; 8],
+    /// TILECFG and TMM0 to TMM7.
+    pub tiles: Tiles,
 }
 
 /// One vector register: 512 bits as little-endian quadwords.

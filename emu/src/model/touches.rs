@@ -30,8 +30,10 @@ bitflags! {
         const THIS_CORE = 1 << 9;
         /// Writes the FS or GS base or a selector.
         const SEGMENTS = 1 << 10;
+        /// TILECFG or tile registers.
+        const TILES = 1 << 11;
         /// Everything that XSAVE holds.
         const EXTENDED = Self::X87.bits() | Self::SSE.bits() | Self::AVX.bits() | Self::AVX512.bits()
-            | Self::PKRU.bits();
+            | Self::PKRU.bits() | Self::TILES.bits();
     }
 }

@@ -7,7 +7,9 @@ use core::arch::x86_64::CpuidResult;
 use core::fmt;
 use core::ops::Range;
 
-use crate::model::registers::{Extended, Float80, Mxcsr, Registers, Vector, X87};
+use crate::model::registers::{
+    Extended, Float80, Mxcsr, ROW_LENGTH, Registers, TILES, Tile, TileConfig, Vector, X87,
+};
 
 /// Bits of XCR0, XSTATE_BV and XCOMP_BV.
 pub mod feature {
@@ -25,8 +27,13 @@ pub mod feature {
     pub const HI16_ZMM: u64 = 1 << 7;
     /// Protection-key rights.
     pub const PKRU: u64 = 1 << 9;
+    /// TILECFG.
+    pub const TILE_CONFIG: u64 = 1 << 17;
+    /// TMM0 to TMM7.
+    pub const TILE_DATA: u64 = 1 << 18;
     /// Everything that [`Registers`](crate::Registers) has a place for.
-    pub const ALL: u64 = X87 | SSE | AVX | OPMASK | ZMM_HI256 | HI16_ZMM | PKRU;
+    pub const ALL: u64 =
+        X87 | SSE | AVX | OPMASK | ZMM_HI256 | HI16_ZMM | PKRU | TILE_CONFIG | TILE_DATA;
 }
 
 /// The legacy region's length, in bytes, after which the XSAVE header begins.
@@ -64,7 +71,14 @@ pub struct Layout {
     pub hi16_zmm: Option<usize>,
     /// Component 9.
     pub pkru: Option<usize>,
+    /// Component 17.
+    pub tile_config: Option<usize>,
+    /// Component 18.
+    pub tile_data: Option<usize>,
 }
+
+/// The length of the tile registers in bytes.
+pub(crate) const TILE_DATA_LENGTH: usize = TILES * size_of::<Tile>();
 
 /// How many state components there can be that this crate looks at: APX's is the last.
 const COMPONENTS: usize = 20;
@@ -163,6 +177,8 @@ impl Layout {
         zmm_hi256: None,
         hi16_zmm: None,
         pkru: None,
+        tile_config: None,
+        tile_data: None,
     };
 
     /// The layout under the XCR0 value `features`, where `component` answers CPUID leaf 0xD's sub-leaf of
@@ -186,6 +202,8 @@ impl Layout {
             zmm_hi256: offset(6, 512),
             hi16_zmm: offset(7, 1024),
             pkru: offset(9, 4),
+            tile_config: offset(17, 64),
+            tile_data: offset(18, TILE_DATA_LENGTH),
         }
     }
 
@@ -200,10 +218,12 @@ impl Layout {
             | bit(self.zmm_hi256, feature::ZMM_HI256)
             | bit(self.hi16_zmm, feature::HI16_ZMM)
             | bit(self.pkru, feature::PKRU)
+            | bit(self.tile_config, feature::TILE_CONFIG)
+            | bit(self.tile_data, feature::TILE_DATA)
     }
 
     /// Where the components other than x87 begin in this layout.
-    pub(crate) fn components(&self) -> [(u64, Option<usize>); 6] {
+    pub(crate) fn components(&self) -> [(u64, Option<usize>); 8] {
         [
             (feature::SSE, Some(XMM)),
             (feature::AVX, self.avx),
@@ -211,11 +231,14 @@ impl Layout {
             (feature::ZMM_HI256, self.zmm_hi256),
             (feature::HI16_ZMM, self.hi16_zmm),
             (feature::PKRU, self.pkru),
+            (feature::TILE_CONFIG, self.tile_config),
+            (feature::TILE_DATA, self.tile_data),
         ]
     }
 
     /// Reads `image` into `extended` and `pkru`. A component that XSTATE_BV says is in its initial
-    /// configuration is read as that; one that the layout does not have becomes zero.
+    /// configuration is read as that; one that the layout does not have becomes zero. Room for tile registers is made
+    /// if they are in use.
     ///
     /// # Errors
     /// The image is shorter than the layout; nothing has changed then.
@@ -224,6 +247,9 @@ impl Layout {
         let in_use: u64 = u64::from_le_bytes(array(image, XSTATE_BV));
         extended.x87 = if in_use & feature::X87 != 0 { read_x87(image) } else { X87::default() };
         extended.mxcsr = Mxcsr::from_bits_retain(u32::from_le_bytes(array(image, MXCSR)));
+        if in_use & feature::TILE_DATA != 0 && self.tile_data.is_some() {
+            extended.tiles.data.make_room();
+        }
         for (component, offset) in self.components() {
             let place = offset.filter(|_| in_use & component != 0).and_then(|offset| image.get(offset..));
             read_component(component, place.unwrap_or(&[]), extended, pkru);
@@ -279,6 +305,8 @@ fn extended_in_use(extended: &Extended, pkru: u32) -> u64 {
         (feature::ZMM_HI256, any(low, 4..8)),
         (feature::HI16_ZMM, any(high, 0..8)),
         (feature::PKRU, pkru != 0),
+        (feature::TILE_CONFIG, extended.tiles.config != TileConfig::default()),
+        (feature::TILE_DATA, extended.tiles.data.is_used()),
     ];
     components.into_iter().filter(|&(_, used)| used).fold(0, |all, (component, _)| all | component)
 }
@@ -306,7 +334,8 @@ fn quads(place: &[u8]) -> impl Iterator<Item = u64> {
     chunks.iter().map(|bytes| u64::from_le_bytes(*bytes)).chain(std::iter::repeat(0))
 }
 
-/// Reads a component other than x87 from where it begins; what is not there is zero.
+/// Reads a component other than x87 from where it begins; what is not there is zero. Tile registers are read where there
+/// is room for them.
 pub(crate) fn read_component(component: u64, place: &[u8], extended: &mut Extended, pkru: &mut u32) {
     let mut quads = quads(place);
     if let Some((registers, lanes)) = parts(component) {
@@ -318,6 +347,15 @@ pub(crate) fn read_component(component: u64, place: &[u8], extended: &mut Extend
         extended.opmask.fill_with(|| quads.next().unwrap_or(0));
     } else if component == feature::PKRU {
         *pkru = quads.next().unwrap_or(0) as u32;
+    } else if component == feature::TILE_CONFIG {
+        extended.tiles.config = TileConfig(place.first_chunk().copied().unwrap_or([0; 64]));
+    } else if component == feature::TILE_DATA
+        && let Some(tiles) = extended.tiles.data.tiles_mut()
+    {
+        for (row, number) in tiles.as_flattened_mut().iter_mut().zip(0..) {
+            let start = ROW_LENGTH * number;
+            *row = place.get(start..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; ROW_LENGTH]);
+        }
     }
 }
 
@@ -336,6 +374,13 @@ pub(crate) fn write_component(component: u64, extended: &Extended, pkru: u32, pl
         }
     } else if component == feature::PKRU {
         put(place, 0, &pkru.to_le_bytes());
+    } else if component == feature::TILE_CONFIG {
+        put(place, 0, &extended.tiles.config.0);
+    } else if component == feature::TILE_DATA {
+        match extended.tiles.data.tiles() {
+            Some(tiles) => put(place, 0, tiles.as_flattened().as_flattened()),
+            None => place.iter_mut().take(TILE_DATA_LENGTH).for_each(|byte| *byte = 0),
+        }
     }
 }
 

@@ -118,7 +118,7 @@ bitflags! {
         /// NaNs is the result differs between lanes. DPPD does the last step only. Elsewhere each lane gets the same.
         const DOT_PRODUCTS_EXCHANGE_LANES = 1 << 41;
         /// VFMULCPH and its kin set the flags of MXCSR, but raise #XM for none, masked or not.
-        const COMPLEX_PRODUCTS_RAISE_NOTHING = 1 << 45;
+        const COMPLEX_PRODUCTS_RAISE_NOTHING = 1 << 46;
         /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
         /// at the first that is accessed; XRSTOR at the header before the last byte, at whatever is in the header after
         /// it, except of a compacted image, and of that at MXCSR

@@ -185,8 +185,8 @@ impl Processor {
             linear_address_bits: 48,
             x87_pointer_bits: 57,
             mxcsr_mask: MXCSR,
-            xcr0: feature::ALL | 0b11 << 17,
-            components: Components::of(&EMERALD_RAPIDS_COMPONENTS, 1 << 17 | 1 << 18),
+            xcr0: feature::ALL,
+            components: Components::of(&EMERALD_RAPIDS_COMPONENTS, feature::TILE_CONFIG | feature::TILE_DATA),
         }
     }
 
