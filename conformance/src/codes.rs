@@ -79,12 +79,28 @@ pub fn skipped(code: Code) -> Option<&'static str> {
         M::Int1 if Processor::host().facts.contains(Facts::INT1_LEAVES_RIP) => {
             Some("the hypervisor delivers its exception with another RIP")
         }
+        _ if code.cpuid_features().iter().any(|feature| TILES.contains(feature)) && has_tiles() => {
+            Some("tile registers are no part of the states that the oracle loads")
+        }
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => Some("transactions abort as they please"),
         _ if code.flow_control() == FlowControl::XbeginXabortXend => {
             Some("transactions abort as they please")
         }
         _ => None,
     }
+}
+
+/// What has tile registers.
+const TILES: &[CpuidFeature] = &[
+    CpuidFeature::AMX_TILE,
+    CpuidFeature::AMX_INT8,
+    CpuidFeature::AMX_BF16,
+    CpuidFeature::AMX_FP16,
+    CpuidFeature::AMX_COMPLEX,
+];
+
+fn has_tiles() -> bool {
+    Processor::host().features.has(CpuidFeature::AMX_TILE)
 }
 
 /// Encodings whose very purpose is #UD.

@@ -10,6 +10,7 @@ use crate::sys::{self, RegisterSet};
 /// What of `touches` this processor's extended state does not have, if anything.
 pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
     const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
+    const TILES: u64 = feature::TILE_CONFIG | feature::TILE_DATA;
     if touches.contains(Touches::EXTENDED) {
         // XSAVE and its kin work on whatever there is.
         return None;
@@ -20,6 +21,7 @@ pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
         (Touches::SSE, feature::SSE, "XMM registers, which this processor does not save"),
         (Touches::AVX, feature::AVX, "YMM registers, which this processor does not have"),
         (Touches::AVX512, AVX512, "ZMM and mask registers, which this processor does not have"),
+        (Touches::TILES, TILES, "tile registers, which this system has not enabled"),
         (Touches::PKRU, feature::PKRU, "protection keys, which this processor does not have"),
     ]
     .into_iter()

@@ -4,10 +4,11 @@
 
 use emu::xsave::Layout;
 
-/// The XSAVE layout of this processor under what its kernel has switched on, or `None` without XSAVE.
+/// The XSAVE layout of this processor under what its kernel has switched on, but tiles, which the oracle leaves alone; or
+/// `None` without XSAVE.
 #[must_use]
 pub fn xsave_layout() -> Option<Layout> {
-    Layout::of_this_processor().copied()
+    Layout::of_this_processor().copied().map(Layout::without_tiles)
 }
 
 /// Whether user mode may execute WRFSBASE: the processor has it and the kernel has switched it on.

@@ -162,7 +162,8 @@ impl RegisterImage {
             self.put(at + 8, &register.sign_exponent.to_le_bytes());
         }
         self.put(offset::TILES, &extended.tiles.config.0);
-        let tiles = extended.tiles.data.tiles().map_or(&NO_TILES[..], |tiles| tiles.as_flattened().as_flattened());
+        let tiles =
+            extended.tiles.data.tiles().map_or(&NO_TILES[..], |tiles| tiles.as_flattened().as_flattened());
         self.put(offset::TILES + ROW_LENGTH, tiles);
     }
 }

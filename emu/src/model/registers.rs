@@ -127,6 +127,19 @@ pub struct Extended {
     pub tiles: Tiles,
 }
 
+impl Extended {
+    /// A copy without tile registers, which takes no memory of its own.
+    pub(crate) fn without_tile_data(&self) -> Extended {
+        Extended {
+            x87: self.x87.clone(),
+            mxcsr: self.mxcsr,
+            vector: self.vector,
+            opmask: self.opmask,
+            tiles: Tiles { config: self.tiles.config, data: TileData::default() },
+        }
+    }
+}
+
 /// One vector register: 512 bits as little-endian quadwords.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C, align(64))]

@@ -54,9 +54,8 @@ impl TileConfig {
             1 => {
                 let reserved = [2..COLUMNS, COLUMNS + 2 * TILES..HEIGHTS, HEIGHTS + TILES..64];
                 let clear = reserved.into_iter().all(|range| bytes[range].iter().all(|byte| *byte == 0));
-                let fits = |Size { rows, bytes }| {
-                    rows <= ROWS && bytes <= ROW_LENGTH && (rows == 0) == (bytes == 0)
-                };
+                let fits =
+                    |Size { rows, bytes }| rows <= ROWS && bytes <= ROW_LENGTH && (rows == 0) == (bytes == 0);
                 (clear && (0..TILES).all(|tile| fits(config.stated(tile)))).then_some(config)
             }
             _ => None,
@@ -89,9 +88,8 @@ impl TileConfig {
     /// The size of a tile, if it is configured.
     pub(crate) fn size(&self, tile: usize) -> Option<Size> {
         let size = self.stated(tile);
-        let valid = self.palette() == 1
-            && (1..=ROWS).contains(&size.rows)
-            && (1..=ROW_LENGTH).contains(&size.bytes);
+        let valid =
+            self.palette() == 1 && (1..=ROWS).contains(&size.rows) && (1..=ROW_LENGTH).contains(&size.bytes);
         valid.then_some(size)
     }
 }
@@ -176,7 +174,8 @@ mod tests {
         assert_eq!(config(|bytes| bytes[1] = 9).unwrap().start_row(), 9);
         let unused = config(|bytes| (bytes[16], bytes[48]) = (0, 0)).unwrap();
         assert_eq!((unused.size(0), unused.size(1).is_some()), (None, true));
-        let wrong = [(0, 2), (2, 1), (15, 1), (16, 0), (16, 65), (17, 1), (32, 1), (47, 1), (48, 0), (48, 17)];
+        let wrong =
+            [(0, 2), (2, 1), (15, 1), (16, 0), (16, 65), (17, 1), (32, 1), (47, 1), (48, 0), (48, 17)];
         for (place, value) in wrong.into_iter().chain([(56, 1), (63, 1)]) {
             assert_eq!(config(|bytes| bytes[place] = value), None, "{value} at {place}");
         }

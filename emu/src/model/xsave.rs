@@ -32,8 +32,7 @@ pub mod feature {
     /// TMM0 to TMM7.
     pub const TILE_DATA: u64 = 1 << 18;
     /// Everything that [`Registers`](crate::Registers) has a place for.
-    pub const ALL: u64 =
-        X87 | SSE | AVX | OPMASK | ZMM_HI256 | HI16_ZMM | PKRU | TILE_CONFIG | TILE_DATA;
+    pub const ALL: u64 = X87 | SSE | AVX | OPMASK | ZMM_HI256 | HI16_ZMM | PKRU | TILE_CONFIG | TILE_DATA;
 }
 
 /// The legacy region's length, in bytes, after which the XSAVE header begins.
@@ -220,6 +219,20 @@ impl Layout {
             | bit(self.pkru, feature::PKRU)
             | bit(self.tile_config, feature::TILE_CONFIG)
             | bit(self.tile_data, feature::TILE_DATA)
+    }
+
+    /// The same without tile registers and their configuration, and no longer than it then needs to be.
+    #[must_use]
+    pub fn without_tiles(self) -> Layout {
+        let components = [
+            (self.avx, 256),
+            (self.opmask, 64),
+            (self.zmm_hi256, 512),
+            (self.hi16_zmm, 1024),
+            (self.pkru, 8),
+        ];
+        let ends = components.into_iter().filter_map(|(offset, size)| Some(offset?.saturating_add(size)));
+        Layout { length: ends.fold(MINIMUM_LENGTH, usize::max), tile_config: None, tile_data: None, ..self }
     }
 
     /// Where the components other than x87 begin in this layout.
@@ -446,6 +459,7 @@ fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::registers::Tiles;
 
     /// A processor with everything, laid out as Intel's servers do it.
     fn everything() -> Layout {
@@ -455,6 +469,8 @@ mod tests {
             6 => (512, 1152),
             7 => (1024, 1664),
             9 => (8, 2688),
+            17 => (64, 2752),
+            18 => (8192, 2816),
             _ => (0, 0),
         })
     }
@@ -479,6 +495,11 @@ mod tests {
         for (n, k) in extended.opmask.iter_mut().enumerate() {
             *k = 0x1111 * n as u64;
         }
+        extended.tiles.config.0 = std::array::from_fn(|n| n as u8 ^ 0xa5);
+        extended.tiles.data.make_room();
+        for (n, row) in extended.tiles.data.tiles_mut().into_iter().flatten().flatten().enumerate() {
+            *row = std::array::from_fn(|byte| (n * 67 + byte * 3) as u8);
+        }
         extended
     }
 
@@ -486,7 +507,9 @@ mod tests {
     fn what_is_written_is_read_back() {
         let layout = everything();
         assert_eq!(layout.features(), feature::ALL);
-        assert_eq!(layout.length, 2696);
+        assert_eq!(layout.length, 11008);
+        assert_eq!(layout.without_tiles().length, 2696);
+        assert_eq!(layout.without_tiles().features(), feature::ALL & !(0b11 << 17));
         let mut image = vec![0xccu8; layout.length];
         image[XSTATE_BV..XSTATE_BV + 64].fill(0);
         let extended = distinct();
@@ -511,6 +534,13 @@ mod tests {
         assert_eq!(back.vector[3].0[..3], [3 << 32 | 1 << 63, 3 << 32 | 1 | 1 << 63, 0]);
         assert_eq!(back.vector[17], Vector::default());
         assert_eq!((back.opmask, pkru), ([0; 8], 0));
+        assert_eq!(back.tiles, Tiles::default());
+        assert!(back.tiles.data.tiles().is_none(), "nobody uses them");
+        // Room that there is stays.
+        let mut used = distinct();
+        layout.read(&image, &mut used, &mut pkru).unwrap();
+        assert_eq!(used.tiles, Tiles::default());
+        assert!(used.tiles.data.tiles().is_some());
     }
 
     #[test]

@@ -137,3 +137,21 @@ bitflags! {
         const MASKED_STORES_CHECK_THEIR_ENDS = 1 << 45;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bitflags::Flags as _;
+
+    use super::*;
+
+    #[test]
+    fn each_fact_has_a_bit_of_its_own() {
+        let mut seen = Facts::empty();
+        for (name, fact) in Facts::all().iter_names() {
+            assert_eq!(fact.bits().count_ones(), 1, "{name}");
+            assert!(!seen.intersects(fact), "{name}");
+            seen |= fact;
+        }
+        assert_eq!(Facts::FLAGS.len() as u32, seen.bits().count_ones());
+    }
+}

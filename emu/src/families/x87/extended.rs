@@ -1,7 +1,7 @@
 //! XSAVE, XSAVEOPT, XSAVEC and XRSTOR (SDM volume 1, chapter 13).
 //!
-//! Components that [`Extended`](crate::registers::Extended) has no place for, such as AMX's tiles, only the thread
-//! itself can save and restore.
+//! Components that [`Extended`](crate::registers::Extended) has no place for, and tile registers for which it has no room
+//! yet, only the thread itself can save and restore.
 
 use iced_x86::CpuidFeature;
 
@@ -12,8 +12,8 @@ use crate::decode::processor::{Facts, Processor};
 use crate::model::exception::Exception;
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
-use crate::model::registers::{Mxcsr, X87, gpr};
-use crate::model::xsave::{self, HEADER_LENGTH, MINIMUM_LENGTH, XSTATE_BV, feature};
+use crate::model::registers::{Mxcsr, ROW_LENGTH, ROWS as TILE_ROWS, TILES, Tile, TileConfig, X87, gpr};
+use crate::model::xsave::{self, HEADER_LENGTH, MINIMUM_LENGTH, TILE_DATA_LENGTH, XSTATE_BV, feature};
 use crate::run::context::Context;
 use crate::run::row::Row;
 use crate::shape::row;
@@ -31,7 +31,7 @@ pub(super) static ROWS: &[Row] = &[
 
 /// XCOMP_BV's bit that says that an image is compacted.
 const COMPACTED: u64 = 1 << 63;
-/// The bytes of the largest component that there is a place for.
+/// The bytes of the largest component that there is a place for, but tile registers.
 const LARGEST: usize = 1024;
 
 /// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
@@ -72,24 +72,36 @@ fn on_requested(
 ) -> Result<Outcome, Exception> {
     let low = |register: usize| c.registers.gpr[register] & u64::from(u32::MAX);
     let requested = (low(gpr::RDX) << 32 | low(gpr::RAX)) & c.decoded.processor.xcr0;
-    if requested & !feature::ALL != 0 { Ok(Outcome::Native) } else { body(c, requested) }
+    let tiles = requested & (feature::TILE_CONFIG | feature::TILE_DATA) != 0;
+    let has_place = !tiles || c.registers.extended.tiles.data.tiles().is_some();
+    if requested & !feature::ALL == 0 && has_place { body(c, requested) } else { Ok(Outcome::Native) }
 }
 
 fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    on_requested(c, |c, requested| standard::<P>(c, requested, requested))
+    on_requested(c, |c, requested| standard::<P>(c, requested, requested, requested))
+}
+
+/// Of tile registers in their initial configuration only XSAVE looks for their place.
+fn placed(c: &Context<'_>, requested: u64) -> u64 {
+    requested & (xsave::in_use(c.registers) | !feature::TILE_DATA)
 }
 
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     on_requested(c, |c, requested| {
         let saved = requested & xsave::in_use(c.registers);
-        standard::<P>(c, requested, saved)
+        standard::<P>(c, requested, placed(c, requested), saved)
     })
 }
 
 /// Writes components to an image in the standard format.
-fn standard<P: Pointers>(c: &mut Context<'_>, requested: u64, saved: u64) -> Result<Outcome, Exception> {
+fn standard<P: Pointers>(
+    c: &mut Context<'_>,
+    requested: u64,
+    placed: u64,
+    saved: u64,
+) -> Result<Outcome, Exception> {
     let known = c.decoded.processor.components;
-    check_area(c, known.length(requested, false), requested)?;
+    check_area(c, known.length(placed, false), requested)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
     let before = u64::from_le_bytes(header);
@@ -107,7 +119,7 @@ fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn compact<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
     let known = c.decoded.processor.components;
     let saved = requested & xsave::in_use(c.registers);
-    check_area(c, known.length(requested, true), requested & !feature::AVX)?;
+    check_area(c, known.length(placed(c, requested), true), requested & !feature::AVX)?;
     check_part(c, XSTATE_BV, 8, 1, Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
     write_at(c, XSTATE_BV, &saved.to_le_bytes())?;
@@ -139,10 +151,36 @@ fn store<P: Pointers>(
     }
     let four_bytes = c.decoded.processor.is(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU);
     for (component, start, end) in places.filter(|(component, ..)| components & component != 0) {
+        if component == feature::TILE_DATA {
+            store_tiles(c, start)?;
+            continue;
+        }
         let mut bytes = [0; LARGEST];
         xsave::write_component(component, &c.registers.extended, c.registers.pkru, &mut bytes);
         let written = if component == feature::PKRU && four_bytes { 4 } else { LARGEST };
         write_at(c, start, &bytes[..(end - start).min(written)])?;
+    }
+    Ok(())
+}
+
+/// Writes the tile registers to where they belong.
+fn store_tiles(c: &mut Context<'_>, start: usize) -> Result<(), Exception> {
+    for (number, tile_start) in (0..TILES).zip((start..).step_by(size_of::<Tile>())) {
+        let tiles = c.registers.extended.tiles.data.tiles();
+        let tile = tiles.map_or([[0; ROW_LENGTH]; TILE_ROWS], |tiles| tiles[number]);
+        write_at(c, tile_start, tile.as_flattened())?;
+    }
+    Ok(())
+}
+
+/// Reads the tile registers from where they belong, or makes them zeros. Nothing has changed if it faults.
+fn load_tiles(c: &mut Context<'_>, start: Option<usize>) -> Result<(), Exception> {
+    let mut bytes = [0; TILE_DATA_LENGTH];
+    if let Some(start) = start {
+        read_at(c, start, &mut bytes, Access::Read)?;
+    }
+    if let Some(tiles) = c.registers.extended.tiles.data.tiles_mut() {
+        tiles.as_flattened_mut().as_flattened_mut().copy_from_slice(&bytes);
     }
     Ok(())
 }
@@ -192,7 +230,7 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     if !end_first || accessed != 0 {
         read_at(c, 0, &mut legacy, Access::Read)?;
     }
-    let mut after = c.registers.extended.clone();
+    let mut after = c.registers.extended.without_tile_data();
     let mut pkru = c.registers.pkru;
     let mxcsr = restored_mxcsr(c, &legacy, compacted, requested, present);
     let late = compacted && end_first;
@@ -215,14 +253,26 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
         xsave::read_component(component, &[], &mut after, &mut pkru);
     }
     let loaded = if mxcsr.is_ok() { present } else { 0 };
+    let mut tiles = None;
     for (component, start, end) in known.places(format, compacted) {
-        if loaded & component != 0 {
+        if loaded & component == feature::TILE_DATA {
+            tiles = Some(start);
+        } else if loaded & component != 0 {
             let mut bytes = [0; LARGEST];
             let bytes = &mut bytes[..(end - start).min(LARGEST)];
             read_at(c, start, bytes, Access::Read)?;
             xsave::read_component(component, bytes, &mut after, &mut pkru);
         }
     }
+    // What becomes of a configuration that is not valid is not known.
+    let config = after.tiles.config;
+    if TileConfig::loaded(config.0) != Some(config) && loaded & feature::TILE_CONFIG != 0 {
+        return Ok(Outcome::Native);
+    }
+    if requested & feature::TILE_DATA != 0 {
+        load_tiles(c, tiles)?;
+    }
+    after.tiles.data = core::mem::take(&mut c.registers.extended.tiles.data);
     c.registers.extended = after;
     c.registers.pkru = pkru;
     mxcsr.map(|_| Outcome::Next)

@@ -1,0 +1,218 @@
+//! AMX: loads and stores of tiles that stop at a fault, products that no processor at hand has, and threads without tiles.
+
+use emu::registers::{TileConfig, gpr};
+use emu::{
+    Access, Displaced, Exception, MemoryFault, Outcome, Processor, Registers, Touches, UserMemory, Vendor,
+};
+
+const START: u64 = 0x1000;
+const END: u64 = 0x4000;
+
+/// Some pages of memory.
+struct Pages(Vec<u8>);
+
+impl Pages {
+    fn range(address: u64, length: usize, access: Access) -> Result<core::ops::Range<usize>, MemoryFault> {
+        match (address..address + length as u64).find(|byte| !(START..END).contains(byte)) {
+            Some(address) => Err(MemoryFault { address, access, present: false, protection_key: false }),
+            None => Ok((address - START) as usize..(address - START) as usize + length),
+        }
+    }
+}
+
+impl UserMemory for Pages {
+    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
+        bytes.copy_from_slice(&self.0[Pages::range(address, bytes.len(), access)?]);
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.0[Pages::range(address, bytes.len(), Access::Write)?].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
+        unreachable!("nothing here is locked")
+    }
+}
+
+/// Memory in which every byte differs from its neighbours.
+fn pages() -> Pages {
+    Pages((0..(END - START) as usize).map(|place| (place * 7 + place / 256) as u8).collect())
+}
+
+fn decode(bytes: &[u8]) -> Displaced {
+    Displaced::decode_on(bytes, 0x40_0000, Processor::with_every_feature(Vendor::Intel).leak()).unwrap()
+}
+
+/// The rows, and the bytes of each, of TMM0, TMM1 and TMM2.
+type Sizes = [(u8, u16); 3];
+
+fn configured(sizes: Sizes) -> Registers {
+    let mut registers = Registers::default();
+    registers.extended.tiles.data.make_room();
+    let TileConfig(config) = &mut registers.extended.tiles.config;
+    config[0] = 1;
+    for (tile, (rows, bytes)) in sizes.into_iter().enumerate() {
+        config[48 + tile] = rows;
+        config[16 + 2 * tile..][..2].copy_from_slice(&bytes.to_le_bytes());
+    }
+    registers
+}
+
+const TILELOADD: &[u8] = &[0xc4, 0xe2, 0x7b, 0x4b, 0x0c, 0x08]; // tileloadd tmm1, [rax+rcx]
+const TILESTORED: &[u8] = &[0xc4, 0xe2, 0x7a, 0x4b, 0x0c, 0x08]; // tilestored [rax+rcx], tmm1
+const LDTILECFG: &[u8] = &[0xc4, 0xe2, 0x78, 0x49, 0x00]; // ldtilecfg [rax]
+const XSAVEC: &[u8] = &[0x0f, 0xc7, 0x23]; // xsavec [rbx]
+const XRSTOR: &[u8] = &[0x0f, 0xae, 0x2b]; // xrstor [rbx]
+
+#[test]
+fn a_load_goes_on_with_the_row_that_faulted() {
+    let load = decode(TILELOADD);
+    assert!(load.touches().contains(Touches::TILES | Touches::MEMORY_READ));
+    let (mut registers, mut memory) = (configured([(0, 0), (6, 12), (0, 0)]), pages());
+    let before = [[0x55; 64]; 16];
+    registers.extended.tiles.data.tiles_mut().unwrap()[1] = before;
+    registers.gpr[gpr::RAX] = END - 0x180;
+    registers.gpr[gpr::RCX] = 0x80;
+    let fault = Exception::PageFault { address: END, error_code: 4 };
+    assert_eq!(load.execute(&mut registers, &mut memory), Err(fault));
+    assert_eq!(registers.extended.tiles.config.0[1], 3);
+    let row = |address: u64, bytes: usize| {
+        let mut row = [0; 64];
+        row[..bytes].copy_from_slice(&memory.0[(address - START) as usize..][..bytes]);
+        row
+    };
+    let loaded = |start: u64| -> [[u8; 64]; 3] { [0, 1, 2].map(|n| row(start + n * 0x80, 12)) };
+    let tile = registers.extended.tiles.data.tiles().unwrap()[1];
+    assert_eq!(tile[..3], loaded(END - 0x180));
+    assert_eq!(tile[3..], [[0; 64]; 13]);
+    // The rows that are done are not done again, wherever they now lie.
+    registers.gpr[gpr::RAX] = START;
+    assert_eq!(load.execute(&mut registers, &mut pages()), Ok(Outcome::Next));
+    let tile = registers.extended.tiles.data.tiles().unwrap()[1];
+    assert_eq!(tile[..3], loaded(END - 0x180));
+    assert_eq!(tile[3..6], loaded(START + 3 * 0x80));
+    assert_eq!((registers.extended.tiles.config.0[1], tile[6]), (0, [0; 64]));
+}
+
+#[test]
+fn a_store_goes_on_with_the_row_that_faulted() {
+    let store = decode(TILESTORED);
+    let (mut registers, mut memory) = (configured([(0, 0), (4, 8), (0, 0)]), pages());
+    let tile = core::array::from_fn(|row| [0x80 | row as u8; 64]);
+    registers.extended.tiles.data.tiles_mut().unwrap()[1] = tile;
+    // Rows go down in memory, and the third lies before its start.
+    registers.gpr[gpr::RAX] = START + 0x10;
+    registers.gpr[gpr::RCX] = 0x10u64.wrapping_neg();
+    let expected = pages();
+    let fault = Exception::PageFault { address: START - 0x10, error_code: 6 };
+    assert_eq!(store.execute(&mut registers, &mut memory), Err(fault));
+    assert_eq!(registers.extended.tiles.config.0[1], 2);
+    assert_eq!(memory.0[0x10..0x18], [0x80; 8]);
+    assert_eq!(memory.0[..8], [0x81; 8]);
+    assert_eq!(memory.0[8..0x10], expected.0[8..0x10]);
+    assert_eq!(registers.extended.tiles.data.tiles().unwrap()[1], tile);
+    registers.gpr[gpr::RAX] = START + 0x100;
+    assert_eq!(store.execute(&mut registers, &mut memory), Ok(Outcome::Next));
+    assert_eq!(memory.0[0xd0..0xd8], [0x83; 8]);
+    assert_eq!(memory.0[0x100..0x110], expected.0[0x100..0x110], "it was done before");
+    // There is no such row.
+    registers.extended.tiles.config.0[1] = 4;
+    assert_eq!(store.execute(&mut registers, &mut memory), Err(Exception::InvalidOpcode));
+}
+
+/// An integer of half precision.
+fn half(integer: i32) -> u16 {
+    let magnitude = integer.unsigned_abs();
+    let sign = if integer < 0 { 0x8000 } else { 0 };
+    match magnitude.checked_ilog2() {
+        None => sign,
+        Some(exponent) => sign | (((exponent + 15) << 10) | ((magnitude << (10 - exponent)) & 0x3ff)) as u16,
+    }
+}
+
+/// What `bytes`, a product of TMM1 and TMM2 that is added to TMM0, comes to where each pair of words is a number, and
+/// `expected` says what two of them contribute.
+fn product(bytes: &[u8], expected: fn([i32; 2], [i32; 2]) -> i32) {
+    let (rows, inner, columns) = (3, 4, 5);
+    let mut registers = configured([(rows as u8, 20), (rows as u8, 16), (inner as u8, 20)]);
+    let left = |row: usize, k: usize| [(row * 5 + k * 3) as i32 % 11 - 5, (row * 2 + k * 7) as i32 % 13 - 6];
+    let right = |k: usize, column: usize| {
+        [(k * 4 + column * 9) as i32 % 17 - 8, (k * 11 + column * 2) as i32 % 7 - 3]
+    };
+    let tiles = registers.extended.tiles.data.tiles_mut().unwrap();
+    tiles[0] = [[0x77; 64]; 16];
+    let mut put = |tile: usize, row: usize, place: usize, pair: [i32; 2]| {
+        let words = pair.map(|word| half(word).to_le_bytes());
+        tiles[tile][row][4 * place..][..4].copy_from_slice(words.as_flattened());
+    };
+    for k in 0..inner {
+        (0..rows).for_each(|row| put(1, row, k, left(row, k)));
+        (0..columns).for_each(|column| put(2, k, column, right(k, column)));
+    }
+    let start = |row: usize, column: usize| (row * 100 + column) as f32;
+    for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+        let bytes = start(row, column).to_le_bytes();
+        tiles[0][row][4 * column..][..4].copy_from_slice(&bytes);
+    }
+    let displaced = decode(bytes);
+    assert_eq!(displaced.execute(&mut registers, &mut pages()), Ok(Outcome::Next), "{displaced:?}");
+    let result = registers.extended.tiles.data.tiles().unwrap()[0];
+    for (row, bytes) in result.iter().enumerate() {
+        for (column, bytes) in bytes.as_chunks().0.iter().enumerate() {
+            let sum: i32 = (0..inner).map(|k| expected(left(row, k), right(k, column))).sum();
+            let inside = row < rows && column < columns;
+            let expected = if inside { start(row, column) + sum as f32 } else { 0.0 };
+            assert_eq!(f32::from_le_bytes(*bytes), expected, "{displaced:?}: {row}, {column}");
+        }
+    }
+}
+
+#[test]
+fn products_of_half_precision() {
+    product(&[0xc4, 0xe2, 0x6b, 0x5c, 0xc1], |[a, b], [c, d]| a * c + b * d); // tdpfp16ps tmm0, tmm1, tmm2
+    product(&[0xc4, 0xe2, 0x68, 0x6c, 0xc1], |[a, b], [c, d]| a * c - b * d); // tcmmrlfp16ps
+    product(&[0xc4, 0xe2, 0x69, 0x6c, 0xc1], |[a, b], [c, d]| a * d + b * c); // tcmmimfp16ps
+}
+
+#[test]
+fn a_thread_without_tiles_executes_what_needs_them_itself() {
+    for bytes in [TILELOADD, LDTILECFG, &[0xc4, 0xe2, 0x78, 0x49, 0xc0]] {
+        let mut registers = Registers::default();
+        registers.gpr[gpr::RAX] = START;
+        registers.rip = 0x40_0000;
+        let before = registers.clone();
+        assert_eq!(decode(bytes).execute(&mut registers, &mut pages()), Ok(Outcome::Native));
+        assert_eq!(registers, before);
+    }
+}
+
+#[test]
+fn what_is_saved_is_restored() {
+    const COMPONENTS: u64 = 0b11 << 17;
+    let mut registers = configured([(16, 64), (16, 64), (3, 4)]);
+    for (number, row) in
+        registers.extended.tiles.data.tiles_mut().unwrap().as_flattened_mut().iter_mut().enumerate()
+    {
+        *row = core::array::from_fn(|byte| (number * 67 + byte * 3) as u8);
+    }
+    registers.gpr[gpr::RAX] = COMPONENTS;
+    registers.gpr[gpr::RBX] = START;
+    let saved = registers.extended.tiles.clone();
+    let mut memory = Pages(vec![0; (END - START) as usize]);
+    assert_eq!(decode(XSAVEC).execute(&mut registers, &mut memory), Ok(Outcome::Next));
+    assert_eq!(memory.0[512..528], [COMPONENTS.to_le_bytes(), (COMPONENTS | 1 << 63).to_le_bytes()].concat());
+    registers.extended.tiles = Registers::default().extended.tiles;
+    registers.extended.tiles.data.make_room();
+    assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Next));
+    assert_eq!(registers.extended.tiles, saved);
+    // What becomes of a configuration that LDTILECFG would not take only the processor knows.
+    memory.0[576] = 2;
+    assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Native));
+    memory.0[576] = 1;
+    // The image does not have them: they become zeros.
+    memory.0[512..520].fill(0);
+    assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Next));
+    assert_eq!(registers.extended.tiles, Registers::default().extended.tiles);
+}
