@@ -61,6 +61,13 @@ impl Control {
         }
     }
 
+    /// Notes a tiny result: where underflow is masked it counts only if it is inexact.
+    pub(crate) fn underflow(&mut self, inexact: bool) {
+        if inexact || self.unmasked.contains(Mxcsr::UE) {
+            self.raised |= Mxcsr::UE;
+        }
+    }
+
     /// Notes a denormal operand.
     pub(crate) fn denormal(&mut self, denormal: bool) {
         if denormal {

@@ -35,6 +35,8 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vrndscaleps, packed One, 4 -> 4, |[a, ..], (immediate, _), control| round_scale::<Single>(a, immediate, control)),
     element_row!(Vrndscalepd, packed One, 8 -> 8, |[a, ..], (immediate, _), control| round_scale::<Double>(a, immediate, control)),
     element_row!(Vrndscaless, scalar One, 4 -> 4, |[a, ..], (immediate, _), control| round_scale::<Single>(a, immediate, control)),
+    element_row!(Vrndscaleph, packed One, 2 -> 2, |[a, ..], (immediate, _), control| round_scale::<Half>(a, immediate, control)),
+    element_row!(Vrndscalesh, scalar One, 2 -> 2, |[a, ..], (immediate, _), control| round_scale::<Half>(a, immediate, control)),
     element_row!(Vrndscalesd, scalar One, 8 -> 8, |[a, ..], (immediate, _), control| round_scale::<Double>(a, immediate, control)),
     element_row!(Vreduceps, packed One, 4 -> 4, |[a, ..], (immediate, _), control| reduce::<Single>(a, immediate, control)),
     element_row!(Vreducepd, packed One, 8 -> 8, |[a, ..], (immediate, _), control| reduce::<Double>(a, immediate, control)),
@@ -212,13 +214,16 @@ fn rounding(immediate: u8, control: &Control) -> u8 {
     if immediate & 4 != 0 { control.rounding } else { immediate & 3 }
 }
 
-/// VRNDSCALE: so many binary places as the high half of the immediate says; bit 3 keeps PE as it is.
+/// VRNDSCALE: so many binary places as the high half of the immediate says; bit 3 keeps PE as it is. Of the formats only
+/// binary16 has denormal numbers among the results, and they underflow as results of arithmetic do.
 fn round_scale<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
-    let raised = control.raised;
-    let result = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
-    if immediate & 8 != 0 {
-        control.raised = control.raised.difference(Mxcsr::PE) | raised;
+    let mut rounded = control.masked();
+    let result = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), &mut rounded);
+    if F::is_denormal(result) {
+        control.underflow(rounded.raised.contains(Mxcsr::PE));
     }
+    let kept = if immediate & 8 != 0 { Mxcsr::PE } else { Mxcsr::empty() };
+    control.raised |= rounded.raised.difference(kept);
     result
 }
 
