@@ -44,6 +44,9 @@ pub enum FloatingPoint {
     All,
 }
 
+/// The component of XCR0 that APX's registers are.
+const APX: u64 = 1 << 19;
+
 impl Displaced {
     /// Decodes the instruction at the start of `bytes`, which lies at address `ip`, for the processor at hand.
     ///
@@ -69,7 +72,7 @@ impl Displaced {
             let row = table::row(code).ok_or(Refusal::NoRow(code))?;
             return Self::of(instruction, row, bytes, processor);
         }
-        match (reserved::raises(bytes, &instruction, error, options), error) {
+        match (reserved::raises(bytes, &instruction, error, options, processor.xcr0 & APX != 0), error) {
             (Some((instruction, row)), _) => Self::of(instruction, row, bytes, processor),
             (None, DecoderError::NoMoreBytes) => Err(Refusal::Truncated { length: bytes.len() }),
             (None, _) => Err(reserved::unknown(bytes)),

@@ -100,12 +100,14 @@ const LONGEST_OPCODE: usize = 12;
 
 /// What is raised for bytes that did not decode, and the instruction as far as there is one.
 ///
-/// `failed` is what the decoder made of them with `options`, and `error` why.
+/// `failed` is what the decoder made of them with `options`, and `error` why; `extended` says whether the system has
+/// enabled the registers that APX adds.
 pub(crate) fn raises(
     bytes: &[u8],
     failed: &Instruction,
     error: DecoderError,
     options: u32,
+    extended: bool,
 ) -> Option<(Instruction, &'static Row)> {
     let prefixes = prefix_count(bytes);
     if prefixes >= LONGEST || is_too_long(bytes, prefixes, options) {
@@ -117,6 +119,9 @@ pub(crate) fn raises(
     let unchecked = unchecked(bytes, failed.ip(), options);
     if !unchecked.is_invalid() {
         return is_settled(&unchecked).then_some((unchecked, &INVALID_OPCODE));
+    }
+    if let Some(meant) = with_reserved_fields(bytes, prefixes, failed.ip(), options, extended) {
+        return Some((meant, &INVALID_OPCODE));
     }
     let fits = prefixes + LONGEST_OPCODE <= LONGEST;
     let opcode = bytes.get(prefixes..)?;
@@ -146,9 +151,43 @@ pub(crate) fn unknown(bytes: &[u8]) -> Refusal {
 /// Whether an instruction that is invalid by a prefix or a field of its encoding raises #UD on every
 /// processor.
 fn is_settled(instruction: &Instruction) -> bool {
-    // EVEX fields have been given new meanings, and may be again. VERW with LOCK is VERW on AMD's
-    // processors.
-    instruction.code().op_code().encoding() != EncodingKind::EVEX && instruction.mnemonic() != Mnemonic::Verw
+    // VERW with LOCK is VERW on AMD's processors.
+    instruction.mnemonic() != Mnemonic::Verw
+}
+
+/// The instruction that an EVEX encoding would be, were it not for fields that have no meaning with any opcode: a vector
+/// length of 3, and the bits that APX made numbers of more registers of (SDM volume 2, section 2.7.11).
+fn with_reserved_fields(
+    bytes: &[u8],
+    prefixes: usize,
+    ip: u64,
+    options: u32,
+    extended: bool,
+) -> Option<Instruction> {
+    const EVEX: u8 = 0x62;
+    // EVEX.B4 is clear in other encodings, and EVEX.X4 set.
+    const B4: u8 = 1 << 3;
+    const X4: u8 = 1 << 2;
+    const LENGTH: u8 = 3 << 5;
+    let mut copy = [0; LONGEST];
+    let length = bytes.len().min(LONGEST);
+    let taken = copy.get_mut(..length)?;
+    taken.copy_from_slice(bytes.get(..length)?);
+    let [EVEX, p0, p1, p2, ..] = taken.get_mut(prefixes..)? else { return None };
+    let registers = *p0 & B4 != 0 || *p1 & X4 == 0;
+    let length = *p2 & LENGTH == LENGTH;
+    if registers && extended || !registers && !length {
+        return None;
+    }
+    (*p0, *p1) = (*p0 & !B4, *p1 | X4);
+    let p2_before = *p2;
+    let lengths: &[u8] = if length { &[0, 1 << 5, 2 << 5] } else { &[p2_before & LENGTH] };
+    lengths.iter().find_map(|length| {
+        let mut copy = copy;
+        *copy.get_mut(prefixes + 3)? = p2_before & !LENGTH | length;
+        let meant = unchecked(&copy, ip, options);
+        (!meant.is_invalid() && is_settled(&meant)).then_some(meant)
+    })
 }
 
 /// Decoded without a look at prefixes and fields that make it invalid.
@@ -189,7 +228,7 @@ impl Undefined {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Displaced, Refusal};
+    use crate::{Displaced, Processor, Refusal};
 
     fn row(bytes: &[u8]) -> Result<&'static str, Refusal> {
         Displaced::decode(bytes, 0x1000).map(|displaced| displaced.row())
@@ -218,9 +257,46 @@ mod tests {
     }
 
     #[test]
+    fn what_evex_reserves_raises() {
+        let row = |bytes: [u8; 7], processor: Processor| {
+            Displaced::decode_on(&bytes, 0x1000, processor.leak()).map(|displaced| displaced.row())
+        };
+        let intel = || Processor::emerald_rapids();
+        let vpaddd = [0x62, 0xf1, 0x6d, 0x49, 0xfe, 0xcb, 0x90]; // vpaddd zmm1{k1}, zmm2, zmm3
+        assert_eq!(row(vpaddd, intel()), Ok("Paddd/Vpaddd"));
+        let changed = |place: usize, bits: u8| {
+            let mut bytes = vpaddd;
+            bytes[place] ^= bits;
+            row(bytes, intel())
+        };
+        assert_eq!(changed(3, 0x81), Ok("#UD"), "zeroing without a mask");
+        assert_eq!(changed(3, 0x10), Ok("#UD"), "broadcast of a register");
+        assert_eq!(changed(3, 0x20), Ok("#UD"), "a vector length of 3");
+        assert_eq!(changed(1, 0x08), Ok("#UD"), "EVEX.B4");
+        assert_eq!(changed(2, 0x04), Ok("#UD"), "EVEX.X4");
+        let mut extended = intel();
+        extended.xcr0 |= 1 << 19;
+        let mut bytes = vpaddd;
+        bytes[1] ^= 8;
+        assert_eq!(
+            row(bytes, extended),
+            Err(Refusal::Invalid { first: 0x62 }),
+            "APX may make it another register"
+        );
+        // vpgatherdd zmm1{k1}, [rax+zmm2*1], the same without a mask, and with its destination as the index
+        assert!(row([0x62, 0xf2, 0x7d, 0x49, 0x90, 0x0c, 0x10], intel()).is_ok_and(|row| row != "#UD"));
+        assert_eq!(row([0x62, 0xf2, 0x7d, 0x48, 0x90, 0x0c, 0x10], intel()), Ok("#UD"));
+        assert_eq!(row([0x62, 0xf2, 0x7d, 0x49, 0x90, 0x0c, 0x08], intel()), Ok("#UD"));
+        // vfmulcph zmm1, zmm2, zmm1
+        assert_eq!(row([0x62, 0xf6, 0x6e, 0x48, 0xd6, 0xc9, 0x90], intel()), Ok("#UD"));
+    }
+
+    #[test]
     fn what_is_uncertain_is_refused() {
         assert_eq!(row(&[0x06, 0x90]), Ok("#UD"));
         assert_eq!(row(&[0x66, 0x48, 0xff, 0xf8]), Ok("#UD"));
+        // An opcode that EVEX has not been given.
+        assert_eq!(row(&[0x62, 0xf2, 0x7d, 0x48, 0xff, 0xc0]), Err(Refusal::Invalid { first: 0x62 }));
         // REX2, and an opcode of the map that has grown most.
         assert_eq!(row(&[0xd5, 0x00, 0x90, 0x90]), Err(Refusal::Apx));
         // add r8, rax, rbx with a new destination, and vaddbf16 xmm1, xmm2, xmm3.
