@@ -216,3 +216,55 @@ fn what_is_saved_is_restored() {
     assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Next));
     assert_eq!(registers.extended.tiles, Registers::default().extended.tiles);
 }
+
+#[test]
+fn whatever_the_configuration_is_it_completes_or_faults() {
+    let opcodes: [&[u8]; 12] = [
+        LDTILECFG,
+        &[0xc4, 0xe2, 0x79, 0x49, 0x00], // sttilecfg [rax]
+        &[0xc4, 0xe2, 0x7b, 0x49, 0xc8], // tilezero tmm1
+        TILELOADD,
+        TILESTORED,
+        &[0x67, 0xc4, 0xe2, 0x7b, 0x4b, 0x0c, 0xc8], // tileloadd tmm1, [eax+ecx*8]
+        &[0xc4, 0xe2, 0x6b, 0x5e, 0xc1],             // tdpbssd tmm0, tmm1, tmm2
+        &[0xc4, 0xe2, 0x68, 0x5e, 0xc1],             // tdpbuud
+        &[0xc4, 0xe2, 0x6a, 0x5c, 0xc1],             // tdpbf16ps
+        &[0xc4, 0xe2, 0x6b, 0x5c, 0xc1],             // tdpfp16ps
+        XSAVEC,
+        XRSTOR,
+    ];
+    let displaced = opcodes.map(decode);
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state >> 32
+    };
+    let (mut completed, mut faulted) = ([0; 12], [0; 12]);
+    for round in 0..4000 {
+        // Mostly configurations that are valid or nearly so.
+        let sizes = [0; 3].map(|_| (random() as u8 % 18, 4 * (random() % 18) as u16));
+        let square = round % 2 == 0;
+        let mut registers = configured(if square { [(8, 32); 3] } else { sizes });
+        for _ in 0..random() % 3 {
+            registers.extended.tiles.config.0[(random() % 64) as usize] = random() as u8;
+        }
+        for row in registers.extended.tiles.data.tiles_mut().unwrap().as_flattened_mut() {
+            *row = core::array::from_fn(|_| random() as u8);
+        }
+        registers.gpr[gpr::RAX] = START + random() % 0x3400;
+        registers.gpr[gpr::RCX] = if random() % 4 == 0 { random() << 40 } else { random() % 0x200 };
+        registers.gpr[gpr::RBX] = START & !63;
+        let mut memory = pages();
+        memory.0[512..576].fill(0);
+        for (index, displaced) in displaced.iter().enumerate() {
+            match displaced.execute(&mut registers, &mut memory) {
+                Ok(Outcome::Next) => completed[index] += 1,
+                Ok(outcome) => assert_eq!((outcome, index), (Outcome::Native, 11), "{displaced:?}"),
+                Err(_) => faulted[index] += 1,
+            }
+            assert!(registers.rip <= 0x40_0007);
+        }
+    }
+    assert!(completed.iter().all(|count| *count > 0), "{completed:?}");
+    assert!(faulted[3..10].iter().all(|count| *count > 0), "{faulted:?}");
+}
