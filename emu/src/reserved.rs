@@ -263,7 +263,7 @@ mod tests {
         };
         let intel = || Processor::emerald_rapids();
         let vpaddd = [0x62, 0xf1, 0x6d, 0x49, 0xfe, 0xcb, 0x90]; // vpaddd zmm1{k1}, zmm2, zmm3
-        assert_eq!(row(vpaddd, intel()), Ok("Paddd/Vpaddd"));
+        assert_eq!(row(vpaddd, intel()), Ok("Paddd / Vpaddd"));
         let changed = |place: usize, bits: u8| {
             let mut bytes = vpaddd;
             bytes[place] ^= bits;
