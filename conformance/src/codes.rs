@@ -123,10 +123,11 @@ pub fn not_encoded(code: Code) -> &'static str {
 }
 
 /// What holds encodings that no processor at hand has, by the features that they need: tests of `emu` against a source
-/// that is independent of it.
+/// that is independent of it, or `replay`.
 const SECOND_SOURCES: &[(CpuidFeature, &str)] = {
     use CpuidFeature as F;
     const DEFINITION: &str = "the manual's definition, written once more";
+    const RECORDED: &str = "the recorded answers of Emerald Rapids";
     &[
         (F::SHA512, "RustCrypto's sha2"),
         (F::SM3, "RustCrypto's sm3"),
@@ -141,6 +142,11 @@ const SECOND_SOURCES: &[(CpuidFeature, &str)] = {
         (F::TBM, DEFINITION),
         (F::D3NOW, "the standard library's arithmetic, and the manual's definition"),
         (F::D3NOWEXT, "the standard library's arithmetic, and the manual's definition"),
+        (F::AMX_TILE, RECORDED),
+        (F::AMX_INT8, RECORDED),
+        (F::AMX_BF16, RECORDED),
+        (F::AMX_FP16, DEFINITION),
+        (F::AMX_COMPLEX, DEFINITION),
         (F::CMPCCXADD, DEFINITION),
         (F::RAO_INT, DEFINITION),
         (F::CET_SS, DEFINITION),
