@@ -49,11 +49,13 @@ impl Displaced {
     ///
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
+    #[cfg(feature = "std")]
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
         Self::decode_on(bytes, ip, Processor::host())
     }
 
-    /// As [`Displaced::decode`], for another processor: what it lacks raises #UD.
+    /// Decodes the instruction at the start of `bytes`, which lies at address `ip`, for any processor: what it lacks
+    /// raises #UD.
     ///
     /// What only a processor can compute (RCPPS, FSIN, CPUID) comes from the one at hand all the same.
     ///

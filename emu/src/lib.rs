@@ -5,6 +5,10 @@
 //! executing, or panics. SSE arithmetic runs on the host's own unit: it leaves the thread's MXCSR with all
 //! exception flags set, and its other bits as they were.
 
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+
+extern crate alloc;
+
 // Floors, from the lowest: what is above imports from below, never the other way.
 mod model;
 

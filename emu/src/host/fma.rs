@@ -4,6 +4,7 @@
 
 use core::arch::asm;
 
+use super::presence::detected;
 use crate::model::lane::Zmm;
 use crate::model::registers::Mxcsr;
 
@@ -26,7 +27,7 @@ pub(crate) enum Signs {
 
 /// Whether the host has FMA.
 pub(crate) fn is_there() -> bool {
-    std::is_x86_feature_detected!("fma")
+    detected!("fma")
 }
 
 /// Blocks of 128 bits.

@@ -117,7 +117,7 @@ impl fmt::Display for Exception {
     }
 }
 
-impl std::error::Error for Exception {}
+impl core::error::Error for Exception {}
 
 impl From<MemoryFault> for Exception {
     fn from(fault: MemoryFault) -> Self {

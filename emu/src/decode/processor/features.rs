@@ -107,6 +107,7 @@ pub(super) enum Answer {
 
 /// Where CPUID tells of something: leaf, sub-leaf, register, bit.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "std"), expect(dead_code, reason = "without a system nobody looks there"))]
 pub(super) struct Bit(pub(super) u32, pub(super) u32, pub(super) Answer, pub(super) u32);
 
 /// The components of XCR0 without which the system has not enabled a feature.
