@@ -12,47 +12,18 @@
 #![cfg_attr(not(feature = "std"), no_std, no_main)]
 
 use emu::registers::{Registers, Vector, gpr};
-use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Processor, UserMemory};
-
-/// 64 bytes at address 0x1000.
-struct Memory([u8; 64]);
+use emu::{Displaced, Exception, FlatMemory, Outcome, Processor};
 
 const BASE: u64 = 0x1000;
 
-impl Memory {
-    fn at(&mut self, address: u64, length: usize, access: Access) -> Result<&mut [u8], MemoryFault> {
-        let start = address.wrapping_sub(BASE) as usize;
-        let fault = MemoryFault { address, access, present: false, protection_key: false };
-        self.0.get_mut(start..start.saturating_add(length)).ok_or(fault)
-    }
-}
-
-impl UserMemory for Memory {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        bytes.copy_from_slice(self.at(address, bytes.len(), access)?);
-        Ok(())
-    }
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        self.at(address, bytes.len(), Access::Write)?.copy_from_slice(bytes);
-        Ok(())
-    }
-    fn update(
-        &mut self,
-        address: u64,
-        size: usize,
-        update: &mut dyn FnMut(u128) -> u128,
-    ) -> Result<u128, MemoryFault> {
-        self.update_alone(address, size, update)
-    }
-}
-
-/// What happened, and the registers and the memory afterwards.
+/// What happened, and the registers and the memory, 64 bytes of ones, afterwards.
 fn run(
     bytes: &[u8],
     prepare: impl Fn(&mut Registers),
-) -> (Option<Result<Outcome, Exception>>, Registers, Memory) {
+) -> (Option<Result<Outcome, Exception>>, Registers, FlatMemory) {
     let processor = Processor::emerald_rapids().leak();
-    let (mut registers, mut memory) = (Registers::default(), Memory([1; 64]));
+    let (mut registers, mut memory) = (Registers::default(), FlatMemory::new(BASE, 64));
+    memory.bytes_mut().fill(1);
     prepare(&mut registers);
     let displaced = Displaced::decode_on(bytes, 0x40_0000, processor).ok();
     let result = displaced.map(|displaced| displaced.execute(&mut registers, &mut memory));
@@ -67,7 +38,7 @@ fn check() -> u8 {
     let (result, registers, memory) = run(&[0xf0, 0x48, 0x01, 0x03], |r| {
         (r.gpr[gpr::RAX], r.gpr[gpr::RBX]) = (41, BASE);
     });
-    if result != next || memory.0[..9] != [42, 1, 1, 1, 1, 1, 1, 1, 1] || registers.rip != 0x40_0004 {
+    if result != next || memory.bytes()[..9] != [42, 1, 1, 1, 1, 1, 1, 1, 1] || registers.rip != 0x40_0004 {
         return 1;
     }
 
@@ -76,7 +47,7 @@ fn check() -> u8 {
         (r.gpr[gpr::RSI], r.gpr[gpr::RDI], r.gpr[gpr::RCX]) = (BASE + 63, BASE + 62, 2);
     });
     let fault = Exception::PageFault { address: BASE + 64, error_code: 4 };
-    if result != Some(Err(fault)) || registers.gpr[gpr::RCX] != 1 || memory.0 != [1; 64] {
+    if result != Some(Err(fault)) || registers.gpr[gpr::RCX] != 1 || memory.bytes() != [1; 64] {
         return 2;
     }
 

@@ -35,6 +35,7 @@ pub struct Displaced {
 /// On which of the operands that hold floating-point numbers an instruction computes. One that only moves or
 /// selects their bits computes on none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FloatingPoint {
     /// None.
     None,

@@ -6,6 +6,7 @@ use iced_x86::{Code, CpuidFeature};
 
 /// The reason why [`Displaced::decode`](crate::Displaced::decode) refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The bytes are no instruction that the decoder knows.
     Invalid {

@@ -141,6 +141,7 @@ impl Components {
 
 /// An image that is shorter than its layout says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TooShort {
     /// The bytes that there were.
     pub length: usize,

@@ -40,12 +40,6 @@ impl Features {
         self.0[number >> 6 & 3] >> (number & 63) & 1 != 0
     }
 
-    /// Whether it has all of them.
-    #[must_use]
-    pub fn has_all(&self, features: &[F]) -> bool {
-        features.iter().all(|feature| self.has(*feature))
-    }
-
     /// Adds `feature`, or takes it away.
     pub fn set(&mut self, feature: F, present: bool) {
         let number = feature as usize;
