@@ -256,7 +256,11 @@ fn products_of_52_bits() {
             for (register, value) in registers.extended.vector[1..4].iter_mut().zip(sources) {
                 register.0[..4].copy_from_slice(&value);
             }
-            assert_eq!(displaced.execute(&mut registers, &mut FlatMemory::default()), Ok(Outcome::Next), "{displaced:?}");
+            assert_eq!(
+                displaced.execute(&mut registers, &mut FlatMemory::default()),
+                Ok(Outcome::Next),
+                "{displaced:?}"
+            );
             assert_eq!(result, registers.extended.vector[1].0[..4], "{opcode:#x} {sources:x?}");
             let expected: [u64; 4] = core::array::from_fn(|index| {
                 let [sum, first, second] = sources.map(|source| u128::from(source[index]));
@@ -375,7 +379,11 @@ fn intersections_by_definition() {
         let mut registers = Registers::default();
         registers.extended.vector[2].0.copy_from_slice(&lanes[..8]);
         registers.extended.vector[3].0.copy_from_slice(&lanes[8..]);
-        assert_eq!(displaced.execute(&mut registers, &mut FlatMemory::default()), Ok(Outcome::Next), "{displaced:?}");
+        assert_eq!(
+            displaced.execute(&mut registers, &mut FlatMemory::default()),
+            Ok(Outcome::Next),
+            "{displaced:?}"
+        );
         let size = if wide == 1 { 8 } else { 4 };
         let count = (16 << length) / size;
         let bytes: [&[u8]; 2] = [2, 3].map(|number| bytemuck::bytes_of(&registers.extended.vector[number].0));

@@ -48,9 +48,11 @@ pub(crate) enum Operands {
     Two,
     /// The destination and the two after it.
     Three,
-    /// The last vector operand, and before it another if that is not an immediate's: shifts by a count, of which the
-    /// second source has 128 bits.
+    /// The last vector operand, and before it another if that is not an immediate's and not a store's: shifts by a count,
+    /// of which the second source has 128 bits.
     Shift,
+    /// The last vector operand, and before it another if there is no memory operand: moves of the lowest element.
+    Registers,
     /// The vector operand before the last, which is a general register or memory that the row itself reads.
     BeforeLast,
     /// The three after the destination; in legacy encodings the destination, the one after it, and XMM0.
@@ -239,10 +241,8 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
         Operands::One => Some(([Some(last), None, None], None)),
         Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
         Operands::BeforeLast => Some(([Some(form.instruction.op_count().checked_sub(2)?), None, None], None)),
-        Operands::Shift => match vectors.next() {
-            Some(before)
-                if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
-            {
+        Operands::Shift | Operands::Registers => match vectors.next() {
+            Some(before) if is_source(form, operands, before) => {
                 Some(([Some(before), Some(last), None], None))
             }
             _ => Some(([Some(last), None, None], None)),
@@ -255,9 +255,23 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
     }
 }
 
+/// Whether the operand before the last is a source, too.
+fn is_source(form: &Form<'_>, operands: Operands, before: u32) -> bool {
+    if operands == Operands::Registers {
+        return !form.any(Shape::Memory);
+    }
+    let destination = form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate);
+    before > 0 || destination && form.shape(0) != Shape::Memory
+}
+
 impl Form<'_> {
     pub(crate) fn encoding(&self) -> EncodingKind {
         self.instruction.code().op_code().encoding()
+    }
+
+    /// Whether an operand is an MMX register.
+    pub(crate) fn is_mmx(&self) -> bool {
+        (0..self.instruction.op_count()).any(|index| self.instruction.op_register(index).is_mm())
     }
 
     /// Whether operand `index` is a vector or MMX register, or the memory operand.
@@ -309,7 +323,7 @@ impl Phases {
             *slot = implied;
             count += 1;
         }
-        let mmx = (0..instruction.op_count()).any(|index| instruction.op_register(index).is_mm());
+        let mmx = form.is_mmx();
         let legacy = form.encoding() == EncodingKind::Legacy;
         let size = instruction.memory_size().size();
         let lanes = if layout.scalar { 1 } else { width / usize::from(layout.lane.max(layout.from)).max(1) };
@@ -430,6 +444,14 @@ impl Context<'_> {
         }
         let last = address.wrapping_add(size as u64).wrapping_sub(1);
         Ok(self.decoded.is_canonical(address) && self.decoded.is_canonical(last))
+    }
+
+    /// What is done already when a store from an MMX register faults.
+    #[inline(always)]
+    pub(crate) fn about_to_store_mmx(&mut self) {
+        if self.decoded.processor.is(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT) {
+            self.registers.extended.x87.clear_top();
+        }
     }
 
     /// Reads the sources.
@@ -624,10 +646,14 @@ fn mmx_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exceptio
 fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
     let instruction = form.instruction;
     if instruction.op_kind(0) == OpKind::Memory {
-        return Some(if mask == 0 { to_memory } else { to_masked_memory });
+        return Some(match (mmx, mask) {
+            (true, _) => mmx_to_memory,
+            (false, 0) => to_memory,
+            (false, _) => to_masked_memory,
+        });
     }
     if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
-        return Some(nothing);
+        return Some(if mmx { mmx_to_nothing } else { nothing });
     }
     let zeroing = instruction.zeroing_masking();
     Some(match (form.encoding(), mask, zeroing, layout.lane, layout.scalar) {
@@ -662,6 +688,19 @@ fn to_mmx(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
     x87.set_mm(c.decoded.operand[0].number, result[0]);
     x87.enter_mmx();
     Ok(())
+}
+
+/// The destination is no vector, and no memory, but there is an MMX register among the sources.
+fn mmx_to_nothing(c: &mut Context<'_>, _: &Zmm) -> Result<(), Exception> {
+    c.registers.extended.x87.enter_mmx();
+    Ok(())
+}
+
+/// To memory, from an MMX register.
+fn mmx_to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    c.about_to_store_mmx();
+    to_memory(c, result)?;
+    mmx_to_nothing(c, result)
 }
 
 /// What lies above 128 bits stays.
