@@ -122,6 +122,7 @@ macro_rules! host {
             const ELEMENTS: usize = $elements;
             const KIND: Kind = Kind::$kind;
 
+            // SAFETY: it asks of its caller what the trait's does.
             #[inline]
             unsafe fn window(
                 controls: *const u32,

@@ -104,25 +104,26 @@ fn low_mut<B: Bits>(vector: &mut Zmm) -> &mut B {
 /// two, of which the first gives the rest.
 macro_rules! float_row {
     ([$($mnemonic:ident),+], packed $bytes:literal, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $operation,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $crate::shape::float::float::<$operation>,
             Layout::new(Operands::Two, $bytes).by_length())
     };
     ([$($mnemonic:ident),+], each $from:literal -> $to:literal, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $crate::shape::float::Each<$operation>,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::float::<$crate::shape::float::Each<$operation>>,
             Layout::new(Operands::One, $to).from($from).by_length())
     };
     ([$($mnemonic:ident),+], scalar $from:literal -> $to:literal, $flags:ident, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], $flags, $operation,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], $flags, $crate::shape::float::float::<$operation>,
             Layout::new(Operands::Two, $to).from($from).by_length().scalar())
     };
-    (@ [$($mnemonic:ident),+], $flags:ident, $operation:ty, $layout:expr) => {{
+    (@ [$($mnemonic:ident),+], $flags:ident, $select:expr, $layout:expr) => {{
         #[allow(unused_imports, reason = "not every arm names both")]
         use $crate::run::phases::{Layout, Operands};
         $crate::run::row::Row {
             name: stringify!($($mnemonic)/+),
             mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
             flags: $crate::shape::float::$flags,
-            select: $crate::shape::float::float::<$operation>,
+            select: $select,
             vector: Some($layout),
         }
     }};
@@ -215,17 +216,9 @@ impl<O: FloatOp> FloatOp for Narrowing<O> {
 /// A row whose last operand is a general register or memory, whose first element the operation writes.
 macro_rules! from_general_row {
     ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::from_general::<$narrow, $wide>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::BeforeLast, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::from_general::<$narrow, $wide>,
+            Layout::new(Operands::BeforeLast, $bytes).by_length().scalar())
     };
 }
 pub(crate) use from_general_row;
@@ -251,17 +244,9 @@ pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> O
 /// A row that writes what the operation makes of the lowest element to a general register.
 macro_rules! to_general_row {
     ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::to_general::<$narrow, $wide>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::One, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::to_general::<$narrow, $wide>,
+            Layout::new(Operands::One, $bytes).by_length().scalar())
     };
 }
 pub(crate) use to_general_row;
@@ -361,17 +346,9 @@ pub(crate) fn to_flags<O: FloatFlags>(_: &Form<'_>) -> Option<Execute> {
 /// A row that compares the lowest elements of two sources.
 macro_rules! to_flags_row {
     ([$($mnemonic:ident),+], $bytes:literal, $operation:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::to_flags::<$operation>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::Two, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::to_flags::<$operation>,
+            Layout::new(Operands::Two, $bytes).by_length().scalar())
     };
 }
 pub(crate) use to_flags_row;
