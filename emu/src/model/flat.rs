@@ -122,9 +122,11 @@ impl FlatMemory {
         let end = at.saturating_add(length);
         let in_page = self.start % PAGE;
         let page = |byte: usize| (in_page.saturating_add(byte as u64) / PAGE) as usize;
-        let pages = self.pages.get(page(at)..=page(end - 1)).unwrap_or_default();
-        let present = self.bytes.get(at..end).is_some() && !pages.is_empty();
-        if !present || !pages.iter().all(|page| page.allows(wanted)) {
+        let (first, last) = (page(at), page(end - 1));
+        let allowed = |number: usize| self.pages.get(number).is_some_and(|page| page.allows(wanted));
+        // Most accesses are to one page.
+        let all_allowed = allowed(first) && (first == last || (first..=last).all(allowed));
+        if end > self.bytes.len() || !all_allowed {
             return Err(fault(self.start, self.bytes.len(), &self.pages, address, wanted));
         }
         Ok(self.bytes.get_mut(at..end).unwrap_or_default())
