@@ -52,7 +52,7 @@ fn signs<const LANE: usize>(vector: &Zmm, width: usize) -> u64 {
         _ => quadword >> 63,
     };
     let quadwords = vector.iter().take(width / 8).enumerate();
-    quadwords.fold(0, |signs, (index, quadword)| signs | of_quadword(*quadword) << (index * 8 / LANE & 63))
+    quadwords.fold(0, |signs, (index, quadword)| signs | of_quadword(*quadword) << ((index * 8 / LANE) & 63))
 }
 
 /// The top bits of the source's lanes.
