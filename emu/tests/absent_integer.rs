@@ -82,7 +82,7 @@ fn every_condition_compares_and_adds() {
                 let (result, registers, memory) = execute(&bytes, [b.into(), 0x1234_5678, BASE], a.into());
                 assert_eq!(result, Ok(Outcome::Next));
                 let expected = if holds(a, b) != (inverted == 1) { a.wrapping_add(0x1234_5678) } else { a };
-                assert_eq!(memory.quad(0), expected.into(), "{bytes:x?} {a:#x} {b:#x}");
+                assert_eq!(quad(&memory, 0), expected.into(), "{bytes:x?} {a:#x} {b:#x}");
                 assert_eq!(registers.gpr[gpr::RAX], a.into(), "{bytes:x?}");
             }
         }

@@ -5,7 +5,10 @@
 use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
 
-use emu::{Displaced, FlatMemory, Mxcsr, Outcome, Processor, Registers, Vendor, registers};
+use emu::{
+    Access, Displaced, FlatMemory, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor,
+    registers,
+};
 
 /// The map, L and pp, and opcode of a VEX encoding with W0.
 #[derive(Clone, Copy)]
