@@ -7,13 +7,16 @@
 
 use std::hint::black_box;
 
-use benches::{INSTRUCTIONS, PlainBuffer};
+use benches::INSTRUCTIONS;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use emu::{Displaced, Mxcsr, Registers};
+use emu::{Displaced, FlatMemory, Mxcsr, Registers};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 /// How often the instruction stands in the stream that the yardstick decodes.
 const STREAM: usize = 1000;
+
+/// Where the instruction and the page of memory that it accesses lie.
+const ADDRESS: u64 = 0x10_0000;
 
 fn execute(criterion: &mut Criterion) {
     for case in INSTRUCTIONS {
@@ -30,26 +33,26 @@ fn execute(criterion: &mut Criterion) {
                 }
             });
         });
-        let Ok(displaced) = Displaced::decode(case.bytes, PlainBuffer::ADDRESS) else {
+        let Ok(displaced) = Displaced::decode(case.bytes, ADDRESS) else {
             println!("{}: skipped, not emulated", case.name);
             continue;
         };
         group.bench_function("decode", |bencher| {
             bencher.iter(|| {
                 for _ in 0..STREAM {
-                    let _ = black_box(Displaced::decode(black_box(case.bytes), PlainBuffer::ADDRESS));
+                    let _ = black_box(Displaced::decode(black_box(case.bytes), ADDRESS));
                 }
             });
         });
-        let mut registers = Registers { gpr: [PlainBuffer::ADDRESS + 512; 16], ..Registers::default() };
+        let mut registers = Registers { gpr: [ADDRESS + 512; 16], ..Registers::default() };
         // Every other lane.
         registers.extended.opmask[1] = 0x5555_5555_5555_5555;
-        let mut memory = PlainBuffer::default();
+        let mut memory = FlatMemory::new(ADDRESS, 4096);
         group.bench_function("execute", |bencher| {
             bencher.iter(|| {
                 for _ in 0..STREAM {
                     let displaced = black_box(&displaced);
-                    registers.gpr[4] = PlainBuffer::ADDRESS + 512;
+                    registers.gpr[4] = ADDRESS + 512;
                     black_box(displaced.execute(&mut registers, &mut memory).is_ok());
                 }
             });
@@ -74,7 +77,7 @@ fn execute(criterion: &mut Criterion) {
 /// Registers with numbers in XMM0 and XMM1 whose sum, product and quotient are not exact, in the precision that
 /// the name says: XMM1 is near 1.0, so that hundreds of millions of repetitions keep XMM0 within range.
 fn inexact(name: &str) -> Registers {
-    let mut registers = Registers { gpr: [PlainBuffer::ADDRESS + 513; 16], ..Registers::default() };
+    let mut registers = Registers { gpr: [ADDRESS + 513; 16], ..Registers::default() };
     let single = ["ps_", "ss_"].iter().any(|suffix| name.contains(suffix));
     let quad = |number: f64| {
         let bits = (number as f32).to_bits();

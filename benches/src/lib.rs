@@ -1,6 +1,4 @@
-//! What the benchmarks share: the instructions that they measure and a memory to measure them on.
-
-use emu::{Access, MemoryFault, UserMemory};
+//! What the benchmarks share: the instructions that they measure.
 
 /// One instruction to measure.
 pub struct Case {
@@ -60,63 +58,3 @@ pub const INSTRUCTIONS: &[Case] = cases! {
     "packed_float/cvtsi2sd_xmm0_eax": [0xf2, 0x0f, 0x2a, 0xc0];
     "x87/fadd_st0_st0": [0xd8, 0xc0];
 };
-
-/// One page of plain memory.
-pub struct PlainBuffer([u8; 4096]);
-
-impl Default for PlainBuffer {
-    fn default() -> Self {
-        PlainBuffer([0; 4096])
-    }
-}
-
-impl PlainBuffer {
-    /// Where it lies.
-    pub const ADDRESS: u64 = 0x10_0000;
-
-    fn range(&mut self, address: u64, size: usize, access: Access) -> Result<&mut [u8], MemoryFault> {
-        let start = address.wrapping_sub(Self::ADDRESS) as usize;
-        let fault = MemoryFault { address, access, present: false, protection_key: false };
-        self.0.get_mut(start..start.saturating_add(size)).ok_or(fault)
-    }
-}
-
-/// Copies slices of the same length: the usual ones by a single move instead of a call.
-#[inline(always)]
-fn copy(to: &mut [u8], from: &[u8]) {
-    fn fixed<const N: usize>(to: &mut [u8], from: &[u8]) -> Option<()> {
-        *to.first_chunk_mut::<N>()? = *from.first_chunk::<N>()?;
-        Some(())
-    }
-    let _ = match to.len() {
-        1 => fixed::<1>(to, from),
-        4 => fixed::<4>(to, from),
-        8 => fixed::<8>(to, from),
-        16 => fixed::<16>(to, from),
-        _ => {
-            to.copy_from_slice(from);
-            None
-        }
-    };
-}
-
-impl UserMemory for PlainBuffer {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        copy(bytes, self.range(address, bytes.len(), access)?);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        copy(self.range(address, bytes.len(), Access::Write)?, bytes);
-        Ok(())
-    }
-
-    fn update(
-        &mut self,
-        address: u64,
-        size: usize,
-        update: &mut dyn FnMut(u128) -> u128,
-    ) -> Result<u128, MemoryFault> {
-        self.update_alone(address, size, update)
-    }
-}

@@ -35,6 +35,7 @@ pub struct Displaced {
 /// On which of the operands that hold floating-point numbers an instruction computes. One that only moves or
 /// selects their bits computes on none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FloatingPoint {
     /// None.
     None,
@@ -52,11 +53,13 @@ impl Displaced {
     ///
     /// # Errors
     /// A [`Refusal`] that says why this instruction cannot be emulated.
+    #[cfg(feature = "std")]
     pub fn decode(bytes: &[u8], ip: u64) -> Result<Displaced, Refusal> {
         Self::decode_on(bytes, ip, Processor::host())
     }
 
-    /// As [`Displaced::decode`], for another processor: what it lacks raises #UD.
+    /// Decodes the instruction at the start of `bytes`, which lies at address `ip`, for any processor: what it lacks
+    /// raises #UD.
     ///
     /// What only a processor can compute (RCPPS, FSIN, CPUID) comes from the one at hand all the same.
     ///

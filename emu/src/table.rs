@@ -4,9 +4,12 @@
 //! picks what will execute a given combination of operands. The rows stand in the files of
 //! `families/`, next to the functions that do the work.
 
-use std::sync::OnceLock;
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use iced_x86::{Code, Mnemonic};
+use once_cell::race::OnceBox;
 
 use crate::decode::flags::Flags;
 use crate::families;
@@ -21,26 +24,22 @@ fn is_string_code(code: Code) -> bool {
     })
 }
 
-const NO_ROW: u16 = u16::MAX;
-
 /// The row of an encoding, if a table has it.
 pub(crate) fn row(code: Code) -> Option<&'static Row> {
-    static INDEX: OnceLock<Vec<u16>> = OnceLock::new();
+    static INDEX: OnceBox<Vec<Option<&'static Row>>> = OnceBox::new();
     let index = INDEX.get_or_init(|| {
-        let mut by_mnemonic = vec![[NO_ROW; 2]; Mnemonic::values().len()];
-        for (number, row) in rows().enumerate() {
+        let mut by_mnemonic = vec![[None; 2]; Mnemonic::values().len()];
+        for row in rows() {
             for &mnemonic in row.mnemonics {
                 let string = usize::from(row.flags.contains(Flags::STRING));
-                by_mnemonic[mnemonic as usize][string] = number as u16;
+                by_mnemonic[mnemonic as usize][string] = Some(row);
             }
         }
-        Code::values()
-            .map(|code| by_mnemonic[code.mnemonic() as usize][usize::from(is_string_code(code))])
-            .collect()
+        let by_code = Code::values()
+            .map(|code| by_mnemonic[code.mnemonic() as usize][usize::from(is_string_code(code))]);
+        Box::new(by_code.collect())
     });
-    static ROWS: OnceLock<Vec<&'static Row>> = OnceLock::new();
-    let number = *index.get(code as usize)?;
-    ROWS.get_or_init(|| rows().collect()).get(usize::from(number)).copied()
+    *index.get(code as usize)?
 }
 
 /// All rows of all families.

@@ -4,9 +4,7 @@
 use iced_x86::Code;
 
 use emu::registers::{Float80, gpr};
-use emu::{
-    Access, Displaced, Exception, MemoryFault, Outcome, Processor, Registers, Rflags, UserMemory, Vendor,
-};
+use emu::{Displaced, Exception, FlatMemory, Outcome, Processor, Protection, Registers, Rflags, Vendor};
 
 // Bits of the x87 status word (SDM volume 1, section 8.1.3).
 const IE: u16 = 1 << 0;
@@ -20,63 +18,29 @@ const B: u16 = 1 << 15;
 const IP: u64 = 0x40_0000;
 const BASE: u64 = 0x1000;
 
-/// Two pages from [`BASE`] on, of which the second is the shadow stack.
-struct Memory([u8; 0x2000]);
-
 const SHADOW: u64 = BASE + 0x1000;
+
+/// Two pages from [`BASE`] on, of which the second is the shadow stack.
+struct Memory(FlatMemory);
 
 impl Memory {
     fn new() -> Memory {
-        Memory([0; 0x2000])
+        let mut memory = FlatMemory::new(BASE, 0x2000);
+        memory.protect(SHADOW, 0x1000, Protection::ShadowStack);
+        Memory(memory)
     }
 
-    fn range(address: u64, length: usize, access: Access) -> Result<core::ops::Range<usize>, MemoryFault> {
-        let fault = |address| MemoryFault { address, access, present: false, protection_key: false };
-        let start = address.checked_sub(BASE).ok_or(fault(address))? as usize;
-        if start + length > 0x2000 {
-            Err(fault(address.max(BASE + 0x2000)))
-        } else {
-            Ok(start..start + length)
-        }
+    fn quad(&mut self, address: u64) -> &mut [u8] {
+        let at = (address - BASE) as usize;
+        &mut self.0.bytes_mut()[at..at + 8]
     }
 
     fn set(&mut self, address: u64, value: u64) {
-        let range = Memory::range(address, 8, Access::Write).unwrap();
-        self.0[range].copy_from_slice(&value.to_le_bytes());
+        self.quad(address).copy_from_slice(&value.to_le_bytes());
     }
 
-    fn get(&self, address: u64) -> u64 {
-        let range = Memory::range(address, 8, Access::Read).unwrap();
-        u64::from_le_bytes(self.0[range].try_into().unwrap())
-    }
-}
-
-impl UserMemory for Memory {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        bytes.copy_from_slice(&self.0[Memory::range(address, bytes.len(), access)?]);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        let range = Memory::range(address, bytes.len(), Access::Write)?;
-        if address + bytes.len() as u64 > SHADOW {
-            return Err(MemoryFault { address, access: Access::Write, present: true, protection_key: false });
-        }
-        self.0[range].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn write_shadow_stack(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        let range = Memory::range(address, bytes.len(), Access::Write)?;
-        if address < SHADOW {
-            return Err(MemoryFault { address, access: Access::Write, present: true, protection_key: false });
-        }
-        self.0[range].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("nothing here is locked")
+    fn get(&mut self, address: u64) -> u64 {
+        u64::from_le_bytes((&*self.quad(address)).try_into().unwrap())
     }
 }
 
@@ -115,7 +79,7 @@ fn without_the_feature_they_are_undefined() {
         &[0x0f, 0x01, 0xfb],             // mwaitx
     ] {
         let displaced = Displaced::decode_on(bytes, IP, lacking).unwrap();
-        let result = displaced.execute(&mut registers(), &mut Memory::new());
+        let result = displaced.execute(&mut registers(), &mut Memory::new().0);
         assert_eq!(result, Err(Exception::InvalidOpcode), "{displaced:?}");
     }
 }
@@ -123,14 +87,14 @@ fn without_the_feature_they_are_undefined() {
 #[test]
 fn calls_and_returns_keep_the_shadow_stack_in_step() {
     let (mut r, mut memory) = (registers(), Memory::new());
-    assert_eq!(decode(&[0xe8, 0x10, 0, 0, 0]).execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(decode(&[0xe8, 0x10, 0, 0, 0]).execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.rip, r.ssp), (IP + 0x15, Some(SHADOW + 0xf8)));
     assert_eq!(memory.get(SHADOW + 0xf8), IP + 5);
-    assert_eq!(decode(&[0xc3]).execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(decode(&[0xc3]).execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.rip, r.ssp, r.gpr[gpr::RSP]), (IP + 5, Some(SHADOW + 0x100), BASE + 0x800));
 
     // A call of the next instruction is not on it.
-    assert_eq!(decode(&[0xe8, 0, 0, 0, 0]).execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(decode(&[0xe8, 0, 0, 0, 0]).execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.ssp, Some(SHADOW + 0x100));
 }
 
@@ -140,11 +104,11 @@ fn a_return_elsewhere_is_a_control_protection_fault() {
     memory.set(BASE + 0x800, IP + 0x100);
     memory.set(SHADOW + 0x100, IP + 0x200);
     let before = r.clone();
-    assert_eq!(decode(&[0xc3]).execute(&mut r, &mut memory), Err(Exception::ControlProtection(1)));
+    assert_eq!(decode(&[0xc3]).execute(&mut r, &mut memory.0), Err(Exception::ControlProtection(1)));
     assert_eq!(r, before);
     // A fault of the shadow stack says so.
     r.ssp = Some(0x10_0000);
-    let fault = decode(&[0xc3]).execute(&mut r, &mut memory);
+    let fault = decode(&[0xc3]).execute(&mut r, &mut memory.0);
     assert_eq!(fault, Err(Exception::PageFault { address: 0x10_0000, error_code: 1 << 6 | 1 << 2 }));
 }
 
@@ -157,16 +121,16 @@ fn far_calls_and_returns_keep_it_too() {
     r.gpr[gpr::RAX] = BASE;
     let call = decode(&[0x48, 0xff, 0x18]);
     assert_eq!(call.code(), Code::Call_m1664);
-    assert_eq!(call.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(call.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.rip, r.ssp), (IP + 0x1000, Some(SHADOW + 0xe0)));
     let frame = [0xe0, 0xe8, 0xf0].map(|at| memory.get(SHADOW + at));
     assert_eq!(frame, [SHADOW + 0xfc, IP + 3, 0x33]);
     let ret = decode(&[0x48, 0xcb]);
     let mut other = r.clone();
-    assert_eq!(ret.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(ret.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.rip, r.ssp, r.gpr[gpr::RSP]), (IP + 3, Some(SHADOW + 0xfc), BASE + 0x800));
-    memory.0[0x1000 + 0xe8] ^= 1;
-    assert_eq!(ret.execute(&mut other, &mut memory), Err(Exception::ControlProtection(2)));
+    memory.quad(SHADOW + 0xe8)[0] ^= 1;
+    assert_eq!(ret.execute(&mut other, &mut memory.0), Err(Exception::ControlProtection(2)));
 }
 
 /// As this project's Intel processors do: the frame is on the stack when the target is found not to be canonical.
@@ -178,33 +142,33 @@ fn a_far_call_stores_before_its_fault() {
     memory.set(BASE + 8, 0x33);
     r.gpr[gpr::RAX] = BASE;
     let before = r.clone();
-    assert_eq!(call.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(call.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
     assert_eq!(r, before);
     assert_eq!([0x7f0, 0x7f8].map(|at| memory.get(BASE + at)), [IP + 3, 0x33]);
     r.gpr[gpr::RSP] = BASE;
     let fault = Exception::PageFault { address: BASE - 8, error_code: 6 };
-    assert_eq!(call.execute(&mut r, &mut memory), Err(fault), "what the stack raises comes first");
+    assert_eq!(call.execute(&mut r, &mut memory.0), Err(fault), "what the stack raises comes first");
 }
 
 #[test]
 fn shadow_stack_instructions() {
     let (mut r, mut memory) = (registers(), Memory::new());
-    decode(&[0xf3, 0x48, 0x0f, 0x1e, 0xc8]).execute(&mut r, &mut memory).unwrap(); // rdsspq rax
+    decode(&[0xf3, 0x48, 0x0f, 0x1e, 0xc8]).execute(&mut r, &mut memory.0).unwrap(); // rdsspq rax
     assert_eq!(r.gpr[gpr::RAX], SHADOW + 0x100);
     r.gpr[gpr::RAX] = 0xff03;
-    decode(&[0xf3, 0x48, 0x0f, 0xae, 0xe8]).execute(&mut r, &mut memory).unwrap(); // incsspq rax
+    decode(&[0xf3, 0x48, 0x0f, 0xae, 0xe8]).execute(&mut r, &mut memory.0).unwrap(); // incsspq rax
     assert_eq!(r.ssp, Some(SHADOW + 0x118));
-    decode(&[0xf3, 0x0f, 0xae, 0xe8]).execute(&mut r, &mut memory).unwrap(); // incsspd eax
+    decode(&[0xf3, 0x0f, 0xae, 0xe8]).execute(&mut r, &mut memory.0).unwrap(); // incsspd eax
     assert_eq!(r.ssp, Some(SHADOW + 0x124));
     let wrss = decode(&[0x0f, 0x38, 0xf6, 0x00]);
-    assert_eq!(wrss.execute(&mut r, &mut memory), Ok(Outcome::Native));
+    assert_eq!(wrss.execute(&mut r, &mut memory.0), Ok(Outcome::Native));
     r.ssp = None;
     r.gpr[gpr::RAX] = 7;
     for bytes in [&[0xf3, 0x0f, 0xae, 0xe8][..], &[0xf3, 0x0f, 0x01, 0xea], &[0xf3, 0x0f, 0x01, 0x28]] {
-        assert_eq!(decode(bytes).execute(&mut r, &mut memory), Err(Exception::InvalidOpcode), "{bytes:x?}");
+        assert_eq!(decode(bytes).execute(&mut r, &mut memory.0), Err(Exception::InvalidOpcode), "{bytes:x?}");
     }
-    assert_eq!(wrss.execute(&mut r, &mut memory), Err(Exception::InvalidOpcode));
-    decode(&[0xf3, 0x48, 0x0f, 0x1e, 0xc8]).execute(&mut r, &mut memory).unwrap();
+    assert_eq!(wrss.execute(&mut r, &mut memory.0), Err(Exception::InvalidOpcode));
+    decode(&[0xf3, 0x48, 0x0f, 0x1e, 0xc8]).execute(&mut r, &mut memory.0).unwrap();
     assert_eq!(r.gpr[gpr::RAX], 7);
 }
 
@@ -218,38 +182,38 @@ fn switching_shadow_stacks() {
     let restore = decode(&[0xf3, 0x0f, 0x01, 0x28]); // rstorssp [rax]
     let save = decode(&[0xf3, 0x0f, 0x01, 0xea]);
     r.rflags |= Rflags::STATUS;
-    assert_eq!(restore.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(restore.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.ssp, r.rflags & Rflags::STATUS), (Some(other - 8), Rflags::empty()));
     assert_eq!(memory.get(other - 8), (SHADOW + 0x100) | 3);
-    assert_eq!(save.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(save.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.ssp, Some(other));
     assert_eq!(memory.get(SHADOW + 0xf8), (SHADOW + 0x100) | 1);
     r.gpr[gpr::RAX] = SHADOW + 0xf8;
-    assert_eq!(restore.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(restore.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.ssp, Some(SHADOW + 0xf8));
 
     // No token, or a misaligned one.
     r.gpr[gpr::RAX] = SHADOW + 0x10;
-    assert_eq!(restore.execute(&mut r, &mut memory), Err(Exception::ControlProtection(4)));
+    assert_eq!(restore.execute(&mut r, &mut memory.0), Err(Exception::ControlProtection(4)));
     r.gpr[gpr::RAX] = SHADOW + 0x14;
-    assert_eq!(restore.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(restore.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
     r.ssp = Some(SHADOW + 0x10);
-    assert_eq!(save.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(save.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
 }
 
 #[test]
 fn transactions_abort_at_once() {
     let (mut r, mut memory) = (registers(), Memory::new());
     r.gpr[gpr::RAX] = u64::MAX;
-    decode(&[0xc7, 0xf8, 0x10, 0, 0, 0]).execute(&mut r, &mut memory).unwrap();
+    decode(&[0xc7, 0xf8, 0x10, 0, 0, 0]).execute(&mut r, &mut memory.0).unwrap();
     assert_eq!((r.rip, r.gpr[gpr::RAX]), (IP + 0x16, 0));
     r.rflags |= Rflags::CF | Rflags::SF;
-    decode(&[0x0f, 0x01, 0xd6]).execute(&mut r, &mut memory).unwrap(); // xtest
+    decode(&[0x0f, 0x01, 0xd6]).execute(&mut r, &mut memory.0).unwrap(); // xtest
     assert_eq!(r.rflags & Rflags::STATUS, Rflags::ZF);
-    let xend = decode(&[0x0f, 0x01, 0xd5]).execute(&mut r, &mut memory);
+    let xend = decode(&[0x0f, 0x01, 0xd5]).execute(&mut r, &mut memory.0);
     assert_eq!(xend, Err(Exception::GeneralProtection(0)));
     let before = Registers { rip: IP + 3, ..r.clone() };
-    decode(&[0xc6, 0xf8, 0x55]).execute(&mut r, &mut memory).unwrap(); // xabort
+    decode(&[0xc6, 0xf8, 0x55]).execute(&mut r, &mut memory.0).unwrap(); // xabort
     assert_eq!(r, before);
 }
 
@@ -260,15 +224,15 @@ fn protection_keys() {
     r.pkru = 0x8000_0004;
     r.gpr[gpr::RDX] = u64::MAX;
     r.gpr[gpr::RCX] = 1 << 32;
-    assert_eq!(read.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(read.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.gpr[gpr::RAX], r.gpr[gpr::RDX]), (0x8000_0004, 0));
     r.gpr[gpr::RAX] = 0xffff_ffff_0000_000c;
-    assert_eq!(write.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(write.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.pkru, 0xc);
     r.gpr[gpr::RDX] = 1;
-    assert_eq!(write.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(write.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
     r.gpr[gpr::RCX] = 1;
-    assert_eq!(read.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+    assert_eq!(read.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
 }
 
 #[test]
@@ -279,19 +243,19 @@ fn waiting_ends_at_once() {
     for bytes in [[0x66, 0x0f, 0xae, 0xf0], [0xf2, 0x0f, 0xae, 0xf0]] {
         let wait = decode(&bytes);
         r.gpr[gpr::RAX] = 1;
-        assert_eq!(wait.execute(&mut r, &mut memory), Ok(Outcome::Next));
+        assert_eq!(wait.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
         assert_eq!(r.rflags & Rflags::STATUS, Rflags::empty());
         r.gpr[gpr::RAX] = 2;
-        assert_eq!(wait.execute(&mut r, &mut memory), Err(Exception::GeneralProtection(0)));
+        assert_eq!(wait.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
     }
     let monitor = decode(&[0xf3, 0x0f, 0xae, 0xf0]); // umonitor rax
     r.gpr[gpr::RAX] = BASE;
-    assert_eq!(monitor.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(monitor.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     r.gpr[gpr::RAX] = 0x9000;
     let fault = Exception::PageFault { address: 0x9000, error_code: 4 };
-    assert_eq!(monitor.execute(&mut r, &mut memory), Err(fault));
+    assert_eq!(monitor.execute(&mut r, &mut memory.0), Err(fault));
     let ptwrite = decode(&[0xf3, 0x0f, 0xae, 0x20]); // ptwrite dword [rax]
-    assert_eq!(ptwrite.execute(&mut r, &mut memory), Err(fault));
+    assert_eq!(ptwrite.execute(&mut r, &mut memory.0), Err(fault));
 }
 
 #[test]
@@ -302,14 +266,14 @@ fn intels_far_pointers_have_64_bits() {
     r.gpr[gpr::RAX] = BASE;
     let lfs = decode(&[0x48, 0x0f, 0xb4, 0x18]); // lfs rbx, [rax]
     assert_eq!(lfs.code(), Code::Lfs_r64_m1664);
-    assert_eq!(lfs.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(lfs.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.gpr[gpr::RBX], 0x1122_3344_5566_7788);
     assert_eq!(r.segment[emu::registers::segment::FS], 0x2b);
     // And what AMD cuts to 16 bits, Intel does not.
     let call = decode(&[0x66, 0xe8, 0x10, 0, 0, 0]);
-    assert_eq!(call.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(call.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.rip, r.gpr[gpr::RSP]), (IP + 0x16, BASE + 0x7f8));
-    assert_eq!(decode(&[0x0f, 0x34]).execute(&mut r, &mut memory), Ok(Outcome::Sysenter));
+    assert_eq!(decode(&[0x0f, 0x34]).execute(&mut r, &mut memory.0), Ok(Outcome::Sysenter));
 }
 
 /// A thread with 1.0 in ST(1) and a quiet NaN in ST(0).
@@ -329,18 +293,18 @@ fn comparisons_write_their_result_after_an_unmasked_exception_too() {
     let mut memory = Memory::new();
     let (fcomip, fcomp) = (decode(&[0xdf, 0xf1]), decode(&[0xd8, 0xd9]));
     let mut r = with_nan();
-    assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(fcomip.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF | Rflags::PF | Rflags::ZF);
     assert_eq!(r.extended.x87.status, 1 << 11 | C1 | C3 | IE, "popped, and C1 as it was");
 
     let mut r = with_nan();
     r.extended.x87.control &= !IE;
-    assert_eq!(fcomip.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(fcomip.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(r.rflags & Rflags::STATUS, Rflags::CF | Rflags::PF | Rflags::ZF);
     assert_eq!(r.extended.x87.status, C1 | C3 | IE | ES | B, "not popped");
     let mut r = with_nan();
     r.extended.x87.control &= !IE;
-    assert_eq!(fcomp.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(fcomp.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!((r.extended.x87.status, r.extended.x87.tag), (C3 | C2 | C0 | IE | ES | B, 3));
 }
 
@@ -353,11 +317,11 @@ fn intels_pointers_wait_for_an_exception() {
         let x87 = &r.extended.x87;
         (x87.opcode, x87.instruction_pointer, x87.data_pointer)
     };
-    assert_eq!(fld.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(fld.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(pointers(&r), (0, IP, 0));
     memory.set(BASE, 0x7ff0_0000_0000_0001);
     r.extended.x87.control &= !IE;
-    assert_eq!(fld.execute(&mut r, &mut memory), Ok(Outcome::Next));
+    assert_eq!(fld.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
     assert_eq!(pointers(&r), (0x500, IP, BASE));
 }
 
@@ -365,10 +329,10 @@ fn intels_pointers_wait_for_an_exception() {
 fn a_system_call_leaves_its_traces() {
     let (mut r, mut memory) = (registers(), Memory::new());
     r.rflags |= Rflags::CF | Rflags::RF;
-    assert_eq!(decode(&[0x0f, 0x05]).execute(&mut r, &mut memory), Ok(Outcome::Syscall));
+    assert_eq!(decode(&[0x0f, 0x05]).execute(&mut r, &mut memory.0), Ok(Outcome::Syscall));
     assert_eq!((r.gpr[gpr::RCX], r.gpr[gpr::R11]), (IP + 2, 0x203));
-    assert_eq!(decode(&[0xcd, 0x80]).execute(&mut r, &mut memory), Ok(Outcome::Interrupt(0x80)));
+    assert_eq!(decode(&[0xcd, 0x80]).execute(&mut r, &mut memory.0), Ok(Outcome::Interrupt(0x80)));
     assert_eq!(r.rip, IP + 2);
-    let nine = decode(&[0xcd, 9]).execute(&mut r, &mut memory);
+    let nine = decode(&[0xcd, 9]).execute(&mut r, &mut memory.0);
     assert_eq!(nine, Err(Exception::GeneralProtection(9 << 3 | 2)));
 }

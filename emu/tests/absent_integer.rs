@@ -1,63 +1,22 @@
 //! Integer instructions that the processors at hand lack, against the pseudo-code of the manuals:
 //! CMPccXADD, RAO-INT, direct stores, TBM, and scans where F3 means nothing.
 
-use core::ops::Range;
-
 use emu::registers::gpr;
-use emu::{
-    Access, Displaced, Exception, MemoryFault, Outcome, Processor, Registers, Rflags, UserMemory, Vendor,
-};
+use emu::{Displaced, Exception, FlatMemory, Outcome, Processor, Registers, Rflags, Vendor};
 
 const BASE: u64 = 0x1000;
 
-/// 256 bytes from [`BASE`] on, and how often they were replaced in one step.
-struct Memory {
-    bytes: [u8; 256],
-    updates: usize,
+/// The quadword so many bytes behind [`BASE`].
+fn quad(memory: &FlatMemory, at: usize) -> u64 {
+    u64::from_le_bytes(memory.bytes()[at..at + 8].try_into().unwrap())
 }
 
-impl Memory {
-    fn range(address: u64, length: usize, access: Access) -> Result<Range<usize>, MemoryFault> {
-        match address.checked_sub(BASE).map(|at| at as usize) {
-            Some(at) if at + length <= 256 => Ok(at..at + length),
-            _ => Err(MemoryFault { address, access, present: false, protection_key: false }),
-        }
-    }
-
-    fn quad(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap())
-    }
-}
-
-impl UserMemory for Memory {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        bytes.copy_from_slice(&self.bytes[Memory::range(address, bytes.len(), access)?]);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        self.bytes[Memory::range(address, bytes.len(), Access::Write)?].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn update(
-        &mut self,
-        address: u64,
-        size: usize,
-        update: &mut dyn FnMut(u128) -> u128,
-    ) -> Result<u128, MemoryFault> {
-        let old = self.update_alone(address, size, update)?;
-        self.updates += 1;
-        Ok(old)
-    }
-}
-
-/// Executes with RAX, RCX, and RSI at memory that starts with `memory`.
+/// Executes with RAX, RCX, and RSI at 256 bytes of memory that start with `memory`.
 fn execute(
     bytes: &[u8],
     [rax, rcx, rsi]: [u64; 3],
     memory: u64,
-) -> (Result<Outcome, Exception>, Registers, Memory) {
+) -> (Result<Outcome, Exception>, Registers, FlatMemory) {
     let displaced =
         Displaced::decode_on(bytes, 0x40_0000, Processor::with_every_feature(Vendor::Amd).leak()).unwrap();
     let mut registers = Registers::default();
@@ -65,8 +24,9 @@ fn execute(
     registers.gpr[gpr::RCX] = rcx;
     registers.gpr[gpr::RSI] = rsi;
     registers.gpr[gpr::RDI] = BASE + 128;
-    let mut store = Memory { bytes: [0xee; 256], updates: 0 };
-    store.bytes[..8].copy_from_slice(&memory.to_le_bytes());
+    let mut store = FlatMemory::new(BASE, 256);
+    store.bytes_mut().fill(0xee);
+    store.bytes_mut()[..8].copy_from_slice(&memory.to_le_bytes());
     let result = displaced.execute(&mut registers, &mut store);
     (result, registers, store)
 }
@@ -76,23 +36,23 @@ fn compare_and_add() {
     let below: &[u8] = &[0xc4, 0xe2, 0x71, 0xe2, 0x06]; // cmpbxadd [rsi], eax, ecx
     let (result, registers, memory) = execute(below, [6, 100, BASE], 0x1234_5678_0000_0005);
     assert_eq!(result, Ok(Outcome::Next));
-    assert_eq!(memory.quad(0), 0x1234_5678_0000_0069, "5 is below 6");
-    assert_eq!((registers.gpr[gpr::RAX], memory.updates), (5, 1));
+    assert_eq!(quad(&memory, 0), 0x1234_5678_0000_0069, "5 is below 6");
+    assert_eq!((registers.gpr[gpr::RAX], memory.accesses().updates), (5, 1));
     assert_eq!(registers.rflags & Rflags::STATUS, Rflags::CF | Rflags::SF | Rflags::AF | Rflags::PF);
 
     let (_, registers, memory) = execute(below, [u64::MAX << 32 | 5, 100, BASE], 5);
-    assert_eq!((memory.quad(0), registers.gpr[gpr::RAX]), (5, 5), "5 is not below 5");
+    assert_eq!((quad(&memory, 0), registers.gpr[gpr::RAX]), (5, 5), "5 is not below 5");
     assert_eq!(registers.rflags & Rflags::STATUS, Rflags::ZF | Rflags::PF);
 
     let less: &[u8] = &[0xc4, 0xe2, 0xf1, 0xee, 0x06]; // cmplexadd [rsi], rax, rcx
     let (_, registers, memory) = execute(less, [0, 7, BASE], u64::MAX);
-    assert_eq!((memory.quad(0), registers.gpr[gpr::RAX]), (6, u64::MAX), "-1 is less than 0");
+    assert_eq!((quad(&memory, 0), registers.gpr[gpr::RAX]), (6, u64::MAX), "-1 is less than 0");
 
     let different: &[u8] = &[0xc4, 0xe2, 0x71, 0xe5, 0x06]; // cmpnzxadd [rsi], eax, ecx
     let (_, _, memory) = execute(different, [3, 1, BASE], 3);
-    assert_eq!(memory.quad(0), 3);
+    assert_eq!(quad(&memory, 0), 3);
     let (result, registers, _) = execute(different, [3, 1, BASE + 254], 3);
-    assert_eq!(result, Err(Exception::PageFault { address: BASE + 254, error_code: 6 }));
+    assert_eq!(result, Err(Exception::PageFault { address: BASE + 256, error_code: 6 }));
     assert_eq!(registers.gpr[gpr::RAX], 3);
 }
 
@@ -122,7 +82,7 @@ fn every_condition_compares_and_adds() {
                 let (result, registers, memory) = execute(&bytes, [b.into(), 0x1234_5678, BASE], a.into());
                 assert_eq!(result, Ok(Outcome::Next));
                 let expected = if holds(a, b) != (inverted == 1) { a.wrapping_add(0x1234_5678) } else { a };
-                assert_eq!(memory.quad(0), expected.into(), "{bytes:x?} {a:#x} {b:#x}");
+                assert_eq!(quad(&memory, 0), expected.into(), "{bytes:x?} {a:#x} {b:#x}");
                 assert_eq!(registers.gpr[gpr::RAX], a.into(), "{bytes:x?}");
             }
         }
@@ -140,8 +100,8 @@ fn remote_operations_leave_flags_and_want_alignment() {
     ] {
         let (result, registers, memory) =
             execute(bytes, [0xffff_0000_7fff_ffff, 0, BASE], 0x0f0f_0f0f_8000_0001);
-        assert_eq!((result, memory.quad(0)), (Ok(Outcome::Next), expected), "{bytes:x?}");
-        assert_eq!((memory.updates, registers.rflags), (1, Rflags::default()), "{bytes:x?}");
+        assert_eq!((result, quad(&memory, 0)), (Ok(Outcome::Next), expected), "{bytes:x?}");
+        assert_eq!((memory.accesses().updates, registers.rflags), (1, Rflags::default()), "{bytes:x?}");
     }
     let (result, ..) = execute(add, [1, 0, BASE + 2], 0);
     assert_eq!(result, Err(Exception::GeneralProtection(0)));
@@ -150,23 +110,23 @@ fn remote_operations_leave_flags_and_want_alignment() {
 #[test]
 fn direct_stores() {
     let (result, _, memory) = execute(&[0x0f, 0x38, 0xf9, 0x06], [0x1122_3344_5566_7788, 0, BASE], 0);
-    assert_eq!((result, memory.quad(0)), (Ok(Outcome::Next), 0x5566_7788));
+    assert_eq!((result, quad(&memory, 0)), (Ok(Outcome::Next), 0x5566_7788));
     let (_, _, memory) = execute(&[0x48, 0x0f, 0x38, 0xf9, 0x06], [0x1122_3344_5566_7788, 0, BASE + 1], 0);
-    assert_eq!(memory.quad(1), 0x1122_3344_5566_7788, "it need not be aligned");
+    assert_eq!(quad(&memory, 1), 0x1122_3344_5566_7788, "it need not be aligned");
 
     let sixty_four: &[u8] = &[0x66, 0x0f, 0x38, 0xf8, 0x3e]; // movdir64b rdi, [rsi]
     let (result, _, memory) = execute(sixty_four, [0, 0, BASE + 4], 0x0102_0304_0506_0708);
     assert_eq!(result, Ok(Outcome::Next));
-    assert_eq!(memory.bytes[128..192], memory.bytes[4..68]);
-    assert_eq!(memory.quad(128), 0xeeee_eeee_0102_0304);
+    assert_eq!(memory.bytes()[128..192], memory.bytes()[4..68]);
+    assert_eq!(quad(&memory, 128), 0xeeee_eeee_0102_0304);
     let (result, _, memory) = execute(sixty_four, [0, 0, BASE + 200], 0);
-    assert_eq!(result, Err(Exception::PageFault { address: BASE + 200, error_code: 4 }));
-    assert_eq!(memory.quad(128), 0xeeee_eeee_eeee_eeee);
+    assert_eq!(result, Err(Exception::PageFault { address: BASE + 256, error_code: 4 }));
+    assert_eq!(quad(&memory, 128), 0xeeee_eeee_eeee_eeee);
     // With edi and esi in its place, and a destination that is no multiple of 64.
     let narrow: &[u8] = &[0x67, 0x66, 0x0f, 0x38, 0xf8, 0x06]; // movdir64b eax, [esi]
     let high = 1 << 32;
     let (result, _, memory) = execute(narrow, [high + BASE + 128, 0, high + BASE], 9);
-    assert_eq!((result, memory.quad(128)), (Ok(Outcome::Next), 9));
+    assert_eq!((result, quad(&memory, 128)), (Ok(Outcome::Next), 9));
     let (result, ..) = execute(narrow, [BASE + 8, 0, BASE], 9);
     assert_eq!(result, Err(Exception::GeneralProtection(0)));
 }
@@ -217,7 +177,7 @@ fn without_the_feature_counts_are_scans() {
         let displaced = Displaced::decode_on(bytes, 0x40_0000, processor).unwrap();
         let mut registers = Registers::default();
         registers.gpr[gpr::RCX] = 0x0010_0000;
-        let mut memory = Memory { bytes: [0; 256], updates: 0 };
+        let mut memory = FlatMemory::new(BASE, 256);
         assert_eq!(displaced.execute(&mut registers, &mut memory), Ok(Outcome::Next));
         registers.gpr[gpr::RAX]
     };

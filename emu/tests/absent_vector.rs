@@ -6,23 +6,9 @@ use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
 
 use emu::{
-    Access, Displaced, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor, registers,
+    Access, Displaced, FlatMemory, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor,
+    registers,
 };
-
-/// There is none.
-struct NoMemory;
-
-impl UserMemory for NoMemory {
-    fn read(&mut self, _: u64, _: &mut [u8], _: Access) -> Result<(), MemoryFault> {
-        unreachable!("register forms only")
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), MemoryFault> {
-        unreachable!("register forms only")
-    }
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("register forms only")
-    }
-}
 
 /// The map, L and pp, and opcode of a VEX encoding with W0.
 #[derive(Clone, Copy)]
@@ -51,7 +37,11 @@ impl Vex {
             let bytes: &[u8] = bytemuck::cast_slice(value);
             bytemuck::bytes_of_mut(&mut register.0)[..bytes.len()].copy_from_slice(bytes);
         }
-        assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+        assert_eq!(
+            displaced.execute(&mut registers, &mut FlatMemory::default()),
+            Ok(Outcome::Next),
+            "{displaced:?}"
+        );
         let result = bytemuck::bytes_of(&registers.extended.vector[1].0);
         bytemuck::pod_read_unaligned(&result[..size_of::<T>() * N])
     }
@@ -269,7 +259,11 @@ fn products_of_52_bits() {
             for (register, value) in registers.extended.vector[1..4].iter_mut().zip(sources) {
                 register.0[..4].copy_from_slice(&value);
             }
-            assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+            assert_eq!(
+                displaced.execute(&mut registers, &mut FlatMemory::default()),
+                Ok(Outcome::Next),
+                "{displaced:?}"
+            );
             assert_eq!(result, registers.extended.vector[1].0[..4], "{opcode:#x} {sources:x?}");
             let expected: [u64; 4] = core::array::from_fn(|index| {
                 let [sum, first, second] = sources.map(|source| u128::from(source[index]));
@@ -388,7 +382,11 @@ fn intersections_by_definition() {
         let mut registers = Registers::default();
         registers.extended.vector[2].0.copy_from_slice(&lanes[..8]);
         registers.extended.vector[3].0.copy_from_slice(&lanes[8..]);
-        assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+        assert_eq!(
+            displaced.execute(&mut registers, &mut FlatMemory::default()),
+            Ok(Outcome::Next),
+            "{displaced:?}"
+        );
         let size = if wide == 1 { 8 } else { 4 };
         let count = (16 << length) / size;
         let bytes: [&[u8]; 2] = [2, 3].map(|number| bytemuck::bytes_of(&registers.extended.vector[number].0));
@@ -418,7 +416,11 @@ fn intersections() {
         registers.extended.opmask = [u64::MAX; 8];
         registers.extended.vector[2].0[..2].copy_from_slice(&[7 | 9 << 32, 8 | 7 << 32]);
         registers.extended.vector[3].0[..2].copy_from_slice(&[1 | 2 << 32, 3 | 7 << 32]);
-        assert_eq!(displaced.execute(&mut registers, &mut NoMemory), Ok(Outcome::Next), "{displaced:?}");
+        assert_eq!(
+            displaced.execute(&mut registers, &mut FlatMemory::default()),
+            Ok(Outcome::Next),
+            "{displaced:?}"
+        );
         let expected = [u64::MAX, u64::MAX, 0b1001, 0b1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX];
         assert_eq!(registers.extended.opmask, expected, "{displaced:?}");
     }

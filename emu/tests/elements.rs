@@ -2,39 +2,16 @@
 //! elements of one instruction raise.
 
 use emu::registers::{Mxcsr, gpr};
-use emu::{Access, Displaced, Exception, MemoryFault, Registers, Touches, UserMemory};
-use emu::{Processor, Vendor};
+use emu::{Displaced, Exception, FlatMemory, Processor, Registers, Touches, Vendor};
 
 const START: u64 = 0x1000;
 const END: u64 = 0x2000;
 
-/// One page of memory.
-struct Page(Vec<u8>);
-
-impl Page {
-    fn range(address: u64, length: usize, access: Access) -> Result<core::ops::Range<usize>, MemoryFault> {
-        let bytes = address..address + length as u64;
-        match bytes.clone().find(|byte| !(START..END).contains(byte)) {
-            Some(address) => Err(MemoryFault { address, access, present: false, protection_key: false }),
-            None => Ok((bytes.start - START) as usize..(bytes.end - START) as usize),
-        }
-    }
-}
-
-impl UserMemory for Page {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        bytes.copy_from_slice(&self.0[Page::range(address, bytes.len(), access)?]);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        self.0[Page::range(address, bytes.len(), Access::Write)?].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("nothing here is locked")
-    }
+/// One page of such bytes.
+fn page(byte: u8) -> FlatMemory {
+    let mut page = FlatMemory::new(START, (END - START) as usize);
+    page.bytes_mut().fill(byte);
+    page
 }
 
 fn decode(bytes: &[u8]) -> Displaced {
@@ -48,7 +25,7 @@ fn page_fault(address: u64, error_code: u32) -> Exception {
 #[test]
 fn a_gather_keeps_what_it_has_done() {
     let gather = decode(&[0xc4, 0xe2, 0x61, 0x90, 0x0c, 0x90]); // vpgatherdd xmm1, [rax+xmm2*4], xmm3
-    let (mut registers, mut page) = (Registers::default(), Page(vec![0x11; 0x1000]));
+    let (mut registers, mut page) = (Registers::default(), page(0x11));
     registers.gpr[gpr::RAX] = END - 8;
     registers.extended.vector[1].0 = [7; 8];
     registers.extended.vector[2].0 = [1 << 32, 3 << 32 | 2, 0, 0, 0, 0, 0, 0];
@@ -67,15 +44,15 @@ fn a_gather_keeps_what_it_has_done() {
 #[test]
 fn a_store_under_a_mask_looks_at_no_more_than_the_mask_leaves() {
     let store = decode(&[0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x08]); // vmovdqu32 [rax]{k1}, zmm1
-    let (mut registers, mut page) = (Registers::default(), Page(vec![0; 0x1000]));
+    let (mut registers, mut page) = (Registers::default(), page(0));
     registers.gpr[gpr::RAX] = END - 8;
     registers.extended.vector[1].0 = [u64::MAX; 8];
     registers.extended.opmask[1] = 0b1011;
     assert_eq!(store.execute(&mut registers, &mut page), Err(page_fault(END + 7, 6)), "its last byte");
-    assert_eq!(page.0[0xff8..], [0; 8], "nothing is stored");
+    assert_eq!(page.bytes()[0xff8..], [0; 8], "nothing is stored");
     registers.extended.opmask[1] = 0b10;
     assert_eq!(store.execute(&mut registers, &mut page).err(), None);
-    assert_eq!(page.0[0xff8..], [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(page.bytes()[0xff8..], [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
     registers.gpr[gpr::RAX] = 0x8000_0000_0000_0000;
     registers.extended.opmask[1] = 0xffff_0000;
     assert_eq!(store.execute(&mut registers, &mut page).err(), None, "there is no such element");
@@ -92,7 +69,7 @@ fn the_end_of_avx_code_needs_no_avx_512() {
 fn what_vcvtps2ph_raises_of_tiny_numbers_where_underflow_is_unmasked() {
     let convert = decode(&[0xc4, 0xe3, 0x79, 0x1d, 0xc1, 0x00]); // vcvtps2ph xmm1, xmm0, 0
     let raised = |bits: u64| {
-        let (mut registers, mut page) = (Registers::default(), Page(Vec::new()));
+        let (mut registers, mut page) = (Registers::default(), FlatMemory::default());
         registers.extended.vector[0].0[0] = bits;
         registers.extended.mxcsr = Mxcsr::from_bits_retain(0x1780);
         assert_eq!(
@@ -114,7 +91,7 @@ fn what_vcvtps2ph_raises_of_tiny_numbers_where_underflow_is_unmasked() {
 #[test]
 fn a_denormal_of_binary16_that_rounds_up_to_a_normal_number() {
     let fused = decode(&[0x62, 0xf6, 0x6d, 0x08, 0xa8, 0xcb]); // vfmadd213ph xmm1, xmm2, xmm3
-    let (mut registers, mut page) = (Registers::default(), Page(Vec::new()));
+    let (mut registers, mut page) = (Registers::default(), FlatMemory::default());
     // The least normal number less two to the -34th. Tiny it is not, as that is asked after rounding.
     registers.extended.vector[1].0[0] = 0x8001;
     registers.extended.vector[2].0[0] = 0x1400;

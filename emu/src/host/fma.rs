@@ -4,6 +4,7 @@
 
 use core::arch::asm;
 
+use super::presence::detected;
 use crate::model::lane::Zmm;
 use crate::model::registers::Mxcsr;
 
@@ -26,17 +27,20 @@ pub(crate) enum Signs {
 
 /// Whether the host has FMA.
 pub(crate) fn is_there() -> bool {
-    std::is_x86_feature_detected!("fma")
+    detected!("fma")
 }
 
-/// Blocks of 128 bits.
+/// Computes blocks of 128 bits under a word of MXCSR, and returns the flags that are set at last.
+///
+/// # Safety
+/// The host has FMA, the pointers are valid for so many bytes as the last argument says, a multiple of 16 and not zero,
+/// and the word masks all exceptions and sets no reserved bit.
 type Window = unsafe fn(u32, [*const u8; 3], *mut u8, usize) -> u32;
 
 macro_rules! window {
     ($mnemonic:literal) => {{
         /// # Safety
-        /// The host has FMA, the pointers are valid for `bytes` bytes, a multiple of 16 and not zero, and the word masks
-        /// all exceptions and sets no reserved bit.
+        /// As [`Window`] says.
         unsafe fn window(control: u32, sources: [*const u8; 3], result: *mut u8, bytes: usize) -> u32 {
             let mut words = [0u32, control, 0];
             // SAFETY: the caller answers for the pointers; `words` is live, and nothing else borrows it. The control

@@ -4,5 +4,6 @@ pub(crate) mod answers;
 pub(crate) mod fma;
 pub(crate) mod optional;
 mod portable;
+mod presence;
 pub(crate) mod sse;
 pub(crate) mod x87;

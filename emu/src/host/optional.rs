@@ -4,6 +4,7 @@
 use core::arch::x86_64::*;
 
 use super::portable;
+use super::presence::detected;
 
 /// Declares a function that asks the host for its instruction and falls back on the portable one.
 macro_rules! hosted {
@@ -17,7 +18,7 @@ macro_rules! hosted {
                 $(let $vector: __m128i = bytemuck::cast(*$argument);)+
                 bytemuck::cast($intrinsic)
             }
-            if std::is_x86_feature_detected!($feature) {
+            if detected!($feature) {
                 // SAFETY: the host has the feature.
                 unsafe { on_host($($argument),+) }
             } else {
@@ -136,7 +137,7 @@ mod tests {
     /// Asserts that host and portable functions agree, where the host has the instruction.
     macro_rules! agree {
         ($feature:tt, $($name:ident($($argument:ident),+)),+) => {
-            if std::is_x86_feature_detected!($feature) {
+            if detected!($feature) {
                 for seed in 0..1000u64 {
                     let mut next = 3 * seed;
                     $({

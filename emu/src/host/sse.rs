@@ -15,8 +15,8 @@
 
 use core::arch::asm;
 use core::arch::x86_64::*;
-use std::sync::OnceLock;
 
+use super::presence::detected;
 use crate::model::format::Format;
 use crate::model::lane::{Bits, Xmm};
 use crate::model::registers::Mxcsr;
@@ -122,6 +122,7 @@ macro_rules! host {
             const ELEMENTS: usize = $elements;
             const KIND: Kind = Kind::$kind;
 
+            // SAFETY: it asks of its caller what the trait's does.
             #[inline]
             unsafe fn window(
                 controls: *const u32,
@@ -273,12 +274,12 @@ host_approximation! {
 
 /// Whether the host has VRCP14PS and its kin.
 pub(crate) fn has_approximations() -> bool {
-    std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512vl")
+    detected!("avx512f") && detected!("avx512vl")
 }
 
 /// Whether the host has VRCPPH and its kin.
 pub(crate) fn has_half_approximations() -> bool {
-    has_approximations() && std::is_x86_feature_detected!("avx512fp16")
+    has_approximations() && detected!("avx512fp16")
 }
 
 /// Even elements are subtracted, odd ones added: zeros stand for the others meanwhile, which raise nothing.
@@ -474,23 +475,18 @@ pub(crate) fn any_neighbours<F: Format>(left: &Xmm, right: &Xmm, count: usize) -
 }
 
 /// The bits of MXCSR that this processor has (SDM volume 1, section 11.6.6).
+#[cfg(feature = "std")]
 #[must_use]
 pub(crate) fn mxcsr_mask() -> Mxcsr {
     /// What zero stands for: a processor without DAZ.
     const WITHOUT_DAZ: u32 = 0xffbf;
     #[repr(C, align(16))]
     struct Image([u8; 512]);
-    static MASK: OnceLock<u32> = OnceLock::new();
-    let mask = *MASK.get_or_init(|| {
-        let mut image = Image([0; 512]);
-        // SAFETY: FXSR is of the x86-64 baseline; the image is 512 bytes and aligned to 16.
-        unsafe { core::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
-        match image.0[28..32].try_into().map_or(0, u32::from_le_bytes) {
-            0 => WITHOUT_DAZ,
-            mask => mask,
-        }
-    });
-    Mxcsr::from_bits_retain(mask)
+    let mut image = Image([0; 512]);
+    // SAFETY: FXSR is of the x86-64 baseline; the image is 512 bytes and aligned to 16.
+    unsafe { core::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
+    let mask = image.0[28..32].try_into().map_or(0, u32::from_le_bytes);
+    Mxcsr::from_bits_retain(if mask == 0 { WITHOUT_DAZ } else { mask })
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use core::fmt;
 use crate::model::memory::{Access, MemoryFault};
 
 /// What an instruction raised instead of completing, or, for the traps, on completing.
+///
+/// A new one is a change of this crate's interface: who executes must deliver each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exception {
     /// #DE, vector 0.
@@ -117,7 +119,7 @@ impl fmt::Display for Exception {
     }
 }
 
-impl std::error::Error for Exception {}
+impl core::error::Error for Exception {}
 
 impl From<MemoryFault> for Exception {
     fn from(fault: MemoryFault) -> Self {

@@ -75,8 +75,6 @@ pub(crate) trait Bits: Pod + Default {
     fn quadwords(&self) -> &[u64];
     /// Little-endian quadwords.
     fn quadwords_mut(&mut self) -> &mut [u64];
-    /// A copy that passes through general registers.
-    fn copied(&self) -> Self;
     /// Zeros above the quadword.
     fn from_low(quadword: u64) -> Self;
 
@@ -126,10 +124,6 @@ macro_rules! bits {
             #[inline(always)]
             fn quadwords_mut(&mut self) -> &mut [u64] {
                 self
-            }
-            #[inline(always)]
-            fn copied(&self) -> Self {
-                core::array::from_fn(|index| self[index])
             }
             #[inline(always)]
             fn from_low(quadword: u64) -> Self {

@@ -1,13 +1,14 @@
 //! What instructions work on and what becomes of them: registers, memory, formats of numbers, exceptions.
 
-pub mod memory;
 pub mod registers;
 pub mod xsave;
 
 pub(crate) mod condition;
 pub(crate) mod exception;
+pub(crate) mod flat;
 pub(crate) mod format;
 pub(crate) mod lane;
+pub(crate) mod memory;
 mod mmx;
 pub(crate) mod outcome;
 pub(crate) mod refusal;

@@ -1,6 +1,8 @@
 //! What happens after an instruction that completed.
 
 /// What the executor does next. RIP is already that of the next instruction.
+///
+/// A new one is a change of this crate's interface: who executes must do each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Go on at RIP.

@@ -6,6 +6,7 @@ use iced_x86::{Code, CpuidFeature};
 
 /// The reason why [`Displaced::decode`](crate::Displaced::decode) refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The bytes are no instruction that the decoder knows.
     Invalid {
@@ -124,4 +125,4 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl core::error::Error for Refusal {}

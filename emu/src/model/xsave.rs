@@ -3,6 +3,7 @@
 //! The kernel hands out this image in signal frames and through ptrace's `NT_X86_XSTATE`. Where the
 //! components beyond the legacy region lie differs between processors: CPUID leaf 0xD says it.
 
+#[cfg(feature = "std")]
 use core::arch::x86_64::CpuidResult;
 use core::fmt;
 use core::ops::Range;
@@ -107,6 +108,7 @@ impl Components {
     }
 
     /// Those of which `leaf` answers CPUID leaf 0xD's sub-leaf of that number.
+    #[cfg(feature = "std")]
     pub(crate) fn ask(leaf: impl Fn(u32) -> CpuidResult) -> Components {
         let mut components = Components::default();
         for number in 2..COMPONENTS as u32 {
@@ -152,6 +154,7 @@ impl Components {
 
 /// An image that is shorter than its layout says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TooShort {
     /// The bytes that there were.
     pub length: usize,
@@ -165,7 +168,7 @@ impl fmt::Display for TooShort {
     }
 }
 
-impl std::error::Error for TooShort {}
+impl core::error::Error for TooShort {}
 
 impl Layout {
     /// An image without extended components, as FXSAVE would leave it, and a header.
@@ -344,7 +347,7 @@ fn parts(component: u64) -> Option<(Range<usize>, Range<usize>)> {
 /// but x87.
 fn quads(place: &[u8]) -> impl Iterator<Item = u64> {
     let (chunks, _) = place.as_chunks();
-    chunks.iter().map(|bytes| u64::from_le_bytes(*bytes)).chain(std::iter::repeat(0))
+    chunks.iter().map(|bytes| u64::from_le_bytes(*bytes)).chain(core::iter::repeat(0))
 }
 
 /// Reads a component other than x87 from where it begins; what is not there is zero. Tile registers are read where there
@@ -490,7 +493,7 @@ mod tests {
             *r = Float80 { significand: 0x8000_0000_0000_0000 | n as u64, sign_exponent: 0x3fff + n as u16 };
         }
         for (n, v) in extended.vector.iter_mut().enumerate() {
-            *v = Vector(std::array::from_fn(|q| (n as u64) << 32 | q as u64 | 1 << 63));
+            *v = Vector(core::array::from_fn(|q| (n as u64) << 32 | q as u64 | 1 << 63));
         }
         for (n, k) in extended.opmask.iter_mut().enumerate() {
             *k = 0x1111 * n as u64;

@@ -4,6 +4,7 @@ use crate::decode::decoded::Decoded;
 use crate::decode::operand::{Kind, Operand};
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
+use crate::model::lane::{Bits, Xmm};
 use crate::model::memory::{Access, UserMemory};
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Registers, Rflags, gpr};
@@ -135,6 +136,12 @@ impl Context<'_> {
     #[inline(always)]
     pub(crate) fn set_general<W: Width>(&mut self, number: usize, value: W) {
         Operand::general(number as u8).set(self.registers, value);
+    }
+
+    /// The quadwords of XMM `number`.
+    #[inline(always)]
+    pub(crate) fn xmm(&self, number: u8) -> &Xmm {
+        Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
     }
 
     /// Replaces the status flags, leaving the others.

@@ -4,6 +4,8 @@
 //! from and where the result goes are functions that are picked when the instruction is decoded, by its encoding and
 //! its operands, once for all rows: that is all in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
 
+mod fetch;
+
 use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
 
 use crate::decode::form::{Form, Shape};
@@ -48,9 +50,11 @@ pub(crate) enum Operands {
     Two,
     /// The destination and the two after it.
     Three,
-    /// The last vector operand, and before it another if that is not an immediate's: shifts by a count, of which the
-    /// second source has 128 bits.
+    /// The last vector operand, and before it another if that is not an immediate's and not a store's: shifts by a count,
+    /// of which the second source has 128 bits.
     Shift,
+    /// The last vector operand, and before it another if there is no memory operand: moves of the lowest element.
+    Registers,
     /// The vector operand before the last, which is a general register or memory that the row itself reads.
     BeforeLast,
     /// The three after the destination; in legacy encodings the destination, the one after it, and XMM0.
@@ -239,10 +243,8 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
         Operands::One => Some(([Some(last), None, None], None)),
         Operands::Two => Some(([Some(vectors.next()?), Some(last), None], None)),
         Operands::BeforeLast => Some(([Some(form.instruction.op_count().checked_sub(2)?), None, None], None)),
-        Operands::Shift => match vectors.next() {
-            Some(before)
-                if before > 0 || form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate) =>
-            {
+        Operands::Shift | Operands::Registers => match vectors.next() {
+            Some(before) if is_source(form, operands, before) => {
                 Some(([Some(before), Some(last), None], None))
             }
             _ => Some(([Some(last), None, None], None)),
@@ -255,9 +257,23 @@ fn numbers(form: &Form<'_>, operands: Operands) -> Option<([Option<u32>; 3], Opt
     }
 }
 
+/// Whether the operand before the last is a source, too.
+fn is_source(form: &Form<'_>, operands: Operands, before: u32) -> bool {
+    if operands == Operands::Registers {
+        return !form.any(Shape::Memory);
+    }
+    let destination = form.encoding() == EncodingKind::Legacy && !form.any(Shape::Immediate);
+    before > 0 || destination && form.shape(0) != Shape::Memory
+}
+
 impl Form<'_> {
     pub(crate) fn encoding(&self) -> EncodingKind {
         self.instruction.code().op_code().encoding()
+    }
+
+    /// Whether an operand is an MMX register.
+    pub(crate) fn is_mmx(&self) -> bool {
+        (0..self.instruction.op_count()).any(|index| self.instruction.op_register(index).is_mm())
     }
 
     /// Whether operand `index` is a vector or MMX register, or the memory operand.
@@ -309,7 +325,7 @@ impl Phases {
             *slot = implied;
             count += 1;
         }
-        let mmx = (0..instruction.op_count()).any(|index| instruction.op_register(index).is_mm());
+        let mmx = form.is_mmx();
         let legacy = form.encoding() == EncodingKind::Legacy;
         let size = instruction.memory_size().size();
         let lanes = if layout.scalar { 1 } else { width / usize::from(layout.lane.max(layout.from)).max(1) };
@@ -324,7 +340,7 @@ impl Phases {
         let elements_of_result = layout.repeats || in_memory(&0);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch(form, layout, place.is_some(), mmx, mask != 0 && suppresses),
+            fetch: fetch::pick(form, layout, place.is_some(), mmx, mask != 0 && suppresses),
             commit: commit(form, layout, mmx, mask)?,
             width: width as u8,
             result: result as u8,
@@ -432,6 +448,14 @@ impl Context<'_> {
         Ok(self.decoded.is_canonical(address) && self.decoded.is_canonical(last))
     }
 
+    /// What is done already when a store from an MMX register faults.
+    #[inline(always)]
+    pub(crate) fn about_to_store_mmx(&mut self) {
+        if self.decoded.processor.is(Facts::MMX_STORE_CLEARS_TOP_BEFORE_ITS_FAULT) {
+            self.registers.extended.x87.clear_top();
+        }
+    }
+
     /// Reads the sources.
     #[inline(always)]
     pub(crate) fn fetch(&mut self, sources: &mut Sources) -> Result<(), Exception> {
@@ -497,137 +521,18 @@ impl Context<'_> {
     }
 }
 
-fn fetch(form: &Form<'_>, layout: &Layout, in_memory: bool, mmx: bool, masked: bool) -> Fetch {
-    match (mmx, in_memory, form.instruction.is_broadcast()) {
-        (true, false, _) => mmx_registers,
-        (true, true, _) => mmx_memory,
-        (false, false, _) => registers,
-        (false, true, true) => match form.instruction.memory_size().size() {
-            2 => broadcast::<2>,
-            4 => broadcast::<4>,
-            _ => broadcast::<8>,
-        },
-        (false, true, false) if masked && layout.repeats => repeated_memory,
-        (false, true, false) if masked => masked_memory,
-        (false, true, false) => memory,
-    }
-}
-
-/// Copies the registers of all sources but the one in memory.
-#[inline(always)]
-fn copy_registers(c: &Context<'_>, sources: &mut Sources, skipped: usize) {
-    let phases = &c.phases;
-    let quadwords = phases.width() / 8;
-    for (index, source) in sources.iter_mut().enumerate().take(usize::from(phases.count)) {
-        if index != skipped {
-            let register = &c.registers.extended.vector[usize::from(phases.registers[index] & 31)].0;
-            source[..quadwords].copy_from_slice(&register[..quadwords]);
-        }
-    }
-}
-
-fn registers(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    copy_registers(c, sources, usize::MAX);
-    Ok(())
-}
-
-fn memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let place = usize::from(phases.place).min(2);
-    let address = c.linear();
-    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
-    c.memory.read(address, &mut bytes[..usize::from(phases.bytes).min(64)], Access::Read)?;
-    copy_registers(c, sources, place);
-    Ok(())
-}
-
-/// One element, repeated.
-fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let place = usize::from(phases.place).min(2);
-    let lanes = phases.lanes();
-    // Without a lane there is no access.
-    if !phases.suppresses || c.write_mask() & (u64::MAX >> (64 - lanes.clamp(1, 64))) != 0 {
-        let (address, stack) = (c.linear(), c.decoded.address.stack);
-        if phases.mask != 0 && phases.suppresses {
-            // As for the elements of a vector, the address comes before its alignment.
-            c.check(address, ELEMENT, 1, stack)?;
-        }
-        c.check(address, ELEMENT, ELEMENT, stack)?;
-        let mut low = [0; 8];
-        c.memory.read(address, &mut low[..ELEMENT], Access::Read)?;
-        let low = u64::from_le_bytes(low);
-        let repeated = match ELEMENT {
-            2 => low.wrapping_mul(0x0001_0001_0001_0001),
-            4 => low | low << 32,
-            _ => low,
-        };
-        sources[place][..phases.width() / 8].fill(repeated);
-    }
-    copy_registers(c, sources, place);
-    Ok(())
-}
-
-/// The elements that the mask leaves; the others are not looked at, and are zeros.
-fn masked_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    chosen_memory(c, sources, c.write_mask())
-}
-
-/// The elements that are repeated into some lane that the mask leaves.
-fn repeated_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let element = usize::from(phases.element).max(1);
-    let (lanes, period) = (usize::from(phases.result) / element, usize::from(phases.bytes) / element);
-    let mask = c.write_mask() & lowest(lanes);
-    let folded = (0..lanes).step_by(period.max(1)).fold(0, |folded, start| folded | mask >> (start & 63));
-    chosen_memory(c, sources, folded)
-}
-
-fn chosen_memory(c: &mut Context<'_>, sources: &mut Sources, mask: u64) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let (place, element) = (usize::from(phases.place).min(2), usize::from(phases.element).clamp(1, 64));
-    let length = usize::from(phases.bytes).min(64);
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut sources[place]);
-    let address = c.linear();
-    if mask & lowest(length / element) != 0 {
-        let at_once = c.check_masked::<false>(address, length, mask)?;
-        if !at_once || c.memory.read(address, &mut bytes[..length], Access::Read).is_err() {
-            c.load_elements(&mut bytes[..length], element, mask)?;
-        }
-    }
-    copy_registers(c, sources, place);
-    Ok(())
-}
-
-fn mmx_registers(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    c.registers.extended.x87.check_pending()?;
-    let phases = &c.phases;
-    for (source, number) in sources.iter_mut().zip(phases.registers).take(usize::from(phases.count)) {
-        source[0] = *c.registers.extended.x87.mm(number);
-    }
-    Ok(())
-}
-
-fn mmx_memory(c: &mut Context<'_>, sources: &mut Sources) -> Result<(), Exception> {
-    mmx_registers(c, sources)?;
-    let phases = &c.phases;
-    let address = c.linear();
-    c.check_vector(address, usize::from(phases.checked), Alignment::Any)?;
-    let mut low = [0; 8];
-    c.memory.read(address, &mut low[..usize::from(phases.bytes).min(8)], Access::Read)?;
-    sources[usize::from(phases.place).min(2)][0] = u64::from_le_bytes(low);
-    Ok(())
-}
-
 /// How the result is written to the register that operand 0 names.
 fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
     let instruction = form.instruction;
     if instruction.op_kind(0) == OpKind::Memory {
-        return Some(if mask == 0 { to_memory } else { to_masked_memory });
+        return Some(match (mmx, mask) {
+            (true, _) => mmx_to_memory,
+            (false, 0) => to_memory,
+            (false, _) => to_masked_memory,
+        });
     }
     if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
-        return Some(nothing);
+        return Some(if mmx { mmx_to_nothing } else { nothing });
     }
     let zeroing = instruction.zeroing_masking();
     Some(match (form.encoding(), mask, zeroing, layout.lane, layout.scalar) {
@@ -662,6 +567,19 @@ fn to_mmx(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
     x87.set_mm(c.decoded.operand[0].number, result[0]);
     x87.enter_mmx();
     Ok(())
+}
+
+/// The destination is no vector, and no memory, but there is an MMX register among the sources.
+fn mmx_to_nothing(c: &mut Context<'_>, _: &Zmm) -> Result<(), Exception> {
+    c.registers.extended.x87.enter_mmx();
+    Ok(())
+}
+
+/// To memory, from an MMX register.
+fn mmx_to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
+    c.about_to_store_mmx();
+    to_memory(c, result)?;
+    mmx_to_nothing(c, result)
 }
 
 /// What lies above 128 bits stays.

@@ -11,14 +11,14 @@ use crate::host::sse::HostOp;
 use crate::model::exception::Exception;
 use crate::model::format::Format;
 use crate::model::lane::{Bits, Lane, Xmm};
+use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Mxcsr, Rflags};
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Embedded, Sources, Zmm};
-use crate::shape::vector::ClassName;
+use crate::run::phases::{Alignment, Embedded, Sources, Zmm};
+use crate::run::place::{Mem, Source as _};
 use crate::vector::float;
-use crate::vector::{Class, InMemory, InPart, InRegister, Mmx, Place, Sse};
 
 /// What a row is that computes on floating-point elements under MXCSR.
 pub(crate) const SSE: Flags = Flags::SSE.union(Flags::FLOAT);
@@ -104,25 +104,26 @@ fn low_mut<B: Bits>(vector: &mut Zmm) -> &mut B {
 /// two, of which the first gives the rest.
 macro_rules! float_row {
     ([$($mnemonic:ident),+], packed $bytes:literal, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $operation,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $crate::shape::float::float::<$operation>,
             Layout::new(Operands::Two, $bytes).by_length())
     };
     ([$($mnemonic:ident),+], each $from:literal -> $to:literal, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE, $crate::shape::float::Each<$operation>,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::float::<$crate::shape::float::Each<$operation>>,
             Layout::new(Operands::One, $to).from($from).by_length())
     };
     ([$($mnemonic:ident),+], scalar $from:literal -> $to:literal, $flags:ident, $operation:ty) => {
-        $crate::shape::float::float_row!(@ [$($mnemonic),+], $flags, $operation,
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], $flags, $crate::shape::float::float::<$operation>,
             Layout::new(Operands::Two, $to).from($from).by_length().scalar())
     };
-    (@ [$($mnemonic:ident),+], $flags:ident, $operation:ty, $layout:expr) => {{
+    (@ [$($mnemonic:ident),+], $flags:ident, $select:expr, $layout:expr) => {{
         #[allow(unused_imports, reason = "not every arm names both")]
         use $crate::run::phases::{Layout, Operands};
         $crate::run::row::Row {
             name: stringify!($($mnemonic)/+),
             mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
             flags: $crate::shape::float::$flags,
-            select: $crate::shape::float::float::<$operation>,
+            select: $select,
             vector: Some($layout),
         }
     }};
@@ -215,17 +216,9 @@ impl<O: FloatOp> FloatOp for Narrowing<O> {
 /// A row whose last operand is a general register or memory, whose first element the operation writes.
 macro_rules! from_general_row {
     ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::from_general::<$narrow, $wide>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::BeforeLast, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::from_general::<$narrow, $wide>,
+            Layout::new(Operands::BeforeLast, $bytes).by_length().scalar())
     };
 }
 pub(crate) use from_general_row;
@@ -251,17 +244,9 @@ pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> O
 /// A row that writes what the operation makes of the lowest element to a general register.
 macro_rules! to_general_row {
     ([$($mnemonic:ident),+], $bytes:literal, $narrow:ty, $wide:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::to_general::<$narrow, $wide>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::One, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::to_general::<$narrow, $wide>,
+            Layout::new(Operands::One, $bytes).by_length().scalar())
     };
 }
 pub(crate) use to_general_row;
@@ -285,52 +270,54 @@ pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Opt
 /// An MMX register or memory to two elements: CVTPI2PS. The operation works on the low 64 bits; `KEEP` keeps
 /// the high ones. On Intel's processors the memory form may be an MMX instruction, too.
 pub(crate) fn from_mmx<O: FloatOp, const KEEP: bool>(form: &Form<'_>) -> Option<Execute> {
-    fn run<P: Place, O: FloatOp, const KEEP: bool, const MMX: bool>(
+    fn run<O: FloatOp, const KEEP: bool, const MEMORY: bool>(
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
-        if MMX {
-            Mmx::ready(c)?;
-        }
-        let [source] = P::fetch::<Mmx, O::Lane>(c, 1)?;
-        if MMX {
+        let source = if MEMORY {
+            Mem::read::<u64>(c)?
+        } else {
+            let x87 = &mut c.registers.extended.x87;
+            x87.check_pending()?;
             // Even if the operation raises #XM.
-            Mmx::done(c);
-        }
+            x87.enter_mmx();
+            *x87.mm(c.decoded.operand[1].number)
+        };
         let source = Xmm::from_low(source);
         let mut result = apply::<O, Xmm>(c, &source, &source)?;
+        let destination = &mut c.registers.extended.vector[usize::from(c.decoded.operand[0].number & 31)];
         if KEEP {
-            result[1] = Sse::get(c, 0)[1];
+            result[1] = destination.0[1];
         }
-        Sse::set::<O::Lane>(c, result);
+        destination.set_low(result);
         Ok(Outcome::Next)
     }
-    match (form.class(0)?, form.class(1), form.memory_bytes()) {
-        (ClassName::Sse, Some(ClassName::Mmx), None) => Some(run::<InRegister, O, KEEP, true>),
-        (ClassName::Sse, None, Some(8)) => Some(run::<InPart<8>, O, KEEP, false>),
-        _ => None,
-    }
+    Some(if form.any(Shape::Memory) { run::<O, KEEP, true> } else { run::<O, KEEP, false> })
 }
 
 /// Two elements of `BYTES` bytes to an MMX register: CVTPS2PI. The operation sees zeros in those above.
 pub(crate) fn to_mmx<O: FloatOp, const BYTES: usize>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, O: FloatOp, const BYTES: usize>(
+    fn run<O: FloatOp, const BYTES: usize, const MEMORY: bool>(
         c: &mut Context<'_>,
     ) -> Result<Outcome, Exception> {
-        Mmx::ready(c)?;
-        let mut source = P::fetch::<C, O::Lane>(c, 1)?;
+        c.registers.extended.x87.check_pending()?;
+        let mut source = Xmm::default();
+        if MEMORY {
+            let address = c.linear();
+            // 128 bits must be aligned, as those of other arithmetic.
+            c.check_vector(address, 2 * BYTES, if BYTES == 8 { Alignment::Size } else { Alignment::Any })?;
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut source);
+            c.memory.read(address, &mut bytes[..2 * BYTES], Access::Read)?;
+        } else {
+            let register = c.xmm(c.decoded.operand[1].number);
+            source[..BYTES / 4].copy_from_slice(&register[..BYTES / 4]);
+        }
         // Even if the operation raises #XM.
-        Mmx::done(c);
-        source.quadwords_mut().iter_mut().skip(2 * BYTES / 8).for_each(|quadword| *quadword = 0);
-        let result = apply::<O, C::Bits>(c, &source, &source)?;
-        Mmx::set::<u32>(c, [result.quadwords().first().copied().unwrap_or(0)]);
+        c.registers.extended.x87.enter_mmx();
+        let [result, _] = apply::<O, Xmm>(c, &source, &source)?;
+        c.registers.extended.x87.set_mm(c.decoded.operand[0].number, result);
         Ok(Outcome::Next)
     }
-    match (form.class(0)?, form.class(1), form.memory_bytes()) {
-        (ClassName::Mmx, Some(ClassName::Sse), None) => Some(run::<Sse, InRegister, O, BYTES>),
-        (ClassName::Mmx, None, Some(16)) => Some(run::<Sse, InMemory, O, BYTES>),
-        (ClassName::Mmx, None, Some(8)) => Some(run::<Sse, InPart<8>, O, BYTES>),
-        _ => None,
-    }
+    Some(if form.any(Shape::Memory) { run::<O, BYTES, true> } else { run::<O, BYTES, false> })
 }
 
 /// Two elements, whose relation goes to the flags: COMISS.
@@ -359,17 +346,9 @@ pub(crate) fn to_flags<O: FloatFlags>(_: &Form<'_>) -> Option<Execute> {
 /// A row that compares the lowest elements of two sources.
 macro_rules! to_flags_row {
     ([$($mnemonic:ident),+], $bytes:literal, $operation:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $crate::shape::float::SSE,
-            select: $crate::shape::float::to_flags::<$operation>,
-            vector: Some(
-                $crate::run::phases::Layout::new($crate::run::phases::Operands::Two, $bytes)
-                    .by_length()
-                    .scalar(),
-            ),
-        }
+        $crate::shape::float::float_row!(@ [$($mnemonic),+], SSE,
+            $crate::shape::float::to_flags::<$operation>,
+            Layout::new(Operands::Two, $bytes).by_length().scalar())
     };
 }
 pub(crate) use to_flags_row;

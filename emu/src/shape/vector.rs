@@ -4,7 +4,7 @@
 //! `row!([Paddb, Vpaddb], Lanes<u8>, NONE, u8::wrapping_add)`: the lane type is that of the destination, which is
 //! also what a mask counts.
 
-use iced_x86::{CpuidFeature, EncodingKind};
+use iced_x86::CpuidFeature;
 
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
@@ -406,27 +406,7 @@ macro_rules! block_128_row {
 }
 pub(crate) use block_128_row;
 
-/// The classes of [`Class`] as values, to select by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClassName {
-    Mmx,
-    Sse,
-}
-
 impl Form<'_> {
-    /// The class of the vector register that is operand `index`.
-    pub(crate) fn class(&self, index: u32) -> Option<ClassName> {
-        if self.shape(index) != Shape::Other {
-            return None;
-        }
-        let register = self.instruction.op_register(index);
-        match self.instruction.code().op_code().encoding() {
-            EncodingKind::Legacy if register.is_mm() => Some(ClassName::Mmx),
-            EncodingKind::Legacy if register.is_xmm() => Some(ClassName::Sse),
-            _ => None,
-        }
-    }
-
     /// Whether an operand has this shape.
     pub(crate) fn any(&self, shape: Shape) -> bool {
         (0..self.instruction.op_count()).any(|index| self.shape(index) == shape)
@@ -437,30 +417,7 @@ impl Form<'_> {
         let features = self.instruction.code().cpuid_features();
         self.processor.is(Facts::SHA_IGNORES_ALIGNMENT) && features.contains(&CpuidFeature::SHA)
     }
-
-    /// How many bytes the memory operand has, if there is one.
-    pub(crate) fn memory_bytes(&self) -> Option<usize> {
-        self.any(Shape::Memory).then(|| self.instruction.memory_size().size())
-    }
 }
-
-/// Picks a function generic over class and place: the class is that of the register that is operand
-/// `$operand`, the place is where the last source lies.
-macro_rules! by_class {
-    ($form:expr, $operand:expr, $function:ident $(, <$($more:ty),+>)?) => {{
-        use $crate::run::context::Execute;
-        use $crate::shape::vector::ClassName;
-        use $crate::vector::{InMemory, InRegister, Mmx, Sse};
-        match ($form.class($operand), $form.memory_bytes()) {
-            (Some(ClassName::Mmx), None) => Some($function::<Mmx, InRegister $(, $($more),+)?> as Execute),
-            (Some(ClassName::Mmx), Some(8)) => Some($function::<Mmx, InMemory $(, $($more),+)?> as Execute),
-            (Some(ClassName::Sse), None) => Some($function::<Sse, InRegister $(, $($more),+)?> as Execute),
-            (Some(ClassName::Sse), Some(16)) => Some($function::<Sse, InMemory $(, $($more),+)?> as Execute),
-            _ => None,
-        }
-    }};
-}
-pub(crate) use by_class;
 
 /// What a vector instruction does to values.
 pub(crate) trait Work {

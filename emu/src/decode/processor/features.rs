@@ -40,12 +40,6 @@ impl Features {
         self.0[number >> 6 & 3] >> (number & 63) & 1 != 0
     }
 
-    /// Whether it has all of them.
-    #[must_use]
-    pub fn has_all(&self, features: &[F]) -> bool {
-        features.iter().all(|feature| self.has(*feature))
-    }
-
     /// Adds `feature`, or takes it away.
     pub fn set(&mut self, feature: F, present: bool) {
         let number = feature as usize;
@@ -107,6 +101,7 @@ pub(super) enum Answer {
 
 /// Where CPUID tells of something: leaf, sub-leaf, register, bit.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "std"), expect(dead_code, reason = "without a system nobody looks there"))]
 pub(super) struct Bit(pub(super) u32, pub(super) u32, pub(super) Answer, pub(super) u32);
 
 /// The components of XCR0 without which the system has not enabled a feature.

@@ -6,12 +6,14 @@
 
 mod facts;
 mod features;
+#[cfg(feature = "std")]
 mod host;
 mod known;
 
 pub use facts::Facts;
 pub use features::Features;
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use iced_x86::{CpuidFeature, DecoderOptions};
@@ -75,6 +77,7 @@ impl fmt::Display for Processor {
 
 impl Processor {
     /// The one this runs on, under what its system has enabled. It is asked once.
+    #[cfg(feature = "std")]
     #[must_use]
     pub fn host() -> &'static Processor {
         host::host()

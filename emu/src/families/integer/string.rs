@@ -486,72 +486,27 @@ impl Strings for Cmps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Displaced, MemoryFault, Registers, UserMemory};
-
-    /// Some pages from `BASE` on, of which one cannot be accessed and one cannot be written.
-    #[derive(Clone, PartialEq)]
-    struct Pages {
-        bytes: Vec<u8>,
-        accesses: usize,
-    }
+    use crate::{Displaced, FlatMemory, Protection, Registers};
 
     const BASE: u64 = 0x10_0000;
     const PAGES: u64 = 16;
-    const READ_ONLY: u64 = 13;
-    const ABSENT: u64 = 14;
 
-    impl Pages {
-        fn new() -> Pages {
-            let bytes = (0..PAGES * PAGE).map(|at| (at.wrapping_mul(at) >> 9) as u8 & 3).collect();
-            Pages { bytes, accesses: 0 }
+    /// Some pages from `BASE` on, of which one cannot be accessed and one cannot be written.
+    fn pages() -> FlatMemory {
+        let mut memory = FlatMemory::new(BASE, (PAGES * PAGE) as usize);
+        for (at, byte) in (0u64..).zip(memory.bytes_mut()) {
+            *byte = (at.wrapping_mul(at) >> 9) as u8 & 3;
         }
-
-        fn at(
-            &mut self,
-            address: u64,
-            length: usize,
-            access: Access,
-            write: bool,
-        ) -> Result<&mut [u8], MemoryFault> {
-            self.accesses += 1;
-            let pages = (address / PAGE..=(address + length as u64 - 1) / PAGE).map(|page| page * PAGE);
-            for address in pages.map(|page| page.max(address)) {
-                let page = address.wrapping_sub(BASE) / PAGE;
-                let present = page < PAGES && page != ABSENT;
-                if !present || (page == READ_ONLY && (write || access == Access::Write)) {
-                    let access = if write { Access::Write } else { access };
-                    return Err(MemoryFault { address, access, present, protection_key: false });
-                }
-            }
-            let at = (address - BASE) as usize;
-            Ok(&mut self.bytes[at..at + length])
-        }
-    }
-
-    impl UserMemory for Pages {
-        fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-            bytes.copy_from_slice(self.at(address, bytes.len(), access, false)?);
-            Ok(())
-        }
-        fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-            self.at(address, bytes.len(), Access::Write, true)?.copy_from_slice(bytes);
-            Ok(())
-        }
-        fn update(
-            &mut self,
-            address: u64,
-            _: usize,
-            _: &mut dyn FnMut(u128) -> u128,
-        ) -> Result<u128, MemoryFault> {
-            Err(MemoryFault { address, access: Access::Write, present: false, protection_key: false })
-        }
+        memory.protect(BASE + 13 * PAGE, 1, Protection::ReadOnly);
+        memory.protect(BASE + 14 * PAGE, 1, Protection::Absent);
+        memory
     }
 
     /// Executes until the instruction has ended, and returns how.
     fn run(
         displaced: &Displaced,
         registers: &mut Registers,
-        memory: &mut Pages,
+        memory: &mut FlatMemory,
     ) -> Result<Outcome, Exception> {
         loop {
             match displaced.execute(registers, memory) {
@@ -564,15 +519,15 @@ mod tests {
     /// A thread that single-steps itself gets one element per execution: that is the reference.
     fn compare_with_stepping(bytes: &[u8], registers: &Registers) -> usize {
         let displaced = Displaced::decode(bytes, 0x1000).expect("a string instruction");
-        let (mut bulk, mut memory) = (registers.clone(), Pages::new());
+        let (mut bulk, mut memory) = (registers.clone(), pages());
         let outcome = run(&displaced, &mut bulk, &mut memory);
-        let (mut stepped, mut reference) = (registers.clone(), Pages::new());
+        let (mut stepped, mut reference) = (registers.clone(), pages());
         stepped.rflags |= Rflags::TF;
         assert_eq!(outcome, run(&displaced, &mut stepped, &mut reference), "{bytes:x?} {registers:x?}");
         stepped.rflags.remove(Rflags::TF);
         assert_eq!(bulk, stepped, "{bytes:x?} {registers:x?}");
-        assert!(memory.bytes == reference.bytes, "{bytes:x?} {registers:x?}");
-        memory.accesses
+        assert!(memory.bytes() == reference.bytes(), "{bytes:x?} {registers:x?}");
+        memory.accesses().reads + memory.accesses().writes
     }
 
     const REPEATED: [&[u8]; 9] = [

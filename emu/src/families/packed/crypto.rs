@@ -1,16 +1,11 @@
 //! AES, SHA, carry-less multiplication and Galois fields (SDM volume 1, sections 5.8, 5.14 and 12.13).
 
 use crate::decode::flags::Flags;
-use crate::decode::form::Form;
 use crate::host::optional;
-use crate::model::exception::Exception;
 use crate::model::lane::Xmm;
-use crate::model::outcome::Outcome;
-use crate::run::context::{Context, Execute};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::ClassName;
-use crate::vector::{Class, InMemory, InPart, InRegister, Place, Sse};
+use crate::shape::vector::block_128_row;
 
 const NONE: Flags = Flags::empty();
 
@@ -31,7 +26,10 @@ pub(super) static ROWS: &[Row] = &[
     row!(Sha1rnds4, Block128Imm<u32>, NONE, sha1rnds4),
     row!(Sha256msg1, Block128<u32>, NONE, optional::sha256msg1),
     row!(Sha256msg2, Block128<u32>, NONE, optional::sha256msg2),
-    row!(Sha256rnds2, Select, NONE, sha256rnds2),
+    // The words and constants are in XMM0.
+    block_128_row!([Sha256rnds2], u32, NONE, With, |sources, _immediate| {
+        optional::sha256rnds2(sources[0], sources[1], sources[2])
+    }),
 ];
 
 /// The round constant goes into the two words that have been rotated.
@@ -66,22 +64,5 @@ fn sha1rnds4(first: &[u32; 4], second: &[u32; 4], immediate: u8) -> [u32; 4] {
         1 => optional::sha1rnds4_1(first, second),
         2 => optional::sha1rnds4_2(first, second),
         _ => optional::sha1rnds4_3(first, second),
-    }
-}
-
-/// The words and constants are in XMM0.
-fn sha256rnds2(form: &Form<'_>) -> Option<Execute> {
-    fn run<P: Place>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second = P::fetch::<Sse, u32>(c, 1)?;
-        let [first, second, words] = [Sse::register(c, 0), &second, c.xmm(0)].map(bytemuck::cast_ref);
-        let result = optional::sha256rnds2(first, second, words);
-        Sse::set::<u32>(c, bytemuck::cast(result));
-        Ok(Outcome::Next)
-    }
-    match (form.class(0)?, form.memory_bytes()) {
-        (ClassName::Sse, None) => Some(run::<InRegister>),
-        (ClassName::Sse, Some(16)) if form.may_be_misaligned() => Some(run::<InPart<16>>),
-        (ClassName::Sse, Some(16)) => Some(run::<InMemory>),
-        _ => None,
     }
 }

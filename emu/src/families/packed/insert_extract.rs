@@ -1,76 +1,131 @@
-//! Single lanes between vector registers and general registers or memory (SDM volume 1, section 12.10), and
-//! the bit fields of SSE4A (APM volume 1, section 4.6.4).
+//! Elements and parts of vectors: to and from general registers, memory and other vectors (SDM volume 1, sections 12.10,
+//! 14.1 and 15.1), and the bit fields of SSE4A (APM volume 1, section 4.6.4).
 
+use iced_x86::EncodingKind;
+
+use super::vector_move::{set_xmm, transfer, xmm};
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::model::exception::Exception;
-use crate::model::lane::{Bits, Xmm};
+use crate::model::lane::Bits;
 use crate::model::outcome::Outcome;
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::place::{Mem, Reg, Source};
+use crate::run::phases::{Layout, Operands, Sources, Zmm};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::ClassName;
-use crate::vector::{Class, Mmx, Sse};
+use crate::shape::vector::{Work, lanes_of, lanes_of_mut, run, work_row};
 
 const NONE: Flags = Flags::empty();
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Pextrb, Select, NONE, extract::<u8>),
-    row!(Pextrw, Select, NONE, extract::<u16>),
-    row!([Pextrd, Extractps], Select, NONE, extract::<u32>),
-    row!(Pextrq, Select, NONE, extract::<u64>),
-    row!(Pinsrb, Select, NONE, insert::<u8>),
-    row!(Pinsrw, Select, NONE, insert::<u16>),
-    row!(Pinsrd, Select, NONE, insert::<u32>),
-    row!(Pinsrq, Select, NONE, insert::<u64>),
-    row!(Extrq, Select, NONE, extrq),
-    row!(Insertq, Select, NONE, insertq),
+    row!([Pextrb, Vpextrb], Select, NONE, transfer::<u8>),
+    row!([Pextrw, Vpextrw], Select, NONE, transfer::<u16>),
+    row!([Pextrd, Extractps, Vpextrd, Vextractps], Select, NONE, transfer::<u32>),
+    row!([Pextrq, Vpextrq], Select, NONE, transfer::<u64>),
+    row!([Pinsrb, Vpinsrb], Select, NONE, insert::<u8>),
+    row!([Pinsrw, Vpinsrw], Select, NONE, insert::<u16>),
+    row!([Pinsrd, Vpinsrd], Select, NONE, insert::<u32>),
+    row!([Pinsrq, Vpinsrq], Select, NONE, insert::<u64>),
+    row!([Insertps, Vinsertps], Select, NONE, insertps).with(Layout::new(Operands::Two, 4)),
+    work_row!([Vinsertf128, Vinserti128, Vinsertf32x4, Vinserti32x4], NONE, inserted(4), Insert<16>),
+    work_row!([Vinsertf64x2, Vinserti64x2], NONE, inserted(8), Insert<16>),
+    work_row!([Vinsertf32x8, Vinserti32x8], NONE, inserted(4), Insert<32>),
+    work_row!([Vinsertf64x4, Vinserti64x4], NONE, inserted(8), Insert<32>),
+    work_row!([Vextractf128, Vextracti128, Vextractf32x4, Vextracti32x4], NONE, extracted(4), Extract<16>),
+    work_row!([Vextractf64x2, Vextracti64x2], NONE, extracted(8), Extract<16>),
+    work_row!([Vextractf32x8, Vextracti32x8], NONE, extracted(4), Extract<32>),
+    work_row!([Vextractf64x4, Vextracti64x4], NONE, extracted(8), Extract<32>),
+    row!(Extrq, Select, NONE, extrq).with(Layout::new(Operands::Shift, 8)),
+    row!(Insertq, Select, NONE, insertq).with(Layout::new(Operands::Two, 8)),
 ];
 
-/// The lane that the immediate chooses.
-#[inline(always)]
-fn lane<C: Class, W: Width>(c: &Context<'_>) -> usize {
-    c.decoded.immediate as usize & (C::Bits::BYTES / W::BYTES - 1)
+/// A part put into a vector, which is read whole whatever the mask says.
+const fn inserted(lane: usize) -> Layout {
+    Layout::new(Operands::Two, lane).whole()
 }
 
-/// A general register is written whole, zeros above the lane.
-fn extract<W: Width>(form: &Form<'_>) -> Option<Execute> {
-    fn to_register<C: Class, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let value: W = C::get(c, 1).integer(lane::<C, W>(c));
-        c.decoded.operand[0].set(c.registers, value.zero_extend());
-        C::done(c);
-        Ok(Outcome::Next)
-    }
-    fn to_memory<C: Class, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let value: W = C::get(c, 1).integer(lane::<C, W>(c));
-        c.store(c.linear(), value, c.decoded.address.stack)?;
-        Ok(Outcome::Next)
-    }
-    match (form.shape(0), form.class(1)?) {
-        (Shape::Register, ClassName::Mmx) => Some(to_register::<Mmx, W>),
-        (Shape::Register, ClassName::Sse) => Some(to_register::<Sse, W>),
-        (Shape::Memory, ClassName::Sse) => Some(to_memory::<Sse, W>),
-        _ => None,
-    }
+/// A part taken from a vector; all of it must be writable, whatever the mask says.
+const fn extracted(lane: usize) -> Layout {
+    Layout::new(Operands::One, lane).whole()
 }
 
+/// The first source, the destination itself under legacy encodings, with an integer as the element that the
+/// immediate chooses.
 fn insert<W: Width>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, W: Width, S: Source>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let value = S::read::<W>(c)?;
-        let result = C::get(c, C::FIRST).with_integer(lane::<C, W>(c), value);
-        C::set::<u64>(c, result);
+    fn run<W: Width, const LEGACY: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let (first, second) = if LEGACY { (0, 1) } else { (1, 2) };
+        let value = c.read::<W>(second)?;
+        let element = c.decoded.immediate as usize & (16 / W::BYTES - 1);
+        let result = xmm(c, first).with_integer(element, value);
+        set_xmm::<LEGACY>(c, c.decoded.operand[0].number, result);
         Ok(Outcome::Next)
     }
-    match (form.class(0)?, form.shape(1)) {
-        (ClassName::Mmx, Shape::Register) => Some(run::<Mmx, W, Reg<1>>),
-        (ClassName::Mmx, Shape::Memory) => Some(run::<Mmx, W, Mem>),
-        (ClassName::Sse, Shape::Register) => Some(run::<Sse, W, Reg<1>>),
-        (ClassName::Sse, Shape::Memory) => Some(run::<Sse, W, Mem>),
-        _ => None,
+    fn mmx<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        c.registers.extended.x87.check_pending()?;
+        let value = c.read::<W>(1)?;
+        let element = c.decoded.immediate as usize & (8 / W::BYTES - 1);
+        let (x87, number) = (&mut c.registers.extended.x87, c.decoded.operand[0].number);
+        let [result] = [*x87.mm(number)].with_integer(element, value);
+        x87.set_mm(number, result);
+        x87.enter_mmx();
+        Ok(Outcome::Next)
+    }
+    Some(match form.encoding() {
+        EncodingKind::Legacy if form.is_mmx() => mmx::<W>,
+        EncodingKind::Legacy => run::<W, true>,
+        _ => run::<W, false>,
+    })
+}
+
+/// Bits 7:6 of the immediate choose the lane of a source register, 5:4 that of the destination, 3:0 lanes to clear.
+struct InsertPs<const FROM_REGISTER: bool>;
+
+impl<const FROM_REGISTER: bool> Work for InsertPs<FROM_REGISTER> {
+    #[inline]
+    fn work([first, second, _]: &Sources, _: usize, immediate: u8, result: &mut Zmm) {
+        result[..2].copy_from_slice(&first[..2]);
+        let from = if FROM_REGISTER { usize::from(immediate >> 6) } else { 0 };
+        let lanes = lanes_of_mut::<u32>(result);
+        lanes[usize::from(immediate >> 4 & 3)] = lanes_of::<u32>(second)[from];
+        for (index, lane) in lanes.iter_mut().enumerate().take(4) {
+            if immediate >> index & 1 != 0 {
+                *lane = 0;
+            }
+        }
+    }
+}
+
+fn insertps(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.any(Shape::Memory) { run::<InsertPs<false>> } else { run::<InsertPs<true>> })
+}
+
+/// Where the part lies that the immediate chooses: one of so many bytes out of `width`.
+#[inline(always)]
+fn part<const BYTES: usize>(width: usize, immediate: u8) -> core::ops::Range<usize> {
+    let parts = (width / BYTES).max(1);
+    let start = (usize::from(immediate) & (parts - 1)) * BYTES / 8;
+    start..start + BYTES / 8
+}
+
+/// The first source with the second's low bytes as one of its parts.
+struct Insert<const BYTES: usize>;
+
+impl<const BYTES: usize> Work for Insert<BYTES> {
+    #[inline]
+    fn work([first, second, _]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
+        result[..width / 8].copy_from_slice(&first[..width / 8]);
+        result[part::<BYTES>(width, immediate)].copy_from_slice(&second[..BYTES / 8]);
+    }
+}
+
+/// A part of the source.
+struct Extract<const BYTES: usize>;
+
+impl<const BYTES: usize> Work for Extract<BYTES> {
+    #[inline]
+    fn work([source, ..]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
+        result[..BYTES / 8].copy_from_slice(&source[part::<BYTES>(width, immediate)]);
     }
 }
 
@@ -113,29 +168,29 @@ impl Field {
     }
 }
 
-/// The high quadword becomes zero, as processors have it; the manual leaves it undefined.
+/// What becomes of the low quadword. The high one becomes zero, as processors have it; the manual leaves it undefined.
+#[inline(always)]
+fn low_quadword(
+    c: &mut Context<'_>,
+    operation: impl FnOnce(&Context<'_>, &Sources) -> u64,
+) -> Result<Outcome, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
+    let low = operation(c, &sources);
+    c.commit(&[low, 0, 0, 0, 0, 0, 0, 0])?;
+    Ok(Outcome::Next)
+}
+
 fn extrq(form: &Form<'_>) -> Option<Execute> {
-    fn run(c: &mut Context<'_>, field: Field) -> Result<Outcome, Exception> {
-        let [low, _] = Sse::get(c, 0);
-        Sse::set::<u64>(c, [field.extract(low), 0]);
-        Ok(Outcome::Next)
-    }
-    if form.shape(1) == Shape::Immediate {
-        Some(|c| run(c, Field::immediate(c)))
-    } else {
-        Some(|c| run(c, Field::register(Sse::get(c, 1)[0])))
-    }
+    Some(match form.any(Shape::Immediate) {
+        true => |c| low_quadword(c, |c, [from, ..]| Field::immediate(c).extract(from[0])),
+        false => |c| low_quadword(c, |_, [from, field, _]| Field::register(field[0]).extract(from[0])),
+    })
 }
 
 fn insertq(form: &Form<'_>) -> Option<Execute> {
-    fn run(c: &mut Context<'_>, field: Field, source: Xmm) -> Result<Outcome, Exception> {
-        let [low, _] = Sse::get(c, 0);
-        Sse::set::<u64>(c, [field.insert(low, source[0]), 0]);
-        Ok(Outcome::Next)
-    }
-    if form.shape(2) == Shape::Immediate {
-        Some(|c| run(c, Field::immediate(c), Sse::get(c, 1)))
-    } else {
-        Some(|c| run(c, Field::register(Sse::get(c, 1)[1]), Sse::get(c, 1)))
-    }
+    Some(match form.any(Shape::Immediate) {
+        true => |c| low_quadword(c, |c, [into, from, _]| Field::immediate(c).insert(into[0], from[0])),
+        false => |c| low_quadword(c, |_, [into, from, _]| Field::register(from[1]).insert(into[0], from[0])),
+    })
 }

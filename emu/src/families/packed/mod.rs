@@ -18,7 +18,6 @@ pub(super) mod shuffle;
 pub(super) mod sign;
 pub(super) mod string_compare;
 pub(super) mod vector_move;
-pub(super) mod vector_store;
 pub(super) mod xop;
 
 /// The tables of these families.
@@ -39,6 +38,5 @@ pub(super) static ALL: &[&[Row]] = &[
     sign::ROWS,
     string_compare::ROWS,
     vector_move::ROWS,
-    vector_store::ROWS,
     xop::ROWS,
 ];

@@ -23,9 +23,9 @@ const fn two(lane: usize) -> Layout {
 }
 
 pub(super) static ROWS: &[Row] = &[
-    row!(Vpmovmskb, Whole, NONE, to_general::<1>).with(one(1)),
-    row!(Vmovmskps, Whole, NONE, to_general::<4>).with(one(4)),
-    row!(Vmovmskpd, Whole, NONE, to_general::<8>).with(one(8)),
+    row!([Pmovmskb, Vpmovmskb], Whole, NONE, to_general::<1>).with(one(1)),
+    row!([Movmskps, Vmovmskps], Whole, NONE, to_general::<4>).with(one(4)),
+    row!([Movmskpd, Vmovmskpd], Whole, NONE, to_general::<8>).with(one(8)),
     row!(Vpmovb2m, Whole, NONE, to_mask::<1>).with(one(1)),
     row!(Vpmovw2m, Whole, NONE, to_mask::<2>).with(one(2)),
     row!(Vpmovd2m, Whole, NONE, to_mask::<4>).with(one(4)),
@@ -41,12 +41,18 @@ pub(super) static ROWS: &[Row] = &[
     row!([Vmaskmovpd, Vpmaskmovq], Select, NONE, select_masked::<8>).with(two(8)),
 ];
 
-/// The top bits of lanes of so many bytes.
+/// The top bits of lanes of so many bytes, gathered, if they are bytes, by a multiplication that moves each of a
+/// quadword's to its own place in the top byte.
 #[inline(always)]
 fn signs<const LANE: usize>(vector: &Zmm, width: usize) -> u64 {
-    let bytes: &[u8] = bytemuck::cast_slice(vector);
-    let tops = bytes.iter().skip(LANE - 1).step_by(LANE).take(width / LANE).enumerate();
-    tops.fold(0, |signs, (index, top)| signs | u64::from(top >> 7) << (index & 63))
+    let of_quadword = |quadword: u64| match LANE {
+        1 => (quadword >> 7 & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56,
+        2 => quadword >> 15 & 1 | quadword >> 30 & 2 | quadword >> 45 & 4 | quadword >> 60 & 8,
+        4 => quadword >> 31 & 1 | quadword >> 62 & 2,
+        _ => quadword >> 63,
+    };
+    let quadwords = vector.iter().take(width / 8).enumerate();
+    quadwords.fold(0, |signs, (index, quadword)| signs | of_quadword(*quadword) << ((index * 8 / LANE) & 63))
 }
 
 /// The top bits of the source's lanes.
@@ -60,6 +66,8 @@ fn fetch_signs<const LANE: usize>(c: &mut Context<'_>) -> Result<u64, Exception>
 fn to_general<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let signs = fetch_signs::<LANE>(c)?;
     c.write(0, signs)?;
+    // No vector is written.
+    c.commit(&Zmm::default())?;
     Ok(Outcome::Next)
 }
 

@@ -2,28 +2,31 @@
 
 use iced_x86::EncodingKind;
 
+use super::vector_move::set_xmm;
 use crate::decode::flags::Flags;
-use crate::decode::form::{Form, Shape};
+use crate::decode::form::Form;
 use crate::families::integer::arith::flag;
 use crate::model::exception::Exception;
 use crate::model::lane::Xmm;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr};
 use crate::run::context::{Context, Execute};
-use crate::run::phases::Alignment;
+use crate::run::phases::{Alignment, Layout, Operands, Sources};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::vector::{Class, Sse, Vex};
 
 const NONE: Flags = Flags::empty();
 
+/// Unlike other memory operands of legacy SSE, this one need not be aligned.
+const STRINGS: Layout = Layout::new(Operands::Two, 1).aligned(Alignment::Any);
+
 pub(super) static ROWS: &[Row] = &[
-    row!([Pcmpestri, Vpcmpestri], Select, NONE, compare::<Explicit32, Index>),
-    row!([Pcmpestri64, Vpcmpestri64], Select, NONE, compare::<Explicit64, Index>),
-    row!([Pcmpestrm, Vpcmpestrm], Select, NONE, compare::<Explicit32, Mask>),
-    row!([Pcmpestrm64, Vpcmpestrm64], Select, NONE, compare::<Explicit64, Mask>),
-    row!([Pcmpistri, Vpcmpistri], Select, NONE, compare::<Implicit, Index>),
-    row!([Pcmpistrm, Vpcmpistrm], Select, NONE, compare::<Implicit, Mask>),
+    row!([Pcmpestri, Vpcmpestri], Select, NONE, compare::<Explicit32, Index>).with(STRINGS),
+    row!([Pcmpestri64, Vpcmpestri64], Select, NONE, compare::<Explicit64, Index>).with(STRINGS),
+    row!([Pcmpestrm, Vpcmpestrm], Select, NONE, compare::<Explicit32, Mask>).with(STRINGS),
+    row!([Pcmpestrm64, Vpcmpestrm64], Select, NONE, compare::<Explicit64, Mask>).with(STRINGS),
+    row!([Pcmpistri, Vpcmpistri], Select, NONE, compare::<Implicit, Index>).with(STRINGS),
+    row!([Pcmpistrm, Vpcmpistrm], Select, NONE, compare::<Implicit, Mask>).with(STRINGS),
 ];
 
 /// What the immediate says.
@@ -170,7 +173,7 @@ where
 
 /// Where the result goes.
 trait Output {
-    fn write<C: Class<Bits = Xmm>>(c: &mut Context<'_>, result: u32, control: Control);
+    fn write<const LEGACY: bool>(c: &mut Context<'_>, result: u32, control: Control);
 }
 
 /// To ECX, as an index.
@@ -179,7 +182,7 @@ struct Index;
 struct Mask;
 
 impl Output for Index {
-    fn write<C: Class<Bits = Xmm>>(c: &mut Context<'_>, result: u32, control: Control) {
+    fn write<const LEGACY: bool>(c: &mut Context<'_>, result: u32, control: Control) {
         let index = match (result, control.most_significant()) {
             (0, _) => control.characters() as u32,
             (_, true) => result.ilog2(),
@@ -190,7 +193,7 @@ impl Output for Index {
 }
 
 impl Output for Mask {
-    fn write<C: Class<Bits = Xmm>>(c: &mut Context<'_>, result: u32, control: Control) {
+    fn write<const LEGACY: bool>(c: &mut Context<'_>, result: u32, control: Control) {
         let all_ones_if = |index: usize| (result >> (index & 31) & 1) as u16;
         let value = match (control.most_significant(), control.words()) {
             (false, _) => [u64::from(result), 0],
@@ -201,46 +204,34 @@ impl Output for Mask {
                 bytemuck::cast(core::array::from_fn::<u16, 8, _>(|index| all_ones_if(index) * 0xffff))
             }
         };
-        C::set_number(c, 0, value);
+        set_xmm::<LEGACY>(c, 0, value);
     }
 }
 
 fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
-    fn register<C: Class<Bits = Xmm>, L: Length, R: Output>(
-        c: &mut Context<'_>,
-    ) -> Result<Outcome, Exception> {
-        run::<C, L, R>(c, &C::get(c, 1));
-        Ok(Outcome::Next)
-    }
-    /// Unlike other memory operands of legacy SSE, this one need not be aligned.
-    fn memory<C: Class<Bits = Xmm>, L: Length, R: Output>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let second: Xmm = c.load_vector(Alignment::Any)?;
-        run::<C, L, R>(c, &second);
-        Ok(Outcome::Next)
-    }
-    Some(match (form.encoding() == EncodingKind::Legacy, form.shape(1)) {
-        (true, Shape::Memory) => memory::<Sse, L, R>,
-        (true, _) => register::<Sse, L, R>,
-        (false, Shape::Memory) => memory::<Vex, L, R>,
-        (false, _) => register::<Vex, L, R>,
+    Some(match form.encoding() {
+        EncodingKind::Legacy => run::<L, R, true>,
+        _ => run::<L, R, false>,
     })
 }
 
-#[inline(always)]
-fn run<C: Class<Bits = Xmm>, L: Length, R: Output>(c: &mut Context<'_>, second: &Xmm) {
+fn run<L: Length, R: Output, const LEGACY: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
     let control = Control(c.decoded.immediate as u8);
-    let strings = [C::register(c, 0), second];
+    let strings: [&Xmm; 2] = [0, 1].map(|index: usize| sources[index].first_chunk().unwrap_or(&[0; 2]));
     let Compared { result, lengths } = match (control.words(), control.signed()) {
         (false, false) => compare_characters::<u8, L, 16>(c, strings.map(bytemuck::cast_ref), control),
         (false, true) => compare_characters::<i8, L, 16>(c, strings.map(bytemuck::cast_ref), control),
         (true, false) => compare_characters::<u16, L, 8>(c, strings.map(bytemuck::cast_ref), control),
         (true, true) => compare_characters::<i16, L, 8>(c, strings.map(bytemuck::cast_ref), control),
     };
-    R::write::<C>(c, result, control);
+    R::write::<LEGACY>(c, result, control);
     c.set_status(
         flag(Rflags::CF, result != 0)
             | flag(Rflags::ZF, lengths[1] < control.characters())
             | flag(Rflags::SF, lengths[0] < control.characters())
             | flag(Rflags::OF, result & 1 != 0),
     );
+    Ok(Outcome::Next)
 }

@@ -1,182 +1,182 @@
-//! Moves to, from and between vector registers (SDM volume 1, sections 10.4.1, 11.4.1 and 12.3).
+//! Moves to, from and between vector registers (SDM volume 1, sections 10.4.1, 11.4.1, 12.3, 14.1 and 15.1).
+
+use iced_x86::EncodingKind;
 
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::decode::operand::Kind;
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
-use crate::model::lane::Bits;
+use crate::model::lane::{Bits, Lane, Xmm};
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::Alignment;
+use crate::run::phases::{Alignment, Layout, Operands, Sources, Zmm};
 use crate::run::place::{Destination, Mem, Reg, Source};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::{ClassName, by_class};
-use crate::vector::{Class, Low, Mmx, Place, Sse};
+use crate::shape::vector::{Work, lanes_of, lanes_of_mut, run, work_row};
 
 const NONE: Flags = Flags::empty();
 
+/// A move of a whole vector, in elements of so many bytes.
+const fn whole(lane: usize) -> Layout {
+    Layout::new(Operands::One, lane).aligned(Alignment::Any)
+}
+
+/// The same, #GP if it is not aligned.
+const fn aligned(lane: usize) -> Layout {
+    whole(lane).aligned(Alignment::Strict)
+}
+
+/// A move to the low element: of the second source into the first, or from or to memory.
+const fn low(lane: usize) -> Layout {
+    Layout::new(Operands::Registers, lane).scalar()
+}
+
+/// A move of a half.
+const HALF: Layout = Layout::new(Operands::Shift, 8);
+
 pub(super) static ROWS: &[Row] = &[
-    row!([Movaps, Movapd, Movdqa], Select, NONE, whole::<Aligned>),
-    row!([Movntps, Movntpd, Movntdq, Movntdqa], Select, NONE, whole::<Aligned>),
-    row!([Movups, Movupd, Movdqu, Lddqu, Movntq], Select, NONE, whole::<Unaligned>),
-    row!([Movss, Movntss], Select, NONE, scalar::<u32>),
-    row!([Movsd, Movntsd], Select, NONE, scalar::<u64>),
-    row!(Movd, Select, NONE, integer::<u32>),
-    row!([Movq, Movq2dq, Movdq2q], Select, NONE, integer::<u64>),
-    row!([Movlps, Movlpd], Select, NONE, half::<LowHalf, LowHalf>),
-    row!([Movhps, Movhpd], Select, NONE, half::<HighHalf, LowHalf>),
-    row!(Movhlps, Select, NONE, half::<LowHalf, HighHalf>),
-    row!(Movlhps, Select, NONE, half::<HighHalf, LowHalf>),
+    work_row!([Movaps, Vmovaps, Movdqa, Vmovdqa, Vmovdqa32], NONE, aligned(4), Copy),
+    work_row!([Movntps, Vmovntps, Movntdq, Vmovntdq, Movntdqa, Vmovntdqa], NONE, aligned(4), Copy),
+    work_row!([Movapd, Vmovapd, Vmovdqa64, Movntpd, Vmovntpd], NONE, aligned(8), Copy),
+    work_row!([Vmovdqu8], NONE, whole(1), Copy),
+    work_row!([Vmovdqu16], NONE, whole(2), Copy),
+    work_row!([Movups, Vmovups, Movdqu, Vmovdqu, Vmovdqu32, Lddqu, Vlddqu], NONE, whole(4), Copy),
+    work_row!([Movupd, Vmovupd, Vmovdqu64, Movntq], NONE, whole(8), Copy),
+    row!(Vmovsh, Select, NONE, scalar::<u16>).with(low(2)),
+    row!([Movss, Vmovss, Movntss], Select, NONE, scalar::<u32>).with(low(4)),
+    row!([Movsd, Vmovsd, Movntsd], Select, NONE, scalar::<u64>).with(low(8)),
+    row!(Vmovw, Select, NONE, transfer::<u16>),
+    row!([Movd, Vmovd], Select, NONE, transfer::<u32>),
+    row!([Movq, Vmovq, Movq2dq, Movdq2q], Select, NONE, transfer::<u64>),
+    row!([Movlps, Vmovlps, Movlpd, Vmovlpd], Select, NONE, half::<0, 0>).with(HALF),
+    row!([Movhps, Vmovhps, Movhpd, Vmovhpd], Select, NONE, half::<1, 0>).with(HALF),
+    row!([Movhlps, Vmovhlps], Select, NONE, half::<0, 1>).with(HALF),
+    row!([Movlhps, Vmovlhps], Select, NONE, half::<1, 0>).with(HALF),
     row!([Movddup, Vmovddup], EachBlock128<u64>, NONE, |block: &[u64; 2]| [block[0]; 2]),
     row!(Movnti, Wide, NONE, movnti),
-    row!(Movmskps, Select, NONE, sign_mask::<u32>),
-    row!(Movmskpd, Select, NONE, sign_mask::<u64>),
-    row!(Pmovmskb, Select, NONE, sign_mask::<u8>),
-    row!([Maskmovq, Maskmovdqu, Vmaskmovdqu], Select, NONE, maskmov),
+    row!([Maskmovq, Maskmovdqu, Vmaskmovdqu], Whole, NONE, maskmov).with(Layout::new(Operands::Two, 1)),
 ];
 
-/// What a move of a whole register asks of its memory operand.
-trait MoveAlignment {
-    const ALIGNMENT: Alignment;
+/// The source.
+struct Copy;
+
+impl Work for Copy {
+    #[inline]
+    fn work([source, ..]: &Sources, width: usize, _: u8, result: &mut Zmm) {
+        result[..width / 8].copy_from_slice(&source[..width / 8]);
+    }
 }
 
-struct Aligned;
-struct Unaligned;
+/// The first source, but the lowest element is that of the second.
+struct Merge<T>(T);
 
-impl MoveAlignment for Aligned {
-    const ALIGNMENT: Alignment = Alignment::Strict;
+impl<T: Lane> Work for Merge<T> {
+    #[inline]
+    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
+        result[..2].copy_from_slice(&first[..2]);
+        lanes_of_mut::<T>(result)[0] = lanes_of::<T>(second)[0];
+    }
 }
 
-impl MoveAlignment for Unaligned {
-    const ALIGNMENT: Alignment = Alignment::Any;
+/// From memory, the rest of the register is cleared; from a register, it is that of the first source.
+fn scalar<T: Lane>(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.any(Shape::Memory) { run::<Copy> } else { run::<Merge<T>> })
 }
 
-fn whole<A: MoveAlignment>(form: &Form<'_>) -> Option<Execute> {
-    fn copy<C: Class>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let value = C::get(c, 1);
-        C::set::<u64>(c, value);
+/// The XMM register that operand `index` names.
+#[inline(always)]
+pub(super) fn xmm<'a>(c: &'a Context<'_>, index: usize) -> &'a Xmm {
+    c.xmm(c.decoded.operand[index].number)
+}
+
+/// Writes the vector register that operand 0 names. What lies above 128 bits stays under legacy encodings, and is
+/// cleared under others.
+#[inline(always)]
+pub(super) fn set_xmm<const LEGACY: bool>(c: &mut Context<'_>, number: u8, value: Xmm) {
+    let register = &mut c.registers.extended.vector[usize::from(number & 31)].0;
+    if !LEGACY {
+        *register = Zmm::default();
+    }
+    register[..2].copy_from_slice(&value);
+}
+
+/// Moves an integer: the element of a vector register that the immediate chooses, or the lowest, a general register
+/// or memory. Registers are cleared above it.
+pub(super) fn transfer<W: Width>(form: &Form<'_>) -> Option<Execute> {
+    fn run<W: Width, const LEGACY: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let value: W = match c.decoded.operand[1].kind {
+            Kind::Other => xmm(c, 1).integer(c.decoded.immediate as usize & (16 / W::BYTES - 1)),
+            _ => c.read(1)?,
+        };
+        match c.decoded.operand[0].kind {
+            Kind::Other => {
+                set_xmm::<LEGACY>(c, c.decoded.operand[0].number, [value.zero_extend(), 0]);
+            }
+            Kind::Memory => c.write(0, value)?,
+            _ => c.write(0, value.zero_extend())?,
+        }
         Ok(Outcome::Next)
     }
-    fn load<C: Class, A: MoveAlignment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let value = c.load_vector(A::ALIGNMENT)?;
-        C::set::<u64>(c, value);
+    /// The same where one of the registers is an MMX register.
+    fn mmx<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        c.registers.extended.x87.check_pending()?;
+        let [to, from] = [c.decoded.operand[0], c.decoded.operand[1]];
+        let is_mm = |index| c.decoded.instruction.op_register(index).is_mm();
+        let (to_mm, from_mm) = (is_mm(0), is_mm(1));
+        let value: W = match from.kind {
+            Kind::Other if from_mm => {
+                let source = [*c.registers.extended.x87.mm(from.number)];
+                source.integer(c.decoded.immediate as usize & (8 / W::BYTES - 1))
+            }
+            Kind::Other => xmm(c, 1).integer(0),
+            _ => c.read(1)?,
+        };
+        match to.kind {
+            Kind::Other if to_mm => c.registers.extended.x87.set_mm(to.number, value.zero_extend()),
+            Kind::Other => set_xmm::<true>(c, to.number, [value.zero_extend(), 0]),
+            Kind::Memory => {
+                c.about_to_store_mmx();
+                c.write(0, value)?;
+            }
+            _ => c.write(0, value.zero_extend())?,
+        }
+        c.registers.extended.x87.enter_mmx();
         Ok(Outcome::Next)
     }
-    fn store<C: Class, A: MoveAlignment>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        C::about_to_store(c);
-        c.store_vector(C::get(c, 1), A::ALIGNMENT)?;
-        C::done(c);
-        Ok(Outcome::Next)
-    }
-    match (form.shape(0), form.shape(1), form.class(0).or(form.class(1))?) {
-        (Shape::Other, Shape::Other, ClassName::Mmx) => Some(copy::<Mmx>),
-        (Shape::Other, Shape::Other, ClassName::Sse) => Some(copy::<Sse>),
-        (Shape::Other, Shape::Memory, ClassName::Mmx) => Some(load::<Mmx, A>),
-        (Shape::Other, Shape::Memory, ClassName::Sse) => Some(load::<Sse, A>),
-        (Shape::Memory, Shape::Other, ClassName::Mmx) => Some(store::<Mmx, A>),
-        (Shape::Memory, Shape::Other, ClassName::Sse) => Some(store::<Sse, A>),
-        _ => None,
+    Some(match form.encoding() {
+        EncodingKind::Legacy if form.is_mmx() => mmx::<W>,
+        EncodingKind::Legacy => run::<W, true>,
+        _ => run::<W, false>,
+    })
+}
+
+/// Half `TO` of the first source becomes half `FROM` of the second.
+struct MergeHalf<const TO: usize, const FROM: usize>;
+
+impl<const TO: usize, const FROM: usize> Work for MergeHalf<TO, FROM> {
+    #[inline]
+    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
+        result[..2].copy_from_slice(&first[..2]);
+        result[TO] = second[FROM];
     }
 }
 
-/// From memory, the rest of the register is cleared; from a register, it stays.
-fn scalar<W: Width>(form: &Form<'_>) -> Option<Execute> {
-    fn merge<C: Class, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let value = C::get(c, C::FIRST + 1).integer::<W>(0);
-        let merged = C::get(c, C::FIRST).with_integer(0, value);
-        C::set::<u64>(c, merged);
-        Ok(Outcome::Next)
-    }
-    match (form.shape(0), form.shape(1), form.class(0).or(form.class(1))?) {
-        (Shape::Other, Shape::Other, ClassName::Sse) => Some(merge::<Sse, W>),
-        (Shape::Other, Shape::Memory, ClassName::Sse) => Some(transfer::<Sse, W, Low<Sse, 0>, Mem>),
-        (Shape::Memory, Shape::Other, ClassName::Sse) => Some(transfer::<Sse, W, Mem, Low<Sse, 1>>),
-        _ => None,
+/// A half, to memory.
+struct StoreHalf<const FROM: usize>;
+
+impl<const FROM: usize> Work for StoreHalf<FROM> {
+    #[inline]
+    fn work([source, ..]: &Sources, _: usize, _: u8, result: &mut Zmm) {
+        result[0] = source[FROM];
     }
 }
 
-/// Moves an integer between places, one of which is the low part of a register of class `C`.
-fn transfer<C: Class, W: Width, D: Destination, S: Source>(
-    c: &mut Context<'_>,
-) -> Result<Outcome, Exception> {
-    C::ready(c)?;
-    let value = S::read::<W>(c)?;
-    if c.decoded.operand[0].kind == Kind::Memory {
-        C::about_to_store(c);
-    }
-    D::write(c, value)?;
-    C::done(c);
-    Ok(Outcome::Next)
-}
-
-/// MOVD and MOVQ clear the rest of a vector register that they write.
-fn integer<W: Width>(form: &Form<'_>) -> Option<Execute> {
-    use ClassName::{Mmx as M, Sse as S};
-    match (form.shape(0), form.class(0), form.shape(1), form.class(1)) {
-        (_, Some(M), Shape::Register, _) => Some(transfer::<Mmx, W, Low<Mmx, 0>, Reg<1>>),
-        (_, Some(M), Shape::Memory, _) => Some(transfer::<Mmx, W, Low<Mmx, 0>, Mem>),
-        (_, Some(M), _, Some(M)) => Some(transfer::<Mmx, W, Low<Mmx, 0>, Low<Mmx, 1>>),
-        (_, Some(M), _, Some(S)) => Some(transfer::<Mmx, W, Low<Mmx, 0>, Low<Sse, 1>>),
-        (_, Some(S), Shape::Register, _) => Some(transfer::<Sse, W, Low<Sse, 0>, Reg<1>>),
-        (_, Some(S), Shape::Memory, _) => Some(transfer::<Sse, W, Low<Sse, 0>, Mem>),
-        (_, Some(S), _, Some(M)) => Some(transfer::<Mmx, W, Low<Sse, 0>, Low<Mmx, 1>>),
-        (_, Some(S), _, Some(S)) => Some(transfer::<Sse, W, Low<Sse, 0>, Low<Sse, 1>>),
-        (Shape::Register, _, _, Some(M)) => Some(transfer::<Mmx, W, Reg<0>, Low<Mmx, 1>>),
-        (Shape::Register, _, _, Some(S)) => Some(transfer::<Sse, W, Reg<0>, Low<Sse, 1>>),
-        (Shape::Memory, _, _, Some(M)) => Some(transfer::<Mmx, W, Mem, Low<Mmx, 1>>),
-        (Shape::Memory, _, _, Some(S)) => Some(transfer::<Sse, W, Mem, Low<Sse, 1>>),
-        _ => None,
-    }
-}
-
-/// A half of an XMM register.
-trait Half {
-    const QUADWORD: usize;
-}
-
-struct LowHalf;
-struct HighHalf;
-
-impl Half for LowHalf {
-    const QUADWORD: usize = 0;
-}
-
-impl Half for HighHalf {
-    const QUADWORD: usize = 1;
-}
-
-/// Half `T` of the first source becomes half `F` of the second, or memory; a store stores half `T`.
-fn half<T: Half, F: Half>(form: &Form<'_>) -> Option<Execute> {
-    fn merge<C: Class, T: Half, F: Half>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let value = C::get(c, C::FIRST + 1).integer::<u64>(F::QUADWORD);
-        let merged = C::get(c, C::FIRST).with_integer(T::QUADWORD, value);
-        C::set::<u64>(c, merged);
-        Ok(Outcome::Next)
-    }
-    fn load<C: Class, T: Half>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let value = Mem::read::<u64>(c)?;
-        let merged = C::get(c, C::FIRST).with_integer(T::QUADWORD, value);
-        C::set::<u64>(c, merged);
-        Ok(Outcome::Next)
-    }
-    fn store<C: Class, T: Half>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let value = C::get(c, 1).integer::<u64>(T::QUADWORD);
-        Mem::write(c, value)?;
-        Ok(Outcome::Next)
-    }
-    match (form.class(0), form.memory_bytes(), form.class(1)) {
-        (Some(ClassName::Sse), None, _) => Some(merge::<Sse, T, F>),
-        (Some(ClassName::Sse), Some(8), _) => Some(load::<Sse, T>),
-        (None, Some(8), Some(ClassName::Sse)) => Some(store::<Sse, T>),
-        _ => None,
-    }
+fn half<const TO: usize, const FROM: usize>(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.shape(0) == Shape::Memory { run::<StoreHalf<TO>> } else { run::<MergeHalf<TO, FROM>> })
 }
 
 fn movnti<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -185,62 +185,34 @@ fn movnti<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     Ok(Outcome::Next)
 }
 
-/// The top bits of all lanes.
-fn sign_mask<W: Width>(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class, P: Place, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        let source = P::fetch::<C, u64>(c, 1)?;
-        let per_quadword = 8 / W::BYTES;
-        let mut mask = 0;
-        for (index, quadword) in source.quadwords().iter().enumerate() {
-            mask |= signs::<W>(*quadword) << (index * per_quadword);
-        }
-        Reg::<0>::write(c, mask)?;
-        C::done(c);
-        Ok(Outcome::Next)
-    }
-    by_class!(form, 1, run, <W>)
-}
-
-/// The top bits of a quadword's lanes, gathered by a multiplication that moves each to its own place in
-/// the top byte.
-#[inline(always)]
-fn signs<W: Width>(quadword: u64) -> u64 {
-    match W::BITS {
-        8 => (quadword >> 7 & 0x0101_0101_0101_0101).wrapping_mul(0x0102_0408_1020_4080) >> 56,
-        32 => quadword >> 31 & 1 | quadword >> 62 & 2,
-        _ => quadword >> 63,
-    }
-}
-
 /// Stores the bytes whose mask byte has its top bit set, at RDI or EDI. All bytes must be writable, even if
 /// the mask is zero, and an MMX register is used even if they are not: the manual leaves both open.
-fn maskmov(form: &Form<'_>) -> Option<Execute> {
-    fn run<C: Class>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        C::ready(c)?;
-        C::done(c);
-        let (value, mask) = (C::get(c, 1), C::get(c, 2));
-        let halves = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
-        let piece = if halves { 8 } else { C::Bits::BYTES };
-        let place = |c: &Context<'_>, offset: usize| match halves {
-            true => c.decoded.address.linear_of_part(c.registers, offset as u64, 7),
-            false => c.linear().wrapping_add(offset as u64),
-        };
-        for offset in (0..C::Bits::BYTES).step_by(8) {
-            let offset = if halves { C::Bits::BYTES - 8 - offset } else { offset };
-            c.load::<u64>(place(c, offset), Access::Write, c.decoded.address.stack)?;
-        }
-        for base in (0..C::Bits::BYTES).step_by(piece) {
-            let (at, end) = (place(c, base), base + piece);
-            let bytes = value.lanes().get(base..end).unwrap_or_default();
-            for (start, length) in runs(mask.lanes().get(base..end).unwrap_or_default()) {
-                let run = bytes.get(start..start + length).unwrap_or_default();
-                c.memory.write(at.wrapping_add(start as u64), run)?;
-            }
-        }
-        Ok(Outcome::Next)
+fn maskmov(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    let mut sources = Sources::default();
+    c.fetch(&mut sources)?;
+    // Writes no register.
+    c.commit(&sources[0])?;
+    let size = c.phases.width().min(16);
+    let (value, mask) = (lanes_of::<u8>(&sources[0]), lanes_of::<i8>(&sources[1]));
+    let halves = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
+    let piece = if halves { 8 } else { size };
+    let place = |c: &Context<'_>, offset: usize| match halves {
+        true => c.decoded.address.linear_of_part(c.registers, offset as u64, 7),
+        false => c.linear().wrapping_add(offset as u64),
+    };
+    for offset in (0..size).step_by(8) {
+        let offset = if halves { size - 8 - offset } else { offset };
+        c.load::<u64>(place(c, offset), Access::Write, c.decoded.address.stack)?;
     }
-    Some(if form.instruction.op_register(1).is_mm() { run::<Mmx> } else { run::<Sse> })
+    for base in (0..size).step_by(piece) {
+        let (at, end) = (place(c, base), base + piece);
+        let bytes = value.get(base..end).unwrap_or_default();
+        for (start, length) in runs(mask.get(base..end).unwrap_or_default()) {
+            let run = bytes.get(start..start + length).unwrap_or_default();
+            c.memory.write(at.wrapping_add(start as u64), run)?;
+        }
+    }
+    Ok(Outcome::Next)
 }
 
 /// Starts and lengths of the runs of negative bytes.

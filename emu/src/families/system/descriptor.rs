@@ -155,9 +155,9 @@ fn kernel_decodes(form: &Form<'_>) -> bool {
     const PLACES: usize = 4;
     let is_legacy = |prefix: &u8| prefix & 0xf0 != 0x40;
     let is_segment = |prefix: &u8| !matches!(prefix, 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3);
-    let legacy: Vec<u8> = form.prefixes().take_while(is_legacy).collect();
+    let legacy: alloc::vec::Vec<u8> = form.prefixes().take_while(is_legacy).collect();
     let rex = form.prefixes().count() - legacy.len();
-    let mut places = Vec::with_capacity(PLACES);
+    let mut places = alloc::vec::Vec::with_capacity(PLACES);
     for prefix in &legacy {
         if !places.contains(prefix) {
             places.push(*prefix);
