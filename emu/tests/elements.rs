@@ -107,7 +107,7 @@ fn what_vrndscalesh_raises_of_multiples_of_the_greatest_denormal_power_of_two() 
     // vrndscalesh xmm1, xmm2, xmm3, imm: to multiples of 2^-15, to nearest, without PE.
     let scale = |immediate: u8, bits: u64, mxcsr: u32| {
         let displaced = decode(&[0x62, 0xf3, 0x6c, 0x08, 0x0a, 0xcb, immediate]);
-        let (mut registers, mut page) = (Registers::default(), Page(Vec::new()));
+        let (mut registers, mut page) = (Registers::default(), FlatMemory::default());
         registers.extended.vector[3].0[0] = bits;
         registers.extended.mxcsr = Mxcsr::from_bits_retain(mxcsr);
         let raises = displaced.execute(&mut registers, &mut page).is_err();

@@ -3,13 +3,11 @@
 use super::{doublewords, register, tile, tiles};
 use crate::decode::flags::Flags;
 use crate::model::exception::Exception;
-use crate::model::lane::Zmm;
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{ROW_LENGTH, ROWS as TILE_ROWS, Tile, TileConfig};
 use crate::model::tiles::Size;
 use crate::run::context::Context;
-use crate::run::phases::Alignment;
 use crate::run::row::Row;
 use crate::shape::row;
 
@@ -32,16 +30,25 @@ fn configure(c: &mut Context<'_>, config: TileConfig) {
     state.data.tiles_mut().into_iter().flatten().for_each(|tile| *tile = ZERO);
 }
 
+/// Of the memory operand, of 64 bytes, for which RFLAGS.AC does not count.
+fn config_address(c: &Context<'_>) -> Result<u64, Exception> {
+    let address = c.linear();
+    c.check(address, 64, 1, c.decoded.address.stack)?;
+    Ok(address)
+}
+
 fn load_config(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let words: Zmm = c.load_vector(Alignment::Never)?;
-    let config = TileConfig::loaded(bytemuck::cast(words)).ok_or(Exception::GeneralProtection(0))?;
+    let address = config_address(c)?;
+    let mut bytes = [0; 64];
+    c.memory.read(address, &mut bytes, Access::Read)?;
+    let config = TileConfig::loaded(bytes).ok_or(Exception::GeneralProtection(0))?;
     configure(c, config);
     Ok(Outcome::Next)
 }
 
 fn store_config(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let words: Zmm = bytemuck::cast(c.registers.extended.tiles.config.0);
-    c.store_vector(words, Alignment::Never)?;
+    let address = config_address(c)?;
+    c.memory.write(address, &c.registers.extended.tiles.config.0)?;
     Ok(Outcome::Next)
 }
 
