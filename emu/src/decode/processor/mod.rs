@@ -4,11 +4,13 @@
 //! so that any machine can check what any processor has answered. No instruction asks who made the processor:
 //! it asks for a feature of CPUID or for one of the [`Facts`].
 
+mod description;
 mod facts;
 mod features;
 mod host;
 mod known;
 
+pub use description::DescriptionError;
 pub use facts::Facts;
 pub use features::Features;
 
