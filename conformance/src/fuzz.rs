@@ -7,6 +7,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
 use emu::{Mxcsr, Processor, Registers, Rflags, Touches};
 use iced_x86::Code;
+use probe::recorded;
 use probe::spec::ProbeSpec;
 
 use crate::codes;
@@ -16,9 +17,9 @@ use crate::generate::{Generator, keeps_pointers};
 use crate::memory::Model;
 use crate::oracle::places::{IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Memory, Oracle, mxcsr_mask};
+use crate::vectors;
 use crate::vectors::format::{Case, Form, Reader};
 use crate::vectors::replay::Replayer;
-use crate::vectors::{self, processor};
 
 /// A case: where its instruction and state are drawn from, and what of the state is the fuzzer's own.
 #[derive(Debug, Arbitrary)]
@@ -164,12 +165,11 @@ pub fn vectors(data: &[u8]) {
     static PROCESSOR: OnceLock<&Processor> = OnceLock::new();
     let Ok(reader) = Reader::new(data) else { return };
     let header = reader.header().map(str::to_string);
-    let processor = header.as_deref().map(processor::parse);
-    if let Some(Ok(processor)) = &processor {
-        assert_eq!(processor::parse(&processor::header(processor)).as_ref(), Ok(processor));
+    if let Some(Ok(processor)) = header.as_deref().map(str::parse::<Processor>) {
+        assert_eq!(processor.description().parse(), Ok(processor));
     }
     let mut replayer =
-        Replayer::new(PROCESSOR.get_or_init(|| processor::without_header().leak()), reader.layout());
+        Replayer::new(PROCESSOR.get_or_init(|| recorded::without_header().leak()), reader.layout());
     let cases: Vec<(Form, Case)> = reader.map_while(Result::ok).collect();
     for (_, case) in cases.iter().take(REPLAYED) {
         replayer.case(case);

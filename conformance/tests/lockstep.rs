@@ -1,11 +1,12 @@
-//! Lockstep, step by step and in strides: over a program that interrupts itself in every way, and over
-//! floating point in the C library.
+//! Lockstep, step by step and in strides: over a program that interrupts itself in every way, over floating point
+//! in the C library, and over its string functions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use conformance::lockstep::{Report, run};
+use iced_x86::EncodingKind;
 
 /// Compiles `tests/targets/NAME.c` to a file that no other call uses.
 fn compile(name: &str) -> PathBuf {
@@ -79,4 +80,44 @@ fn printf_and_strtod_of_long_doubles() {
 fn the_functions_of_libm() {
     let report = floating_point("libm", 25);
     assert!(report.emulated > 500_000, "{report:?}");
+}
+
+/// The string functions over random buffers, with those instructions that glibc takes without what it is told not to
+/// use.
+fn strings(without: &str) -> Report {
+    let mut command = Command::new(compile("strings"));
+    command.arg("12");
+    command.env("GLIBC_TUNABLES", format!("glibc.cpu.hwcaps={without}"));
+    let report = run(command, None, 2000).unwrap();
+    assert_eq!(report.divergences, 0, "{:?}", report.first_divergence);
+    assert_eq!(report.status, Some(0), "a function's answer is wrong: {report:?}");
+    assert!(report.emulated > 4_000_000, "{report:?}");
+    report
+}
+
+const EVEX: &str = "-AVX512F,-AVX512VL,-AVX512BW";
+
+#[test]
+fn string_functions_of_sse() {
+    strings(&format!("{EVEX},-AVX2,-AVX"));
+}
+
+#[test]
+fn string_functions_of_avx2() {
+    if !is_x86_feature_detected!("avx2") {
+        println!("skipped: this processor has no AVX2");
+        return;
+    }
+    let report = strings(EVEX);
+    assert!(report.encodings.of(EncodingKind::VEX) > 10_000, "{report:?}");
+}
+
+#[test]
+fn string_functions_of_avx512() {
+    if !is_x86_feature_detected!("avx512vl") || !is_x86_feature_detected!("avx512bw") {
+        println!("skipped: this processor has no AVX-512 for vectors of 256 bits and elements of 8");
+        return;
+    }
+    let report = strings("");
+    assert!(report.encodings.of(EncodingKind::EVEX) > 10_000, "{report:?}");
 }

@@ -97,11 +97,16 @@ impl Displaced {
             Some(true) if row.flags.contains(Flags::BY_HOST) => selected().ok_or(Refusal::NotOnHost(code))?,
             Some(true) => selected().ok_or(Refusal::NoForm(code))?,
         };
+        let undefined = is_undefined(execute);
         Ok(Displaced {
             execute,
             phases,
             decoded: Decoded::of(instruction, row.flags, bytes, processor),
-            touches: Touches::of(&instruction, row.flags, processor),
+            touches: if undefined {
+                Touches::empty()
+            } else {
+                Touches::of(&instruction, row.flags, processor)
+            },
             row,
         })
     }
@@ -137,6 +142,13 @@ impl Displaced {
     #[must_use]
     pub fn touches(&self) -> Touches {
         self.touches
+    }
+
+    /// Whether its processor raises #UD for it in whatever state: it lacks a feature, its system has not enabled the
+    /// registers, or the bytes mean nothing there. One that touches nothing, too.
+    #[must_use]
+    pub fn is_undefined(&self) -> bool {
+        is_undefined(self.execute)
     }
 
     /// On which of its operands it computes as floating-point numbers.
@@ -185,6 +197,11 @@ impl Displaced {
     pub fn row(&self) -> &'static str {
         self.row.name
     }
+}
+
+/// Whether that is the one function that raises #UD. A function that is compiled to the same code does the same.
+fn is_undefined(execute: Execute) -> bool {
+    core::ptr::fn_addr_eq(execute, families::undefined as Execute)
 }
 
 impl fmt::Debug for Displaced {

@@ -57,7 +57,7 @@ mod displaced;
 mod reserved;
 mod table;
 
-pub use decode::processor::{Facts, Features, Processor, Vendor};
+pub use decode::processor::{DescriptionError, Facts, Features, Processor, Vendor};
 pub use displaced::{Displaced, FloatingPoint};
 pub use model::exception::Exception;
 pub use model::flat::{Accesses, FlatMemory, Protection};

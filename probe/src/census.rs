@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use emu::Refusal;
+use emu::{Processor, Refusal};
+use iced_x86::Code;
 use serde::Serialize;
 
 use crate::code::{self, Unprobeable};
@@ -17,22 +18,29 @@ pub struct Census {
     pub sites: u64,
     /// Those that can be probed.
     pub probeable: u64,
-    /// The others by reason.
+    /// Those of them that raise #UD whenever they are executed, probed or not.
+    pub undefined: u64,
+    /// Those by iced-x86's name of the encoding.
+    pub undefined_codes: BTreeMap<String, u64>,
+    /// Bytes among the code that are no instruction, where the file tells of no function either: constants, mostly.
+    /// They are no sites.
+    pub data: u64,
+    /// The other sites by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Those of them that are instructions, by iced-x86's name of the encoding.
     pub codes: BTreeMap<String, u64>,
 }
 
 impl Census {
-    /// Counts the sites of `elf`. Calls `progress` now and then with the number of bytes passed since.
+    /// Counts the sites of `elf` for a machine with that processor. Calls `progress` now and then with the number of
+    /// bytes passed since.
     #[must_use]
-    pub fn of(elf: &Elf, mut progress: impl FnMut(u64)) -> Census {
+    pub fn of(elf: &Elf, processor: &'static Processor, mut progress: impl FnMut(u64)) -> Census {
         const OFTEN: u64 = 1 << 20;
         let mut census = Census::default();
-        // By number: a name is an allocation.
-        let mut codes: BTreeMap<u16, (iced_x86::Code, u64)> = BTreeMap::new();
+        let (mut codes, mut undefined) = (Codes::default(), Codes::default());
         let mut passed = 0;
-        for instruction in elf.code().iter().flat_map(|range| code::of_range(elf, range)) {
+        for instruction in elf.code().iter().flat_map(|range| code::of_range(elf, range, processor)) {
             passed += instruction.length as u64;
             if passed >= OFTEN {
                 progress(std::mem::take(&mut passed));
@@ -41,19 +49,28 @@ impl Census {
             let why = match instruction.displaced {
                 Ok(displaced) if code::is_instruction(&displaced) => {
                     census.probeable += 1;
+                    if displaced.is_undefined() {
+                        census.undefined += 1;
+                        undefined.count(displaced.code());
+                    }
                     continue;
                 }
-                // Data or padding, of which it is only known what it would raise.
+                // Data or padding, of which it is only known what it would raise, if that.
+                _ if is_data(elf, &instruction) => {
+                    census.sites -= 1;
+                    census.data += 1;
+                    continue;
+                }
                 Ok(_) => Unprobeable::Refused(Refusal::Invalid { first: 0 }),
                 Err(why) => why,
             };
             *census.refused.entry(why.reason()).or_default() += 1;
             if let Some(code) = why.code() {
-                codes.entry(code as u16).or_insert((code, 0)).1 += 1;
+                codes.count(code);
             }
         }
         progress(passed);
-        census.codes = codes.into_values().map(|(code, count)| (format!("{code:?}"), count)).collect();
+        (census.codes, census.undefined_codes) = (codes.named(), undefined.named());
         census
     }
 
@@ -61,12 +78,42 @@ impl Census {
     pub fn add(&mut self, other: Census) {
         self.sites += other.sites;
         self.probeable += other.probeable;
+        self.undefined += other.undefined;
+        self.data += other.data;
         for (reason, count) in other.refused {
             *self.refused.entry(reason).or_default() += count;
         }
-        for (code, count) in other.codes {
-            *self.codes.entry(code).or_default() += count;
+        for (sum, codes) in
+            [(&mut self.codes, other.codes), (&mut self.undefined_codes, other.undefined_codes)]
+        {
+            for (code, count) in codes {
+                *sum.entry(code).or_default() += count;
+            }
         }
+    }
+}
+
+/// Whether nothing says that code is there: neither the bytes nor the file, which tells where its functions are.
+fn is_data(elf: &Elf, instruction: &code::Instruction) -> bool {
+    let unknown = match &instruction.displaced {
+        Ok(displaced) => !code::is_instruction(displaced),
+        Err(why) => why.code().is_none(),
+    };
+    let tells = !elf.functions().is_empty() || !elf.unwound().is_empty();
+    unknown && tells && !elf.tells_of_code(instruction.address)
+}
+
+/// Counts by encoding, of which the name would be an allocation each time.
+#[derive(Default)]
+struct Codes(BTreeMap<u16, (Code, u64)>);
+
+impl Codes {
+    fn count(&mut self, code: Code) {
+        self.0.entry(code as u16).or_insert((code, 0)).1 += 1;
+    }
+
+    fn named(self) -> BTreeMap<String, u64> {
+        self.0.into_values().map(|(code, count)| (format!("{code:?}"), count)).collect()
     }
 }
 

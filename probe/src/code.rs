@@ -1,9 +1,10 @@
 //! Instruction by instruction through the code of a file.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 
-use emu::{Displaced, Refusal};
+use emu::{Displaced, Processor, Refusal};
 use iced_x86::{Code, Decoder, Instruction as Decoded};
 
 use crate::elf::{CodeRange, Elf, Function};
@@ -55,13 +56,25 @@ impl fmt::Display for Unprobeable {
 // Display shows the refusal itself already, so that there is no source.
 impl Error for Unprobeable {}
 
-/// Decodes the instruction at the start of `bytes`, which lie at `address`.
+/// Decodes the instruction at the start of `bytes`, which lie at `address`, for the processor at hand.
 ///
 /// # Errors
 /// It cannot be probed on this machine.
 pub fn decode(bytes: &[u8], address: u64) -> Result<Displaced, Unprobeable> {
-    let displaced = Displaced::decode(bytes, address).map_err(Unprobeable::Refused)?;
-    match executor::lacks(&displaced) {
+    decode_on(bytes, address, Processor::host())
+}
+
+/// As [`decode`], for a machine with that processor.
+///
+/// # Errors
+/// It cannot be probed there.
+pub fn decode_on(
+    bytes: &[u8],
+    address: u64,
+    processor: &'static Processor,
+) -> Result<Displaced, Unprobeable> {
+    let displaced = Displaced::decode_on(bytes, address, processor).map_err(Unprobeable::Refused)?;
+    match executor::lacks(&displaced, processor) {
         Some(needs) => Err(Unprobeable::Executor { code: displaced.code(), needs }),
         None => Ok(displaced),
     }
@@ -78,22 +91,31 @@ pub struct Instruction {
     pub displaced: Result<Displaced, Unprobeable>,
 }
 
-/// Goes through `bytes`, which lie at `address`, from one instruction to the next.
+/// Goes through `bytes`, which lie at `address`, from one instruction to the next, for the processor at hand.
 ///
 /// Bytes that are no instruction are passed one by one, each as an [`Instruction`] that is refused.
 pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
+    sweep_on(bytes, address, Processor::host())
+}
+
+/// As [`sweep`], for a machine with that processor.
+pub fn sweep_on(
+    bytes: &[u8],
+    address: u64,
+    processor: &'static Processor,
+) -> impl Iterator<Item = Instruction> {
     let mut rest = bytes;
     let mut address = address;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let displaced = decode(rest, address);
+        let displaced = decode_on(rest, address, processor);
         let length = match &displaced {
             Ok(displaced) if is_instruction(displaced) => displaced.length(),
             // Bytes that only raise an exception have no length.
             Ok(_) => 1,
-            Err(_) => length(rest),
+            Err(_) => length_on(rest, processor),
         };
         let instruction = Instruction { address, length, displaced };
         rest = rest.get(length.max(1)..).unwrap_or_default();
@@ -115,7 +137,11 @@ pub(crate) fn repeats(instruction: &Decoded) -> bool {
 
 /// The length of the instruction at the start of `bytes`, one where it is none.
 pub(crate) fn length(bytes: &[u8]) -> usize {
-    let mut decoder = Decoder::new(64, bytes, emu::Processor::host().decoder_options());
+    length_on(bytes, Processor::host())
+}
+
+fn length_on(bytes: &[u8], processor: &Processor) -> usize {
+    let mut decoder = Decoder::new(64, bytes, processor.decoder_options());
     let instruction = decoder.decode();
     if instruction.is_invalid() { 1 } else { instruction.len() }
 }
@@ -130,26 +156,29 @@ pub fn of_function<'elf>(
     sweep(bytes.get(..size).unwrap_or_default(), function.address)
 }
 
-/// The instructions of `range`: a linear sweep that begins anew at each function, so that data between two
-/// functions cannot hide where the second begins.
+/// The instructions of `range`, for a machine with that processor: a linear sweep that begins anew at each function
+/// and after it, so that data between two functions cannot hide where the second begins.
 pub fn of_range<'elf>(
     elf: &'elf Elf,
     range: &'elf CodeRange,
+    processor: &'static Processor,
 ) -> impl Iterator<Item = Instruction> + use<'elf> {
     let bytes = elf.bytes(range);
     let within = move |address: u64| {
         let distance = address.checked_sub(range.address)?;
         usize::try_from(distance).ok().filter(|&distance| distance < bytes.len())
     };
-    let starts = elf.functions().iter().filter_map(move |function| within(function.address));
-    let mut ends = starts.filter(|&start| start != 0).chain(std::iter::once(bytes.len())).peekable();
+    let symbols = elf.functions().iter().map(|function| function.address);
+    let unwound = elf.unwound().iter().flat_map(|function| [function.start, function.end]);
+    let starts: BTreeSet<usize> = symbols.chain(unwound).filter_map(within).collect();
+    let mut ends = starts.into_iter().filter(|&start| start != 0).chain(std::iter::once(bytes.len()));
     let mut start = 0;
     std::iter::from_fn(move || {
         let end = ends.next()?;
         let part = bytes.get(start..end).unwrap_or_default();
         let address = range.address + start as u64;
         start = end;
-        Some(sweep(part, address))
+        Some(sweep_on(part, address, processor))
     })
     .flatten()
 }

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use object::elf::{
@@ -16,9 +17,17 @@ use object::elf::{
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
 
+mod debug_file;
 mod symbols;
+mod unwind;
 
+pub(crate) use debug_file::Open;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version, demangle};
+
+use debug_file::Link;
+
+/// The symbols of the debug file to which a file with this code has that link.
+type Others<'a> = &'a dyn Fn(&Link, &[CodeRange]) -> Vec<Symbol>;
 
 type Header = FileHeader64<LittleEndian>;
 
@@ -130,10 +139,11 @@ pub struct Elf {
     segments: Vec<Segment>,
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
+    unwound: Vec<Range<u64>>,
 }
 
 impl Elf {
-    /// Reads the file at `path`.
+    /// Reads the file at `path`, and the symbols of its debug file where it is stripped and has one.
     ///
     /// # Errors
     /// It cannot be read, or is no executable or shared object for x86-64, or is cut short or corrupt.
@@ -147,28 +157,41 @@ impl Elf {
             // Reading a FIFO or a terminal would wait.
             return Err(ElfError::NotElf { path: path.to_owned() });
         }
-        Elf::read(path, &File::open(path).map_err(read)?)
+        let file = File::open(path).map_err(read)?;
+        // Not where a symbolic link to it lies.
+        let real = std::fs::canonicalize(path).map_err(read)?;
+        Elf::with(path, whole(path, &file)?, &|link, code| link.symbols(&real, code, &open_regular))
     }
 
-    /// Reads `file`, which is called `path`.
+    /// Reads `file`, which is called `path`, and what `open` finds of its debug file.
     ///
     /// # Errors
     /// As [`Elf::open`].
-    pub fn read(path: &Path, mut file: &File) -> Result<Elf, ElfError> {
-        let mut data = Vec::new();
-        let read = file.read_to_end(&mut data);
-        read.map_err(|source| ElfError::Read { path: path.to_owned(), source })?;
-        Elf::parse(path, data)
+    pub(crate) fn read(path: &Path, file: &File, open: Open<'_>) -> Result<Elf, ElfError> {
+        Elf::with(path, whole(path, file)?, &|link, code| link.symbols(path, code, open))
     }
 
-    /// Takes `data` for the contents of the file at `path`.
+    /// Takes `data` for the contents of the file at `path`, and looks for no debug file.
     ///
     /// # Errors
     /// As [`Elf::open`].
     pub fn parse(path: &Path, data: Vec<u8>) -> Result<Elf, ElfError> {
-        let contents = parse(&Named { path }, data.as_slice())?;
-        let Contents { position_independent, soname, segments, code, symbols } = contents;
-        Ok(Elf { path: path.to_owned(), data, position_independent, soname, segments, code, symbols })
+        Elf::with(path, data, &|_, _| Vec::new())
+    }
+
+    fn with(path: &Path, data: Vec<u8>, others: Others<'_>) -> Result<Elf, ElfError> {
+        let contents = parse(&Named { path }, data.as_slice(), others)?;
+        let Contents { position_independent, soname, segments, code, symbols, unwound } = contents;
+        Ok(Elf {
+            path: path.to_owned(),
+            data,
+            position_independent,
+            soname,
+            segments,
+            code,
+            symbols,
+            unwound,
+        })
     }
 
     /// Where it was read from.
@@ -245,6 +268,21 @@ impl Elf {
         self.symbols.function_at(address)
     }
 
+    /// Where unwind tables say that functions are, by virtual addresses, in their order: also those without symbols.
+    #[must_use]
+    pub fn unwound(&self) -> &[Range<u64>] {
+        &self.unwound
+    }
+
+    /// Whether the file knows of code at virtual address `address`, by a symbol or by its unwind tables. What lies
+    /// between may be code that it does not tell of, or data.
+    #[must_use]
+    pub fn tells_of_code(&self, address: u64) -> bool {
+        let after = self.unwound.partition_point(|function| function.start <= address);
+        let unwound = self.unwound[..after].last().is_some_and(|function| function.contains(&address));
+        unwound || self.function_at(address).is_some()
+    }
+
     /// Finds the one symbol that `name` stands for.
     ///
     /// # Errors
@@ -258,6 +296,20 @@ impl Elf {
         let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(size)).ok());
         range.and_then(|(start, end)| self.data.get(start..end)).unwrap_or_default()
     }
+}
+
+/// All of `file`, which is called `path`.
+fn whole(path: &Path, mut file: &File) -> Result<Vec<u8>, ElfError> {
+    let mut data = Vec::new();
+    let read = file.read_to_end(&mut data);
+    read.map_err(|source| ElfError::Read { path: path.to_owned(), source })?;
+    Ok(data)
+}
+
+/// Opens the file at `path` as this process sees it, if it is a regular one: opening another may wait, or do
+/// something.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    if std::fs::metadata(path)?.is_file() { File::open(path) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// DT_SONAME of the file at `path`, read without the rest of the file.
@@ -308,9 +360,10 @@ struct Contents {
     segments: Vec<Segment>,
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
+    unwound: Vec<Range<u64>>,
 }
 
-fn parse(named: &Named<'_>, data: &[u8]) -> Result<Contents, ElfError> {
+fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents, ElfError> {
     let header = named.header(data)?;
     let position_independent = match header.e_type(LittleEndian) {
         ET_EXEC => false,
@@ -347,9 +400,12 @@ fn parse(named: &Named<'_>, data: &[u8]) -> Result<Contents, ElfError> {
         ));
     }
     code.sort_by_key(|range| range.address);
-    let symbols = symbols::Symbols::read(&sections, data, &code).map_err(|error| named.malformed(error))?;
+    let others = || Ok(others(&Link::of(&sections, data)?, &code));
+    let symbols = symbols::Symbols::read(&sections, data, &code, others);
+    let symbols = symbols.map_err(|error| named.malformed(error))?;
     let soname = named.soname(header, data)?;
-    Ok(Contents { position_independent, soname, segments, code, symbols })
+    let unwound = unwind::functions(&sections, data);
+    Ok(Contents { position_independent, soname, segments, code, symbols, unwound })
 }
 
 fn section_table_size(header: &Header) -> u64 {

@@ -1,7 +1,7 @@
 //! Performing a displaced instruction on behalf of a thread.
 
 use emu::registers::segment;
-use emu::{Displaced, Exception, Outcome, Registers, Rflags, Touches};
+use emu::{Displaced, Exception, Outcome, Processor, Registers, Rflags, Touches};
 use iced_x86::{Code, Mnemonic};
 use libc::user_regs_struct;
 use nix::errno::Errno;
@@ -32,10 +32,10 @@ pub(crate) enum Stuck {
     Lost,
 }
 
-/// What the ptrace executor cannot provide for `displaced`, if anything.
-pub(crate) fn lacks(displaced: &Displaced) -> Option<&'static str> {
+/// What the ptrace executor cannot provide on `processor` for `displaced`, if anything.
+pub(crate) fn lacks(displaced: &Displaced, processor: &Processor) -> Option<&'static str> {
     let touches = displaced.touches();
-    if let Some(needs) = xstate::lacks(touches) {
+    if let Some(needs) = xstate::lacks(touches, processor.xcr0) {
         return Some(needs);
     }
     if touches.contains(Touches::SHADOW_STACK) && is_shadow_stack_instruction(displaced.code()) {

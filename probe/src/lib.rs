@@ -27,6 +27,7 @@ pub mod glob;
 pub mod hit;
 pub mod locate;
 pub mod maps;
+pub mod recorded;
 pub mod resolve;
 pub mod spec;
 

@@ -96,6 +96,11 @@ pub(crate) fn reopen(found: &File) -> io::Result<File> {
     }
 }
 
+/// Opens the regular file at `path` as process `pid` sees it or, where it has none, as this one does.
+pub(crate) fn open_regular(pid: i32, path: &Path) -> io::Result<File> {
+    in_root(pid, path).and_then(|found| reopen(&found)).or_else(|_| elf::open_regular(path))
+}
+
 /// The path of what [`in_root`] has found as the kernel prints it for us, in `/proc/PID/maps` as well.
 pub(crate) fn path_of(found: &File) -> io::Result<PathBuf> {
     std::fs::read_link(link_of(found))

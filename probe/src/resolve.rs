@@ -194,7 +194,8 @@ impl Objects {
             return Ok(self.known(path, Identity::VDSO, read)?);
         }
         let (file, identity) = open_mapped(maps, mapping)?;
-        Ok(self.known(path, identity, || Elf::read(path, &file))?)
+        let open = |debug_file: &Path| mapped::open_regular(maps.pid(), debug_file);
+        Ok(self.known(path, identity, || Elf::read(path, &file, &open))?)
     }
 
     /// Every file that is mapped with code in it, once.
@@ -301,7 +302,8 @@ impl Resolver {
             let absolute = std::path::absolute(path)?;
             mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
         };
-        let elf = Elf::read(path, &read().map_err(|source| named(path, source))?)?;
+        let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
+        let elf = Elf::read(path, &read().map_err(|source| named(path, source))?, &open)?;
         self.addresses(&elf).map(|_| ())
     }
 

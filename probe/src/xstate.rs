@@ -7,22 +7,22 @@ use nix::errno::Errno;
 
 use crate::sys::{self, RegisterSet};
 
-/// What of `touches` this processor's extended state does not have, if anything.
-pub(crate) fn lacks(touches: Touches) -> Option<&'static str> {
+/// What of `touches` is not in the extended state of a processor whose system has enabled the components `has` of
+/// XCR0, if anything.
+pub(crate) fn lacks(touches: Touches, has: u64) -> Option<&'static str> {
     const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
     const TILES: u64 = feature::TILE_CONFIG | feature::TILE_DATA;
     if touches.contains(Touches::EXTENDED) {
         // XSAVE and its kin work on whatever there is.
         return None;
     }
-    let has = Layout::of_this_processor().map_or(0, Layout::features);
     [
-        (Touches::X87, feature::X87, "x87 state, which this processor does not save"),
-        (Touches::SSE, feature::SSE, "XMM registers, which this processor does not save"),
-        (Touches::AVX, feature::AVX, "YMM registers, which this processor does not have"),
-        (Touches::AVX512, AVX512, "ZMM and mask registers, which this processor does not have"),
-        (Touches::TILES, TILES, "tile registers, which this system has not enabled"),
-        (Touches::PKRU, feature::PKRU, "protection keys, which this processor does not have"),
+        (Touches::X87, feature::X87, "x87 state, which the processor does not save"),
+        (Touches::SSE, feature::SSE, "XMM registers, which the processor does not save"),
+        (Touches::AVX, feature::AVX, "YMM registers, which the processor does not have"),
+        (Touches::AVX512, AVX512, "ZMM and mask registers, which the processor does not have"),
+        (Touches::TILES, TILES, "tile registers, which the system has not enabled"),
+        (Touches::PKRU, feature::PKRU, "protection keys, which the processor does not have"),
     ]
     .into_iter()
     .find_map(|(part, bits, name)| (touches.intersects(part) && has & bits != bits).then_some(name))

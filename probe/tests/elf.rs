@@ -2,9 +2,14 @@
 
 mod scratch;
 
+use std::path::Path;
+use std::process::Command;
+
+use emu::Processor;
 use probe::code::{self, Boundary};
 use probe::elf::{Elf, ElfError, LookupError, SymbolName, demangle};
-use scratch::{PROGRAM, Scratch, strip};
+use probe::maps;
+use scratch::{PROGRAM, Scratch, run, strip};
 
 fn name(text: &str) -> SymbolName {
     SymbolName::parse(text)
@@ -33,6 +38,65 @@ fn functions_of_a_position_independent_and_of_a_fixed_program() {
         assert_eq!(elf.address_of_offset(0), None, "the header is no code");
         assert_eq!(elf.address_of_offset(u64::MAX), None);
         assert_eq!(elf.offset_of_address(0), None);
+    }
+}
+
+/// Whether the file at `path` has the symbol of a static function.
+fn knows_hidden(path: &Path) -> bool {
+    Elf::open(path).unwrap().lookup(&name("hidden")).is_ok()
+}
+
+#[test]
+fn a_debug_file_beside_a_stripped_file_has_its_symbols() {
+    let scratch = Scratch::new();
+    let path = scratch.compile("libthing.so", PROGRAM, &["-shared", "-fPIC", "-Wl,--build-id=none"]);
+    let whole = Elf::open(&path).unwrap();
+    let debug = scratch.path("libthing.debug");
+    run(Command::new("objcopy").arg("--only-keep-debug").args([&path, &debug]));
+    strip(&path, &[]);
+    assert!(!knows_hidden(&path), "nothing leads to it");
+    run(Command::new("objcopy").arg("--add-gnu-debuglink").args([&debug, &path]));
+    let elf = Elf::open(&path).unwrap();
+    let hidden = name("hidden");
+    assert_eq!(elf.lookup(&hidden).unwrap(), whole.lookup(&hidden).unwrap());
+    assert_eq!(elf.lookup(&name("leaf")).unwrap(), whole.lookup(&name("leaf")).unwrap());
+    assert_eq!(elf.functions(), whole.functions());
+    // By way of a link elsewhere, and in GDB's directory for such files.
+    let link = scratch.path("link");
+    std::fs::create_dir(&link).unwrap();
+    std::os::unix::fs::symlink(&path, link.join("libthing.so")).unwrap();
+    assert!(knows_hidden(&link.join("libthing.so")));
+    std::fs::create_dir(scratch.path(".debug")).unwrap();
+    let inner = scratch.path(".debug/libthing.debug");
+    std::fs::rename(&debug, &inner).unwrap();
+    assert!(knows_hidden(&path));
+    // Another file of that name is not believed, and one that is not a file is not waited for.
+    let mut other = std::fs::read(&inner).unwrap();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&inner, other).unwrap();
+    assert!(!knows_hidden(&path));
+    std::fs::remove_file(&inner).unwrap();
+    nix::unistd::mkfifo(&inner, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(!knows_hidden(&path));
+}
+
+#[test]
+fn a_debug_file_is_found_by_its_build_id() {
+    // The one that systems have: libc6-dbg.
+    let us = maps::read(std::process::id().cast_signed()).unwrap();
+    let libc = us.iter().find_map(|mapping| mapping.file().filter(|file| file.ends_with("libc.so.6")));
+    let Some(libc) = libc else {
+        println!("skipped: no libc.so.6 is mapped");
+        return;
+    };
+    let elf = Elf::open(libc).unwrap();
+    // Exported by nobody.
+    match elf.lookup(&name("__memchr_avx2")) {
+        Ok(found) => assert_eq!(elf.function_at(found.address).unwrap().name(), "__memchr_avx2"),
+        Err(LookupError::Unknown { .. }) => {
+            println!("skipped: the debug file of {} is missing", libc.display())
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -180,7 +244,8 @@ fn changed_anywhere_it_is_read_or_refused_but_never_a_panic() {
             changed[index] = value;
             match Elf::parse(&path, changed) {
                 Ok(elf) if index < 0x1000 => {
-                    let sites = elf.code().iter().flat_map(|range| code::of_range(&elf, range));
+                    let sites =
+                        elf.code().iter().flat_map(|range| code::of_range(&elf, range, Processor::host()));
                     assert!(sites.count() <= bytes.len());
                     let _ = elf.lookup(&name("leaf"));
                     let _ = elf

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 use conformance::lockstep::{self, Report};
+use iced_x86::EncodingKind;
 
 use super::{Out, conclude, could_not_run, print_json, to_stdout};
 
@@ -52,8 +53,13 @@ fn print(report: &Report, out: Out<'_>) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{} steps, {} of them emulated, {} comparisons, {} divergences",
-        report.steps, report.emulated, report.comparisons, report.divergences
+        "{} steps, {} of them emulated ({} VEX, {} EVEX), {} comparisons, {} divergences",
+        report.steps,
+        report.emulated,
+        report.encodings.of(EncodingKind::VEX),
+        report.encodings.of(EncodingKind::EVEX),
+        report.comparisons,
+        report.divergences
     )?;
     match &report.first_divergence {
         Some(first) => writeln!(out, "the first: {first}"),

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use emu::registers::{Registers, gpr};
 use emu::{Displaced, Outcome, Rflags};
-use iced_x86::{InstructionInfoFactory, Mnemonic, OpAccess, RflagsBits};
+use iced_x86::{EncodingKind, InstructionInfoFactory, Mnemonic, OpAccess, RflagsBits};
 
-use super::is_single;
 use super::overlay::Maps;
 use super::pages::{Fast, Pages, View};
+use super::{Encodings, is_single};
 use crate::undefined;
 
 /// The emulator gives up looking for a new place after so many times the instructions it wanted to execute.
@@ -35,6 +35,7 @@ struct Instruction {
     may_undefine: bool,
     /// Whether it always accesses its operands in memory, once.
     accesses: bool,
+    encoding: EncodingKind,
 }
 
 impl Instruction {
@@ -48,7 +49,8 @@ impl Instruction {
         let reads = flags(instruction.rflags_read());
         // Repeated ones are stopped between two iterations, masked ones may access nothing.
         let accesses = !is_repeated && always_accesses(instruction);
-        Instruction { reads, defines, may_undefine, accesses, displaced }
+        let encoding = instruction.code().op_code().encoding();
+        Instruction { reads, defines, may_undefine, accesses, encoding, displaced }
     }
 
     /// Executes it. False if it does not complete; then it counts as gone too far, for nothing says that it
@@ -57,7 +59,10 @@ impl Instruction {
         let rcx = place.registers.gpr[gpr::RCX];
         view.pages.fresh = None;
         match self.displaced.execute(&mut place.registers, view) {
-            Ok(Outcome::Next) => place.count += 1,
+            Ok(Outcome::Next) => {
+                place.count += 1;
+                place.encodings.add(self.encoding, 1);
+            }
             Ok(Outcome::Again) => return true,
             _ => {
                 place.count = u64::MAX;
@@ -139,6 +144,8 @@ pub(super) struct Place {
     pub(super) undefined: Rflags,
     /// How many instructions it executed.
     pub(super) count: u64,
+    /// The same by encoding.
+    pub(super) encodings: Encodings,
     /// The last thing that it did for the first time, and after how many instructions.
     pub(super) milestone: Option<(Milestone, u64)>,
 }
@@ -200,7 +207,13 @@ impl Ahead {
         self.run += 1;
         self.pages.run = self.run;
         let registers = Box::new(start.clone());
-        let mut place = Place { registers, undefined: Rflags::empty(), count: 0, milestone: None };
+        let mut place = Place {
+            registers,
+            undefined: Rflags::empty(),
+            count: 0,
+            encodings: Encodings::default(),
+            milestone: None,
+        };
         let mut view = View { tid, pages: &mut self.pages, maps };
         while place.count < most {
             let ip = place.registers.rip;

@@ -5,7 +5,7 @@ use std::io;
 
 use emu::registers::gpr;
 use emu::{Displaced, Exception, Outcome, Processor, Registers, Rflags};
-use iced_x86::{InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{EncodingKind, InstructionInfoFactory, OpAccess, Register};
 use libc::c_int;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
@@ -51,6 +51,11 @@ impl Expected {
             }
         }
         Expected { displaced, before, after, writes, result }
+    }
+
+    /// How the instruction is encoded.
+    pub(super) fn encoding(&self) -> EncodingKind {
+        self.displaced.code().op_code().encoding()
     }
 
     /// Whether the emulator raised no exception.

@@ -20,7 +20,7 @@ use std::io;
 use std::process::Command;
 
 use emu::{Displaced, Exception, Outcome, Refusal};
-use iced_x86::Mnemonic;
+use iced_x86::{EncodingKind, Mnemonic};
 use libc::c_int;
 use serde::Serialize;
 
@@ -37,6 +37,8 @@ pub struct Report {
     pub steps: u64,
     /// Those that the emulator executed too.
     pub emulated: u64,
+    /// Those by encoding.
+    pub encodings: Encodings,
     /// The others, by reason.
     pub native_steps: BTreeMap<String, u64>,
     /// How often the two were compared.
@@ -48,6 +50,32 @@ pub struct Report {
     /// The program's exit status, or 128 plus the signal that ended it; absent if it was stopped before.
     #[serde(skip)]
     pub status: Option<i32>,
+}
+
+/// Counts of instructions by how they are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Encodings([u64; 8]);
+
+impl Encodings {
+    /// Those of one encoding.
+    #[must_use]
+    pub fn of(&self, encoding: EncodingKind) -> u64 {
+        self.0[encoding as usize & 7]
+    }
+
+    fn add(&mut self, encoding: EncodingKind, count: u64) {
+        self.0[encoding as usize & 7] += count;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (EncodingKind, u64)> {
+        EncodingKind::values().map(|encoding| (encoding, self.of(encoding))).filter(|(_, count)| *count != 0)
+    }
+}
+
+impl Serialize for Encodings {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(encoding, count)| (format!("{encoding:?}"), count)))
+    }
 }
 
 /// Runs `command` to its end or for about `limit` steps, and compares after each; or, with a `stride`
@@ -271,8 +299,7 @@ impl Run {
             }
             (signal, _, Pending::Emulated(expected)) if expected.raises(tid, signal)? => {
                 thread.signal = signal;
-                self.report.emulated += 1;
-                self.report.comparisons += 1;
+                self.compared(&expected);
             }
             (signal, _, Pending::Emulated(expected)) if thread::is_fault(tid)? => {
                 thread.signal = signal;
@@ -300,8 +327,7 @@ impl Run {
             thread::step(tid, 0)?;
             return Ok(());
         }
-        self.report.emulated += 1;
-        self.report.comparisons += 1;
+        self.compared(&expected);
         expected.adopt_in_use(tid, &after);
         if let Some(difference) = expected.difference(tid, &after)? {
             self.diverged(format!("{expected}: {difference}"));
@@ -309,6 +335,13 @@ impl Run {
         expected.hide_trap_flag(tid)?;
         self.ready.push_back(tid);
         Ok(())
+    }
+
+    /// An instruction that the emulator has executed is held against what the processor did.
+    fn compared(&mut self, expected: &Expected) {
+        self.report.emulated += 1;
+        self.report.comparisons += 1;
+        self.report.encodings.add(expected.encoding(), 1);
     }
 
     fn diverged(&mut self, what: String) {

@@ -86,6 +86,9 @@ impl Run {
                 self.ahead.pages.keep();
                 self.report.steps += place.count;
                 self.report.emulated += place.count;
+                for (encoding, count) in place.encodings.iter() {
+                    self.report.encodings.add(encoding, count);
+                }
                 self.report.comparisons += 1;
             }
             Some(what) => {

@@ -4,15 +4,11 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use probe::recorded::{self, MAGIC, StartError, WITH_HEADER};
+
 use super::layout::Layout;
 use super::state::Fill;
 
-/// What every file begins with; the version follows.
-const MAGIC: [u8; 7] = *b"SLVEC\0\0";
-/// The version without a header.
-pub const WITHOUT_HEADER: u8 = 1;
-/// The version with a header.
-pub const WITH_HEADER: u8 = 2;
 /// The most bytes that a file has uncompressed: reading ends there, whatever a few compressed ones stand for.
 pub(super) const LONGEST: u64 = 1 << 26;
 /// The longest instruction in bytes.
@@ -56,6 +52,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Io(error) => error.into(),
+            StartError::Other => Error::NoVectors,
+            StartError::Version(version) => Error::Version(version),
+            StartError::Truncated => Error::Truncated,
+            StartError::NotText => Error::Header("it is not UTF-8".to_string()),
+        }
+    }
+}
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
@@ -141,24 +149,10 @@ impl<R: Read> Reader<R> {
     /// The input cannot be read, or is no such file, or one that is not understood here.
     pub fn new(input: R) -> Result<Reader<R>, Error> {
         let mut input = input.take(LONGEST);
-        let magic: [u8; 8] = array(&mut input).map_err(|error| match error {
-            Error::Truncated => Error::NoVectors,
-            error => error,
-        })?;
-        let [rest @ .., version] = magic;
-        if rest != MAGIC {
-            return Err(Error::NoVectors);
-        }
-        let (header, layout) = match version {
-            WITHOUT_HEADER => (None, Layout::without_header()),
-            WITH_HEADER => {
-                let length = u16::from_le_bytes(array(&mut input)?);
-                let header = text(&mut input, usize::from(length))
-                    .map_err(|error| error.unwrap_or(Error::Header("it is not UTF-8".to_string())))?;
-                let layout = Layout::parse(&header).map_err(Error::Header)?;
-                (Some(header), layout)
-            }
-            version => return Err(Error::Version(version)),
+        let header = recorded::header(&mut input)?;
+        let layout = match &header {
+            None => Layout::without_header(),
+            Some(header) => Layout::parse(header).map_err(Error::Header)?,
         };
         let form = Form { code: "".into(), form: b'?' };
         Ok(Reader { input, header, layout: Arc::new(layout), form, left: 0, number: 0 })

@@ -134,7 +134,7 @@ impl Checker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::processor;
+    use probe::recorded;
 
     fn read(text: &str) -> Result<Vec<Variant>, Error> {
         let mut variants = Variants::new(text.as_bytes());
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_emulator_is_held_against_what_the_processor_says() {
-        let mut checker = Checker::new(processor::without_header().leak());
+        let mut checker = Checker::new(recorded::without_header().leak());
         let mut verdict = |bytes: &[u8], undefined| {
             checker.variant(&Variant { code: "".into(), bytes: bytes.to_vec(), undefined })
         };

@@ -94,7 +94,7 @@ pub fn record(plan: &Plan) -> Result<Recording, Failure> {
     let processor = features::processor();
     Ok(Recording {
         processor: processor::name(processor),
-        header: processor::header(processor) + &layout(processor.xcr0).header(),
+        header: processor.description() + &layout(processor.xcr0).header(),
         forms: found.into_iter().flat_map(|(_, forms)| forms).collect(),
     })
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{Displaced, Outcome, Processor, Refusal, Registers, Rflags};
+use emu::{DescriptionError, Displaced, Outcome, Processor, Refusal, Registers, Rflags};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use probe::recorded;
 use serde::Serialize;
 
 use super::format::{Case, Error, Raised, Reader};
@@ -129,7 +130,7 @@ pub fn replay_from(
 ) -> Result<FileReport, Error> {
     let mut wanted = Wanted { pattern: &plan.pattern, last: "".into(), matches: false };
     if input.fill_buf()?.starts_with(b"# ") {
-        let processor = processor::without_header().leak();
+        let processor = recorded::without_header().leak();
         report.processor = processor::name(processor);
         let (mut variants, mut checker) = (Variants::new(input), Checker::new(processor));
         while let Some(variant) = variants.next_variant()? {
@@ -141,8 +142,10 @@ pub fn replay_from(
     } else {
         let mut reader = Reader::new(input)?;
         let processor = match reader.header() {
-            Some(header) => processor::parse(header).map_err(Error::Header)?,
-            None => processor::without_header(),
+            Some(header) => {
+                header.parse().map_err(|error: DescriptionError| Error::Header(error.to_string()))?
+            }
+            None => recorded::without_header(),
         };
         report.processor = processor::name(&processor);
         let mut replayer = Replayer::new(processor.leak(), reader.layout());
@@ -396,7 +399,7 @@ mod tests {
 
     /// What is said to differ.
     fn wrong(case: &Case) -> Vec<String> {
-        match replayer(processor::without_header()).case(case) {
+        match replayer(recorded::without_header()).case(case) {
             Verdict::Wrong(differences) => differences.into_iter().map(|one| one.what).collect(),
             Verdict::Exact => Vec::new(),
             Verdict::Skipped(reason) => panic!("{reason}"),

@@ -132,6 +132,10 @@ pub(crate) struct Census {
     /// Executables, shared objects, and directories of them.
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
+    /// For which processor: the `host`'s, one with `all` features, or that of a FILE, which `conformance record` has
+    /// written or which describes one as those do.
+    #[arg(long, value_name = "host|all|FILE", default_value = "host")]
+    pub(crate) processor: PathBuf,
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,

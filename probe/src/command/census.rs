@@ -1,10 +1,15 @@
 //! `stepless census`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use emu::Processor;
 use probe::census::{Candidate, Census, candidates, looks_like_elf};
 use probe::elf::{Elf, ElfError};
+use probe::recorded;
+use serde::Serialize;
 
 use super::Failure;
 use super::args;
@@ -14,7 +19,31 @@ use super::progress::Progress;
 /// How many refused codes the text form lists.
 const LISTED: usize = 25;
 
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Document {
+    processor: String,
+    #[serde(flatten)]
+    census: Census,
+}
+
+/// The processor that is meant, and what to call it.
+fn processor(name: &Path) -> Result<(&'static Processor, String), Failure> {
+    match name.to_str() {
+        Some("host") => Ok((Processor::host(), Processor::host().to_string())),
+        Some("all") => {
+            let every = Processor::with_every_feature(Processor::host().vendor);
+            Ok((every.leak(), "a processor with every feature".to_owned()))
+        }
+        _ => {
+            let recorded = recorded::processor(name)?;
+            Ok((recorded.leak(), recorded.to_string()))
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &args::Census) -> Result<ExitCode, Failure> {
+    let (processor, name) = processor(&arguments.processor)?;
     let mut files = Vec::new();
     for path in &arguments.files {
         files.extend(candidates(path)?);
@@ -29,7 +58,7 @@ pub(crate) fn run(arguments: &args::Census) -> Result<ExitCode, Failure> {
         progress.message(file.path.display().to_string());
         let mut left = size(file);
         if let Some(elf) = open(file, &progress)? {
-            census.add(Census::of(&elf, |bytes| {
+            census.add(Census::of(&elf, processor, |bytes| {
                 let bytes = bytes.min(left);
                 left -= bytes;
                 progress.advance(bytes);
@@ -39,7 +68,8 @@ pub(crate) fn run(arguments: &args::Census) -> Result<ExitCode, Failure> {
         progress.advance(left);
     }
     drop(progress);
-    if arguments.json { json_to_stdout(&census) } else { to_stdout(|out| print(out, &census, counted)) }
+    let document = Document { processor: name, census };
+    if arguments.json { json_to_stdout(&document) } else { to_stdout(|out| print(out, &document, counted)) }
 }
 
 /// The file, if it is one to be counted. What was found in a directory may well be something else.
@@ -61,28 +91,44 @@ fn open(file: &Candidate, progress: &Progress) -> Result<Option<Elf>, ElfError> 
     }
 }
 
-fn print(out: &mut impl Write, census: &Census, files: u64) -> io::Result<()> {
-    let Census { sites, probeable, refused, codes } = census;
+fn print(out: &mut impl Write, document: &Document, files: u64) -> io::Result<()> {
+    let Document { processor, census } = document;
+    let Census { sites, probeable, undefined, undefined_codes, data, refused, codes } = census;
     let plural = if files == 1 { "file" } else { "files" };
     writeln!(out, "{:>14}  instructions in {} {plural}", thousands(*sites), thousands(files))?;
-    writeln!(out, "{:>14}  {:>8}  can be probed", thousands(*probeable), percent(*probeable, *sites))?;
-    let mut reasons: Vec<_> = refused.iter().collect();
-    reasons.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-    for (reason, count) in reasons {
-        writeln!(out, "{:>14}  {:>8}  {reason}", thousands(*count), percent(*count, *sites))?;
+    let mut line = |count: u64, what: &str| {
+        writeln!(out, "{:>14}  {:>8}  {what}", thousands(count), percent(count, *sites))
+    };
+    line(*probeable, &format!("can be probed on {processor}"))?;
+    if *undefined != 0 {
+        line(*undefined, "of them raise #UD there")?;
     }
-    let mut codes: Vec<_> = codes.iter().collect();
-    codes.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-    if !codes.is_empty() {
-        writeln!(out, "\nRefused, by encoding:")?;
+    for (reason, count) in most_first(refused) {
+        line(count, reason)?;
     }
-    for (code, count) in codes.iter().take(LISTED) {
-        writeln!(out, "{:>14}  {:>8}  {code}", thousands(**count), percent(**count, *sites))?;
+    if *data != 0 {
+        writeln!(out, "{:>14}  bytes between functions are data and no instructions", thousands(*data))?;
     }
-    if let Some(rest) = codes.get(LISTED..).filter(|rest| !rest.is_empty()) {
-        let count = rest.iter().map(|&(_, count)| count).sum();
-        let others = format!("{} other encodings; --json names them", thousands(rest.len() as u64));
-        writeln!(out, "{:>14}  {:>8}  {others}", thousands(count), percent(count, *sites))?;
+    for (title, codes) in [("Refused", codes), ("Raising #UD", undefined_codes)] {
+        let codes = most_first(codes);
+        if !codes.is_empty() {
+            writeln!(out, "\n{title}, by encoding:")?;
+        }
+        for (code, count) in codes.iter().take(LISTED) {
+            writeln!(out, "{:>14}  {:>8}  {code}", thousands(*count), percent(*count, *sites))?;
+        }
+        if let Some(rest) = codes.get(LISTED..).filter(|rest| !rest.is_empty()) {
+            let count = rest.iter().map(|&(_, count)| count).sum();
+            let others = format!("{} other encodings; --json names them", thousands(rest.len() as u64));
+            writeln!(out, "{:>14}  {:>8}  {others}", thousands(count), percent(count, *sites))?;
+        }
     }
     Ok(())
+}
+
+/// The counts, the largest first.
+fn most_first<Name: AsRef<str>>(counts: &BTreeMap<Name, u64>) -> Vec<(&str, u64)> {
+    let mut counts: Vec<_> = counts.iter().map(|(name, count)| (name.as_ref(), *count)).collect();
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    counts
 }

@@ -21,6 +21,8 @@ struct Explanation {
     instruction: String,
     code: Option<String>,
     supported: bool,
+    /// Whether it raises #UD on this machine, probed or not.
+    undefined: bool,
     reason: Option<String>,
     touches: Vec<String>,
     row: Option<&'static str>,
@@ -80,6 +82,7 @@ fn explain(bytes: &[u8], ip: u64, place: Option<String>) -> Explanation {
         instruction,
         code: name,
         supported: displaced.is_ok(),
+        undefined: displaced.as_ref().is_ok_and(Displaced::is_undefined),
         reason: displaced.as_ref().err().map(ToString::to_string),
         touches,
         row: displaced.as_ref().map(Displaced::row).ok(),
@@ -177,6 +180,7 @@ fn print(out: &mut impl Write, explanation: &Explanation) -> io::Result<()> {
     line("place", explanation.place.as_deref().unwrap_or_default())?;
     line("code", explanation.code.as_deref().unwrap_or_default())?;
     match &explanation.reason {
+        None if explanation.undefined => line("probeable", "yes; raises #UD on this processor")?,
         None => line("probeable", "yes")?,
         Some(reason) => line("probeable", &format!("no: {reason}"))?,
     }

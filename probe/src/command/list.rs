@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use emu::Displaced;
 use iced_x86::{Decoder, Formatter, IntelFormatter};
 use probe::elf::{Elf, Function, demangle};
 use probe::resolve::{Objects, ResolveError};
@@ -45,6 +46,8 @@ struct Site {
     instruction: String,
     code: Option<String>,
     probeable: bool,
+    /// Whether it raises #UD on this machine, probed or not.
+    undefined: bool,
     reason: Option<String>,
 }
 
@@ -127,6 +130,7 @@ fn site(elf: &Elf, site: &code::Instruction) -> Site {
         instruction,
         code,
         probeable: site.displaced.is_ok(),
+        undefined: site.displaced.as_ref().is_ok_and(Displaced::is_undefined),
         reason: site.displaced.as_ref().err().map(ToString::to_string),
     }
 }
@@ -162,6 +166,7 @@ fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
         let distance = site.address.saturating_sub(*address);
         write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
         match &site.reason {
+            None if site.undefined => writeln!(out, "  yes; raises #UD on this processor")?,
             None => writeln!(out, "  yes")?,
             Some(reason) => writeln!(out, "  no: {reason}")?,
         }

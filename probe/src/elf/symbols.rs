@@ -6,11 +6,11 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use object::LittleEndian;
 use object::elf::{
     FileHeader64, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_TLS,
 };
 use object::read::elf::{SectionTable, Sym, SymbolTable, VersionTable};
+use object::{LittleEndian, ReadRef};
 
 use super::{CodeRange, contains};
 
@@ -231,17 +231,21 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
-    /// Reads .symtab and .dynsym.
+    /// Reads .symtab and .dynsym; `others` are those of .symtab if it was taken out.
     pub(super) fn read<'data>(
         sections: &SectionTable<'data, Header>,
         data: &'data [u8],
         code: &[CodeRange],
+        others: impl FnOnce() -> object::Result<Vec<Symbol>>,
     ) -> object::Result<Symbols> {
         let versions = sections.versions(LittleEndian, data)?;
         let mut symbols = Vec::new();
-        for (kind, versions) in [(SHT_DYNSYM, versions.as_ref()), (SHT_SYMTAB, None)] {
-            let table = sections.symbols(LittleEndian, data, kind)?;
-            read_table(&table, versions, code, &mut symbols)?;
+        let dynamic = sections.symbols(LittleEndian, data, SHT_DYNSYM)?;
+        read_table(&dynamic, versions.as_ref(), code, &mut symbols)?;
+        let table = sections.symbols(LittleEndian, data, SHT_SYMTAB)?;
+        read_table(&table, None, code, &mut symbols)?;
+        if table.is_empty() {
+            symbols.extend(others()?);
         }
         let functions = functions(&symbols, code);
         symbols.sort_by(|a, b| (&a.name, a.address, &a.version).cmp(&(&b.name, b.address, &b.version)));
@@ -308,8 +312,19 @@ impl Symbols {
     }
 }
 
-fn read_table<'data>(
-    table: &SymbolTable<'data, Header>,
+/// The symbols of .symtab in the debug file of a file that has this code.
+pub(super) fn of_debug_file<'data, R: ReadRef<'data>>(
+    sections: &SectionTable<'data, Header, R>,
+    data: R,
+    code: &[CodeRange],
+) -> object::Result<Vec<Symbol>> {
+    let mut symbols = Vec::new();
+    read_table(&sections.symbols(LittleEndian, data, SHT_SYMTAB)?, None, code, &mut symbols)?;
+    Ok(symbols)
+}
+
+fn read_table<'data, R: ReadRef<'data>>(
+    table: &SymbolTable<'data, Header, R>,
     versions: Option<&VersionTable<'data, Header>>,
     code: &[CodeRange],
     symbols: &mut Vec<Symbol>,

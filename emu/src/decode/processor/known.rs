@@ -190,15 +190,20 @@ impl Processor {
         }
     }
 
-    /// One with every feature that there is, of whose behaviours those of this vendor's processors are assumed: for
+    /// One with every feature that there is, under a system that has enabled all, of whose behaviours those of this vendor's processors are assumed: for
     /// asking what can be emulated at all.
     #[must_use]
     pub fn with_every_feature(vendor: Vendor) -> Processor {
-        let processor = match vendor {
+        let Processor { xcr0, components, .. } = Processor::emerald_rapids();
+        Processor { features: Features::ALL, xcr0, components, ..Processor::measured(vendor) }
+    }
+
+    /// The one of this vendor that was measured.
+    fn measured(vendor: Vendor) -> Processor {
+        match vendor {
             Vendor::Amd => Processor::zen_3(),
             Vendor::Intel => Processor::emerald_rapids(),
-        };
-        Processor { features: Features::ALL, ..processor }
+        }
     }
 
     /// One with none of the features that CPUID tells of.
@@ -208,7 +213,7 @@ impl Processor {
             Vendor::Amd => AMD,
             Vendor::Intel => INTEL,
         };
-        Processor { features: always(), facts, ..Processor::with_every_feature(vendor) }
+        Processor { features: always(), facts, ..Processor::measured(vendor) }
     }
 }
 

@@ -4,12 +4,14 @@
 //! so that any machine can check what any processor has answered. No instruction asks who made the processor:
 //! it asks for a feature of CPUID or for one of the [`Facts`].
 
+mod description;
 mod facts;
 mod features;
 #[cfg(feature = "std")]
 mod host;
 mod known;
 
+pub use description::DescriptionError;
 pub use facts::Facts;
 pub use features::Features;
 

@@ -104,7 +104,8 @@ pub(super) static ROWS: &[Row] = &[
     ),
 ];
 
-/// #UD.
+/// #UD. Never inlined, so that it has one address, by which it is known.
+#[inline(never)]
 pub(crate) fn undefined(_: &mut Context<'_>) -> Result<Outcome, Exception> {
     Err(Exception::InvalidOpcode)
 }

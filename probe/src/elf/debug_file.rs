@@ -1,0 +1,196 @@
+//! The separate debug file of a stripped file, which has the symbols that were taken out of it (GDB's manual,
+//! "Debugging Information in Separate Files").
+//!
+//! It is found by the build id or by the name that the stripped file has, and believed if build id or checksum are
+//! the same. One that is not there, does not fit or cannot be read counts for nothing.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use flate2::Crc;
+use object::elf::{ELF_NOTE_GNU, NT_GNU_BUILD_ID};
+use object::read::elf::{FileHeader, SectionHeader, SectionTable};
+use object::{LittleEndian, ReadCache, ReadRef};
+
+use super::symbols::{self, Symbol};
+use super::{CodeRange, Header, Named};
+
+/// Where debug files of the whole system lie.
+const DIRECTORY: &str = "/usr/lib/debug";
+
+/// Opens a regular file as the process sees it whose mapping is read.
+pub(crate) type Open<'a> = &'a dyn Fn(&Path) -> io::Result<File>;
+
+/// What a stripped file says of its debug file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    /// What the linker made of all that it linked.
+    build_id: Option<Vec<u8>>,
+    /// The file's name and its CRC-32.
+    named: Option<(PathBuf, u32)>,
+}
+
+/// How a file shows that it is the right one.
+enum Proof<'a> {
+    BuildId(&'a [u8]),
+    Checksum(u32),
+}
+
+impl Link {
+    /// That of the file with these sections.
+    pub(super) fn of<'data, R: ReadRef<'data>>(
+        sections: &SectionTable<'data, Header, R>,
+        data: R,
+    ) -> object::Result<Link> {
+        let named = match sections.section_by_name(LittleEndian, b".gnu_debuglink") {
+            Some((_, section)) => named(section.data(LittleEndian, data)?),
+            None => None,
+        };
+        Ok(Link { build_id: build_id(sections, data)?, named })
+    }
+
+    /// The symbols that the debug file of the file at `path` adds to those in `code`.
+    pub(super) fn symbols(&self, path: &Path, code: &[CodeRange], open: Open<'_>) -> Vec<Symbol> {
+        self.symbols_in(Path::new(DIRECTORY), path, code, open)
+    }
+
+    fn symbols_in(&self, directory: &Path, path: &Path, code: &[CodeRange], open: Open<'_>) -> Vec<Symbol> {
+        let candidates = self.candidates(path, directory);
+        candidates.iter().find_map(|(path, proof)| proven(path, proof, code, open)).unwrap_or_default()
+    }
+
+    /// Where GDB looks, in its order.
+    fn candidates(&self, path: &Path, directory: &Path) -> Vec<(PathBuf, Proof<'_>)> {
+        let mut candidates = Vec::new();
+        if let Some(build_id @ [first, rest @ ..]) = self.build_id.as_deref() {
+            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let file = directory.join(format!(".build-id/{first:02x}/{rest}.debug"));
+            candidates.push((file, Proof::BuildId(build_id)));
+        }
+        if let (Some((name, crc)), Some(beside)) = (&self.named, path.parent()) {
+            let below = directory.join(beside.strip_prefix("/").unwrap_or(beside));
+            let places = [beside.join(name), beside.join(".debug").join(name), below.join(name)];
+            candidates.extend(places.map(|place| (place, Proof::Checksum(*crc))));
+        }
+        candidates
+    }
+}
+
+/// The symbols of the file at `path`, if it is the right one.
+fn proven(path: &Path, proof: &Proof<'_>, code: &[CodeRange], open: Open<'_>) -> Option<Vec<Symbol>> {
+    let file = open(path).ok()?;
+    if let Proof::Checksum(expected) = proof
+        && crc(&file).ok()? != *expected
+    {
+        return None;
+    }
+    // It is read where it is needed: debug files are large, and most of it is not symbols.
+    let data = ReadCache::new(file);
+    let header = Named { path }.header(&data).ok()?;
+    let sections = header.sections(LittleEndian, &data).ok()?;
+    if let Proof::BuildId(expected) = proof
+        && build_id(&sections, &data).ok()?.as_deref() != Some(*expected)
+    {
+        return None;
+    }
+    symbols::of_debug_file(&sections, &data, code).ok()
+}
+
+/// The build id in a note of its own; sections without a place in the file have none.
+fn build_id<'data, R: ReadRef<'data>>(
+    sections: &SectionTable<'data, Header, R>,
+    data: R,
+) -> object::Result<Option<Vec<u8>>> {
+    for section in sections.iter() {
+        let Some(mut notes) = section.notes(LittleEndian, data)? else { continue };
+        while let Some(note) = notes.next()? {
+            if note.name() == ELF_NOTE_GNU && note.n_type(LittleEndian) == NT_GNU_BUILD_ID {
+                return Ok(Some(note.desc().to_vec()));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A name that ends with a zero byte, zeros up to a multiple of four bytes, and a CRC-32.
+fn named(section: &[u8]) -> Option<(PathBuf, u32)> {
+    let length = section.iter().position(|byte| *byte == 0)?;
+    let name = section.get(..length).filter(|name| !name.is_empty() && !name.contains(&b'/'))?;
+    let crc = section.get((length + 1).next_multiple_of(4)..)?.first_chunk()?;
+    Some((PathBuf::from(OsStr::from_bytes(name)), u32::from_le_bytes(*crc)))
+}
+
+fn crc(mut file: &File) -> io::Result<u32> {
+    const CHUNK: usize = 1 << 16;
+    let (mut crc, mut chunk) = (Crc::new(), vec![0; CHUNK]);
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(crc.sum()),
+            length => crc.update(chunk.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_a_name_and_a_checksum() {
+        let link = |section: &[u8]| named(section).map(|(name, crc)| (name.display().to_string(), crc));
+        assert_eq!(link(b"abc\0\x01\x02\x03\x04"), Some(("abc".into(), 0x0403_0201)));
+        assert_eq!(link(b"abcd\0\0\0\0\x01\x02\x03\x04"), Some(("abcd".into(), 0x0403_0201)));
+        for wrong in [&b""[..], b"abc", b"abc\0\x01\x02\x03", b"\0\0\0\0\x01\x02\x03\x04", b"a/b\0\0\0\0\0"] {
+            assert_eq!(link(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_build_id_leads_to_a_file_that_has_it() {
+        let us = std::env::current_exe().unwrap();
+        let elf = super::super::Elf::open(&us).unwrap();
+        let data = std::fs::read(&us).unwrap();
+        let header = Named { path: &us }.header(data.as_slice()).unwrap();
+        let sections = header.sections(LittleEndian, data.as_slice()).unwrap();
+        let link = Link { named: None, ..Link::of(&sections, data.as_slice()).unwrap() };
+        let Some([first, rest @ ..]) = link.build_id.as_deref() else {
+            println!("skipped: the linker gives no build ids");
+            return;
+        };
+        // What it would be if we were stripped: all that we are.
+        let asked = std::cell::RefCell::new(Vec::new());
+        let open = |path: &Path| {
+            asked.borrow_mut().push(path.to_owned());
+            File::open(&us)
+        };
+        let directory = Path::new("/debug");
+        let symbols = link.symbols_in(directory, &us, elf.code(), &open);
+        assert!(symbols.len() > 100 && symbols.iter().any(|symbol| symbol.name == "main"));
+        let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(*asked.borrow(), [directory.join(format!(".build-id/{first:02x}/{rest}.debug"))]);
+        // Whatever lies there must have it.
+        let other = Link { build_id: Some(vec![*first, 0]), named: None };
+        assert_eq!(other.symbols_in(directory, &us, elf.code(), &open), []);
+        let missing = |_: &Path| Err(io::ErrorKind::NotFound.into());
+        assert_eq!(link.symbols_in(directory, &us, elf.code(), &missing), []);
+    }
+
+    #[test]
+    fn it_is_looked_for_where_gdb_does() {
+        let link = Link { build_id: Some(vec![0xab, 0xcd, 0x0e]), named: Some(("f.debug".into(), 0)) };
+        let places = link.candidates(Path::new("/opt/bin/f"), Path::new("/usr/lib/debug"));
+        let places: Vec<_> = places.iter().map(|(place, _)| place.display().to_string()).collect();
+        assert_eq!(
+            places,
+            [
+                "/usr/lib/debug/.build-id/ab/cd0e.debug",
+                "/opt/bin/f.debug",
+                "/opt/bin/.debug/f.debug",
+                "/usr/lib/debug/opt/bin/f.debug",
+            ]
+        );
+    }
+}
