@@ -10,12 +10,6 @@ pub fn name(processor: &Processor) -> String {
     format!("{} family {family} model {model} stepping {stepping}", vendor.signature())
 }
 
-/// The processor of files that have no header.
-#[must_use]
-pub fn without_header() -> Processor {
-    Processor::emerald_rapids()
-}
-
 /// What answers with the machine's own state, whichever processor it has: descriptors and control registers, besides
 /// the rows that must run on the thread's core.
 const BY_THE_MACHINE: &[Mnemonic] =

@@ -110,9 +110,9 @@ impl FromStr for Processor {
         };
         let named =
             |name: &str| Features::named(name).ok_or_else(|| DescriptionError::UnknownFeature(name.into()));
-        let vendor = [Vendor::Amd, Vendor::Intel].into_iter();
-        let vendor = vendor.filter(|vendor| value("vendor") == Ok(vendor.signature())).next();
-        let vendor = vendor.ok_or(value("vendor").err().unwrap_or(Wrong("vendor")))?;
+        let name = value("vendor")?;
+        let mut vendors = [Vendor::Amd, Vendor::Intel].into_iter();
+        let vendor = vendors.find(|vendor| vendor.signature() == name).ok_or(Wrong("vendor"))?;
         let mut processor = Processor::with_no_feature(vendor);
         (processor.family, processor.model, processor.stepping) =
             (small("family")?, small("model")?, small("stepping")?);

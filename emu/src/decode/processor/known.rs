@@ -190,8 +190,8 @@ impl Processor {
         }
     }
 
-    /// One with every feature that there is, under a system that has enabled all, of whose behaviours those of this vendor's processors are assumed: for
-    /// asking what can be emulated at all.
+    /// One with every feature that there is, under a system that has enabled all, of whose behaviours those of this
+    /// vendor's processors are assumed: for asking what can be emulated at all.
     #[must_use]
     pub fn with_every_feature(vendor: Vendor) -> Processor {
         let Processor { xcr0, components, .. } = Processor::emerald_rapids();
