@@ -1,5 +1,6 @@
 //! AMX's state (SDM volume 1, chapter 18): TILECFG and the tile registers.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 /// The tile registers.
