@@ -144,8 +144,8 @@ fn census_takes_what_lies_between_functions_for_data() {
     // Of its functions a stripped program has unwind tables.
     strip(&program, &[]);
     let document = json(&["census", text(&program), "--json"]);
-    let refused = document["refused"]["not an instruction"].as_u64();
-    assert_eq!((document["data"].as_u64(), refused), (Some(3), Some(2)), "{document}");
+    let refused: u64 = document["refused"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    assert_eq!((document["data"].as_u64(), refused), (Some(3), 2), "{document}");
 }
 
 /// Functions of vpaddd zmm0 {k1},zmm0,zmm1, of vpaddd ymm0,ymm0,ymm1 and of ud2.
