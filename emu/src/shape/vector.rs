@@ -447,16 +447,31 @@ pub(crate) fn lanes_of_mut<T: Lane>(vector: &mut Zmm) -> &mut [T] {
     bytemuck::cast_slice_mut(vector)
 }
 
-/// Lane by lane.
+/// Lane by lane. Each width has a loop of its own, whose length is known.
 #[inline(always)]
 pub(crate) fn by_lanes<T: Lane>(
-    [first, second, third]: &Sources,
+    sources: &Sources,
     width: usize,
     result: &mut Zmm,
     operation: impl Fn([T; 3]) -> T,
 ) {
+    match width {
+        16 => lanes_within::<T, 16>(sources, result, operation),
+        32 => lanes_within::<T, 32>(sources, result, operation),
+        64 => lanes_within::<T, 64>(sources, result, operation),
+        _ => lanes_within::<T, 8>(sources, result, operation),
+    }
+}
+
+/// The lanes of the low `BYTES` bytes.
+#[inline(always)]
+fn lanes_within<T: Lane, const BYTES: usize>(
+    [first, second, third]: &Sources,
+    result: &mut Zmm,
+    operation: impl Fn([T; 3]) -> T,
+) {
     let sources = lanes_of::<T>(first).iter().zip(lanes_of::<T>(second)).zip(lanes_of::<T>(third));
-    let lanes = lanes_of_mut::<T>(result).iter_mut().take(width / size_of::<T>());
+    let lanes = lanes_of_mut::<T>(result).iter_mut().take(BYTES / size_of::<T>());
     for (result, ((first, second), third)) in lanes.zip(sources) {
         *result = operation([*first, *second, *third]);
     }

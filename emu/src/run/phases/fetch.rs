@@ -23,15 +23,24 @@ pub(super) fn pick(form: &Form<'_>, layout: &Layout, in_memory: bool, mmx: bool,
     }
 }
 
-/// Copies the registers of all sources but the one in memory.
+/// Copies the registers of all sources but the one in memory. Copies of a length that is known are single moves.
 #[inline(always)]
 fn copy_registers(c: &Context<'_>, sources: &mut Sources, skipped: usize) {
-    let phases = &c.phases;
-    let quadwords = phases.width() / 8;
-    for (index, source) in sources.iter_mut().enumerate().take(usize::from(phases.count)) {
-        if index != skipped {
-            let register = &c.registers.extended.vector[usize::from(phases.registers[index] & 31)].0;
-            source[..quadwords].copy_from_slice(&register[..quadwords]);
+    match c.phases.width() {
+        16 => copy_quadwords::<2>(c, sources, skipped),
+        32 => copy_quadwords::<4>(c, sources, skipped),
+        64 => copy_quadwords::<8>(c, sources, skipped),
+        _ => copy_quadwords::<1>(c, sources, skipped),
+    }
+}
+
+#[inline(always)]
+fn copy_quadwords<const N: usize>(c: &Context<'_>, sources: &mut Sources, skipped: usize) {
+    let count = usize::from(c.phases.count);
+    for (index, source) in sources.iter_mut().enumerate() {
+        if index < count && index != skipped {
+            let register = &c.registers.extended.vector[usize::from(c.phases.registers[index] & 31)].0;
+            source[..N].copy_from_slice(&register[..N]);
         }
     }
 }
