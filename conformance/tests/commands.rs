@@ -67,6 +67,9 @@ fn refused_sites_are_counted_by_reason() {
         serde_json::json!({ "APX, which the decoder does not know": 2 }),
         "{document}"
     );
+    // What was probed was hit, and never executed natively.
+    assert!(document["hits"].as_u64() > Some(0), "{document}");
+    assert_eq!(document["emulated"], document["hits"], "{document}");
     // What each of them is goes to people.
     assert_eq!(text.lines().filter(|line| line.contains("d5")).count(), 2, "{text}");
 }

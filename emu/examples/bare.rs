@@ -131,6 +131,7 @@ mod bare {
             }
         }
 
+        // SAFETY: what is not given again may lie where it is.
         unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
     }
 

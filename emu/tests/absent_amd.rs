@@ -2,30 +2,15 @@
 //! standard library's arithmetic, and by the definitions of AMD's manuals, written once more.
 
 use emu::registers::gpr;
-use emu::{
-    Access, Displaced, Exception, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor,
-};
+use emu::{Displaced, Exception, FlatMemory, Mxcsr, Outcome, Processor, Registers, Vendor};
 
 const BASE: u64 = 0x1000;
 
 /// 64 bytes at [`BASE`].
-struct Memory([u8; 64]);
-
-impl UserMemory for Memory {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        let at = address.wrapping_sub(BASE) as usize;
-        match at.checked_add(bytes.len()).and_then(|end| self.0.get(at..end)) {
-            Some(source) => bytes.copy_from_slice(source),
-            None => return Err(MemoryFault { address, access, present: false, protection_key: false }),
-        }
-        Ok(())
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), MemoryFault> {
-        unreachable!("loads only")
-    }
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("loads only")
-    }
+fn memory(bytes: [u8; 64]) -> FlatMemory {
+    let mut memory = FlatMemory::new(BASE, bytes.len());
+    memory.bytes_mut().copy_from_slice(&bytes);
+    memory
 }
 
 fn everything() -> &'static Processor {
@@ -76,12 +61,12 @@ fn execute(bytes: &[u8], sources: &[[u64; 4]; 4], mxcsr: Mxcsr) -> Result<([u64;
     let mut registers = Registers::default();
     registers.gpr[gpr::RSI] = BASE;
     registers.extended.mxcsr = mxcsr;
-    let mut memory = Memory([0xee; 64]);
+    let mut memory = memory([0xee; 64]);
     for (register, value) in registers.extended.vector[1..].iter_mut().zip(sources) {
         register.0 = [u64::MAX; 8];
         register.0[..4].copy_from_slice(value);
     }
-    for (bytes, quad) in memory.0.chunks_exact_mut(8).zip(sources[3]) {
+    for (bytes, quad) in memory.bytes_mut().chunks_exact_mut(8).zip(sources[3]) {
         bytes.copy_from_slice(&quad.to_le_bytes());
     }
     match displaced.execute(&mut registers, &mut memory) {
@@ -498,8 +483,8 @@ fn three_d_now(suffix: u8, first: u64, second: u64) -> u64 {
         x87.status = 3 << 11;
         x87.r[1].significand = first;
         x87.r[2].significand = second;
-        let mut memory = Memory([0; 64]);
-        memory.0[..8].copy_from_slice(&second.to_le_bytes());
+        let mut memory = memory([0; 64]);
+        memory.bytes_mut()[..8].copy_from_slice(&second.to_le_bytes());
         assert_eq!(displaced.execute(&mut registers, &mut memory), Ok(Outcome::Next), "{displaced:?}");
         let x87 = &registers.extended.x87;
         assert_eq!((x87.status, x87.tag, x87.r[1].sign_exponent), (0, 0xff, 0xffff), "{displaced:?}");
@@ -620,7 +605,7 @@ fn femms() {
     let displaced = Displaced::decode_on(&[0x0f, 0x0e], 0, everything()).unwrap();
     let mut registers = Registers::default();
     registers.extended.x87.tag = 0xff;
-    assert_eq!(displaced.execute(&mut registers, &mut Memory([0; 64])), Ok(Outcome::Next));
+    assert_eq!(displaced.execute(&mut registers, &mut memory([0; 64])), Ok(Outcome::Next));
     assert_eq!(registers.extended.x87.tag, 0);
 }
 
@@ -636,7 +621,7 @@ fn what_the_processor_lacks_is_undefined() {
         &[0x0f, 0x0e],                             // femms
     ] {
         let displaced = Displaced::decode_on(bytes, 0, processor).unwrap();
-        let result = displaced.execute(&mut Registers::default(), &mut Memory([0; 64]));
+        let result = displaced.execute(&mut Registers::default(), &mut memory([0; 64]));
         assert_eq!(result, Err(Exception::InvalidOpcode), "{displaced:?}");
     }
 }

@@ -5,10 +5,7 @@
 use sha2::Digest as _;
 use sm4::cipher::{BlockCipherEncrypt, KeyInit};
 
-use emu::{
-    Access, Displaced, FlatMemory, MemoryFault, Mxcsr, Outcome, Processor, Registers, UserMemory, Vendor,
-    registers,
-};
+use emu::{Displaced, FlatMemory, Mxcsr, Outcome, Processor, Registers, Vendor, registers};
 
 /// The map, L and pp, and opcode of a VEX encoding with W0.
 #[derive(Clone, Copy)]
@@ -276,23 +273,6 @@ fn products_of_52_bits() {
     }
 }
 
-/// Bytes at address 0x1000.
-struct Constants([u8; 32]);
-
-impl UserMemory for Constants {
-    fn read(&mut self, address: u64, bytes: &mut [u8], _: Access) -> Result<(), MemoryFault> {
-        assert_eq!(address, 0x1000);
-        bytes.copy_from_slice(&self.0[..bytes.len()]);
-        Ok(())
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), MemoryFault> {
-        unreachable!("loads only")
-    }
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("loads only")
-    }
-}
-
 /// The instruction with these bytes, whose memory operand is at RSI and whose register operands are 1 and 3.
 fn of_memory(bytes: &[u8], source: [u8; 32], mxcsr: Mxcsr) -> ([u32; 16], Mxcsr) {
     let processor = Processor::with_every_feature(Vendor::Intel).leak();
@@ -302,7 +282,9 @@ fn of_memory(bytes: &[u8], source: [u8; 32], mxcsr: Mxcsr) -> ([u32; 16], Mxcsr)
     registers.extended.mxcsr = mxcsr;
     registers.extended.vector[1].0 = [u64::MAX; 8];
     registers.extended.vector[3].0[..4].copy_from_slice(&bytemuck::cast::<_, [u64; 4]>(source));
-    assert_eq!(displaced.execute(&mut registers, &mut Constants(source)), Ok(Outcome::Next), "{displaced:?}");
+    let mut memory = FlatMemory::new(0x1000, source.len());
+    memory.bytes_mut().copy_from_slice(&source);
+    assert_eq!(displaced.execute(&mut registers, &mut memory), Ok(Outcome::Next), "{displaced:?}");
     (bytemuck::cast(registers.extended.vector[1].0), registers.extended.mxcsr)
 }
 

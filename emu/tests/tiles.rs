@@ -1,44 +1,25 @@
 //! AMX: loads and stores of tiles that stop at a fault, products that no processor at hand has, and threads without tiles.
 
 use emu::registers::{TileConfig, gpr};
-use emu::{
-    Access, Displaced, Exception, MemoryFault, Outcome, Processor, Registers, Touches, UserMemory, Vendor,
-};
+use emu::{Displaced, Exception, FlatMemory, Outcome, Processor, Registers, Touches, Vendor};
 
 const START: u64 = 0x1000;
 const END: u64 = 0x4000;
 
-/// Some pages of memory.
-struct Pages(Vec<u8>);
-
-impl Pages {
-    fn range(address: u64, length: usize, access: Access) -> Result<core::ops::Range<usize>, MemoryFault> {
-        match (address..address + length as u64).find(|byte| !(START..END).contains(byte)) {
-            Some(address) => Err(MemoryFault { address, access, present: false, protection_key: false }),
-            None => Ok((address - START) as usize..(address - START) as usize + length),
-        }
-    }
-}
-
-impl UserMemory for Pages {
-    fn read(&mut self, address: u64, bytes: &mut [u8], access: Access) -> Result<(), MemoryFault> {
-        bytes.copy_from_slice(&self.0[Pages::range(address, bytes.len(), access)?]);
-        Ok(())
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        self.0[Pages::range(address, bytes.len(), Access::Write)?].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn update(&mut self, _: u64, _: usize, _: &mut dyn FnMut(u128) -> u128) -> Result<u128, MemoryFault> {
-        unreachable!("nothing here is locked")
-    }
+/// Memory of zeros.
+fn zeros() -> FlatMemory {
+    FlatMemory::new(START, (END - START) as usize)
 }
 
 /// Memory in which every byte differs from its neighbours.
-fn pages() -> Pages {
-    Pages((0..(END - START) as usize).map(|place| (place * 7 + place / 256) as u8).collect())
+fn pages() -> FlatMemory {
+    let mut pages = zeros();
+    pages
+        .bytes_mut()
+        .iter_mut()
+        .enumerate()
+        .for_each(|(place, byte)| *byte = (place * 7 + place / 256) as u8);
+    pages
 }
 
 fn decode(bytes: &[u8]) -> Displaced {
@@ -80,7 +61,7 @@ fn a_load_goes_on_with_the_row_that_faulted() {
     assert_eq!(registers.extended.tiles.config.0[1], 3);
     let row = |address: u64, bytes: usize| {
         let mut row = [0; 64];
-        row[..bytes].copy_from_slice(&memory.0[(address - START) as usize..][..bytes]);
+        row[..bytes].copy_from_slice(&memory.bytes()[(address - START) as usize..][..bytes]);
         row
     };
     let loaded = |start: u64| -> [[u8; 64]; 3] { [0, 1, 2].map(|n| row(start + n * 0x80, 12)) };
@@ -109,14 +90,14 @@ fn a_store_goes_on_with_the_row_that_faulted() {
     let fault = Exception::PageFault { address: START - 0x10, error_code: 6 };
     assert_eq!(store.execute(&mut registers, &mut memory), Err(fault));
     assert_eq!(registers.extended.tiles.config.0[1], 2);
-    assert_eq!(memory.0[0x10..0x18], [0x80; 8]);
-    assert_eq!(memory.0[..8], [0x81; 8]);
-    assert_eq!(memory.0[8..0x10], expected.0[8..0x10]);
+    assert_eq!(memory.bytes()[0x10..0x18], [0x80; 8]);
+    assert_eq!(memory.bytes()[..8], [0x81; 8]);
+    assert_eq!(memory.bytes()[8..0x10], expected.bytes()[8..0x10]);
     assert_eq!(registers.extended.tiles.data.tiles().unwrap()[1], tile);
     registers.gpr[gpr::RAX] = START + 0x100;
     assert_eq!(store.execute(&mut registers, &mut memory), Ok(Outcome::Next));
-    assert_eq!(memory.0[0xd0..0xd8], [0x83; 8]);
-    assert_eq!(memory.0[0x100..0x110], expected.0[0x100..0x110], "it was done before");
+    assert_eq!(memory.bytes()[0xd0..0xd8], [0x83; 8]);
+    assert_eq!(memory.bytes()[0x100..0x110], expected.bytes()[0x100..0x110], "it was done before");
     // There is no such row.
     registers.extended.tiles.config.0[1] = 4;
     assert_eq!(store.execute(&mut registers, &mut memory), Err(Exception::InvalidOpcode));
@@ -200,19 +181,22 @@ fn what_is_saved_is_restored() {
     registers.gpr[gpr::RAX] = COMPONENTS;
     registers.gpr[gpr::RBX] = START;
     let saved = registers.extended.tiles.clone();
-    let mut memory = Pages(vec![0; (END - START) as usize]);
+    let mut memory = zeros();
     assert_eq!(decode(XSAVEC).execute(&mut registers, &mut memory), Ok(Outcome::Next));
-    assert_eq!(memory.0[512..528], [COMPONENTS.to_le_bytes(), (COMPONENTS | 1 << 63).to_le_bytes()].concat());
+    assert_eq!(
+        memory.bytes()[512..528],
+        [COMPONENTS.to_le_bytes(), (COMPONENTS | 1 << 63).to_le_bytes()].concat()
+    );
     registers.extended.tiles = Registers::default().extended.tiles;
     registers.extended.tiles.data.make_room();
     assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Next));
     assert_eq!(registers.extended.tiles, saved);
     // What becomes of a configuration that LDTILECFG would not take only the processor knows.
-    memory.0[576] = 2;
+    memory.bytes_mut()[576] = 2;
     assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Native));
-    memory.0[576] = 1;
+    memory.bytes_mut()[576] = 1;
     // The image does not have them: they become zeros.
-    memory.0[512..520].fill(0);
+    memory.bytes_mut()[512..520].fill(0);
     assert_eq!(decode(XRSTOR).execute(&mut registers, &mut memory), Ok(Outcome::Next));
     assert_eq!(registers.extended.tiles, Registers::default().extended.tiles);
 }
@@ -255,7 +239,7 @@ fn whatever_the_configuration_is_it_completes_or_faults() {
         registers.gpr[gpr::RCX] = if random() % 4 == 0 { random() << 40 } else { random() % 0x200 };
         registers.gpr[gpr::RBX] = START & !63;
         let mut memory = pages();
-        memory.0[512..576].fill(0);
+        memory.bytes_mut()[512..576].fill(0);
         for (index, displaced) in displaced.iter().enumerate() {
             match displaced.execute(&mut registers, &mut memory) {
                 Ok(Outcome::Next) => completed[index] += 1,

@@ -12,7 +12,7 @@ use crate::model::exception::Exception;
 use crate::model::lane::{Blocks, Lane};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Sources, Zmm};
+use crate::run::phases::{Sources, Zmm};
 use crate::run::row::Row;
 
 /// A row of a vector instruction: its work as a type, and what decoding must know of its operands.
@@ -30,14 +30,10 @@ macro_rules! work_row {
 pub(crate) use work_row;
 
 impl Row {
-    const fn with_layout(self, layout: Layout) -> Row {
-        Row { vector: Some(layout), ..self }
-    }
-
     /// The memory operand is read whole, whatever the mask leaves out.
     pub(crate) const fn whole(self) -> Row {
         match self.vector {
-            Some(layout) => self.with_layout(layout.whole()),
+            Some(layout) => self.with(layout.whole()),
             None => self,
         }
     }
@@ -45,7 +41,7 @@ impl Row {
     /// Elements of the memory operand that the mask leaves out are not looked at, though blocks are computed.
     pub(crate) const fn suppressing(self) -> Row {
         match self.vector {
-            Some(layout) => self.with_layout(layout.suppressing()),
+            Some(layout) => self.with(layout.suppressing()),
             None => self,
         }
     }
@@ -53,7 +49,7 @@ impl Row {
     /// The mask counts elements of so many bytes, and not those that the work is written for.
     pub(crate) const fn masked_by(self, bytes: usize) -> Row {
         match self.vector {
-            Some(layout) => self.with_layout(layout.masked_by(bytes)),
+            Some(layout) => self.with(layout.masked_by(bytes)),
             None => self,
         }
     }

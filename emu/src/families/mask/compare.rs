@@ -30,19 +30,19 @@ pub(super) static ROWS: &[Row] = &[
     row!(Vptestnmw, Compare<u16>, NONE, |first: &u16, second: &u16| first & second == 0),
     row!(Vptestnmd, Compare<u32>, NONE, |first: &u32, second: &u32| first & second == 0),
     row!(Vptestnmq, Compare<u64>, NONE, |first: &u64, second: &u64| first & second == 0),
-    Row { vector: TWO_OF_1, ..row!(Vpshufbitqmb, Whole, NONE, shuffle_bits) },
-    Row { vector: TWO_OF_1, ..row!(Vpblendmb, Select, NONE, blend::<u8>) },
-    Row { vector: TWO_OF_2, ..row!(Vpblendmw, Select, NONE, blend::<u16>) },
-    Row { vector: TWO_OF_4, ..row!([Vpblendmd, Vblendmps], Select, NONE, blend::<u32>) },
-    Row { vector: TWO_OF_8, ..row!([Vpblendmq, Vblendmpd], Select, NONE, blend::<u64>) },
-    Row { vector: TWO_OF_4, ..row!(Vp2intersectd, Whole, NONE, intersect::<u32>) }.whole(),
-    Row { vector: TWO_OF_8, ..row!(Vp2intersectq, Whole, NONE, intersect::<u64>) }.whole(),
+    row!(Vpshufbitqmb, Whole, NONE, shuffle_bits).with(two_of(1)),
+    row!(Vpblendmb, Select, NONE, blend::<u8>).with(two_of(1)),
+    row!(Vpblendmw, Select, NONE, blend::<u16>).with(two_of(2)),
+    row!([Vpblendmd, Vblendmps], Select, NONE, blend::<u32>).with(two_of(4)),
+    row!([Vpblendmq, Vblendmpd], Select, NONE, blend::<u64>).with(two_of(8)),
+    row!(Vp2intersectd, Whole, NONE, intersect::<u32>).with(two_of(4)).whole(),
+    row!(Vp2intersectq, Whole, NONE, intersect::<u64>).with(two_of(8)).whole(),
 ];
 
-const TWO_OF_1: Option<Layout> = Some(Layout::new(Operands::Two, 1));
-const TWO_OF_2: Option<Layout> = Some(Layout::new(Operands::Two, 2));
-const TWO_OF_4: Option<Layout> = Some(Layout::new(Operands::Two, 4));
-const TWO_OF_8: Option<Layout> = Some(Layout::new(Operands::Two, 8));
+/// Two sources with elements of so many bytes.
+const fn two_of(bytes: usize) -> Layout {
+    Layout::new(Operands::Two, bytes)
+}
 
 /// The predicates EQ, LT, LE, FALSE, NEQ, NLT, NLE and TRUE.
 #[inline(always)]
