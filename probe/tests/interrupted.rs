@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use scratch::Scratch;
-use scratch::target::{ANSWERS, STEPLESS, Target};
+use scratch::target::{ANSWERS, STEPLESS, Target, stepless_command, with_default_signals};
 
 /// Those that do not end a process by default, those that end the session alone, and the session's own.
 const NOT_ENDING: [i32; 11] = [
@@ -57,19 +57,8 @@ fn end_of(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// A program for which no signal is ignored, though they may be for the tests, under nohup or as a job of a shell.
-fn with_default_signals(program: &str) -> Command {
-    let mut command = Command::new("env");
-    command.arg("--default-signal").arg(program);
-    command
-}
-
-fn stepless() -> Command {
-    with_default_signals(STEPLESS)
-}
-
 fn stat(target: &Target) -> Child {
-    let mut stat = stepless();
+    let mut stat = stepless_command();
     stat.args(["stat", "-e", "answers:leaf", "-p", &target.pid()]);
     // Stopping signals are ignored in a group without a parent outside.
     stat.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -126,7 +115,8 @@ fn a_command_outlives_the_one_that_launched_it() {
     let scratch = Scratch::new();
     let program = scratch.compile("answers", ANSWERS, &[]);
     for signal in [libc::SIGQUIT, libc::SIGUSR1, libc::SIGRTMIN()] {
-        let mut launched = Target::start(stepless().args(["stat", "-e", "answers:leaf", "--"]).arg(&program));
+        let mut launched =
+            Target::start(stepless_command().args(["stat", "-e", "answers:leaf", "--"]).arg(&program));
         launched.ask();
         send(launched.child.id(), signal);
         assert_eq!(end_of(&mut launched.child).signal(), Some(signal));
@@ -196,7 +186,7 @@ fn a_target_goes_on_without_probes_while_the_command_is_stopped() {
 fn a_target_that_ends_while_the_command_is_stopped_is_missed_by_nobody() {
     let scratch = Scratch::new();
     let program = scratch.compile("answers", ANSWERS, &[]);
-    let mut command = stepless();
+    let mut command = stepless_command();
     let mut launched =
         Target::start(command.args(["stat", "-e", "answers:leaf", "--"]).arg(&program).process_group(0));
     let _watchdog = Watchdog::of(&launched.child);
@@ -249,7 +239,7 @@ fn a_signal_that_also_ends_a_launched_command_ends_both() {
     let program = scratch.compile("spins", SPINS, &["-pthread"]);
     for round in 0..20 {
         let signal = if round % 2 == 0 { libc::SIGTERM } else { libc::SIGINT };
-        let mut command = stepless();
+        let mut command = stepless_command();
         command.args(["stat", "-e", "spins:leaf", "--"]).arg(&program).process_group(0);
         let mut launched = Target::start(&mut command);
         // To both, as a key does; SIGTERM is also passed on.

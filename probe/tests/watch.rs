@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use probe::Session;
-use scratch::target::{ANSWERS, STEPLESS, Target};
+use scratch::target::{ANSWERS, STEPLESS, Target, stepless_command};
 use scratch::{PROGRAM, Scratch};
 use serde_json::Value;
 
@@ -100,7 +100,7 @@ fn a_running_process_is_left_as_it_was() {
     let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
     target.ask();
     let (text, maps) = (target.text(), target.maps());
-    let mut child = Command::new(STEPLESS)
+    let mut child = stepless_command()
         .args(["trace", "--json", "-e", "answers:leaf", "-p", &target.pid()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -136,7 +136,7 @@ fn a_reader_that_goes_away_ends_the_trace_and_not_the_target() {
     let scratch = Scratch::new();
     let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
     let text = target.text();
-    let mut child = Command::new(STEPLESS)
+    let mut child = stepless_command()
         .args(["trace", "-e", "answers:leaf", "-p", &target.pid()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -158,7 +158,7 @@ fn an_interrupted_command_goes_on_without_probes() {
     let scratch = Scratch::new();
     let program = scratch.compile("answers", ANSWERS, &[]);
     let mut target =
-        Target::start(Command::new(STEPLESS).args(["stat", "-e", "answers:leaf", "--"]).arg(&program));
+        Target::start(stepless_command().args(["stat", "-e", "answers:leaf", "--"]).arg(&program));
     target.ask();
     target.ask();
     kill(Pid::from_raw(i32::try_from(target.child.id()).unwrap()), Signal::SIGINT).unwrap();

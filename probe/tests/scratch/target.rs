@@ -8,6 +8,18 @@ use probe::Locate;
 
 pub(crate) const STEPLESS: &str = env!("CARGO_BIN_EXE_stepless");
 
+/// A program for which no signal is ignored, though they may be for the tests, under nohup or as a job of a shell.
+pub(crate) fn with_default_signals(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
+/// The command.
+pub(crate) fn stepless_command() -> Command {
+    with_default_signals(STEPLESS)
+}
+
 /// Calls `leaf` once for each line that it reads, and answers each; ends with status 9.
 pub(crate) const ANSWERS: &str = r#"
     #include <stdio.h>
