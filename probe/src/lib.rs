@@ -18,47 +18,17 @@
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
 
-pub mod census;
-pub mod code;
-pub mod elf;
+mod engine;
 pub mod error;
-pub mod event;
-pub mod glob;
-pub mod hit;
-pub mod locate;
-pub mod maps;
-pub mod recorded;
-pub mod resolve;
-pub mod spec;
-
-mod affinity;
-mod borrow;
-mod compat;
-mod entry;
 mod executor;
-mod failure;
-mod faults;
-mod keys;
-mod kin;
-mod launch;
-mod lifecycle;
-mod linker;
-mod mapped;
-mod mask;
-mod memory;
-mod pause;
-mod placement;
-mod procfs;
-mod session;
-mod space;
-mod stop;
-mod sys;
-mod trap;
-mod xstate;
+mod symbols;
+mod target;
 
+pub use engine::event::{self, Counters, Event, ProbeReport};
+pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
+pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use error::{AttachError, ProbeError};
-pub use event::{Counters, Event, ProbeReport};
-pub use hit::{Action, GeneralRegisters, Hit, ProbeId};
-pub use locate::{Locate, LocateError, Site};
-pub use session::{RunEnd, Session, SessionOptions, StopHandle};
-pub use space::Unplaceable;
+pub use symbols::locate::{self, Locate, LocateError, Site};
+pub use symbols::{census, code, elf, glob, recorded, resolve, spec};
+pub use target::maps;
+pub use target::space::Unplaceable;

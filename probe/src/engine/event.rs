@@ -1,0 +1,144 @@
+//! What the engine tells its host, besides hits.
+
+use std::io;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+
+use crate::engine::hit::ProbeId;
+use crate::symbols::locate::LocateError;
+use crate::target::space::Unplaceable;
+
+/// Something that happened to the target or to a probe.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A child process is traced from now on.
+    Followed {
+        /// The child.
+        pid: i32,
+        /// Its parent.
+        parent: i32,
+    },
+    /// A process executes a new program; all probes are located anew.
+    Exec {
+        /// The process.
+        pid: i32,
+    },
+    /// A process executes a program whose memory cannot be opened, such as one that may not be read: it runs
+    /// without probes.
+    Inaccessible {
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: &'a io::Error,
+    },
+    /// A process ended.
+    Ended {
+        /// The process.
+        pid: i32,
+        /// How.
+        status: ExitStatus,
+    },
+    /// A probe of many sites is being placed, which may take a while; told from time to time, and at the end.
+    Placing {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// How many sites have been seen to.
+        done: usize,
+        /// How many there are.
+        total: usize,
+    },
+    /// A probe got a site, after it was made.
+    Placed {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: u64,
+    },
+    /// A site of a probe cannot be probed.
+    Refused {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: u64,
+        /// Why.
+        reason: &'a Unplaceable,
+    },
+    /// The object is mapped now, but lacks what the probe names.
+    Unresolvable {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// Why.
+        error: &'a LocateError,
+    },
+    /// The kernel has refused a request, though the thread lives. What it was for has not been done; where that
+    /// was to serve a hit, the thread executes the instruction itself, or, where not even that can be had, the
+    /// breakpoint is removed.
+    Failed {
+        /// The process.
+        pid: i32,
+        /// The thread, or any of the process.
+        tid: i32,
+        /// The system call or ptrace request.
+        request: &'static str,
+        /// Why.
+        error: Errno,
+    },
+    /// The kernel has refused what handlers have written to a thread's registers; they are as before.
+    Rejected {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// Why: EIO for a general register, EINVAL for an extended one.
+        error: Errno,
+    },
+    /// The program has overwritten a probed instruction; its probes do not work there any more.
+    Overwritten {
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: u64,
+    },
+}
+
+/// What is counted for each probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// How often a thread reached it.
+    pub hits: u64,
+    /// Of these, how often the instruction was emulated to its end.
+    pub emulated: u64,
+    /// Of these, how often the thread executed the instruction itself while the others were held: it
+    /// depends on descriptors or permissions of the thread, it is not 64-bit code, or there was no system call
+    /// to borrow.
+    pub native: u64,
+    /// Of these, how often it raised an exception.
+    pub faulted: u64,
+    /// Of these, how many the handler did not want.
+    pub filtered: u64,
+    /// How often a thread passed without the handler running, as far as can be known.
+    pub missed: u64,
+}
+
+/// The state of a probe.
+#[derive(Debug)]
+pub struct ProbeReport<'a> {
+    /// What was counted.
+    pub counters: Counters,
+    /// The addresses at which it has been placed, in any process, in the order of placement.
+    pub sites: &'a [u64],
+    /// The sites that cannot be probed.
+    pub refused: &'a [(u64, Unplaceable)],
+    /// Why it has never been placed, if so: the object is not there yet, or lacks what the probe names.
+    pub pending: Option<&'a LocateError>,
+}

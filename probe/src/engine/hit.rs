@@ -1,0 +1,230 @@
+//! What a handler sees and decides.
+
+use std::io;
+use std::time::Duration;
+
+use emu::registers::Extended;
+use emu::{Access, MemoryFault, Registers, Rflags, UserMemory};
+
+use crate::executor::ptrace::memory::Accessor;
+use crate::executor::ptrace::registers::Fetched;
+use crate::target::keys;
+use crate::target::procfs;
+
+/// Names a probe of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProbeId(pub(crate) usize);
+
+impl ProbeId {
+    /// Its number: 0 for the first probe of the session, 1 for the next.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What happens after a handler.
+///
+/// Where several probes share an instruction, it is performed unless one of their handlers leaves it out; the last
+/// of them says where the thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The displaced instruction is emulated, unless the handler has changed RIP: see
+    /// [`Hit::registers_mut`].
+    Continue,
+    /// It is left out: the thread goes on behind it, or where the handler has set RIP to.
+    Skip,
+    /// It is left out: the thread goes on at this address, even if that is the instruction's own, which is
+    /// another hit then.
+    GoTo(u64),
+    /// As [`Action::Continue`], and the probe is removed.
+    Remove,
+    /// As [`Action::Continue`], and the session detaches from the target.
+    Detach,
+}
+
+/// The registers of a thread that are there at every hit.
+///
+/// The others cost a system call, so that they are fetched when they are asked for: [`Hit::extended`],
+/// [`Hit::pkru`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneralRegisters {
+    /// RAX to R15 in machine encoding; see [`emu::registers::gpr`].
+    pub gpr: [u64; 16],
+    /// The address of the instruction.
+    pub rip: u64,
+    /// The flags. IF, IOPL, VM, VIF, VIP and ID cannot be changed.
+    pub rflags: Rflags,
+    /// The base address of FS.
+    pub fs_base: u64,
+    /// The base address of GS.
+    pub gs_base: u64,
+    /// Segment selectors in machine encoding; see [`emu::registers::segment`]. CS is 0x33 in 64-bit code and
+    /// 0x23 in 32-bit code.
+    pub segment: [u16; 6],
+}
+
+impl GeneralRegisters {
+    pub(crate) fn of(file: &Registers) -> GeneralRegisters {
+        let &Registers { gpr, rip, rflags, fs_base, gs_base, segment, .. } = file;
+        GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment }
+    }
+
+    /// Puts them into a register file.
+    pub(crate) fn put(&self, file: &mut Registers) {
+        let &GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment } = self;
+        (file.gpr, file.rip, file.rflags) = (gpr, rip, rflags);
+        (file.fs_base, file.gs_base, file.segment) = (fs_base, gs_base, segment);
+    }
+}
+
+/// A thread that has reached a probe, and is stopped before the instruction.
+#[derive(Debug)]
+pub struct Hit<'a> {
+    pub(crate) probe: ProbeId,
+    pub(crate) pid: i32,
+    pub(crate) ip: u64,
+    pub(crate) registers: &'a mut GeneralRegisters,
+    pub(crate) state: &'a mut Fetched,
+    pub(crate) memory: Accessor<'a>,
+    pub(crate) filtered: bool,
+}
+
+impl Hit<'_> {
+    /// The probe.
+    #[must_use]
+    pub fn probe(&self) -> ProbeId {
+        self.probe
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.memory.tid
+    }
+
+    /// The address of the instruction.
+    #[must_use]
+    pub fn ip(&self) -> u64 {
+        self.ip
+    }
+
+    /// The processor on which the thread ran last; `None` if the thread has just been killed.
+    #[must_use]
+    pub fn cpu(&self) -> Option<u32> {
+        procfs::processor_of(self.tid())
+    }
+
+    /// The time since the system booted, suspension excluded (`CLOCK_MONOTONIC`), in nanoseconds.
+    #[must_use]
+    pub fn time_ns(&self) -> u64 {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+        let now = now.map(Duration::from).unwrap_or_default();
+        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The thread's general registers, RIP, RFLAGS, segment bases and selectors.
+    #[must_use]
+    pub fn registers(&self) -> &GeneralRegisters {
+        self.registers
+    }
+
+    /// The same, to be changed. Once RIP is another, the displaced instruction is left out and the thread goes
+    /// on there, whatever the action.
+    ///
+    /// Should the kernel refuse what is written (a segment base that is not canonical, a selector that is not
+    /// user mode's, a flag that is the system's), the registers stay as they were, and [`Event::Rejected`](crate::Event::Rejected) is told.
+    pub fn registers_mut(&mut self) -> &mut GeneralRegisters {
+        self.registers
+    }
+
+    /// The thread's x87, MMX, SSE, AVX and AVX-512 registers, fetched when they are first asked for. What the
+    /// processor does not have is zero.
+    ///
+    /// # Errors
+    /// That of `PTRACE_GETREGSET`, such as ESRCH where the thread has just been killed.
+    pub fn extended(&mut self) -> io::Result<&Extended> {
+        Ok(&self.whole()?.extended)
+    }
+
+    /// The same, to be changed; stored after the last handler if they are other registers then.
+    ///
+    /// Should the kernel refuse what is written (reserved bits of MXCSR), they stay as they were, and
+    /// [`Event::Rejected`](crate::Event::Rejected) is told.
+    ///
+    /// # Errors
+    /// Those of [`Hit::extended`].
+    pub fn extended_mut(&mut self) -> io::Result<&mut Extended> {
+        Ok(&mut self.whole()?.extended)
+    }
+
+    /// PKRU, the thread's rights to memory with a protection key: fetched with the extended registers. Zero
+    /// where the processor has no protection keys.
+    ///
+    /// # Errors
+    /// Those of [`Hit::extended`].
+    pub fn pkru(&mut self) -> io::Result<u32> {
+        Ok(self.whole()?.pkru)
+    }
+
+    /// Changes PKRU, after the last handler: until then, memory is read and written with the rights before.
+    ///
+    /// # Errors
+    /// Those of [`Hit::extended`], and [`io::ErrorKind::Unsupported`] where the processor has no protection
+    /// keys.
+    pub fn set_pkru(&mut self, pkru: u32) -> io::Result<()> {
+        if !keys::are_supported() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.whole()?.pkru = pkru;
+        Ok(())
+    }
+
+    /// The register file with all that can be fetched. Its general registers are not the handler's.
+    fn whole(&mut self) -> io::Result<&mut Registers> {
+        let tid = self.memory.tid;
+        Ok(self.state.lend_extended(tid)?)
+    }
+
+    /// Fills `bytes` from the thread's memory, which shows no breakpoints.
+    ///
+    /// # Errors
+    /// The first byte that cannot be read.
+    pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
+        self.memory.read(address, bytes, Access::Read)
+    }
+
+    /// Fills `bytes` as far as the memory can be read, and returns how far that is, such as for strings.
+    pub fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        self.memory.read_up_to(address, bytes)
+    }
+
+    /// Reads the quadword at `address`.
+    ///
+    /// # Errors
+    /// The first byte that cannot be read.
+    pub fn read_u64(&mut self, address: u64) -> Result<u64, MemoryFault> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Stores `bytes` into the thread's memory, as far as the thread itself could.
+    ///
+    /// # Errors
+    /// The first byte that cannot be written; nothing is stored then.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.memory.write(address, bytes)
+    }
+
+    /// Counts this hit as filtered out: one that the probe's condition did not want.
+    pub fn filter_out(&mut self) {
+        self.filtered = true;
+    }
+}

@@ -1,0 +1,303 @@
+//! Births, execs and the end of a session.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+
+use crate::engine::event::Event;
+use crate::engine::session::Session;
+use crate::executor::ptrace::failure::errno;
+use crate::executor::ptrace::stop::{Gone, Report, SpaceId, Stopped};
+use crate::executor::ptrace::sys::{self, Resume};
+use crate::target::procfs;
+use crate::target::space::Space;
+
+/// Why a process's memory is, or is not, its parent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinship {
+    /// A thread of the same process.
+    Thread,
+    /// A process that shares the memory, as after vfork.
+    Sharing,
+    /// A process that has a copy, as after fork.
+    Copy,
+}
+
+impl Session {
+    /// A thread has made another thread or process, which is traced already.
+    pub(crate) fn gave_birth(&mut self, stopped: Stopped) {
+        let tid = stopped.tid();
+        if stopped.event == libc::PTRACE_EVENT_VFORK
+            && let Some(thread) = self.threads.get_mut(tid)
+        {
+            thread.in_vfork = true;
+        }
+        let parent = self.threads.get(tid).map(|thread| (thread.pid, thread.space));
+        if let (Some((pid, space)), Some(child)) = (parent, self.child_of(&stopped)) {
+            self.take_up(child, &stopped, pid, space);
+        }
+        self.threads.resume(stopped, 0);
+    }
+
+    /// The first stop of the thread or process whose birth `stopped` reports.
+    fn child_of(&mut self, stopped: &Stopped) -> Option<Stopped> {
+        let tid = stopped.tid();
+        let child = self.threads.note(tid, "PTRACE_GETEVENTMSG", ptrace::getevent(sys::pid(tid)))?;
+        // Killed at birth is no loss; its end is nobody's concern.
+        self.threads.birth_of(i32::try_from(child).ok()?).ok()
+    }
+
+    fn kinship(child: &Stopped, parent: &Stopped, parent_pid: i32, child_pid: i32) -> Kinship {
+        let shares =
+            sys::same_memory(child.tid(), parent.tid()).unwrap_or(parent.event != libc::PTRACE_EVENT_FORK);
+        match shares {
+            _ if child_pid == parent_pid => Kinship::Thread,
+            true => Kinship::Sharing,
+            false => Kinship::Copy,
+        }
+    }
+
+    fn take_up(&mut self, child: Stopped, parent: &Stopped, pid: i32, space_id: SpaceId) {
+        let tid = child.tid();
+        let child_pid = procfs::process_of(tid).unwrap_or(tid);
+        match Self::kinship(&child, parent, pid, child_pid) {
+            Kinship::Thread => {
+                let guest = self.threads.get(parent.tid()).is_some_and(|parent| parent.guest);
+                self.threads.add(tid, pid, space_id);
+                self.threads.set_guest(tid, guest);
+            }
+            Kinship::Sharing => {
+                // Its breakpoints are its parent's, so it must be served until it executes or exits.
+                self.threads.add(tid, child_pid, space_id);
+                self.threads.set_guest(tid, true);
+                if !self.options.follow {
+                    self.transient.insert(child_pid);
+                }
+            }
+            Kinship::Copy => {
+                let Some(mut copy) = self.copy_for(tid, space_id) else {
+                    return self.threads.let_go(child, 0);
+                };
+                if !self.options.follow {
+                    self.free(copy);
+                    return self.threads.let_go(child, 0);
+                }
+                copy.settle();
+                let copy = self.add_space(copy);
+                self.threads.add(tid, child_pid, copy);
+                self.tell(&Event::Followed { pid: child_pid, parent: pid });
+            }
+        }
+        self.threads.resume(child, 0);
+    }
+
+    /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
+    /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
+    pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
+        let copy = self.spaces.get(&space)?.copy_for(tid).map_err(|error| errno(&error));
+        self.threads.note(tid, "opening /proc/PID/mem", copy)
+    }
+
+    /// Takes the breakpoints out of a copied address space.
+    pub(crate) fn free(&mut self, mut copy: Space) {
+        copy.clear();
+        self.tell_failures(copy.take_failures());
+    }
+
+    /// Frees children whose parent was killed before it could report them.
+    pub(crate) fn clean_orphans(&mut self, space_id: SpaceId) {
+        for orphan in self.threads.orphans() {
+            let tid = orphan.tid();
+            let has_parent = procfs::parent_of(tid).is_some_and(|parent| self.threads.get(parent).is_some());
+            if has_parent {
+                self.threads.expect_parent(orphan);
+                continue;
+            }
+            if let Some(copy) = self.copy_for(tid, space_id) {
+                self.free(copy);
+            }
+            self.threads.let_go(orphan, 0);
+        }
+    }
+
+    /// A process executes a new program.
+    pub(crate) fn serve_exec(&mut self, stopped: Stopped) {
+        let tid = stopped.tid();
+        if self.transient.remove(&tid) {
+            self.forget_process(&stopped);
+            self.threads.let_go(stopped, 0);
+            return;
+        }
+        // `launch` has seen to the first exec already.
+        if !self.threads.get(tid).is_some_and(|thread| thread.fresh) {
+            self.executed(&stopped);
+        }
+        if let Some(thread) = self.threads.get_mut(tid) {
+            thread.fresh = false;
+        }
+        self.tell(&Event::Exec { pid: tid });
+        self.threads.resume(stopped, 0);
+    }
+
+    /// Forgets every thread of the process that has stopped in exec: only the one that executes is left, and
+    /// it is the leader now.
+    fn forget_process(&mut self, stopped: &Stopped) {
+        let pid = stopped.tid();
+        let old: Vec<i32> =
+            self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid).collect();
+        for tid in old {
+            if let Some(thread) = self.threads.remove(tid)
+                && self.threads.is_deserted(thread.space)
+            {
+                self.spaces.remove(&thread.space);
+            }
+        }
+    }
+
+    /// Takes up the new program of a process that has stopped in exec, and locates all probes in it.
+    pub(crate) fn executed(&mut self, stopped: &Stopped) {
+        const CLASS_64: u8 = 2;
+        let pid = stopped.tid();
+        self.forget_process(stopped);
+        let space = match Space::open(pid) {
+            Ok(space) => space,
+            Err(error) => {
+                self.threads.add_stopped(pid, pid, SpaceId::MAX);
+                // Otherwise it was killed in its exec.
+                if errno(&error) != Errno::ESRCH {
+                    self.tell(&Event::Inaccessible { pid, error: &error });
+                    self.inaccessible = Some((pid, error));
+                }
+                return;
+            }
+        };
+        let space = self.add_space(space);
+        self.threads.add_stopped(pid, pid, space);
+        // A 32-bit program has nothing that could be probed; probes wait for the next exec.
+        if procfs::elf_class(pid) == Some(CLASS_64) {
+            self.watch_linker(space, pid, true);
+            self.relocate(space, pid);
+        }
+    }
+
+    /// Detaches from the target: every byte is restored, no thread stays stopped, and no signal is lost.
+    ///
+    /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
+    /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
+    /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
+    pub fn detach(&mut self) {
+        /// For threads that cannot stop, or whose end does not come.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        self.restore_bytes();
+        // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
+        self.interrupt(|thread| !thread.in_vfork);
+        self.threads.gather(|_, thread| !thread.in_vfork, None);
+        self.release_all();
+        self.interrupt(|_| true);
+        self.threads.gather(|_, _| true, Some(PATIENCE));
+        self.release_all();
+        self.threads.gather(|_, thread| thread.dying, Some(PATIENCE));
+        self.threads.reap();
+        self.release_all();
+        let held = self.threads.iter().filter(|(_, thread)| thread.is_running()).map(|(tid, _)| tid);
+        for tid in held.collect::<Vec<_>>() {
+            self.threads.note::<()>(tid, "PTRACE_DETACH", Err(Errno::EBUSY));
+        }
+        self.tell_all_failures();
+        self.threads.clear();
+        self.spaces.clear();
+        self.transient.clear();
+        self.affinity.restore();
+    }
+
+    fn restore_bytes(&mut self) {
+        let mut overwritten = Vec::new();
+        for (&id, space) in &mut self.spaces {
+            overwritten.extend(space.clear().into_iter().map(|address| (id, address)));
+        }
+        for (space, address) in overwritten {
+            self.tell_overwritten(space, address);
+        }
+    }
+
+    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::stop::Thread) -> bool) {
+        let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
+        let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
+        running.into_iter().for_each(|tid| self.threads.interrupt(tid));
+    }
+
+    /// Releases every thread whose stop has been reported.
+    fn release_all(&mut self) {
+        while let Some(report) = self.threads.queued() {
+            match report {
+                Report::Stopped(stopped) => self.release(stopped),
+                Report::Ended { tid, status } => self.ended(tid, status),
+                Report::Interrupted | Report::Nobody => {}
+            }
+        }
+    }
+
+    /// Detaches from one thread.
+    fn release(&mut self, stopped: Stopped) {
+        let tid = stopped.tid();
+        if matches!(
+            stopped.event,
+            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK
+        ) && let Some(child) = self.child_of(&stopped)
+        {
+            self.release_child(child, &stopped);
+        }
+        let space = self.threads.get(tid).map(|thread| thread.space);
+        let mut stopped = stopped;
+        // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
+        // waiting, which would kill it.
+        if !stopped.is_signal() && self.has_pending_breakpoint(tid) {
+            stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
+                Ok((stopped, _)) => stopped,
+                Err(Gone) => return,
+            };
+        }
+        let signal = match (stopped.is_signal(), stopped.signal) {
+            (true, libc::SIGTRAP) if space.is_some_and(|space| self.rewind(&stopped, space)) => 0,
+            (true, signal) => signal,
+            (false, _) => 0,
+        };
+        self.threads.let_go(stopped, signal);
+    }
+
+    fn has_pending_breakpoint(&mut self, tid: i32) -> bool {
+        let pending = sys::has_pending_breakpoint(tid);
+        self.threads.note(tid, "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
+    }
+
+    fn release_child(&mut self, child: Stopped, parent: &Stopped) {
+        let space = self.threads.get(parent.tid()).map(|thread| thread.space);
+        if let Some(space) = space
+            && sys::same_memory(child.tid(), parent.tid()) != Some(true)
+            && let Some(copy) = self.copy_for(child.tid(), space)
+        {
+            self.free(copy);
+        }
+        self.threads.let_go(child, 0);
+    }
+
+    /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.
+    pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
+        let tid = stopped.tid();
+        let fetched = self.registers.fetch(tid);
+        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none()
+            || !self.threads.is_breakpoint(tid, true)
+        {
+            return false;
+        }
+        let address = self.registers.file.rip.wrapping_sub(1);
+        if !self.spaces.get(&space).is_some_and(|space| space.was_removed(address)) {
+            return false;
+        }
+        self.threads.put_back_mask(tid);
+        self.registers.file.rip = address;
+        let stored = self.registers.store(tid);
+        self.threads.note(tid, "PTRACE_POKEUSER", stored).is_some()
+    }
+}

@@ -1,0 +1,12 @@
+//! From a stop to the resume: sessions, the probes in them, hits, and the lives of threads and mappings.
+
+pub(crate) mod compat;
+pub(crate) mod entry;
+pub mod event;
+pub mod hit;
+mod kin;
+mod lifecycle;
+mod pause;
+pub(crate) mod perform;
+mod placement;
+pub(crate) mod session;

@@ -1,0 +1,3 @@
+//! What performs a displaced instruction on behalf of a thread.
+
+pub(crate) mod ptrace;

@@ -1,0 +1,358 @@
+//! Borrowed instructions: a thread runs one that its text already has, with registers set so that it does
+//! what is wanted. Only a thread itself can enter the kernel, fault, or make an atomic access to its memory;
+//! this way it does so and nothing is injected.
+
+use emu::registers::gpr;
+use emu::{Registers, Rflags};
+use nix::sys::ptrace;
+
+use crate::executor::ptrace::registers::Fetched;
+use crate::executor::ptrace::stop::{Gone, Ran, Stopped, Threads};
+use crate::executor::ptrace::sys::{self, Resume};
+use crate::target::maps;
+use crate::target::space::Space;
+
+/// What an instruction is borrowed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// MOV of a byte from memory.
+    Load,
+    /// A read and write of memory that changes nothing.
+    Store,
+    /// The same, atomic, and addressed by RSP.
+    StackStore,
+    /// DIV by a register.
+    Divide,
+    /// UD2.
+    Undefined,
+    /// FWAIT.
+    Wait,
+    /// NOP.
+    Nothing,
+    /// INT1.
+    Debug,
+    /// SYSCALL.
+    Syscall,
+    /// INT n.
+    Interrupt(u8),
+    /// LOCK CMPXCHG of 4 or 8 bytes, or LOCK CMPXCHG16B.
+    CompareExchange(usize),
+}
+
+/// The longest instruction that is borrowed, in bytes.
+const LONGEST: usize = 5;
+
+/// An instruction of the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loan {
+    pub(crate) address: u64,
+    bytes: [u8; LONGEST],
+    pattern: Pattern,
+}
+
+/// How the bytes of a borrowed instruction are to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pattern {
+    /// How many of them count.
+    length: usize,
+    /// The register that holds the address, or is the operand, if any.
+    base: Option<usize>,
+    /// The register that holds the value to store, if any.
+    value: Option<usize>,
+}
+
+impl Pattern {
+    /// An instruction without operands.
+    const fn plain(length: usize) -> Pattern {
+        Pattern { length, base: None, value: None }
+    }
+
+    const fn on(base: usize, length: usize) -> Pattern {
+        Pattern { length, base: Some(base), value: None }
+    }
+}
+
+impl Need {
+    /// `lock or dword [rsp], 0`: a full barrier as compilers write it.
+    const BARRIER: [u8; 5] = [0xf0, 0x83, 0x0c, 0x24, 0x00];
+
+    /// Looks for the instruction at the start of `bytes`. Any bytes that decode so will do, also from the
+    /// middle of another instruction.
+    fn pattern(self, bytes: &[u8]) -> Option<Pattern> {
+        let starts = |with: &[u8]| bytes.starts_with(with).then_some(Pattern::plain(with.len()));
+        match self {
+            // MOV r8, r/m8
+            Need::Load => {
+                let &[0x8a, modrm, ..] = bytes else { return None };
+                Some(Pattern::on(plain_base(modrm)?, 2))
+            }
+            // ADD r/m8, r8 and OR r/m8, r8; numbers 4 to 7 would be AH to BH.
+            Need::Store => {
+                let &[0x00 | 0x08, modrm, ..] = bytes else { return None };
+                let (base, value) = (plain_base(modrm)?, register(modrm));
+                (value < 4 && value != base).then_some(Pattern { value: Some(value), ..Pattern::on(base, 2) })
+            }
+            Need::StackStore => starts(&Self::BARRIER).map(|_| Pattern::on(gpr::RSP, Self::BARRIER.len())),
+            Need::Divide => {
+                let &[0xf7, modrm, ..] = bytes else { return None };
+                let base = usize::from(modrm & 7);
+                (modrm & 0xf8 == 0xf0 && base != gpr::RSP).then_some(Pattern::on(base, 2))
+            }
+            Need::Undefined => starts(&[0x0f, 0x0b]),
+            Need::Wait => starts(&[0x9b]),
+            Need::Nothing => starts(&[0x90]),
+            Need::Debug => starts(&[0xf1]),
+            Need::Syscall => starts(&[0x0f, 0x05]),
+            Need::Interrupt(number) => starts(&[0xcd, number]),
+            Need::CompareExchange(16) => {
+                let &[0xf0, 0x48, 0x0f, 0xc7, modrm, ..] = bytes else { return None };
+                let base = plain_base(modrm)?;
+                (register(modrm) == 1 && base > gpr::RBX)
+                    .then_some(Pattern { value: Some(gpr::RBX), ..Pattern::on(base, 5) })
+            }
+            Need::CompareExchange(size) => {
+                let (length, modrm) = match *bytes {
+                    [0xf0, 0x0f, 0xb1, modrm, ..] if size == 4 => (4, modrm),
+                    [0xf0, 0x48, 0x0f, 0xb1, modrm, ..] if size == 8 => (5, modrm),
+                    _ => return None,
+                };
+                let (base, value) = (plain_base(modrm)?, register(modrm));
+                (base != gpr::RAX && value != gpr::RAX && value != base && value != gpr::RSP)
+                    .then_some(Pattern { value: Some(value), ..Pattern::on(base, length) })
+            }
+        }
+    }
+}
+
+/// The register number in the middle of a ModRM byte.
+fn register(modrm: u8) -> usize {
+    usize::from(modrm >> 3 & 7)
+}
+
+/// The base register of a ModRM byte that means `[register]` and nothing more.
+fn plain_base(modrm: u8) -> Option<usize> {
+    let rm = usize::from(modrm & 7);
+    (modrm < 0x40 && rm != gpr::RSP && rm != gpr::RBP).then_some(rm)
+}
+
+impl Loan {
+    fn at(need: Need, address: u64, bytes: &[u8]) -> Option<Loan> {
+        let pattern = need.pattern(bytes)?;
+        let mut copy = [0; LONGEST];
+        copy.iter_mut().zip(bytes.iter().take(pattern.length)).for_each(|(to, from)| *to = *from);
+        Some(Loan { address, bytes: copy, pattern })
+    }
+
+    /// Whether it is there still, and no breakpoint on it.
+    fn is_still_there(&self, space: &Space) -> bool {
+        let mut now = [0; LONGEST];
+        let length = self.pattern.length;
+        match (now.get_mut(..length), self.bytes.get(..length)) {
+            (Some(now), Some(known)) => {
+                space.read_raw(self.address, now).is_ok_and(|read| read == length) && now == known
+            }
+            _ => false,
+        }
+    }
+
+    /// The address behind it.
+    pub(crate) fn end(&self) -> u64 {
+        self.address.wrapping_add(self.pattern.length as u64)
+    }
+
+    /// Sets the registers so that the instruction works on `operand`, and stores `value` if it stores one.
+    pub(crate) fn prepare(&self, registers: &mut Registers, operand: u64, value: u64) {
+        registers.rip = self.address;
+        if let Some(base) = self.pattern.base.and_then(|number| registers.gpr.get_mut(number)) {
+            *base = operand;
+        }
+        if let Some(register) = self.pattern.value.and_then(|number| registers.gpr.get_mut(number)) {
+            *register = value;
+        }
+    }
+}
+
+/// The instructions that have been found, or not, in an address space.
+#[derive(Debug, Default)]
+pub(crate) struct Loans(Vec<(Need, Option<Loan>)>);
+
+/// An instruction that thread `tid` can borrow.
+pub(crate) fn loan(space: &mut Space, tid: i32, need: Need) -> Option<Loan> {
+    let index = space.loans.0.iter().position(|&(known, _)| known == need);
+    if let Some(&(_, known)) = index.and_then(|index| space.loans.0.get(index))
+        && known.is_none_or(|loan| loan.is_still_there(space))
+    {
+        return known;
+    }
+    let found = find(space, tid, need);
+    match index.and_then(|index| space.loans.0.get_mut(index)) {
+        Some(known) => known.1 = found,
+        None => space.loans.0.push((need, found)),
+    }
+    found
+}
+
+/// Searches the executable mappings.
+fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
+    const CHUNK: usize = 1 << 16;
+    // The vsyscall page is in the upper half, and its instructions are not executed as they stand.
+    const UPPER_HALF: u64 = 1 << 63;
+    let maps = maps::read(tid).ok()?;
+    let mut buffer = vec![0; CHUNK];
+    for mapping in maps.iter().filter(|mapping| mapping.is_executable() && mapping.start < UPPER_HALF) {
+        let mut address = mapping.start;
+        while address < mapping.end {
+            let wanted = usize::try_from(mapping.end - address).map_or(CHUNK, |left| left.min(CHUNK));
+            let chunk = buffer.get_mut(..wanted)?;
+            let Ok(count) = space.read_raw(address, chunk) else { break };
+            let read = chunk.get(..count)?;
+            let loan = (0..read.len())
+                .find_map(|offset| Loan::at(need, address + offset as u64, read.get(offset..)?));
+            if loan.is_some() {
+                return loan;
+            }
+            if count < wanted {
+                break;
+            }
+            // The next chunk starts with the last bytes of this one.
+            address += if count == CHUNK { (CHUNK - LONGEST) as u64 } else { count as u64 };
+        }
+    }
+    None
+}
+
+/// Makes the thread run `loan` with the registers that `prepare` changes, and puts those right again, except that
+/// RF stays set where a fault has set it, as in the flags that a signal handler finds saved. Also returns where
+/// the thread was then.
+pub(crate) fn run(
+    threads: &mut Threads,
+    stopped: Stopped,
+    registers: &mut Fetched,
+    how: Resume,
+    prepare: impl FnOnce(&mut Registers),
+) -> Result<(Stopped, Ran, u64), Gone> {
+    let tid = stopped.tid();
+    let own = (registers.file.gpr, registers.file.rip, registers.file.rflags);
+    prepare(&mut registers.file);
+    let prepared = registers.store(tid);
+    let (stopped, ran) = if threads.refused(tid, "PTRACE_SETREGS", prepared) {
+        (stopped, Ran::Refused)
+    } else {
+        threads.run(stopped, how)?
+    };
+    // The registers may have changed in the kernel: what `store` compares with must be fetched first.
+    let fetched = registers.fetch(tid);
+    let known = threads.note(tid, "PTRACE_GETREGS", fetched).is_some();
+    let (rip, resume) = (registers.file.rip, registers.file.rflags & Rflags::RF);
+    (registers.file.gpr, registers.file.rip, registers.file.rflags) = own;
+    registers.file.rflags |= resume;
+    let restored = if known { registers.store(tid) } else { registers.store_all(tid) };
+    threads.note(tid, "PTRACE_SETREGS", restored);
+    Ok((stopped, ran, rip))
+}
+
+/// What came of an atomic access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exchange {
+    /// It was made.
+    Done,
+    /// Another thread was faster.
+    Failed,
+    /// The memory cannot be written.
+    Faulted,
+    /// There is no such thread any more.
+    Gone,
+    /// It could not be tried.
+    Unavailable,
+}
+
+/// Has thread `tid`, which is stopped and stays so for its owner, replace the `size` bytes at `address` by
+/// `new` if they are `old`, in one step. Its registers are as before afterwards.
+pub(crate) fn compare_exchange(
+    threads: &mut Threads,
+    tid: i32,
+    space: &mut Space,
+    address: u64,
+    size: usize,
+    old: u128,
+    new: u128,
+) -> Exchange {
+    const ZF: u64 = 1 << 6;
+    const AC: u64 = 1 << 18;
+    const GETREGS: &str = "PTRACE_GETREGS";
+    const SETREGS: &str = "PTRACE_SETREGS";
+    let Some(loan) = loan(space, tid, Need::CompareExchange(size)) else { return Exchange::Unavailable };
+    let Some(own) = threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) else {
+        return Exchange::Unavailable;
+    };
+    // The halves of a quadword pair; the upper ones are zero for less.
+    let halves = |value: u128| [value as u64, (value >> 64) as u64];
+    let mut kernel = own;
+    // No alignment check: whether one is due has been decided before.
+    kernel.eflags &= !AC;
+    kernel.rip = loan.address;
+    let ([rax, rdx], [low, high]) = (halves(old), halves(new));
+    kernel.rax = rax;
+    if size == 16 {
+        (kernel.rdx, kernel.rbx, kernel.rcx) = (rdx, low, high);
+    }
+    for (number, value) in [(loan.pattern.base, address), (loan.pattern.value, low)] {
+        match number {
+            Some(gpr::RCX) => kernel.rcx = value,
+            Some(gpr::RDX) => kernel.rdx = value,
+            Some(gpr::RBX) => kernel.rbx = value,
+            Some(gpr::RBP) => kernel.rbp = value,
+            Some(gpr::RSI) => kernel.rsi = value,
+            Some(gpr::RDI) => kernel.rdi = value,
+            _ => {}
+        }
+    }
+    if threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), kernel)).is_none() {
+        // It may have taken some.
+        threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
+        return Exchange::Unavailable;
+    }
+    let result = match threads.run_in_place(tid, Resume::Step) {
+        Ok(Ran::Signal(libc::SIGTRAP)) => {
+            match threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) {
+                Some(after) if after.rip != loan.end() => Exchange::Unavailable,
+                Some(after) if after.eflags & ZF != 0 => Exchange::Done,
+                Some(_) => Exchange::Failed,
+                // Whether it has been made, nobody knows: to make it again would be worse.
+                None => Exchange::Gone,
+            }
+        }
+        Ok(Ran::Signal(libc::SIGSEGV | libc::SIGBUS)) => Exchange::Faulted,
+        Ok(_) => Exchange::Unavailable,
+        Err(Gone) => return Exchange::Gone,
+    };
+    threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_recognised_by_their_bytes() {
+        let pattern = |length, base, value| Some(Pattern { length, base: Some(base), value });
+        assert_eq!(Need::Load.pattern(&[0x8a, 0x07]), pattern(2, gpr::RDI, None));
+        // [rsp], [rbp + disp8]
+        assert_eq!(Need::Load.pattern(&[0x8a, 0x04, 0x24]), None);
+        assert_eq!(Need::Load.pattern(&[0x8a, 0x45, 0]), None);
+        assert_eq!(Need::Divide.pattern(&[0xf7, 0xf1]), pattern(2, gpr::RCX, None));
+        // imul ecx
+        assert_eq!(Need::Divide.pattern(&[0xf7, 0xe9]), None);
+        assert_eq!(Need::Interrupt(0x80).pattern(&[0xcd, 0x80]), Some(Pattern::plain(2)));
+        let exchange = Need::CompareExchange(4);
+        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x17]), pattern(4, gpr::RDI, Some(gpr::RDX)));
+        // cmpxchg [rdi], edi and [rdx], eax
+        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x3f]), None);
+        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x02]), None);
+        let pair = Need::CompareExchange(16);
+        assert_eq!(pair.pattern(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f]), pattern(5, gpr::RDI, Some(gpr::RBX)));
+        // The address in a register that holds an operand.
+        assert_eq!(pair.pattern(&[0xf0, 0x48, 0x0f, 0xc7, 0x0a]), None);
+    }
+}

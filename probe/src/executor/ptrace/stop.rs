@@ -1,0 +1,658 @@
+//! Threads and their stops. A stopped thread is a value, and resuming it consumes the value.
+
+use std::collections::{HashMap, VecDeque};
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+
+use crate::executor::ptrace::failure::{Failure, Failures, ignore_death};
+use crate::executor::ptrace::sys::{self, Alarm, Resume, Status};
+use crate::target::procfs;
+
+/// A thread in a ptrace-stop. It stays there as long as this value lives.
+///
+/// Not `Send`: only the thread that attached can make ptrace requests.
+#[derive(Debug)]
+#[must_use = "the thread stays stopped until this is resumed"]
+pub(crate) struct Stopped {
+    tid: i32,
+    /// The signal that the stop reports.
+    pub(crate) signal: i32,
+    /// `PTRACE_EVENT_*`, or 0 for a signal-delivery-stop.
+    pub(crate) event: i32,
+    tracer: PhantomData<*const ()>,
+}
+
+impl Stopped {
+    pub(crate) fn new(tid: i32, signal: i32, event: i32) -> Stopped {
+        Stopped { tid, signal, event, tracer: PhantomData }
+    }
+
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Whether a job-control signal has stopped the whole process.
+    pub(crate) fn is_group_stop(&self) -> bool {
+        self.event == libc::PTRACE_EVENT_STOP && self.signal != libc::SIGTRAP
+    }
+
+    /// Whether the thread is about to take `self.signal`.
+    pub(crate) fn is_signal(&self) -> bool {
+        self.event == 0 && self.signal != SYSTEM_CALL
+    }
+
+    /// Leaves the thread as it is: it is gone, or somebody else resumes it. Returns its id.
+    fn forget(self) -> i32 {
+        ManuallyDrop::new(self).tid
+    }
+}
+
+/// A thread that was stopped is not any more: it was killed, or another thread of its process executes a
+/// program in its place. The stop loop hears of that next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+/// What stopped a thread that was to run for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ran {
+    /// An instruction raised this signal, which the thread is about to take. SIGTRAP at the end of a step.
+    Signal(i32),
+    /// It is about to make a system call.
+    Entered,
+    /// None of these was seen.
+    Unclear,
+    /// It has not run: the kernel has refused what it takes.
+    Refused,
+}
+
+/// The signals that an instruction itself raises.
+const SYNCHRONOUS: u64 = bit(libc::SIGSEGV)
+    | bit(libc::SIGBUS)
+    | bit(libc::SIGTRAP)
+    | bit(libc::SIGILL)
+    | bit(libc::SIGFPE)
+    | bit(libc::SIGSYS);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP in the stops of a system call.
+const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
+
+impl Drop for Stopped {
+    /// Forgetting a stopped thread must not leave it stopped.
+    fn drop(&mut self) {
+        ignore_death(sys::resume(self.tid, Resume::Continue, 0));
+    }
+}
+
+/// What the stop loop takes up next.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A thread stopped.
+    Stopped(Stopped),
+    /// A thread ended, with its wait status.
+    Ended { tid: i32, status: i32 },
+    /// A signal interrupted the wait.
+    Interrupted,
+    /// No thread is left.
+    Nobody,
+}
+
+/// Names one address space of the session.
+pub(crate) type SpaceId = u32;
+
+/// What is known of a traced thread.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    /// Its process.
+    pub(crate) pid: i32,
+    /// The address space that it runs in.
+    pub(crate) space: SpaceId,
+    /// Whether it is out of our hands: running, or stopped with its stop not yet taken from the kernel.
+    running: bool,
+    /// Whether the kernel has reported its end, or another's exec in its place, while it was stopped. What
+    /// stopped it must not be resumed then.
+    gone: bool,
+    /// Whether it was killed in a stop in which it was to be let go. Its process does not end before its end has
+    /// been taken from the kernel.
+    pub(crate) dying: bool,
+    /// Whether it waits, in the kernel, for its vfork child.
+    pub(crate) in_vfork: bool,
+    /// Whether its process shares the address space of another one, which had it first.
+    pub(crate) guest: bool,
+    /// Whether it was taken for a guest, but executes another program already: to be let go when it stops.
+    pub(crate) stranger: bool,
+    /// The signals that it blocked when we last looked.
+    pub(crate) blocked: u64,
+    /// Whether its exec has been served, but it has not been resumed.
+    pub(crate) fresh: bool,
+    /// Where the handlers have been called already for the instruction that it will execute again.
+    pub(crate) served: Option<u64>,
+}
+
+/// All threads that the session traces.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    by_tid: HashMap<i32, Thread>,
+    /// Reports taken from the kernel while something else was waited for.
+    queue: VecDeque<Report>,
+    /// Threads and processes that stopped at birth before their parent's report.
+    newborn: HashMap<i32, Stopped>,
+    /// Stopped for the sake of another thread's atomic access.
+    held: Vec<Stopped>,
+    alarm: Arc<Alarm>,
+    failures: Failures,
+    /// Whether memory could not be accessed for another reason than that there is none.
+    pub(crate) memory_refused: bool,
+}
+
+impl Threads {
+    pub(crate) fn new(alarm: Arc<Alarm>) -> Threads {
+        Threads {
+            by_tid: HashMap::new(),
+            queue: VecDeque::new(),
+            newborn: HashMap::new(),
+            held: Vec::new(),
+            alarm,
+            failures: Failures::default(),
+            memory_refused: false,
+        }
+    }
+
+    /// What a request for thread `tid` has come to; `None` if the thread is gone, or if the request has failed
+    /// otherwise, which is told.
+    pub(crate) fn note<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
+        self.failures.note(tid, request, result)
+    }
+
+    /// Whether a request has failed, and not because thread `tid` is gone: that is told.
+    pub(crate) fn refused<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> bool {
+        let gone = matches!(result, Err(Errno::ESRCH));
+        self.note(tid, request, result).is_none() && !gone
+    }
+
+    /// The failures that have not been told yet.
+    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
+        self.failures.take()
+    }
+
+    /// Whether the signal that thread `tid` is about to take is that of an INT3; `likely` where the kernel does
+    /// not say.
+    pub(crate) fn is_breakpoint(&mut self, tid: i32, likely: bool) -> bool {
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_breakpoint(tid)).unwrap_or(likely)
+    }
+
+    /// Takes up thread `tid`, which runs or is about to.
+    pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
+        // The former is cheaper, and for a stopped thread.
+        let blocked = sys::signal_mask(tid).ok().or_else(|| procfs::blocked(tid)).unwrap_or(0);
+        let thread = Thread {
+            pid,
+            space,
+            running: true,
+            gone: false,
+            dying: false,
+            in_vfork: false,
+            guest: false,
+            stranger: false,
+            blocked,
+            fresh: false,
+            served: None,
+        };
+        self.by_tid.insert(tid, thread);
+    }
+
+    /// Takes up thread `tid`, which has stopped in exec.
+    pub(crate) fn add_stopped(&mut self, tid: i32, pid: i32, space: SpaceId) {
+        self.add(tid, pid, space);
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.running = false;
+            thread.fresh = true;
+        }
+    }
+
+    /// Says whether the process of `tid` shares the address space of another one, which had it first.
+    pub(crate) fn set_guest(&mut self, tid: i32, guest: bool) {
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.guest = guest;
+        }
+    }
+
+    /// Gives a thread to nobody, with `signal` unless it is 0. One that was killed in its stop is kept until its
+    /// end is reported.
+    pub(crate) fn let_go(&mut self, stopped: Stopped, signal: i32) {
+        /// Of a thread that is nobody's concern but for its end.
+        const NO_PROCESS: i32 = -1;
+        let tid = stopped.forget();
+        let detached = sys::detach(tid, signal);
+        if detached.is_ok() || self.refused(tid, "PTRACE_DETACH", detached) {
+            self.by_tid.remove(&tid);
+            return;
+        }
+        if !self.by_tid.contains_key(&tid) {
+            self.add(tid, NO_PROCESS, SpaceId::MAX);
+        }
+        if let Some(thread) = self.by_tid.get_mut(&tid).filter(|thread| !thread.gone) {
+            (thread.running, thread.dying) = (true, true);
+        }
+    }
+
+    /// Takes the ends of those that have ended from the kernel: a leader ends after all others.
+    pub(crate) fn reap(&mut self) {
+        let mut found = true;
+        while std::mem::take(&mut found) {
+            let left: Vec<i32> = self.by_tid.keys().copied().collect();
+            for tid in left {
+                if let Ok(Some(end @ (_, Status::Ended(_)))) = sys::wait(tid, false) {
+                    let report = self.take(end);
+                    self.queue.extend(report);
+                    found = true;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, tid: i32) -> Option<&Thread> {
+        self.by_tid.get(&tid)
+    }
+
+    pub(crate) fn get_mut(&mut self, tid: i32) -> Option<&mut Thread> {
+        self.by_tid.get_mut(&tid)
+    }
+
+    pub(crate) fn remove(&mut self, tid: i32) -> Option<Thread> {
+        self.by_tid.remove(&tid)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (i32, &Thread)> {
+        self.by_tid.iter().map(|(&tid, thread)| (tid, thread))
+    }
+
+    /// Forgets all threads.
+    pub(crate) fn clear(&mut self) {
+        self.by_tid.clear();
+    }
+
+    /// The next report that has been taken from the kernel already.
+    pub(crate) fn queued(&mut self) -> Option<Report> {
+        while let Some(report) = self.queue.pop_front() {
+            match report {
+                Report::Stopped(stopped)
+                    if stopped.event != libc::PTRACE_EVENT_EXEC && self.is_gone(stopped.tid) =>
+                {
+                    stopped.forget();
+                }
+                report => return Some(report),
+            }
+        }
+        None
+    }
+
+    /// Whether thread `tid`, which was stopped, is known not to be any more.
+    pub(crate) fn is_gone(&self, tid: i32) -> bool {
+        self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
+    }
+
+    /// The threads that run in `space`, guests last: those may execute another program any time.
+    pub(crate) fn in_space(&self, space: SpaceId) -> Vec<i32> {
+        let threads = self.iter().filter(|(_, thread)| thread.space == space);
+        let mut threads: Vec<(bool, i32)> = threads.map(|(tid, thread)| (thread.guest, tid)).collect();
+        threads.sort_unstable();
+        threads.into_iter().map(|(_, tid)| tid).collect()
+    }
+
+    /// Whether no thread runs in `space` any more.
+    pub(crate) fn is_deserted(&self, space: SpaceId) -> bool {
+        !self.by_tid.values().any(|thread| thread.space == space)
+    }
+
+    /// Keeps a stop for later.
+    pub(crate) fn put_back(&mut self, report: Report) {
+        self.queue.push_back(report);
+    }
+
+    /// The next report, waiting for it if need be.
+    pub(crate) fn next(&mut self) -> Report {
+        loop {
+            if let Some(report) = self.queued() {
+                return report;
+            }
+            if self.by_tid.is_empty() {
+                return Report::Nobody;
+            }
+            match sys::wait(-1, true) {
+                Ok(Some(found)) => {
+                    if let Some(report) = self.take(found) {
+                        return report;
+                    }
+                }
+                Ok(None) => {}
+                Err(Errno::EINTR) => return Report::Interrupted,
+                // ECHILD: the kernel knows of no thread of ours.
+                Err(_) => {
+                    self.by_tid.clear();
+                    return Report::Nobody;
+                }
+            }
+        }
+    }
+
+    /// Books what `wait` found; `None` for a newborn whose parent has not reported yet.
+    fn take(&mut self, (tid, status): (i32, Status)) -> Option<Report> {
+        match status {
+            Status::Ended(status) => {
+                if let Some(newborn) = self.newborn.remove(&tid) {
+                    newborn.forget();
+                }
+                if let Some(thread) = self.by_tid.get_mut(&tid) {
+                    (thread.running, thread.gone) = (false, true);
+                }
+                Some(Report::Ended { tid, status })
+            }
+            Status::Stopped { signal, event } => {
+                let stopped = Stopped::new(tid, signal, event);
+                match self.by_tid.get_mut(&tid) {
+                    Some(thread) => {
+                        // A leader that is stopped when another thread executes a program.
+                        thread.gone = !thread.running && event == libc::PTRACE_EVENT_EXEC;
+                        thread.running = false;
+                        thread.in_vfork = false;
+                        Some(Report::Stopped(stopped))
+                    }
+                    None if event == libc::PTRACE_EVENT_EXEC => Some(Report::Stopped(stopped)),
+                    None => {
+                        self.newborn.insert(tid, stopped);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same, after asking the kernel: a leader's place is taken by a thread that executes a program.
+    pub(crate) fn has_gone(&mut self, tid: i32) -> bool {
+        if let Ok(Some(found)) = sys::wait(tid, false) {
+            let report = self.take(found);
+            self.queue.extend(report);
+        }
+        self.is_gone(tid)
+    }
+
+    /// The first stop of `tid`, a thread or process that a traced thread has made.
+    pub(crate) fn birth_of(&mut self, tid: i32) -> Result<Stopped, Gone> {
+        if let Some(stopped) = self.newborn.remove(&tid) {
+            return Ok(stopped);
+        }
+        loop {
+            match sys::wait(tid, true) {
+                Ok(Some((_, Status::Stopped { signal, event }))) => {
+                    return Ok(Stopped::new(tid, signal, event));
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                // Its end has been taken from the kernel already where there is no such thread any more.
+                Ok(Some((_, Status::Ended(_)))) | Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// Waits for thread `tid`, which has just been resumed and is sure to stop or end soon.
+    ///
+    /// Reports of others are queued meanwhile: the end of a leader is reported only after those of all other
+    /// threads have been taken from the kernel, and so is an exec.
+    fn wait_for(&mut self, tid: i32) -> Result<Stopped, Gone> {
+        loop {
+            match sys::wait(-1, true) {
+                Ok(Some((found, Status::Stopped { signal, event })))
+                    if found == tid && event != libc::PTRACE_EVENT_EXEC =>
+                {
+                    return Ok(Stopped::new(tid, signal, event));
+                }
+                Ok(Some(found)) => {
+                    let report = self.take(found);
+                    self.queue.extend(report);
+                    if found.0 == tid {
+                        return Err(Gone);
+                    }
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                // ECHILD: nothing of ours is left.
+                Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for the next stop,
+    /// whichever it is. Also says whether it has gone on, or the kernel refuses that.
+    pub(crate) fn run_on(
+        &mut self,
+        stopped: Stopped,
+        how: Resume,
+        signal: i32,
+    ) -> Result<(Stopped, bool), Gone> {
+        let (signal_before, event) = (stopped.signal, stopped.event);
+        let tid = stopped.forget();
+        Ok(match self.continue_and_wait(tid, how, signal)? {
+            Some(stopped) => (stopped, true),
+            None => (Stopped::new(tid, signal_before, event), false),
+        })
+    }
+
+    /// The next stop; `None` if the kernel does not let the thread go on like that.
+    fn continue_and_wait(&mut self, tid: i32, how: Resume, signal: i32) -> Result<Option<Stopped>, Gone> {
+        if self.is_gone(tid) {
+            return Err(Gone);
+        }
+        if self.refused(tid, how.request(), sys::resume(tid, how, signal)) {
+            return Ok(None);
+        }
+        self.wait_for(tid).map(Some)
+    }
+
+    /// Runs a thread as far as `how` says, see [`Threads::run_in_place`].
+    pub(crate) fn run(&mut self, stopped: Stopped, how: Resume) -> Result<(Stopped, Ran), Gone> {
+        let stopped = ManuallyDrop::new(stopped);
+        let ran = self.run_in_place(stopped.tid, how)?;
+        let signal = if let Ran::Signal(signal) = ran { signal } else { 0 };
+        Ok((Stopped::new(stopped.tid, signal, 0), ran))
+    }
+
+    /// Lets thread `tid`, which is stopped and stays so for its owner, run as far as `how` says, undisturbed
+    /// by signals that do not come of it: those wait.
+    pub(crate) fn run_in_place(&mut self, tid: i32, how: Resume) -> Result<Ran, Gone> {
+        // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
+        const MOST_STOPS: usize = 8;
+        let mask = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
+        // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
+        let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
+        let during = mask.map(|mask| (mask | !SYNCHRONOUS) & !unblocked);
+        if let Some(during) = during {
+            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, during));
+        }
+        let mut deferred = 0;
+        let mut ran = Ran::Unclear;
+        for _ in 0..MOST_STOPS {
+            let Some(stopped) = self.continue_and_wait(tid, how, 0)? else {
+                ran = Ran::Refused;
+                break;
+            };
+            let stopped = ManuallyDrop::new(stopped);
+            match (stopped.event, stopped.signal) {
+                (0, SYSTEM_CALL) => ran = Ran::Entered,
+                (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && self.is_from_kernel(tid) => {
+                    ran = Ran::Signal(signal);
+                }
+                (0, signal @ 1..=64) => deferred |= bit(signal),
+                _ if stopped.is_group_stop() => deferred |= bit(libc::SIGSTOP),
+                _ => {}
+            }
+            if ran != Ran::Unclear {
+                break;
+            }
+        }
+        if let (Some(mask), Some(during)) = (mask, during) {
+            // A forced signal has unblocked itself.
+            let after = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
+            let forced = during & !after.unwrap_or(during);
+            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, mask & !forced));
+        }
+        if deferred != 0
+            && let Some(pid) = procfs::process_of(tid)
+        {
+            for signal in (1..=64).filter(|&signal| deferred & bit(signal) != 0) {
+                self.note(tid, "tgkill", sys::send(pid, tid, signal));
+            }
+        }
+        Ok(ran)
+    }
+
+    fn is_from_kernel(&mut self, tid: i32) -> bool {
+        // Few programs send such signals.
+        self.note(tid, "PTRACE_GETSIGINFO", sys::is_from_kernel(tid)).unwrap_or(true)
+    }
+
+    /// Processes that stopped at birth and whose parent was killed before it could report them.
+    pub(crate) fn orphans(&mut self) -> Vec<Stopped> {
+        std::mem::take(&mut self.newborn).into_values().collect()
+    }
+
+    /// Keeps a stop at birth until the parent reports it.
+    pub(crate) fn expect_parent(&mut self, stopped: Stopped) {
+        self.newborn.insert(stopped.tid, stopped);
+    }
+
+    /// Lets a thread go on, with `signal` unless it is 0.
+    pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
+        self.release(stopped, "PTRACE_CONT", |tid| sys::resume(tid, Resume::Continue, signal));
+    }
+
+    /// Leaves a thread in its group-stop, to be woken by SIGCONT.
+    pub(crate) fn listen(&mut self, stopped: Stopped) {
+        self.release(stopped, "PTRACE_LISTEN", sys::listen);
+    }
+
+    /// A thread that was killed in its stop counts as running: its end is reported later.
+    fn release(&mut self, stopped: Stopped, request: &'static str, how: impl FnOnce(i32) -> nix::Result<()>) {
+        let executes = stopped.event == libc::PTRACE_EVENT_EXEC;
+        let tid = stopped.forget();
+        if self.is_gone(tid) && !executes {
+            return;
+        }
+        let refused = self.refused(tid, request, how(tid));
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.running = !refused;
+        }
+    }
+
+    /// Asks a thread that runs to stop.
+    pub(crate) fn interrupt(&mut self, tid: i32) {
+        self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(sys::pid(tid)));
+    }
+
+    /// Whether threads other than `tid` share `space`.
+    pub(crate) fn has_others(&self, space: SpaceId, tid: i32) -> bool {
+        self.by_tid.iter().any(|(&other, thread)| other != tid && thread.space == space)
+    }
+
+    /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
+    /// Says whether there were others.
+    pub(crate) fn hold_others(&mut self, space: SpaceId, tid: i32) -> bool {
+        if !self.has_others(space, tid) {
+            return false;
+        }
+        let others: Vec<i32> = self
+            .iter()
+            .filter(|&(other, thread)| other != tid && thread.is_at_large(space))
+            .map(|(other, _)| other)
+            .collect();
+        others.into_iter().for_each(|other| self.interrupt(other));
+        self.gather(|other, thread| other != tid && thread.is_at_large(space), None);
+        // Stops that are only our own interruption are resumed by `release_others`; all else is reported.
+        let mut index = 0;
+        while let Some(report) = self.queue.get(index) {
+            let ours = matches!(report, Report::Stopped(stopped)
+                if stopped.event == libc::PTRACE_EVENT_STOP && !stopped.is_group_stop()
+                && self.by_tid.get(&stopped.tid).is_some_and(|thread| thread.space == space));
+            match self.queue.remove(index) {
+                Some(Report::Stopped(stopped)) if ours => self.held.push(stopped),
+                Some(report) => {
+                    self.queue.insert(index, report);
+                    index += 1;
+                }
+                None => break,
+            }
+        }
+        true
+    }
+
+    /// Lets the threads go on that [`Threads::hold_others`] stopped.
+    pub(crate) fn release_others(&mut self) {
+        while let Some(stopped) = self.held.pop() {
+            let registers = ptrace::getregs(sys::pid(stopped.tid));
+            let registers = self.note(stopped.tid, "PTRACE_GETREGS", registers);
+            if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
+                thread.served = registers.and_then(restarts);
+            }
+            self.resume(stopped, 0);
+        }
+    }
+
+    /// Queues reports until no thread that is `wanted` runs, or for that long at most.
+    pub(crate) fn gather(&mut self, wanted: impl Fn(i32, &Thread) -> bool, most: Option<Duration>) {
+        const PATIENCE: u64 = 20_000_000;
+        let deadline = most.and_then(|most| Instant::now().checked_add(most));
+        self.alarm.ring_in(PATIENCE);
+        while self.by_tid.iter().any(|(&tid, thread)| thread.running && wanted(tid, thread)) {
+            match sys::wait(-1, true) {
+                Ok(Some(found)) => {
+                    let report = self.take(found);
+                    self.queue.extend(report);
+                }
+                Ok(None) => {}
+                Err(Errno::EINTR) => {
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        break;
+                    }
+                    // A leader that has exited never stops, and is reported only after all other threads.
+                    for (&tid, thread) in &mut self.by_tid {
+                        if thread.running && procfs::has_exited(tid) {
+                            thread.running = false;
+                        }
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        self.alarm.silence();
+    }
+}
+
+/// The instruction that a thread with these registers executes again because the stop that it is in has
+/// interrupted a system call, if so.
+fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
+    const RESTARTSYS: i64 = -512;
+    const RESTARTNOINTR: i64 = -513;
+    const RESTARTNOHAND: i64 = -514;
+    const RESTART_RESTARTBLOCK: i64 = -516;
+    const LENGTH: u64 = 2;
+    let restarts = registers.orig_rax as i64 >= 0
+        && matches!(registers.rax as i64, RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND | RESTART_RESTARTBLOCK);
+    restarts.then(|| registers.rip.wrapping_sub(LENGTH))
+}
+
+impl Thread {
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
+    }
+
+    /// Whether it may be executing instructions in `space`.
+    fn is_at_large(&self, space: SpaceId) -> bool {
+        self.space == space && self.running && !self.in_vfork
+    }
+}

@@ -1,9 +1,0 @@
-//! The `stepless` command.
-
-use std::process::ExitCode;
-
-mod command;
-
-fn main() -> ExitCode {
-    command::main()
-}

@@ -1,0 +1,252 @@
+//! Instruction by instruction through the code of a file.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
+
+use emu::{Displaced, Processor, Refusal};
+use iced_x86::{Code, Decoder, Instruction as Decoded};
+
+use crate::executor::ptrace::registers;
+use crate::symbols::elf::{CodeRange, Elf, Function};
+
+/// Why an instruction cannot be probed, wherever it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprobeable {
+    /// `emu` does not emulate it.
+    Refused(Refusal),
+    /// The ptrace executor cannot provide what it needs.
+    Executor {
+        /// The instruction.
+        code: Code,
+        /// What it needs.
+        needs: &'static str,
+    },
+}
+
+impl Unprobeable {
+    /// The instruction, where the bytes were one.
+    #[must_use]
+    pub fn code(self) -> Option<Code> {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.code(),
+            Unprobeable::Executor { code, .. } => Some(code),
+        }
+    }
+
+    /// The reason in a few words without values, to count by.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.reason(),
+            Unprobeable::Executor { needs, .. } => needs,
+        }
+    }
+}
+
+impl fmt::Display for Unprobeable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unprobeable::Refused(refusal) => refusal.fmt(f),
+            Unprobeable::Executor { code, needs } => write!(f, "{code:?} needs {needs}"),
+        }
+    }
+}
+
+// Display shows the refusal itself already, so that there is no source.
+impl Error for Unprobeable {}
+
+/// Decodes the instruction at the start of `bytes`, which lie at `address`, for the processor at hand.
+///
+/// # Errors
+/// It cannot be probed on this machine.
+pub fn decode(bytes: &[u8], address: u64) -> Result<Displaced, Unprobeable> {
+    decode_on(bytes, address, Processor::host())
+}
+
+/// As [`decode`], for a machine with that processor.
+///
+/// # Errors
+/// It cannot be probed there.
+pub fn decode_on(
+    bytes: &[u8],
+    address: u64,
+    processor: &'static Processor,
+) -> Result<Displaced, Unprobeable> {
+    let displaced = Displaced::decode_on(bytes, address, processor).map_err(Unprobeable::Refused)?;
+    match registers::lacks(&displaced, processor) {
+        Some(needs) => Err(Unprobeable::Executor { code: displaced.code(), needs }),
+        None => Ok(displaced),
+    }
+}
+
+/// One place where an instruction begins, and whether it can be probed.
+#[derive(Clone, Copy, Debug)]
+pub struct Instruction {
+    /// The virtual address, before relocation.
+    pub address: u64,
+    /// How many bytes to the next one; one where there is none.
+    pub length: usize,
+    /// The instruction, or why it cannot be probed.
+    pub displaced: Result<Displaced, Unprobeable>,
+}
+
+/// Goes through `bytes`, which lie at `address`, from one instruction to the next, for the processor at hand.
+///
+/// Bytes that are no instruction are passed one by one, each as an [`Instruction`] that is refused.
+pub fn sweep(bytes: &[u8], address: u64) -> impl Iterator<Item = Instruction> {
+    sweep_on(bytes, address, Processor::host())
+}
+
+/// As [`sweep`], for a machine with that processor.
+pub fn sweep_on(
+    bytes: &[u8],
+    address: u64,
+    processor: &'static Processor,
+) -> impl Iterator<Item = Instruction> {
+    let mut rest = bytes;
+    let mut address = address;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let displaced = decode_on(rest, address, processor);
+        let length = match &displaced {
+            Ok(displaced) if is_instruction(displaced) => displaced.length(),
+            // Bytes that only raise an exception have no length.
+            Ok(_) => 1,
+            Err(_) => length_on(rest, processor),
+        };
+        let instruction = Instruction { address, length, displaced };
+        rest = rest.get(length.max(1)..).unwrap_or_default();
+        address = address.wrapping_add(length.max(1) as u64);
+        Some(instruction)
+    })
+}
+
+/// Whether `displaced` is an instruction, rather than bytes of which it is only known what they raise.
+#[must_use]
+pub fn is_instruction(displaced: &Displaced) -> bool {
+    !displaced.instruction().is_invalid()
+}
+
+/// Whether the instruction is executed, one iteration after the other, until a count is zero.
+pub(crate) fn repeats(instruction: &Decoded) -> bool {
+    instruction.is_string_instruction() && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
+}
+
+/// The length of the instruction at the start of `bytes`, one where it is none.
+pub(crate) fn length(bytes: &[u8]) -> usize {
+    length_on(bytes, Processor::host())
+}
+
+fn length_on(bytes: &[u8], processor: &Processor) -> usize {
+    let mut decoder = Decoder::new(64, bytes, processor.decoder_options());
+    let instruction = decoder.decode();
+    if instruction.is_invalid() { 1 } else { instruction.len() }
+}
+
+/// The instructions of `function`.
+pub fn of_function<'elf>(
+    elf: &'elf Elf,
+    function: &Function,
+) -> impl Iterator<Item = Instruction> + use<'elf> {
+    let bytes = elf.code_at(function.address);
+    let size = usize::try_from(function.size).unwrap_or(usize::MAX).min(bytes.len());
+    sweep(bytes.get(..size).unwrap_or_default(), function.address)
+}
+
+/// The instructions of `range`, for a machine with that processor: a linear sweep that begins anew at each function
+/// and after it, so that data between two functions cannot hide where the second begins.
+pub fn of_range<'elf>(
+    elf: &'elf Elf,
+    range: &'elf CodeRange,
+    processor: &'static Processor,
+) -> impl Iterator<Item = Instruction> + use<'elf> {
+    let bytes = elf.bytes(range);
+    let within = move |address: u64| {
+        let distance = address.checked_sub(range.address)?;
+        usize::try_from(distance).ok().filter(|&distance| distance < bytes.len())
+    };
+    let symbols = elf.functions().iter().map(|function| function.address);
+    let unwound = elf.unwound().iter().flat_map(|function| [function.start, function.end]);
+    let starts: BTreeSet<usize> = symbols.chain(unwound).filter_map(within).collect();
+    let mut ends = starts.into_iter().filter(|&start| start != 0).chain(std::iter::once(bytes.len()));
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let end = ends.next()?;
+        let part = bytes.get(start..end).unwrap_or_default();
+        let address = range.address + start as u64;
+        start = end;
+        Some(sweep_on(part, address, processor))
+    })
+    .flatten()
+}
+
+/// Whether an instruction begins at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// One begins there.
+    Yes,
+    /// It lies inside the instruction that begins at `start`.
+    Inside {
+        /// How many bytes after the start of the function that instruction begins.
+        start: u64,
+        /// The name of the function that both are in.
+        function: String,
+    },
+    /// No function is known to lie there, so nobody can tell.
+    Unknown,
+}
+
+/// Whether an instruction begins at virtual address `address`, counted from the start of its function.
+#[must_use]
+pub fn boundary(elf: &Elf, address: u64) -> Boundary {
+    let Some(function) = elf.function_at(address) else { return Boundary::Unknown };
+    let last = of_function(elf, function).take_while(|instruction| instruction.address <= address).last();
+    match last {
+        Some(instruction) if instruction.address != address => {
+            let start = instruction.address.wrapping_sub(function.address);
+            Boundary::Inside { start, function: function.name().to_owned() }
+        }
+        Some(_) => Boundary::Yes,
+        None => Boundary::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_passes_every_byte_once() {
+        // nop; an opcode that raises #UD; one that nobody knows; mov $1,%eax; half an instruction.
+        let bytes = [0x90, 0x06, 0xd5, 0xb8, 1, 0, 0, 0, 0xb8, 1];
+        let found: Vec<_> = sweep(&bytes, 0x1000).map(|found| (found.address, found.length)).collect();
+        assert_eq!(found, [(0x1000, 1), (0x1001, 1), (0x1002, 1), (0x1003, 5), (0x1008, 1), (0x1009, 1)]);
+        let refusals: Vec<_> = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.err()).collect();
+        assert!(refusals.contains(&Unprobeable::Refused(Refusal::Apx)), "{refusals:?}");
+        assert!(refusals.contains(&Unprobeable::Refused(Refusal::Truncated { length: 2 })), "{refusals:?}");
+        let raising = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.ok());
+        assert_eq!(raising.filter(|displaced| !is_instruction(displaced)).count(), 1);
+    }
+
+    #[test]
+    fn what_the_executor_lacks_is_no_less_refused_than_what_emu_does() {
+        // incsspd eax, of a shadow stack that is never fetched; vpaddd with a mask; nop.
+        let bytes = [0xf3, 0x0f, 0xae, 0xe8, 0x62, 0xf1, 0x7d, 0x49, 0xfe, 0xc1, 0x90];
+        let found: Vec<_> = sweep(&bytes, 0x1000).collect();
+        assert_eq!(found.iter().map(|found| found.length).collect::<Vec<_>>(), [4, 6, 1]);
+        let refused: Vec<_> = found.iter().map(|found| found.displaced.err()).collect();
+        let Some(Unprobeable::Executor { code: Code::Incsspd_r32, needs }) = refused[0] else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(refused[0].unwrap().reason(), needs);
+        assert_eq!(refused[2], None);
+    }
+
+    #[test]
+    fn a_sweep_ends_at_the_end_of_the_address_space() {
+        assert_eq!(sweep(&[0x90; 4], u64::MAX - 1).count(), 4);
+    }
+}

@@ -1,0 +1,10 @@
+//! Where code is, and what it is called.
+
+pub mod census;
+pub mod code;
+pub mod elf;
+pub mod glob;
+pub mod locate;
+pub mod recorded;
+pub mod resolve;
+pub mod spec;

@@ -1,0 +1,172 @@
+//! What `/proc/PID` says of processes and threads (proc_pid_status(5), proc_pid_stat(5)).
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+use crate::executor::ptrace::sys;
+
+/// The value of a field of `/proc/PID/status`.
+fn status_field(tid: i32, name: &str) -> Option<String> {
+    // The name of a thread may be any bytes: that of one with a long name ends inside a letter.
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    String::from_utf8_lossy(&status)
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+fn number(tid: i32, name: &str) -> Option<i32> {
+    status_field(tid, name)?.parse().ok()
+}
+
+/// The process that thread `tid` belongs to; `None` if there is no such thread.
+pub(crate) fn process_of(tid: i32) -> Option<i32> {
+    number(tid, "Tgid")
+}
+
+/// The parent of process `pid`.
+pub(crate) fn parent_of(pid: i32) -> Option<i32> {
+    number(pid, "PPid")
+}
+
+/// The thread that traces `tid`, if any.
+pub(crate) fn tracer_of(tid: i32) -> Option<i32> {
+    number(tid, "TracerPid").filter(|&tracer| tracer != 0)
+}
+
+/// Whether thread `tid` is a zombie or gone.
+pub(crate) fn has_exited(tid: i32) -> bool {
+    status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
+/// A field of `/proc/PID/status` that is a set of signals: bit n-1 for signal n.
+fn signals(tid: i32, name: &str) -> Option<u64> {
+    u64::from_str_radix(&status_field(tid, name)?, 16).ok()
+}
+
+/// The signals that thread `tid` blocks.
+pub(crate) fn blocked(tid: i32) -> Option<u64> {
+    signals(tid, "SigBlk")
+}
+
+/// Whether thread `tid` has a handler for `signal`.
+pub(crate) fn catches(tid: i32, signal: i32) -> bool {
+    signals(tid, "SigCgt").is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
+}
+
+/// Whether thread `tid` has an address space: kernel threads have none, nor has a thread that exits.
+fn has_memory(tid: i32) -> bool {
+    status_field(tid, "VmSize").is_some()
+}
+
+/// Whether two processes share one address space. Where the kernel does not say, they are taken to if they
+/// execute one file and have the same mappings, as is so after fork, too.
+pub(crate) fn share_memory(a: i32, b: i32) -> bool {
+    match sys::same_memory(a, b) {
+        // Two that have none have the same.
+        Some(same) => same && has_memory(a),
+        None => {
+            let read = |tid: i32| fs::read(format!("/proc/{tid}/maps")).ok().filter(|maps| !maps.is_empty());
+            execute_one_file(a, b) && read(a).is_some_and(|maps| read(b).is_some_and(|other| other == maps))
+        }
+    }
+}
+
+/// Whether two processes execute the same file.
+pub(crate) fn execute_one_file(a: i32, b: i32) -> bool {
+    let file = |tid: i32| fs::metadata(format!("/proc/{tid}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    file(a).is_some_and(|executed| file(b) == Some(executed))
+}
+
+/// Whether thread `tid` waits, in the kernel, for its vfork child to execute a program or exit. To be asked
+/// only where there may be such a child.
+pub(crate) fn waits_for_vfork(tid: i32) -> bool {
+    const MAKING_PROCESSES: [i64; 3] = [libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3];
+    if !status_field(tid, "State").is_some_and(|state| state.starts_with('D')) {
+        return false;
+    }
+    // The state alone has to do where the kernel does not show the system call.
+    fs::read_to_string(format!("/proc/{tid}/syscall")).map_or(true, |call| {
+        let number = call.split(' ').next().and_then(|number| number.parse::<i64>().ok());
+        number.is_some_and(|number| MAKING_PROCESSES.contains(&number))
+    })
+}
+
+/// All processes that can be seen.
+pub(crate) fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
+}
+
+/// The threads of process `pid`.
+pub(crate) fn threads_of(pid: i32) -> io::Result<Vec<i32>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        threads.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(threads)
+}
+
+/// The name of process `pid`, at most 15 bytes.
+pub(crate) fn name_of(pid: i32) -> Option<String> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+}
+
+/// A field of `/proc/PID/stat`, counted from 1, as proc_pid_stat(5) does; not one of the first two.
+fn stat_field(tid: i32, field: usize) -> Option<u64> {
+    let mut text = [0u8; 1024];
+    let mut file = fs::File::open(format!("/proc/{tid}/stat")).ok()?;
+    let length = file.read(&mut text).ok()?;
+    let text = text.get(..length)?;
+    // The name in field 2 may contain anything, so count from its closing ')'.
+    let tail = text.get(text.iter().rposition(|&byte| byte == b')')? + 2..)?;
+    let field = tail.split(|&byte| byte == b' ').nth(field.checked_sub(3)?)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The processor on which thread `tid` ran last.
+pub(crate) fn processor_of(tid: i32) -> Option<u32> {
+    u32::try_from(stat_field(tid, 39)?).ok()
+}
+
+/// When thread `tid` started, in clock ticks since boot: tells it from another one that gets its number.
+pub(crate) fn started(tid: i32) -> Option<u64> {
+    stat_field(tid, 22)
+}
+
+/// The class byte of the ELF file that thread `tid` executes: 1 for 32-bit, 2 for 64-bit.
+pub(crate) fn elf_class(tid: i32) -> Option<u8> {
+    let mut header = [0u8; 5];
+    fs::File::open(format!("/proc/{tid}/exe")).ok()?.read_exact(&mut header).ok()?;
+    header.starts_with(b"\x7fELF").then_some(header[4])
+}
+
+/// An entry of the auxiliary vector, such as `AT_BASE` (getauxval(3)).
+pub(crate) fn auxiliary(tid: i32, key: u64) -> Option<u64> {
+    let vector = fs::read(format!("/proc/{tid}/auxv")).ok()?;
+    vector.chunks_exact(16).find_map(|entry| {
+        let (name, value) = entry.split_at(8);
+        (name == key.to_ne_bytes()).then(|| value.try_into().ok().map(u64::from_ne_bytes))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_may_be_called_anything() {
+        std::thread::spawn(|| {
+            fs::write("/proc/thread-self/comm", b"\xd0\x9d)\n\xff").unwrap();
+            let tid = crate::executor::ptrace::sys::this_thread();
+            assert_eq!(process_of(tid), i32::try_from(std::process::id()).ok());
+            assert!(!has_exited(tid));
+            assert!(processor_of(tid).is_some());
+            assert!(name_of(tid).is_some_and(|name| name.starts_with('\u{41d}')));
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,175 @@
+//! `stepless list`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use emu::Displaced;
+use iced_x86::{Decoder, Formatter, IntelFormatter};
+use probe::elf::{Elf, Function, demangle};
+use probe::resolve::{Objects, ResolveError};
+use probe::{code, glob};
+use serde::Serialize;
+
+use crate::output::{json_to_stdout, to_stdout};
+use crate::{Failure, args, target, warn};
+
+/// The functions of one file.
+#[derive(Debug, Serialize)]
+struct Object {
+    path: String,
+    functions: Vec<Listed>,
+}
+
+/// One function.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    demangled: String,
+    aliases: Vec<String>,
+    /// Before relocation.
+    address: u64,
+    /// In the file.
+    offset: Option<u64>,
+    size: u64,
+    indirect: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<Vec<Site>>,
+}
+
+/// One instruction.
+#[derive(Debug, Serialize)]
+struct Site {
+    address: u64,
+    offset: Option<u64>,
+    instruction: String,
+    code: Option<String>,
+    probeable: bool,
+    /// Whether it raises #UD on this machine, probed or not.
+    undefined: bool,
+    reason: Option<String>,
+}
+
+pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
+    if arguments.usdt {
+        return Err(Failure::new("--usdt is not supported yet"));
+    }
+    let (elfs, pattern) = match (arguments.pid, &arguments.file) {
+        (Some(pid), pattern) => (mapped(pid)?, pattern.as_deref()),
+        (None, Some(file)) => (vec![Arc::new(Elf::open(Path::new(file))?)], arguments.glob.as_deref()),
+        (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
+    };
+    if arguments.json {
+        #[derive(Serialize)]
+        struct Document {
+            objects: Vec<Object>,
+        }
+        let objects = elfs.iter().map(|elf| Object {
+            path: elf.path().display().to_string(),
+            functions: functions(elf, pattern, arguments).collect(),
+        });
+        return json_to_stdout(&Document { objects: objects.collect() });
+    }
+    to_stdout(|out| {
+        for elf in &elfs {
+            let mut functions = functions(elf, pattern, arguments).peekable();
+            if arguments.pid.is_some() && functions.peek().is_some() {
+                writeln!(out, "{}", elf.path().display())?;
+            }
+            functions.try_for_each(|function| print(out, &function))?;
+        }
+        Ok(())
+    })
+}
+
+/// The files with code that process `pid` has mapped.
+fn mapped(pid: i32) -> Result<Vec<Arc<Elf>>, Failure> {
+    target::check(pid)?;
+    let objects = Objects::default().all_mapped(&target::maps(pid)?);
+    let left_out = |error: ResolveError| warn(&format!("left out: {error}"));
+    Ok(objects.into_iter().filter_map(|object| object.map_err(left_out).ok()).collect())
+}
+
+/// The functions whose names match, and that have something to show.
+fn functions(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> impl Iterator<Item = Listed> {
+    let matches = move |name: &str| {
+        pattern.is_none_or(|pattern| glob::matches(pattern, name) || glob::matches(pattern, &demangle(name)))
+    };
+    let matching = move |function: &&Function| {
+        function.names.iter().any(|name| matches(name)) || function.bare_names().any(matches)
+    };
+    let listed = elf.functions().iter().filter(matching).map(|function| listed(elf, function, arguments));
+    let has_sites = |function: &Listed| function.instructions.as_ref().is_some_and(|sites| !sites.is_empty());
+    listed.filter(move |function| !arguments.refused || has_sites(function))
+}
+
+fn listed(elf: &Elf, function: &Function, arguments: &args::List) -> Listed {
+    let wants_sites = arguments.instructions || arguments.refused;
+    Listed {
+        name: function.names.first().cloned().unwrap_or_default(),
+        demangled: demangle(function.name()).into_owned(),
+        aliases: function.names.iter().skip(1).cloned().collect(),
+        address: function.address,
+        offset: elf.offset_of_address(function.address),
+        size: function.size,
+        indirect: function.indirect,
+        instructions: wants_sites.then(|| {
+            let sites = code::of_function(elf, function);
+            let sites = sites.filter(|site| !arguments.refused || site.displaced.is_err());
+            sites.map(|site| self::site(elf, &site)).collect()
+        }),
+    }
+}
+
+fn site(elf: &Elf, site: &code::Instruction) -> Site {
+    let (instruction, code) = disassemble(elf.code_at(site.address), site.address);
+    Site {
+        address: site.address,
+        offset: elf.offset_of_address(site.address),
+        instruction,
+        code,
+        probeable: site.displaced.is_ok(),
+        undefined: site.displaced.as_ref().is_ok_and(Displaced::is_undefined),
+        reason: site.displaced.as_ref().err().map(ToString::to_string),
+    }
+}
+
+/// The instruction at the start of `bytes` in Intel syntax, and iced-x86's name of its encoding.
+pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>) {
+    let instruction = Decoder::with_ip(64, bytes, address, emu::Processor::host().decoder_options()).decode();
+    let mut text = String::new();
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
+    formatter.format(&instruction, &mut text);
+    (text, (!instruction.is_invalid()).then(|| format!("{:?}", instruction.code())))
+}
+
+fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
+    let Listed { name, demangled, address, size, .. } = function;
+    write!(out, "{address:>12x} {size:>8}  {name}")?;
+    if demangled != name && !name.starts_with(&format!("{demangled}@")) {
+        write!(out, "  {demangled}")?;
+    }
+    for alias in &function.aliases {
+        write!(out, " = {alias}")?;
+    }
+    if function.indirect {
+        write!(out, "  (resolver of an indirect function)")?;
+    }
+    writeln!(out)?;
+    for site in function.instructions.iter().flatten() {
+        let distance = site.address.saturating_sub(*address);
+        write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
+        match &site.reason {
+            None if site.undefined => writeln!(out, "  yes; raises #UD on this processor")?,
+            None => writeln!(out, "  yes")?,
+            Some(reason) => writeln!(out, "  no: {reason}")?,
+        }
+    }
+    Ok(())
+}

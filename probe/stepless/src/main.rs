@@ -1,0 +1,89 @@
+//! The `stepless` command: parses arguments, prints, and decides the exit status.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+mod args;
+mod census;
+mod events;
+mod explain;
+mod list;
+mod output;
+mod progress;
+mod signals;
+mod target;
+mod watch;
+
+use args::{Cli, Command};
+
+/// Why the command could not run: one line that says what to do. Its exit status is 2.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    /// A failure with this line.
+    pub(crate) fn new(line: impl Into<String>) -> Failure {
+        Failure(line.into())
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+/// Wrong usage, or it could not run.
+const COULD_NOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&format!("stdout: {error}")),
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
+            };
+        }
+        Err(error) => return fail(&usage_line(&error)),
+    };
+    let result = match cli.command {
+        Command::List(arguments) => list::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Census(arguments) => census::run(&arguments),
+        Command::Trace(arguments) => watch::run(&arguments, watch::Mode::Trace),
+        Command::Stat(arguments) => watch::run(&arguments, watch::Mode::Stat),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure(line)) => fail(&line),
+    }
+}
+
+fn fail(line: &str) -> ExitCode {
+    warn(line);
+    ExitCode::from(COULD_NOT_RUN)
+}
+
+/// Prints one line on stderr, whatever a path or a library's message contains.
+pub(crate) fn warn(line: &str) {
+    let line = line.replace(|letter: char| letter.is_control(), " ");
+    match writeln!(io::stderr(), "stepless: {line}") {
+        // A closed stderr is the user's wish, and there is nowhere else to say so.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// clap's message, without its paragraphs on usage.
+fn usage_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: trace, stat, list, explain or census; see --help".to_owned();
+    }
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+}

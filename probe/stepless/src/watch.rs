@@ -1,0 +1,553 @@
+//! `stepless trace` and `stepless stat`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use probe::locate::{Address, LocateError};
+use probe::maps::{self, Maps};
+use probe::resolve::{Objects, Resolver, name_of};
+use probe::spec::ProbeSpec;
+use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions};
+use probe::{Unplaceable, code};
+use serde::Serialize;
+
+use crate::args::{Format, Watch};
+use crate::events::{Counts, Event, Events, print_counts};
+use crate::progress::Progress;
+use crate::signals::{self, Signals};
+use crate::{Failure, target, warn};
+
+/// Which of the two commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Each hit.
+    Trace,
+    /// The summary alone.
+    Stat,
+}
+
+type Out = Box<dyn Write + Send>;
+
+/// The bar of sites that are being probed.
+const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} left  {wide_msg}";
+
+pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
+    if arguments.pid.is_some() != arguments.command.is_empty() {
+        return Err(Failure::new("probe what? give either -p PID or -- CMD"));
+    }
+    if mode == Mode::Stat && arguments.format() == Format::Perfetto {
+        return Err(Failure::new("stat prints no events, so it has no perfetto format; see trace"));
+    }
+    let objects = Arc::new(Objects::default());
+    let resolvers = resolvers(arguments, &objects)?;
+    if let Some(pid) = arguments.pid {
+        check_places(pid, &resolvers)?;
+    }
+    let out = output(arguments)?;
+    let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
+    let (session, signals) = start(arguments, &shared)?;
+    let result = watch(session, &signals, &resolvers, &shared, mode);
+    let Some(signal) = signals.ending() else { return result };
+    if let Err(Failure(line)) = result {
+        warn(&line);
+    }
+    Ok(signals::end(signal))
+}
+
+/// Places the probes, serves them, and says what has come of them. The target is as it was when it returns.
+fn watch(
+    mut session: Session,
+    signals: &Signals,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+    mode: Mode,
+) -> Result<ExitCode, Failure> {
+    let launched = session.is_launched();
+    let probes = place(&mut session, resolvers, shared, launched)?;
+    while session.run() == RunEnd::StopRequested && !signals.is_interrupted() {
+        if signals.stops() {
+            let left = Instant::now();
+            session.pause();
+            signals.stop();
+            session.resume()?;
+            // A program that has begun meanwhile has not been seen to.
+            shared.lock().started = true;
+            let seconds = left.elapsed().as_secs_f64();
+            warn(&format!("stopped for {seconds:.3} s, in which no probe was hit"));
+        }
+    }
+    finish(session, &probes, shared, signals, mode)
+}
+
+/// Parses the probes, and finds what is wrong with those that can be looked up without a target.
+fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
+    let mut resolvers = Vec::new();
+    for text in &arguments.probes {
+        let spec: ProbeSpec = text.parse()?;
+        if arguments.pid.is_none() && matches!(spec, ProbeSpec::Address(_)) {
+            return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
+        }
+        let resolver = Resolver::new(spec, Arc::clone(objects));
+        // A process that runs may see other files than we do.
+        if arguments.pid.is_none() {
+            resolver.check()?;
+        }
+        resolvers.push(resolver);
+    }
+    Ok(resolvers)
+}
+
+/// Finds what is wrong with the probes in a process, before it is touched.
+fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
+    target::check(pid)?;
+    let maps = target::maps(pid)?;
+    for resolver in resolvers {
+        let spec = resolver.spec();
+        let places = match resolver.places(&maps) {
+            Ok(places) => places,
+            // A file that is there may be mapped later.
+            Err(LocateError::NotMapped { object }) if object.contains('/') => {
+                resolver.check_for(pid)?;
+                warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
+                continue;
+            }
+            Err(LocateError::NotMapped { object }) => {
+                let line = format!("process {pid} has not mapped {object}; give its path to wait for it");
+                return Err(Failure::new(line));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for place in places.iter().filter(|_| !spec.is_many()) {
+            let bytes = target::read_memory(pid, place.site.address, target::LONGEST)?;
+            if let Err(why) = code::decode(&bytes, place.site.address) {
+                return Err(Failure::new(format!("`{spec}` cannot be probed: {why}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the command prints.
+fn output(arguments: &Watch) -> Result<Out, Failure> {
+    Ok(match &arguments.output {
+        Some(path) => {
+            let named = |error| Failure::new(format!("{}: {error}", path.display()));
+            Box::new(File::create(path).map_err(named)?)
+        }
+        None if arguments.pid.is_some() => Box::new(io::stdout()),
+        None => Box::new(io::stderr()),
+    })
+}
+
+/// What handlers, the observer of the engine, and the command share.
+struct Shared {
+    names: Vec<String>,
+    objects: Arc<Objects>,
+    format: Format,
+    printing: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    events: Events<Out>,
+    /// Hits until the limit.
+    left: Option<u64>,
+    /// Why printing has stopped.
+    broken: Option<io::Error>,
+    /// Whether the program runs, rather than its dynamic linker.
+    started: bool,
+    placed: Vec<u64>,
+    /// By probe: the sites that were left out and have not been told about.
+    refused: Vec<Vec<(u64, String)>>,
+    /// Of a probe that is being placed on many sites.
+    placing: Option<Progress>,
+    failure: Option<String>,
+    /// The requests that failed, and how, as far as told.
+    failed: Vec<(&'static str, Errno)>,
+    /// Which process could not be opened, and why, before any probe was placed.
+    inaccessible: Option<String>,
+}
+
+impl Shared {
+    fn new(arguments: &Watch, mode: Mode, resolvers: &[Resolver], objects: Arc<Objects>, out: Out) -> Shared {
+        let names: Vec<String> = resolvers.iter().map(|resolver| resolver.spec().to_string()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let format = arguments.format();
+        let state = State {
+            events: Events::new(out, format, width),
+            left: arguments.limit,
+            broken: None,
+            started: arguments.pid.is_some(),
+            placed: vec![0; names.len()],
+            refused: vec![Vec::new(); names.len()],
+            placing: None,
+            failure: None,
+            failed: Vec::new(),
+            inaccessible: None,
+        };
+        Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A probe was hit.
+    fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Action {
+        let mut state = self.lock();
+        match &mut state.left {
+            Some(0) => return Action::Detach,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if self.printing {
+            let event = Event {
+                probe: self.names.get(index).map_or("", String::as_str),
+                pid: hit.pid(),
+                tid: hit.tid(),
+                // Costs a file.
+                cpu: if self.format == Format::Text { None } else { hit.cpu() },
+                time_ns: hit.time_ns(),
+                ip: hit.ip(),
+                args: serde_json::Map::new(),
+            };
+            if let Err(error) = state.events.print(&event) {
+                state.broken = Some(error);
+                return Action::Detach;
+            }
+        }
+        if state.left == Some(0) { Action::Detach } else { Action::Continue }
+    }
+
+    /// The engine has news.
+    fn observe(&self, event: &EngineEvent<'_>) {
+        let mut state = self.lock();
+        match event {
+            EngineEvent::Placed { probe, .. } => {
+                if let Some(placed) = state.placed.get_mut(probe.index()) {
+                    *placed += 1;
+                }
+            }
+            EngineEvent::Refused { probe, address, reason, pid } => {
+                if let Some(refused) = state.refused.get_mut(probe.index()) {
+                    refused.push((*address, without_bytes(reason)));
+                }
+                // Otherwise once all its sites have been seen to.
+                if state.started && state.placing.is_none() {
+                    self.tell_refused(&mut state, *pid);
+                }
+            }
+            EngineEvent::Placing { probe, pid, done, total } => {
+                let progress = state.placing.get_or_insert_with(|| {
+                    let name = self.names.get(probe.index()).map_or("", String::as_str);
+                    let progress = Progress::new(*total as u64, PLACING);
+                    progress.message(name.to_owned());
+                    progress
+                });
+                progress.reach(*done as u64);
+                if done == total {
+                    state.placing = None;
+                    if state.started {
+                        self.tell_refused(&mut state, *pid);
+                    }
+                }
+            }
+            EngineEvent::Unresolvable { probe, error, .. } => {
+                let name = self.names.get(probe.index()).map_or("", String::as_str);
+                if state.started {
+                    warn(&format!("`{name}`: {error}"));
+                } else {
+                    state.failure.get_or_insert_with(|| error.to_string());
+                }
+            }
+            // Each hit may fail in the same way.
+            EngineEvent::Failed { pid, tid, request, error }
+                if !state.failed.contains(&(request, *error)) =>
+            {
+                state.failed.push((request, *error));
+                let why = error.desc();
+                warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
+            }
+            EngineEvent::Inaccessible { pid, error } => {
+                let line = inaccessible(*pid, error);
+                if state.placed.iter().any(|&placed| placed > 0) {
+                    warn(&line);
+                } else {
+                    // It may be all that there is to say in the end.
+                    state.inaccessible = Some(line);
+                }
+            }
+            EngineEvent::Overwritten { pid, address } => {
+                warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
+            }
+            EngineEvent::Rejected { tid, error, .. } => {
+                warn(&format!("the registers of thread {tid} could not be changed: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Process `pid` is about to start its program. Says whether it may: not if a probe cannot be placed.
+    fn start(&self, pid: i32) -> bool {
+        let mut state = self.lock();
+        state.started = true;
+        for (index, name) in self.names.iter().enumerate() {
+            let placed = state.placed.get(index).is_some_and(|&placed| placed > 0);
+            let refused = state.refused.get(index).and_then(|refused| refused.first()).cloned();
+            if let (false, Some((_, reason))) = (placed, refused) {
+                state.failure.get_or_insert_with(|| format!("`{name}` cannot be probed: {reason}"));
+            }
+        }
+        let may_start = state.failure.is_none();
+        if may_start {
+            self.tell_refused(&mut state, pid);
+        }
+        may_start
+    }
+
+    /// Says which sites in process `pid` were left out, and why: one line for each reason.
+    fn tell_refused(&self, state: &mut State, pid: i32) {
+        let maps = Maps::read(pid).ok();
+        for (name, refused) in self.names.iter().zip(&mut state.refused) {
+            let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (address, reason) in refused.drain(..) {
+                let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));
+                reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
+            }
+            for (reason, places) in reasons {
+                warn(&format!("`{name}` leaves out {}: {reason}", places.join(", ")));
+            }
+        }
+    }
+}
+
+/// The reason without the instruction's bytes, which differ from site to site.
+fn without_bytes(reason: &Unplaceable) -> String {
+    match reason {
+        Unplaceable::Instruction { why, .. } => why.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Attaches to the process or starts the command, ready to be interrupted.
+fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Signals), Failure> {
+    let options = SessionOptions { follow: arguments.follow };
+    let (mut session, signals) = match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => {
+            let signals = Signals::block();
+            (Session::attach_with(pid, options)?, signals)
+        }
+        (None, Some((program, rest))) => {
+            let mut command = std::process::Command::new(program);
+            command.args(rest);
+            let session = Session::launch_with(command, options)?;
+            // Only now, lest the command inherit blocked signals. Before, it ends with us.
+            (session, Signals::block())
+        }
+        (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
+    };
+    signals.watch(&session);
+    if let Some((pid, error)) = session.inaccessible() {
+        shared.lock().inaccessible = Some(inaccessible(pid, error));
+    }
+    let observer = Arc::clone(shared);
+    session.observe(move |event| observer.observe(event));
+    Ok((session, signals))
+}
+
+/// Why a process has no probes, and what to do.
+fn inaccessible(pid: i32, error: &io::Error) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    let name = name.map(|name| format!(" ({})", name.trim_end())).unwrap_or_default();
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it may not be read by this user; be root, or make its file readable"
+        }
+        io::ErrorKind::NotFound => "mount /proc",
+        _ => "it runs without probes",
+    };
+    format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
+}
+
+fn place(
+    session: &mut Session,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+    launched: bool,
+) -> Result<Vec<ProbeId>, Failure> {
+    let mut probes = Vec::new();
+    for (index, resolver) in resolvers.iter().enumerate() {
+        let handler = Arc::clone(shared);
+        match session.probe(resolver.clone(), move |hit| handler.hit(index, hit)) {
+            Ok(probe) => probes.push(probe),
+            Err(error) => {
+                if launched {
+                    session.kill();
+                }
+                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
+            }
+        }
+    }
+    for (index, &probe) in probes.iter().enumerate() {
+        let Some(report) = session.report(probe) else { continue };
+        let mut state = shared.lock();
+        if let Some(placed) = state.placed.get_mut(index) {
+            *placed += report.sites.len() as u64;
+        }
+        if let Some(refused) = state.refused.get_mut(index) {
+            refused.extend(report.refused.iter().map(|(address, reason)| (*address, without_bytes(reason))));
+        }
+    }
+    if launched {
+        watch_start(session, shared);
+    } else {
+        shared.tell_refused(&mut shared.lock(), session.pid());
+    }
+    Ok(probes)
+}
+
+/// Lets the program start only if every probe that can be placed by then could be.
+fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
+    let handler = Arc::clone(shared);
+    let start = move |hit: &mut Hit<'_>| {
+        if !handler.start(hit.pid()) {
+            // It has not executed an instruction of its own yet.
+            send(hit.pid(), Signal::SIGKILL);
+        }
+        Action::Remove
+    };
+    let placed = session.entry().map(|entry| session.probe(Address(entry), start));
+    if !matches!(placed, Some(Ok(_))) {
+        // Its first instruction cannot be probed. Then mistakes are told when they are found.
+        shared.start(session.pid());
+    }
+}
+
+/// Sends a signal to a process, which may have ended meanwhile.
+fn send(pid: i32, signal: Signal) {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => warn(&format!("{signal} could not be sent to process {pid}: {}", error.desc())),
+    }
+}
+
+/// The function in which `address` lies, and how far behind its start.
+fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
+    let mapping = maps::find(maps, address)?;
+    let elf = objects.mapped(maps, mapping).ok()?;
+    name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
+}
+
+/// Detaches, prints the summary, and finds the exit status.
+fn finish(
+    mut session: Session,
+    probes: &[ProbeId],
+    shared: &Shared,
+    signals: &Signals,
+    mode: Mode,
+) -> Result<ExitCode, Failure> {
+    let launched = session.is_launched();
+    session.detach();
+    signals.release();
+    let counts = counts(&session, probes, shared);
+    let mut state = shared.lock();
+    if let Some(failure) = state.failure.take() {
+        return Err(Failure(failure));
+    }
+    let ending = signals.ending().is_some();
+    let obstacles = obstacles(&session, probes, &state, shared);
+    if launched && !ending && state.placed.iter().all(|&placed| placed == 0) {
+        drop(state);
+        return Err(nothing_placed(&mut session, &obstacles, signals));
+    }
+    obstacles.iter().for_each(|line| warn(line));
+    // Interrupted, it goes on without probes, and its status is ours; that may take long.
+    let mut wait = || if launched && !ending { session.wait() } else { session.status() };
+    let needs_status = mode == Mode::Stat && shared.format == Format::Json;
+    let early = if needs_status { wait() } else { None };
+    let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
+    drop(state);
+    let status = early.or_else(wait).map(shell_status);
+    signals.over();
+    if let Err(error) = printed
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(Failure::new(format!("printing failed: {error}")));
+    }
+    let status = status.filter(|_| launched).unwrap_or(0);
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
+}
+
+/// Why probes, or processes that should have them, have none: a line for each.
+fn obstacles(session: &Session, probes: &[ProbeId], state: &State, shared: &Shared) -> Vec<String> {
+    let pending = |(probe, name): (&ProbeId, &String)| {
+        let error = session.report(*probe)?.pending?;
+        Some(format!("`{name}` was never placed: {error}"))
+    };
+    let pending = probes.iter().zip(&shared.names).filter_map(pending);
+    state.inaccessible.clone().into_iter().chain(pending).collect()
+}
+
+/// A command that ran without a probe.
+fn nothing_placed(session: &mut Session, obstacles: &[String], signals: &Signals) -> Failure {
+    let status = session.wait().map(shell_status);
+    signals.over();
+    let why = obstacles.first().map_or("no probe was ever placed", String::as_str);
+    let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
+    Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
+}
+
+fn counts(session: &Session, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
+    let count = |(&id, name): (&ProbeId, &String)| {
+        let counters = session.report(id).map(|report| report.counters).unwrap_or_default();
+        let probe = name.clone();
+        let probe::Counters { hits, emulated, native, faulted, filtered, missed } = counters;
+        Counts { probe, hits, emulated, faulted, filtered, missed, native }
+    };
+    probes.iter().zip(&shared.names).map(count).collect()
+}
+
+fn print(
+    state: &mut State,
+    counts: &[Counts],
+    target_status: Option<i32>,
+    shared: &Shared,
+    mode: Mode,
+) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        probes: &'a [Counts],
+        target_status: Option<i32>,
+    }
+    if mode == Mode::Trace {
+        let finished = match state.broken.take() {
+            Some(error) => Err(error),
+            None => state.events.finish(),
+        };
+        // The summary may have a reader yet.
+        print_counts(&mut io::stderr(), counts)?;
+        return finished;
+    }
+    let out = state.events.out();
+    if shared.format == Format::Json {
+        let mut line = serde_json::to_vec(&Document { probes: counts, target_status })?;
+        line.push(b'\n');
+        out.write_all(&line)?;
+        return out.flush();
+    }
+    print_counts(out, counts)
+}
+
+/// The status as a shell has it: 128 and the signal's number for a process that was killed.
+fn shell_status(status: ExitStatus) -> i32 {
+    const KILLED: i32 = 128;
+    status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or(0))
+}

@@ -1,0 +1,253 @@
+//! The command ends, is interrupted, or is stopped by a signal, and what it probes goes on as if nobody had
+//! probed it.
+
+#[path = "../../tests/scratch/mod.rs"]
+mod scratch;
+mod target;
+
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use scratch::Scratch;
+use target::{ANSWERS, STEPLESS, Target, stepless_command, with_default_signals};
+
+/// Those that do not end a process by default, those that end the session alone, and the session's own.
+const NOT_ENDING: [i32; 11] = [
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGCHLD,
+    libc::SIGCONT,
+    libc::SIGURG,
+    libc::SIGWINCH,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGINT,
+    libc::SIGTERM,
+];
+
+fn every_ending_signal() -> Vec<i32> {
+    let own = probe::StopHandle::signal();
+    let standard = (1..32).filter(|signal| !NOT_ENDING.contains(signal));
+    standard.chain((libc::SIGRTMIN()..=libc::SIGRTMAX()).filter(|&signal| signal != own)).collect()
+}
+
+fn send(pid: u32, signal: i32) {
+    // Real-time signals are unknown to nix.
+    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -{signal}");
+}
+
+/// Waits for the end, or fails the test.
+fn end_of(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn stat(target: &Target) -> Child {
+    let mut stat = stepless_command();
+    stat.args(["stat", "-e", "answers:leaf", "-p", &target.pid()]);
+    // Stopping signals are ignored in a group without a parent outside.
+    stat.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn text_of(pipe: Option<impl Read>) -> String {
+    let mut text = String::new();
+    pipe.unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Kills a process that has not been waited for after a minute, so that what waits for it fails.
+struct Watchdog(#[allow(dead_code, reason = "dropping it is what the thread waits for")] mpsc::Sender<()>);
+
+impl Watchdog {
+    fn of(child: &Child) -> Watchdog {
+        let (alive, over) = mpsc::channel();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        std::thread::spawn(move || {
+            if over.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        Watchdog(alive)
+    }
+}
+
+/// How many hits the summary tells.
+fn hits(summary: &str) -> u32 {
+    summary.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_signal_that_ends_the_command_leaves_the_target_as_it_was() {
+    let scratch = Scratch::new();
+    let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
+    let text = target.text();
+    for signal in every_ending_signal() {
+        let mut stat = stat(&target);
+        target.wait_for_probe(&mut stat);
+        target.ask();
+        send(stat.id(), signal);
+        let status = end_of(&mut stat);
+        assert_eq!(status.signal(), Some(signal), "{signal}: {status}");
+        assert_eq!(target.text(), text, "{signal}");
+        assert_eq!(hits(&text_of(stat.stdout.take())), 1, "{signal}");
+        target.ask();
+    }
+    target.finish();
+}
+
+#[test]
+fn a_command_outlives_the_one_that_launched_it() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("answers", ANSWERS, &[]);
+    for signal in [libc::SIGQUIT, libc::SIGUSR1, libc::SIGRTMIN()] {
+        let mut launched =
+            Target::start(stepless_command().args(["stat", "-e", "answers:leaf", "--"]).arg(&program));
+        launched.ask();
+        send(launched.child.id(), signal);
+        assert_eq!(end_of(&mut launched.child).signal(), Some(signal));
+        launched.ask();
+    }
+}
+
+#[test]
+fn what_was_ignored_stays_ignored() {
+    let scratch = Scratch::new();
+    let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
+    let script = format!("trap '' HUP; exec {STEPLESS} stat -e answers:leaf --limit 2 -p {}", target.pid());
+    let mut stat = with_default_signals("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    target.wait_for_probe(&mut stat);
+    target.ask();
+    send(stat.id(), libc::SIGHUP);
+    target.ask();
+    assert_eq!(end_of(&mut stat).code(), Some(0));
+    assert_eq!(hits(&text_of(stat.stdout.take())), 2);
+    target.finish();
+}
+
+/// Stops the command, and waits until it is.
+fn stop(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed());
+    kill(pid, signal).unwrap();
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(stopped, WaitStatus::Stopped(pid, signal));
+}
+
+#[test]
+fn a_target_goes_on_without_probes_while_the_command_is_stopped() {
+    let scratch = Scratch::new();
+    let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
+    let text = target.text();
+    let mut stat = stat(&target);
+    let _watchdog = Watchdog::of(&stat);
+    target.wait_for_probe(&mut stat);
+    target.ask();
+    for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        stop(stat.id(), signal);
+        assert_eq!(target.text(), text);
+        // A thread that is traced would stop at any signal.
+        send(target.child.id(), libc::SIGURG);
+        target.ask();
+        target.ask();
+        send(stat.id(), libc::SIGCONT);
+        target.wait_for_probe(&mut stat);
+        target.ask();
+    }
+    send(stat.id(), libc::SIGINT);
+    assert_eq!(end_of(&mut stat).code(), Some(0));
+    let told = text_of(stat.stderr.take());
+    assert_eq!(told.matches("stopped for").count(), 3, "{told}");
+    assert_eq!(hits(&text_of(stat.stdout.take())), 4);
+    assert_eq!(target.text(), text);
+    target.ask();
+    target.finish();
+}
+
+#[test]
+fn a_target_that_ends_while_the_command_is_stopped_is_missed_by_nobody() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("answers", ANSWERS, &[]);
+    let mut command = stepless_command();
+    let mut launched =
+        Target::start(command.args(["stat", "-e", "answers:leaf", "--"]).arg(&program).process_group(0));
+    let _watchdog = Watchdog::of(&launched.child);
+    launched.ask();
+    stop(launched.child.id(), Signal::SIGTSTP);
+    launched.ask();
+    drop(launched.child.stdin.take());
+    send(launched.child.id(), libc::SIGCONT);
+    assert_eq!(end_of(&mut launched.child).code(), Some(9));
+    assert_eq!(hits(&text_of(launched.child.stderr.take())), 1);
+}
+
+#[test]
+fn being_continued_before_it_stops_changes_nothing() {
+    let scratch = Scratch::new();
+    let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
+    let mut stat = stat(&target);
+    let _watchdog = Watchdog::of(&stat);
+    target.wait_for_probe(&mut stat);
+    let pid = Pid::from_raw(stat.id().cast_signed());
+    for _ in 0..20 {
+        kill(pid, Signal::SIGTSTP).unwrap();
+        kill(pid, Signal::SIGCONT).unwrap();
+    }
+    send(stat.id(), libc::SIGCONT);
+    target.wait_for_probe(&mut stat);
+    target.ask();
+    send(stat.id(), libc::SIGINT);
+    assert_eq!(end_of(&mut stat).code(), Some(0));
+    target.ask();
+    target.finish();
+}
+
+/// Its threads are killed while some of them are stopped at a probe.
+#[test]
+fn a_signal_that_also_ends_a_launched_command_ends_both() {
+    const SPINS: &str = r#"
+        #include <pthread.h>
+        #include <stdio.h>
+        __attribute__((noinline)) void leaf(void) { __asm__ volatile(""); }
+        static void *spin(void *unused) { for (;;) leaf(); return unused; }
+        int main(void) {
+            pthread_t thread;
+            for (int i = 0; i < 4; i++) pthread_create(&thread, 0, spin, 0);
+            puts("ready"); fflush(stdout);
+            spin(0);
+        }
+    "#;
+    let scratch = Scratch::new();
+    let program = scratch.compile("spins", SPINS, &["-pthread"]);
+    for round in 0..20 {
+        let signal = if round % 2 == 0 { libc::SIGTERM } else { libc::SIGINT };
+        let mut command = stepless_command();
+        command.args(["stat", "-e", "spins:leaf", "--"]).arg(&program).process_group(0);
+        let mut launched = Target::start(&mut command);
+        // To both, as a key does; SIGTERM is also passed on.
+        let group = format!("-{}", launched.child.id());
+        let sent = Command::new("kill").args([&format!("-{signal}"), "--", &group]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(end_of(&mut launched.child).code(), Some(128 + signal), "round {round}");
+    }
+}
