@@ -3,10 +3,10 @@
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 
-use crate::engine::entry::Natively;
-use crate::engine::session::Session;
-use crate::executor::ptrace::stop::{SpaceId, Stopped};
+use crate::engine::perform::{self, Performed};
+use crate::executor::{Executor, Natively};
 use crate::symbols::code;
+use crate::target::space::Space;
 
 /// What must be known of an instruction of 32-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,39 +44,21 @@ impl Compat {
     }
 }
 
-impl Session {
-    /// Has a thread that is not in 64-bit code execute the displaced instruction. The result is that of
-    /// [`Session::natively`].
-    pub(crate) fn perform_compat(
-        &mut self,
-        stopped: Stopped,
-        space_id: SpaceId,
-        site: u64,
-    ) -> Option<(Stopped, i32)> {
-        match self.compat(space_id, site).kind {
-            Kind::SystemCall => self.natively(stopped, space_id, site, Natively::Enter),
-            Kind::Repeated => self.natively(stopped, space_id, site, Natively::Repeat),
-            Kind::Other => self.natively(stopped, space_id, site, Natively::Once),
-            Kind::Breakpoint => {
-                let tid = stopped.tid();
-                self.registers.file.rip = site.wrapping_add(1);
-                let stored = self.registers.store(tid);
-                if self.threads.refused(tid, "PTRACE_SETREGS", stored) {
-                    return Some(self.stand_aside(stopped, space_id, site));
-                }
-                // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
-                self.threads.unblock_trap(tid);
-                self.count(|counters| counters.faulted += 1);
-                Some((stopped, libc::SIGTRAP))
-            }
-        }
+impl Compat {
+    /// The displaced instruction at `site`, as 32-bit code.
+    pub(crate) fn at(space: &Space, site: u64) -> Compat {
+        let (bytes, length) = space.code_at(site).unwrap_or_default();
+        Compat::decode(bytes.get(..length).unwrap_or_default())
     }
 
-    /// The displaced instruction at `site`, as 32-bit code.
-    pub(crate) fn compat(&self, space_id: SpaceId, site: u64) -> Compat {
-        let code = self.spaces.get(&space_id).and_then(|space| space.code_at(site).ok());
-        let (bytes, length) = code.unwrap_or_default();
-        Compat::decode(bytes.get(..length).unwrap_or_default())
+    /// Has a thread that is not in 64-bit code execute it at `site`.
+    pub(crate) fn perform(self, thread: &mut impl Executor, site: u64) -> Performed {
+        match self.kind {
+            Kind::SystemCall => perform::natively(thread, site, Natively::Enter),
+            Kind::Repeated => perform::natively(thread, site, Natively::Repeat),
+            Kind::Other => perform::natively(thread, site, Natively::Once),
+            Kind::Breakpoint => perform::breakpoint(thread, site),
+        }
     }
 }
 

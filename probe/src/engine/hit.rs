@@ -4,12 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use emu::registers::Extended;
-use emu::{Access, MemoryFault, Registers, Rflags, UserMemory};
+use emu::{MemoryFault, Registers, Rflags};
 
-use crate::executor::ptrace::memory::Accessor;
-use crate::executor::ptrace::registers::Fetched;
+use crate::engine::host::{Handler, Request};
+use crate::executor::ThreadState;
+use crate::symbols::locate::Locate;
 use crate::target::keys;
-use crate::target::procfs;
 
 /// Names a probe of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,8 +85,8 @@ pub struct Hit<'a> {
     pub(crate) pid: i32,
     pub(crate) ip: u64,
     pub(crate) registers: &'a mut GeneralRegisters,
-    pub(crate) state: &'a mut Fetched,
-    pub(crate) memory: Accessor<'a>,
+    pub(crate) thread: &'a mut dyn ThreadState,
+    pub(crate) requests: &'a mut Vec<Request>,
     pub(crate) filtered: bool,
 }
 
@@ -106,7 +106,7 @@ impl Hit<'_> {
     /// The thread.
     #[must_use]
     pub fn tid(&self) -> i32 {
-        self.memory.tid
+        self.thread.tid()
     }
 
     /// The address of the instruction.
@@ -118,7 +118,7 @@ impl Hit<'_> {
     /// The processor on which the thread ran last; `None` if the thread has just been killed.
     #[must_use]
     pub fn cpu(&self) -> Option<u32> {
-        procfs::processor_of(self.tid())
+        self.thread.processor()
     }
 
     /// The time since the system booted, suspension excluded (`CLOCK_MONOTONIC`), in nanoseconds.
@@ -188,8 +188,7 @@ impl Hit<'_> {
 
     /// The register file with all that can be fetched. Its general registers are not the handler's.
     fn whole(&mut self) -> io::Result<&mut Registers> {
-        let tid = self.memory.tid;
-        Ok(self.state.lend_extended(tid)?)
+        self.thread.whole()
     }
 
     /// Fills `bytes` from the thread's memory, which shows no breakpoints.
@@ -197,12 +196,12 @@ impl Hit<'_> {
     /// # Errors
     /// The first byte that cannot be read.
     pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
-        self.memory.read(address, bytes, Access::Read)
+        self.thread.read(address, bytes)
     }
 
     /// Fills `bytes` as far as the memory can be read, and returns how far that is, such as for strings.
     pub fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
-        self.memory.read_up_to(address, bytes)
+        self.thread.read_up_to(address, bytes)
     }
 
     /// Reads the quadword at `address`.
@@ -220,7 +219,24 @@ impl Hit<'_> {
     /// # Errors
     /// The first byte that cannot be written; nothing is stored then.
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
-        self.memory.write(address, bytes)
+        self.thread.write(address, bytes)
+    }
+
+    /// Has another probe placed, after this hit. What becomes of it is told as of one that was placed later: by
+    /// [`Event::Placed`](crate::Event::Placed), [`Event::Refused`](crate::Event::Refused) or
+    /// [`Event::Unresolvable`](crate::Event::Unresolvable).
+    pub fn add_probe(
+        &mut self,
+        source: impl Locate + 'static,
+        handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+    ) {
+        let handler: Handler = Box::new(handler);
+        self.requests.push(Request::Add(Box::new(source), handler));
+    }
+
+    /// Has a probe removed, after this hit; also this one, as by [`Action::Remove`].
+    pub fn remove_probe(&mut self, probe: ProbeId) {
+        self.requests.push(Request::Remove(probe));
     }
 
     /// Counts this hit as filtered out: one that the probe's condition did not want.

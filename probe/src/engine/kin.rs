@@ -9,8 +9,9 @@ use nix::sys::ptrace::Options;
 
 use crate::engine::session::{Session, attach_error};
 use crate::error::AttachError;
-use crate::executor::ptrace::stop::{SpaceId, Stopped};
+use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
+use crate::executor::ptrace::threads::SpaceId;
 use crate::target::procfs;
 
 impl Session {
@@ -154,7 +155,7 @@ impl Session {
         if let Some(thread) = self.threads.get(tid) {
             self.transient.remove(&thread.pid);
         }
-        let signal = if stopped.is_signal() { stopped.signal } else { 0 };
+        let signal = stopped.stop.signal();
         self.threads.let_go(stopped, signal);
     }
 }

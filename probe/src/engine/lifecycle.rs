@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::ptrace;
 
 use crate::engine::event::Event;
 use crate::engine::session::Session;
 use crate::executor::ptrace::failure::errno;
-use crate::executor::ptrace::stop::{Gone, Report, SpaceId, Stopped};
-use crate::executor::ptrace::sys::{self, Resume};
+use crate::executor::ptrace::stopped::{Birth, Resume, Stop, Stopped};
+use crate::executor::ptrace::sys;
+use crate::executor::ptrace::threads::{Gone, Report, SpaceId};
 use crate::target::procfs;
 use crate::target::space::Space;
 
@@ -26,9 +26,9 @@ enum Kinship {
 
 impl Session {
     /// A thread has made another thread or process, which is traced already.
-    pub(crate) fn gave_birth(&mut self, stopped: Stopped) {
+    pub(crate) fn gave_birth(&mut self, stopped: Stopped, birth: Birth) {
         let tid = stopped.tid();
-        if stopped.event == libc::PTRACE_EVENT_VFORK
+        if birth == Birth::Vfork
             && let Some(thread) = self.threads.get_mut(tid)
         {
             thread.in_vfork = true;
@@ -43,14 +43,14 @@ impl Session {
     /// The first stop of the thread or process whose birth `stopped` reports.
     fn child_of(&mut self, stopped: &Stopped) -> Option<Stopped> {
         let tid = stopped.tid();
-        let child = self.threads.note(tid, "PTRACE_GETEVENTMSG", ptrace::getevent(sys::pid(tid)))?;
+        let child = self.threads.note(tid, "PTRACE_GETEVENTMSG", stopped.other())?;
         // Killed at birth is no loss; its end is nobody's concern.
-        self.threads.birth_of(i32::try_from(child).ok()?).ok()
+        self.threads.birth_of(child).ok()
     }
 
     fn kinship(child: &Stopped, parent: &Stopped, parent_pid: i32, child_pid: i32) -> Kinship {
         let shares =
-            sys::same_memory(child.tid(), parent.tid()).unwrap_or(parent.event != libc::PTRACE_EVENT_FORK);
+            sys::same_memory(child.tid(), parent.tid()).unwrap_or(parent.stop != Stop::Birth(Birth::Fork));
         match shares {
             _ if child_pid == parent_pid => Kinship::Thread,
             true => Kinship::Sharing,
@@ -64,12 +64,12 @@ impl Session {
         match Self::kinship(&child, parent, pid, child_pid) {
             Kinship::Thread => {
                 let guest = self.threads.get(parent.tid()).is_some_and(|parent| parent.guest);
-                self.threads.add(tid, pid, space_id);
+                self.threads.add_stopped(&child, pid, space_id);
                 self.threads.set_guest(tid, guest);
             }
             Kinship::Sharing => {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
-                self.threads.add(tid, child_pid, space_id);
+                self.threads.add_stopped(&child, child_pid, space_id);
                 self.threads.set_guest(tid, true);
                 if !self.options.follow {
                     self.transient.insert(child_pid);
@@ -85,7 +85,7 @@ impl Session {
                 }
                 copy.settle();
                 let copy = self.add_space(copy);
-                self.threads.add(tid, child_pid, copy);
+                self.threads.add_stopped(&child, child_pid, copy);
                 self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
         }
@@ -163,7 +163,7 @@ impl Session {
         let space = match Space::open(pid) {
             Ok(space) => space,
             Err(error) => {
-                self.threads.add_stopped(pid, pid, SpaceId::MAX);
+                self.threads.add_stopped(stopped, pid, SpaceId::MAX);
                 // Otherwise it was killed in its exec.
                 if errno(&error) != Errno::ESRCH {
                     self.tell(&Event::Inaccessible { pid, error: &error });
@@ -173,7 +173,7 @@ impl Session {
             }
         };
         let space = self.add_space(space);
-        self.threads.add_stopped(pid, pid, space);
+        self.threads.add_stopped(stopped, pid, space);
         // A 32-bit program has nothing that could be probed; probes wait for the next exec.
         if procfs::elf_class(pid) == Some(CLASS_64) {
             self.watch_linker(space, pid, true);
@@ -221,7 +221,7 @@ impl Session {
         }
     }
 
-    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::stop::Thread) -> bool) {
+    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
         let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
         let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
         running.into_iter().for_each(|tid| self.threads.interrupt(tid));
@@ -241,10 +241,8 @@ impl Session {
     /// Detaches from one thread.
     fn release(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
-        if matches!(
-            stopped.event,
-            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK
-        ) && let Some(child) = self.child_of(&stopped)
+        if matches!(stopped.stop, Stop::Birth(_))
+            && let Some(child) = self.child_of(&stopped)
         {
             self.release_child(child, &stopped);
         }
@@ -252,23 +250,22 @@ impl Session {
         let mut stopped = stopped;
         // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
         // waiting, which would kill it.
-        if !stopped.is_signal() && self.has_pending_breakpoint(tid) {
-            stopped = match self.threads.run_on(stopped, Resume::Continue, 0) {
-                Ok((stopped, _)) => stopped,
-                Err(Gone) => return,
-            };
+        if !matches!(stopped.stop, Stop::Signal(_))
+            && self.has_pending_breakpoint(&stopped)
+            && self.threads.run_on(&mut stopped, Resume::Continue, 0) == Err(Gone)
+        {
+            return self.threads.resume(stopped, 0);
         }
-        let signal = match (stopped.is_signal(), stopped.signal) {
-            (true, libc::SIGTRAP) if space.is_some_and(|space| self.rewind(&stopped, space)) => 0,
-            (true, signal) => signal,
-            (false, _) => 0,
+        let signal = match stopped.stop.signal() {
+            libc::SIGTRAP if space.is_some_and(|space| self.rewind(&stopped, space)) => 0,
+            signal => signal,
         };
         self.threads.let_go(stopped, signal);
     }
 
-    fn has_pending_breakpoint(&mut self, tid: i32) -> bool {
-        let pending = sys::has_pending_breakpoint(tid);
-        self.threads.note(tid, "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
+    fn has_pending_breakpoint(&mut self, stopped: &Stopped) -> bool {
+        let pending = stopped.has_pending_breakpoint();
+        self.threads.note(stopped.tid(), "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
     }
 
     fn release_child(&mut self, child: Stopped, parent: &Stopped) {
@@ -285,9 +282,9 @@ impl Session {
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.
     pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
         let tid = stopped.tid();
-        let fetched = self.registers.fetch(tid);
+        let fetched = self.registers.fetch(stopped);
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none()
-            || !self.threads.is_breakpoint(tid, true)
+            || !self.threads.is_breakpoint(stopped, true)
         {
             return false;
         }
@@ -295,9 +292,9 @@ impl Session {
         if !self.spaces.get(&space).is_some_and(|space| space.was_removed(address)) {
             return false;
         }
-        self.threads.put_back_mask(tid);
+        self.threads.put_back_mask(stopped);
         self.registers.file.rip = address;
-        let stored = self.registers.store(tid);
+        let stored = self.registers.store(stopped);
         self.threads.note(tid, "PTRACE_POKEUSER", stored).is_some()
     }
 }

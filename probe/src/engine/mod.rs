@@ -1,12 +1,13 @@
 //! From a stop to the resume: sessions, the probes in them, hits, and the lives of threads and mappings.
 
 pub(crate) mod compat;
-pub(crate) mod entry;
 pub mod event;
 pub mod hit;
+pub(crate) mod host;
 mod kin;
 mod lifecycle;
 mod pause;
 pub(crate) mod perform;
 mod placement;
 pub(crate) mod session;
+mod trap;

@@ -10,7 +10,7 @@ use nix::sys::ptrace::Options;
 use crate::engine::event::Event;
 use crate::engine::session::Session;
 use crate::error::AttachError;
-use crate::executor::ptrace::stop::Stopped;
+use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys::{self, Status};
 use crate::target::procfs;
 
@@ -77,10 +77,8 @@ impl Session {
                     self.status = Some(ExitStatus::from_raw(status));
                 }
                 // One that waited for its vfork child could not be let go before.
-                Ok(Some((tid, Status::Stopped { signal, event }))) => {
-                    let stopped = Stopped::new(tid, signal, event);
-                    let signal = if stopped.is_signal() { signal } else { 0 };
-                    self.threads.let_go(stopped, signal);
+                Ok(Some((tid, Status::Stopped(stop)))) => {
+                    self.threads.let_go(Stopped::new(tid, stop), stop.signal());
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => break,

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
+use crate::engine::host::Host;
 use crate::engine::session::Session;
 use crate::executor::ptrace::failure::errno;
-use crate::executor::ptrace::stop::SpaceId;
+use crate::executor::ptrace::threads::SpaceId;
 use crate::symbols::locate::LocateError;
 use crate::target::linker;
 use crate::target::maps::{Mapping, Maps};
@@ -30,11 +31,8 @@ impl Session {
                     (LocateError::Unresolvable(_), _) => true,
                 };
                 let error = probe.pending.insert(error);
-                if later
-                    && news
-                    && let Some(observer) = &mut self.observer
-                {
-                    observer(&Event::Unresolvable { probe: id, pid, error });
+                if later && news {
+                    self.host.event(&Event::Unresolvable { probe: id, pid, error });
                 }
                 return;
             }
@@ -70,11 +68,7 @@ impl Session {
         const STRIDE: usize = 1024;
         let Some(probe) = self.probes.get_mut(id.0) else { return };
         let Some(space) = self.spaces.get_mut(&space_id) else { return };
-        let mut tell = |event: &Event<'_>| {
-            if let Some(observer) = &mut self.observer {
-                observer(event);
-            }
-        };
+        let mut tell = |event: &Event<'_>| self.host.event(event);
         let sites: HashSet<u64> = probe.sites.iter().copied().collect();
         let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
         let total = addresses.len();

@@ -15,13 +15,15 @@ use nix::sys::ptrace::{self, Options};
 
 use crate::engine::event::{Counters, Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::host::{Closures, Handler, Host, Request};
 use crate::error::{AttachError, ProbeError};
 use crate::executor::ptrace::affinity::Affinity;
-use crate::executor::ptrace::failure::Failure;
+use crate::executor::ptrace::failure::{Failure, errno};
 use crate::executor::ptrace::memory::Staging;
 use crate::executor::ptrace::registers::Fetched;
-use crate::executor::ptrace::stop::{Report, SpaceId, Stopped, Threads};
+use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm};
+use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::launch::Embryo;
 use crate::target::linker;
@@ -73,19 +75,13 @@ impl StopHandle {
     }
 }
 
-type Handler = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
-type Observer = Box<dyn FnMut(&Event<'_>)>;
-
 pub(crate) struct Probe {
     pub(crate) source: Box<dyn Locate>,
-    pub(crate) handler: Handler,
     pub(crate) counters: Counters,
     pub(crate) sites: Vec<u64>,
     pub(crate) refused: Vec<(u64, Unplaceable)>,
     pub(crate) pending: Option<LocateError>,
     pub(crate) removed: bool,
-    /// Whether its handler has asked to remove it, in the hit that is served.
-    pub(crate) removing: bool,
 }
 
 /// A target process, or several, and the probes in them.
@@ -125,7 +121,7 @@ pub struct Session {
     target: i32,
     pub(crate) status: Option<ExitStatus>,
     launched: bool,
-    pub(crate) observer: Option<Observer>,
+    pub(crate) host: Closures,
     alarm: Arc<Alarm>,
     stop: Arc<StopState>,
     tracer: PhantomData<*const ()>,
@@ -164,7 +160,7 @@ impl Session {
             target,
             status: None,
             launched: false,
-            observer: None,
+            host: Closures::default(),
             stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm: Arc::clone(&alarm) }),
             alarm,
             tracer: PhantomData,
@@ -251,7 +247,7 @@ impl Session {
                 return Err(AttachError::Launch { program, error });
             }
             match session.threads.next() {
-                Report::Stopped(stopped) if stopped.event == libc::PTRACE_EVENT_EXEC => {
+                Report::Stopped(stopped) if stopped.stop == Stop::Exec => {
                     embryo.finish()?;
                     if procfs::elf_class(pid) == Some(1) {
                         drop(stopped);
@@ -308,13 +304,11 @@ impl Session {
 
     /// Hears of events from now on.
     pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + 'static) {
-        self.observer = Some(Box::new(observer));
+        self.host.observer = Some(Box::new(observer));
     }
 
     pub(crate) fn tell(&mut self, event: &Event<'_>) {
-        if let Some(observer) = &mut self.observer {
-            observer(event);
-        }
+        self.host.event(event);
     }
 
     /// Tells what the kernel has refused.
@@ -352,43 +346,69 @@ impl Session {
         source: impl Locate + 'static,
         handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
     ) -> Result<ProbeId, ProbeError> {
-        let id = ProbeId(self.probes.len());
-        self.probes.push(Probe {
-            source: Box::new(source),
-            handler: Box::new(handler),
-            counters: Counters::default(),
-            sites: Vec::new(),
-            refused: Vec::new(),
-            pending: None,
-            removed: false,
-            removing: false,
-        });
-        match self.place_everywhere(id) {
+        let id = self.enter(Box::new(source), Box::new(handler));
+        let placed = self.place_everywhere(id, false).map_err(ProbeError::Maps);
+        match placed.and_then(|()| self.check_placed(id)) {
             Ok(()) => Ok(id),
             Err(error) => {
                 self.remove(id);
                 self.probes.pop();
+                self.host.handlers.pop();
                 Err(error)
             }
         }
     }
 
-    fn place_everywhere(&mut self, id: ProbeId) -> Result<(), ProbeError> {
+    /// Books a probe, without a site so far.
+    fn enter(&mut self, source: Box<dyn Locate>, handler: Handler) -> ProbeId {
+        let id = ProbeId(self.probes.len());
+        self.probes.push(Probe {
+            source,
+            counters: Counters::default(),
+            sites: Vec::new(),
+            refused: Vec::new(),
+            pending: None,
+            removed: false,
+        });
+        self.host.handlers.push(handler);
+        id
+    }
+
+    /// Does what a handler has asked for.
+    pub(crate) fn grant(&mut self, request: Request) {
+        match request {
+            Request::Remove(id) => self.remove(id),
+            Request::Add(source, handler) => {
+                let id = self.enter(source, handler);
+                // Where the mappings cannot be read, the probe waits until they can.
+                if let Err(error) = self.place_everywhere(id, true) {
+                    self.threads.note::<()>(self.target, "reading /proc/PID/maps", Err(errno(&error)));
+                }
+            }
+        }
+    }
+
+    fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
         let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
         for space in spaces {
             for tid in self.threads.in_space(space) {
                 match Maps::read(tid) {
                     Ok(maps) if !maps.is_empty() => {
-                        self.locate(id, space, tid, &maps, false);
+                        self.locate(id, space, tid, &maps, later);
                         break;
                     }
-                    Err(error) if !procfs::has_exited(tid) => return Err(ProbeError::Maps(error)),
+                    Err(error) if !procfs::has_exited(tid) => return Err(error),
                     // Another thread of the same memory may live.
                     Ok(_) | Err(_) => {}
                 }
             }
         }
         self.adopt_strays();
+        Ok(())
+    }
+
+    /// Whether a new probe names something that exists, and that can be probed.
+    fn check_placed(&mut self, id: ProbeId) -> Result<(), ProbeError> {
         let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
         if let Some(error) = probe.pending.take_if(|error| matches!(error, LocateError::Unresolvable(_))) {
             return Err(ProbeError::Locate(error));
@@ -495,29 +515,23 @@ impl Session {
 
     /// Serves one stop.
     fn serve(&mut self, stopped: Stopped) {
-        if stopped.event != 0 || stopped.signal != libc::SIGTRAP {
-            self.threads.look_at_mask(stopped.tid());
+        if stopped.stop != Stop::Signal(libc::SIGTRAP) {
+            self.threads.look_at_mask(&stopped);
         }
-        match stopped.event {
-            event if event != libc::PTRACE_EVENT_EXEC && self.is_stranger(stopped.tid()) => {
-                self.dismiss(stopped);
-            }
-            0 if stopped.signal == libc::SIGTRAP => self.trapped(stopped),
-            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => {
-                self.gave_birth(stopped);
-            }
-            libc::PTRACE_EVENT_EXEC => self.serve_exec(stopped),
+        match stopped.stop {
+            Stop::Exec => self.serve_exec(stopped),
+            _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
+            Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
+            Stop::Birth(birth) => self.gave_birth(stopped, birth),
             _ => self.pass_on(stopped),
         }
     }
 
     /// Lets a thread take its signal, or stay in its group-stop, as if nobody traced it.
     pub(crate) fn pass_on(&mut self, stopped: Stopped) {
-        if stopped.is_group_stop() {
-            self.threads.listen(stopped);
-        } else {
-            let signal = if stopped.is_signal() { stopped.signal } else { 0 };
-            self.threads.resume(stopped, signal);
+        match stopped.stop {
+            Stop::Group => self.threads.listen(stopped),
+            stop => self.threads.resume(stopped, stop.signal()),
         }
     }
 

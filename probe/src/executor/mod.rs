@@ -1,3 +1,128 @@
-//! What performs a displaced instruction on behalf of a thread.
+//! Performing a displaced instruction on behalf of a stopped thread.
 
 pub(crate) mod ptrace;
+
+use std::fmt;
+use std::io;
+
+use emu::{Displaced, Exception, MemoryFault, Outcome, Registers};
+
+use crate::engine::hit::GeneralRegisters;
+
+/// A stopped thread, as handlers see it. What is not looked at is not fetched.
+pub(crate) trait ThreadState: fmt::Debug {
+    /// Its number.
+    fn tid(&self) -> i32;
+
+    /// The processor on which it ran last; `None` if it has just been killed.
+    fn processor(&self) -> Option<u32>;
+
+    /// The register file with all that can be fetched. Its general registers are those of the stop.
+    ///
+    /// # Errors
+    /// The registers cannot be had, such as when the thread has just been killed.
+    fn whole(&mut self) -> io::Result<&mut Registers>;
+
+    /// Fills `bytes` from its memory, which shows no breakpoints, as far as the thread itself could read it.
+    ///
+    /// # Errors
+    /// The first byte that cannot be read.
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault>;
+
+    /// The same as far as possible; returns how far that is.
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize;
+
+    /// Stores `bytes` into its memory, as far as the thread itself could; breakpoints stay.
+    ///
+    /// # Errors
+    /// The first byte that cannot be written; nothing is stored then.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault>;
+}
+
+/// A stopped thread, as the engine sees it: displaced instructions are performed on its state, or by itself.
+pub(crate) trait Executor: ThreadState {
+    /// Its general registers. RIP is that of the displaced instruction.
+    fn registers(&self) -> &Registers;
+
+    /// Whether there is no such thread any more, or none that is stopped here.
+    fn is_gone(&self) -> bool;
+
+    /// Stores what handlers have changed: `new` general registers in place of `old`, and the extended state if it
+    /// was lent to them. What cannot be stored stays as it was, and is the error.
+    ///
+    /// # Errors
+    /// That of the system, or EINVAL for what it would not store as it is.
+    fn take_back(&mut self, old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()>;
+
+    /// Sets RIP.
+    fn go_to(&mut self, rip: u64);
+
+    /// Has what is executed next run on the processor that the thread runs on. Says whether it does.
+    fn join_processor(&mut self) -> bool;
+
+    /// Fetches what `displaced` touches, performs it once, or as much of it as is done at a time, and stores what it
+    /// has changed.
+    ///
+    /// # Errors
+    /// The exception that it raised; registers say then what the processor would have left.
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck>;
+
+    /// Raises `exception`, to which the instruction at `site` has come.
+    fn raise(&mut self, exception: Exception, site: u64) -> Attempt;
+
+    /// Raises the debug exception of a thread that steps itself, after an instruction or, with `iteration`, after one
+    /// of its iterations.
+    fn trace(&mut self, iteration: bool) -> Attempt;
+
+    /// Enters the kernel as `displaced` would; `outcome` is what emulating it came to.
+    fn enter(&mut self, displaced: &Displaced, outcome: Outcome) -> Attempt;
+
+    /// Has the thread execute the instruction at `site` itself, where it stands.
+    fn natively(&mut self, site: u64, how: Natively) -> Attempt;
+
+    /// Takes the breakpoint at `site` away, which cannot be served, and sets the thread before the instruction.
+    /// Returns the signal to resume it with.
+    fn stand_aside(&mut self, site: u64) -> i32;
+}
+
+/// Why a displaced instruction is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stuck {
+    /// It has raised an exception.
+    Raised(Exception),
+    /// The system refuses what it needs of the thread's state: the registers say how far it is.
+    Refused,
+    /// The thread's registers are not what they should be, so it must not go on.
+    Lost,
+}
+
+/// What has become of a thread that was to do something by itself. A signal is that with which it is to be resumed,
+/// or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// It is done.
+    Done(i32),
+    /// It has raised an exception.
+    Raised(i32),
+    /// A part of it is done, or nothing: the thread is before the instruction, to go on with it.
+    Partly(i32),
+    /// It is done, and the thread has stopped for the next breakpoint already.
+    Trapped,
+    /// Nothing is done, and it may do another time.
+    Retry,
+    /// It cannot be done like this.
+    Unavailable,
+    /// There is no such thread any more.
+    Gone,
+}
+
+/// How a thread executes an instruction where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Natively {
+    /// By one step.
+    Once,
+    /// By steps, each of which is one iteration of a string instruction.
+    Repeat,
+    /// To where it enters the kernel.
+    Enter,
+}

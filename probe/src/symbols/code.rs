@@ -7,8 +7,8 @@ use std::fmt;
 use emu::{Displaced, Processor, Refusal};
 use iced_x86::{Code, Decoder, Instruction as Decoded};
 
-use crate::executor::ptrace::registers;
 use crate::symbols::elf::{CodeRange, Elf, Function};
+use crate::target::state;
 
 /// Why an instruction cannot be probed, wherever it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub fn decode_on(
     processor: &'static Processor,
 ) -> Result<Displaced, Unprobeable> {
     let displaced = Displaced::decode_on(bytes, address, processor).map_err(Unprobeable::Refused)?;
-    match registers::lacks(&displaced, processor) {
+    match state::missing(&displaced, state::provided(processor)) {
         Some(needs) => Err(Unprobeable::Executor { code: displaced.code(), needs }),
         None => Ok(displaced),
     }

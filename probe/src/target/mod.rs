@@ -7,3 +7,4 @@ pub(crate) mod mapped;
 pub mod maps;
 pub(crate) mod procfs;
 pub(crate) mod space;
+pub(crate) mod state;

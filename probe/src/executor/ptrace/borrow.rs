@@ -4,11 +4,10 @@
 
 use emu::registers::gpr;
 use emu::{Registers, Rflags};
-use nix::sys::ptrace;
 
 use crate::executor::ptrace::registers::Fetched;
-use crate::executor::ptrace::stop::{Gone, Ran, Stopped, Threads};
-use crate::executor::ptrace::sys::{self, Resume};
+use crate::executor::ptrace::stopped::{Resume, Stopped};
+use crate::executor::ptrace::threads::{Gone, Ran, Threads};
 use crate::target::maps;
 use crate::target::space::Space;
 
@@ -226,29 +225,28 @@ fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
 /// the thread was then.
 pub(crate) fn run(
     threads: &mut Threads,
-    stopped: Stopped,
+    thread: &mut Stopped,
     registers: &mut Fetched,
     how: Resume,
     prepare: impl FnOnce(&mut Registers),
-) -> Result<(Stopped, Ran, u64), Gone> {
-    let tid = stopped.tid();
+) -> Result<(Ran, u64), Gone> {
+    let tid = thread.tid();
     let own = (registers.file.gpr, registers.file.rip, registers.file.rflags);
     prepare(&mut registers.file);
-    let prepared = registers.store(tid);
-    let (stopped, ran) = if threads.refused(tid, "PTRACE_SETREGS", prepared) {
-        (stopped, Ran::Refused)
-    } else {
-        threads.run(stopped, how)?
+    let prepared = registers.store(thread);
+    let ran = match threads.refused(tid, "PTRACE_SETREGS", prepared) {
+        true => Ran::Refused,
+        false => threads.run(thread, how)?,
     };
     // The registers may have changed in the kernel: what `store` compares with must be fetched first.
-    let fetched = registers.fetch(tid);
+    let fetched = registers.fetch(thread);
     let known = threads.note(tid, "PTRACE_GETREGS", fetched).is_some();
     let (rip, resume) = (registers.file.rip, registers.file.rflags & Rflags::RF);
     (registers.file.gpr, registers.file.rip, registers.file.rflags) = own;
     registers.file.rflags |= resume;
-    let restored = if known { registers.store(tid) } else { registers.store_all(tid) };
+    let restored = if known { registers.store(thread) } else { registers.store_all(thread) };
     threads.note(tid, "PTRACE_SETREGS", restored);
-    Ok((stopped, ran, rip))
+    Ok((ran, rip))
 }
 
 /// What came of an atomic access.
@@ -266,11 +264,11 @@ pub(crate) enum Exchange {
     Unavailable,
 }
 
-/// Has thread `tid`, which is stopped and stays so for its owner, replace the `size` bytes at `address` by
+/// Has a thread replace the `size` bytes at `address` by
 /// `new` if they are `old`, in one step. Its registers are as before afterwards.
 pub(crate) fn compare_exchange(
     threads: &mut Threads,
-    tid: i32,
+    thread: &mut Stopped,
     space: &mut Space,
     address: u64,
     size: usize,
@@ -281,8 +279,9 @@ pub(crate) fn compare_exchange(
     const AC: u64 = 1 << 18;
     const GETREGS: &str = "PTRACE_GETREGS";
     const SETREGS: &str = "PTRACE_SETREGS";
+    let tid = thread.tid();
     let Some(loan) = loan(space, tid, Need::CompareExchange(size)) else { return Exchange::Unavailable };
-    let Some(own) = threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) else {
+    let Some(own) = threads.note(tid, GETREGS, thread.registers()) else {
         return Exchange::Unavailable;
     };
     // The halves of a quadword pair; the upper ones are zero for less.
@@ -307,14 +306,14 @@ pub(crate) fn compare_exchange(
             _ => {}
         }
     }
-    if threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), kernel)).is_none() {
+    if threads.note(tid, SETREGS, thread.set_registers(kernel)).is_none() {
         // It may have taken some.
-        threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
+        threads.note(tid, SETREGS, thread.set_registers(own));
         return Exchange::Unavailable;
     }
-    let result = match threads.run_in_place(tid, Resume::Step) {
+    let result = match threads.run(thread, Resume::Step) {
         Ok(Ran::Signal(libc::SIGTRAP)) => {
-            match threads.note(tid, GETREGS, ptrace::getregs(sys::pid(tid))) {
+            match threads.note(tid, GETREGS, thread.registers()) {
                 Some(after) if after.rip != loan.end() => Exchange::Unavailable,
                 Some(after) if after.eflags & ZF != 0 => Exchange::Done,
                 Some(_) => Exchange::Failed,
@@ -326,7 +325,7 @@ pub(crate) fn compare_exchange(
         Ok(_) => Exchange::Unavailable,
         Err(Gone) => return Exchange::Gone,
     };
-    threads.note(tid, SETREGS, ptrace::setregs(sys::pid(tid), own));
+    threads.note(tid, SETREGS, thread.set_registers(own));
     result
 }
 

@@ -7,29 +7,17 @@
 //! raises the same signal stands in, and the frame is put right before the handler's first instruction.
 
 use emu::registers::gpr;
-use emu::{Displaced, Exception, Registers, Rflags};
+use emu::{Exception, Registers, Rflags};
 use libc::c_int;
-use nix::sys::ptrace;
 
+use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::borrow::{self, Need};
 use crate::executor::ptrace::failure::errno;
-use crate::executor::ptrace::registers::Fetched;
-use crate::executor::ptrace::stop::{Gone, Ran, Stopped, Threads};
-use crate::executor::ptrace::sys::{self, Resume};
+use crate::executor::ptrace::stopped::{Resume, Stop};
+use crate::executor::ptrace::sys;
+use crate::executor::ptrace::threads::{Gone, Ran};
+use crate::executor::{Attempt, Executor};
 use crate::target::space::Space;
-
-/// What became of an exception.
-#[derive(Debug)]
-pub(crate) enum Delivery {
-    /// Resume the thread with this signal.
-    Signal(Stopped, c_int),
-    /// The thread itself can make the access: perform the instruction again.
-    Retry(Stopped),
-    /// The kernel refuses what it takes: have the thread execute the instruction itself.
-    Refused(Stopped),
-    /// There is no such thread any more.
-    Gone,
-}
 
 /// The first address that is not canonical, for processors with four or five levels of paging alike.
 const NOT_CANONICAL: u64 = 1 << 63;
@@ -93,147 +81,123 @@ impl Provocation {
     }
 }
 
-/// Turns `exception`, which `displaced` has raised, into a signal for the stopped thread.
-pub(crate) fn deliver(
-    threads: &mut Threads,
-    exception: Exception,
-    displaced: &Displaced,
-    stopped: Stopped,
-    registers: &mut Fetched,
-    space: &mut Space,
-) -> Delivery {
-    let tid = stopped.tid();
-    if exception == Exception::Breakpoint {
-        // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
-        threads.unblock_trap(tid);
-        return Delivery::Signal(stopped, libc::SIGTRAP);
-    }
-    let signal = signal_of(exception, &registers.file, space);
-    let provocation = Provocation::of(exception);
-    let [first, second] = provocation.needs;
-    let loan = borrow::loan(space, tid, first).or_else(|| borrow::loan(space, tid, second));
-    let Some(loan) = loan else {
-        return substitute(threads, stopped, exception, signal, registers, space);
-    };
-    // INT1 traps by itself; all others are stepped, should they not fault.
-    let how = if provocation.raises == Exception::Debug { Resume::Continue } else { Resume::Step };
-    let prepare = |registers: &mut Registers| loan.prepare(registers, provocation.operand, 0);
-    let (stopped, ran, rip) = match borrow::run(threads, stopped, registers, how, prepare) {
-        Ok(result) => result,
-        Err(Gone) => return Delivery::Gone,
-    };
-    let mut signal = signal;
-    if provocation.raises == Exception::Debug && rip == loan.address {
-        // INT1 is a trap, but under a hypervisor that intercepts it RIP may stay.
-        registers.file.rip = displaced.ip();
-        signal.address = displaced.ip();
-        let stored = registers.store(tid);
-        threads.note(tid, "PTRACE_SETREGS", stored);
-    }
-    match ran {
-        Ran::Signal(number @ (libc::SIGSEGV | libc::SIGBUS)) if provocation.is_placeless(exception) => {
-            Delivery::Signal(stopped, number)
+impl Ptrace<'_> {
+    /// Turns `exception`, which the instruction at `site` has raised, into a signal for the thread.
+    pub(super) fn deliver(&mut self, exception: Exception, site: u64) -> Attempt {
+        let tid = self.thread.tid();
+        if exception == Exception::Breakpoint {
+            // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
+            self.threads.unblock_trap(self.thread);
+            return Attempt::Raised(libc::SIGTRAP);
         }
-        Ran::Signal(libc::SIGTRAP) if provocation.is_placeless(exception) => Delivery::Retry(stopped),
-        Ran::Signal(number) if number == signal.number && provocation.raises == exception => {
-            match set_siginfo(threads, tid, signal) {
-                true => Delivery::Signal(stopped, number),
-                false => Delivery::Refused(stopped),
+        let mut signal = signal_of(exception, &self.registers.file, self.space);
+        let provocation = Provocation::of(exception);
+        let [first, second] = provocation.needs;
+        let loan = borrow::loan(self.space, tid, first).or_else(|| borrow::loan(self.space, tid, second));
+        let Some(loan) = loan else { return self.substitute(exception, signal) };
+        // INT1 traps by itself; all others are stepped, should they not fault.
+        let how = if provocation.raises == Exception::Debug { Resume::Continue } else { Resume::Step };
+        let prepare = |registers: &mut Registers| loan.prepare(registers, provocation.operand, 0);
+        let Ok((ran, rip)) = borrow::run(self.threads, self.thread, self.registers, how, prepare) else {
+            return Attempt::Gone;
+        };
+        if provocation.raises == Exception::Debug && rip == loan.address {
+            // INT1 is a trap, but under a hypervisor that intercepts it RIP may stay.
+            signal.address = site;
+            self.go_to(site);
+        }
+        match ran {
+            Ran::Signal(number @ (libc::SIGSEGV | libc::SIGBUS)) if provocation.is_placeless(exception) => {
+                Attempt::Raised(number)
+            }
+            Ran::Signal(libc::SIGTRAP) if provocation.is_placeless(exception) => Attempt::Retry,
+            Ran::Signal(number) if number == signal.number && provocation.raises == exception => {
+                match self.set_signal_info(signal) {
+                    true => Attempt::Raised(number),
+                    false => Attempt::Unavailable,
+                }
+            }
+            _ => self.substitute(exception, signal),
+        }
+    }
+
+    /// Raises the debug exception of a thread that steps itself, after the instruction that the registers say.
+    pub(super) fn deliver_trace(&mut self) -> Attempt {
+        const TRAP_TRACE: c_int = 2;
+        let address = self.registers.file.rip;
+        let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address, key: 0 };
+        if let Some(loan) = borrow::loan(self.space, self.thread.tid(), Need::Nothing) {
+            let prepare = |registers: &mut Registers| {
+                loan.prepare(registers, 0, 0);
+                registers.rflags |= Rflags::TF;
+            };
+            match borrow::run(self.threads, self.thread, self.registers, Resume::Continue, prepare) {
+                Ok((Ran::Signal(libc::SIGTRAP), _)) => {
+                    self.set_signal_info(signal);
+                    return Attempt::Raised(libc::SIGTRAP);
+                }
+                Ok(_) => {}
+                Err(Gone) => return Attempt::Gone,
             }
         }
-        _ => substitute(threads, stopped, exception, signal, registers, space),
-    }
-}
-
-/// Raises the debug exception of a thread that steps itself, after the instruction that `registers` say.
-pub(crate) fn trace(
-    threads: &mut Threads,
-    stopped: Stopped,
-    registers: &mut Fetched,
-    space: &mut Space,
-) -> Delivery {
-    const TRAP_TRACE: c_int = 2;
-    let tid = stopped.tid();
-    let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: registers.file.rip, key: 0 };
-    // The instruction has been performed, so it must not be executed again.
-    let substitute = |threads: &mut Threads, stopped, registers: &mut Fetched, space: &Space| match substitute(
-        threads,
-        stopped,
-        Exception::Debug,
-        signal,
-        registers,
-        space,
-    ) {
-        Delivery::Refused(stopped) => Delivery::Signal(stopped, libc::SIGTRAP),
-        delivery => delivery,
-    };
-    let Some(loan) = borrow::loan(space, tid, Need::Nothing) else {
-        return substitute(threads, stopped, registers, space);
-    };
-    let result = borrow::run(threads, stopped, registers, Resume::Continue, |registers| {
-        loan.prepare(registers, 0, 0);
-        registers.rflags |= Rflags::TF;
-    });
-    match result {
-        Ok((stopped, Ran::Signal(libc::SIGTRAP), _)) => {
-            set_siginfo(threads, tid, signal);
-            Delivery::Signal(stopped, libc::SIGTRAP)
+        match self.substitute(Exception::Debug, signal) {
+            // The instruction has been performed, so it must not be executed again.
+            Attempt::Unavailable => Attempt::Raised(libc::SIGTRAP),
+            attempt => attempt,
         }
-        Ok((stopped, ..)) => substitute(threads, stopped, registers, space),
-        Err(Gone) => Delivery::Gone,
     }
-}
 
-/// Says whether the kernel does not refuse that.
-fn set_siginfo(threads: &mut Threads, tid: i32, signal: Signal) -> bool {
-    let info = sys::fault_siginfo(signal.number, signal.code, signal.address, signal.key);
-    !threads.refused(tid, "PTRACE_SETSIGINFO", ptrace::setsiginfo(sys::pid(tid), &info))
-}
+    /// Says whether the kernel does not refuse that.
+    fn set_signal_info(&mut self, signal: Signal) -> bool {
+        let info = sys::fault_siginfo(signal.number, signal.code, signal.address, signal.key);
+        let set = self.thread.set_signal_info(&info);
+        !self.threads.refused(self.thread.tid(), "PTRACE_SETSIGINFO", set)
+    }
 
-/// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
-/// its handler gets.
-fn substitute(
-    threads: &mut Threads,
-    stopped: Stopped,
-    exception: Exception,
-    signal: Signal,
-    registers: &mut Fetched,
-    space: &Space,
-) -> Delivery {
-    // `struct rt_sigframe` (asm/sigframe.h) is a return address and a `ucontext_t`, whose registers come
-    // after flags, link and stack.
-    const REGISTERS: u64 = 8 + 8 + 8 + 24;
-    const ERR: u64 = REGISTERS + 8 * libc::REG_ERR as u64;
-    const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
-    const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
-    let tid = stopped.tid();
-    if !exception.is_trap() {
-        registers.file.rflags |= Rflags::RF;
-        let stored = registers.store(tid);
-        threads.note(tid, "PTRACE_SETREGS", stored);
+    /// Delivers a signal that the thread has not raised in the way it should, and puts the frame right that
+    /// its handler gets.
+    fn substitute(&mut self, exception: Exception, signal: Signal) -> Attempt {
+        let tid = self.thread.tid();
+        if !exception.is_trap() {
+            self.registers.file.rflags |= Rflags::RF;
+            let stored = self.registers.store(self.thread);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
+        }
+        if !self.set_signal_info(signal) {
+            return Attempt::Unavailable;
+        }
+        match self.threads.run_on(self.thread, Resume::Step, signal.number) {
+            Ok(true) => {}
+            Ok(false) => return Attempt::Unavailable,
+            Err(Gone) => return Attempt::Gone,
+        }
+        // The kernel reports a step into a handler as a signal's stop.
+        let is_signal = matches!(self.thread.stop, Stop::Signal(_));
+        let at_handler = self.threads.note(tid, "PTRACE_GETSIGINFO", self.thread.is_at_handler());
+        if is_signal && at_handler == Some(true) && self.fetch() {
+            self.correct_frame(exception);
+        }
+        Attempt::Raised(0)
     }
-    if !set_siginfo(threads, tid, signal) {
-        return Delivery::Refused(stopped);
-    }
-    let stopped = match threads.run_on(stopped, Resume::Step, signal.number) {
-        Ok((stopped, true)) => stopped,
-        Ok((stopped, false)) => return Delivery::Refused(stopped),
-        Err(Gone) => return Delivery::Gone,
-    };
-    let at_handler = stopped.event == 0
-        && threads.note(tid, "PTRACE_GETSIGINFO", sys::is_at_handler(tid)).unwrap_or(false);
-    let fetched = registers.fetch(tid);
-    if at_handler && threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
-        let frame = registers.file.gpr[gpr::RSP];
+
+    /// Has the frame of the handler that the thread is about to run say that it was that exception.
+    fn correct_frame(&mut self, exception: Exception) {
+        // `struct rt_sigframe` (asm/sigframe.h) is a return address and a `ucontext_t`, whose registers come
+        // after flags, link and stack.
+        const REGISTERS: u64 = 8 + 8 + 8 + 24;
+        const ERR: u64 = REGISTERS + 8 * libc::REG_ERR as u64;
+        const TRAPNO: u64 = REGISTERS + 8 * libc::REG_TRAPNO as u64;
+        const CR2: u64 = REGISTERS + 8 * libc::REG_CR2 as u64;
+        let frame = self.registers.file.gpr[gpr::RSP];
         let trapno = u64::from(exception.vector());
         let mut words = vec![(ERR, u64::from(exception.error_code())), (TRAPNO, trapno)];
         words.extend(exception.address().map(|address| (CR2, address)));
         for (offset, word) in words {
-            let written = space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
-            threads.note(tid, "writing to /proc/PID/mem", written.map_err(|error| errno(&error)));
+            let written = self.space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            let written = written.map_err(|error| errno(&error));
+            self.threads.note(self.thread.tid(), "writing to /proc/PID/mem", written);
         }
     }
-    Delivery::Signal(stopped, 0)
 }
 
 /// The signal, `si_code` and `si_addr` that the kernel sends for an exception (arch/x86/kernel/traps.c).

@@ -1,8 +1,8 @@
 //! Whether threads block SIGTRAP. A breakpoint's SIGTRAP is forced through: where the thread blocks it, the
 //! kernel unblocks it, resets its handler, and leaves no trace of that. So what was seen before must tell.
 
-use crate::executor::ptrace::stop::Threads;
-use crate::executor::ptrace::sys;
+use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::threads::Threads;
 use crate::target::procfs;
 
 /// SIGTRAP as a set of signals.
@@ -12,42 +12,45 @@ const GET: &str = "PTRACE_GETSIGMASK";
 const SET: &str = "PTRACE_SETSIGMASK";
 
 impl Threads {
-    /// Looks at which signals thread `tid` blocks, now that it has stopped and not for a breakpoint.
+    /// Looks at which signals a thread blocks, now that it has stopped and not for a breakpoint.
     ///
     /// That is of interest only until it is seen not to block SIGTRAP: a thread that was never seen to is
     /// left as the kernel makes it.
-    pub(crate) fn look_at_mask(&mut self, tid: i32) {
-        if self.get(tid).is_some_and(|thread| thread.blocked & TRAP != 0) {
-            let blocked = self.note(tid, GET, sys::signal_mask(tid)).unwrap_or(0);
+    pub(crate) fn look_at_mask(&mut self, thread: &Stopped) {
+        let tid = thread.tid();
+        if self.get(tid).is_some_and(|known| known.blocked & TRAP != 0) {
+            let blocked = self.note(tid, GET, thread.signal_mask()).unwrap_or(0);
             self.set_blocked(tid, blocked);
         }
     }
 
-    /// Blocks SIGTRAP again, after thread `tid` has stopped for a breakpoint, if it did before.
+    /// Blocks SIGTRAP again, after a thread has stopped for a breakpoint, if it did before.
     ///
     /// It did if it was seen to, and its mask is otherwise the same, and that is not just empty: the mask at
     /// birth is not the thread's own, for C libraries and Go block everything meanwhile. And it did not if
     /// there is still a handler. In doubt it is left unblocked: blocked where it was not, the signal would
     /// lose its handler at the next breakpoint, and children would inherit it.
-    pub(crate) fn put_back_mask(&mut self, tid: i32) {
-        let Some(before) = self.get(tid).map(|thread| thread.blocked).filter(|mask| mask & TRAP != 0) else {
+    pub(crate) fn put_back_mask(&mut self, thread: &Stopped) {
+        let tid = thread.tid();
+        let Some(before) = self.get(tid).map(|known| known.blocked).filter(|mask| mask & TRAP != 0) else {
             return;
         };
-        let Some(now) = self.note(tid, GET, sys::signal_mask(tid)) else { return };
+        let Some(now) = self.note(tid, GET, thread.signal_mask()) else { return };
         let did = now | TRAP == before && now & !TRAP != 0 && !procfs::catches(tid, libc::SIGTRAP);
         if !did {
             self.set_blocked(tid, now);
-        } else if self.note(tid, SET, sys::set_signal_mask(tid, before)).is_none() {
+        } else if self.note(tid, SET, thread.set_signal_mask(before)).is_none() {
             self.set_blocked(tid, 0);
         }
     }
 
-    /// Unblocks SIGTRAP again, which thread `tid` is to take.
-    pub(crate) fn unblock_trap(&mut self, tid: i32) {
-        if self.get(tid).is_some_and(|thread| thread.blocked & TRAP != 0)
-            && let Some(mask) = self.note(tid, GET, sys::signal_mask(tid))
+    /// Unblocks SIGTRAP again, which a thread is to take.
+    pub(crate) fn unblock_trap(&mut self, thread: &Stopped) {
+        let tid = thread.tid();
+        if self.get(tid).is_some_and(|known| known.blocked & TRAP != 0)
+            && let Some(mask) = self.note(tid, GET, thread.signal_mask())
         {
-            self.note(tid, SET, sys::set_signal_mask(tid, mask & !TRAP));
+            self.note(tid, SET, thread.set_signal_mask(mask & !TRAP));
             self.set_blocked(tid, mask & !TRAP);
         }
     }

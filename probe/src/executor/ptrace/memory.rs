@@ -9,8 +9,9 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
 use crate::executor::ptrace::borrow::{self, Exchange};
 use crate::executor::ptrace::failure::errno;
-use crate::executor::ptrace::stop::Threads;
+use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
+use crate::executor::ptrace::threads::Threads;
 use crate::executor::ptrace::xstate;
 use crate::target::keys;
 use crate::target::maps::{self, Permissions};
@@ -69,7 +70,7 @@ fn in_first_page(address: u64, length: usize) -> usize {
 /// [`Keys`]: crate::target::keys::Keys
 #[derive(Debug)]
 pub(crate) struct Accessor<'a> {
-    pub(crate) tid: i32,
+    pub(crate) thread: &'a mut Stopped,
     pub(crate) space: &'a mut Space,
     pub(crate) threads: &'a mut Threads,
     pub(crate) staging: &'a mut Staging,
@@ -87,8 +88,8 @@ impl Accessor<'_> {
         let staged = self.staging.place(address, length);
         let remote = remote(address, staged.len());
         let mut local = [IoSliceMut::new(staged)];
-        let read = process_vm_readv(sys::pid(self.tid), &mut local, &remote);
-        let count = done(self.threads, self.tid, "process_vm_readv", read);
+        let read = process_vm_readv(sys::pid(self.thread.tid()), &mut local, &remote);
+        let count = done(self.threads, self.thread.tid(), "process_vm_readv", read);
         (count, staged)
     }
 
@@ -132,8 +133,8 @@ impl Accessor<'_> {
             self.space.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
-        let written = process_vm_writev(sys::pid(self.tid), &[IoSlice::new(staged)], &remote);
-        let count = done(self.threads, self.tid, "process_vm_writev", written);
+        let written = process_vm_writev(sys::pid(self.thread.tid()), &[IoSlice::new(staged)], &remote);
+        let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
         }
@@ -145,11 +146,11 @@ impl Accessor<'_> {
         if self.writable.contains(&address) {
             return true;
         }
-        let maps = maps::read(self.tid).map_err(|error| errno(&error));
+        let maps = maps::read(self.thread.tid()).map_err(|error| errno(&error));
         if maps.as_ref().is_err_and(|&error| error != Errno::ESRCH) {
             self.threads.memory_refused = true;
         }
-        if let Some(maps) = self.threads.note(self.tid, "reading /proc/PID/maps", maps)
+        if let Some(maps) = self.threads.note(self.thread.tid(), "reading /proc/PID/maps", maps)
             && let Some(mapping) = maps::find(&maps, address)
             && mapping.perms.contains(Permissions::WRITE)
         {
@@ -162,12 +163,12 @@ impl Accessor<'_> {
     /// does not look at these when another process makes the access.
     fn permitted(&mut self, address: u64, length: usize, access: Access) -> usize {
         let end = address.saturating_add(length as u64);
-        let tid = self.tid;
+        let tid = self.thread.tid();
         let Some((mut keyed, mut key)) = self.space.keys.first_keyed(tid, address..end) else {
             return length;
         };
         // Where it cannot be had, the thread makes the access itself, which will show.
-        let pkru = *self.pkru.get_or_insert_with(|| xstate::pkru(tid).unwrap_or(u32::MAX));
+        let pkru = *self.pkru.get_or_insert_with(|| xstate::pkru(self.thread).unwrap_or(u32::MAX));
         loop {
             if keys::forbids(pkru, key, access) {
                 return usize::try_from(keyed.start - address).unwrap_or(length);
@@ -274,14 +275,14 @@ impl UserMemory for Accessor<'_> {
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let space = self.threads.get(self.tid).map(|thread| thread.space);
-        let others = space.filter(|&space| self.threads.has_others(space, self.tid));
+        let space = self.threads.get(self.thread.tid()).map(|thread| thread.space);
+        let others = space.filter(|&space| self.threads.has_others(space, self.thread.tid()));
         if others.is_some()
             && let Some(result) = self.update_by_exchange(address, size, update)
         {
             return result;
         }
-        let held = others.is_some_and(|space| self.threads.hold_others(space, self.tid));
+        let held = others.is_some_and(|space| self.threads.hold_others(space, self.thread.tid()));
         let result = self.update_alone(address, size, update);
         if held {
             self.threads.release_others();
@@ -328,7 +329,7 @@ impl Accessor<'_> {
             let whole = u128::from_le_bytes(bytes);
             let old = (whole & mask) >> shift;
             let new = whole & !mask | update(old) << shift & mask;
-            match borrow::compare_exchange(self.threads, self.tid, self.space, unit, length, whole, new) {
+            match borrow::compare_exchange(self.threads, self.thread, self.space, unit, length, whole, new) {
                 // Nobody will see what comes of it where the thread is gone.
                 Exchange::Done | Exchange::Gone => return Some(Ok(old)),
                 Exchange::Failed => {}

@@ -1,12 +1,211 @@
-//! Threads in ptrace-stops.
+//! The executor for threads in ptrace-stops.
 
 pub(crate) mod affinity;
 pub(crate) mod borrow;
+mod enter;
 pub(crate) mod failure;
 pub(crate) mod faults;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub(crate) mod registers;
-pub(crate) mod stop;
+pub(crate) mod stopped;
 pub(crate) mod sys;
+pub(crate) mod threads;
 pub(crate) mod xstate;
+
+use std::io;
+
+use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, Touches, UserMemory};
+use nix::errno::Errno;
+
+use crate::engine::hit::GeneralRegisters;
+use crate::executor::{Attempt, Executor, Natively, Stuck, ThreadState};
+use crate::target::procfs;
+use crate::target::space::Space;
+use affinity::Affinity;
+use memory::{Accessor, Staging};
+use registers::{Fetched, rip, set_rip};
+use stopped::Stopped;
+use threads::Threads;
+
+const GETREGS: &str = "PTRACE_GETREGS";
+const SETREGS: &str = "PTRACE_SETREGS";
+const POKE: &str = "PTRACE_POKEUSER";
+
+/// A thread in a ptrace-stop, with what its tracer keeps to serve it.
+#[derive(Debug)]
+pub(crate) struct Ptrace<'a> {
+    pub(crate) thread: &'a mut Stopped,
+    pub(crate) threads: &'a mut Threads,
+    pub(crate) registers: &'a mut Fetched,
+    pub(crate) space: &'a mut Space,
+    pub(crate) staging: &'a mut Staging,
+    /// Breakpoints that the program has overwritten with what cannot be probed.
+    pub(crate) lost: &'a mut Vec<u64>,
+    pub(crate) affinity: &'a mut Affinity,
+}
+
+impl Ptrace<'_> {
+    fn memory(&mut self) -> Accessor<'_> {
+        Accessor {
+            thread: self.thread,
+            space: self.space,
+            threads: self.threads,
+            staging: self.staging,
+            lost: self.lost,
+            writable: 0..0,
+            pkru: None,
+        }
+    }
+
+    /// Stores the registers that have changed. Says whether the kernel refuses that.
+    fn store_refused(&mut self) -> bool {
+        let stored = self.registers.store(self.thread);
+        self.threads.refused(self.thread.tid(), SETREGS, stored)
+    }
+
+    /// Fetches the registers. Says whether they could be had.
+    fn fetch(&mut self) -> bool {
+        let fetched = self.registers.fetch(self.thread);
+        self.threads.note(self.thread.tid(), GETREGS, fetched).is_some()
+    }
+
+    /// Stores what an instruction has changed.
+    fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
+        let tid = self.thread.tid();
+        if self.threads.is_gone(tid) {
+            return Ok(());
+        }
+        // The thread has the state from before then. No instruction that changes extended registers depends
+        // on memory that it has changed, so it can be executed again.
+        if extended {
+            let stored = self.registers.store_extended(self.thread);
+            if self.threads.refused(tid, "PTRACE_SETREGSET", stored) {
+                return Err(if self.fetch() { Stuck::Refused } else { Stuck::Lost });
+            }
+        }
+        let expected = self.registers.file.rip;
+        if self.store_refused() && rip(self.thread) != Ok(expected) {
+            return Err(Stuck::Lost);
+        }
+        Ok(())
+    }
+}
+
+impl ThreadState for Ptrace<'_> {
+    fn tid(&self) -> i32 {
+        self.thread.tid()
+    }
+
+    fn processor(&self) -> Option<u32> {
+        procfs::processor_of(self.tid())
+    }
+
+    fn whole(&mut self) -> io::Result<&mut Registers> {
+        Ok(self.registers.lend_extended(self.thread)?)
+    }
+
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
+        self.memory().read(address, bytes, Access::Read)
+    }
+
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        self.memory().read_up_to(address, bytes)
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.memory().write(address, bytes)
+    }
+}
+
+impl Executor for Ptrace<'_> {
+    fn registers(&self) -> &Registers {
+        &self.registers.file
+    }
+
+    fn is_gone(&self) -> bool {
+        self.threads.is_gone(self.tid())
+    }
+
+    fn take_back(&mut self, old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()> {
+        let stored = if new == old { Ok(()) } else { self.registers.replace(self.thread, old, new) };
+        match self.registers.take_back(self.thread).and(stored) {
+            // The stop loop hears of that.
+            Err(Errno::ESRCH) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn go_to(&mut self, rip: u64) {
+        self.registers.file.rip = rip;
+        let stored = self.registers.store(self.thread);
+        self.threads.note(self.thread.tid(), SETREGS, stored);
+    }
+
+    fn join_processor(&mut self) -> bool {
+        self.affinity.join(self.thread.tid())
+    }
+
+    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck> {
+        let tid = self.thread.tid();
+        let touches = displaced.touches();
+        let extended = touches.intersects(Touches::EXTENDED);
+        if extended {
+            let fetched = self.registers.fetch_extended(self.thread, touches);
+            self.threads.note(tid, "PTRACE_GETREGSET", fetched).ok_or(Stuck::Refused)?;
+        }
+        self.threads.memory_refused = false;
+        let mut memory = Accessor {
+            thread: self.thread,
+            space: self.space,
+            threads: self.threads,
+            staging: self.staging,
+            lost: self.lost,
+            writable: 0..0,
+            pkru: None,
+        };
+        let result = displaced.execute(&mut self.registers.file, &mut memory);
+        if result.is_ok() && !self.registers.keeps_fixed_flags() {
+            // POPF or IRET, which change nothing but registers.
+            self.registers.revert();
+            return Ok(Outcome::Native);
+        }
+        self.store_results(extended)?;
+        result.map_err(|exception| match exception {
+            Exception::PageFault { .. } if self.threads.memory_refused => Stuck::Refused,
+            exception => Stuck::Raised(exception),
+        })
+    }
+
+    fn raise(&mut self, exception: Exception, site: u64) -> Attempt {
+        let attempt = self.deliver(exception, site);
+        if attempt == Attempt::Retry {
+            self.space.keys.forget();
+        }
+        attempt
+    }
+
+    fn trace(&mut self, iteration: bool) -> Attempt {
+        if iteration {
+            // The handler of the signal returns to the same instruction, to its next iteration, which the processor
+            // marks so.
+            self.registers.file.rflags |= Rflags::RF;
+        }
+        self.deliver_trace()
+    }
+
+    fn enter(&mut self, displaced: &Displaced, outcome: Outcome) -> Attempt {
+        self.enter_kernel(displaced, outcome)
+    }
+
+    fn natively(&mut self, site: u64, how: Natively) -> Attempt {
+        self.execute_in_place(site, how)
+    }
+
+    fn stand_aside(&mut self, site: u64) -> i32 {
+        let back = self.space.give_up(site)
+            && !self.threads.refused(self.thread.tid(), POKE, set_rip(self.thread, site, None));
+        // It must not go on in the middle of an instruction.
+        if back { 0 } else { libc::SIGTRAP }
+    }
+}

@@ -1,54 +1,14 @@
-//! Performing a displaced instruction on behalf of a thread.
+//! The registers of a stopped thread.
 
 use emu::registers::segment;
-use emu::{Displaced, Exception, Outcome, Processor, Registers, Rflags, Touches};
-use iced_x86::{Code, Mnemonic};
+use emu::{Registers, Rflags, Touches};
 use libc::user_regs_struct;
 use nix::errno::Errno;
-use nix::sys::ptrace;
 
 use crate::engine::hit::GeneralRegisters;
-use crate::executor::ptrace::memory::Accessor;
+use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::xstate::{self, Xstate};
-
-/// Performs displaced instructions on the state of one thread.
-pub(crate) trait Executor {
-    /// Fetches what `displaced` touches, performs it, and stores what it has changed.
-    ///
-    /// # Errors
-    /// The exception that it raised; registers say then what the processor would have left.
-    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck>;
-}
-
-/// Why a displaced instruction is not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stuck {
-    /// It has raised an exception.
-    Raised(Exception),
-    /// The kernel refuses what it needs of the thread's state: the registers say how far it is.
-    Refused,
-    /// The thread's registers are not what they should be, so it must not go on.
-    Lost,
-}
-
-/// What the ptrace executor cannot provide on `processor` for `displaced`, if anything.
-pub(crate) fn lacks(displaced: &Displaced, processor: &Processor) -> Option<&'static str> {
-    let touches = displaced.touches();
-    if let Some(needs) = xstate::lacks(touches, processor.xcr0) {
-        return Some(needs);
-    }
-    if touches.contains(Touches::SHADOW_STACK) && is_shadow_stack_instruction(displaced.code()) {
-        return Some("the shadow stack, which is not fetched yet");
-    }
-    None
-}
-
-/// Whether the instruction has no other purpose; CALL and RET only touch it where a thread has one.
-fn is_shadow_stack_instruction(code: Code) -> bool {
-    use Mnemonic::{Incsspd, Incsspq, Rstorssp, Saveprevssp, Wrssd, Wrssq};
-    matches!(code.mnemonic(), Incsspd | Incsspq | Rstorssp | Saveprevssp | Wrssd | Wrssq)
-}
 
 /// The general registers of a stopped thread: as the kernel has them, and as `emu` and handlers see them.
 #[derive(Debug)]
@@ -67,15 +27,15 @@ impl Fetched {
         Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new(), lent: false }
     }
 
-    /// Fetches the registers of `tid`.
-    pub(crate) fn fetch(&mut self, tid: i32) -> nix::Result<()> {
-        self.kernel = ptrace::getregs(sys::pid(tid))?;
+    /// Fetches the registers of `thread`.
+    pub(crate) fn fetch(&mut self, thread: &Stopped) -> nix::Result<()> {
+        self.kernel = thread.registers()?;
         self.revert();
         Ok(())
     }
 
     /// Forgets all changes to the general registers since they were fetched or stored.
-    fn revert(&mut self) {
+    pub(crate) fn revert(&mut self) {
         let kernel = &self.kernel;
         let file = &mut *self.file;
         file.gpr = [
@@ -93,7 +53,7 @@ impl Fetched {
 
     /// Stores what has changed since the registers were fetched or stored. Where the kernel refuses that in one
     /// way, it is tried in the other, and what can be stored is.
-    pub(crate) fn store(&mut self, tid: i32) -> nix::Result<()> {
+    pub(crate) fn store(&mut self, thread: &Stopped) -> nix::Result<()> {
         let new = self.merged();
         let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
         let changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
@@ -103,11 +63,11 @@ impl Fetched {
             let mut result = Ok(());
             for (index, new) in changed.clone() {
                 // Each is tried, whatever has become of those before.
-                result = result.and(sys::poke_user(tid, index, new));
+                result = result.and(thread.poke_user(index, new));
             }
             result
         };
-        let set = || ptrace::setregs(sys::pid(tid), new);
+        let set = || thread.set_registers(new);
         let again = |error| error != Errno::ESRCH;
         match if few { poke() } else { set() } {
             Err(error) if again(error) => if few { set() } else { poke() }?,
@@ -118,9 +78,9 @@ impl Fetched {
     }
 
     /// Stores all registers, whatever the kernel has; for where that is not known.
-    pub(crate) fn store_all(&mut self, tid: i32) -> nix::Result<()> {
+    pub(crate) fn store_all(&mut self, thread: &Stopped) -> nix::Result<()> {
         let new = self.merged();
-        ptrace::setregs(sys::pid(tid), new)?;
+        thread.set_registers(new)?;
         self.kernel = new;
         Ok(())
     }
@@ -129,24 +89,24 @@ impl Fetched {
     /// thread has again.
     pub(crate) fn replace(
         &mut self,
-        tid: i32,
+        thread: &Stopped,
         old: &GeneralRegisters,
         new: &GeneralRegisters,
     ) -> nix::Result<()> {
         new.put(&mut self.file);
-        let result = if self.keeps_fixed_flags() { self.store(tid) } else { Err(Errno::EINVAL) };
+        let result = if self.keeps_fixed_flags() { self.store(thread) } else { Err(Errno::EINVAL) };
         if result.is_err() {
             // It may have taken some: PTRACE_SETREGS stops at the first that it refuses.
-            self.fetch(tid)?;
+            self.fetch(thread)?;
             old.put(&mut self.file);
-            self.store(tid)?;
+            self.store(thread)?;
         }
         result
     }
 
     /// Whether the flags differ from the thread's only where the kernel lets a tracer change them: it ignores
     /// the others (`FLAG_MASK`, arch/x86/kernel/ptrace.c).
-    fn keeps_fixed_flags(&self) -> bool {
+    pub(crate) fn keeps_fixed_flags(&self) -> bool {
         const SETTABLE: Rflags = Rflags::STATUS
             .union(Rflags::TF)
             .union(Rflags::DF)
@@ -156,19 +116,29 @@ impl Fetched {
         (self.kernel.eflags ^ self.file.rflags.bits()) & !SETTABLE.bits() == 0
     }
 
-    /// Fetches the extended state of `tid` for handlers, unless that has been done since
+    /// Fetches what of the extended state is in `touches`.
+    pub(crate) fn fetch_extended(&mut self, thread: &Stopped, touches: Touches) -> nix::Result<()> {
+        self.extended.fetch(thread, touches, &mut self.file)
+    }
+
+    /// Stores the extended state if it has changed since it was fetched.
+    pub(crate) fn store_extended(&mut self, thread: &Stopped) -> nix::Result<()> {
+        self.extended.store(thread, &self.file)
+    }
+
+    /// Fetches the extended state of `thread` for handlers, unless that has been done since
     /// [`Fetched::take_back`].
-    pub(crate) fn lend_extended(&mut self, tid: i32) -> nix::Result<&mut Registers> {
+    pub(crate) fn lend_extended(&mut self, thread: &Stopped) -> nix::Result<&mut Registers> {
         if !self.lent {
-            self.extended.fetch(tid, xstate::all(), &mut self.file)?;
+            self.extended.fetch(thread, xstate::all(), &mut self.file)?;
             self.lent = true;
         }
         Ok(&mut self.file)
     }
 
     /// Stores the extended state if handlers have changed it.
-    pub(crate) fn take_back(&mut self, tid: i32) -> nix::Result<()> {
-        if std::mem::take(&mut self.lent) { self.extended.store(tid, &self.file) } else { Ok(()) }
+    pub(crate) fn take_back(&mut self, thread: &Stopped) -> nix::Result<()> {
+        if std::mem::take(&mut self.lent) { self.extended.store(thread, &self.file) } else { Ok(()) }
     }
 
     /// Whether the thread is in 64-bit code. What else there is, `emu` does not know: 32-bit code, and the
@@ -231,67 +201,16 @@ const RCX: usize = 11;
 const RIP: usize = 16;
 
 /// Sets the RIP of a stopped thread, and its RCX where that is given.
-pub(crate) fn set_rip(tid: i32, rip: u64, rcx: Option<u64>) -> nix::Result<()> {
-    let poked = sys::poke_user(tid, RIP, rip);
-    poked.and_then(|()| rcx.map_or(Ok(()), |rcx| sys::poke_user(tid, RCX, rcx))).or_else(|_| {
-        let registers = ptrace::getregs(sys::pid(tid))?;
+pub(crate) fn set_rip(thread: &Stopped, rip: u64, rcx: Option<u64>) -> nix::Result<()> {
+    let poked = thread.poke_user(RIP, rip);
+    poked.and_then(|()| rcx.map_or(Ok(()), |rcx| thread.poke_user(RCX, rcx))).or_else(|_| {
+        let registers = thread.registers()?;
         let rcx = rcx.unwrap_or(registers.rcx);
-        ptrace::setregs(sys::pid(tid), user_regs_struct { rip, rcx, ..registers })
+        thread.set_registers(user_regs_struct { rip, rcx, ..registers })
     })
 }
 
 /// The RIP of a stopped thread.
-pub(crate) fn rip(tid: i32) -> nix::Result<u64> {
-    sys::peek_user(tid, RIP).or_else(|_| ptrace::getregs(sys::pid(tid)).map(|registers| registers.rip))
-}
-
-/// The executor for a thread in a ptrace-stop.
-pub(crate) struct Ptrace<'a> {
-    pub(crate) registers: &'a mut Fetched,
-    pub(crate) memory: Accessor<'a>,
-}
-
-impl Executor for Ptrace<'_> {
-    fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck> {
-        const GETREGS: &str = "PTRACE_GETREGS";
-        let tid = self.memory.tid;
-        let touches = displaced.touches();
-        let is_extended = touches.intersects(Touches::EXTENDED);
-        let Fetched { file, extended, .. } = &mut *self.registers;
-        let threads = &mut self.memory.threads;
-        if is_extended && threads.note(tid, "PTRACE_GETREGSET", extended.fetch(tid, touches, file)).is_none()
-        {
-            return Err(Stuck::Refused);
-        }
-        threads.memory_refused = false;
-        let result = displaced.execute(file, &mut self.memory);
-        if result.is_ok() && !self.registers.keeps_fixed_flags() {
-            // POPF or IRET, which change nothing but registers.
-            self.registers.revert();
-            return Ok(Outcome::Native);
-        }
-        let Fetched { file, extended, .. } = &mut *self.registers;
-        let threads = &mut self.memory.threads;
-        if !threads.is_gone(tid) {
-            // The thread has the state from before then. No instruction that changes extended registers depends
-            // on memory that it has changed, so it can be executed again.
-            if is_extended && threads.refused(tid, "PTRACE_SETREGSET", extended.store(tid, file)) {
-                let fetched = self.registers.fetch(tid);
-                return Err(if threads.refused(tid, GETREGS, fetched) {
-                    Stuck::Lost
-                } else {
-                    Stuck::Refused
-                });
-            }
-            let rip = file.rip;
-            let stored = self.registers.store(tid);
-            if threads.refused(tid, "PTRACE_SETREGS", stored) && self::rip(tid) != Ok(rip) {
-                return Err(Stuck::Lost);
-            }
-        }
-        result.map_err(|exception| match exception {
-            Exception::PageFault { .. } if self.memory.threads.memory_refused => Stuck::Refused,
-            exception => Stuck::Raised(exception),
-        })
-    }
+pub(crate) fn rip(thread: &Stopped) -> nix::Result<u64> {
+    thread.peek_user(RIP).or_else(|_| thread.registers().map(|registers| registers.rip))
 }

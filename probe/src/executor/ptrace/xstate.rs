@@ -5,28 +5,7 @@ use emu::xsave::{LEGACY_LENGTH, Layout, feature};
 use emu::{Registers, Touches};
 use nix::errno::Errno;
 
-use crate::executor::ptrace::sys::{self, RegisterSet};
-
-/// What of `touches` is not in the extended state of a processor whose system has enabled the components `has` of
-/// XCR0, if anything.
-pub(crate) fn lacks(touches: Touches, has: u64) -> Option<&'static str> {
-    const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
-    const TILES: u64 = feature::TILE_CONFIG | feature::TILE_DATA;
-    if touches.contains(Touches::EXTENDED) {
-        // XSAVE and its kin work on whatever there is.
-        return None;
-    }
-    [
-        (Touches::X87, feature::X87, "x87 state, which the processor does not save"),
-        (Touches::SSE, feature::SSE, "XMM registers, which the processor does not save"),
-        (Touches::AVX, feature::AVX, "YMM registers, which the processor does not have"),
-        (Touches::AVX512, AVX512, "ZMM and mask registers, which the processor does not have"),
-        (Touches::TILES, TILES, "tile registers, which the system has not enabled"),
-        (Touches::PKRU, feature::PKRU, "protection keys, which the processor does not have"),
-    ]
-    .into_iter()
-    .find_map(|(part, bits, name)| (touches.intersects(part) && has & bits != bits).then_some(name))
-}
+use crate::executor::ptrace::stopped::{RegisterSet, Stopped};
 
 /// All that this processor has.
 pub(crate) fn all() -> Touches {
@@ -36,11 +15,11 @@ pub(crate) fn all() -> Touches {
     }
 }
 
-/// PKRU of thread `tid`.
-pub(crate) fn pkru(tid: i32) -> nix::Result<u32> {
+/// PKRU of a thread.
+pub(crate) fn pkru(thread: &Stopped) -> nix::Result<u32> {
     let layout = Layout::of_this_processor().ok_or(Errno::ENODEV)?;
     let mut image = vec![0; layout.length];
-    let length = sys::get_registers(tid, RegisterSet::Extended, &mut image)?;
+    let length = thread.register_set(RegisterSet::Extended, &mut image)?;
     let (mut extended, mut pkru) = (Extended::default(), 0);
     let image = image.get(..length).unwrap_or_default();
     layout.read(image, &mut extended, &mut pkru).map_err(|_| Errno::EINVAL)?;
@@ -75,21 +54,26 @@ impl Xstate {
         }
     }
 
-    /// Fetches what of the extended state of `tid` is in `touches` into `registers`; the rest, if not fetched
+    /// Fetches what of the extended state of `thread` is in `touches` into `registers`; the rest, if not fetched
     /// as well, becomes zero there.
-    pub(crate) fn fetch(&mut self, tid: i32, touches: Touches, registers: &mut Registers) -> nix::Result<()> {
+    pub(crate) fn fetch(
+        &mut self,
+        thread: &Stopped,
+        touches: Touches,
+        registers: &mut Registers,
+    ) -> nix::Result<()> {
         const LEGACY: Touches = Touches::X87.union(Touches::SSE);
         if LEGACY.contains(touches & Touches::EXTENDED) {
             // Storing it takes the kernel a third of the time that a whole image takes.
             (self.set, self.layout) = (RegisterSet::FloatingPoint, &Layout::LEGACY);
             let (legacy, header) = self.image.split_at_mut(LEGACY_LENGTH);
-            self.length = sys::get_registers(tid, self.set, legacy)?;
+            self.length = thread.register_set(self.set, legacy)?;
             let in_use = (feature::X87 | feature::SSE).to_le_bytes();
             header.iter_mut().zip(in_use).for_each(|(to, from)| *to = from);
         } else {
             self.layout = Layout::of_this_processor().ok_or(Errno::ENODEV)?;
             self.set = RegisterSet::Extended;
-            self.length = sys::get_registers(tid, self.set, &mut self.image)?;
+            self.length = thread.register_set(self.set, &mut self.image)?;
             if self.length < self.layout.length {
                 return Err(Errno::EINVAL);
             }
@@ -103,11 +87,11 @@ impl Xstate {
     }
 
     /// Stores the extended state if it has changed since it was fetched.
-    pub(crate) fn store(&mut self, tid: i32, registers: &Registers) -> nix::Result<()> {
+    pub(crate) fn store(&mut self, thread: &Stopped, registers: &Registers) -> nix::Result<()> {
         if self.fetched == registers.extended && self.fetched_pkru == registers.pkru {
             return Ok(());
         }
         self.layout.write(&registers.extended, registers.pkru, &mut self.image).map_err(|_| Errno::EINVAL)?;
-        sys::set_registers(tid, self.set, self.image.get_mut(..self.length).unwrap_or_default())
+        thread.set_register_set(self.set, self.image.get_mut(..self.length).unwrap_or_default())
     }
 }

@@ -1,56 +1,16 @@
-//! Threads and their stops. A stopped thread is a value, and resuming it consumes the value.
+//! The threads that are traced, and what the kernel reports of them.
 
 use std::collections::{HashMap, VecDeque};
-use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
-use crate::executor::ptrace::failure::{Failure, Failures, ignore_death};
-use crate::executor::ptrace::sys::{self, Alarm, Resume, Status};
+use crate::executor::ptrace::failure::{Failure, Failures};
+use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
+use crate::executor::ptrace::sys::{self, Alarm, Status};
 use crate::target::procfs;
-
-/// A thread in a ptrace-stop. It stays there as long as this value lives.
-///
-/// Not `Send`: only the thread that attached can make ptrace requests.
-#[derive(Debug)]
-#[must_use = "the thread stays stopped until this is resumed"]
-pub(crate) struct Stopped {
-    tid: i32,
-    /// The signal that the stop reports.
-    pub(crate) signal: i32,
-    /// `PTRACE_EVENT_*`, or 0 for a signal-delivery-stop.
-    pub(crate) event: i32,
-    tracer: PhantomData<*const ()>,
-}
-
-impl Stopped {
-    pub(crate) fn new(tid: i32, signal: i32, event: i32) -> Stopped {
-        Stopped { tid, signal, event, tracer: PhantomData }
-    }
-
-    pub(crate) fn tid(&self) -> i32 {
-        self.tid
-    }
-
-    /// Whether a job-control signal has stopped the whole process.
-    pub(crate) fn is_group_stop(&self) -> bool {
-        self.event == libc::PTRACE_EVENT_STOP && self.signal != libc::SIGTRAP
-    }
-
-    /// Whether the thread is about to take `self.signal`.
-    pub(crate) fn is_signal(&self) -> bool {
-        self.event == 0 && self.signal != SYSTEM_CALL
-    }
-
-    /// Leaves the thread as it is: it is gone, or somebody else resumes it. Returns its id.
-    fn forget(self) -> i32 {
-        ManuallyDrop::new(self).tid
-    }
-}
 
 /// A thread that was stopped is not any more: it was killed, or another thread of its process executes a
 /// program in its place. The stop loop hears of that next.
@@ -80,16 +40,6 @@ const SYNCHRONOUS: u64 = bit(libc::SIGSEGV)
 
 const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
-}
-
-/// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP in the stops of a system call.
-const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
-
-impl Drop for Stopped {
-    /// Forgetting a stopped thread must not leave it stopped.
-    fn drop(&mut self) {
-        ignore_death(sys::resume(self.tid, Resume::Continue, 0));
-    }
 }
 
 /// What the stop loop takes up next.
@@ -183,20 +133,33 @@ impl Threads {
         self.failures.take()
     }
 
-    /// Whether the signal that thread `tid` is about to take is that of an INT3; `likely` where the kernel does
-    /// not say.
-    pub(crate) fn is_breakpoint(&mut self, tid: i32, likely: bool) -> bool {
-        self.note(tid, "PTRACE_GETSIGINFO", sys::is_breakpoint(tid)).unwrap_or(likely)
+    /// Whether the signal that a thread is about to take is that of an INT3; `likely` where the kernel does not
+    /// say.
+    pub(crate) fn is_breakpoint(&mut self, thread: &Stopped, likely: bool) -> bool {
+        self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.is_breakpoint()).unwrap_or(likely)
     }
 
-    /// Takes up thread `tid`, which runs or is about to.
+    /// Takes up thread `tid`, which runs.
     pub(crate) fn add(&mut self, tid: i32, pid: i32, space: SpaceId) {
-        // The former is cheaper, and for a stopped thread.
-        let blocked = sys::signal_mask(tid).ok().or_else(|| procfs::blocked(tid)).unwrap_or(0);
+        self.book(tid, pid, space, procfs::blocked(tid).unwrap_or(0), true);
+    }
+
+    /// Takes up a thread that has stopped at its birth or in exec.
+    pub(crate) fn add_stopped(&mut self, thread: &Stopped, pid: i32, space: SpaceId) {
+        let tid = thread.tid();
+        // The former is cheaper.
+        let blocked = thread.signal_mask().ok().or_else(|| procfs::blocked(tid)).unwrap_or(0);
+        self.book(tid, pid, space, blocked, false);
+        if let Some(known) = self.by_tid.get_mut(&tid) {
+            known.fresh = thread.stop == Stop::Exec;
+        }
+    }
+
+    fn book(&mut self, tid: i32, pid: i32, space: SpaceId, blocked: u64, running: bool) {
         let thread = Thread {
             pid,
             space,
-            running: true,
+            running,
             gone: false,
             dying: false,
             in_vfork: false,
@@ -207,15 +170,6 @@ impl Threads {
             served: None,
         };
         self.by_tid.insert(tid, thread);
-    }
-
-    /// Takes up thread `tid`, which has stopped in exec.
-    pub(crate) fn add_stopped(&mut self, tid: i32, pid: i32, space: SpaceId) {
-        self.add(tid, pid, space);
-        if let Some(thread) = self.by_tid.get_mut(&tid) {
-            thread.running = false;
-            thread.fresh = true;
-        }
     }
 
     /// Says whether the process of `tid` shares the address space of another one, which had it first.
@@ -230,8 +184,8 @@ impl Threads {
     pub(crate) fn let_go(&mut self, stopped: Stopped, signal: i32) {
         /// Of a thread that is nobody's concern but for its end.
         const NO_PROCESS: i32 = -1;
-        let tid = stopped.forget();
-        let detached = sys::detach(tid, signal);
+        let tid = stopped.tid();
+        let detached = stopped.detach(signal);
         if detached.is_ok() || self.refused(tid, "PTRACE_DETACH", detached) {
             self.by_tid.remove(&tid);
             return;
@@ -284,9 +238,7 @@ impl Threads {
     pub(crate) fn queued(&mut self) -> Option<Report> {
         while let Some(report) = self.queue.pop_front() {
             match report {
-                Report::Stopped(stopped)
-                    if stopped.event != libc::PTRACE_EVENT_EXEC && self.is_gone(stopped.tid) =>
-                {
+                Report::Stopped(stopped) if stopped.stop != Stop::Exec && self.is_gone(stopped.tid()) => {
                     stopped.forget();
                 }
                 report => return Some(report),
@@ -356,17 +308,17 @@ impl Threads {
                 }
                 Some(Report::Ended { tid, status })
             }
-            Status::Stopped { signal, event } => {
-                let stopped = Stopped::new(tid, signal, event);
+            Status::Stopped(stop) => {
+                let stopped = Stopped::new(tid, stop);
                 match self.by_tid.get_mut(&tid) {
                     Some(thread) => {
                         // A leader that is stopped when another thread executes a program.
-                        thread.gone = !thread.running && event == libc::PTRACE_EVENT_EXEC;
+                        thread.gone = !thread.running && stop == Stop::Exec;
                         thread.running = false;
                         thread.in_vfork = false;
                         Some(Report::Stopped(stopped))
                     }
-                    None if event == libc::PTRACE_EVENT_EXEC => Some(Report::Stopped(stopped)),
+                    None if stop == Stop::Exec => Some(Report::Stopped(stopped)),
                     None => {
                         self.newborn.insert(tid, stopped);
                         None
@@ -392,9 +344,7 @@ impl Threads {
         }
         loop {
             match sys::wait(tid, true) {
-                Ok(Some((_, Status::Stopped { signal, event }))) => {
-                    return Ok(Stopped::new(tid, signal, event));
-                }
+                Ok(Some((_, Status::Stopped(stop)))) => return Ok(Stopped::new(tid, stop)),
                 Ok(None) | Err(Errno::EINTR) => {}
                 // Its end has been taken from the kernel already where there is no such thread any more.
                 Ok(Some((_, Status::Ended(_)))) | Err(_) => return Err(Gone),
@@ -402,22 +352,21 @@ impl Threads {
         }
     }
 
-    /// Waits for thread `tid`, which has just been resumed and is sure to stop or end soon.
+    /// Waits for a thread which has just been resumed and is sure to stop or end soon.
     ///
     /// Reports of others are queued meanwhile: the end of a leader is reported only after those of all other
     /// threads have been taken from the kernel, and so is an exec.
-    fn wait_for(&mut self, tid: i32) -> Result<Stopped, Gone> {
+    fn wait_for(&mut self, thread: &mut Stopped) -> Result<(), Gone> {
         loop {
             match sys::wait(-1, true) {
-                Ok(Some((found, Status::Stopped { signal, event })))
-                    if found == tid && event != libc::PTRACE_EVENT_EXEC =>
-                {
-                    return Ok(Stopped::new(tid, signal, event));
+                Ok(Some((found, Status::Stopped(stop)))) if found == thread.tid() && stop != Stop::Exec => {
+                    thread.stop = stop;
+                    return Ok(());
                 }
                 Ok(Some(found)) => {
                     let report = self.take(found);
                     self.queue.extend(report);
-                    if found.0 == tid {
+                    if found.0 == thread.tid() {
                         return Err(Gone);
                     }
                 }
@@ -428,68 +377,47 @@ impl Threads {
         }
     }
 
-    /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for the next stop,
-    /// whichever it is. Also says whether it has gone on, or the kernel refuses that.
-    pub(crate) fn run_on(
-        &mut self,
-        stopped: Stopped,
-        how: Resume,
-        signal: i32,
-    ) -> Result<(Stopped, bool), Gone> {
-        let (signal_before, event) = (stopped.signal, stopped.event);
-        let tid = stopped.forget();
-        Ok(match self.continue_and_wait(tid, how, signal)? {
-            Some(stopped) => (stopped, true),
-            None => (Stopped::new(tid, signal_before, event), false),
-        })
-    }
-
-    /// The next stop; `None` if the kernel does not let the thread go on like that.
-    fn continue_and_wait(&mut self, tid: i32, how: Resume, signal: i32) -> Result<Option<Stopped>, Gone> {
-        if self.is_gone(tid) {
+    /// Lets a thread go on as `how` says, with `signal` unless it is 0, and waits for its next stop, whichever it
+    /// is. Says whether it has gone on, or the kernel refuses that.
+    pub(crate) fn run_on(&mut self, thread: &mut Stopped, how: Resume, signal: i32) -> Result<bool, Gone> {
+        if self.is_gone(thread.tid()) {
             return Err(Gone);
         }
-        if self.refused(tid, how.request(), sys::resume(tid, how, signal)) {
-            return Ok(None);
+        let resumed = thread.run(how, signal);
+        if self.refused(thread.tid(), how.request(), resumed) {
+            return Ok(false);
         }
-        self.wait_for(tid).map(Some)
+        self.wait_for(thread).map(|()| true)
     }
 
-    /// Runs a thread as far as `how` says, see [`Threads::run_in_place`].
-    pub(crate) fn run(&mut self, stopped: Stopped, how: Resume) -> Result<(Stopped, Ran), Gone> {
-        let stopped = ManuallyDrop::new(stopped);
-        let ran = self.run_in_place(stopped.tid, how)?;
-        let signal = if let Ran::Signal(signal) = ran { signal } else { 0 };
-        Ok((Stopped::new(stopped.tid, signal, 0), ran))
-    }
-
-    /// Lets thread `tid`, which is stopped and stays so for its owner, run as far as `how` says, undisturbed
-    /// by signals that do not come of it: those wait.
-    pub(crate) fn run_in_place(&mut self, tid: i32, how: Resume) -> Result<Ran, Gone> {
+    /// Lets a thread run as far as `how` says, undisturbed by signals that do not come of it: those wait.
+    pub(crate) fn run(&mut self, thread: &mut Stopped, how: Resume) -> Result<Ran, Gone> {
         // SIGSTOP cannot be blocked, and an interruption may be pending: a few stops may come in between.
         const MOST_STOPS: usize = 8;
-        let mask = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
+        let tid = thread.tid();
+        let mask = self.note(tid, "PTRACE_GETSIGMASK", thread.signal_mask());
         // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
         let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
         let during = mask.map(|mask| (mask | !SYNCHRONOUS) & !unblocked);
         if let Some(during) = during {
-            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, during));
+            self.note(tid, "PTRACE_SETSIGMASK", thread.set_signal_mask(during));
         }
         let mut deferred = 0;
         let mut ran = Ran::Unclear;
         for _ in 0..MOST_STOPS {
-            let Some(stopped) = self.continue_and_wait(tid, how, 0)? else {
+            if !self.run_on(thread, how, 0)? {
                 ran = Ran::Refused;
                 break;
-            };
-            let stopped = ManuallyDrop::new(stopped);
-            match (stopped.event, stopped.signal) {
-                (0, SYSTEM_CALL) => ran = Ran::Entered,
-                (0, signal @ 1..=64) if bit(signal) & SYNCHRONOUS != 0 && self.is_from_kernel(tid) => {
+            }
+            match thread.stop {
+                Stop::SystemCall => ran = Ran::Entered,
+                Stop::Signal(signal @ 1..=64)
+                    if bit(signal) & SYNCHRONOUS != 0 && self.is_from_kernel(thread) =>
+                {
                     ran = Ran::Signal(signal);
                 }
-                (0, signal @ 1..=64) => deferred |= bit(signal),
-                _ if stopped.is_group_stop() => deferred |= bit(libc::SIGSTOP),
+                Stop::Signal(signal @ 1..=64) => deferred |= bit(signal),
+                Stop::Group => deferred |= bit(libc::SIGSTOP),
                 _ => {}
             }
             if ran != Ran::Unclear {
@@ -498,9 +426,9 @@ impl Threads {
         }
         if let (Some(mask), Some(during)) = (mask, during) {
             // A forced signal has unblocked itself.
-            let after = self.note(tid, "PTRACE_GETSIGMASK", sys::signal_mask(tid));
+            let after = self.note(tid, "PTRACE_GETSIGMASK", thread.signal_mask());
             let forced = during & !after.unwrap_or(during);
-            self.note(tid, "PTRACE_SETSIGMASK", sys::set_signal_mask(tid, mask & !forced));
+            self.note(tid, "PTRACE_SETSIGMASK", thread.set_signal_mask(mask & !forced));
         }
         if deferred != 0
             && let Some(pid) = procfs::process_of(tid)
@@ -512,9 +440,9 @@ impl Threads {
         Ok(ran)
     }
 
-    fn is_from_kernel(&mut self, tid: i32) -> bool {
+    fn is_from_kernel(&mut self, thread: &Stopped) -> bool {
         // Few programs send such signals.
-        self.note(tid, "PTRACE_GETSIGINFO", sys::is_from_kernel(tid)).unwrap_or(true)
+        self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.is_from_kernel()).unwrap_or(true)
     }
 
     /// Processes that stopped at birth and whose parent was killed before it could report them.
@@ -524,27 +452,32 @@ impl Threads {
 
     /// Keeps a stop at birth until the parent reports it.
     pub(crate) fn expect_parent(&mut self, stopped: Stopped) {
-        self.newborn.insert(stopped.tid, stopped);
+        self.newborn.insert(stopped.tid(), stopped);
     }
 
     /// Lets a thread go on, with `signal` unless it is 0.
     pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
-        self.release(stopped, "PTRACE_CONT", |tid| sys::resume(tid, Resume::Continue, signal));
+        self.release(stopped, "PTRACE_CONT", |stopped| stopped.resume(signal));
     }
 
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
     pub(crate) fn listen(&mut self, stopped: Stopped) {
-        self.release(stopped, "PTRACE_LISTEN", sys::listen);
+        self.release(stopped, "PTRACE_LISTEN", Stopped::listen);
     }
 
     /// A thread that was killed in its stop counts as running: its end is reported later.
-    fn release(&mut self, stopped: Stopped, request: &'static str, how: impl FnOnce(i32) -> nix::Result<()>) {
-        let executes = stopped.event == libc::PTRACE_EVENT_EXEC;
-        let tid = stopped.forget();
-        if self.is_gone(tid) && !executes {
+    fn release(
+        &mut self,
+        stopped: Stopped,
+        request: &'static str,
+        how: impl FnOnce(Stopped) -> nix::Result<()>,
+    ) {
+        let tid = stopped.tid();
+        if self.is_gone(tid) && stopped.stop != Stop::Exec {
+            stopped.forget();
             return;
         }
-        let refused = self.refused(tid, request, how(tid));
+        let refused = self.refused(tid, request, how(stopped));
         if let Some(thread) = self.by_tid.get_mut(&tid) {
             thread.running = !refused;
         }
@@ -577,8 +510,8 @@ impl Threads {
         let mut index = 0;
         while let Some(report) = self.queue.get(index) {
             let ours = matches!(report, Report::Stopped(stopped)
-                if stopped.event == libc::PTRACE_EVENT_STOP && !stopped.is_group_stop()
-                && self.by_tid.get(&stopped.tid).is_some_and(|thread| thread.space == space));
+                if stopped.stop == Stop::Interrupted
+                && self.by_tid.get(&stopped.tid()).is_some_and(|thread| thread.space == space));
             match self.queue.remove(index) {
                 Some(Report::Stopped(stopped)) if ours => self.held.push(stopped),
                 Some(report) => {
@@ -594,9 +527,8 @@ impl Threads {
     /// Lets the threads go on that [`Threads::hold_others`] stopped.
     pub(crate) fn release_others(&mut self) {
         while let Some(stopped) = self.held.pop() {
-            let registers = ptrace::getregs(sys::pid(stopped.tid));
-            let registers = self.note(stopped.tid, "PTRACE_GETREGS", registers);
-            if let Some(thread) = self.by_tid.get_mut(&stopped.tid) {
+            let registers = self.note(stopped.tid(), "PTRACE_GETREGS", stopped.registers());
+            if let Some(thread) = self.by_tid.get_mut(&stopped.tid()) {
                 thread.served = registers.and_then(restarts);
             }
             self.resume(stopped, 0);

@@ -1,0 +1,271 @@
+//! A thread is about to take a SIGTRAP: whose it is, what handlers want, and what is done then.
+
+use nix::errno::Errno;
+
+use crate::engine::compat;
+use crate::engine::event::{Counters, Event};
+use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
+use crate::engine::host::{Host, Request};
+use crate::engine::perform::{self, How};
+use crate::engine::session::{Probe, Session};
+use crate::executor::Executor;
+use crate::executor::ptrace::Ptrace;
+use crate::executor::ptrace::registers::rip;
+use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::threads::{Report, SpaceId};
+
+/// What the handlers of a hit want.
+#[derive(Default)]
+struct Verdict {
+    then: Then,
+    requests: Vec<Request>,
+    detach: bool,
+    /// What they have written could not be stored, or not all of it.
+    rejected: Option<Errno>,
+}
+
+/// What is to be done with the displaced instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Then {
+    #[default]
+    Perform,
+    Skip,
+    GoTo(u64),
+}
+
+impl Session {
+    /// A thread is about to take a SIGTRAP.
+    pub(crate) fn trapped(&mut self, mut stopped: Stopped) {
+        let tid = stopped.tid();
+        let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
+        let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
+        let fetched = self.registers.fetch(&stopped);
+        if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
+            return self.pass_by(stopped, space_id);
+        }
+        let address = self.registers.file.rip.wrapping_sub(1);
+        let space = self.spaces.get_mut(&space_id);
+        let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
+        let Some(breakpoint) =
+            breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(&stopped, true))
+        else {
+            let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.stop.signal() };
+            return self.threads.resume(stopped, signal);
+        };
+        let writable = breakpoint.writable;
+        let internal = breakpoint.internal;
+        self.here.clear();
+        self.here.extend_from_slice(&breakpoint.probes);
+        self.affinity.follow(tid);
+        self.threads.put_back_mask(&stopped);
+        self.registers.file.rip = address;
+        if let Some(thread) = self.threads.get_mut(tid) {
+            thread.served = None;
+        }
+        if writable && !self.check_unchanged(space_id, address) {
+            self.count(|counters| counters.missed += 1);
+            let stored = self.registers.store(&stopped);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
+            return self.threads.resume(stopped, 0);
+        }
+        let Some(signal) = self.hit(&mut stopped, pid, space_id, address, served == Some(address)) else {
+            return self.threads.put_back(Report::Stopped(stopped));
+        };
+        if internal {
+            self.relocate(space_id, tid);
+        }
+        self.threads.resume(stopped, signal);
+    }
+
+    /// A thread is at the breakpoint at `address`; `again` if the handlers have been called already. Returns the
+    /// signal to resume it with; `None` if it has stopped for the next breakpoint.
+    fn hit(
+        &mut self,
+        stopped: &mut Stopped,
+        pid: i32,
+        space_id: SpaceId,
+        address: u64,
+        again: bool,
+    ) -> Option<i32> {
+        let tid = stopped.tid();
+        let alone = tid != pid || !self.threads.has_others(space_id, tid);
+        let Some(space) = self.spaces.get_mut(&space_id) else { return Some(0) };
+        let Some(displaced) = space.breakpoint(address).map(|breakpoint| breakpoint.displaced) else {
+            return Some(0);
+        };
+        let mut thread = Ptrace {
+            thread: stopped,
+            threads: &mut self.threads,
+            registers: &mut self.registers,
+            space,
+            staging: &mut self.staging,
+            lost: &mut self.lost,
+            affinity: &mut self.affinity,
+        };
+        let mut verdict = Verdict::default();
+        if !again {
+            verdict = handle(&mut thread, &mut self.host, &mut self.probes, &self.here, pid);
+        }
+        // Handlers may take their time.
+        let performed = if !alone && thread.threads.has_gone(tid) {
+            None
+        } else {
+            let compat = (!thread.registers.is_64_bit()).then(|| compat::Compat::at(thread.space, address));
+            let next = match (verdict.then, &compat) {
+                (Then::Perform, _) => None,
+                (Then::Skip, None) => Some(address.wrapping_add(displaced.length() as u64)),
+                (Then::Skip, Some(compat)) => Some(address.wrapping_add(compat.length as u64)),
+                (Then::GoTo(target), _) => Some(target),
+            };
+            match (next, compat) {
+                (Some(next), _) => {
+                    thread.go_to(next);
+                    None
+                }
+                (None, None) => Some(perform::perform(&mut thread, &displaced)),
+                (None, Some(compat)) => Some(compat.perform(&mut thread, address)),
+            }
+        };
+        self.settle(verdict, performed.map(|performed| performed.how), pid, tid, space_id, address);
+        performed.map_or(Some(0), |performed| performed.signal)
+    }
+
+    /// Books what a hit has come to, and does what its handlers have asked for.
+    fn settle(
+        &mut self,
+        verdict: Verdict,
+        how: Option<How>,
+        pid: i32,
+        tid: i32,
+        space: SpaceId,
+        address: u64,
+    ) {
+        match how {
+            Some(How::Emulated) => self.count(|counters| counters.emulated += 1),
+            Some(How::Native) => self.count(|counters| counters.native += 1),
+            Some(How::Faulted) => self.count(|counters| counters.faulted += 1),
+            Some(How::Again) => {
+                if let Some(thread) = self.threads.get_mut(tid) {
+                    thread.served = Some(address);
+                }
+            }
+            Some(How::NotAtAll) | None => {}
+        }
+        if let Some(error) = verdict.rejected {
+            self.host.event(&Event::Rejected { pid, tid, error });
+        }
+        self.detach_requested |= verdict.detach;
+        verdict.requests.into_iter().for_each(|request| self.grant(request));
+        if !self.lost.is_empty() {
+            self.tell_lost(space);
+        }
+    }
+
+    /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
+    fn pass_by(&mut self, mut stopped: Stopped, space: SpaceId) {
+        let tid = stopped.tid();
+        let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
+        let signal = match (rip, self.spaces.get_mut(&space)) {
+            (Some(rip), Some(space)) => {
+                let site = rip.wrapping_sub(1);
+                self.here = space.breakpoint(site).map(|here| here.probes.clone()).unwrap_or_default();
+                let mut thread = Ptrace {
+                    thread: &mut stopped,
+                    threads: &mut self.threads,
+                    registers: &mut self.registers,
+                    space,
+                    staging: &mut self.staging,
+                    lost: &mut self.lost,
+                    affinity: &mut self.affinity,
+                };
+                let signal = thread.stand_aside(site);
+                self.count(|counters| counters.missed += 1);
+                signal
+            }
+            _ => libc::SIGTRAP,
+        };
+        self.threads.resume(stopped, signal);
+    }
+
+    /// Where the program can write its own text, the instruction may have changed behind its first byte.
+    fn check_unchanged(&mut self, space_id: SpaceId, address: u64) -> bool {
+        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
+        space.reread(address, &mut self.lost);
+        let kept = space.breakpoint(address).is_some();
+        if !kept {
+            self.tell_lost(space_id);
+        }
+        kept
+    }
+
+    fn tell_lost(&mut self, space: SpaceId) {
+        while let Some(address) = self.lost.pop() {
+            self.tell_overwritten(space, address);
+        }
+    }
+
+    /// Counts for every probe that is served.
+    fn count(&mut self, count: impl Fn(&mut Counters)) {
+        for &index in &self.here {
+            if let Some(probe) = self.probes.get_mut(index) {
+                count(&mut probe.counters);
+            }
+        }
+    }
+}
+
+/// Calls the handlers of the probes `here`, and stores what they have changed. RIP stays that of the instruction.
+fn handle(
+    thread: &mut impl Executor,
+    host: &mut impl Host,
+    probes: &mut [Probe],
+    here: &[usize],
+    pid: i32,
+) -> Verdict {
+    let before = GeneralRegisters::of(thread.registers());
+    let mut registers = before.clone();
+    let mut verdict = call(thread, host, probes, here, pid, &mut registers);
+    let target = std::mem::replace(&mut registers.rip, before.rip);
+    if target != before.rip && !matches!(verdict.then, Then::GoTo(_)) {
+        verdict.then = Then::GoTo(target);
+    }
+    verdict.rejected = thread.take_back(&before, &registers).err();
+    verdict
+}
+
+fn call(
+    thread: &mut impl Executor,
+    host: &mut impl Host,
+    probes: &mut [Probe],
+    here: &[usize],
+    pid: i32,
+    registers: &mut GeneralRegisters,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let ip = registers.rip;
+    for &index in here {
+        let Some(probe) = probes.get_mut(index) else { continue };
+        probe.counters.hits += 1;
+        let id = ProbeId(index);
+        let mut hit = Hit {
+            probe: id,
+            pid,
+            ip,
+            registers: &mut *registers,
+            thread: &mut *thread,
+            requests: &mut verdict.requests,
+            filtered: false,
+        };
+        let action = host.hit(&mut hit);
+        probe.counters.filtered += u64::from(hit.filtered);
+        match action {
+            Action::Continue => {}
+            Action::Skip if verdict.then == Then::Perform => verdict.then = Then::Skip,
+            Action::Skip => {}
+            Action::GoTo(target) => verdict.then = Then::GoTo(target),
+            Action::Remove => verdict.requests.push(Request::Remove(id)),
+            Action::Detach => verdict.detach = true,
+        }
+    }
+    verdict
+}

@@ -1,0 +1,326 @@
+//! A thread in a ptrace-stop, and the requests that ptrace(2) has for it: methods of the stopped thread, so that none
+//! can be made for one that runs.
+
+#![allow(unsafe_code, reason = "raw requests; each is wrapped here in a function that is safe to call")]
+
+use std::marker::PhantomData;
+use std::mem::{self, ManuallyDrop};
+use std::ptr;
+
+use libc::{c_int, c_long, c_void, siginfo_t, user_regs_struct};
+use nix::Result;
+use nix::errno::Errno;
+use nix::sys::ptrace;
+
+use crate::executor::ptrace::failure::ignore_death;
+use crate::executor::ptrace::sys;
+
+/// Why a thread has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It is about to take this signal.
+    Signal(c_int),
+    /// It enters or leaves a system call.
+    SystemCall,
+    /// A job-control signal has stopped its whole process.
+    Group,
+    /// It was asked to, or it was just born, or job control has continued it.
+    Interrupted,
+    /// It has made another thread or process.
+    Birth(Birth),
+    /// It executes a program, and is the only thread of its process now.
+    Exec,
+    /// Something that needs no answer, such as the end of a vfork.
+    Other,
+}
+
+/// How a thread has made another one, as the kernel tells events apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// Neither of the others, whatever the two share.
+    Clone,
+    /// With SIGCHLD at its end.
+    Fork,
+    /// It is waited for until it executes a program or ends.
+    Vfork,
+}
+
+/// What `PTRACE_O_TRACESYSGOOD` makes of SIGTRAP in the stops of a system call.
+const SYSTEM_CALL: c_int = libc::SIGTRAP | 0x80;
+
+impl Stop {
+    /// Of the stop signal and the event of a wait status.
+    pub(crate) fn parse(signal: c_int, event: c_int) -> Stop {
+        match event {
+            0 if signal == SYSTEM_CALL => Stop::SystemCall,
+            0 => Stop::Signal(signal),
+            libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => Stop::Group,
+            libc::PTRACE_EVENT_STOP => Stop::Interrupted,
+            libc::PTRACE_EVENT_CLONE => Stop::Birth(Birth::Clone),
+            libc::PTRACE_EVENT_FORK => Stop::Birth(Birth::Fork),
+            libc::PTRACE_EVENT_VFORK => Stop::Birth(Birth::Vfork),
+            libc::PTRACE_EVENT_EXEC => Stop::Exec,
+            _ => Stop::Other,
+        }
+    }
+
+    /// The signal that the thread takes when it is resumed as if nobody traced it; 0 for none.
+    pub(crate) fn signal(self) -> c_int {
+        if let Stop::Signal(signal) = self { signal } else { 0 }
+    }
+}
+
+/// A thread in a ptrace-stop. It stays there as long as this value lives.
+///
+/// Not `Send`: only the thread that attached can make ptrace requests.
+#[derive(Debug)]
+#[must_use = "the thread stays stopped until this is resumed"]
+pub(crate) struct Stopped {
+    tid: i32,
+    /// Why it has stopped the last time.
+    pub(crate) stop: Stop,
+    tracer: PhantomData<*const ()>,
+}
+
+impl Drop for Stopped {
+    /// Forgetting a stopped thread must not leave it stopped.
+    fn drop(&mut self) {
+        ignore_death(resume(self.tid, Resume::Continue, 0));
+    }
+}
+
+/// How far a thread is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// `PTRACE_SINGLESTEP`: one instruction.
+    Step,
+    /// `PTRACE_SYSCALL`: to the entry or the end of a system call.
+    Syscall,
+    /// `PTRACE_CONT`: until it stops by itself.
+    Continue,
+}
+
+impl Resume {
+    /// The name of the request.
+    pub(crate) fn request(self) -> &'static str {
+        match self {
+            Resume::Step => "PTRACE_SINGLESTEP",
+            Resume::Syscall => "PTRACE_SYSCALL",
+            Resume::Continue => "PTRACE_CONT",
+        }
+    }
+}
+
+/// A set of registers that ptrace hands out as an image (linux/elf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegisterSet {
+    /// `NT_PRFPREG`: x87 and SSE, as FXSAVE stores them.
+    FloatingPoint = 2,
+    /// `NT_X86_XSTATE`: everything, as XSAVE stores it.
+    Extended = 0x202,
+}
+
+/// A request whose address is unused and whose data is a number.
+fn request(request: libc::c_uint, tid: i32, data: c_int) -> Result<()> {
+    // SAFETY: the callers pass requests that take `data` as a number and dereference nothing.
+    let result = unsafe { libc::ptrace(request, tid, ptr::null_mut::<c_void>(), c_long::from(data)) };
+    Errno::result(result).map(drop)
+}
+
+/// Resumes a thread, delivering `signal` unless it is 0.
+fn resume(tid: i32, how: Resume, signal: c_int) -> Result<()> {
+    let how = match how {
+        Resume::Step => libc::PTRACE_SINGLESTEP,
+        Resume::Syscall => libc::PTRACE_SYSCALL,
+        Resume::Continue => libc::PTRACE_CONT,
+    };
+    request(how, tid, signal)
+}
+
+/// Those requests that end a stop.
+impl Stopped {
+    pub(crate) fn new(tid: i32, stop: Stop) -> Stopped {
+        Stopped { tid, stop, tracer: PhantomData }
+    }
+
+    pub(crate) fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Leaves the thread as it is: it is gone, or somebody else resumes it. Returns its id.
+    pub(crate) fn forget(self) -> i32 {
+        ManuallyDrop::new(self).tid
+    }
+
+    /// Lets it go on, with `signal` unless that is 0.
+    pub(crate) fn resume(self, signal: c_int) -> Result<()> {
+        resume(self.forget(), Resume::Continue, signal)
+    }
+
+    /// Lets it go on for a moment: until its next stop has been waited for, it must not be used.
+    pub(crate) fn run(&mut self, how: Resume, signal: c_int) -> Result<()> {
+        resume(self.tid, how, signal)
+    }
+
+    /// `PTRACE_LISTEN`: leaves it in its group-stop and lets it be continued by SIGCONT.
+    pub(crate) fn listen(self) -> Result<()> {
+        request(libc::PTRACE_LISTEN, self.forget(), 0)
+    }
+
+    /// `PTRACE_DETACH`, delivering `signal` unless it is 0.
+    pub(crate) fn detach(self, signal: c_int) -> Result<()> {
+        request(libc::PTRACE_DETACH, self.forget(), signal)
+    }
+}
+
+/// Its registers.
+impl Stopped {
+    /// `PTRACE_GETREGS`.
+    pub(crate) fn registers(&self) -> Result<user_regs_struct> {
+        ptrace::getregs(sys::pid(self.tid))
+    }
+
+    /// `PTRACE_SETREGS`.
+    pub(crate) fn set_registers(&self, registers: user_regs_struct) -> Result<()> {
+        ptrace::setregs(sys::pid(self.tid), registers)
+    }
+
+    /// `PTRACE_POKEUSER` of the word with that index in `struct user`.
+    pub(crate) fn poke_user(&self, index: usize, value: u64) -> Result<()> {
+        // SAFETY: the kernel takes the address as an offset and the data as a number.
+        let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, self.tid, index * 8, value) };
+        Errno::result(result).map(drop)
+    }
+
+    /// `PTRACE_PEEKUSER` of the word with that index in `struct user`.
+    pub(crate) fn peek_user(&self, index: usize) -> Result<u64> {
+        // The C library stores the word and tells failures by `errno` alone.
+        Errno::clear();
+        let nowhere = ptr::null_mut::<c_void>();
+        // SAFETY: the kernel takes the address as an offset; the C library has a place of its own for the word.
+        let word = unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.tid, index * 8, nowhere) };
+        match Errno::last() {
+            Errno::UnknownErrno => Ok(word as u64),
+            error if word == -1 => Err(error),
+            _ => Ok(word as u64),
+        }
+    }
+
+    /// `PTRACE_GETREGSET`; returns how many bytes the image has.
+    pub(crate) fn register_set(&self, set: RegisterSet, image: &mut [u8]) -> Result<usize> {
+        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+        // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
+        let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.tid, set as usize, &raw mut vector) };
+        Errno::result(result).map(|_| vector.iov_len)
+    }
+
+    /// `PTRACE_SETREGSET`.
+    pub(crate) fn set_register_set(&self, set: RegisterSet, image: &mut [u8]) -> Result<()> {
+        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+        // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, set as usize, &raw mut vector) };
+        Errno::result(result).map(drop)
+    }
+}
+
+/// Its signals, and what else the kernel keeps of it.
+impl Stopped {
+    /// The set of blocked signals, bit n-1 for signal n.
+    pub(crate) fn signal_mask(&self) -> Result<u64> {
+        let mut mask = 0u64;
+        let size = mem::size_of::<u64>();
+        // SAFETY: the address is the size of the set, and the data points to that many writable bytes.
+        let result = unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, self.tid, size, &raw mut mask) };
+        Errno::result(result).map(|_| mask)
+    }
+
+    /// Sets the set of blocked signals.
+    pub(crate) fn set_signal_mask(&self, mask: u64) -> Result<()> {
+        let size = mem::size_of::<u64>();
+        // SAFETY: the address is the size of the set, and the data points to that many readable bytes.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, self.tid, size, &raw const mask) };
+        Errno::result(result).map(drop)
+    }
+
+    /// `PTRACE_SETSIGINFO`.
+    pub(crate) fn set_signal_info(&self, info: &siginfo_t) -> Result<()> {
+        ptrace::setsiginfo(sys::pid(self.tid), info)
+    }
+
+    /// Whether the signal that it is about to take is that of an INT3.
+    pub(crate) fn is_breakpoint(&self) -> Result<bool> {
+        ptrace::getsiginfo(sys::pid(self.tid)).map(|info| is_breakpoint_info(&info))
+    }
+
+    /// Whether the kernel has sent the signal that it is about to take, on its own account.
+    pub(crate) fn is_from_kernel(&self) -> Result<bool> {
+        ptrace::getsiginfo(sys::pid(self.tid)).map(|info| info.si_code > 0)
+    }
+
+    /// Whether the stop is that at the first instruction of a signal handler.
+    pub(crate) fn is_at_handler(&self) -> Result<bool> {
+        // ptrace_notify: the signal is the code, too.
+        ptrace::getsiginfo(sys::pid(self.tid))
+            .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
+    }
+
+    /// Whether the SIGTRAP of an INT3 waits in the thread's own queue.
+    pub(crate) fn has_pending_breakpoint(&self) -> Result<bool> {
+        /// `struct ptrace_peeksiginfo_args` (linux/ptrace.h).
+        #[repr(C)]
+        struct Range {
+            offset: u64,
+            flags: u32,
+            count: i32,
+        }
+        const COUNT: usize = 16;
+        let mut offset = 0;
+        loop {
+            let range = Range { offset, flags: 0, count: COUNT as i32 };
+            // SAFETY: all-zero bytes are a valid siginfo_t.
+            let mut found: [siginfo_t; COUNT] = unsafe { mem::zeroed() };
+            let (address, data) = (&raw const range, found.as_mut_ptr());
+            // SAFETY: `range` is laid out as the kernel has it, and `found` has room for `count` entries.
+            let result = unsafe { libc::ptrace(libc::PTRACE_PEEKSIGINFO, self.tid, address, data) };
+            let read = usize::try_from(Errno::result(result)?).unwrap_or(0).min(COUNT);
+            if found.iter().take(read).any(is_breakpoint_info) {
+                return Ok(true);
+            }
+            if read < COUNT {
+                return Ok(false);
+            }
+            offset += COUNT as u64;
+        }
+    }
+
+    /// The thread or process that the event of this stop is about.
+    pub(crate) fn other(&self) -> Result<i32> {
+        ptrace::getevent(sys::pid(self.tid)).and_then(|tid| i32::try_from(tid).map_err(|_| Errno::ESRCH))
+    }
+
+    /// Whether the thread has asked for SIGSYS in place of system calls (prctl's PR_SET_SYSCALL_USER_DISPATCH),
+    /// which depends on where the instruction is.
+    pub(crate) fn dispatches_system_calls(&self) -> bool {
+        /// `struct ptrace_sud_config` (linux/ptrace.h).
+        #[repr(C)]
+        struct Config {
+            mode: u64,
+            selector: u64,
+            offset: u64,
+            length: u64,
+        }
+        const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+        const REQUEST: libc::c_uint = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG;
+        let mut config = Config { mode: 0, selector: 0, offset: 0, length: 0 };
+        let size = mem::size_of::<Config>();
+        // SAFETY: the address is the size of the structure, and the data points to that many writable bytes.
+        let result = unsafe { libc::ptrace(REQUEST, self.tid, size, &raw mut config) };
+        // Kernels that do not know the request do not let this be asked for either, or cannot say.
+        result == 0 && config.mode != 0
+    }
+}
+
+fn is_breakpoint_info(info: &siginfo_t) -> bool {
+    const SI_KERNEL: c_int = 0x80;
+    info.si_signo == libc::SIGTRAP && info.si_code == SI_KERNEL
+}
