@@ -181,3 +181,41 @@ fn what_the_kernel_refuses_is_told_and_changes_nothing() {
         assert_eq!(*told.borrow(), [(pid, pid, expected)]);
     }
 }
+
+#[test]
+fn a_handler_adds_and_removes_probes() {
+    const ROUNDS: u64 = 10;
+    const BEFORE: u64 = 4;
+    let mut run = Run::new(ROUNDS);
+    let other = Function::entry(&run.program, "elsewhere");
+    let mut other = Some(other);
+    let (count, added) = counter();
+    let mut added = Some(added);
+    let to_remove = run.on("real", |_| Action::Continue);
+    let placed = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&placed);
+    run.session.observe(move |event| {
+        if let Event::Placed { probe, .. } = event {
+            told.borrow_mut().push(*probe);
+        }
+    });
+    let mut hits = 0;
+    let adding = run.on("integer", move |hit| {
+        hits += 1;
+        if hits == BEFORE {
+            hit.add_probe(other.take().unwrap(), added.take().unwrap());
+            hit.remove_probe(to_remove);
+            hit.remove_probe(hit.probe());
+        }
+        Action::Continue
+    });
+    assert_eq!(finish(&mut run.session), 0);
+    let hits = |id| run.session.report(id).unwrap().counters;
+    assert_eq!((hits(adding).hits, hits(adding).emulated), (BEFORE, BEFORE));
+    assert_eq!(hits(to_remove).hits, BEFORE - 1);
+    let [new] = placed.borrow()[..] else { panic!("{placed:?}") };
+    // `elsewhere` is called after `integer` in the same round.
+    assert_eq!((hits(new).hits, hits(new).emulated), (ROUNDS - BEFORE + 1, ROUNDS - BEFORE + 1));
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), ROUNDS - BEFORE + 1);
+    assert_eq!(run.lines().len() as u64, ROUNDS);
+}

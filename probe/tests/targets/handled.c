@@ -13,6 +13,12 @@ asm(".text\n"
 
 int main(int argc, char **argv) {
     long rounds = argc > 1 ? atol(argv[1]) : 1;
-    for (long i = 0; i < rounds; i++) printf("%ld %.3f %ld\n", integer(i), real((double)i + 0.5), elsewhere(i));
+    for (long i = 0; i < rounds; i++) {
+        // In this order, which that of arguments need not be.
+        long first = integer(i);
+        double second = real((double)i + 0.5);
+        long third = elsewhere(i);
+        printf("%ld %.3f %ld\n", first, second, third);
+    }
     return 0;
 }
