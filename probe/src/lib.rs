@@ -26,6 +26,7 @@ mod target;
 
 pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
+pub use engine::leave::Left;
 pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use error::{AttachError, ProbeError};
 pub use symbols::locate::{self, Locate, LocateError, Site};

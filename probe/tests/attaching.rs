@@ -20,7 +20,8 @@ use probe::{Action, Event, RunEnd, Session, SessionOptions};
 fn hits_by_process(program: &Path, how: &str, follow: bool) -> (i32, HashMap<i32, u64>) {
     let mut target = Target::start(program, &[how]);
     let pid = target.pid();
-    let mut session = Session::attach_with(pid, SessionOptions { follow }).unwrap();
+    let mut session =
+        Session::attach_with(pid, SessionOptions { follow, ..SessionOptions::default() }).unwrap();
     let hits = Arc::new(Mutex::new(HashMap::new()));
     let counted = Arc::clone(&hits);
     let handler = move |hit: &mut probe::Hit<'_>| {

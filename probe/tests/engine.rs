@@ -146,7 +146,8 @@ fn family(how: &str, follow: bool) -> (i32, u64) {
     let program = compile("family", &[]);
     let mut command = Command::new(&program);
     command.arg(how);
-    let mut session = Session::launch_with(command, SessionOptions { follow }).unwrap();
+    let mut session =
+        Session::launch_with(command, SessionOptions { follow, ..SessionOptions::default() }).unwrap();
     let (_, handler) = counter();
     let id = session.probe(Function::whole(&program, "work"), handler).unwrap();
     let code = finish(&mut session);

@@ -41,6 +41,9 @@ pub enum Action {
     Remove,
     /// As [`Action::Continue`], and the session detaches from the target.
     Detach,
+    /// As [`Action::Continue`], and every breakpoint is taken out, so that there is no other hit, and
+    /// [`Session::run`](crate::Session::run) returns. The session is to be left or detached next.
+    Stop,
 }
 
 /// The registers of a thread that are there at every hit.

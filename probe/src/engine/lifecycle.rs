@@ -149,8 +149,11 @@ impl Session {
         for tid in old {
             if let Some(thread) = self.threads.remove(tid)
                 && self.threads.is_deserted(thread.space)
+                && let Some(mut space) = self.spaces.remove(&thread.space)
+                // It was opened while the process executed: it is that of the new program already.
+                && !space.is_dead()
             {
-                self.spaces.remove(&thread.space);
+                space.clear();
             }
         }
     }
@@ -211,7 +214,7 @@ impl Session {
         self.affinity.restore();
     }
 
-    fn restore_bytes(&mut self) {
+    pub(crate) fn restore_bytes(&mut self) {
         let mut overwritten = Vec::new();
         for (&id, space) in &mut self.spaces {
             overwritten.extend(space.clear().into_iter().map(|address| (id, address)));
@@ -221,7 +224,7 @@ impl Session {
         }
     }
 
-    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
+    pub(crate) fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
         let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
         let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
         running.into_iter().for_each(|tid| self.threads.interrupt(tid));
@@ -239,7 +242,7 @@ impl Session {
     }
 
     /// Detaches from one thread.
-    fn release(&mut self, stopped: Stopped) {
+    pub(crate) fn release(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         if matches!(stopped.stop, Stop::Birth(_))
             && let Some(child) = self.child_of(&stopped)

@@ -5,6 +5,7 @@ pub mod event;
 pub mod hit;
 pub(crate) mod host;
 mod kin;
+pub(crate) mod leave;
 mod lifecycle;
 mod pause;
 pub(crate) mod perform;

@@ -5,7 +5,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
-use nix::sys::ptrace::Options;
 
 use crate::engine::event::Event;
 use crate::engine::session::Session;
@@ -39,8 +38,7 @@ impl Session {
             if self.reap_target(pid) || procfs::started(pid) != Some(started) || procfs::has_exited(pid) {
                 continue;
             }
-            let special = if self.is_launched() { Options::PTRACE_O_EXITKILL } else { Options::empty() };
-            match self.occupy(pid, special) {
+            match self.occupy(pid, self.special()) {
                 Ok(space) => {
                     self.relocate(space, pid);
                     self.adopt_strays();

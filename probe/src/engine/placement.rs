@@ -88,6 +88,8 @@ impl Session {
                         tell(&Event::Placed { probe: id, pid, address });
                     }
                 }
+                // The process executes another program, which will be reported; in that the probe is located anew.
+                Err(_) if space.is_dead() => return,
                 Err(reason) => {
                     if later {
                         tell(&Event::Refused { probe: id, pid, address, reason: &reason });

@@ -36,6 +36,8 @@ use crate::target::space::{Space, Unplaceable};
 pub struct SessionOptions {
     /// Probe the children that the target forks, too. Otherwise they are left alone, free of breakpoints.
     pub follow: bool,
+    /// A target that is launched is killed when the thread of the session ends, however that comes about.
+    pub kill_with: bool,
 }
 
 /// Why [`Session::run`] returned.
@@ -47,6 +49,8 @@ pub enum RunEnd {
     StopRequested,
     /// A handler asked to detach, and the session has.
     Detached,
+    /// A handler asked to stop: there is no breakpoint any more. See [`Action::Stop`].
+    Stopped,
     /// The time given to [`Session::run_for`] is over; the target goes on as before.
     Timeout,
 }
@@ -114,6 +118,7 @@ pub struct Session {
     /// The processes that there were before the target was attached to, until the session runs.
     pub(crate) elders: Option<HashSet<i32>>,
     pub(crate) detach_requested: bool,
+    pub(crate) stop_requested: bool,
     /// The processes that were left by [`Session::pause`], and when they started.
     pub(crate) paused: Vec<(i32, u64)>,
     /// The last process whose memory could not be opened, and why.
@@ -155,6 +160,7 @@ impl Session {
             transient: HashSet::new(),
             elders: None,
             detach_requested: false,
+            stop_requested: false,
             paused: Vec::new(),
             inaccessible: None,
             target,
@@ -216,7 +222,8 @@ impl Session {
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
     ///
-    /// The program dies with the session's process, should that be killed.
+    /// Should the session's process be killed, breakpoints stay behind, which end the program when it reaches one; see
+    /// [`SessionOptions::kill_with`].
     ///
     /// # Errors
     /// [`AttachError::Launch`] if it cannot be executed.
@@ -235,9 +242,7 @@ impl Session {
         let mut session = Session::new(pid, options)?;
         session.launched = true;
         // The child still runs our own image, which nobody probes: its space is that of the program.
-        session
-            .seize(pid, pid, SpaceId::MAX, Options::PTRACE_O_EXITKILL)
-            .map_err(|error| attach_error(pid, error))?;
+        session.seize(pid, pid, SpaceId::MAX, session.special()).map_err(|error| attach_error(pid, error))?;
         embryo.go();
         loop {
             if !embryo.stops() {
@@ -280,6 +285,14 @@ impl Session {
         ptrace::seize(sys::pid(tid), Self::REPORTED | special)?;
         self.threads.add(tid, pid, space);
         Ok(())
+    }
+
+    /// The options for every thread of the target, besides those that are always set.
+    pub(crate) fn special(&self) -> Options {
+        match self.launched && self.options.kill_with {
+            true => Options::PTRACE_O_EXITKILL,
+            false => Options::empty(),
+        }
     }
 
     pub(crate) fn add_space(&mut self, space: Space) -> SpaceId {
@@ -506,6 +519,9 @@ impl Session {
             if std::mem::take(&mut self.detach_requested) {
                 self.detach();
                 break RunEnd::Detached;
+            }
+            if std::mem::take(&mut self.stop_requested) {
+                break RunEnd::Stopped;
             }
         };
         self.alarm.silence();

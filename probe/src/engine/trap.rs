@@ -20,6 +20,7 @@ struct Verdict {
     then: Then,
     requests: Vec<Request>,
     detach: bool,
+    stop: bool,
     /// What they have written could not be stored, or not all of it.
     rejected: Option<Errno>,
 }
@@ -155,6 +156,9 @@ impl Session {
             self.host.event(&Event::Rejected { pid, tid, error });
         }
         self.detach_requested |= verdict.detach;
+        if verdict.stop {
+            self.stop_serving();
+        }
         verdict.requests.into_iter().for_each(|request| self.grant(request));
         if !self.lost.is_empty() {
             self.tell_lost(space);
@@ -265,6 +269,7 @@ fn call(
             Action::GoTo(target) => verdict.then = Then::GoTo(target),
             Action::Remove => verdict.requests.push(Request::Remove(id)),
             Action::Detach => verdict.detach = true,
+            Action::Stop => verdict.stop = true,
         }
     }
     verdict

@@ -108,6 +108,18 @@ pub(crate) fn threads_of(pid: i32) -> io::Result<Vec<i32>> {
     Ok(threads)
 }
 
+/// For how long thread `tid` has run, in nanoseconds (proc-pid-schedstat, Documentation/scheduler/sched-stats.rst);
+/// `None` if there is no such thread, or if the kernel does not say.
+pub(crate) fn run_time(tid: i32) -> Option<u64> {
+    fs::read_to_string(format!("/proc/{tid}/schedstat")).ok()?.split(' ').next()?.parse().ok()
+}
+
+/// Whether thread `tid` sleeps in the kernel until something happens, with no `signal` of its own to take first.
+pub(crate) fn sleeps(tid: i32, signal: i32) -> bool {
+    status_field(tid, "State").is_some_and(|state| state.starts_with('S'))
+        && signals(tid, "SigPnd").is_some_and(|pending| pending & (1 << (signal - 1)) == 0)
+}
+
 /// The name of process `pid`, at most 15 bytes.
 pub(crate) fn name_of(pid: i32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;

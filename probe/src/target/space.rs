@@ -223,6 +223,13 @@ impl Space {
         self.removed.contains_key(&address) && self.byte(address).is_some_and(|byte| byte != INT3)
     }
 
+    /// Whether nobody has this address space any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        // Of one that lives, what is not mapped is an error (`mem_rw`, fs/proc/base.c).
+        let anywhere = self.breakpoints.keys().next().copied().unwrap_or(0);
+        matches!(self.memory.read_at(&mut [0], anywhere), Ok(0))
+    }
+
     /// The byte that is really there, INT3 included.
     fn byte(&self, address: u64) -> Option<u8> {
         let mut byte = [0];

@@ -61,6 +61,9 @@ pub(crate) struct Watch {
     /// Stop probing after N hits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// Kill CMD when stepless ends, even by SIGKILL. Otherwise CMD runs on.
+    #[arg(long, conflicts_with = "pid")]
+    pub(crate) kill_with: bool,
     /// The command to start and probe, after `--`.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

@@ -31,14 +31,34 @@ struct State {
     /// The process to which signals are passed on; 0 for none.
     launched: AtomicI32,
     session: OnceLock<StopHandle>,
+    inherited: Inherited,
+}
+
+/// The signals that were blocked when the command was started.
+#[derive(Debug)]
+struct Inherited(sigset_t);
+
+impl Default for Inherited {
+    fn default() -> Inherited {
+        Inherited(empty())
+    }
 }
 
 impl Signals {
     /// From now on no signal ends or stops the process; see [`Signals::watch`]. Those that were ignored when it
     /// was started, as nohup(1) does, stay so.
     pub(crate) fn block() -> Signals {
-        mask(libc::SIG_BLOCK, &watched());
-        Signals(Arc::default())
+        let inherited = mask(libc::SIG_BLOCK, &watched());
+        Signals(Arc::new(State { inherited: Inherited(inherited), ..State::default() }))
+    }
+
+    /// Does something with those signals blocked in this thread that were when the command was started, such as start
+    /// a program, which inherits that.
+    pub(crate) fn as_inherited<T>(&self, work: impl FnOnce() -> T) -> T {
+        let now = mask(libc::SIG_SETMASK, &self.0.inherited.0);
+        let done = work();
+        mask(libc::SIG_SETMASK, &now);
+        done
     }
 
     /// From now on signals end the session instead of the process. SIGTERM and SIGHUP, which are not sent to a
@@ -76,7 +96,8 @@ impl Signals {
     /// Stops the process until it is continued, unless it has been meanwhile. The target must be as it was.
     pub(crate) fn stop(&self) {
         let signal = self.0.stopping.swap(0, Ordering::SeqCst);
-        if signal != 0 {
+        // A stop signal makes the kernel forget a SIGCONT that nobody has taken yet.
+        if signal != 0 && !is_pending(libc::SIGCONT) {
             stop(signal);
         }
     }
@@ -177,6 +198,13 @@ fn is_ignored(signal: c_int) -> bool {
     known && signal != libc::SIGPIPE && action.sa_sigaction == libc::SIG_IGN
 }
 
+/// Whether the signal waits to be taken.
+fn is_pending(signal: c_int) -> bool {
+    let mut set = empty();
+    // SAFETY: the set is valid for both calls.
+    unsafe { libc::sigpending(&raw mut set) == 0 && libc::sigismember(&raw const set, signal) == 1 }
+}
+
 fn empty() -> sigset_t {
     // SAFETY: all-zero bytes are a valid set, and an empty one on Linux.
     unsafe { mem::zeroed() }
@@ -189,8 +217,10 @@ fn set_of(signal: c_int) -> sigset_t {
     set
 }
 
-/// Changes the calling thread's mask, which the threads that it makes inherit.
-fn mask(how: c_int, set: &sigset_t) {
-    // SAFETY: the set is valid for the call, and the old one is not asked for. It fails for an unknown `how` only.
-    unsafe { libc::pthread_sigmask(how, set, ptr::null_mut()) };
+/// Changes the calling thread's mask, which the threads that it makes inherit. Returns what it was.
+fn mask(how: c_int, set: &sigset_t) -> sigset_t {
+    let mut old = empty();
+    // SAFETY: both sets are valid for the call. It fails for an unknown `how` only.
+    unsafe { libc::pthread_sigmask(how, set, &raw mut old) };
+    old
 }

@@ -15,7 +15,7 @@ use probe::locate::{Address, LocateError};
 use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
-use probe::{Action, Event as EngineEvent, Hit, ProbeId, RunEnd, Session, SessionOptions};
+use probe::{Action, Event as EngineEvent, Hit, Left, ProbeId, RunEnd, Session, SessionOptions};
 use probe::{Unplaceable, code};
 use serde::Serialize;
 
@@ -53,8 +53,12 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     }
     let out = output(arguments)?;
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
-    let (session, signals) = start(arguments, &shared)?;
-    let result = watch(session, &signals, &resolvers, &shared, mode);
+    let signals = Signals::block();
+    // With that thread ends the tracing, so that no thread of the target notices.
+    let served =
+        std::thread::scope(|scope| scope.spawn(|| serve(arguments, &resolvers, &shared, &signals)).join());
+    let served = served.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let result = served.and_then(|(left, probes)| finish(left, &probes, &shared, &signals, mode));
     let Some(signal) = signals.ending() else { return result };
     if let Err(Failure(line)) = result {
         warn(&line);
@@ -62,14 +66,14 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     Ok(signals::end(signal))
 }
 
-/// Places the probes, serves them, and says what has come of them. The target is as it was when it returns.
-fn watch(
-    mut session: Session,
-    signals: &Signals,
+/// Places the probes and serves them. The target is as it was when the thread ends that calls this.
+fn serve(
+    arguments: &Watch,
     resolvers: &[Resolver],
     shared: &Arc<Shared>,
-    mode: Mode,
-) -> Result<ExitCode, Failure> {
+    signals: &Signals,
+) -> Result<(Left, Vec<ProbeId>), Failure> {
+    let mut session = start(arguments, shared, signals)?;
     let launched = session.is_launched();
     let probes = place(&mut session, resolvers, shared, launched)?;
     while session.run() == RunEnd::StopRequested && !signals.is_interrupted() {
@@ -84,7 +88,7 @@ fn watch(
             warn(&format!("stopped for {seconds:.3} s, in which no probe was hit"));
         }
     }
-    finish(session, &probes, shared, signals, mode)
+    Ok((session.leave(), probes))
 }
 
 /// Parses the probes, and finds what is wrong with those that can be looked up without a target.
@@ -204,7 +208,7 @@ impl Shared {
     fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Action {
         let mut state = self.lock();
         match &mut state.left {
-            Some(0) => return Action::Detach,
+            Some(0) => return Action::Stop,
             Some(left) => *left -= 1,
             None => {}
         }
@@ -221,10 +225,10 @@ impl Shared {
             };
             if let Err(error) = state.events.print(&event) {
                 state.broken = Some(error);
-                return Action::Detach;
+                return Action::Stop;
             }
         }
-        if state.left == Some(0) { Action::Detach } else { Action::Continue }
+        if state.left == Some(0) { Action::Stop } else { Action::Continue }
     }
 
     /// The engine has news.
@@ -338,19 +342,14 @@ fn without_bytes(reason: &Unplaceable) -> String {
 }
 
 /// Attaches to the process or starts the command, ready to be interrupted.
-fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Signals), Failure> {
-    let options = SessionOptions { follow: arguments.follow };
-    let (mut session, signals) = match (arguments.pid, arguments.command.split_first()) {
-        (Some(pid), _) => {
-            let signals = Signals::block();
-            (Session::attach_with(pid, options)?, signals)
-        }
+fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Session, Failure> {
+    let options = SessionOptions { follow: arguments.follow, kill_with: arguments.kill_with };
+    let mut session = match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => Session::attach_with(pid, options)?,
         (None, Some((program, rest))) => {
             let mut command = std::process::Command::new(program);
             command.args(rest);
-            let session = Session::launch_with(command, options)?;
-            // Only now, lest the command inherit blocked signals. Before, it ends with us.
-            (session, Signals::block())
+            signals.as_inherited(|| Session::launch_with(command, options))?
         }
         (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
     };
@@ -360,7 +359,7 @@ fn start(arguments: &Watch, shared: &Arc<Shared>) -> Result<(Session, Signals), 
     }
     let observer = Arc::clone(shared);
     session.observe(move |event| observer.observe(event));
-    Ok((session, signals))
+    Ok(session)
 }
 
 /// Why a process has no probes, and what to do.
@@ -446,31 +445,30 @@ fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
     name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
 }
 
-/// Detaches, prints the summary, and finds the exit status.
+/// Prints the summary, and finds the exit status.
 fn finish(
-    mut session: Session,
+    mut left: Left,
     probes: &[ProbeId],
     shared: &Shared,
     signals: &Signals,
     mode: Mode,
 ) -> Result<ExitCode, Failure> {
-    let launched = session.is_launched();
-    session.detach();
+    let launched = left.is_launched();
     signals.release();
-    let counts = counts(&session, probes, shared);
+    let counts = counts(&left, probes, shared);
     let mut state = shared.lock();
     if let Some(failure) = state.failure.take() {
         return Err(Failure(failure));
     }
     let ending = signals.ending().is_some();
-    let obstacles = obstacles(&session, probes, &state, shared);
+    let obstacles = obstacles(&left, probes, &state, shared);
     if launched && !ending && state.placed.iter().all(|&placed| placed == 0) {
         drop(state);
-        return Err(nothing_placed(&mut session, &obstacles, signals));
+        return Err(nothing_placed(&mut left, &obstacles, signals));
     }
     obstacles.iter().for_each(|line| warn(line));
     // Interrupted, it goes on without probes, and its status is ours; that may take long.
-    let mut wait = || if launched && !ending { session.wait() } else { session.status() };
+    let mut wait = || if launched && !ending { left.wait() } else { left.status() };
     let needs_status = mode == Mode::Stat && shared.format == Format::Json;
     let early = if needs_status { wait() } else { None };
     let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
@@ -487,9 +485,9 @@ fn finish(
 }
 
 /// Why probes, or processes that should have them, have none: a line for each.
-fn obstacles(session: &Session, probes: &[ProbeId], state: &State, shared: &Shared) -> Vec<String> {
+fn obstacles(left: &Left, probes: &[ProbeId], state: &State, shared: &Shared) -> Vec<String> {
     let pending = |(probe, name): (&ProbeId, &String)| {
-        let error = session.report(*probe)?.pending?;
+        let error = left.report(*probe)?.pending?;
         Some(format!("`{name}` was never placed: {error}"))
     };
     let pending = probes.iter().zip(&shared.names).filter_map(pending);
@@ -497,17 +495,17 @@ fn obstacles(session: &Session, probes: &[ProbeId], state: &State, shared: &Shar
 }
 
 /// A command that ran without a probe.
-fn nothing_placed(session: &mut Session, obstacles: &[String], signals: &Signals) -> Failure {
-    let status = session.wait().map(shell_status);
+fn nothing_placed(left: &mut Left, obstacles: &[String], signals: &Signals) -> Failure {
+    let status = left.wait().map(shell_status);
     signals.over();
     let why = obstacles.first().map_or("no probe was ever placed", String::as_str);
     let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
     Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
 }
 
-fn counts(session: &Session, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
+fn counts(left: &Left, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
     let count = |(&id, name): (&ProbeId, &String)| {
-        let counters = session.report(id).map(|report| report.counters).unwrap_or_default();
+        let counters = left.report(id).map(|report| report.counters).unwrap_or_default();
         let probe = name.clone();
         let probe::Counters { hits, emulated, native, faulted, filtered, missed } = counters;
         Counts { probe, hits, emulated, faulted, filtered, missed, native }

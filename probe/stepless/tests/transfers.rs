@@ -3,8 +3,10 @@
 #[path = "../../tests/scratch/mod.rs"]
 mod scratch;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use scratch::Scratch;
 
@@ -12,24 +14,54 @@ use scratch::Scratch;
 /// `function`; `None` where there is no strace to count it.
 fn transfers(program: &Path, function: &str, hits: u64) -> Option<(usize, usize)> {
     let calls = program.with_extension(function);
-    let output = Command::new("strace")
-        .args(["-qq", "-e", "trace=ptrace", "-e", "signal=none", "-o"])
+    // No child of the command, which strace would trace in its place.
+    let mut target = Command::new("sh")
+        .args(["-c", r#"read line; exec "$0" "$1""#])
+        .arg(program)
+        .arg(hits.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let tracer = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=ptrace", "-e", "signal=none", "-o"])
         .arg(&calls)
         .args([env!("CARGO_BIN_EXE_stepless"), "stat", "--json", "-e"])
         .arg(format!("{}:{function}", program.display()))
-        .arg("--")
-        .arg(program)
-        .arg(hits.to_string())
-        .stdout(Stdio::null())
-        .output()
-        .ok()?;
+        .args(["-p", &target.id().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(tracer) = tracer else {
+        let _ = target.kill();
+        let _ = target.wait();
+        return None;
+    };
+    wait_for_tracer(target.id());
+    target.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let status = target.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let output = tracer.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let counts: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let counts = &counts["probes"][0];
     assert_eq!((counts["hits"].as_u64(), counts["emulated"].as_u64()), (Some(hits), Some(hits)), "{counts}");
     let calls = std::fs::read_to_string(calls).unwrap();
     let count = |request: &str| calls.lines().filter(|call| call.contains(request)).count();
     Some((count("PTRACE_GETREGSET"), count("PTRACE_SETREGSET")))
+}
+
+/// Waits until somebody traces process `pid`.
+fn wait_for_tracer(pid: u32) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let traced = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    };
+    while !traced() {
+        assert!(Instant::now() < deadline, "nobody has attached");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -39,6 +39,20 @@ pub(crate) fn wait(tid: i32, block: bool) -> Result<Option<(i32, Status)>> {
     })
 }
 
+/// Waits for the end of a child of this process, whichever thread made it, and returns its raw wait status.
+pub(crate) fn wait_for_end(pid: i32) -> Result<c_int> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a valid place for the status and outlives the call.
+        match Errno::result(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }) {
+            Ok(_) if libc::WIFSTOPPED(status) => {}
+            Ok(_) => return Ok(status),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The `siginfo_t` of a fault: signal, code and address, and the protection key if that is the reason.
 pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) -> siginfo_t {
     /// The start of siginfo_t with the `_sigfault` member (asm-generic/siginfo.h).

@@ -296,6 +296,18 @@ impl Threads {
         }
     }
 
+    /// The next report if there is one, or one comes soon.
+    pub(crate) fn soon(&mut self) -> Option<Report> {
+        const SOON: u64 = 500_000;
+        if let Some(report) = self.queued() {
+            return Some(report);
+        }
+        self.alarm.ring_in(SOON);
+        let found = sys::wait(-1, true);
+        self.alarm.silence();
+        found.ok().flatten().and_then(|found| self.take(found))
+    }
+
     /// Books what `wait` found; `None` for a newborn whose parent has not reported yet.
     fn take(&mut self, (tid, status): (i32, Status)) -> Option<Report> {
         match status {

@@ -1,0 +1,169 @@
+//! Leaving a target so that no thread notices. The kernel lets go of a thread that runs only by interrupting it, at
+//! which some system calls fail with EINTR; unless its tracer ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use crate::engine::event::{Counters, ProbeReport};
+use crate::engine::hit::ProbeId;
+use crate::engine::session::Session;
+use crate::executor::ptrace::sys;
+use crate::executor::ptrace::threads::Report;
+use crate::symbols::locate::LocateError;
+use crate::target::procfs;
+use crate::target::space::Unplaceable;
+
+/// What is left of a session, by [`Session::leave`].
+#[derive(Debug)]
+pub struct Left {
+    probes: Vec<LeftProbe>,
+    inaccessible: Option<(i32, io::Error)>,
+    pid: i32,
+    launched: bool,
+    status: Option<ExitStatus>,
+}
+
+#[derive(Debug)]
+struct LeftProbe {
+    counters: Counters,
+    sites: Vec<u64>,
+    refused: Vec<(u64, Unplaceable)>,
+    pending: Option<LocateError>,
+}
+
+impl Left {
+    /// As [`Session::report`].
+    #[must_use]
+    pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
+        self.probes.get(id.0).map(|probe| ProbeReport {
+            counters: probe.counters,
+            sites: &probe.sites,
+            refused: &probe.refused,
+            pending: probe.pending.as_ref().filter(|_| probe.sites.is_empty()),
+        })
+    }
+
+    /// As [`Session::inaccessible`].
+    #[must_use]
+    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
+        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
+    }
+
+    /// The target's process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether the session started its target.
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.launched
+    }
+
+    /// The target's exit status, as far as it is known.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// Waits for the end of a target that was launched, and returns its status, if it can be had.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        if self.launched && self.status.is_none() {
+            self.status = sys::wait_for_end(self.pid).ok().map(ExitStatus::from_raw);
+        }
+        self.status
+    }
+}
+
+impl Session {
+    /// Takes all breakpoints out; what has reached one already is still served.
+    pub(crate) fn stop_serving(&mut self) {
+        self.restore_bytes();
+        self.stop_requested = true;
+    }
+
+    /// Leaves the target so that none of its threads notices: every byte is restored, and what has reached a
+    /// breakpoint is served. Then **the calling thread must end at once**: only that makes the kernel let go of threads
+    /// that run without interrupting them, and until then nobody passes their signals on. A session is meant to be
+    /// served by a thread of its own.
+    ///
+    /// Where the target is to be killed with that thread ([`SessionOptions::kill_with`]), it is detached from instead.
+    ///
+    /// [`SessionOptions::kill_with`]: crate::SessionOptions::kill_with
+    #[must_use = "it holds what was counted"]
+    pub fn leave(mut self) -> Left {
+        if self.special().is_empty() {
+            self.restore_bytes();
+            self.settle_down();
+            self.threads.clear();
+            self.spaces.clear();
+        } else {
+            self.detach();
+        }
+        self.tell_all_failures();
+        let probes = std::mem::take(&mut self.probes).into_iter().map(|probe| LeftProbe {
+            counters: probe.counters,
+            sites: probe.sites,
+            refused: probe.refused,
+            pending: probe.pending,
+        });
+        Left {
+            probes: probes.collect(),
+            inaccessible: self.inaccessible.take(),
+            pid: self.pid(),
+            launched: self.is_launched(),
+            status: self.status,
+        }
+    }
+
+    /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each
+    /// sleeps, or has run for longer than that takes. One that does neither in time is interrupted.
+    fn settle_down(&mut self) {
+        /// Far longer than the kernel runs from an INT3, or from having copied an address space, to the stop.
+        const LONGEST_WAY: u64 = 4_000_000;
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let deadline = Instant::now() + PATIENCE;
+        let mut before: HashMap<i32, u64> = HashMap::new();
+        for (tid, _) in self.threads.iter().filter(|(_, thread)| thread.is_running()) {
+            before.insert(tid, procfs::run_time(tid).unwrap_or(u64::MAX));
+        }
+        loop {
+            match self.threads.soon() {
+                Some(Report::Stopped(stopped)) => self.release(stopped),
+                Some(Report::Ended { tid, status }) => self.ended(tid, status),
+                Some(Report::Interrupted | Report::Nobody) => {}
+                None => {
+                    before.retain(|&tid, &mut before| {
+                        let thread = self.threads.get(tid).filter(|thread| thread.is_running());
+                        let has_run = |now: u64| now.saturating_sub(before) > LONGEST_WAY;
+                        thread.is_some_and(|thread| {
+                            !thread.in_vfork
+                                && !procfs::sleeps(tid, libc::SIGTRAP)
+                                && !procfs::run_time(tid).is_some_and(has_run)
+                                && !procfs::has_exited(tid)
+                        })
+                    });
+                    if before.is_empty() {
+                        return;
+                    }
+                    if Instant::now() >= deadline {
+                        break;
+                    }
+                }
+            }
+        }
+        self.interrupt(|thread| !thread.in_vfork);
+        self.threads.gather(|tid, _| before.contains_key(&tid), Some(PATIENCE));
+        while let Some(report) = self.threads.queued() {
+            match report {
+                Report::Stopped(stopped) => self.release(stopped),
+                Report::Ended { tid, status } => self.ended(tid, status),
+                Report::Interrupted | Report::Nobody => {}
+            }
+        }
+    }
+}
