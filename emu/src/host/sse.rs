@@ -79,6 +79,14 @@ pub(crate) trait HostOp {
     ) -> u32;
 }
 
+/// What a window computes under: all exceptions are masked, and no bit is set but those that every processor with SSE2
+/// has, and DAZ where the target has it.
+#[inline(always)]
+pub(super) fn control_word(control: Mxcsr) -> u32 {
+    const KEPT: Mxcsr = Mxcsr::DAZ.union(Mxcsr::RC).union(Mxcsr::FTZ).union(Mxcsr::EXCEPTIONS);
+    (control & KEPT | Mxcsr::MASKS).bits()
+}
+
 /// Computes all blocks of 128 bits under the rounding, DAZ and FTZ of each of `controls` in turn, with all
 /// exceptions masked, in one window. Returns the exception flags at its end: those of all `controls`'
 /// operations and those set in the last of them.
@@ -92,11 +100,9 @@ pub(crate) fn compute<O: HostOp, B: Bits, const N: usize>(
     const {
         assert!(size_of::<B>() != 0 && size_of::<B>().is_multiple_of(16) && N != 0);
     }
-    const KEPT: Mxcsr = Mxcsr::DAZ.union(Mxcsr::RC).union(Mxcsr::FTZ).union(Mxcsr::EXCEPTIONS);
-    let controls = controls.map(|control| (control & KEPT | Mxcsr::MASKS).bits());
+    let controls = controls.map(control_word);
     // SAFETY: the operands are as long as their type, which is so many blocks, and there are `N` results and
-    // control words. These have no bit but those that every processor with SSE2 has, DAZ where the target has
-    // it, and the masks.
+    // control words, which are such.
     let flags = unsafe {
         O::window(
             controls.as_ptr(),
