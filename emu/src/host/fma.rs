@@ -5,7 +5,7 @@
 use core::arch::asm;
 
 use super::presence::detected;
-use super::sse;
+use super::sse::{self, control, enter, leave};
 use crate::model::lane::Bits;
 use crate::model::registers::Mxcsr;
 
@@ -55,16 +55,14 @@ macro_rules! window {
             results: *mut u8,
             bytes: usize,
         ) {
-            let mut word = 0u32;
-            // SAFETY: the caller answers for the pointers and what is behind them; `word` is live, and nothing else
+            let mut host = [0u32; 2];
+            // SAFETY: the caller answers for the pointers and what is behind them; `host` is live, and nothing else
             // borrows it. The control bits of MXCSR are as before when the block ends; its flags may change.
             unsafe {
                 asm!(
-                    "stmxcsr dword ptr [{word}]",
-                    "or dword ptr [{word}], 0x3f",
+                    enter!(),
                     "2:",
-                    "ldmxcsr dword ptr [{controls}]",
-                    "xor {index:e}, {index:e}",
+                    control!(),
                     "3:",
                     "vmovups xmm0, [{first} + {index}]",
                     "vmovups xmm1, [{second} + {index}]",
@@ -77,8 +75,9 @@ macro_rules! window {
                     "add {controls}, 4",
                     "dec {count}",
                     "jnz 2b",
-                    "ldmxcsr dword ptr [{word}]",
-                    word = in(reg) &raw mut word,
+                    leave!(),
+                    host = in(reg) &raw mut host,
+                    current = out(reg) _,
                     controls = inout(reg) controls => _,
                     count = inout(reg) count => _,
                     first = in(reg) sources[0],
@@ -87,6 +86,7 @@ macro_rules! window {
                     results = inout(reg) results => _,
                     bytes = in(reg) bytes,
                     index = out(reg) _,
+                    out("eax") _,
                     out("xmm0") _,
                     out("xmm1") _,
                     options(nostack),

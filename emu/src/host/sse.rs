@@ -116,6 +116,47 @@ pub(crate) fn compute<O: HostOp, B: Bits, const N: usize>(
     Mxcsr::from_bits_retain(flags) & Mxcsr::EXCEPTIONS
 }
 
+/// The begin of a window: MXCSR is `current`, and what it will be at the end is behind `host`.
+macro_rules! enter {
+    () => {
+        "stmxcsr dword ptr [{host}]
+        mov {current:e}, dword ptr [{host}]
+        or dword ptr [{host}], 0x3f"
+    };
+}
+pub(super) use enter;
+
+/// Computes under the word of MXCSR that is next. To load the one that is there already takes longer than to compute.
+macro_rules! control {
+    () => {
+        "xor {index:e}, {index:e}
+        cmp {current:e}, dword ptr [{controls}]
+        je 3f
+        ldmxcsr dword ptr [{controls}]
+        mov {current:e}, dword ptr [{controls}]"
+    };
+}
+pub(super) use control;
+
+/// The end of a window: EAX has the flags, which were not read if all of them were set before.
+macro_rules! leave {
+    () => {
+        "mov eax, {current:e}
+        not eax
+        test eax, 0x3f
+        mov eax, 0x3f
+        jz 4f
+        stmxcsr dword ptr [{host} + 4]
+        mov eax, dword ptr [{host} + 4]
+        4:
+        cmp {current:e}, dword ptr [{host}]
+        je 5f
+        ldmxcsr dword ptr [{host}]
+        5:"
+    };
+}
+pub(super) use leave;
+
 /// The operations: name, the formats read and written, how many elements, the kind, and the instructions that
 /// compute XMM0 of XMM0 and XMM1; they may use XMM2 to XMM4 and RAX as well.
 macro_rules! host {
@@ -138,17 +179,16 @@ macro_rules! host {
                 results: *mut u8,
                 bytes: usize,
             ) -> u32 {
-                let mut words = [0u32; 2];
-                // SAFETY: the caller answers for the pointers and what is behind them; `words` is live, and nothing
-                // else borrows it. The instructions in the middle work on registers only. The control bits of MXCSR
-                // are as before when the block ends; its flags may change.
+                let mut host = [0u32; 2];
+                let flags: u32;
+                // SAFETY: the caller answers for the pointers and what is behind them; `host` is live, and nothing else
+                // borrows it. The instructions in the middle work on registers only. The control bits of MXCSR are as
+                // before when the block ends; its flags may change.
                 unsafe {
                     asm!(
-                        "stmxcsr dword ptr [{words}]",
-                        "or dword ptr [{words}], 0x3f",
+                        enter!(),
                         "2:",
-                        "ldmxcsr dword ptr [{controls}]",
-                        "xor {index:e}, {index:e}",
+                        control!(),
                         "3:",
                         "movups xmm0, [{first} + {index}]",
                         "movups xmm1, [{second} + {index}]",
@@ -161,9 +201,9 @@ macro_rules! host {
                         "add {controls}, 4",
                         "dec {count}",
                         "jnz 2b",
-                        "stmxcsr dword ptr [{words} + 4]",
-                        "ldmxcsr dword ptr [{words}]",
-                        words = in(reg) &raw mut words,
+                        leave!(),
+                        host = in(reg) &raw mut host,
+                        current = out(reg) _,
                         controls = inout(reg) controls => _,
                         count = inout(reg) count => _,
                         first = in(reg) first,
@@ -171,7 +211,7 @@ macro_rules! host {
                         results = inout(reg) results => _,
                         bytes = in(reg) bytes,
                         index = out(reg) _,
-                        out("rax") _,
+                        out("eax") flags,
                         out("xmm0") _,
                         out("xmm1") _,
                         out("xmm2") _,
@@ -180,7 +220,7 @@ macro_rules! host {
                         options(nostack),
                     );
                 }
-                words[1]
+                flags
             }
         }
     )+};

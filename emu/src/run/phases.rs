@@ -458,14 +458,10 @@ impl Context<'_> {
         }
     }
 
-    /// Reads the source that is in memory, if one is; otherwise these are zeros.
+    /// Reads the source that is in memory, if one is, to what were zeros.
     #[inline(always)]
-    pub(crate) fn fetch<B: Bits>(&mut self) -> Result<B, Exception> {
-        let mut memory = B::default();
-        if let Some(fetch) = self.phases.fetch {
-            fetch(self, memory.quadwords_mut())?;
-        }
-        Ok(memory)
+    pub(crate) fn fetch<B: Bits>(&mut self, memory: &mut B) -> Result<(), Exception> {
+        self.phases.fetch.map_or(Ok(()), |fetch| fetch(self, memory.quadwords_mut()))
     }
 
     /// The sources, `memory` having been fetched: it also stands for those that the instruction does not have.
@@ -478,7 +474,8 @@ impl Context<'_> {
     /// Fetches copies of all sources, for what does not know how many bits they have.
     pub(crate) fn fetch_copies(&mut self) -> Result<Sources, Exception> {
         fn copies<B: Bits>(c: &mut Context<'_>) -> Result<Sources, Exception> {
-            let memory = c.fetch::<B>()?;
+            let mut memory = B::default();
+            c.fetch(&mut memory)?;
             Ok(c.sources(&memory).map(Bits::zero_extend))
         }
         by_bits!(self.phases.width(), copies)(self)
@@ -487,7 +484,8 @@ impl Context<'_> {
     /// Fetch, work, commit. All rows share it, so that what is compiled for each is its work alone.
     #[inline(never)]
     pub(crate) fn work<B: Bits>(&mut self, work: Work<B>) -> Result<Outcome, Exception> {
-        let memory = self.fetch()?;
+        let mut memory = B::default();
+        self.fetch(&mut memory)?;
         let [first, second, third] = self.sources(&memory);
         let result = work(first, second, third, self.decoded.immediate as u8);
         self.commit(&result)

@@ -93,15 +93,14 @@ type Apply<B> = fn(&B, &B, u8, &mut Mxcsr, &mut B) -> Result<(), Exception>;
 
 /// Fetches and computes. All rows share it, so that what is compiled for each is its operation alone.
 #[inline(always)]
-fn fetch_and_apply<B: Bits>(c: &mut Context<'_>, apply: Apply<B>) -> Result<B, Exception> {
-    let memory = c.fetch::<B>()?;
-    let mut result = B::default();
+fn fetch_and_apply<B: Bits>(c: &mut Context<'_>, apply: Apply<B>, result: &mut B) -> Result<(), Exception> {
+    let mut memory = B::default();
+    c.fetch(&mut memory)?;
     with_mxcsr(c, |c, mxcsr| {
         c.with_sources(&memory, |[first, second, _]| {
-            apply(first, second, c.decoded.immediate as u8, mxcsr, &mut result)
+            apply(first, second, c.decoded.immediate as u8, mxcsr, result)
         })
-    })?;
-    Ok(result)
+    })
 }
 
 /// Rows of operations under MXCSR: `packed` ones on two sources, `each` on one, `scalar` on the lowest elements of
@@ -141,7 +140,8 @@ pub(crate) fn float<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     }
     #[inline(never)]
     fn compute<B: Bits>(c: &mut Context<'_>, apply: Apply<B>) -> Result<Outcome, Exception> {
-        let result = fetch_and_apply(c, apply)?;
+        let mut result = B::default();
+        fetch_and_apply(c, apply, &mut result)?;
         c.commit(&result)
     }
     Some(by_vector!(form.vector_length(), run, <O>))
@@ -223,7 +223,8 @@ pub(crate) use from_general_row;
 /// A general register or memory to an element: CVTSI2SS, by operations for 32 and 64 bits.
 pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let memory = c.fetch()?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
         let last = c.decoded.instruction.op_count().saturating_sub(1) as usize;
         let source = Xmm::from_low(c.read::<W>(last & 3)?.zero_extend());
         let [first, ..] = c.sources::<Xmm>(&memory).map(|source| *source);
@@ -250,7 +251,8 @@ pub(crate) use to_general_row;
 /// An element to a general register: CVTSS2SI, by operations for 32 and 64 bits.
 pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let memory = c.fetch()?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
         let [source, ..] = c.sources::<Xmm>(&memory).map(|source| *source);
         let result = apply::<O, Xmm>(c, &source, &source)?;
         c.decoded.operand[0].set(c.registers, W::truncate(result[0]));
@@ -330,7 +332,8 @@ pub(crate) trait FloatFlags {
 
 pub(crate) fn to_flags<O: FloatFlags>(_: &Form<'_>) -> Option<Execute> {
     fn run<O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let memory = c.fetch::<Xmm>()?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
         let flags = with_mxcsr(c, |c, mxcsr| {
             let [first, second, _] = c.sources(&memory);
             O::apply(first, second, mxcsr)
@@ -354,7 +357,8 @@ pub(crate) use to_flags_row;
 /// A comparison, by the functions for legacy encodings, for others, and for those whose result are bits of a mask.
 pub(crate) fn compare<Legacy: FloatOp, Vex: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn to_mask<B: Bits, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let result = fetch_and_apply::<B>(c, O::apply)?;
+        let mut result = B::default();
+        fetch_and_apply(c, O::apply, &mut result)?;
         let lanes = c.phases.lanes();
         let bytes = result.lanes::<u8>();
         let bits = bytes.chunks_exact(size_of::<O::Lane>()).take(lanes).enumerate();

@@ -505,7 +505,8 @@ impl<B: Bits, T: Lane, O: Compare<T>> Work<B> for ToLanes<T, O> {
 
 pub(crate) fn compare<T: Lane, O: Compare<T>>(form: &Form<'_>) -> Option<Execute> {
     fn to_mask<B: Bits, T: Lane, O: Compare<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let memory = c.fetch::<B>()?;
+        let mut memory = B::default();
+        c.fetch(&mut memory)?;
         let immediate = c.decoded.immediate as u8;
         let [first, second, _] = c.sources(&memory).map(B::lanes::<T>);
         let pairs = first.iter().zip(second);

@@ -112,7 +112,8 @@ fn unwatched<F: Format, B: Bits, const SCALAR: bool>(
 /// Fetch, compute, commit.
 fn run<B: Bits, O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let size = O::Format::BITS as usize / 8;
-    let memory = c.fetch::<B>()?;
+    let mut memory = B::default();
+    c.fetch(&mut memory)?;
     let mut result = B::default();
     with_mxcsr(c, |c, mxcsr| {
         c.with_sources(&memory, |sources| {

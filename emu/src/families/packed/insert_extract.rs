@@ -182,7 +182,8 @@ fn low_quadword(
     c: &mut Context<'_>,
     operation: impl FnOnce(&Context<'_>, [&Xmm; 3]) -> u64,
 ) -> Result<Outcome, Exception> {
-    let memory = c.fetch()?;
+    let mut memory = Xmm::default();
+    c.fetch(&mut memory)?;
     let low = operation(c, c.sources(&memory));
     c.commit(&Xmm::from_low(low))
 }

@@ -4,7 +4,7 @@ use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::decode::operand::Kind;
 use crate::model::exception::Exception;
-use crate::model::lane::{Bits, Lane, Zmm};
+use crate::model::lane::{Bits, Lane, Zmm, by_vector};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
 use crate::run::phases::{Layout, Operands, lowest, write_lanes};
@@ -79,30 +79,35 @@ fn chosen<T>(c: &Context<'_>) -> (u64, usize) {
 }
 
 fn select_compress<T: Lane, const LANE: usize>(form: &Form<'_>) -> Option<Execute> {
-    let zeroing = form.instruction.zeroing_masking();
-    Some(if zeroing { compress::<T, LANE, true> } else { compress::<T, LANE, false> })
+    Some(match form.instruction.zeroing_masking() {
+        true => by_vector!(form.vector_width(), compress, <T, LANE, true>),
+        false => by_vector!(form.vector_width(), compress, <T, LANE, false>),
+    })
 }
 
 /// The lanes that the mask leaves, side by side. To memory go only as many; above them a register is kept or
 /// cleared.
-fn compress<T: Lane, const LANE: usize, const ZEROING: bool>(
+fn compress<B: Bits, T: Lane, const LANE: usize, const ZEROING: bool>(
     c: &mut Context<'_>,
 ) -> Result<Outcome, Exception> {
-    let [source, ..] = c.fetch_copies()?;
-    let mut result = Zmm::default();
+    // It has no source in memory.
+    let memory = B::default();
+    let mut result = B::default();
     let (mask, count) = chosen::<T>(c);
+    let [source, ..] = c.sources(&memory);
     let source = source.lanes::<T>().iter().enumerate();
     let source = source.filter(|(index, _)| mask >> (index & 63) & 1 != 0);
     for (to, (_, lane)) in result.lanes_mut::<T>().iter_mut().zip(source) {
         *to = *lane;
     }
     if c.phases.mask_number() == 0 {
-        c.commit(&result)?;
-    } else if c.decoded.operand[0].kind == Kind::Memory {
-        let bytes: &[u8] = bytemuck::cast_slice(&result);
+        return c.commit(&result);
+    }
+    if c.decoded.operand[0].kind == Kind::Memory {
+        let bytes: &[u8] = bytemuck::cast_slice(result.quadwords());
         c.store_elements(bytes, LANE, lowest(count))?;
     } else {
-        write_lanes::<Zmm, LANE, ZEROING>(c, &result, lowest(count));
+        write_lanes::<B, LANE, ZEROING>(c, &result, lowest(count));
     }
     Ok(Outcome::Next)
 }

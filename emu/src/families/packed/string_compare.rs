@@ -216,7 +216,8 @@ fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
 }
 
 fn run<L: Length, R: Output, const LEGACY: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let memory = c.fetch::<Xmm>()?;
+    let mut memory = Xmm::default();
+    c.fetch(&mut memory)?;
     let control = Control(c.decoded.immediate as u8);
     let [first, second, _] = c.sources(&memory);
     let strings = [first, second];
