@@ -30,19 +30,15 @@ pub(crate) enum Signs {
 #[derive(Clone, Copy)]
 pub(crate) struct Unit(Window);
 
-/// Computes `bytes` bytes, 16 at a time, as [`HostOp::window`](super::sse::HostOp::window) does, of three sources.
+/// Computes `bytes` bytes, 16 at a time, under each of `count` words of MXCSR in turn; the results of each follow those
+/// of the one before.
 ///
 /// # Safety
 /// The host has FMA, the sources are valid for reading `bytes` bytes, a multiple of 16 and not zero, `results` for
 /// writing `count` times as many, `controls` for reading `count` words, at least one. They mask all exceptions and set
 /// no reserved bit.
-type Window = unsafe fn(
-    controls: *const u32,
-    count: usize,
-    sources: [*const u8; 3],
-    results: *mut u8,
-    bytes: usize,
-);
+type Window =
+    unsafe fn(controls: *const u32, count: usize, sources: [*const u8; 3], results: *mut u8, bytes: usize);
 
 macro_rules! window {
     ($mnemonic:literal) => {{
@@ -62,7 +58,8 @@ macro_rules! window {
                 asm!(
                     enter!(),
                     "2:",
-                    control!(),
+                    control!("{controls}"),
+                    "xor {index:e}, {index:e}",
                     "3:",
                     "vmovups xmm0, [{first} + {index}]",
                     "vmovups xmm1, [{second} + {index}]",

@@ -15,9 +15,9 @@ use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 pub(crate) use crate::model::lane::Zmm;
 use crate::model::lane::{Bits, by_bits};
+use crate::model::outcome::Outcome;
 use crate::model::registers::Mxcsr;
 use crate::model::registers::Rflags;
-use crate::model::outcome::Outcome;
 use crate::run::context::Context;
 pub(crate) use commit::write_lanes;
 
@@ -343,7 +343,7 @@ impl Phases {
         let elements_of_result = layout.repeats || in_memory(&0);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch::pick(form, layout, reads_memory, mmx, mask != 0 && suppresses),
+            fetch: fetch::pick(form, layout, width, reads_memory, mmx, mask != 0 && suppresses),
             commit: commit::pick(form, layout, mmx, mask, [width, result])?,
             width: width as u8,
             result: result as u8,
@@ -518,14 +518,14 @@ impl Context<'_> {
         let replaced;
         let mut sources = self.sources(memory);
         if self.phases.mask != 0 {
-            replaced = self.without_masked(sources);
+            replaced = self.without_masked(memory);
             sources = replaced.each_ref();
         }
         function(sources)
     }
 
     #[inline(never)]
-    fn without_masked<B: Bits>(&self, sources: [&B; 3]) -> [B; 3] {
+    fn without_masked<B: Bits>(&self, memory: &B) -> [B; 3] {
         let phases = &self.phases;
         let (lane, one) = match phases.from {
             2 => (2, 0x3c00_3c00_3c00_3c00),
@@ -535,7 +535,7 @@ impl Context<'_> {
         let mask = !self.write_mask() & lowest(phases.lanes());
         // A scalar conversion copies the rest of the first source, whose elements have another size.
         let copied = usize::from(phases.count == 2 && phases.from != phases.lane);
-        let mut sources = sources.map(|source| *source);
+        let mut sources = self.sources(memory).map(|source| *source);
         for source in sources.iter_mut().take(usize::from(phases.count)).skip(copied) {
             for (index, quadword) in source.quadwords_mut().iter_mut().enumerate() {
                 let replaced = spread(mask, lane, index);
@@ -573,4 +573,26 @@ pub(crate) fn spread(mask: u64, lane: usize, index: usize) -> u64 {
     let top = each << (bits - 1);
     let carried = (chosen & !top).wrapping_add(!top) | chosen;
     ((carried & top) >> (bits - 1)).wrapping_mul(ones)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit after bit, for masks in which each bit is set and clear next to others of both kinds.
+    #[test]
+    fn a_mask_is_spread_to_its_lanes() {
+        let masks =
+            (0..=u64::from(u16::MAX)).map(|bits| bits.wrapping_mul(0x0001_8001_2001_0001)).chain([u64::MAX]);
+        for mask in masks {
+            for lane in [1, 2, 4, 8] {
+                for index in 0..8 {
+                    let byte = |byte: usize| mask >> ((8 * index + byte) / lane) & 1;
+                    let expected =
+                        (0..8).fold(0, |spread, place| spread | (byte(place) * 0xff) << (8 * place));
+                    assert_eq!(spread(mask, lane, index), expected, "{mask:#x}, {lane}, {index}");
+                }
+            }
+        }
+    }
 }

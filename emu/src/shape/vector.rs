@@ -435,10 +435,7 @@ pub(crate) fn by_lanes<T: Lane, B: Bits>(sources: [&B; 3], operation: impl Fn([T
 
 /// Each lane from all lanes of the sources.
 #[inline(always)]
-pub(crate) fn across<T: Lane, B: Bits>(
-    sources: [&B; 3],
-    operation: impl Fn([&[T]; 3], usize) -> T,
-) -> B {
+pub(crate) fn across<T: Lane, B: Bits>(sources: [&B; 3], operation: impl Fn([&[T]; 3], usize) -> T) -> B {
     let mut result = B::default();
     let sources = sources.map(B::lanes::<T>);
     for (index, result) in result.lanes_mut().iter_mut().enumerate() {
@@ -497,9 +494,12 @@ impl<B: Bits, T: Lane, O: Compare<T>> Work<B> for ToLanes<T, O> {
     #[inline]
     fn work(sources: [&B; 3], immediate: u8) -> B {
         let ones: T = bytemuck::pod_read_unaligned(&[0xff; 8][..size_of::<T>()]);
-        by_lanes(sources, |[first, second, _]| {
-            if O::apply(first, second, immediate) { ones } else { T::zeroed() }
-        })
+        by_lanes(
+            sources,
+            |[first, second, _]| {
+                if O::apply(first, second, immediate) { ones } else { T::zeroed() }
+            },
+        )
     }
 }
 

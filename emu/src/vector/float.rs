@@ -157,8 +157,9 @@ pub(crate) fn foresee<B: Bits, O: Foreseeable<B>>(
     }
     let directed = control.difference(Mxcsr::RC | Mxcsr::FTZ);
     let mut results = [B::default(); 3];
-    operation.compute([directed | DOWN, directed | UP, control], &mut results);
-    let [down, up, wanted] = &results;
+    // What is wanted comes first, as it is what the next instruction may wait for.
+    operation.compute([control, directed | DOWN, directed | UP], &mut results);
+    let [wanted, down, up] = &results;
     if !operation.is_ordinary(down, true) || !operation.is_ordinary(up, true) {
         return None;
     }
@@ -184,7 +185,7 @@ impl<O: HostOp, B: Bits> Foreseeable<B> for Binary<'_, O, B> {
 
     #[inline(always)]
     fn compute<const N: usize>(&self, controls: [Mxcsr; N], results: &mut [B; N]) {
-        sse::compute::<O, B, N>(controls, self.first, self.second, results);
+        O::compute(controls, self.first, self.second, results);
     }
 
     /// A denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
@@ -275,7 +276,7 @@ pub(crate) fn raise(flags: Mxcsr, mxcsr: &mut Mxcsr) -> Result<(), Exception> {
 /// Computes with all flags clear, and reads those that the host sets.
 fn watch<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Mxcsr {
     let clear = control::<O>(mxcsr).difference(Mxcsr::EXCEPTIONS);
-    sse::compute::<O, B, 1>([clear], first, second, core::array::from_mut(result))
+    O::compute([clear], first, second, core::array::from_mut(result))
 }
 
 #[cold]

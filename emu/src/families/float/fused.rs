@@ -77,9 +77,8 @@ impl<F: Format, B: Bits, const SCALAR: bool> Foreseeable<B> for Hosted<'_, F, B,
         let [first, second, third] = self.sources.map(blocks);
         let mut triples = first.iter().zip(second).zip(third);
         !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE)
-            && triples.any(|((first, second), third)| {
-                sse::any::<F, 3>(sought, [first, second, third], Self::COUNT)
-            })
+            && triples
+                .any(|((first, second), third)| sse::any::<F, 3>(sought, [first, second, third], Self::COUNT))
     }
 
     #[inline(always)]
@@ -119,9 +118,10 @@ fn run<B: Bits, O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Out
         c.with_sources(&memory, |sources| {
             let ordered = O::ORDER.map(|number| sources[number]);
             let unit = if size == 2 { None } else { Unit::of(O::SIGNS, size, SCALAR) };
-            match unit.filter(|_| mxcsr.contains(Mxcsr::MASKS)).and_then(|unit| {
-                unwatched::<O::Format, B, SCALAR>(unit, ordered, *mxcsr, &mut result)
-            }) {
+            match unit
+                .filter(|_| mxcsr.contains(Mxcsr::MASKS))
+                .and_then(|unit| unwatched::<O::Format, B, SCALAR>(unit, ordered, *mxcsr, &mut result))
+            {
                 Some(raised) => *mxcsr |= raised,
                 None => result = soft(c, sources, size, Soft::<O>::apply, mxcsr)?,
             }

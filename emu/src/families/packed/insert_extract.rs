@@ -32,7 +32,13 @@ pub(super) static ROWS: &[Row] = &[
     work_row!([Vinsertf64x2, Vinserti64x2], vectors, NONE, inserted(8), Insert<16>),
     work_row!([Vinsertf32x8, Vinserti32x8], vectors, NONE, inserted(4), Insert<32>),
     work_row!([Vinsertf64x4, Vinserti64x4], vectors, NONE, inserted(8), Insert<32>),
-    work_row!([Vextractf128, Vextracti128, Vextractf32x4, Vextracti32x4], vectors, NONE, extracted(4), Extract<16>),
+    work_row!(
+        [Vextractf128, Vextracti128, Vextractf32x4, Vextracti32x4],
+        vectors,
+        NONE,
+        extracted(4),
+        Extract<16>
+    ),
     work_row!([Vextractf64x2, Vextracti64x2], vectors, NONE, extracted(8), Extract<16>),
     work_row!([Vextractf32x8, Vextracti32x8], vectors, NONE, extracted(4), Extract<32>),
     work_row!([Vextractf64x4, Vextracti64x4], vectors, NONE, extracted(8), Extract<32>),

@@ -3,13 +3,16 @@
 use super::{Alignment, Fetch, Layout, lowest};
 use crate::decode::form::Form;
 use crate::model::exception::Exception;
+use crate::model::lane::{Bits, by_vector};
 use crate::model::memory::Access;
 use crate::run::context::Context;
 
-/// What reads the sources: `in_memory`, if one of them is there, `masked`, if a mask chooses among its elements.
+/// What reads the source of an instruction that works on so many bytes: `in_memory`, if one is there, `masked`, if a mask
+/// chooses among its elements.
 pub(super) fn pick(
     form: &Form<'_>,
     layout: &Layout,
+    width: usize,
     in_memory: bool,
     mmx: bool,
     masked: bool,
@@ -19,9 +22,9 @@ pub(super) fn pick(
         (true, true, _) => mmx_memory,
         (false, false, _) => return None,
         (false, true, true) => match form.instruction.memory_size().size() {
-            2 => broadcast::<2>,
-            4 => broadcast::<4>,
-            _ => broadcast::<8>,
+            2 => by_vector!(width, broadcast, <2>),
+            4 => by_vector!(width, broadcast, <4>),
+            _ => by_vector!(width, broadcast, <8>),
         },
         (false, true, false) if masked && layout.repeats => repeated_memory,
         (false, true, false) if masked => masked_memory,
@@ -46,26 +49,30 @@ fn memory(c: &mut Context<'_>, source: &mut [u64]) -> Result<(), Exception> {
 }
 
 /// One element, repeated.
-fn broadcast<const ELEMENT: usize>(c: &mut Context<'_>, source: &mut [u64]) -> Result<(), Exception> {
+fn broadcast<B: Bits, const ELEMENT: usize>(
+    c: &mut Context<'_>,
+    source: &mut [u64],
+) -> Result<(), Exception> {
     let phases = &c.phases;
     // Without a lane there is no access.
     if phases.suppresses && c.write_mask() & lowest(phases.lanes()) == 0 {
         return Ok(());
     }
     let (address, stack) = (c.linear(), c.decoded.address.stack);
-    if phases.mask != 0 && phases.suppresses {
+    if let Err(exception) = c.check(address, ELEMENT, ELEMENT, stack) {
         // As for the elements of a vector, the address comes before its alignment.
-        c.check(address, ELEMENT, 1, stack)?;
+        let masked = phases.mask != 0 && phases.suppresses;
+        return if masked { c.check(address, ELEMENT, 1, stack).and(Err(exception)) } else { Err(exception) };
     }
-    c.check(address, ELEMENT, ELEMENT, stack)?;
     let mut low = [0; 8];
     c.memory.read(address, &mut low[..ELEMENT], Access::Read)?;
     let low = u64::from_le_bytes(low);
-    source.fill(match ELEMENT {
+    let repeated = match ELEMENT {
         2 => low.wrapping_mul(0x0001_0001_0001_0001),
         4 => low | low << 32,
         _ => low,
-    });
+    };
+    source.get_mut(..B::BYTES / 8).unwrap_or_default().fill(repeated);
     Ok(())
 }
 
