@@ -5,7 +5,8 @@
 use core::arch::asm;
 
 use super::presence::detected;
-use crate::model::lane::Zmm;
+use super::sse::{self, control, enter, leave};
+use crate::model::lane::Bits;
 use crate::model::registers::Mxcsr;
 
 /// Which instruction computes.
@@ -25,105 +26,129 @@ pub(crate) enum Signs {
     AddEven,
 }
 
-/// Whether the host has FMA.
-pub(crate) fn is_there() -> bool {
-    detected!("fma")
-}
+/// One operation of three sources, on a host that has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Unit(Window);
 
-/// Computes blocks of 128 bits under a word of MXCSR, and returns the flags that are set at last.
+/// Computes `bytes` bytes, 16 at a time, under each of `count` words of MXCSR in turn; the results of each follow those
+/// of the one before.
 ///
 /// # Safety
-/// The host has FMA, the pointers are valid for so many bytes as the last argument says, a multiple of 16 and not zero,
-/// and the word masks all exceptions and sets no reserved bit.
-type Window = unsafe fn(u32, [*const u8; 3], *mut u8, usize) -> u32;
+/// The host has FMA, the sources are valid for reading `bytes` bytes, a multiple of 16 and not zero, `results` for
+/// writing `count` times as many, `controls` for reading `count` words, at least one. They mask all exceptions and set
+/// no reserved bit.
+type Window =
+    unsafe fn(controls: *const u32, count: usize, sources: [*const u8; 3], results: *mut u8, bytes: usize);
 
 macro_rules! window {
     ($mnemonic:literal) => {{
         /// # Safety
         /// As [`Window`] says.
-        unsafe fn window(control: u32, sources: [*const u8; 3], result: *mut u8, bytes: usize) -> u32 {
-            let mut words = [0u32, control, 0];
-            // SAFETY: the caller answers for the pointers; `words` is live, and nothing else borrows it. The control
-            // bits of MXCSR are as before when the block ends; its flags may change.
+        unsafe fn window(
+            controls: *const u32,
+            count: usize,
+            sources: [*const u8; 3],
+            results: *mut u8,
+            bytes: usize,
+        ) {
+            let mut host = [0u32; 2];
+            // SAFETY: the caller answers for the pointers and what is behind them; `host` is live, and nothing else
+            // borrows it. The control bits of MXCSR are as before when the block ends; its flags may change.
             unsafe {
                 asm!(
-                    "stmxcsr dword ptr [{words}]",
-                    "or dword ptr [{words}], 0x3f",
-                    "ldmxcsr dword ptr [{words} + 4]",
+                    enter!(),
+                    "2:",
+                    control!("{controls}"),
                     "xor {index:e}, {index:e}",
                     "3:",
                     "vmovups xmm0, [{first} + {index}]",
                     "vmovups xmm1, [{second} + {index}]",
-                    "vmovups xmm2, [{third} + {index}]",
-                    concat!($mnemonic, " xmm0, xmm1, xmm2"),
-                    "vmovups [{result} + {index}], xmm0",
+                    concat!($mnemonic, " xmm0, xmm1, [{third} + {index}]"),
+                    "vmovups [{results} + {index}], xmm0",
                     "add {index}, 16",
                     "cmp {index}, {bytes}",
                     "jb 3b",
-                    "stmxcsr dword ptr [{words} + 8]",
-                    "ldmxcsr dword ptr [{words}]",
-                    words = in(reg) &raw mut words,
+                    "add {results}, {bytes}",
+                    "add {controls}, 4",
+                    "dec {count}",
+                    "jnz 2b",
+                    leave!(),
+                    host = in(reg) &raw mut host,
+                    current = out(reg) _,
+                    controls = inout(reg) controls => _,
+                    count = inout(reg) count => _,
                     first = in(reg) sources[0],
                     second = in(reg) sources[1],
                     third = in(reg) sources[2],
-                    result = in(reg) result,
+                    results = inout(reg) results => _,
                     bytes = in(reg) bytes,
                     index = out(reg) _,
+                    out("eax") _,
                     out("xmm0") _,
                     out("xmm1") _,
-                    out("xmm2") _,
                     options(nostack),
                 );
             }
-            words[2]
         }
         window as Window
     }};
 }
 
-/// The window for elements of `bytes` bytes, 4 or 8.
-fn window(signs: Signs, bytes: usize) -> Window {
-    match (signs, bytes) {
-        (Signs::Add, 4) => window!("vfmadd213ps"),
-        (Signs::Subtract, 4) => window!("vfmsub213ps"),
-        (Signs::NegatedAdd, 4) => window!("vfnmadd213ps"),
-        (Signs::NegatedSubtract, 4) => window!("vfnmsub213ps"),
-        (Signs::AddOdd, 4) => window!("vfmaddsub213ps"),
-        (Signs::AddEven, 4) => window!("vfmsubadd213ps"),
-        (Signs::Add, _) => window!("vfmadd213pd"),
-        (Signs::Subtract, _) => window!("vfmsub213pd"),
-        (Signs::NegatedAdd, _) => window!("vfnmadd213pd"),
-        (Signs::NegatedSubtract, _) => window!("vfnmsub213pd"),
-        (Signs::AddOdd, _) => window!("vfmaddsub213pd"),
-        (Signs::AddEven, _) => window!("vfmsubadd213pd"),
+impl Unit {
+    /// The first times the second, and the third, as elements of `bytes` bytes, 4 or 8, all in 128 bits or only the
+    /// lowest; `None` if the host has no FMA.
+    #[inline(always)]
+    pub(crate) fn of(signs: Signs, bytes: usize, scalar: bool) -> Option<Unit> {
+        if !detected!("fma") {
+            return None;
+        }
+        Some(Unit(match (signs, bytes, scalar) {
+            (Signs::Add, 4, false) => window!("vfmadd213ps"),
+            (Signs::Subtract, 4, false) => window!("vfmsub213ps"),
+            (Signs::NegatedAdd, 4, false) => window!("vfnmadd213ps"),
+            (Signs::NegatedSubtract, 4, false) => window!("vfnmsub213ps"),
+            (Signs::AddOdd, 4, _) => window!("vfmaddsub213ps"),
+            (Signs::AddEven, 4, _) => window!("vfmsubadd213ps"),
+            (Signs::Add, _, false) => window!("vfmadd213pd"),
+            (Signs::Subtract, _, false) => window!("vfmsub213pd"),
+            (Signs::NegatedAdd, _, false) => window!("vfnmadd213pd"),
+            (Signs::NegatedSubtract, _, false) => window!("vfnmsub213pd"),
+            (Signs::AddOdd, ..) => window!("vfmaddsub213pd"),
+            (Signs::AddEven, ..) => window!("vfmsubadd213pd"),
+            (Signs::Add, 4, true) => window!("vfmadd213ss"),
+            (Signs::Subtract, 4, true) => window!("vfmsub213ss"),
+            (Signs::NegatedAdd, 4, true) => window!("vfnmadd213ss"),
+            (Signs::NegatedSubtract, 4, true) => window!("vfnmsub213ss"),
+            (Signs::Add, _, true) => window!("vfmadd213sd"),
+            (Signs::Subtract, _, true) => window!("vfmsub213sd"),
+            (Signs::NegatedAdd, _, true) => window!("vfnmadd213sd"),
+            (Signs::NegatedSubtract, _, true) => window!("vfnmsub213sd"),
+        }))
     }
-}
 
-/// The first times the second, and the third, in the low `width` bytes, as elements of `bytes` bytes, under the
-/// rounding, DAZ and FTZ of `control`; `None` if the host has no FMA.
-pub(crate) fn compute(
-    signs: Signs,
-    bytes: usize,
-    control: Mxcsr,
-    sources: [&Zmm; 3],
-    width: usize,
-) -> Option<Zmm> {
-    const KEPT: Mxcsr = Mxcsr::DAZ.union(Mxcsr::RC).union(Mxcsr::FTZ).union(Mxcsr::EXCEPTIONS);
-    if !is_there() {
-        return None;
+    /// Computes all blocks of 128 bits under the rounding, DAZ and FTZ of each of `controls` in turn, with all
+    /// exceptions masked, in one window.
+    #[inline(always)]
+    pub(crate) fn compute<B: Bits, const N: usize>(
+        self,
+        controls: [Mxcsr; N],
+        sources: [&B; 3],
+        results: &mut [B; N],
+    ) {
+        const {
+            assert!(size_of::<B>() != 0 && size_of::<B>().is_multiple_of(16) && N != 0);
+        }
+        let controls = controls.map(sse::control_word);
+        // SAFETY: the host has FMA, or there would be no such value. The sources are as long as their type, which is so
+        // many blocks, and there are `N` results and control words, which are such.
+        unsafe {
+            (self.0)(
+                controls.as_ptr(),
+                N,
+                sources.map(|source| (&raw const *source).cast()),
+                results.as_mut_ptr().cast(),
+                size_of::<B>(),
+            );
+        }
     }
-    let mut result = Zmm::default();
-    let width = (width & !15).clamp(16, size_of::<Zmm>());
-    let pointers = sources.map(|source| (&raw const *source).cast());
-    // SAFETY: the host has FMA; sources and result are of 64 bytes, and `width` is 16 to 64 of them; the word has no
-    // bit but those that every processor with FMA has, and the masks.
-    unsafe {
-        window(signs, bytes)(
-            (control & KEPT | Mxcsr::MASKS).bits(),
-            pointers,
-            (&raw mut result).cast(),
-            width,
-        );
-    }
-    Some(result)
 }

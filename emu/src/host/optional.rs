@@ -1,29 +1,35 @@
 //! Instructions that a host may have or lack, cryptographic ones above all.
-#![allow(unsafe_code, reason = "calls the host's instructions once their presence is known")]
+#![allow(unsafe_code, reason = "executes the host's instructions once their presence is known")]
 
-use core::arch::x86_64::*;
+use core::arch::asm;
+use core::arch::x86_64::__m128i;
 
 use super::portable;
 use super::presence::detected;
 
-/// Declares a function that asks the host for its instruction and falls back on the portable one.
+/// Declares a function that asks the host for its instruction and falls back on the portable one. A third argument is
+/// in XMM0.
 macro_rules! hosted {
-    ($(#[$documentation:meta])* $name:ident($($argument:ident: $of:ty),+) -> $result:ty,
-        $feature:tt, |$($vector:ident),+| $intrinsic:expr) => {
+    ($(#[$documentation:meta])* $name:ident($first:ident: $of:ty $(, $second:ident: $also:ty $(, $third:ident: $last:ty)?)?)
+        -> $result:ty, $feature:tt, $text:literal) => {
         $(#[$documentation])*
         #[inline]
-        pub(crate) fn $name($($argument: &$of),+) -> $result {
-            #[target_feature(enable = $feature)]
-            fn on_host($($argument: &$of),+) -> $result {
-                $(let $vector: __m128i = bytemuck::cast(*$argument);)+
-                bytemuck::cast($intrinsic)
+        pub(crate) fn $name($first: &$of $(, $second: &$also $(, $third: &$last)?)?) -> $result {
+            if !detected!($feature) {
+                return portable::$name(*$first $(, *$second $(, *$third)?)?);
             }
-            if detected!($feature) {
-                // SAFETY: the host has the feature.
-                unsafe { on_host($($argument),+) }
-            } else {
-                portable::$name($(*$argument),+)
+            let mut result: __m128i = bytemuck::cast(*$first);
+            // SAFETY: the host has the feature, and the instruction works on these registers only.
+            unsafe {
+                asm!(
+                    $text,
+                    inout(xmm_reg) result
+                    $(, in(xmm_reg) bytemuck::cast::<_, __m128i>(*$second)
+                    $(, in("xmm0") bytemuck::cast::<_, __m128i>(*$third))?)?,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
             }
+            bytemuck::cast(result)
         }
     };
 }
@@ -34,91 +40,87 @@ type Quadwords = [u64; 2];
 
 hosted!(
     /// PSHUFB.
-    pshufb(table: Bytes, control: Bytes) -> Bytes, "ssse3", |a, b| _mm_shuffle_epi8(a, b)
+    pshufb(table: Bytes, control: Bytes) -> Bytes, "ssse3", "pshufb {0}, {1}"
 );
 hosted!(
     /// AESENC: a round of encryption.
-    aesenc(state: Bytes, key: Bytes) -> Bytes, "aes", |a, b| _mm_aesenc_si128(a, b)
+    aesenc(state: Bytes, key: Bytes) -> Bytes, "aes", "aesenc {0}, {1}"
 );
 hosted!(
     /// AESENCLAST: the last round.
-    aesenclast(state: Bytes, key: Bytes) -> Bytes, "aes", |a, b| _mm_aesenclast_si128(a, b)
+    aesenclast(state: Bytes, key: Bytes) -> Bytes, "aes", "aesenclast {0}, {1}"
 );
 hosted!(
     /// AESDEC: a round of decryption.
-    aesdec(state: Bytes, key: Bytes) -> Bytes, "aes", |a, b| _mm_aesdec_si128(a, b)
+    aesdec(state: Bytes, key: Bytes) -> Bytes, "aes", "aesdec {0}, {1}"
 );
 hosted!(
     /// AESDECLAST: the last round.
-    aesdeclast(state: Bytes, key: Bytes) -> Bytes, "aes", |a, b| _mm_aesdeclast_si128(a, b)
+    aesdeclast(state: Bytes, key: Bytes) -> Bytes, "aes", "aesdeclast {0}, {1}"
 );
 hosted!(
     /// AESIMC: the inverse of mixing columns.
-    aesimc(state: Bytes) -> Bytes, "aes", |a| _mm_aesimc_si128(a)
+    aesimc(state: Bytes) -> Bytes, "aes", "aesimc {0}, {0}"
 );
 hosted!(
     /// AESKEYGENASSIST with a round constant of zero.
-    aeskeygenassist(source: Words) -> Words, "aes", |a| _mm_aeskeygenassist_si128::<0>(a)
+    aeskeygenassist(source: Words) -> Words, "aes", "aeskeygenassist {0}, {0}, 0"
 );
 hosted!(
     /// SHA1NEXTE.
-    sha1nexte(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1nexte_epu32(a, b)
+    sha1nexte(first: Words, second: Words) -> Words, "sha", "sha1nexte {0}, {1}"
 );
 hosted!(
     /// SHA1MSG1.
-    sha1msg1(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1msg1_epu32(a, b)
+    sha1msg1(first: Words, second: Words) -> Words, "sha", "sha1msg1 {0}, {1}"
 );
 hosted!(
     /// SHA1MSG2.
-    sha1msg2(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1msg2_epu32(a, b)
+    sha1msg2(first: Words, second: Words) -> Words, "sha", "sha1msg2 {0}, {1}"
 );
 hosted!(
     /// SHA1RNDS4 with an immediate of 0.
-    sha1rnds4_0(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1rnds4_epu32::<0>(a, b)
+    sha1rnds4_0(first: Words, second: Words) -> Words, "sha", "sha1rnds4 {0}, {1}, 0"
 );
 hosted!(
     /// SHA1RNDS4 with an immediate of 1.
-    sha1rnds4_1(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1rnds4_epu32::<1>(a, b)
+    sha1rnds4_1(first: Words, second: Words) -> Words, "sha", "sha1rnds4 {0}, {1}, 1"
 );
 hosted!(
     /// SHA1RNDS4 with an immediate of 2.
-    sha1rnds4_2(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1rnds4_epu32::<2>(a, b)
+    sha1rnds4_2(first: Words, second: Words) -> Words, "sha", "sha1rnds4 {0}, {1}, 2"
 );
 hosted!(
     /// SHA1RNDS4 with an immediate of 3.
-    sha1rnds4_3(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha1rnds4_epu32::<3>(a, b)
+    sha1rnds4_3(first: Words, second: Words) -> Words, "sha", "sha1rnds4 {0}, {1}, 3"
 );
 hosted!(
     /// SHA256MSG1.
-    sha256msg1(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha256msg1_epu32(a, b)
+    sha256msg1(first: Words, second: Words) -> Words, "sha", "sha256msg1 {0}, {1}"
 );
 hosted!(
     /// SHA256MSG2.
-    sha256msg2(first: Words, second: Words) -> Words, "sha", |a, b| _mm_sha256msg2_epu32(a, b)
+    sha256msg2(first: Words, second: Words) -> Words, "sha", "sha256msg2 {0}, {1}"
 );
 hosted!(
     /// SHA256RNDS2; the third argument is XMM0.
-    sha256rnds2(first: Words, second: Words, words: Words) -> Words, "sha",
-    |a, b, c| _mm_sha256rnds2_epu32(a, b, c)
+    sha256rnds2(first: Words, second: Words, words: Words) -> Words, "sha", "sha256rnds2 {0}, {1}"
 );
 hosted!(
     /// PCLMULQDQ of the low quadwords.
-    pclmulqdq(left: Quadwords, right: Quadwords) -> Quadwords, "pclmulqdq",
-    |a, b| _mm_clmulepi64_si128::<0>(a, b)
+    pclmulqdq(left: Quadwords, right: Quadwords) -> Quadwords, "pclmulqdq", "pclmulqdq {0}, {1}, 0"
 );
 hosted!(
     /// GF2P8MULB.
-    gf2p8mulb(left: Bytes, right: Bytes) -> Bytes, "gfni", |a, b| _mm_gf2p8mul_epi8(a, b)
+    gf2p8mulb(left: Bytes, right: Bytes) -> Bytes, "gfni", "gf2p8mulb {0}, {1}"
 );
 hosted!(
     /// GF2P8AFFINEQB with a constant of zero.
-    gf2p8affineqb(bytes: Bytes, matrix: Quadwords) -> Bytes, "gfni",
-    |a, b| _mm_gf2p8affine_epi64_epi8::<0>(a, b)
+    gf2p8affineqb(bytes: Bytes, matrix: Quadwords) -> Bytes, "gfni", "gf2p8affineqb {0}, {1}, 0"
 );
 hosted!(
     /// GF2P8AFFINEINVQB with a constant of zero.
-    gf2p8affineinvqb(bytes: Bytes, matrix: Quadwords) -> Bytes, "gfni",
-    |a, b| _mm_gf2p8affineinv_epi64_epi8::<0>(a, b)
+    gf2p8affineinvqb(bytes: Bytes, matrix: Quadwords) -> Bytes, "gfni", "gf2p8affineinvqb {0}, {1}, 0"
 );
 
 #[cfg(test)]

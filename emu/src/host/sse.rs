@@ -3,7 +3,7 @@
 //! All that one instruction computes is one `asm!` block, a *window*: it saves MXCSR, computes all blocks of
 //! 128 bits under one control word or under several in turn, reads the flags, and restores the control
 //! word, so that no other code runs under one that Rust does not expect. The target's exceptions are always
-//! masked while the host computes; [`crate::float`] decides what would have been raised.
+//! masked while the host computes; [`crate::vector::float`] decides what would have been raised.
 //!
 //! A change of exception flags is slow: on Intel's processors an operation after it waits some 40 to 130 ns,
 //! while the rest of MXCSR changes in two. So a window *leaves all exception flags set* in the thread's
@@ -62,53 +62,73 @@ pub(crate) trait HostOp {
     /// What kind it is.
     const KIND: Kind;
 
-    /// Computes `bytes` bytes, 16 at a time, under each of `count` words of MXCSR in turn; the results of each
-    /// follow those of the one before. Returns the flags that are set at last.
-    ///
-    /// # Safety
-    /// `first` and `second` are valid for reading `bytes` bytes, a multiple of 16 and not zero, `results` for
-    /// writing `count` times as many, `controls` for reading `count` words, at least one. They mask all exceptions
-    /// and set no reserved bit.
-    unsafe fn window(
-        controls: *const u32,
-        count: usize,
-        first: *const u8,
-        second: *const u8,
-        results: *mut u8,
-        bytes: usize,
-    ) -> u32;
+    /// Computes all blocks of 128 bits under the rounding, DAZ and FTZ of each of `controls` in turn, with all
+    /// exceptions masked, in one window. Returns the exception flags at its end: those of all `controls`'
+    /// operations and those set in the last of them.
+    fn compute<B: Bits, const N: usize>(
+        controls: [Mxcsr; N],
+        first: &B,
+        second: &B,
+        results: &mut [B; N],
+    ) -> Mxcsr;
 }
 
-/// Computes all blocks of 128 bits under the rounding, DAZ and FTZ of each of `controls` in turn, with all
-/// exceptions masked, in one window. Returns the exception flags at its end: those of all `controls`'
-/// operations and those set in the last of them.
+/// What a window computes under: all exceptions are masked, and no bit is set but those that every processor with SSE2
+/// has, and DAZ where the target has it.
 #[inline(always)]
-pub(crate) fn compute<O: HostOp, B: Bits, const N: usize>(
-    controls: [Mxcsr; N],
-    first: &B,
-    second: &B,
-    results: &mut [B; N],
-) -> Mxcsr {
-    const {
-        assert!(size_of::<B>() != 0 && size_of::<B>().is_multiple_of(16) && N != 0);
-    }
+pub(super) fn control_word(control: Mxcsr) -> u32 {
     const KEPT: Mxcsr = Mxcsr::DAZ.union(Mxcsr::RC).union(Mxcsr::FTZ).union(Mxcsr::EXCEPTIONS);
-    let controls = controls.map(|control| (control & KEPT | Mxcsr::MASKS).bits());
-    // SAFETY: the operands are as long as their type, which is so many blocks, and there are `N` results and
-    // control words. These have no bit but those that every processor with SSE2 has, DAZ where the target has
-    // it, and the masks.
-    let flags = unsafe {
-        O::window(
-            controls.as_ptr(),
-            N,
-            (&raw const *first).cast(),
-            (&raw const *second).cast(),
-            results.as_mut_ptr().cast(),
-            size_of::<B>(),
+    (control & KEPT | Mxcsr::MASKS).bits()
+}
+
+/// The begin of a window: MXCSR is `current`, and what it will be at the end is behind `host`.
+macro_rules! enter {
+    () => {
+        "stmxcsr dword ptr [{host}]
+        mov {current:e}, dword ptr [{host}]
+        or dword ptr [{host}], 0x3f"
+    };
+}
+pub(super) use enter;
+
+/// Computes under the word of MXCSR at an address. To load the one that is there already takes longer than to compute.
+macro_rules! control {
+    ($address:literal) => {
+        concat!(
+            "cmp {current:e}, dword ptr [",
+            $address,
+            "]
+            je 3f
+            ldmxcsr dword ptr [",
+            $address,
+            "]
+            mov {current:e}, dword ptr [",
+            $address,
+            "]
+            3:"
         )
     };
-    Mxcsr::from_bits_retain(flags) & Mxcsr::EXCEPTIONS
 }
+pub(super) use control;
+
+/// The end of a window: EAX has the flags, which were not read if all of them were set before.
+macro_rules! leave {
+    () => {
+        "mov eax, {current:e}
+        not eax
+        test eax, 0x3f
+        mov eax, 0x3f
+        jz 4f
+        stmxcsr dword ptr [{host} + 4]
+        mov eax, dword ptr [{host} + 4]
+        4:
+        cmp {current:e}, dword ptr [{host}]
+        je 5f
+        ldmxcsr dword ptr [{host}]
+        5:"
+    };
+}
+pub(super) use leave;
 
 /// The operations: name, the formats read and written, how many elements, the kind, and the instructions that
 /// compute XMM0 of XMM0 and XMM1; they may use XMM2 to XMM4 and RAX as well.
@@ -122,50 +142,48 @@ macro_rules! host {
             const ELEMENTS: usize = $elements;
             const KIND: Kind = Kind::$kind;
 
-            // SAFETY: it asks of its caller what the trait's does.
-            #[inline]
-            unsafe fn window(
-                controls: *const u32,
-                count: usize,
-                first: *const u8,
-                second: *const u8,
-                results: *mut u8,
-                bytes: usize,
-            ) -> u32 {
-                let mut words = [0u32; 2];
-                // SAFETY: the caller answers for the pointers and what is behind them; `words` is live, and nothing
-                // else borrows it. The instructions in the middle work on registers only. The control bits of MXCSR
-                // are as before when the block ends; its flags may change.
+            #[inline(always)]
+            fn compute<B: Bits, const N: usize>(
+                controls: [Mxcsr; N],
+                first: &B,
+                second: &B,
+                results: &mut [B; N],
+            ) -> Mxcsr {
+                const {
+                    assert!(matches!(size_of::<B>(), 16 | 32 | 64) && N >= 1 && N <= 3);
+                }
+                let controls = controls.map(control_word);
+                let mut host = [0u32; 2];
+                let flags: u32;
+                // SAFETY: all blocks are within the operands and the results, and all words among the `N` controls, which
+                // are such; `host` is live, and nothing else borrows it. The instructions in the middle work on registers
+                // only. The control bits of MXCSR are as before when the block ends; its flags may change.
                 unsafe {
                     asm!(
-                        "stmxcsr dword ptr [{words}]",
-                        "or dword ptr [{words}], 0x3f",
-                        "2:",
-                        "ldmxcsr dword ptr [{controls}]",
-                        "xor {index:e}, {index:e}",
-                        "3:",
-                        "movups xmm0, [{first} + {index}]",
-                        "movups xmm1, [{second} + {index}]",
+                        enter!(),
+                        ".irp number, 0, 1, 2",
+                        ".if \\number < {count}",
+                        control!("{controls} + 4 * \\number"),
+                        ".irp block, 0, 16, 32, 48",
+                        ".if \\block < {bytes}",
+                        "movups xmm0, [{first} + \\block]",
+                        "movups xmm1, [{second} + \\block]",
                         $($text,)+
-                        "movups [{results} + {index}], xmm0",
-                        "add {index}, 16",
-                        "cmp {index}, {bytes}",
-                        "jb 3b",
-                        "add {results}, {bytes}",
-                        "add {controls}, 4",
-                        "dec {count}",
-                        "jnz 2b",
-                        "stmxcsr dword ptr [{words} + 4]",
-                        "ldmxcsr dword ptr [{words}]",
-                        words = in(reg) &raw mut words,
-                        controls = inout(reg) controls => _,
-                        count = inout(reg) count => _,
-                        first = in(reg) first,
-                        second = in(reg) second,
-                        results = inout(reg) results => _,
-                        bytes = in(reg) bytes,
-                        index = out(reg) _,
-                        out("rax") _,
+                        "movups [{results} + {bytes} * \\number + \\block], xmm0",
+                        ".endif",
+                        ".endr",
+                        ".endif",
+                        ".endr",
+                        leave!(),
+                        count = const N,
+                        bytes = const size_of::<B>(),
+                        host = in(reg) &raw mut host,
+                        current = out(reg) _,
+                        controls = in(reg) &raw const controls,
+                        first = in(reg) &raw const *first,
+                        second = in(reg) &raw const *second,
+                        results = in(reg) &raw mut *results,
+                        out("eax") flags,
                         out("xmm0") _,
                         out("xmm1") _,
                         out("xmm2") _,
@@ -174,7 +192,7 @@ macro_rules! host {
                         options(nostack),
                     );
                 }
-                words[1]
+                Mxcsr::from_bits_retain(flags) & Mxcsr::EXCEPTIONS
             }
         }
     )+};
@@ -242,10 +260,10 @@ host_xmm! {
 }
 
 host! {
-    Cvtsi2ss32 Single -> Single, 1, FromInteger, ["cvtsi2ss xmm0, dword ptr [{second} + {index}]"];
-    Cvtsi2ss64 Double -> Single, 1, FromInteger, ["cvtsi2ss xmm0, qword ptr [{second} + {index}]"];
-    Cvtsi2sd32 Single -> Double, 1, FromInteger, ["cvtsi2sd xmm0, dword ptr [{second} + {index}]"];
-    Cvtsi2sd64 Double -> Double, 1, FromInteger, ["cvtsi2sd xmm0, qword ptr [{second} + {index}]"];
+    Cvtsi2ss32 Single -> Single, 1, FromInteger, ["cvtsi2ss xmm0, dword ptr [{second} + \\block]"];
+    Cvtsi2ss64 Double -> Single, 1, FromInteger, ["cvtsi2ss xmm0, qword ptr [{second} + \\block]"];
+    Cvtsi2sd32 Single -> Double, 1, FromInteger, ["cvtsi2sd xmm0, dword ptr [{second} + \\block]"];
+    Cvtsi2sd64 Double -> Double, 1, FromInteger, ["cvtsi2sd xmm0, qword ptr [{second} + \\block]"];
     Cvtss2si32 Single -> Single, 1, ToInteger, ["cvtss2si eax, xmm1", "movd xmm0, eax"];
     Cvtss2si64 Single -> Double, 1, ToInteger, ["cvtss2si rax, xmm1", "movq xmm0, rax"];
     Cvtsd2si32 Double -> Single, 1, ToInteger, ["cvtsd2si eax, xmm1", "movd xmm0, eax"];
@@ -508,7 +526,7 @@ mod tests {
         let (one, three) = ([Single::ONE, 0], [u64::from(3f32.to_bits()), 0]);
         let mut results = [[0; 2]; 2];
         let controls = [1, 2].map(|rounding| Mxcsr::from_bits_retain(rounding << 13));
-        let flags = compute::<Divss, Xmm, 2>(controls, &one, &three, &mut results);
+        let flags = Divss::compute(controls, &one, &three, &mut results);
         assert_eq!((results, flags), ([[0x3eaa_aaaa, 0], [0x3eaa_aaab, 0]], Mxcsr::PE));
         let control = |mxcsr: u32| Mxcsr::from_bits_retain(mxcsr).difference(Mxcsr::EXCEPTIONS);
         assert_eq!(control(host_mxcsr()), control(before));

@@ -3,7 +3,7 @@
 
 use bytemuck::Pod;
 
-use crate::model::registers::Vector;
+use crate::model::registers::{Extended, Vector};
 use crate::model::width::Width;
 
 /// A number in a vector register: 8, 16, 32 or 64 bits, little-endian, the first lane lowest.
@@ -69,14 +69,25 @@ pub(crate) trait Bits: Pod + Default {
     /// How many bytes they are.
     const BYTES: usize;
 
-    /// The low bits of a register.
-    fn low(vector: &Vector) -> &Self;
+    /// The low bits of a vector, which has no fewer.
+    fn low(vector: &[u64]) -> &Self;
+    /// The register of that number, if there is one: an MMX register where these are 64 bits, or the low bits of a
+    /// vector register.
+    fn register(extended: &Extended, number: u8) -> Option<&Self>;
     /// Little-endian quadwords.
     fn quadwords(&self) -> &[u64];
     /// Little-endian quadwords.
     fn quadwords_mut(&mut self) -> &mut [u64];
     /// Zeros above the quadword.
     fn from_low(quadword: u64) -> Self;
+
+    /// With zeros above.
+    #[inline(always)]
+    fn zero_extend(&self) -> Zmm {
+        let mut vector = Zmm::default();
+        vector[..Self::BYTES / 8].copy_from_slice(self.quadwords());
+        vector
+    }
 
     /// The integer at `index`, counted in its own size; zero beyond the end.
     #[inline(always)]
@@ -114,8 +125,16 @@ macro_rules! bits {
             const BYTES: usize = 8 * $quadwords;
 
             #[inline(always)]
-            fn low(vector: &Vector) -> &Self {
-                vector.0.first_chunk().unwrap_or(&[0; $quadwords])
+            fn low(vector: &[u64]) -> &Self {
+                vector.first_chunk().unwrap_or(&[0; $quadwords])
+            }
+            #[inline(always)]
+            fn register(extended: &Extended, number: u8) -> Option<&Self> {
+                if $quadwords == 1 {
+                    let register = extended.x87.r.get(usize::from(number))?;
+                    return Some(Self::low(core::slice::from_ref(&register.significand)));
+                }
+                extended.vector.get(usize::from(number)).map(|register| Self::low(&register.0))
             }
             #[inline(always)]
             fn quadwords(&self) -> &[u64] {
@@ -140,8 +159,37 @@ bits!(1, 2, 4, 8);
 /// A vector of up to 512 bits, zeros above what an instruction works on.
 pub(crate) type Zmm = [u64; 8];
 
+/// 256 bits.
+pub(crate) type Ymm = [u64; 4];
+
 /// 128 bits.
 pub(crate) type Xmm = [u64; 2];
+
+/// The 64 bits of an MMX register.
+pub(crate) type Mm = [u64; 1];
+
+/// Calls a function generic over [`Bits`] with a vector of so many bytes, 16 if it is none of these sizes.
+macro_rules! by_vector {
+    ($bytes:expr, $($function:ident)::+ $(, <$($more:tt),+>)?) => {
+        match $bytes {
+            64 => $($function)::+::<$crate::model::lane::Zmm $(, $($more),+)?>,
+            32 => $($function)::+::<$crate::model::lane::Ymm $(, $($more),+)?>,
+            _ => $($function)::+::<$crate::model::lane::Xmm $(, $($more),+)?>,
+        }
+    };
+}
+pub(crate) use by_vector;
+
+/// The same with 64 bits, too.
+macro_rules! by_bits {
+    ($bytes:expr, $($function:ident)::+ $(, <$($more:tt),+>)?) => {
+        match $bytes {
+            8 => $($function)::+::<$crate::model::lane::Mm $(, $($more),+)?>,
+            bytes => $crate::model::lane::by_vector!(bytes, $($function)::+ $(, <$($more),+>)?),
+        }
+    };
+}
+pub(crate) use by_bits;
 
 impl Vector {
     /// Replaces the low bits and leaves the others, as legacy SSE does.

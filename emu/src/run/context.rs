@@ -141,7 +141,7 @@ impl Context<'_> {
     /// The quadwords of XMM `number`.
     #[inline(always)]
     pub(crate) fn xmm(&self, number: u8) -> &Xmm {
-        Xmm::low(&self.registers.extended.vector[usize::from(number & 31)])
+        Xmm::low(&self.registers.extended.vector[usize::from(number & 31)].0)
     }
 
     /// Replaces the status flags, leaving the others.

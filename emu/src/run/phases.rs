@@ -1,9 +1,11 @@
 //! Fetch, work, commit: the phases of a vector instruction.
 //!
-//! A row's own function works on values: up to three sources of up to 512 bits, and a result. Where the sources come
-//! from and where the result goes are functions that are picked when the instruction is decoded, by its encoding and
-//! its operands, once for all rows: that is all in which MMX, SSE, VEX and EVEX encodings of an instruction differ.
+//! A row's own function works on values: up to three sources of 64 to 512 bits, and a result of as many. It reads
+//! registers in place. What else the sources are and where the result goes are functions that are picked when the
+//! instruction is decoded, by its encoding and its operands, once for all rows: that is all in which MMX, SSE, VEX and
+//! EVEX encodings of an instruction differ.
 
+mod commit;
 mod fetch;
 
 use iced_x86::{EncodingKind, Instruction, OpKind, Register, RoundingControl};
@@ -12,10 +14,12 @@ use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 pub(crate) use crate::model::lane::Zmm;
-use crate::model::memory::Access;
+use crate::model::lane::{Bits, by_bits};
+use crate::model::outcome::Outcome;
 use crate::model::registers::Mxcsr;
 use crate::model::registers::Rflags;
 use crate::run::context::Context;
+pub(crate) use commit::write_lanes;
 
 /// What a memory operand must be aligned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +37,19 @@ pub(crate) enum Alignment {
 /// AMD's misaligned exception mask (APM volume 1, section 4.4.3), reserved elsewhere and so never set there.
 const MXCSR_MM: u32 = 1 << 17;
 
-/// The sources in the manual's order.
+/// The sources in the manual's order, zeros above what the instruction works on.
 pub(crate) type Sources = [Zmm; 3];
 
-/// Reads the sources.
-pub(crate) type Fetch = fn(&mut Context<'_>, &mut Sources) -> Result<(), Exception>;
+/// Reads the source in memory to what were zeros, as many bits as the instruction works on, and finds what is raised
+/// before.
+type Fetch = fn(&mut Context<'_>, &mut [u64]) -> Result<(), Exception>;
+/// Computes the result of three sources and the immediate.
+type Work<B> = fn(&B, &B, &B, u8) -> B;
 /// Writes the result.
-pub(crate) type Commit = fn(&mut Context<'_>, &Zmm) -> Result<(), Exception>;
+type Commit = fn(&mut Context<'_>, &[u64]) -> Result<Outcome, Exception>;
+
+/// Stands for the number of a register where a source is none.
+const NO_REGISTER: u8 = u8::MAX;
 
 /// Which operands are the sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +158,8 @@ impl Layout {
 /// What decoding found out of a vector instruction's operands.
 #[derive(Clone, Copy)]
 pub(crate) struct Phases {
-    fetch: Fetch,
+    /// `None` where all sources are registers and may be read at once.
+    fetch: Option<Fetch>,
     commit: Commit,
     /// What it works on: 8 bytes of an MMX register, or 16, 32 or 64.
     width: u8,
@@ -158,9 +169,7 @@ pub(crate) struct Phases {
     count: u8,
     /// The numbers of their registers.
     registers: [u8; 3],
-    /// Which of the sources is in memory.
-    place: u8,
-    /// How much of it is read, in bytes.
+    /// How much is read of the one in memory, in bytes.
     bytes: u8,
     /// How large it is to the checks of its address, in bytes.
     checked: u8,
@@ -205,22 +214,16 @@ impl Embedded {
     }
 }
 
-/// The destination is no vector, and no memory.
-fn nothing(_: &mut Context<'_>, _: &Zmm) -> Result<(), Exception> {
-    Ok(())
-}
-
 impl Default for Phases {
     /// Those of an instruction that is no vector instruction.
     fn default() -> Phases {
         Phases {
-            fetch: |_, _| Ok(()),
-            commit: nothing,
+            fetch: None,
+            commit: commit::nothing,
             width: 16,
             result: 16,
             count: 0,
-            registers: [0; 3],
-            place: 0,
+            registers: [NO_REGISTER; 3],
             bytes: 0,
             checked: 0,
             alignment: Alignment::Any,
@@ -314,10 +317,10 @@ impl Phases {
         let (operands, implied) = numbers(form, layout.operands)?;
         let width = if layout.by_length { form.vector_length() } else { form.vector_width() };
         let in_memory = |index: &u32| instruction.op_kind(*index) == OpKind::Memory;
-        let place = operands.iter().position(|index| index.as_ref().is_some_and(in_memory));
+        let reads_memory = operands.iter().flatten().any(in_memory);
         let register = |index: Option<u32>| {
             let index = index.filter(|index| *index < instruction.op_count() && !in_memory(index));
-            index.map_or(0, |index| instruction.op_register(index).number() as u8)
+            index.map_or(NO_REGISTER, |index| instruction.op_register(index).number() as u8)
         };
         let mut registers = operands.map(register);
         let mut count = operands.iter().flatten().count();
@@ -340,13 +343,12 @@ impl Phases {
         let elements_of_result = layout.repeats || in_memory(&0);
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
-            fetch: fetch::pick(form, layout, place.is_some(), mmx, mask != 0 && suppresses),
-            commit: commit(form, layout, mmx, mask)?,
+            fetch: fetch::pick(form, layout, width, reads_memory, mmx, mask != 0 && suppresses),
+            commit: commit::pick(form, layout, mmx, mask, [width, result])?,
             width: width as u8,
             result: result as u8,
             count: count as u8,
             registers,
-            place: place.unwrap_or(0) as u8,
             bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
             checked: size as u8,
             alignment: match layout.alignment {
@@ -456,22 +458,49 @@ impl Context<'_> {
         }
     }
 
-    /// Reads the sources.
+    /// Reads the source that is in memory, if one is, to what were zeros.
     #[inline(always)]
-    pub(crate) fn fetch(&mut self, sources: &mut Sources) -> Result<(), Exception> {
-        (self.phases.fetch)(self, sources)
+    pub(crate) fn fetch<B: Bits>(&mut self, memory: &mut B) -> Result<(), Exception> {
+        self.phases.fetch.map_or(Ok(()), |fetch| fetch(self, memory.quadwords_mut()))
+    }
+
+    /// The sources, `memory` having been fetched: it also stands for those that the instruction does not have.
+    #[inline(always)]
+    pub(crate) fn sources<'s, B: Bits>(&'s self, memory: &'s B) -> [&'s B; 3] {
+        let extended = &self.registers.extended;
+        self.phases.registers.map(|number| B::register(extended, number).unwrap_or(memory))
+    }
+
+    /// Fetches copies of all sources, for what does not know how many bits they have.
+    pub(crate) fn fetch_copies(&mut self) -> Result<Sources, Exception> {
+        fn copies<B: Bits>(c: &mut Context<'_>) -> Result<Sources, Exception> {
+            let mut memory = B::default();
+            c.fetch(&mut memory)?;
+            Ok(c.sources(&memory).map(Bits::zero_extend))
+        }
+        by_bits!(self.phases.width(), copies)(self)
+    }
+
+    /// Fetch, work, commit. All rows share it, so that what is compiled for each is its work alone.
+    #[inline(never)]
+    pub(crate) fn work<B: Bits>(&mut self, work: Work<B>) -> Result<Outcome, Exception> {
+        let mut memory = B::default();
+        self.fetch(&mut memory)?;
+        let [first, second, third] = self.sources(&memory);
+        let result = work(first, second, third, self.decoded.immediate as u8);
+        self.commit(&result)
     }
 
     /// Writes the result.
     #[inline(always)]
-    pub(crate) fn commit(&mut self, result: &Zmm) -> Result<(), Exception> {
-        (self.phases.commit)(self, result)
+    pub(crate) fn commit<B: Bits>(&mut self, result: &B) -> Result<Outcome, Exception> {
+        (self.phases.commit)(self, result.quadwords())
     }
 
     /// Writes the result whatever the mask is, and clears what lies above it.
     #[inline(always)]
     pub(crate) fn commit_unmasked(&mut self, result: &Zmm) {
-        *destination(self) = *result;
+        *commit::destination(self) = *result;
     }
 
     /// Writes a result of one bit for each of `lanes` lanes to the mask register that operand 0 names.
@@ -482,33 +511,38 @@ impl Context<'_> {
         self.registers.extended.opmask[number] = result & lanes & self.write_mask();
     }
 
-    /// Puts 1.0 into the lanes that the mask leaves out, which raises nothing, whatever is computed of it.
+    /// Lets a function see the sources, with 1.0 in the lanes that the mask leaves out: that raises nothing, whatever is
+    /// computed of it.
     #[inline(always)]
-    pub(crate) fn without_masked(&self, sources: &mut Sources) {
-        let phases = &self.phases;
-        if phases.mask != 0 {
-            self.replace_masked(sources);
+    pub(crate) fn with_sources<B: Bits, R>(&self, memory: &B, function: impl FnOnce([&B; 3]) -> R) -> R {
+        let replaced;
+        let mut sources = self.sources(memory);
+        if self.phases.mask != 0 {
+            replaced = self.without_masked(memory);
+            sources = replaced.each_ref();
         }
+        function(sources)
     }
 
     #[inline(never)]
-    fn replace_masked(&self, sources: &mut Sources) {
+    fn without_masked<B: Bits>(&self, memory: &B) -> [B; 3] {
         let phases = &self.phases;
         let (lane, one) = match phases.from {
             2 => (2, 0x3c00_3c00_3c00_3c00),
             4 => (4, 0x3f80_0000_3f80_0000),
             _ => (8, 0x3ff0_0000_0000_0000),
         };
-        let lanes = u64::MAX >> (64 - phases.lanes().clamp(1, 64));
-        let mask = !self.write_mask() & lanes;
+        let mask = !self.write_mask() & lowest(phases.lanes());
         // A scalar conversion copies the rest of the first source, whose elements have another size.
         let copied = usize::from(phases.count == 2 && phases.from != phases.lane);
+        let mut sources = self.sources(memory).map(|source| *source);
         for source in sources.iter_mut().take(usize::from(phases.count)).skip(copied) {
-            for (index, quadword) in source.iter_mut().enumerate() {
+            for (index, quadword) in source.quadwords_mut().iter_mut().enumerate() {
                 let replaced = spread(mask, lane, index);
                 *quadword = *quadword & !replaced | one & replaced;
             }
         }
+        sources
     }
 
     /// The lanes that the mask leaves, as bits.
@@ -521,160 +555,44 @@ impl Context<'_> {
     }
 }
 
-/// How the result is written to the register that operand 0 names.
-fn commit(form: &Form<'_>, layout: &Layout, mmx: bool, mask: u8) -> Option<Commit> {
-    let instruction = form.instruction;
-    if instruction.op_kind(0) == OpKind::Memory {
-        return Some(match (mmx, mask) {
-            (true, _) => mmx_to_memory,
-            (false, 0) => to_memory,
-            (false, _) => to_masked_memory,
-        });
-    }
-    if instruction.op_kind(0) != OpKind::Register || !is_vector(instruction.op_register(0)) {
-        return Some(if mmx { mmx_to_nothing } else { nothing });
-    }
-    let zeroing = instruction.zeroing_masking();
-    Some(match (form.encoding(), mask, zeroing, layout.lane, layout.scalar) {
-        _ if mmx => to_mmx,
-        (EncodingKind::Legacy, ..) => to_legacy,
-        (_, 0, ..) => to_whole,
-        (_, _, false, 2, true) => to_lowest::<2, false>,
-        (_, _, false, 4, true) => to_lowest::<4, false>,
-        (_, _, false, 8, true) => to_lowest::<8, false>,
-        (_, _, true, 2, true) => to_lowest::<2, true>,
-        (_, _, true, 4, true) => to_lowest::<4, true>,
-        (_, _, true, 8, true) => to_lowest::<8, true>,
-        (_, _, false, 1, false) => to_masked::<1, false>,
-        (_, _, false, 2, false) => to_masked::<2, false>,
-        (_, _, false, 4, false) => to_masked::<4, false>,
-        (_, _, false, 8, false) => to_masked::<8, false>,
-        (_, _, true, 1, false) => to_masked::<1, true>,
-        (_, _, true, 2, false) => to_masked::<2, true>,
-        (_, _, true, 4, false) => to_masked::<4, true>,
-        (_, _, true, 8, false) => to_masked::<8, true>,
-        _ => return None,
-    })
-}
-
-#[inline(always)]
-fn destination<'a>(c: &'a mut Context<'_>) -> &'a mut Zmm {
-    &mut c.registers.extended.vector[usize::from(c.decoded.operand[0].number & 31)].0
-}
-
-fn to_mmx(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    let x87 = &mut c.registers.extended.x87;
-    x87.set_mm(c.decoded.operand[0].number, result[0]);
-    x87.enter_mmx();
-    Ok(())
-}
-
-/// The destination is no vector, and no memory, but there is an MMX register among the sources.
-fn mmx_to_nothing(c: &mut Context<'_>, _: &Zmm) -> Result<(), Exception> {
-    c.registers.extended.x87.enter_mmx();
-    Ok(())
-}
-
-/// To memory, from an MMX register.
-fn mmx_to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    c.about_to_store_mmx();
-    to_memory(c, result)?;
-    mmx_to_nothing(c, result)
-}
-
-/// What lies above 128 bits stays.
-fn to_legacy(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    destination(c)[..2].copy_from_slice(&result[..2]);
-    Ok(())
-}
-
-/// What lies above the result is cleared.
-fn to_whole(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    *destination(c) = *result;
-    Ok(())
-}
-
-/// As [`to_whole`] for lanes that the mask leaves; the others stay, or are cleared.
-fn to_masked<const LANE: usize, const ZEROING: bool>(
-    c: &mut Context<'_>,
-    result: &Zmm,
-) -> Result<(), Exception> {
-    write_lanes::<LANE, ZEROING>(c, result, c.write_mask());
-    Ok(())
-}
-
-/// As [`to_masked`], for another mask than the instruction's.
-#[inline(always)]
-pub(crate) fn write_lanes<const LANE: usize, const ZEROING: bool>(
-    c: &mut Context<'_>,
-    result: &Zmm,
-    mask: u64,
-) {
-    let length = usize::from(c.phases.result);
-    for (index, (to, result)) in destination(c).iter_mut().zip(result).enumerate() {
-        let within = match length.saturating_sub(8 * index) {
-            0 => 0,
-            bytes => u64::MAX >> (64 - 8 * bytes.min(8)),
-        };
-        let chosen = spread(mask, LANE, index) & within;
-        let kept = if ZEROING { 0 } else { *to & !chosen & within };
-        *to = kept | result & chosen;
-    }
-}
-
-/// To memory.
-fn to_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let address = c.linear();
-    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
-    let bytes: &[u8] = bytemuck::cast_slice(result);
-    c.memory.write(address, &bytes[..usize::from(phases.bytes).min(64)])?;
-    Ok(())
-}
-
-/// To memory, the elements that the mask leaves; the others are not looked at, unless the row says so.
-fn to_masked_memory(c: &mut Context<'_>, result: &Zmm) -> Result<(), Exception> {
-    let phases = &c.phases;
-    let (length, element) = (usize::from(phases.bytes).min(64), usize::from(phases.element).max(1));
-    let (address, mask) = (c.linear(), c.write_mask() & lowest(length / element));
-    if !phases.suppresses {
-        c.check_vector(address, length, Alignment::Any)?;
-        c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
-    } else if mask != 0 {
-        c.check_masked::<true>(address, length, mask)?;
-    }
-    let bytes: &[u8] = bytemuck::cast_slice(result);
-    c.store_elements(&bytes[..length], element, mask)
-}
-
-/// As [`to_whole`], but for the lowest element if the mask leaves it out, which stays, or is cleared.
-fn to_lowest<const LANE: usize, const ZEROING: bool>(
-    c: &mut Context<'_>,
-    result: &Zmm,
-) -> Result<(), Exception> {
-    let chosen = c.write_mask() & 1 != 0;
-    let to = destination(c);
-    let lowest = u64::MAX >> (64 - 8 * LANE);
-    let low = match (chosen, ZEROING) {
-        (true, _) => result[0],
-        (false, true) => result[0] & !lowest,
-        (false, false) => result[0] & !lowest | to[0] & lowest,
-    };
-    *to = *result;
-    to[0] = low;
-    Ok(())
-}
-
 /// Quadword `index` of a vector whose lanes of `lane` bytes are ones where the mask is set.
 #[inline(always)]
 pub(crate) fn spread(mask: u64, lane: usize, index: usize) -> u64 {
-    let lanes = 8 / lane;
-    let mut bits = mask >> ((index * lanes) & 63);
-    let ones = u64::MAX >> (64 - 8 * lane);
-    let mut spread = 0;
-    for position in 0..lanes {
-        spread |= if bits & 1 != 0 { ones << (8 * lane * position) } else { 0 };
-        bits >>= 1;
+    let bits = 8 * lane as u32;
+    let ones = u64::MAX >> (64 - bits);
+    // One in each lane, and in each the bit that has its number.
+    let (each, numbers) = match lane {
+        1 => (0x0101_0101_0101_0101, 0x8040_2010_0804_0201),
+        2 => (0x0001_0001_0001_0001, 0x0008_0004_0002_0001),
+        4 => (0x0000_0001_0000_0001, 0x0000_0002_0000_0001),
+        _ => (1, 1),
+    };
+    let lanes = (mask >> ((index * 8 / lane) & 63)) & (u64::MAX >> (64 - 8 / lane));
+    let chosen = lanes.wrapping_mul(each) & numbers;
+    // The top bit of each lane is set by a carry if another one is, or is set itself.
+    let top = each << (bits - 1);
+    let carried = (chosen & !top).wrapping_add(!top) | chosen;
+    ((carried & top) >> (bits - 1)).wrapping_mul(ones)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit after bit, for masks in which each bit is set and clear next to others of both kinds.
+    #[test]
+    fn a_mask_is_spread_to_its_lanes() {
+        let masks =
+            (0..=u64::from(u16::MAX)).map(|bits| bits.wrapping_mul(0x0001_8001_2001_0001)).chain([u64::MAX]);
+        for mask in masks {
+            for lane in [1, 2, 4, 8] {
+                for index in 0..8 {
+                    let byte = |byte: usize| mask >> ((8 * index + byte) / lane) & 1;
+                    let expected =
+                        (0..8).fold(0, |spread, place| spread | (byte(place) * 0xff) << (8 * place));
+                    assert_eq!(spread(mask, lane, index), expected, "{mask:#x}, {lane}, {index}");
+                }
+            }
+        }
     }
-    spread
 }

@@ -67,8 +67,7 @@ fn compute<O: ElementOp, const SKIPPED: usize>(
     result: &mut Zmm,
     upper: Option<usize>,
 ) -> Result<(), Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let mut sources = c.fetch_copies()?;
     if let Some(upper) = upper {
         result[..2].copy_from_slice(&sources[upper][..2]);
     }
@@ -89,8 +88,7 @@ fn compute<O: ElementOp, const SKIPPED: usize>(
 pub(crate) fn packed<O: ElementOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let mut result = Zmm::default();
     compute::<O, 0>(c, &mut result, None)?;
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
 }
 
 /// The lowest, and the others from source `UPPER`.
@@ -99,8 +97,7 @@ pub(crate) fn scalar<O: ElementOp, const SKIPPED: usize, const UPPER: usize>(
 ) -> Result<Outcome, Exception> {
     let mut result = Zmm::default();
     compute::<O, SKIPPED>(c, &mut result, Some(UPPER))?;
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
 }
 
 /// To a mask register, a bit for each lane.

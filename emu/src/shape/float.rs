@@ -10,13 +10,13 @@ use crate::decode::form::{Form, Shape};
 use crate::host::sse::HostOp;
 use crate::model::exception::Exception;
 use crate::model::format::Format;
-use crate::model::lane::{Bits, Lane, Xmm};
+use crate::model::lane::{Bits, Lane, Xmm, by_vector};
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Mxcsr, Rflags};
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Alignment, Embedded, Sources, Zmm};
+use crate::run::phases::{Alignment, Embedded};
 use crate::run::place::{Mem, Source as _};
 use crate::vector::float;
 
@@ -88,16 +88,19 @@ fn apply<O: FloatOp, B: Bits>(c: &mut Context<'_>, first: &B, second: &B) -> Res
     Ok(result)
 }
 
-/// The low bits of a vector.
-#[inline(always)]
-fn low<B: Bits>(vector: &Zmm) -> &B {
-    &bytemuck::cast_slice(vector)[0]
-}
+/// [`FloatOp::apply`].
+type Apply<B> = fn(&B, &B, u8, &mut Mxcsr, &mut B) -> Result<(), Exception>;
 
-/// The low bits of a vector.
+/// Fetches and computes. All rows share it, so that what is compiled for each is its operation alone.
 #[inline(always)]
-fn low_mut<B: Bits>(vector: &mut Zmm) -> &mut B {
-    &mut bytemuck::cast_slice_mut(vector)[0]
+fn fetch_and_apply<B: Bits>(c: &mut Context<'_>, apply: Apply<B>, result: &mut B) -> Result<(), Exception> {
+    let mut memory = B::default();
+    c.fetch(&mut memory)?;
+    with_mxcsr(c, |c, mxcsr| {
+        c.with_sources(&memory, |[first, second, _]| {
+            apply(first, second, c.decoded.immediate as u8, mxcsr, result)
+        })
+    })
 }
 
 /// Rows of operations under MXCSR: `packed` ones on two sources, `each` on one, `scalar` on the lowest elements of
@@ -132,22 +135,16 @@ pub(crate) use float_row;
 
 /// Vectors, or their lowest elements: ADDPS, ADDSS.
 pub(crate) fn float<O: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn run<O: FloatOp, B: Bits>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let (mut sources, mut result) = (Sources::default(), Zmm::default());
-        c.fetch(&mut sources)?;
-        c.without_masked(&mut sources);
-        let (first, second) = (low::<B>(&sources[0]), low::<B>(&sources[1]));
-        with_mxcsr(c, |c, mxcsr| {
-            O::apply(first, second, c.decoded.immediate as u8, mxcsr, low_mut(&mut result))
-        })?;
-        c.commit(&result)?;
-        Ok(Outcome::Next)
+    fn run<B: Bits, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        compute::<B>(c, O::apply)
     }
-    Some(match form.vector_length() {
-        64 => run::<O, Zmm>,
-        32 => run::<O, [u64; 4]>,
-        _ => run::<O, Xmm>,
-    })
+    #[inline(never)]
+    fn compute<B: Bits>(c: &mut Context<'_>, apply: Apply<B>) -> Result<Outcome, Exception> {
+        let mut result = B::default();
+        fetch_and_apply(c, apply, &mut result)?;
+        c.commit(&result)
+    }
+    Some(by_vector!(form.vector_length(), run, <O>))
 }
 
 /// The operation of one source, which is the first.
@@ -226,13 +223,13 @@ pub(crate) use from_general_row;
 /// A general register or memory to an element: CVTSI2SS, by operations for 32 and 64 bits.
 pub(crate) fn from_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let (mut sources, mut result) = (Sources::default(), Zmm::default());
-        c.fetch(&mut sources)?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
         let last = c.decoded.instruction.op_count().saturating_sub(1) as usize;
         let source = Xmm::from_low(c.read::<W>(last & 3)?.zero_extend());
-        *low_mut(&mut result) = apply::<O, Xmm>(c, low(&sources[0]), &source)?;
-        c.commit(&result)?;
-        Ok(Outcome::Next)
+        let [first, ..] = c.sources::<Xmm>(&memory).map(|source| *source);
+        let result = apply::<O, Xmm>(c, &first, &source)?;
+        c.commit(&result)
     }
     match form.size(form.instruction.op_count().checked_sub(1)?) {
         4 => Some(run::<u32, Narrow>),
@@ -254,9 +251,10 @@ pub(crate) use to_general_row;
 /// An element to a general register: CVTSS2SI, by operations for 32 and 64 bits.
 pub(crate) fn to_general<Narrow: FloatOp, Wide: FloatOp>(form: &Form<'_>) -> Option<Execute> {
     fn run<W: Width, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut sources = Sources::default();
-        c.fetch(&mut sources)?;
-        let result = apply::<O, Xmm>(c, low(&sources[0]), low(&sources[0]))?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
+        let [source, ..] = c.sources::<Xmm>(&memory).map(|source| *source);
+        let result = apply::<O, Xmm>(c, &source, &source)?;
         c.decoded.operand[0].set(c.registers, W::truncate(result[0]));
         Ok(Outcome::Next)
     }
@@ -334,9 +332,12 @@ pub(crate) trait FloatFlags {
 
 pub(crate) fn to_flags<O: FloatFlags>(_: &Form<'_>) -> Option<Execute> {
     fn run<O: FloatFlags>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut sources = Sources::default();
-        c.fetch(&mut sources)?;
-        let flags = with_mxcsr(c, |_, mxcsr| O::apply::<Xmm>(low(&sources[0]), low(&sources[1]), mxcsr))?;
+        let mut memory = Xmm::default();
+        c.fetch(&mut memory)?;
+        let flags = with_mxcsr(c, |c, mxcsr| {
+            let [first, second, _] = c.sources(&memory);
+            O::apply(first, second, mxcsr)
+        })?;
         c.set_status(flags);
         Ok(Outcome::Next)
     }
@@ -355,16 +356,11 @@ pub(crate) use to_flags_row;
 
 /// A comparison, by the functions for legacy encodings, for others, and for those whose result are bits of a mask.
 pub(crate) fn compare<Legacy: FloatOp, Vex: FloatOp>(form: &Form<'_>) -> Option<Execute> {
-    fn to_mask<O: FloatOp, B: Bits>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let (mut sources, mut result) = (Sources::default(), Zmm::default());
-        c.fetch(&mut sources)?;
-        c.without_masked(&mut sources);
-        let (first, second) = (low::<B>(&sources[0]), low::<B>(&sources[1]));
-        with_mxcsr(c, |c, mxcsr| {
-            O::apply(first, second, c.decoded.immediate as u8, mxcsr, low_mut(&mut result))
-        })?;
+    fn to_mask<B: Bits, O: FloatOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let mut result = B::default();
+        fetch_and_apply(c, O::apply, &mut result)?;
         let lanes = c.phases.lanes();
-        let bytes: &[u8] = bytemuck::cast_slice(&result);
+        let bytes = result.lanes::<u8>();
         let bits = bytes.chunks_exact(size_of::<O::Lane>()).take(lanes).enumerate();
         let bits = bits.fold(0, |bits, (index, lane)| bits | u64::from(lane[0] & 1) << (index & 63));
         c.commit_mask(bits, lanes);
@@ -373,10 +369,8 @@ pub(crate) fn compare<Legacy: FloatOp, Vex: FloatOp>(form: &Form<'_>) -> Option<
     if form.encoding() == EncodingKind::Legacy {
         return float::<Legacy>(form);
     }
-    match (form.instruction.op_register(0).is_k(), form.vector_length()) {
-        (false, _) => float::<Vex>(form),
-        (true, 64) => Some(to_mask::<Vex, Zmm>),
-        (true, 32) => Some(to_mask::<Vex, [u64; 4]>),
-        (true, _) => Some(to_mask::<Vex, Xmm>),
+    match form.instruction.op_register(0).is_k() {
+        true => Some(by_vector!(form.vector_length(), to_mask, <Vex>)),
+        false => float::<Vex>(form),
     }
 }

@@ -9,22 +9,20 @@ use iced_x86::CpuidFeature;
 use crate::decode::form::{Form, Shape};
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
-use crate::model::lane::{Blocks, Lane};
+use crate::model::lane::{Bits, Blocks, Lane, Mm, Xmm, Ymm, Zmm, by_bits, by_vector};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Sources, Zmm};
 use crate::run::row::Row;
 
 /// A row of a vector instruction: its work as a type, and what decoding must know of its operands.
 macro_rules! work_row {
-    ([$($mnemonic:ident),+], $flags:expr, $layout:expr, $work:ty) => {
-        $crate::run::row::Row {
-            name: stringify!($($mnemonic)/+),
-            mnemonics: &[$(iced_x86::Mnemonic::$mnemonic),+],
-            flags: $flags,
-            select: |_| Some($crate::shape::vector::run::<$work>),
-            vector: Some($layout),
-        }
+    // None of its operands are MMX registers.
+    ($mnemonics:tt, vectors, $flags:expr, $layout:expr, $work:ty) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::work_of_vectors::<$work>)
+            .with($layout)
+    };
+    ($mnemonics:tt, $flags:expr, $layout:expr, $work:ty) => {
+        $crate::shape::row!($mnemonics, Select, $flags, $crate::shape::vector::work::<$work>).with($layout)
     };
 }
 pub(crate) use work_row;
@@ -193,21 +191,17 @@ macro_rules! vector_row {
     // `Two`, `Three` or `With` says what the sources are.
     ($mnemonics:tt, Across<$lane:ty>, $flags:expr, $operands:ident, $function:expr) => {{
         struct Op;
-        impl $crate::shape::vector::Work for Op {
+        impl<B: $crate::model::lane::Bits> $crate::shape::vector::Work<B> for Op {
             #[inline]
-            fn work(
-                sources: &$crate::run::phases::Sources,
-                width: usize,
-                immediate: u8,
-                result: &mut $crate::run::phases::Zmm,
-            ) {
-                $crate::shape::vector::across::<$lane>(sources, width, result, |sources, index| {
+            fn work(sources: [&B; 3], immediate: u8) -> B {
+                $crate::shape::vector::across::<$lane, B>(sources, |sources, index| {
                     ($function)(sources, index, immediate)
-                });
+                })
             }
         }
         $crate::shape::vector::work_row!(
             $mnemonics,
+            vectors,
             $flags,
             $crate::run::phases::Layout::new(
                 $crate::run::phases::Operands::$operands,
@@ -322,15 +316,10 @@ pub(crate) use vector_row;
 macro_rules! lanes_row {
     ($mnemonics:tt, $lane:ty, $flags:expr, $operands:ident, |$sources:ident, $immediate:ident| $call:expr) => {{
         struct Op;
-        impl $crate::shape::vector::Work for Op {
+        impl<B: $crate::model::lane::Bits> $crate::shape::vector::Work<B> for Op {
             #[inline]
-            fn work(
-                sources: &$crate::run::phases::Sources,
-                width: usize,
-                $immediate: u8,
-                result: &mut $crate::run::phases::Zmm,
-            ) {
-                $crate::shape::vector::by_lanes::<$lane>(sources, width, result, |$sources| $call);
+            fn work(sources: [&B; 3], $immediate: u8) -> B {
+                $crate::shape::vector::by_lanes::<$lane, B>(sources, |$sources| $call)
             }
         }
         $crate::shape::vector::work_row!(
@@ -379,20 +368,16 @@ pub(crate) use blocks_row;
 macro_rules! block_128_row {
     ($mnemonics:tt, $lane:ty, $flags:expr, $operands:ident, |$sources:ident, $immediate:ident| $call:expr) => {{
         struct Op;
-        impl $crate::shape::vector::Work for Op {
+        impl<B: $crate::model::lane::Bits> $crate::shape::vector::Work<B> for Op {
             #[inline]
-            fn work(
-                sources: &$crate::run::phases::Sources,
-                width: usize,
-                $immediate: u8,
-                result: &mut $crate::run::phases::Zmm,
-            ) {
+            fn work(sources: [&B; 3], $immediate: u8) -> B {
                 type Block = <$lane as $crate::model::lane::Lane>::Block128;
-                $crate::shape::vector::by_blocks_128::<Block>(sources, width, result, |$sources| $call);
+                $crate::shape::vector::by_blocks_128::<Block, B>(sources, |$sources| $call)
             }
         }
         $crate::shape::vector::work_row!(
             $mnemonics,
+            vectors,
             $flags,
             $crate::run::phases::Layout::new($crate::run::phases::Operands::$operands, size_of::<$lane>())
                 .whole(),
@@ -415,109 +400,73 @@ impl Form<'_> {
     }
 }
 
-/// What a vector instruction does to values.
-pub(crate) trait Work {
-    /// Computes the low `width` bytes of the result, which is zero before; the sources are zero above them.
-    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm);
+/// What a vector instruction does to values of so many bits.
+pub(crate) trait Work<B: Bits> {
+    /// Computes the result. Sources that the instruction does not have are of no use.
+    fn work(sources: [&B; 3], immediate: u8) -> B;
 }
 
 /// Fetch, work, commit.
-pub(crate) fn run<O: Work>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let (mut sources, mut result) = (Sources::default(), Zmm::default());
-    c.fetch(&mut sources)?;
-    let (width, immediate) = (c.phases.width(), c.decoded.immediate as u8);
-    O::work(&sources, width, immediate, &mut result);
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+pub(crate) fn run<B: Bits, O: Work<B>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+    c.work::<B>(|first, second, third, immediate| O::work([first, second, third], immediate))
 }
 
-/// As lanes.
-#[inline(always)]
-pub(crate) fn lanes_of<T: Lane>(vector: &Zmm) -> &[T] {
-    bytemuck::cast_slice(vector)
+/// The function for the registers of the form, MMX registers among them.
+pub(crate) fn work<O: Work<Mm> + Work<Xmm> + Work<Ymm> + Work<Zmm>>(form: &Form<'_>) -> Option<Execute> {
+    Some(by_bits!(form.vector_width(), run, <O>))
 }
 
-/// As lanes.
-#[inline(always)]
-pub(crate) fn lanes_of_mut<T: Lane>(vector: &mut Zmm) -> &mut [T] {
-    bytemuck::cast_slice_mut(vector)
+/// The function for the registers of the form, which are no MMX registers.
+pub(crate) fn work_of_vectors<O: Work<Xmm> + Work<Ymm> + Work<Zmm>>(form: &Form<'_>) -> Option<Execute> {
+    Some(by_vector!(form.vector_width(), run, <O>))
 }
 
-/// Lane by lane. Each width has a loop of its own, whose length is known.
+/// Lane by lane.
 #[inline(always)]
-pub(crate) fn by_lanes<T: Lane>(
-    sources: &Sources,
-    width: usize,
-    result: &mut Zmm,
-    operation: impl Fn([T; 3]) -> T,
-) {
-    match width {
-        16 => lanes_within::<T, 16>(sources, result, operation),
-        32 => lanes_within::<T, 32>(sources, result, operation),
-        64 => lanes_within::<T, 64>(sources, result, operation),
-        _ => lanes_within::<T, 8>(sources, result, operation),
-    }
-}
-
-/// The lanes of the low `BYTES` bytes.
-#[inline(always)]
-fn lanes_within<T: Lane, const BYTES: usize>(
-    [first, second, third]: &Sources,
-    result: &mut Zmm,
-    operation: impl Fn([T; 3]) -> T,
-) {
-    let sources = lanes_of::<T>(first).iter().zip(lanes_of::<T>(second)).zip(lanes_of::<T>(third));
-    let lanes = lanes_of_mut::<T>(result).iter_mut().take(BYTES / size_of::<T>());
-    for (result, ((first, second), third)) in lanes.zip(sources) {
+pub(crate) fn by_lanes<T: Lane, B: Bits>(sources: [&B; 3], operation: impl Fn([T; 3]) -> T) -> B {
+    let mut result = B::default();
+    let [first, second, third] = sources.map(B::lanes::<T>);
+    let sources = first.iter().zip(second).zip(third);
+    for (result, ((first, second), third)) in result.lanes_mut().iter_mut().zip(sources) {
         *result = operation([*first, *second, *third]);
     }
+    result
 }
 
 /// Each lane from all lanes of the sources.
 #[inline(always)]
-pub(crate) fn across<T: Lane>(
-    sources: &Sources,
-    width: usize,
-    result: &mut Zmm,
-    operation: impl Fn([&[T]; 3], usize) -> T,
-) {
-    let count = width / size_of::<T>();
-    let sources = [0, 1, 2].map(|number| lanes_of::<T>(&sources[number]).get(..count).unwrap_or_default());
-    for (index, result) in lanes_of_mut::<T>(result).iter_mut().enumerate().take(count) {
+pub(crate) fn across<T: Lane, B: Bits>(sources: [&B; 3], operation: impl Fn([&[T]; 3], usize) -> T) -> B {
+    let mut result = B::default();
+    let sources = sources.map(B::lanes::<T>);
+    for (index, result) in result.lanes_mut().iter_mut().enumerate() {
         *result = operation(sources, index);
     }
+    result
 }
 
 /// Block by block of 128 bits.
 #[inline(always)]
-pub(crate) fn by_blocks_128<B: bytemuck::Pod>(
-    [first, second, third]: &Sources,
-    width: usize,
-    result: &mut Zmm,
-    operation: impl Fn([&B; 3]) -> B,
-) {
-    let blocks = |vector| bytemuck::cast_slice::<u64, B>(vector);
-    let sources = blocks(first).iter().zip(blocks(second)).zip(blocks(third));
-    let results = bytemuck::cast_slice_mut::<u64, B>(result).iter_mut().take(width / 16);
-    for (result, ((first, second), third)) in results.zip(sources) {
+pub(crate) fn by_blocks_128<T: bytemuck::Pod, B: Bits>(
+    sources: [&B; 3],
+    operation: impl Fn([&T; 3]) -> T,
+) -> B {
+    let mut result = B::default();
+    let [first, second, third] = sources.map(|source| bytemuck::cast_slice::<u64, T>(source.quadwords()));
+    let sources = first.iter().zip(second).zip(third);
+    let results = bytemuck::cast_slice_mut::<u64, T>(result.quadwords_mut());
+    for (result, ((first, second), third)) in results.iter_mut().zip(sources) {
         *result = operation([first, second, third]);
     }
+    result
 }
 
 /// Blocks of 128 bits, or of the 64 of MMX.
 pub(crate) struct ByBlocks<T, O>(T, O);
 
-impl<T: Lane, O: Blocks<T>> Work for ByBlocks<T, O> {
+impl<B: Bits, T: Lane, O: Blocks<T>> Work<B> for ByBlocks<T, O> {
     #[inline]
-    fn work([first, second, _]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
-        if width == 8 {
-            result[..1].copy_from_slice(&T::by_blocks::<[u64; 1], O>(&[first[0]], &[second[0]], immediate));
-            return;
-        }
-        let sources = first.as_chunks().0.iter().zip(second.as_chunks().0);
-        for (result, (first, second)) in result.as_chunks_mut().0.iter_mut().take(width / 16).zip(sources) {
-            *result = T::by_blocks::<[u64; 2], O>(first, second, immediate);
-        }
+    fn work([first, second, _]: [&B; 3], immediate: u8) -> B {
+        T::by_blocks::<B, O>(first, second, immediate)
     }
 }
 
@@ -541,34 +490,36 @@ pub(crate) trait Compare<T: Lane> {
 /// Its result as ones in a lane.
 pub(crate) struct ToLanes<T, O>(T, O);
 
-impl<T: Lane, O: Compare<T>> Work for ToLanes<T, O> {
+impl<B: Bits, T: Lane, O: Compare<T>> Work<B> for ToLanes<T, O> {
     #[inline]
-    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
-        let ones = <T as bytemuck::Zeroable>::zeroed();
-        let ones = bytemuck::bytes_of(&ones).iter().map(|_| 0xff);
-        let mut bytes = [0; 8];
-        bytes.iter_mut().zip(ones).for_each(|(to, from)| *to = from);
-        let ones: T = bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()]);
-        by_lanes::<T>(sources, width, result, |[first, second, _]| {
-            if O::apply(first, second, immediate) { ones } else { T::zeroed() }
-        });
+    fn work(sources: [&B; 3], immediate: u8) -> B {
+        let ones: T = bytemuck::pod_read_unaligned(&[0xff; 8][..size_of::<T>()]);
+        by_lanes(
+            sources,
+            |[first, second, _]| {
+                if O::apply(first, second, immediate) { ones } else { T::zeroed() }
+            },
+        )
     }
 }
 
 pub(crate) fn compare<T: Lane, O: Compare<T>>(form: &Form<'_>) -> Option<Execute> {
-    fn to_mask<T: Lane, O: Compare<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut sources = Sources::default();
-        c.fetch(&mut sources)?;
-        let (lanes, immediate) = (c.phases.width() / size_of::<T>(), c.decoded.immediate as u8);
-        let pairs = lanes_of::<T>(&sources[0]).iter().zip(lanes_of::<T>(&sources[1])).take(lanes);
+    fn to_mask<B: Bits, T: Lane, O: Compare<T>>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
+        let mut memory = B::default();
+        c.fetch(&mut memory)?;
+        let immediate = c.decoded.immediate as u8;
+        let [first, second, _] = c.sources(&memory).map(B::lanes::<T>);
+        let pairs = first.iter().zip(second);
         let bits = pairs.enumerate().fold(0, |bits, (index, (first, second))| {
             bits | u64::from(O::apply(*first, *second, immediate)) << (index & 63)
         });
-        c.commit_mask(bits, lanes);
+        c.commit_mask(bits, B::BYTES / size_of::<T>());
         Ok(Outcome::Next)
     }
-    let is_mask = form.instruction.op_register(0).is_k();
-    Some(if is_mask { to_mask::<T, O> } else { run::<ToLanes<T, O>> })
+    match form.instruction.op_register(0).is_k() {
+        true => Some(by_vector!(form.vector_width(), to_mask, <T, O>)),
+        false => work::<ToLanes<T, O>>(form),
+    }
 }
 
 /// All lanes shifted by one count: the immediate, or the low quadword of the second source.
@@ -581,35 +532,36 @@ pub(crate) struct ByCount<T, O>(T, O);
 /// The count is the immediate.
 pub(crate) struct ByImmediate<T, O>(T, O);
 
-impl<T: Lane, O: LaneShift<T>> Work for ByCount<T, O> {
+impl<B: Bits, T: Lane, O: LaneShift<T>> Work<B> for ByCount<T, O> {
     #[inline]
-    fn work(sources: &Sources, width: usize, _: u8, result: &mut Zmm) {
-        let count = sources[1][0];
-        by_lanes::<T>(sources, width, result, |[lane, ..]| O::apply(lane, count));
+    fn work(sources: [&B; 3], _: u8) -> B {
+        let count = sources[1].quadwords()[0];
+        by_lanes(sources, |[lane, ..]| O::apply(lane, count))
     }
 }
 
-impl<T: Lane, O: LaneShift<T>> Work for ByImmediate<T, O> {
+impl<B: Bits, T: Lane, O: LaneShift<T>> Work<B> for ByImmediate<T, O> {
     #[inline]
-    fn work(sources: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
-        by_lanes::<T>(sources, width, result, |[lane, ..]| O::apply(lane, u64::from(immediate)));
+    fn work(sources: [&B; 3], immediate: u8) -> B {
+        by_lanes(sources, |[lane, ..]| O::apply(lane, u64::from(immediate)))
     }
 }
 
 pub(crate) fn lane_shift<T: Lane, O: LaneShift<T>>(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.any(Shape::Immediate) { run::<ByImmediate<T, O>> } else { run::<ByCount<T, O>> })
+    if form.any(Shape::Immediate) { work::<ByImmediate<T, O>>(form) } else { work::<ByCount<T, O>>(form) }
 }
 
 /// The low lanes of the source, made wider.
 pub(crate) struct Widened<N, W>(N, W);
 
-impl<N: Lane, W: Lane + From<N>> Work for Widened<N, W> {
+impl<B: Bits, N: Lane, W: Lane + From<N>> Work<B> for Widened<N, W> {
     #[inline]
-    fn work(sources: &Sources, width: usize, _: u8, result: &mut Zmm) {
-        let lanes = lanes_of_mut::<W>(result).iter_mut().take(width / size_of::<W>());
-        for (wide, narrow) in lanes.zip(lanes_of::<N>(&sources[0])) {
+    fn work([source, ..]: [&B; 3], _: u8) -> B {
+        let mut result = B::default();
+        for (wide, narrow) in result.lanes_mut::<W>().iter_mut().zip(source.lanes::<N>()) {
             *wide = W::from(*narrow);
         }
+        result
     }
 }
 
@@ -620,16 +572,18 @@ pub(crate) trait Narrow<W: Lane, N: Lane> {
 
 pub(crate) struct Narrowed<W, N, O>(W, N, O);
 
-impl<W: Lane, N: Lane, O: Narrow<W, N>> Work for Narrowed<W, N, O> {
+impl<B: Bits, W: Lane, N: Lane, O: Narrow<W, N>> Work<B> for Narrowed<W, N, O> {
     #[inline]
-    fn work([first, second, _]: &Sources, width: usize, _: u8, result: &mut Zmm) {
-        let block = width.min(16) / size_of::<W>();
-        let sources = lanes_of::<W>(first).chunks_exact(block).zip(lanes_of::<W>(second).chunks_exact(block));
-        let results = lanes_of_mut::<N>(result).chunks_exact_mut(2 * block).take(width.div_ceil(16));
+    fn work([first, second, _]: [&B; 3], _: u8) -> B {
+        let mut result = B::default();
+        let block = B::BYTES.min(16) / size_of::<W>();
+        let sources = first.lanes::<W>().chunks_exact(block).zip(second.lanes::<W>().chunks_exact(block));
+        let results = result.lanes_mut::<N>().chunks_exact_mut(2 * block);
         for (narrow, (first, second)) in results.zip(sources) {
             for (narrow, wide) in narrow.iter_mut().zip(first.iter().chain(second)) {
                 *narrow = O::apply(*wide);
             }
         }
+        result
     }
 }

@@ -9,6 +9,8 @@
 //! - PE, of an element that raises an unmasked overflow or underflow, says whether the result would have
 //!   been rounded had the exponent no limits.
 
+use core::marker::PhantomData;
+
 use crate::host::sse::{self, HostOp, Kind, Sought};
 use crate::model::exception::Exception;
 use crate::model::format::Format;
@@ -101,78 +103,145 @@ pub(crate) fn compute<O: HostOp, B: Bits>(
     compute_watched::<O, B>(first, second, mxcsr, result)
 }
 
+/// Blocks of 128 bits.
 #[inline(always)]
-fn blocks<B: Bits>(bits: &B) -> &[Xmm] {
+pub(crate) fn blocks<B: Bits>(bits: &B) -> &[Xmm] {
     bits.quadwords().as_chunks().0
 }
 
 /// The word of MXCSR that the instruction computes under.
+#[inline(always)]
 fn control<O: HostOp>(mxcsr: Mxcsr) -> Mxcsr {
     if O::KIND == Kind::Truncation { mxcsr | Mxcsr::RC } else { mxcsr }
 }
 
+/// An operation of which the operands and the results tell what it raises.
+pub(crate) trait Foreseeable<B: Bits> {
+    /// Whether a result can be inexact.
+    const ROUNDS: bool;
+
+    /// Computes under each of the words of MXCSR.
+    fn compute<const N: usize>(&self, controls: [Mxcsr; N], results: &mut [B; N]);
+    /// Whether an operand raises something, or may.
+    fn has_special_operand(&self, mxcsr: Mxcsr) -> bool;
+    /// Whether nothing but PE was raised, as far as the result tells; a zero does not, unless it is exact.
+    fn is_ordinary(&self, result: &B, zero_is_exact: bool) -> bool;
+    /// Whether a result of zero is never one that was too small.
+    fn zero_is_exact(&self, mxcsr: Mxcsr) -> bool;
+    /// Whether results differ in the lowest bit of an element.
+    fn differ(&self, left: &B, right: &B) -> bool;
+}
+
 /// Computes without a look at the host's flags, which all stay set: a change of them is slow. `None` where it
-/// takes that look to know what is raised, which is where it is something else than PE.
+/// takes that look to know what is raised, which is where it is something else than PE. `wanted` is the word of MXCSR
+/// that counts.
 ///
 /// What raises IE, DE or ZE is seen in the operands or makes a result that is not finite. What raises OE or UE
 /// makes a result at the end of the format's range, if FTZ is off. A result is inexact if it is not the same
 /// rounded down and rounded up.
 #[inline(always)]
-fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Option<Mxcsr> {
-    if has_special_operand::<O, B>(first, second, mxcsr) {
+pub(crate) fn foresee<B: Bits, O: Foreseeable<B>>(
+    operation: &O,
+    wanted: Mxcsr,
+    result: &mut B,
+) -> Option<Mxcsr> {
+    if operation.has_special_operand(wanted) {
         return None;
     }
-    let wanted = control::<O>(mxcsr) | Mxcsr::EXCEPTIONS;
-    if mxcsr.contains(Mxcsr::PE) || matches!(O::KIND, Kind::Choice | Kind::Approximation | Kind::Widening) {
-        sse::compute::<O, B, 1>([wanted], first, second, core::array::from_mut(result));
-        if is_ordinary::<O, B>(result, O::KIND.zero_is_exact(mxcsr)) {
+    let control = wanted | Mxcsr::EXCEPTIONS;
+    if wanted.contains(Mxcsr::PE) || !O::ROUNDS {
+        operation.compute([control], core::array::from_mut(result));
+        if operation.is_ordinary(result, operation.zero_is_exact(wanted)) {
             return Some(Mxcsr::empty());
         }
     }
-    let directed = wanted.difference(Mxcsr::RC | Mxcsr::FTZ);
+    let directed = control.difference(Mxcsr::RC | Mxcsr::FTZ);
     let mut results = [B::default(); 3];
-    let controls = [directed | DOWN, directed | UP, wanted];
-    sse::compute::<O, B, 3>(controls, first, second, &mut results);
-    let [down, up, wanted] = &results;
-    if !is_ordinary::<O, B>(down, true) || !is_ordinary::<O, B>(up, true) {
+    // What is wanted comes first, as it is what the next instruction may wait for.
+    operation.compute([control, directed | DOWN, directed | UP], &mut results);
+    let [wanted, down, up] = &results;
+    if !operation.is_ordinary(down, true) || !operation.is_ordinary(up, true) {
         return None;
     }
     *result = *wanted;
-    // Neighbours differ in the lowest bit; zeros, of whichever sign, do not.
-    let differ = |(down, up): (&Xmm, &Xmm)| sse::any_neighbours::<O::Target>(down, up, O::ELEMENTS);
-    let inexact = blocks(down).iter().zip(blocks(up)).any(differ);
-    Some(if inexact { Mxcsr::PE } else { Mxcsr::empty() })
+    Some(if operation.differ(down, up) { Mxcsr::PE } else { Mxcsr::empty() })
 }
 
-/// Whether there is a denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
 #[inline(always)]
-fn has_special_operand<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr) -> bool {
-    let small = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
-    let nan = O::KIND == Kind::Choice;
-    let sought = Sought { zero: false, small, large: false, nan };
-    match O::KIND {
-        Kind::FromInteger | Kind::ToInteger | Kind::Truncation | Kind::Approximation => false,
-        _ if !small && !nan => false,
-        kind => blocks(first).iter().zip(blocks(second)).any(|(first, second)| {
-            if kind.is_binary() {
-                sse::any::<O::Source, 2>(sought, [first, second], O::ELEMENTS)
-            } else {
-                sse::any::<O::Source, 1>(sought, [second], O::ELEMENTS)
+fn unwatched<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Option<Mxcsr> {
+    let operation = Binary::<O, B> { operation: PhantomData, first, second };
+    foresee(&operation, control::<O>(mxcsr), result)
+}
+
+/// An operation of two operands.
+struct Binary<'a, O, B> {
+    operation: PhantomData<O>,
+    first: &'a B,
+    second: &'a B,
+}
+
+impl<O: HostOp, B: Bits> Foreseeable<B> for Binary<'_, O, B> {
+    const ROUNDS: bool = !matches!(O::KIND, Kind::Choice | Kind::Approximation | Kind::Widening);
+
+    #[inline(always)]
+    fn compute<const N: usize>(&self, controls: [Mxcsr; N], results: &mut [B; N]) {
+        O::compute(controls, self.first, self.second, results);
+    }
+
+    /// A denormal operand, unless DE is set or DAZ hides it, or a NaN that the result may not show.
+    #[inline(always)]
+    fn has_special_operand(&self, mxcsr: Mxcsr) -> bool {
+        let small = !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE);
+        let nan = O::KIND == Kind::Choice;
+        let sought = Sought { zero: false, small, large: false, nan };
+        match O::KIND {
+            Kind::FromInteger | Kind::ToInteger | Kind::Truncation | Kind::Approximation => false,
+            _ if !small && !nan => false,
+            kind => blocks(self.first).iter().zip(blocks(self.second)).any(|(first, second)| {
+                if kind.is_binary() {
+                    sse::any::<O::Source, 2>(sought, [first, second], O::ELEMENTS)
+                } else {
+                    sse::any::<O::Source, 1>(sought, [second], O::ELEMENTS)
+                }
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn is_ordinary(&self, result: &B, zero_is_exact: bool) -> bool {
+        match O::KIND {
+            Kind::Choice | Kind::Approximation => true,
+            Kind::ToInteger | Kind::Truncation => {
+                !blocks(result).iter().any(|block| sse::any_indefinite::<O::Target>(block, O::ELEMENTS))
             }
-        }),
+            _ => is_ordinary::<O::Target, B>(result, zero_is_exact, O::ELEMENTS),
+        }
+    }
+
+    #[inline(always)]
+    fn zero_is_exact(&self, mxcsr: Mxcsr) -> bool {
+        O::KIND.zero_is_exact(mxcsr)
+    }
+
+    #[inline(always)]
+    fn differ(&self, left: &B, right: &B) -> bool {
+        differ::<O::Target, B>(left, right, O::ELEMENTS)
     }
 }
 
-/// Whether nothing but PE was raised, as far as the results tell.
+/// Whether all of the first `count` elements of each block are finite and of a magnitude within the format's range.
 #[inline(always)]
-fn is_ordinary<O: HostOp, B: Bits>(results: &B, or_zero: bool) -> bool {
+pub(crate) fn is_ordinary<F: Format, B: Bits>(result: &B, or_zero: bool, count: usize) -> bool {
     let sought = Sought { zero: !or_zero, small: true, large: true, nan: false };
-    let is_extraordinary = |block: &Xmm| match O::KIND {
-        Kind::Choice | Kind::Approximation => false,
-        Kind::ToInteger | Kind::Truncation => sse::any_indefinite::<O::Target>(block, O::ELEMENTS),
-        _ => sse::any::<O::Target, 1>(sought, [block], O::ELEMENTS),
-    };
-    !blocks(results).iter().any(is_extraordinary)
+    !blocks(result).iter().any(|block| sse::any::<F, 1>(sought, [block], count))
+}
+
+/// Whether any of the first `count` elements of each block differ in the lowest bit, as neighbours do; zeros, of
+/// whichever sign, do not.
+#[inline(always)]
+pub(crate) fn differ<F: Format, B: Bits>(left: &B, right: &B, count: usize) -> bool {
+    let mut pairs = blocks(left).iter().zip(blocks(right));
+    pairs.any(|(left, right)| sse::any_neighbours::<F>(left, right, count))
 }
 
 /// Applies an operation to each block of 128 bits, and gathers the flags.
@@ -207,7 +276,7 @@ pub(crate) fn raise(flags: Mxcsr, mxcsr: &mut Mxcsr) -> Result<(), Exception> {
 /// Computes with all flags clear, and reads those that the host sets.
 fn watch<O: HostOp, B: Bits>(first: &B, second: &B, mxcsr: Mxcsr, result: &mut B) -> Mxcsr {
     let clear = control::<O>(mxcsr).difference(Mxcsr::EXCEPTIONS);
-    sse::compute::<O, B, 1>([clear], first, second, core::array::from_mut(result))
+    O::compute([clear], first, second, core::array::from_mut(result))
 }
 
 #[cold]

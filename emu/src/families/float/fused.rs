@@ -2,19 +2,20 @@
 //! FMA4 (APM volume 4) has the destination besides three sources. On the host's own unit, and by
 //! [`crate::vector::soft`] where that cannot tell what is raised, or there is none.
 
-use crate::host::fma::{self, Signs};
+use core::marker::PhantomData;
+
+use crate::host::fma::{Signs, Unit};
 use crate::host::sse::{self, Sought};
 use crate::model::exception::Exception;
 use crate::model::format::{Double, Format, Half, Single};
-use crate::model::lane::Xmm;
+use crate::model::lane::{Bits, Zmm, by_vector};
 use crate::model::outcome::Outcome;
 use crate::model::registers::Mxcsr;
 use crate::run::context::Context;
-use crate::run::phases::{Sources, Zmm};
 use crate::run::row::Row;
-use crate::shape::element::{ElementOp, lanes};
+use crate::shape::element::{Apply, ElementOp, lanes};
 use crate::shape::float::with_mxcsr;
-use crate::vector::float::raise;
+use crate::vector::float::{Foreseeable, blocks, differ, foresee, is_ordinary, raise};
 use crate::vector::soft::{Control, fused};
 
 /// A fused multiply-add.
@@ -50,81 +51,108 @@ impl<O: Fused> ElementOp for Soft<O> {
     }
 }
 
-/// Computes without a look at the host's flags; `None` where it takes that to know what is raised.
-fn unwatched<O: Fused, const SCALAR: bool>(
-    sources: &Sources,
-    width: usize,
-    mxcsr: Mxcsr,
-) -> Option<(Zmm, Mxcsr)> {
-    let bits = O::Format::BITS as usize;
-    if bits == 16 || !mxcsr.contains(Mxcsr::MASKS) {
-        return None;
+/// On the host's unit: the lowest element, or all.
+struct Hosted<'a, F, B, const SCALAR: bool> {
+    format: PhantomData<F>,
+    unit: Unit,
+    sources: [&'a B; 3],
+}
+
+impl<F: Format, B: Bits, const SCALAR: bool> Hosted<'_, F, B, SCALAR> {
+    /// How many elements are computed of 128 bits.
+    const COUNT: usize = if SCALAR { 1 } else { 128 / F::BITS as usize };
+}
+
+impl<F: Format, B: Bits, const SCALAR: bool> Foreseeable<B> for Hosted<'_, F, B, SCALAR> {
+    const ROUNDS: bool = true;
+
+    #[inline(always)]
+    fn compute<const N: usize>(&self, controls: [Mxcsr; N], results: &mut [B; N]) {
+        self.unit.compute(controls, self.sources, results);
     }
-    let elements = if SCALAR { 1 } else { 128 / bits };
-    let blocks = |vector: &Zmm| -> [Xmm; 4] { bytemuck::cast(*vector) };
-    let ordinary = |vector: &Zmm, or_zero: bool| {
-        let sought = Sought { zero: !or_zero, small: true, large: true, nan: false };
-        let blocks = blocks(vector);
-        !blocks.iter().take(width / 16).any(|block| sse::any::<O::Format, 1>(sought, [block], elements))
-    };
-    let sources = O::ORDER.map(|number| &sources[number]);
-    if !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE) {
+
+    #[inline(always)]
+    fn has_special_operand(&self, mxcsr: Mxcsr) -> bool {
         let sought = Sought { zero: false, small: true, large: false, nan: false };
-        let [first, second, third] = sources.map(blocks);
-        let triples = first.iter().zip(&second).zip(&third).take(width / 16);
-        for ((first, second), third) in triples {
-            if sse::any::<O::Format, 3>(sought, [first, second, third], elements) {
-                return None;
-            }
-        }
+        let [first, second, third] = self.sources.map(blocks);
+        let mut triples = first.iter().zip(second).zip(third);
+        !mxcsr.intersects(Mxcsr::DAZ | Mxcsr::DE)
+            && triples
+                .any(|((first, second), third)| sse::any::<F, 3>(sought, [first, second, third], Self::COUNT))
     }
-    let compute = |control: Mxcsr| fma::compute(O::SIGNS, bits / 8, control, sources, width);
-    let wanted = mxcsr | Mxcsr::EXCEPTIONS;
-    let result = compute(wanted)?;
-    if mxcsr.contains(Mxcsr::PE) && ordinary(&result, false) {
-        return Some((result, Mxcsr::empty()));
+
+    #[inline(always)]
+    fn is_ordinary(&self, result: &B, zero_is_exact: bool) -> bool {
+        is_ordinary::<F, B>(result, zero_is_exact, Self::COUNT)
     }
-    let directed = wanted.difference(Mxcsr::RC | Mxcsr::FTZ);
-    let down = compute(directed | Mxcsr::from_bits_retain(1 << 13))?;
-    let up = compute(directed | Mxcsr::from_bits_retain(2 << 13))?;
-    if !ordinary(&down, true) || !ordinary(&up, true) {
-        return None;
+
+    #[inline(always)]
+    fn zero_is_exact(&self, _: Mxcsr) -> bool {
+        false
     }
-    let (down, up) = (blocks(&down), blocks(&up));
-    let mut pairs = down.iter().zip(&up).take(width / 16);
-    let inexact = pairs.any(|(down, up)| sse::any_neighbours::<O::Format>(down, up, elements));
-    Some((result, if inexact { Mxcsr::PE } else { Mxcsr::empty() }))
+
+    #[inline(always)]
+    fn differ(&self, left: &B, right: &B) -> bool {
+        differ::<F, B>(left, right, Self::COUNT)
+    }
+}
+
+/// Computes without a look at the host's flags; `None` where it takes that to know what is raised.
+#[inline(never)]
+fn unwatched<F: Format, B: Bits, const SCALAR: bool>(
+    unit: Unit,
+    sources: [&B; 3],
+    mxcsr: Mxcsr,
+    result: &mut B,
+) -> Option<Mxcsr> {
+    foresee(&Hosted::<F, B, SCALAR> { format: PhantomData, unit, sources }, mxcsr, result)
 }
 
 /// Fetch, compute, commit.
-fn run<O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let (mut sources, mut result) = (Sources::default(), Zmm::default());
-    c.fetch(&mut sources)?;
-    let kept = if O::KEEPS { sources[0] } else { Zmm::default() };
+fn run<B: Bits, O: Fused, const SCALAR: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let size = O::Format::BITS as usize / 8;
-    let ones = u64::MAX >> (64 - 8 * size);
-    c.without_masked(&mut sources);
-    if SCALAR {
-        // Zeros raise nothing.
-        sources.iter_mut().for_each(|source| *source = [source[0] & ones, 0, 0, 0, 0, 0, 0, 0]);
-    }
-    let width = c.phases.width();
+    let mut memory = B::default();
+    c.fetch(&mut memory)?;
+    let mut result = B::default();
     with_mxcsr(c, |c, mxcsr| {
-        if let Some((computed, raised)) = unwatched::<O, SCALAR>(&sources, width, *mxcsr) {
-            result = computed;
-            *mxcsr |= raised;
-            return Ok(());
-        }
-        let mut control = Control::of(*mxcsr);
-        lanes(c, &sources, (size, size), Soft::<O>::apply, &mut control, &mut result);
-        raise(control.raised, mxcsr)
+        c.with_sources(&memory, |sources| {
+            let ordered = O::ORDER.map(|number| sources[number]);
+            let unit = if size == 2 { None } else { Unit::of(O::SIGNS, size, SCALAR) };
+            match unit
+                .filter(|_| mxcsr.contains(Mxcsr::MASKS))
+                .and_then(|unit| unwatched::<O::Format, B, SCALAR>(unit, ordered, *mxcsr, &mut result))
+            {
+                Some(raised) => *mxcsr |= raised,
+                None => result = soft(c, sources, size, Soft::<O>::apply, mxcsr)?,
+            }
+            if SCALAR {
+                let above = if O::KEEPS { *sources[0] } else { B::default() };
+                result = match size {
+                    2 => above.with_integer::<u16>(0, result.integer(0)),
+                    4 => above.with_integer::<u32>(0, result.integer(0)),
+                    _ => above.with_integer::<u64>(0, result.integer(0)),
+                };
+            }
+            Ok(())
+        })
     })?;
-    if SCALAR {
-        let low = result[0] & ones | kept[0] & !ones;
-        result = [low, kept[1], 0, 0, 0, 0, 0, 0];
-    }
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
+}
+
+/// By the definition.
+#[cold]
+#[inline(never)]
+fn soft<B: Bits>(
+    c: &Context<'_>,
+    sources: [&B; 3],
+    size: usize,
+    apply: Apply,
+    mxcsr: &mut Mxcsr,
+) -> Result<B, Exception> {
+    let (mut control, mut result) = (Control::of(*mxcsr), Zmm::default());
+    lanes(c, &sources.map(Bits::zero_extend), (size, size), apply, &mut control, &mut result);
+    raise(control.raised, mxcsr)?;
+    Ok(*B::low(&result))
 }
 
 /// Rows of three sources.
@@ -156,7 +184,7 @@ macro_rules! fused_row {
             name: stringify!($mnemonic),
             mnemonics: &[iced_x86::Mnemonic::$mnemonic],
             flags: crate::shape::float::SSE,
-            select: |_| Some(run::<Op, $scalar>),
+            select: |form| Some(by_vector!(form.vector_length(), run, <Op, $scalar>)),
             vector: Some(if $scalar { LAYOUT.scalar() } else { LAYOUT }),
         }
     }};

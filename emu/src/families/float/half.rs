@@ -8,7 +8,7 @@ use crate::model::lane::Bits;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Mxcsr, Rflags};
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, Sources, Zmm};
+use crate::run::phases::{Layout, Operands, Zmm};
 use crate::run::row::Row;
 use crate::shape::element::{ElementOp, element_row, packed, scalar};
 use crate::shape::float::{FloatFlags, to_flags_row};
@@ -180,8 +180,8 @@ fn from_half(pair: u32) -> u32 {
 /// VCVTNE2PS2BF16: the second source's elements, and above them the first's.
 fn two_to_brain(_: &Form<'_>) -> Option<Execute> {
     fn run(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let (mut sources, mut result) = (Sources::default(), Zmm::default());
-        c.fetch(&mut sources)?;
+        let sources = c.fetch_copies()?;
+        let mut result = Zmm::default();
         let singles = c.phases.width() / 4;
         let elements = |source: &Zmm| {
             let source = *source;
@@ -190,8 +190,7 @@ fn two_to_brain(_: &Form<'_>) -> Option<Execute> {
         for (index, single) in elements(&sources[1]).chain(elements(&sources[0])).enumerate() {
             result[(index / 4) & 7] |= to_brain(single) << (16 * (index & 3));
         }
-        c.commit(&result)?;
-        Ok(Outcome::Next)
+        c.commit(&result)
     }
     Some(run)
 }

@@ -3,13 +3,12 @@
 use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::model::exception::Exception;
-use crate::model::lane::Lane;
+use crate::model::lane::{Bits, Lane, Zmm};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, Sources, Zmm, spread};
+use crate::run::phases::{Layout, Operands, spread};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::lanes_of;
 
 const NONE: Flags = Flags::empty();
 
@@ -58,13 +57,12 @@ fn compare<T: PartialOrd>(first: T, second: T, predicate: u8) -> bool {
 
 /// A bit of the first source's quadword for each byte of the second.
 fn shuffle_bits(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let [first, second, _] = c.fetch_copies()?;
     let lanes = c.phases.width();
-    let numbers = lanes_of::<u8>(&sources[1]).iter().take(lanes);
+    let numbers = second.lanes::<u8>().iter().take(lanes);
     let bits = numbers
         .enumerate()
-        .fold(0, |bits, (index, number)| bits | (sources[0][index / 8] >> (number & 63) & 1) << (index & 63));
+        .fold(0, |bits, (index, number)| bits | (first[index / 8] >> (number & 63) & 1) << (index & 63));
     c.commit_mask(bits, lanes);
     Ok(Outcome::Next)
 }
@@ -72,10 +70,8 @@ fn shuffle_bits(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// Lanes of the second source where the mask is set, elsewhere of the first, or zeros.
 fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
     fn run<T: Lane, const ZEROING: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-        let mut sources = Sources::default();
-        c.fetch(&mut sources)?;
+        let [first, second, _] = c.fetch_copies()?;
         let mask = c.write_mask();
-        let [first, second, _] = &sources;
         let result: Zmm = core::array::from_fn(|index| {
             let chosen = spread(mask, size_of::<T>(), index);
             second[index] & chosen | if ZEROING { 0 } else { first[index] & !chosen }
@@ -88,11 +84,9 @@ fn blend<T: Lane>(form: &Form<'_>) -> Option<Execute> {
 
 /// Which lanes of each source are anywhere in the other, in an even mask register and in the one after it.
 fn intersect<T: Lane + PartialEq>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let [first, second, _] = c.fetch_copies()?;
     let lanes = c.phases.width() / size_of::<T>();
-    let [first, second, _] = &sources;
-    let (first, second) = (&lanes_of::<T>(first)[..lanes], &lanes_of::<T>(second)[..lanes]);
+    let (first, second) = (&first.lanes::<T>()[..lanes], &second.lanes::<T>()[..lanes]);
     let found = |these: &[T], those: &[T]| {
         these.iter().rev().fold(0, |bits, lane| bits << 1 | u64::from(those.contains(lane)))
     };

@@ -1,17 +1,18 @@
 //! SHA-512, SM3 and SM4, which have VEX encodings only (SDM volume 2, VSHA512MSG1 to VSM4RNDS4).
 
 use crate::decode::flags::Flags;
-use crate::run::phases::{Layout, Operands, Sources, Zmm};
+use crate::model::lane::Ymm;
+use crate::run::phases::{Layout, Operands};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::{Work, block_128_row, work_row};
+use crate::shape::vector::{Work, block_128_row, run};
 
 const NONE: Flags = Flags::empty();
 
 pub(super) static ROWS: &[Row] = &[
-    work_row!([Vsha512msg1], NONE, Layout::new(Operands::Two, 8), Sha512Msg1),
-    work_row!([Vsha512msg2], NONE, Layout::new(Operands::Two, 8), Sha512Msg2),
-    work_row!([Vsha512rnds2], NONE, Layout::new(Operands::Three, 8), Sha512Rnds2),
+    row!(Vsha512msg1, Whole, NONE, run::<Ymm, Sha512Msg1>).with(Layout::new(Operands::Two, 8)),
+    row!(Vsha512msg2, Whole, NONE, run::<Ymm, Sha512Msg2>).with(Layout::new(Operands::Two, 8)),
+    row!(Vsha512rnds2, Whole, NONE, run::<Ymm, Sha512Rnds2>).with(Layout::new(Operands::Three, 8)),
     block_128_row!([Vsm3msg1], u32, NONE, Three, |sources, _immediate| sm3msg1(sources)),
     block_128_row!([Vsm3msg2], u32, NONE, Three, |sources, _immediate| sm3msg2(sources)),
     block_128_row!([Vsm3rnds2], u32, NONE, Three, |sources, immediate| sm3rnds2(sources, immediate)),
@@ -22,37 +23,36 @@ pub(super) static ROWS: &[Row] = &[
 /// Four message words, to each of which the small sigma of the next is added.
 struct Sha512Msg1;
 
-impl Work for Sha512Msg1 {
-    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
+impl Work<Ymm> for Sha512Msg1 {
+    fn work([first, second, _]: [&Ymm; 3], _: u8) -> Ymm {
         let sigma = |word: u64| word.rotate_right(1) ^ word.rotate_right(8) ^ word >> 7;
-        let words = [first[0], first[1], first[2], first[3], second[0]];
-        for (result, pair) in result.iter_mut().zip(words.windows(2)) {
-            *result = pair[0].wrapping_add(sigma(pair[1]));
-        }
+        let next = [first[1], first[2], first[3], second[0]];
+        core::array::from_fn(|index| first[index].wrapping_add(sigma(next[index])))
     }
 }
 
 /// What remains of four message words: each depends on the second before it.
 struct Sha512Msg2;
 
-impl Work for Sha512Msg2 {
-    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
+impl Work<Ymm> for Sha512Msg2 {
+    fn work([first, second, _]: [&Ymm; 3], _: u8) -> Ymm {
         let sigma = |word: u64| word.rotate_right(19) ^ word.rotate_right(61) ^ word >> 6;
         let mut before = [second[2], second[3]];
-        for (result, word) in result.iter_mut().zip(&first[..4]) {
-            *result = word.wrapping_add(sigma(before[0]));
-            before = [before[1], *result];
-        }
+        first.map(|word| {
+            let result = word.wrapping_add(sigma(before[0]));
+            before = [before[1], result];
+            result
+        })
     }
 }
 
 /// Two rounds, with the sums of words and constants in the second source.
 struct Sha512Rnds2;
 
-impl Work for Sha512Rnds2 {
-    fn work([destination, first, words]: &Sources, _: usize, _: u8, result: &mut Zmm) {
-        let [mut f, mut e, mut b, mut a, ..] = *first;
-        let [mut h, mut g, mut d, mut c, ..] = *destination;
+impl Work<Ymm> for Sha512Rnds2 {
+    fn work([destination, first, words]: [&Ymm; 3], _: u8) -> Ymm {
+        let [mut f, mut e, mut b, mut a] = *first;
+        let [mut h, mut g, mut d, mut c] = *destination;
         for word in [words[0], words[1]] {
             let sum_1 = e.rotate_right(14) ^ e.rotate_right(18) ^ e.rotate_right(41);
             let sum_0 = a.rotate_right(28) ^ a.rotate_right(34) ^ a.rotate_right(39);
@@ -60,7 +60,7 @@ impl Work for Sha512Rnds2 {
             let next = both.wrapping_add(a & b ^ a & c ^ b & c).wrapping_add(sum_0);
             (a, b, c, d, e, f, g, h) = (next, a, b, c, both.wrapping_add(d), e, f, g);
         }
-        result[..4].copy_from_slice(&[f, e, b, a]);
+        [f, e, b, a]
     }
 }
 

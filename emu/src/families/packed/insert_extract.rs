@@ -7,14 +7,14 @@ use super::vector_move::{set_xmm, transfer, xmm};
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::model::exception::Exception;
-use crate::model::lane::Bits;
+use crate::model::lane::{Bits, Xmm};
 use crate::model::outcome::Outcome;
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, Sources, Zmm};
+use crate::run::phases::{Layout, Operands};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::{Work, lanes_of, lanes_of_mut, run, work_row};
+use crate::shape::vector::{Work, run, work_row};
 
 const NONE: Flags = Flags::empty();
 
@@ -28,14 +28,20 @@ pub(super) static ROWS: &[Row] = &[
     row!([Pinsrd, Vpinsrd], Select, NONE, insert::<u32>),
     row!([Pinsrq, Vpinsrq], Select, NONE, insert::<u64>),
     row!([Insertps, Vinsertps], Select, NONE, insertps).with(Layout::new(Operands::Two, 4)),
-    work_row!([Vinsertf128, Vinserti128, Vinsertf32x4, Vinserti32x4], NONE, inserted(4), Insert<16>),
-    work_row!([Vinsertf64x2, Vinserti64x2], NONE, inserted(8), Insert<16>),
-    work_row!([Vinsertf32x8, Vinserti32x8], NONE, inserted(4), Insert<32>),
-    work_row!([Vinsertf64x4, Vinserti64x4], NONE, inserted(8), Insert<32>),
-    work_row!([Vextractf128, Vextracti128, Vextractf32x4, Vextracti32x4], NONE, extracted(4), Extract<16>),
-    work_row!([Vextractf64x2, Vextracti64x2], NONE, extracted(8), Extract<16>),
-    work_row!([Vextractf32x8, Vextracti32x8], NONE, extracted(4), Extract<32>),
-    work_row!([Vextractf64x4, Vextracti64x4], NONE, extracted(8), Extract<32>),
+    work_row!([Vinsertf128, Vinserti128, Vinsertf32x4, Vinserti32x4], vectors, NONE, inserted(4), Insert<16>),
+    work_row!([Vinsertf64x2, Vinserti64x2], vectors, NONE, inserted(8), Insert<16>),
+    work_row!([Vinsertf32x8, Vinserti32x8], vectors, NONE, inserted(4), Insert<32>),
+    work_row!([Vinsertf64x4, Vinserti64x4], vectors, NONE, inserted(8), Insert<32>),
+    work_row!(
+        [Vextractf128, Vextracti128, Vextractf32x4, Vextracti32x4],
+        vectors,
+        NONE,
+        extracted(4),
+        Extract<16>
+    ),
+    work_row!([Vextractf64x2, Vextracti64x2], vectors, NONE, extracted(8), Extract<16>),
+    work_row!([Vextractf32x8, Vextracti32x8], vectors, NONE, extracted(4), Extract<32>),
+    work_row!([Vextractf64x4, Vextracti64x4], vectors, NONE, extracted(8), Extract<32>),
     row!(Extrq, Select, NONE, extrq).with(Layout::new(Operands::Shift, 8)),
     row!(Insertq, Select, NONE, insertq).with(Layout::new(Operands::Two, 8)),
 ];
@@ -81,29 +87,28 @@ fn insert<W: Width>(form: &Form<'_>) -> Option<Execute> {
 /// Bits 7:6 of the immediate choose the lane of a source register, 5:4 that of the destination, 3:0 lanes to clear.
 struct InsertPs<const FROM_REGISTER: bool>;
 
-impl<const FROM_REGISTER: bool> Work for InsertPs<FROM_REGISTER> {
+impl<const FROM_REGISTER: bool> Work<Xmm> for InsertPs<FROM_REGISTER> {
     #[inline]
-    fn work([first, second, _]: &Sources, _: usize, immediate: u8, result: &mut Zmm) {
-        result[..2].copy_from_slice(&first[..2]);
+    fn work([first, second, _]: [&Xmm; 3], immediate: u8) -> Xmm {
         let from = if FROM_REGISTER { usize::from(immediate >> 6) } else { 0 };
-        let lanes = lanes_of_mut::<u32>(result);
-        lanes[usize::from(immediate >> 4 & 3)] = lanes_of::<u32>(second)[from];
-        for (index, lane) in lanes.iter_mut().enumerate().take(4) {
+        let mut result = first.with_integer::<u32>(usize::from(immediate >> 4 & 3), second.integer(from));
+        for (index, lane) in result.lanes_mut::<u32>().iter_mut().enumerate() {
             if immediate >> index & 1 != 0 {
                 *lane = 0;
             }
         }
+        result
     }
 }
 
 fn insertps(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.any(Shape::Memory) { run::<InsertPs<false>> } else { run::<InsertPs<true>> })
+    Some(if form.any(Shape::Memory) { run::<Xmm, InsertPs<false>> } else { run::<Xmm, InsertPs<true>> })
 }
 
-/// Where the part lies that the immediate chooses: one of so many bytes out of `width`.
+/// Where the part lies that the immediate chooses: one of so many bytes.
 #[inline(always)]
-fn part<const BYTES: usize>(width: usize, immediate: u8) -> core::ops::Range<usize> {
-    let parts = (width / BYTES).max(1);
+fn part<const BYTES: usize, B: Bits>(immediate: u8) -> core::ops::Range<usize> {
+    let parts = (B::BYTES / BYTES).max(1);
     let start = (usize::from(immediate) & (parts - 1)) * BYTES / 8;
     start..start + BYTES / 8
 }
@@ -111,21 +116,30 @@ fn part<const BYTES: usize>(width: usize, immediate: u8) -> core::ops::Range<usi
 /// The first source with the second's low bytes as one of its parts.
 struct Insert<const BYTES: usize>;
 
-impl<const BYTES: usize> Work for Insert<BYTES> {
+impl<const BYTES: usize, B: Bits> Work<B> for Insert<BYTES> {
     #[inline]
-    fn work([first, second, _]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
-        result[..width / 8].copy_from_slice(&first[..width / 8]);
-        result[part::<BYTES>(width, immediate)].copy_from_slice(&second[..BYTES / 8]);
+    fn work([first, second, _]: [&B; 3], immediate: u8) -> B {
+        let mut result = *first;
+        let part = result.quadwords_mut().get_mut(part::<BYTES, B>(immediate)).unwrap_or_default();
+        for (to, from) in part.iter_mut().zip(second.quadwords()) {
+            *to = *from;
+        }
+        result
     }
 }
 
 /// A part of the source.
 struct Extract<const BYTES: usize>;
 
-impl<const BYTES: usize> Work for Extract<BYTES> {
+impl<const BYTES: usize, B: Bits> Work<B> for Extract<BYTES> {
     #[inline]
-    fn work([source, ..]: &Sources, width: usize, immediate: u8, result: &mut Zmm) {
-        result[..BYTES / 8].copy_from_slice(&source[part::<BYTES>(width, immediate)]);
+    fn work([source, ..]: [&B; 3], immediate: u8) -> B {
+        let mut result = B::default();
+        let part = source.quadwords().get(part::<BYTES, B>(immediate)).unwrap_or_default();
+        for (to, from) in result.quadwords_mut().iter_mut().zip(part) {
+            *to = *from;
+        }
+        result
     }
 }
 
@@ -172,13 +186,12 @@ impl Field {
 #[inline(always)]
 fn low_quadword(
     c: &mut Context<'_>,
-    operation: impl FnOnce(&Context<'_>, &Sources) -> u64,
+    operation: impl FnOnce(&Context<'_>, [&Xmm; 3]) -> u64,
 ) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
-    let low = operation(c, &sources);
-    c.commit(&[low, 0, 0, 0, 0, 0, 0, 0])?;
-    Ok(Outcome::Next)
+    let mut memory = Xmm::default();
+    c.fetch(&mut memory)?;
+    let low = operation(c, c.sources(&memory));
+    c.commit(&Xmm::from_low(low))
 }
 
 fn extrq(form: &Form<'_>) -> Option<Execute> {

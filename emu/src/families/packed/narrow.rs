@@ -4,13 +4,13 @@ use crate::decode::flags::Flags;
 use crate::decode::form::Form;
 use crate::decode::operand::Kind;
 use crate::model::exception::Exception;
-use crate::model::lane::Lane;
+use crate::model::lane::{Bits, Lane, Zmm, by_vector};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, Sources, Zmm, lowest, write_lanes};
+use crate::run::phases::{Layout, Operands, lowest, write_lanes};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::{Work, lanes_of, lanes_of_mut, work_row};
+use crate::shape::vector::{Work, work_row};
 
 const NONE: Flags = Flags::empty();
 
@@ -18,17 +18,19 @@ const NONE: Flags = Flags::empty();
 macro_rules! truncate_row {
     ($mnemonic:ident, $wide:ty, $narrow:ty, $function:expr) => {{
         struct Op;
-        impl Work for Op {
+        impl<B: Bits> Work<B> for Op {
             #[inline]
-            fn work([source, ..]: &Sources, width: usize, _: u8, result: &mut Zmm) {
-                let lanes = lanes_of::<$wide>(source).iter().take(width / size_of::<$wide>());
-                for (narrow, wide) in lanes_of_mut::<$narrow>(result).iter_mut().zip(lanes) {
+            fn work([source, ..]: [&B; 3], _: u8) -> B {
+                let mut result = B::default();
+                for (narrow, wide) in result.lanes_mut::<$narrow>().iter_mut().zip(source.lanes::<$wide>()) {
                     *narrow = ($function)(*wide) as $narrow;
                 }
+                result
             }
         }
         work_row!(
             [$mnemonic],
+            vectors,
             NONE,
             Layout::new(Operands::One, size_of::<$narrow>()).from(size_of::<$wide>()),
             Op
@@ -77,48 +79,52 @@ fn chosen<T>(c: &Context<'_>) -> (u64, usize) {
 }
 
 fn select_compress<T: Lane, const LANE: usize>(form: &Form<'_>) -> Option<Execute> {
-    let zeroing = form.instruction.zeroing_masking();
-    Some(if zeroing { compress::<T, LANE, true> } else { compress::<T, LANE, false> })
+    Some(match form.instruction.zeroing_masking() {
+        true => by_vector!(form.vector_width(), compress, <T, LANE, true>),
+        false => by_vector!(form.vector_width(), compress, <T, LANE, false>),
+    })
 }
 
 /// The lanes that the mask leaves, side by side. To memory go only as many; above them a register is kept or
 /// cleared.
-fn compress<T: Lane, const LANE: usize, const ZEROING: bool>(
+fn compress<B: Bits, T: Lane, const LANE: usize, const ZEROING: bool>(
     c: &mut Context<'_>,
 ) -> Result<Outcome, Exception> {
-    let (mut sources, mut result) = (Sources::default(), Zmm::default());
-    c.fetch(&mut sources)?;
+    // It has no source in memory.
+    let memory = B::default();
+    let mut result = B::default();
     let (mask, count) = chosen::<T>(c);
-    let source = lanes_of::<T>(&sources[0]).iter().enumerate();
+    let [source, ..] = c.sources(&memory);
+    let source = source.lanes::<T>().iter().enumerate();
     let source = source.filter(|(index, _)| mask >> (index & 63) & 1 != 0);
-    for (to, (_, lane)) in lanes_of_mut::<T>(&mut result).iter_mut().zip(source) {
+    for (to, (_, lane)) in result.lanes_mut::<T>().iter_mut().zip(source) {
         *to = *lane;
     }
     if c.phases.mask_number() == 0 {
-        c.commit(&result)?;
-    } else if c.decoded.operand[0].kind == Kind::Memory {
-        let bytes: &[u8] = bytemuck::cast_slice(&result);
+        return c.commit(&result);
+    }
+    if c.decoded.operand[0].kind == Kind::Memory {
+        let bytes: &[u8] = bytemuck::cast_slice(result.quadwords());
         c.store_elements(bytes, LANE, lowest(count))?;
     } else {
-        write_lanes::<LANE, ZEROING>(c, &result, lowest(count));
+        write_lanes::<B, LANE, ZEROING>(c, &result, lowest(count));
     }
     Ok(Outcome::Next)
 }
 
 /// Neighbouring lanes, or as many from memory, to the lanes that the mask leaves.
 fn expand<T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let (mut sources, mut result) = (Sources::default(), Zmm::default());
+    let (mut source, mut result) = (Zmm::default(), Zmm::default());
     let (mask, count) = chosen::<T>(c);
     if c.decoded.operand[1].kind == Kind::Memory {
-        c.load_elements(bytemuck::cast_slice_mut(&mut sources[0]), size_of::<T>(), lowest(count))?;
+        c.load_elements(source.lanes_mut(), size_of::<T>(), lowest(count))?;
     } else {
-        c.fetch(&mut sources)?;
+        [source, ..] = c.fetch_copies()?;
     }
-    let to = lanes_of_mut::<T>(&mut result).iter_mut().enumerate();
+    let to = result.lanes_mut::<T>().iter_mut().enumerate();
     let to = to.filter(|(index, _)| mask >> (index & 63) & 1 != 0);
-    for ((_, to), lane) in to.zip(lanes_of::<T>(&sources[0])) {
+    for ((_, to), lane) in to.zip(source.lanes::<T>()) {
         *to = *lane;
     }
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
 }

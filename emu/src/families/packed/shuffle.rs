@@ -51,13 +51,17 @@ pub(super) static ROWS: &[Row] = &[
     row!([Pmovzxdq, Vpmovzxdq], Widen<u32, u64>, NONE),
 ];
 
-/// A control byte whose top bit is set makes a zero. The 8 bytes of an MMX register are looked up in two
-/// copies of them.
+/// A control byte whose top bit is set makes a zero. Those of an MMX register number 8 bytes.
 #[inline(always)]
 fn pshufb<const N: usize>(table: &[u8; N], control: &[u8; N]) -> [u8; N] {
-    let twice = |bytes: &[u8; N]| core::array::from_fn(|index| bytes[index % N]);
-    let shuffled = optional::pshufb(&twice(table), &twice(control));
-    core::array::from_fn(|index| shuffled[index % 16])
+    let widened = |bytes: &[u8; N]| {
+        let mut wide = [0; 16];
+        wide[..N].copy_from_slice(bytes);
+        wide
+    };
+    let control = control.map(|byte| byte & (0x80 | (N - 1) as u8));
+    let shuffled = optional::pshufb(&widened(table), &widened(&control));
+    shuffled.first_chunk().copied().unwrap_or([0; N])
 }
 
 /// The lane that two bits of the immediate choose for lane `index` of four.

@@ -5,10 +5,11 @@ use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
 use crate::families::integer::arith::flag;
 use crate::model::exception::Exception;
+use crate::model::lane::Zmm;
 use crate::model::outcome::Outcome;
 use crate::model::registers::Rflags;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, Sources, Zmm, spread};
+use crate::run::phases::{Layout, Operands, spread};
 use crate::run::row::Row;
 use crate::shape::row;
 
@@ -58,17 +59,15 @@ fn signs<const LANE: usize>(vector: &Zmm, width: usize) -> u64 {
 /// The top bits of the source's lanes.
 #[inline(always)]
 fn fetch_signs<const LANE: usize>(c: &mut Context<'_>) -> Result<u64, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
-    Ok(signs::<LANE>(&sources[0], c.phases.width()))
+    let [source, ..] = c.fetch_copies()?;
+    Ok(signs::<LANE>(&source, c.phases.width()))
 }
 
 fn to_general<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let signs = fetch_signs::<LANE>(c)?;
     c.write(0, signs)?;
     // No vector is written.
-    c.commit(&Zmm::default())?;
-    Ok(Outcome::Next)
+    c.commit(&Zmm::default())
 }
 
 fn to_mask<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -84,16 +83,14 @@ fn from_mask<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exceptio
     for (index, quadword) in result.iter_mut().enumerate().take(c.phases.width() / 8) {
         *quadword = spread(mask, LANE, index);
     }
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
 }
 
 /// ZF if none of the bits is in both, CF if none is in the second alone; the other status flags are clear.
 fn test(c: &mut Context<'_>, bits: u64) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let [first, second, _] = c.fetch_copies()?;
     let (mut both, mut second_alone) = (0, 0);
-    for (first, second) in sources[0].iter().zip(&sources[1]) {
+    for (first, second) in first.iter().zip(&second) {
         both |= first & second & bits;
         second_alone |= !first & second & bits;
     }
@@ -114,17 +111,15 @@ fn masked_load<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Except
     let mut result = Zmm::default();
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut result);
     c.load_elements(&mut bytes[..width], LANE, mask)?;
-    c.commit(&result)?;
-    Ok(Outcome::Next)
+    c.commit(&result)
 }
 
 /// The lanes whose mask is negative, to memory.
 fn masked_store<const LANE: usize>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let [mask, source, _] = c.fetch_copies()?;
     let width = c.phases.width();
-    let mask = signs::<LANE>(&sources[0], width);
-    let bytes: &[u8] = bytemuck::cast_slice(&sources[1]);
+    let mask = signs::<LANE>(&mask, width);
+    let bytes: &[u8] = bytemuck::cast_slice(&source);
     c.store_elements(&bytes[..width], LANE, mask)?;
     Ok(Outcome::Next)
 }

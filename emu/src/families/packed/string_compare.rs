@@ -11,7 +11,7 @@ use crate::model::lane::Xmm;
 use crate::model::outcome::Outcome;
 use crate::model::registers::{Rflags, gpr};
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Alignment, Layout, Operands, Sources};
+use crate::run::phases::{Alignment, Layout, Operands};
 use crate::run::row::Row;
 use crate::shape::row;
 
@@ -216,10 +216,11 @@ fn compare<L: Length, R: Output>(form: &Form<'_>) -> Option<Execute> {
 }
 
 fn run<L: Length, R: Output, const LEGACY: bool>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let mut memory = Xmm::default();
+    c.fetch(&mut memory)?;
     let control = Control(c.decoded.immediate as u8);
-    let strings: [&Xmm; 2] = [0, 1].map(|index: usize| sources[index].first_chunk().unwrap_or(&[0; 2]));
+    let [first, second, _] = c.sources(&memory);
+    let strings = [first, second];
     let Compared { result, lengths } = match (control.words(), control.signed()) {
         (false, false) => compare_characters::<u8, L, 16>(c, strings.map(bytemuck::cast_ref), control),
         (false, true) => compare_characters::<i8, L, 16>(c, strings.map(bytemuck::cast_ref), control),

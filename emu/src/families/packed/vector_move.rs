@@ -7,16 +7,16 @@ use crate::decode::form::{Form, Shape};
 use crate::decode::operand::Kind;
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
-use crate::model::lane::{Bits, Lane, Xmm};
+use crate::model::lane::{Bits, Xmm, Zmm};
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::width::Width;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Alignment, Layout, Operands, Sources, Zmm};
+use crate::run::phases::{Alignment, Layout, Operands};
 use crate::run::place::{Destination, Mem, Reg, Source};
 use crate::run::row::Row;
 use crate::shape::row;
-use crate::shape::vector::{Work, lanes_of, lanes_of_mut, run, work_row};
+use crate::shape::vector::{Work, run, work_row};
 
 const NONE: Flags = Flags::empty();
 
@@ -64,27 +64,26 @@ pub(super) static ROWS: &[Row] = &[
 /// The source.
 struct Copy;
 
-impl Work for Copy {
+impl<B: Bits> Work<B> for Copy {
     #[inline]
-    fn work([source, ..]: &Sources, width: usize, _: u8, result: &mut Zmm) {
-        result[..width / 8].copy_from_slice(&source[..width / 8]);
+    fn work([source, ..]: [&B; 3], _: u8) -> B {
+        *source
     }
 }
 
 /// The first source, but the lowest element is that of the second.
 struct Merge<T>(T);
 
-impl<T: Lane> Work for Merge<T> {
+impl<T: Width> Work<Xmm> for Merge<T> {
     #[inline]
-    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
-        result[..2].copy_from_slice(&first[..2]);
-        lanes_of_mut::<T>(result)[0] = lanes_of::<T>(second)[0];
+    fn work([first, second, _]: [&Xmm; 3], _: u8) -> Xmm {
+        first.with_integer::<T>(0, second.integer(0))
     }
 }
 
 /// From memory, the rest of the register is cleared; from a register, it is that of the first source.
-fn scalar<T: Lane>(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.any(Shape::Memory) { run::<Copy> } else { run::<Merge<T>> })
+fn scalar<T: Width>(form: &Form<'_>) -> Option<Execute> {
+    Some(if form.any(Shape::Memory) { run::<Xmm, Copy> } else { run::<Xmm, Merge<T>> })
 }
 
 /// The XMM register that operand `index` names.
@@ -157,26 +156,30 @@ pub(super) fn transfer<W: Width>(form: &Form<'_>) -> Option<Execute> {
 /// Half `TO` of the first source becomes half `FROM` of the second.
 struct MergeHalf<const TO: usize, const FROM: usize>;
 
-impl<const TO: usize, const FROM: usize> Work for MergeHalf<TO, FROM> {
+impl<const TO: usize, const FROM: usize> Work<Xmm> for MergeHalf<TO, FROM> {
     #[inline]
-    fn work([first, second, _]: &Sources, _: usize, _: u8, result: &mut Zmm) {
-        result[..2].copy_from_slice(&first[..2]);
+    fn work([first, second, _]: [&Xmm; 3], _: u8) -> Xmm {
+        let mut result = *first;
         result[TO] = second[FROM];
+        result
     }
 }
 
 /// A half, to memory.
 struct StoreHalf<const FROM: usize>;
 
-impl<const FROM: usize> Work for StoreHalf<FROM> {
+impl<const FROM: usize> Work<Xmm> for StoreHalf<FROM> {
     #[inline]
-    fn work([source, ..]: &Sources, _: usize, _: u8, result: &mut Zmm) {
-        result[0] = source[FROM];
+    fn work([source, ..]: [&Xmm; 3], _: u8) -> Xmm {
+        [source[FROM], 0]
     }
 }
 
 fn half<const TO: usize, const FROM: usize>(form: &Form<'_>) -> Option<Execute> {
-    Some(if form.shape(0) == Shape::Memory { run::<StoreHalf<TO>> } else { run::<MergeHalf<TO, FROM>> })
+    Some(match form.shape(0) {
+        Shape::Memory => run::<Xmm, StoreHalf<TO>>,
+        _ => run::<Xmm, MergeHalf<TO, FROM>>,
+    })
 }
 
 fn movnti<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
@@ -188,12 +191,11 @@ fn movnti<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 /// Stores the bytes whose mask byte has its top bit set, at RDI or EDI. All bytes must be writable, even if
 /// the mask is zero, and an MMX register is used even if they are not: the manual leaves both open.
 fn maskmov(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    let mut sources = Sources::default();
-    c.fetch(&mut sources)?;
+    let sources = c.fetch_copies()?;
     // Writes no register.
     c.commit(&sources[0])?;
     let size = c.phases.width().min(16);
-    let (value, mask) = (lanes_of::<u8>(&sources[0]), lanes_of::<i8>(&sources[1]));
+    let (value, mask) = (sources[0].lanes::<u8>(), sources[1].lanes::<i8>());
     let halves = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
     let piece = if halves { 8 } else { size };
     let place = |c: &Context<'_>, offset: usize| match halves {

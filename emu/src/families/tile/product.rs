@@ -2,7 +2,7 @@
 
 use super::{doublewords, register, tiles};
 use crate::decode::flags::Flags;
-use crate::host::fma::{self, Signs};
+use crate::host::fma::{Signs, Unit};
 use crate::model::exception::Exception;
 use crate::model::format::{Format, Half, Single};
 use crate::model::lane::Zmm;
@@ -135,8 +135,10 @@ fn pairs(
 /// Products and addends, to nearest, denormal numbers flushed both ways; MXCSR does not count, and nothing is raised.
 fn multiply_add(signs: Signs, left: &Doublewords, right: &Doublewords, addend: &Doublewords) -> Doublewords {
     const FLUSHING: Mxcsr = Mxcsr::MASKS.union(Mxcsr::DAZ).union(Mxcsr::FTZ);
-    let sources: [&Zmm; 3] = [left, right, addend].map(bytemuck::cast_ref);
-    if let Some(result) = fma::compute(signs, 4, FLUSHING, sources, 64) {
+    if let Some(unit) = Unit::of(signs, 4, false) {
+        let sources: [&Zmm; 3] = [left, right, addend].map(bytemuck::cast_ref);
+        let mut result = Zmm::default();
+        unit.compute([FLUSHING], sources, core::array::from_mut(&mut result));
         return bytemuck::cast(result);
     }
     let negated = [signs == Signs::NegatedAdd, false];
