@@ -123,7 +123,7 @@ fn observe(
     let probe = place(&mut session)?;
     let status = match session.run() {
         RunEnd::Ended(status) => status,
-        RunEnd::StopRequested | RunEnd::Detached | RunEnd::Stopped | RunEnd::Timeout => None,
+        _ => None,
     };
     if let Some(probe) = probe {
         finish(&session, probe)?;

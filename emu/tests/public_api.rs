@@ -20,7 +20,7 @@ fn interface() -> Result<PublicApi, String> {
     if !rustdoc.status.success() {
         return Err(String::from_utf8_lossy(&rustdoc.stderr).into_owned());
     }
-    Builder::from_rustdoc_json(target.join("doc/emu.json"))
+    Builder::from_rustdoc_json(target.join(concat!("doc/", env!("CARGO_PKG_NAME"), ".json")))
         .omit_blanket_impls(true)
         .omit_auto_trait_impls(true)
         .omit_auto_derived_impls(true)
@@ -46,6 +46,7 @@ fn the_public_interface_is_the_one_on_file() {
     let new: Vec<_> = now.difference(&before).collect();
     assert!(
         gone.is_empty() && new.is_empty(),
-        "UPDATE_PUBLIC_API=1 cargo test -p emu --test public_api records it.\ngone: {gone:#?}\nnew: {new:#?}"
+        "UPDATE_PUBLIC_API=1 cargo test -p {} --test public_api records it.\ngone: {gone:#?}\nnew: {new:#?}",
+        env!("CARGO_PKG_NAME")
     );
 }

@@ -10,6 +10,7 @@ use crate::target::space::Unplaceable;
 
 /// Why a process cannot be traced.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum AttachError {
     /// There is no such process.
     NoSuchProcess {
@@ -110,6 +111,7 @@ impl std::error::Error for AttachError {
 
 /// Why a probe was not placed. Nothing in the target has changed.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ProbeError {
     /// It names no place.
     Locate(LocateError),

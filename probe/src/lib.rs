@@ -9,6 +9,25 @@
 //! a 64-bit process may contain, too: it executes those in place, stepped, while the threads that share its
 //! memory are held, and [`Counters::native`] counts them.
 //!
+//! ```
+//! use std::process::Command;
+//!
+//! use probe::locate::Address;
+//! use probe::{Action, RunEnd, Session};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut session = Session::launch(Command::new("true"))?;
+//! let start = session.entry().ok_or("it has ended already")?;
+//! let probe = session.probe(Address(start), |hit| {
+//!     println!("thread {} starts with its stack at {:#x}", hit.tid(), hit.registers().gpr[4]);
+//!     Action::Continue
+//! })?;
+//! assert!(matches!(session.run(), RunEnd::Ended(Some(status)) if status.success()));
+//! assert_eq!(session.report(probe).map(|report| report.counters.emulated), Some(1));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Memory is accessed as far as the thread itself could: the kernel holds page protections, and where the
 //! processor has protection keys, `/proc/PID/smaps` says which memory has one, and PKRU is fetched where one counts.
 //! That file is read again when the mappings are, when an access goes to memory that was not there before, and, as

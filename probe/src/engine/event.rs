@@ -113,6 +113,7 @@ pub enum Event<'a> {
 
 /// What is counted for each probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// How often a thread reached it.
     pub hits: u64,
@@ -132,6 +133,7 @@ pub struct Counters {
 
 /// The state of a probe.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ProbeReport<'a> {
     /// What was counted.
     pub counters: Counters,

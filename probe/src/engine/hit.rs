@@ -28,6 +28,7 @@ impl ProbeId {
 /// Where several probes share an instruction, it is performed unless one of their handlers leaves it out; the last
 /// of them says where the thread goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// The displaced instruction is emulated, unless the handler has changed RIP: see
     /// [`Hit::registers_mut`].

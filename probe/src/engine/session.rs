@@ -42,6 +42,7 @@ pub struct SessionOptions {
 
 /// Why [`Session::run`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RunEnd {
     /// No traced process is left. The status is the target's own, unless it could not be had.
     Ended(Option<ExitStatus>),

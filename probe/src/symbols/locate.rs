@@ -29,6 +29,7 @@ pub trait Locate {
 
 /// Why there is no site.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum LocateError {
     /// The object is not mapped, or not yet.
     NotMapped {

@@ -22,6 +22,7 @@ pub(crate) const LONGEST: usize = 15;
 
 /// Why no breakpoint can be put at an address.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Unplaceable {
     /// Nothing is mapped there.
     Unmapped,

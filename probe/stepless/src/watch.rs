@@ -507,7 +507,7 @@ fn counts(left: &Left, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
     let count = |(&id, name): (&ProbeId, &String)| {
         let counters = left.report(id).map(|report| report.counters).unwrap_or_default();
         let probe = name.clone();
-        let probe::Counters { hits, emulated, native, faulted, filtered, missed } = counters;
+        let probe::Counters { hits, emulated, native, faulted, filtered, missed, .. } = counters;
         Counts { probe, hits, emulated, faulted, filtered, missed, native }
     };
     probes.iter().zip(&shared.names).map(count).collect()
