@@ -1,8 +1,8 @@
 /*
  * Threads that change memory by atomic instructions while another process, which maps the same, does so, too.
  *
- * shared KIND SIZE THREADS ROUNDS: each thread calls KIND_SIZE so often. Prints what is missing in the end: 0 where
- * no change was lost.
+ * shared KIND SIZE THREADS ROUNDS [private]: each thread calls KIND_SIZE so often. Prints what is missing in the end:
+ * 0 where no change was lost. With the last, two threads of this process take the other's place.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -93,25 +93,27 @@ static void pause_a_while(void) {
 }
 
 /* At full speed; where the probed thread must see the same value twice, with pauses. */
-static void other(void) {
+static void *other(void *argument) {
     void *memory = (void *)&shared->word;
     int compares = !strcmp(kind->name, "cmpxchg"), exchanges = !strcmp(kind->name, "xchg");
-    unsigned long count = 0;
+    unsigned long count = 0, given = 0, taken = 0;
     for (; !shared->stop; count++) {
         unsigned long value = count & mask();
         if (!kind->other)
             add_twice(memory);
         else if (exchanges) {
-            shared->put += value;
-            shared->got += kind->other(memory, value) & mask();
+            given += value;
+            taken += kind->other(memory, value) & mask();
         } else
             kind->other(memory, 0);
         if (compares)
             pause_a_while();
         shared->ready = 1;
     }
-    shared->others = count;
-    _exit(0);
+    __atomic_fetch_add(&shared->others, count, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&shared->put, given, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&shared->got, taken, __ATOMIC_SEQ_CST);
+    return argument;
 }
 
 static void *run(void *argument) {
@@ -129,7 +131,9 @@ static void *run(void *argument) {
 }
 
 int main(int number, char **arguments) {
-    pthread_t thread[16];
+    pthread_t thread[16], contender[2];
+    int private = number > 5;
+    pid_t child = 0;
     if (number < 5)
         return 2;
     while (kind->name && (strcmp(kind->name, arguments[1]) || kind->size != atoi(arguments[2])))
@@ -138,10 +142,13 @@ int main(int number, char **arguments) {
     rounds = atoi(arguments[4]);
     if (!kind->name || threads > 16)
         return 2;
-    shared = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    pid_t child = fork();
-    if (child == 0)
-        other();
+    shared = mmap(0, 4096, PROT_READ | PROT_WRITE, (private ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; private && i < 2; i++)
+        pthread_create(&contender[i], 0, other, 0);
+    if (!private && (child = fork()) == 0) {
+        other(0);
+        _exit(0);
+    }
     while (!shared->ready)
         ;
     for (unsigned long i = 1; i < threads; i++)
@@ -150,7 +157,10 @@ int main(int number, char **arguments) {
     for (unsigned long i = 1; i < threads; i++)
         pthread_join(thread[i], 0);
     shared->stop = 1;
-    waitpid(child, 0, 0);
+    for (int i = 0; private && i < 2; i++)
+        pthread_join(contender[i], 0);
+    if (!private)
+        waitpid(child, 0, 0);
     unsigned long is = shared->word, made = threads * rounds, expected;
     if (!strcmp(kind->name, "xchg")) {
         /* What was put in came out, once. */
