@@ -109,7 +109,7 @@ fn without_these_ways_changes_are_lost() {
     let program = compile("shared", &[]);
     // On a machine that has others to serve, both may happen to share a core for a while.
     let lost = (0..100).any(|_| {
-        let (lost, counters) = run(&program, "inc", 8, 1, &["inc"], Ways::empty());
+        let (lost, counters) = run(&program, "inc", 8, 1, &["inc"], Ways::UNDIVIDED);
         assert_eq!(counters.native, 0, "{counters:?}");
         lost != 0
     });

@@ -25,7 +25,7 @@ use crate::executor::ptrace::locked::{self, Done, Kind, Source, Values};
 use crate::executor::ptrace::memory::Accessor;
 
 bitflags! {
-    /// The ways to make an access in one step that may be used; for tests, which show what there is without them.
+    /// The ways to make an access in one step that may be used; for tests, which show what is lost without them.
     #[doc(hidden)]
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Ways: u8 {
@@ -35,6 +35,8 @@ bitflags! {
         const EXCHANGE = 1 << 1;
         /// In place, or with all others held. Without this and the others, by a read and a write.
         const ALONE = 1 << 2;
+        /// A store in one piece. Without it, in two.
+        const UNDIVIDED = 1 << 3;
     }
 }
 

@@ -7,6 +7,7 @@ use emu::{Access, MemoryFault, UserMemory};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
+use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
@@ -132,7 +133,11 @@ impl Accessor<'_> {
             self.space.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
-        let written = process_vm_writev(sys::pid(self.thread.tid()), &[IoSlice::new(staged)], &remote);
+        let undivided = self.threads.atomics.ways.contains(Ways::UNDIVIDED);
+        let (first, second) = staged.split_at(if undivided { staged.len() } else { staged.len() / 2 });
+        let local = [IoSlice::new(first), IoSlice::new(second)];
+        let local = if undivided { &local[..1] } else { &local[..] };
+        let written = process_vm_writev(sys::pid(self.thread.tid()), local, &remote);
         let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
