@@ -89,29 +89,38 @@ fn threads_and_another_process_lose_nothing() {
     assert_eq!((lost, counters.native), (0, 0), "cmpxchg16b: {counters:?}");
 }
 
+/// Whether there are two cores, so that somebody can be faster.
+fn has_two_cores() -> bool {
+    let two = std::thread::available_parallelism().unwrap().get() >= 2;
+    if !two {
+        println!("skipped: on one core nobody does anything in the middle of an access");
+    }
+    two
+}
+
+/// On a machine that has others to serve, both sides may happen to share a core for a while.
+const OFTEN: usize = 100;
+
 #[test]
 fn who_does_not_get_through_executes_it_in_place_which_is_counted() {
     let program = compile("shared", &[]);
-    let ways = Ways::all() - Ways::WHOLE;
     for threads in [1, 4] {
-        let (lost, counters) = run(&program, "inc", 8, threads, &["inc"], ways);
-        assert_eq!(lost, 0, "{counters:?}");
-        assert!(counters.native > 0, "{counters:?}");
+        let natively = |_| {
+            let (lost, counters) = run(&program, "inc", 8, threads, &["inc"], Ways::all() - Ways::WHOLE);
+            assert_eq!(lost, 0, "{counters:?}");
+            counters.native > 0
+        };
+        assert!(!has_two_cores() || (0..OFTEN).any(natively), "{threads}");
     }
 }
 
 #[test]
 fn without_these_ways_changes_are_lost() {
-    if std::thread::available_parallelism().unwrap().get() < 2 {
-        println!("skipped: on one core nobody changes anything between the read and the write");
-        return;
-    }
     let program = compile("shared", &[]);
-    // On a machine that has others to serve, both may happen to share a core for a while.
-    let lost = (0..100).any(|_| {
+    let loses = |_| {
         let (lost, counters) = run(&program, "inc", 8, 1, &["inc"], Ways::UNDIVIDED);
         assert_eq!(counters.native, 0, "{counters:?}");
         lost != 0
-    });
-    assert!(lost);
+    };
+    assert!(!has_two_cores() || (0..OFTEN).any(loses));
 }
