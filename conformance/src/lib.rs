@@ -10,6 +10,7 @@ pub mod floating_point;
 pub mod fuzz;
 pub mod generate;
 mod in_use;
+pub mod litmus;
 pub mod lockstep;
 pub mod memory;
 pub mod oracle;

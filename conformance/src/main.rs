@@ -25,6 +25,8 @@ enum What {
     Diff(commands::diff::Arguments),
     /// Probes every instruction of some functions of a program, which must not notice.
     Everywhere(commands::everywhere::Arguments),
+    /// Looks for what other threads and processes must not see of emulated accesses to memory.
+    Litmus(commands::litmus::Arguments),
     /// Runs a program, each instruction both on the processor and in the emulator.
     Lockstep(commands::lockstep::Arguments),
     /// Records what this processor does, for machines that have another.
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         What::Coverage(arguments) => commands::coverage::run(&arguments),
         What::Diff(arguments) => commands::diff::run(&arguments),
         What::Everywhere(arguments) => commands::everywhere::run(&arguments),
+        What::Litmus(arguments) => commands::litmus::run(&arguments),
         What::Lockstep(arguments) => commands::lockstep::run(&arguments),
         What::Record(arguments) => commands::record::run(&arguments),
         What::Replay(arguments) => commands::replay::run(&arguments),

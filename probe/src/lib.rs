@@ -48,6 +48,8 @@ pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 pub use engine::leave::Left;
 pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use error::{AttachError, ProbeError};
+#[doc(hidden)]
+pub use executor::ptrace::atomic::Ways;
 pub use symbols::locate::{self, Locate, LocateError, Site};
 pub use symbols::{census, code, elf, glob, recorded, resolve, spec};
 pub use target::maps;

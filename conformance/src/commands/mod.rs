@@ -4,6 +4,7 @@ pub(crate) mod bytes;
 pub(crate) mod coverage;
 pub(crate) mod diff;
 pub(crate) mod everywhere;
+pub(crate) mod litmus;
 pub(crate) mod lockstep;
 pub(crate) mod record;
 pub(crate) mod replay;

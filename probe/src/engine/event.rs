@@ -120,8 +120,9 @@ pub struct Counters {
     /// Of these, how often the instruction was emulated to its end.
     pub emulated: u64,
     /// Of these, how often the thread executed the instruction itself while the others were held: it
-    /// depends on descriptors or permissions of the thread, it is not 64-bit code, or there was no system call
-    /// to borrow.
+    /// depends on descriptors or permissions of the thread, it is not 64-bit code, there was no system call
+    /// to borrow, or it changes memory that other processes map in one step, there was no instruction to borrow that
+    /// does the same, and somebody else was always faster than CMPXCHG.
     pub native: u64,
     /// Of these, how often it raised an exception.
     pub faulted: u64,

@@ -18,6 +18,7 @@ use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::{Closures, Handler, Host, Request};
 use crate::error::{AttachError, ProbeError};
 use crate::executor::ptrace::affinity::Affinity;
+use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::failure::{Failure, errno};
 use crate::executor::ptrace::memory::Staging;
 use crate::executor::ptrace::registers::Fetched;
@@ -340,6 +341,12 @@ impl Session {
             failures.append(&mut space.take_failures());
         }
         self.tell_failures(failures);
+    }
+
+    /// Restricts how accesses in one step are made; for tests of what is lost without.
+    #[doc(hidden)]
+    pub fn restrict_atomics(&mut self, ways: Ways) {
+        self.threads.atomics.ways = ways;
     }
 
     /// A handle by which another thread or a signal handler can end [`Session::run`].

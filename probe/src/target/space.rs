@@ -10,6 +10,8 @@ use emu::Displaced;
 
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::failure::{Failure, Failures, errno};
+use crate::executor::ptrace::locked::Catalogue;
+use crate::executor::ptrace::sharing::Sharing;
 use crate::symbols::code::{self, Unprobeable};
 use crate::target::keys::Keys;
 use crate::target::maps::{self, Mapping, Permissions};
@@ -132,6 +134,10 @@ pub(crate) struct Space {
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
     pub(crate) loans: Loans,
+    /// The same, for atomic accesses.
+    pub(crate) catalogue: Catalogue,
+    /// Which memory others may map, too.
+    pub(crate) sharing: Sharing,
     /// The thread by which it was opened, which may be gone.
     tid: i32,
     failures: Failures,
@@ -149,6 +155,8 @@ impl Space {
             removed: BTreeMap::new(),
             located: Vec::new(),
             loans: Loans::default(),
+            catalogue: Catalogue::default(),
+            sharing: Sharing::open(tid),
             tid,
             failures: Failures::default(),
             keys: Keys::new(),
@@ -399,6 +407,8 @@ impl Space {
         self.removed.retain(|&address, removed| stays(address, removed.identity));
         // What was not found may be there now.
         self.loans = Loans::default();
+        self.catalogue = Catalogue::default();
+        self.sharing.forget();
     }
 
     /// Brings the breakpoints up to date with code that is about to change, and returns in `bytes` what

@@ -1,6 +1,6 @@
 //! Borrowed instructions: a thread runs one that its text already has, with registers set so that it does
-//! what is wanted. Only a thread itself can enter the kernel, fault, or make an atomic access to its memory;
-//! this way it does so and nothing is injected.
+//! what is wanted. Only a thread itself can enter the kernel or fault; this way it does so and nothing is injected.
+//! For atomic accesses to its memory see [`locked`](crate::executor::ptrace::locked).
 
 use emu::registers::gpr;
 use emu::{Registers, Rflags};
@@ -34,8 +34,6 @@ pub(crate) enum Need {
     Syscall,
     /// INT n.
     Interrupt(u8),
-    /// LOCK CMPXCHG of 4 or 8 bytes, or LOCK CMPXCHG16B.
-    CompareExchange(usize),
 }
 
 /// The longest instruction that is borrowed, in bytes.
@@ -103,22 +101,6 @@ impl Need {
             Need::Debug => starts(&[0xf1]),
             Need::Syscall => starts(&[0x0f, 0x05]),
             Need::Interrupt(number) => starts(&[0xcd, number]),
-            Need::CompareExchange(16) => {
-                let &[0xf0, 0x48, 0x0f, 0xc7, modrm, ..] = bytes else { return None };
-                let base = plain_base(modrm)?;
-                (register(modrm) == 1 && base > gpr::RBX)
-                    .then_some(Pattern { value: Some(gpr::RBX), ..Pattern::on(base, 5) })
-            }
-            Need::CompareExchange(size) => {
-                let (length, modrm) = match *bytes {
-                    [0xf0, 0x0f, 0xb1, modrm, ..] if size == 4 => (4, modrm),
-                    [0xf0, 0x48, 0x0f, 0xb1, modrm, ..] if size == 8 => (5, modrm),
-                    _ => return None,
-                };
-                let (base, value) = (plain_base(modrm)?, register(modrm));
-                (base != gpr::RAX && value != gpr::RAX && value != base && value != gpr::RSP)
-                    .then_some(Pattern { value: Some(value), ..Pattern::on(base, length) })
-            }
         }
     }
 }
@@ -152,11 +134,6 @@ impl Loan {
             }
             _ => false,
         }
-    }
-
-    /// The address behind it.
-    pub(crate) fn end(&self) -> u64 {
-        self.address.wrapping_add(self.pattern.length as u64)
     }
 
     /// Sets the registers so that the instruction works on `operand`, and stores `value` if it stores one.
@@ -249,86 +226,6 @@ pub(crate) fn run(
     Ok((ran, rip))
 }
 
-/// What came of an atomic access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exchange {
-    /// It was made.
-    Done,
-    /// Another thread was faster.
-    Failed,
-    /// The memory cannot be written.
-    Faulted,
-    /// There is no such thread any more.
-    Gone,
-    /// It could not be tried.
-    Unavailable,
-}
-
-/// Has a thread replace the `size` bytes at `address` by
-/// `new` if they are `old`, in one step. Its registers are as before afterwards.
-pub(crate) fn compare_exchange(
-    threads: &mut Threads,
-    thread: &mut Stopped,
-    space: &mut Space,
-    address: u64,
-    size: usize,
-    old: u128,
-    new: u128,
-) -> Exchange {
-    const ZF: u64 = 1 << 6;
-    const AC: u64 = 1 << 18;
-    const GETREGS: &str = "PTRACE_GETREGS";
-    const SETREGS: &str = "PTRACE_SETREGS";
-    let tid = thread.tid();
-    let Some(loan) = loan(space, tid, Need::CompareExchange(size)) else { return Exchange::Unavailable };
-    let Some(own) = threads.note(tid, GETREGS, thread.registers()) else {
-        return Exchange::Unavailable;
-    };
-    // The halves of a quadword pair; the upper ones are zero for less.
-    let halves = |value: u128| [value as u64, (value >> 64) as u64];
-    let mut kernel = own;
-    // No alignment check: whether one is due has been decided before.
-    kernel.eflags &= !AC;
-    kernel.rip = loan.address;
-    let ([rax, rdx], [low, high]) = (halves(old), halves(new));
-    kernel.rax = rax;
-    if size == 16 {
-        (kernel.rdx, kernel.rbx, kernel.rcx) = (rdx, low, high);
-    }
-    for (number, value) in [(loan.pattern.base, address), (loan.pattern.value, low)] {
-        match number {
-            Some(gpr::RCX) => kernel.rcx = value,
-            Some(gpr::RDX) => kernel.rdx = value,
-            Some(gpr::RBX) => kernel.rbx = value,
-            Some(gpr::RBP) => kernel.rbp = value,
-            Some(gpr::RSI) => kernel.rsi = value,
-            Some(gpr::RDI) => kernel.rdi = value,
-            _ => {}
-        }
-    }
-    if threads.note(tid, SETREGS, thread.set_registers(kernel)).is_none() {
-        // It may have taken some.
-        threads.note(tid, SETREGS, thread.set_registers(own));
-        return Exchange::Unavailable;
-    }
-    let result = match threads.run(thread, Resume::Step) {
-        Ok(Ran::Signal(libc::SIGTRAP)) => {
-            match threads.note(tid, GETREGS, thread.registers()) {
-                Some(after) if after.rip != loan.end() => Exchange::Unavailable,
-                Some(after) if after.eflags & ZF != 0 => Exchange::Done,
-                Some(_) => Exchange::Failed,
-                // Whether it has been made, nobody knows: to make it again would be worse.
-                None => Exchange::Gone,
-            }
-        }
-        Ok(Ran::Signal(libc::SIGSEGV | libc::SIGBUS)) => Exchange::Faulted,
-        Ok(_) => Exchange::Unavailable,
-        Err(Gone) => return Exchange::Gone,
-    };
-    threads.note(tid, SETREGS, thread.set_registers(own));
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,14 +241,5 @@ mod tests {
         // imul ecx
         assert_eq!(Need::Divide.pattern(&[0xf7, 0xe9]), None);
         assert_eq!(Need::Interrupt(0x80).pattern(&[0xcd, 0x80]), Some(Pattern::plain(2)));
-        let exchange = Need::CompareExchange(4);
-        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x17]), pattern(4, gpr::RDI, Some(gpr::RDX)));
-        // cmpxchg [rdi], edi and [rdx], eax
-        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x3f]), None);
-        assert_eq!(exchange.pattern(&[0xf0, 0x0f, 0xb1, 0x02]), None);
-        let pair = Need::CompareExchange(16);
-        assert_eq!(pair.pattern(&[0xf0, 0x48, 0x0f, 0xc7, 0x0f]), pattern(5, gpr::RDI, Some(gpr::RBX)));
-        // The address in a register that holds an operand.
-        assert_eq!(pair.pattern(&[0xf0, 0x48, 0x0f, 0xc7, 0x0a]), None);
     }
 }

@@ -7,7 +7,7 @@ use emu::{Access, MemoryFault, UserMemory};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
-use crate::executor::ptrace::borrow::{self, Exchange};
+use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
@@ -133,7 +133,11 @@ impl Accessor<'_> {
             self.space.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
-        let written = process_vm_writev(sys::pid(self.thread.tid()), &[IoSlice::new(staged)], &remote);
+        let undivided = self.threads.atomics.ways.contains(Ways::UNDIVIDED);
+        let (first, second) = staged.split_at(if undivided { staged.len() } else { staged.len() / 2 });
+        let local = [IoSlice::new(first), IoSlice::new(second)];
+        let local = if undivided { &local[..1] } else { &local[..] };
+        let written = process_vm_writev(sys::pid(self.thread.tid()), local, &remote);
         let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);
@@ -210,6 +214,15 @@ impl Accessor<'_> {
         length
     }
 
+    /// That all of `size` bytes at `address` can be written, or what keeps the thread from it.
+    pub(crate) fn can_store(&mut self, address: u64, size: usize) -> Result<(), MemoryFault> {
+        let permitted = self.permitted(address, size, Access::Write);
+        match self.storable(address, permitted) {
+            storable if storable == size => Ok(()),
+            storable => Err(Self::fault(address, storable, Access::Write, storable == permitted)),
+        }
+    }
+
     /// A fault, by its key or else by the page, `done` bytes behind `address`.
     fn fault(address: u64, done: usize, access: Access, protection_key: bool) -> MemoryFault {
         // What the page is, the processor will say: `faults` makes the thread access it for real.
@@ -244,10 +257,7 @@ impl UserMemory for Accessor<'_> {
         let permitted = self.permitted(address, bytes.len(), Access::Write);
         if permitted < bytes.len() || in_first_page(address, bytes.len()) < bytes.len() {
             // All or nothing: the first page is written first, so look at all before.
-            let storable = self.storable(address, permitted);
-            if storable < bytes.len() {
-                return Err(Self::fault(address, storable, Access::Write, storable == permitted));
-            }
+            self.can_store(address, bytes.len())?;
         }
         let mut done = 0;
         while let Some(rest) = bytes.get(done..)
@@ -264,78 +274,13 @@ impl UserMemory for Accessor<'_> {
         Ok(())
     }
 
-    /// Nothing outside the target can make an atomic access to its memory, so the thread borrows LOCK CMPXCHG
-    /// for it. Where there is none, the other threads that share the memory are stopped for the duration.
-    /// Processes that share the page by a MAP_SHARED mapping are not, then; and a thread that waits in one of
-    /// the system calls that signal(7) lists under "Interruption of system calls by stop signals" sees that
-    /// call fail with EINTR.
+    /// See [`atomic`](crate::executor::ptrace::atomic).
     fn update(
         &mut self,
         address: u64,
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        let space = self.threads.get(self.thread.tid()).map(|thread| thread.space);
-        let others = space.filter(|&space| self.threads.has_others(space, self.thread.tid()));
-        if others.is_some()
-            && let Some(result) = self.update_by_exchange(address, size, update)
-        {
-            return result;
-        }
-        let held = others.is_some_and(|space| self.threads.hold_others(space, self.thread.tid()));
-        let result = self.update_alone(address, size, update);
-        if held {
-            self.threads.release_others();
-        }
-        result
-    }
-}
-
-/// The unit of 4, 8 or 16 bytes in which LOCK CMPXCHG reaches `size` bytes at `address`: where it begins,
-/// and how long it is.
-fn unit_around(address: u64, size: usize) -> (u64, usize) {
-    match size {
-        // Inside an aligned doubleword, or across two: then also across whatever `address` is across.
-        1 => (address & !3, 4),
-        2 if address & 3 != 3 => (address & !3, 4),
-        2 => (address - 1, 4),
-        size => (address, size),
-    }
-}
-
-impl Accessor<'_> {
-    /// Makes the access by an instruction of the thread; `None`, with nothing changed, if that cannot be.
-    fn update_by_exchange(
-        &mut self,
-        address: u64,
-        size: usize,
-        update: &mut dyn FnMut(u128) -> u128,
-    ) -> Option<Result<u128, MemoryFault>> {
-        // With more contention than this, stopping the others is the faster way.
-        const MOST_ATTEMPTS: usize = 64;
-        let (unit, length) = unit_around(address, size);
-        if self.space.store_meets_breakpoint(unit, length) {
-            return None;
-        }
-        let shift = address.wrapping_sub(unit) * 8;
-        let mask = u128::MAX.checked_shr(128 - size as u32 * 8).unwrap_or(0) << shift;
-        for _ in 0..MOST_ATTEMPTS {
-            let mut bytes = [0; 16];
-            let used = bytes.get_mut(..length)?;
-            // Which byte it is that cannot be accessed, the other way finds out.
-            if self.read(unit, used, Access::Write).is_err() {
-                return None;
-            }
-            let whole = u128::from_le_bytes(bytes);
-            let old = (whole & mask) >> shift;
-            let new = whole & !mask | update(old) << shift & mask;
-            match borrow::compare_exchange(self.threads, self.thread, self.space, unit, length, whole, new) {
-                // Nobody will see what comes of it where the thread is gone.
-                Exchange::Done | Exchange::Gone => return Some(Ok(old)),
-                Exchange::Failed => {}
-                Exchange::Faulted | Exchange::Unavailable => return None,
-            }
-        }
-        None
+        self.update_in_one_step(address, size, update)
     }
 }

@@ -1,13 +1,16 @@
 //! The executor for threads in ptrace-stops.
 
 pub(crate) mod affinity;
+pub(crate) mod atomic;
 pub(crate) mod borrow;
 mod enter;
 pub(crate) mod failure;
 pub(crate) mod faults;
+pub(crate) mod locked;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub(crate) mod registers;
+pub(crate) mod sharing;
 pub(crate) mod stopped;
 pub(crate) mod sys;
 pub(crate) mod threads;
@@ -155,6 +158,7 @@ impl Executor for Ptrace<'_> {
             self.threads.note(tid, "PTRACE_GETREGSET", fetched).ok_or(Stuck::Refused)?;
         }
         self.threads.memory_refused = false;
+        self.threads.atomics.begin(displaced);
         let mut memory = Accessor {
             thread: self.thread,
             space: self.space,
@@ -165,6 +169,7 @@ impl Executor for Ptrace<'_> {
             pkru: None,
         };
         let result = displaced.execute(&mut self.registers.file, &mut memory);
+        self.registers.file.rflags = self.threads.atomics.flags(self.registers.file.rflags);
         if result.is_ok() && !self.registers.keeps_fixed_flags() {
             // POPF or IRET, which change nothing but registers.
             self.registers.revert();

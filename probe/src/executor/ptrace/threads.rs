@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::executor::ptrace::atomic::Atomics;
 use crate::executor::ptrace::failure::{Failure, Failures};
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
@@ -101,6 +102,7 @@ pub(crate) struct Threads {
     failures: Failures,
     /// Whether memory could not be accessed for another reason than that there is none.
     pub(crate) memory_refused: bool,
+    pub(crate) atomics: Atomics,
 }
 
 impl Threads {
@@ -113,6 +115,7 @@ impl Threads {
             alarm,
             failures: Failures::default(),
             memory_refused: false,
+            atomics: Atomics::new(),
         }
     }
 

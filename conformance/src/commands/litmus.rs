@@ -1,0 +1,79 @@
+//! `conformance litmus`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use conformance::litmus::{self, Options, Report};
+
+use super::{Out, conclude, could_not_run, print_json, to_stdout};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How long, all tests together.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// So many rounds of each test, however long they take.
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
+    /// What performs the displaced instructions.
+    #[arg(long, value_enum, default_value_t = Executor::Ptrace)]
+    executor: Executor,
+    /// Prints one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Executor {
+    /// A tracer.
+    Ptrace,
+    /// Hardware breakpoints.
+    Hardware,
+    /// The process itself.
+    #[value(name = "self")]
+    Itself,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    if arguments.executor != Executor::Ptrace {
+        return could_not_run("there is no such executor yet; use --executor ptrace");
+    }
+    let options = Options {
+        time: Duration::from_secs(arguments.seconds),
+        rounds: arguments.rounds,
+        ..Options::default()
+    };
+    let report = litmus::run(&options, |test| {
+        if !test.holds() {
+            // A closed stderr is the user's wish.
+            let _ = writeln!(io::stderr(), "does not hold: {test:?}");
+        }
+    });
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return could_not_run(error),
+    };
+    let printed = if arguments.json { print_json(&report) } else { to_stdout(|out| print(out, &report)) };
+    conclude(printed, report.holds())
+}
+
+fn print(out: Out<'_>, report: &Report) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:<24} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "", "rounds", "forbidden", "weak", "hits", "emulated"
+    )?;
+    for test in &report.tests {
+        writeln!(
+            out,
+            "{:<24} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            test.name, test.rounds, test.forbidden, test.weak, test.hits, test.emulated
+        )?;
+    }
+    report
+        .skipped
+        .iter()
+        .try_for_each(|skipped| writeln!(out, "skipped: {}: {}", skipped.name, skipped.reason))
+}

@@ -1,0 +1,336 @@
+//! Memory as other threads and processes see it while one side's accesses are emulated.
+//!
+//! Small programs of two sides, one of them probed on every instruction and the other at full speed, count what x86's
+//! memory order and its promises of single copies forbid (SDM volume 3, sections 9.1.1 and 9.2), and changes that are
+//! lost although they were made by LOCKed instructions. Each is run again and again for its share of the time.
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use probe::resolve::{Objects, Resolver};
+use probe::spec::ProbeSpec;
+use probe::{Action, RunEnd, Session, Ways};
+use serde::Serialize;
+
+/// How much is done.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For all tests together.
+    pub time: Duration,
+    /// Of each test so many rounds, however long that takes.
+    pub rounds: Option<u64>,
+    /// How atomic accesses are made; all but for showing that the tests can fail.
+    #[doc(hidden)]
+    pub ways: Ways,
+    /// The names of the tests begin so.
+    #[doc(hidden)]
+    pub prefix: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { time: Duration::from_secs(60), rounds: None, ways: Ways::all(), prefix: String::new() }
+    }
+}
+
+/// What all tests came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Each test.
+    pub tests: Vec<Test>,
+    /// What could not be tested on this machine.
+    pub skipped: Vec<Skipped>,
+}
+
+/// What a test came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Test {
+    /// Its name.
+    pub name: String,
+    /// How often the probed side did its part.
+    pub rounds: u64,
+    /// How often what must not be seen was seen, or how many changes were lost.
+    pub forbidden: u64,
+    /// How often was seen what the processor does not promise to avoid: what store buffers show, and vectors of more
+    /// than 16 bytes in parts.
+    pub weak: u64,
+    /// How often probes were hit.
+    pub hits: u64,
+    /// Of these, how many were emulated. The others say nothing about the emulation.
+    pub emulated: u64,
+}
+
+/// A test that could not run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: &'static str,
+}
+
+impl Report {
+    /// Whether nothing forbidden was seen, by hits that were all emulated.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.tests.iter().all(Test::holds)
+    }
+}
+
+impl Test {
+    /// Whether nothing forbidden was seen, by hits that were all emulated.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.forbidden == 0 && self.hits == self.emulated && self.hits >= self.rounds
+    }
+}
+
+/// A program of this directory, compiled.
+struct Programs {
+    directory: PathBuf,
+}
+
+impl Programs {
+    const ORDER: &str = include_str!("order.c");
+    const COUNTERS: &str = include_str!("../../../probe/tests/targets/shared.c");
+
+    fn compile() -> Result<Programs, Box<dyn Error>> {
+        let name = format!("stepless-litmus-{}-{:?}", std::process::id(), std::thread::current().id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory)?;
+        let programs = Programs { directory: directory.canonicalize()? };
+        for (name, source) in [("order", Self::ORDER), ("counters", Self::COUNTERS)] {
+            let path = programs.directory.join(format!("{name}.c"));
+            fs::write(&path, source)?;
+            let mut compiler = Command::new("cc");
+            compiler.args(["-O1", "-pthread", "-o"]).arg(programs.path(name)).arg(&path);
+            let output = compiler.output().map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => "a C compiler is needed: install gcc or clang as `cc`".to_owned(),
+                _ => format!("cc: {error}"),
+            })?;
+            if !output.status.success() {
+                return Err(format!("cc {name}.c: {}", output.status).into());
+            }
+        }
+        Ok(programs)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        // What is left of temporary files does no harm.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// One test: how its program is called, and which function of it is probed.
+struct Plan {
+    name: String,
+    program: &'static str,
+    arguments: Vec<String>,
+    function: String,
+    /// So many threads make the rounds.
+    threads: u64,
+}
+
+/// Tests of order and of single copies: their names, and the functions after `probed_`.
+const ORDER: [(&str, &str); 28] = [
+    ("message_write", "write"),
+    ("message_read", "read"),
+    ("load_buffering", "load_store"),
+    ("load_buffering_copy", "copy"),
+    ("buffer", "buffer"),
+    ("buffer_both", "buffer"),
+    ("buffer_mfence", "buffer_mfence"),
+    ("buffer_mfence_both", "buffer_mfence"),
+    ("buffer_lock", "buffer_lock"),
+    ("buffer_lock_both", "buffer_lock"),
+    ("buffer_xchg", "buffer_xchg"),
+    ("buffer_xchg_both", "buffer_xchg"),
+    ("seqlock_write", "seqlock_write"),
+    ("seqlock_read", "seqlock_read"),
+    ("torn_store_2", "store_2"),
+    ("torn_load_store_2", "store_2"),
+    ("torn_store_4", "store_4"),
+    ("torn_load_store_4", "store_4"),
+    ("torn_store_8", "store_8"),
+    ("torn_load_store_8", "store_8"),
+    ("torn_store_16", "store_16"),
+    ("torn_load_store_16", "store_16"),
+    ("torn_vstore_16", "vstore_16"),
+    ("torn_load_vstore_16", "vstore_16"),
+    ("torn_store_32", "store_32"),
+    ("torn_load_store_32", "store_32"),
+    ("torn_store_64", "store_64"),
+    ("torn_load_store_64", "store_64"),
+];
+
+/// Counters: the instruction, and the sizes of memory in bytes.
+const COUNTERS: [(&str, &[u32]); 5] = [
+    ("inc", &[1, 2, 4, 8]),
+    ("xadd", &[1, 2, 4, 8]),
+    ("cmpxchg", &[1, 2, 4, 8, 16]),
+    ("bts", &[2, 4, 8]),
+    ("xchg", &[1, 2, 4, 8]),
+];
+
+fn plans() -> Vec<Plan> {
+    let order = ORDER.iter().map(|&(name, function)| Plan {
+        name: name.to_owned(),
+        program: "order",
+        arguments: vec![name.to_owned()],
+        function: format!("probed_{function}"),
+        threads: 1,
+    });
+    let counters = COUNTERS.iter().flat_map(|&(kind, sizes)| {
+        let each = sizes.iter().flat_map(move |&size| [("shared", size), ("private", size)]);
+        // Two threads of the process and two that are not probed; or one, and another process. BTS says what it has
+        // found, which one thread alone can foresee.
+        each.map(move |(sharing, size)| Plan {
+            name: format!("lock_{kind}_{size}_{sharing}"),
+            program: "counters",
+            arguments: vec![kind.to_owned(), size.to_string(), sharing.to_owned()],
+            function: format!("{kind}_{size}"),
+            threads: if sharing == "private" && kind != "bts" { 2 } else { 1 },
+        })
+    });
+    order.chain(counters).collect()
+}
+
+impl Plan {
+    fn command(&self, programs: &Programs, rounds: u64) -> Command {
+        let mut command = Command::new(programs.path(self.program));
+        match self.arguments.as_slice() {
+            [kind, size, sharing] => {
+                command.args([kind, size]).args([self.threads, rounds].map(|number| number.to_string()));
+                if sharing == "private" {
+                    command.arg(sharing);
+                }
+            }
+            rest => {
+                command.args(rest).arg(rounds.to_string());
+            }
+        }
+        command
+    }
+}
+
+/// What is wrong with a run of a program.
+#[derive(Debug)]
+struct Broken(String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Broken {}
+
+/// The exit status of a program for which the processor lacks something.
+const LACKING: i32 = 77;
+
+/// Runs a program once, and adds what it saw to `test`. Says whether it could.
+fn once(
+    plan: &Plan,
+    programs: &Programs,
+    rounds: u64,
+    ways: Ways,
+    test: &mut Test,
+) -> Result<bool, Box<dyn Error>> {
+    const PATIENCE: Duration = Duration::from_secs(300);
+    let (reader, writer) = io::pipe()?;
+    let mut command = plan.command(programs, rounds);
+    command.stdout(writer);
+    let mut session = Session::launch(command)?;
+    session.restrict_atomics(ways);
+    let object = path(&programs.path(plan.program))?;
+    let mut probes = vec![plan.function.clone()];
+    if plan.function == "bts" || plan.name.starts_with("lock_bts") {
+        probes.push(plan.function.replace("bts", "btr"));
+    }
+    let mut ids = Vec::new();
+    for pattern in probes {
+        let spec = ProbeSpec::EachInstruction { object: object.clone(), pattern };
+        ids.push(session.probe(Resolver::new(spec, Arc::new(Objects::default())), |_| Action::Continue)?);
+    }
+    let status = match session.run_for(PATIENCE) {
+        RunEnd::Ended(Some(status)) => status,
+        other => return Err(Broken(format!("{} did not end: {other:?}", plan.name)).into()),
+    };
+    for id in ids {
+        let Some(report) = session.report(id) else { continue };
+        if let Some((address, reason)) = report.refused.first() {
+            return Err(Broken(format!("{}: {address:#x} cannot be probed: {reason}", plan.name)).into());
+        }
+        test.hits += report.counters.hits;
+        test.emulated += report.counters.emulated;
+    }
+    drop(session);
+    if status.code() == Some(LACKING) {
+        return Ok(false);
+    }
+    let output = io::read_to_string(reader)?;
+    let mut numbers = output.split_whitespace().map(str::parse::<u64>);
+    let Some(Ok(forbidden)) = numbers.next().filter(|_| status.success()) else {
+        return Err(Broken(format!("{}: {status}", plan.name)).into());
+    };
+    test.rounds += rounds * plan.threads;
+    // What is missing may be the difference of any two numbers.
+    test.forbidden += if plan.program == "counters" { forbidden.min(rounds) } else { forbidden };
+    test.weak += numbers.next().and_then(Result::ok).unwrap_or(0);
+    Ok(true)
+}
+
+fn path(path: &Path) -> Result<String, Broken> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Broken(format!("not UTF-8: {}", path.display())))
+}
+
+/// Runs all tests, and tells `progress` of each.
+///
+/// # Errors
+/// There is no C compiler, or a program could not be run.
+pub fn run(options: &Options, mut progress: impl FnMut(&Test)) -> Result<Report, Box<dyn Error>> {
+    /// At a time: little enough for the shortest share, and more than starting it takes.
+    const SOME: u64 = 500;
+    const MANY: u64 = 20_000;
+    let programs = Programs::compile()?;
+    let mut report = Report::default();
+    let plans: Vec<Plan> =
+        plans().into_iter().filter(|plan| plan.name.starts_with(&options.prefix)).collect();
+    let start = Instant::now();
+    for (index, plan) in plans.iter().enumerate() {
+        let mut test = Test { name: plan.name.clone(), ..Test::default() };
+        let due = start + options.time * (index as u32 + 1) / plans.len().max(1) as u32;
+        let mut able = true;
+        loop {
+            let left = options.rounds.map(|rounds| rounds.saturating_sub(test.rounds));
+            let at_a_time = left.map_or(SOME, |left| (left / plan.threads).clamp(1, MANY));
+            able &= once(plan, &programs, at_a_time, options.ways, &mut test)?;
+            let ended = match options.rounds {
+                Some(rounds) => test.rounds >= rounds,
+                None => Instant::now() >= due,
+            };
+            if ended || !able {
+                break;
+            }
+        }
+        if able {
+            progress(&test);
+            report.tests.push(test);
+        } else {
+            report.skipped.push(Skipped { name: test.name, reason: "the processor lacks the vectors" });
+        }
+    }
+    Ok(report)
+}

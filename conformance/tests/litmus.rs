@@ -1,0 +1,69 @@
+//! Litmus tests, briefly: that they hold, and that they can fail.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use conformance::litmus::{self, Options};
+use probe::Ways;
+
+fn conformance(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_conformance")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn nothing_forbidden_is_seen() {
+    let output = conformance(&["litmus", "--seconds", "2", "--json"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tests = document["tests"].as_array().unwrap();
+    let skipped = document["skipped"].as_array().unwrap();
+    skipped.iter().for_each(|skipped| println!("skipped: {skipped}"));
+    assert_eq!(tests.len() + skipped.len(), 68, "{document}");
+    for test in tests {
+        assert_eq!(test["forbidden"], 0, "{test}");
+        assert!(test["rounds"].as_u64() > Some(0), "{test}");
+        assert!(test["hits"].as_u64() >= test["rounds"].as_u64(), "{test}");
+        assert_eq!(test["hits"], test["emulated"], "{test}");
+    }
+}
+
+/// Whether some of the tests whose names begin with `prefix` fail with `ways` alone to make accesses in one step.
+fn fails(prefix: &str, ways: Ways) -> bool {
+    let time = Duration::from_millis(500);
+    let options = Options { time, ways, prefix: prefix.to_owned(), ..Options::default() };
+    // On a machine that has others to serve, both sides may happen to share a core for a while.
+    (0..40).any(|_| !litmus::run(&options, |_| ()).unwrap().holds())
+}
+
+fn has_two_cores() -> bool {
+    let two = std::thread::available_parallelism().unwrap().get() >= 2;
+    if !two {
+        println!("skipped: on one core nobody does anything in the middle of an access");
+    }
+    two
+}
+
+#[test]
+fn without_a_way_to_make_an_access_in_one_step_changes_are_lost() {
+    if has_two_cores() {
+        assert!(fails("lock_inc_8_shared", Ways::UNDIVIDED));
+        assert!(fails("lock_xadd_4_private", Ways::UNDIVIDED));
+    }
+}
+
+#[test]
+fn stores_in_two_pieces_tear() {
+    if has_two_cores() {
+        assert!(fails("torn_store_8", Ways::all() - Ways::UNDIVIDED));
+    }
+}
+
+#[test]
+fn executors_that_are_not_there_are_refused() {
+    for executor in ["hardware", "self"] {
+        let output = conformance(&["litmus", "--executor", executor]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+    }
+}
