@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -102,8 +103,42 @@ pub enum Event<'a> {
         /// Why: EIO for a general register, EINVAL for an extended one.
         error: Errno,
     },
-    /// The program has overwritten a probed instruction; its probes do not work there any more.
+    /// The program has overwritten a probed instruction, by another one or by itself; its probes do not work there
+    /// any more. Found at a hit, when the probe is removed, and by a check at most a second later.
     Overwritten {
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: u64,
+        /// For how long at most the breakpoint has been missing.
+        missing: Duration,
+    },
+    /// A breakpoint was missing and has been placed again: its page was thrown away, by madvise(2), and came from its
+    /// file once more. Found by a check at most a second later.
+    Restored {
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: u64,
+        /// For how long at most the breakpoint was missing.
+        missing: Duration,
+    },
+    /// The program has copied text with a breakpoint in it.
+    Copied {
+        /// The process.
+        pid: i32,
+        /// The address of the copied instruction.
+        address: u64,
+        /// The address of the instruction that the probes are on.
+        of: u64,
+        /// Whether the copy is probed, which is so where it has taken the place of the text. Otherwise it has no
+        /// breakpoint any more, and hits there are none.
+        served: bool,
+    },
+    /// A thread has hit a probed instruction in a restartable sequence (rseq(2)), or before one, that no object
+    /// lists. The kernel aborts it, as after any preemption, and it would be so at each hit: the breakpoint has been
+    /// taken out.
+    Sequence {
         /// The process.
         pid: i32,
         /// The address.

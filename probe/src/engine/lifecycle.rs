@@ -260,7 +260,13 @@ impl Session {
             return self.threads.resume(stopped, 0);
         }
         let signal = match stopped.stop.signal() {
-            libc::SIGTRAP if space.is_some_and(|space| self.rewind(&stopped, space)) => 0,
+            libc::SIGTRAP
+                if space.is_some_and(|space| {
+                    self.rewind(&stopped, space) || self.recover_copy(&stopped, space)
+                }) =>
+            {
+                0
+            }
             signal => signal,
         };
         self.threads.let_go(stopped, signal);

@@ -1,14 +1,17 @@
 //! From a stop to the resume: sessions, the probes in them, hits, and the lives of threads and mappings.
 
 pub(crate) mod compat;
+mod copies;
 pub mod event;
 pub mod hit;
 pub(crate) mod host;
 mod kin;
 pub(crate) mod leave;
 mod lifecycle;
+pub(crate) mod lost;
 mod pause;
 pub(crate) mod perform;
 mod placement;
+mod sequences;
 pub(crate) mod session;
 mod trap;

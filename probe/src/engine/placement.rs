@@ -10,7 +10,7 @@ use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::symbols::locate::LocateError;
 use crate::target::linker;
-use crate::target::maps::{Mapping, Maps};
+use crate::target::maps::Maps;
 use crate::target::space::Unplaceable;
 
 impl Session {
@@ -44,7 +44,10 @@ impl Session {
         let gone: Vec<u64> = space
             .within(0..u64::MAX)
             .filter(|(address, breakpoint)| {
-                breakpoint.probes.contains(&id.0) && wanted.binary_search(address).is_err()
+                // What a copy was made of may have no mapping any more.
+                !breakpoint.in_copy
+                    && breakpoint.probes.contains(&id.0)
+                    && wanted.binary_search(address).is_err()
             })
             .map(|(address, _)| address)
             .collect();
@@ -60,7 +63,7 @@ impl Session {
         id: ProbeId,
         space_id: SpaceId,
         pid: i32,
-        maps: &[Mapping],
+        maps: &Maps,
         addresses: &[u64],
         later: bool,
     ) {
@@ -121,7 +124,8 @@ impl Session {
             return;
         }
         space.located = executable().cloned().collect();
-        space.forget_unmapped(&maps);
+        let copied = space.forget_unmapped(&maps);
+        self.tell_copied(space_id, copied);
         for index in 0..self.probes.len() {
             if self.probes.get(index).is_some_and(|probe| !probe.removed) {
                 self.locate(ProbeId(index), space_id, tid, &maps, true);

@@ -16,6 +16,7 @@ use nix::sys::ptrace::{self, Options};
 use crate::engine::event::{Counters, Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::{Closures, Handler, Host, Request};
+use crate::engine::lost::Lookout;
 use crate::error::{AttachError, ProbeError};
 use crate::executor::ptrace::affinity::Affinity;
 use crate::executor::ptrace::atomic::Ways;
@@ -130,6 +131,7 @@ pub struct Session {
     launched: bool,
     pub(crate) host: Closures,
     alarm: Arc<Alarm>,
+    pub(crate) lookout: Lookout,
     stop: Arc<StopState>,
     tracer: PhantomData<*const ()>,
 }
@@ -148,6 +150,7 @@ impl Session {
     fn new(target: i32, options: SessionOptions) -> Result<Session, AttachError> {
         let failed = |error| AttachError::System { call: "timer_create", error };
         let alarm = Arc::new(Alarm::new().map_err(failed)?);
+        let lookout = Lookout::new().map_err(failed)?;
         Ok(Session {
             threads: Threads::new(Arc::clone(&alarm)),
             spaces: HashMap::new(),
@@ -171,6 +174,7 @@ impl Session {
             host: Closures::default(),
             stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm: Arc::clone(&alarm) }),
             alarm,
+            lookout,
             tracer: PhantomData,
         })
     }
@@ -463,12 +467,6 @@ impl Session {
         self.tell_all_failures();
     }
 
-    pub(crate) fn tell_overwritten(&mut self, space: SpaceId, address: u64) {
-        let pid = self.threads.iter().find(|(_, thread)| thread.space == space);
-        let pid = pid.map_or(self.target, |(_, thread)| thread.pid);
-        self.tell(&Event::Overwritten { pid, address });
-    }
-
     /// What became of a probe so far; `None` if it is not of this session.
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
@@ -506,6 +504,7 @@ impl Session {
     fn run_until(&mut self, deadline: Option<Instant>) -> RunEnd {
         self.adopt_strays();
         self.elders = None;
+        self.lookout.begin();
         let end = loop {
             if self.stop.requested.swap(false, Ordering::SeqCst) {
                 break RunEnd::StopRequested;
@@ -517,6 +516,7 @@ impl Session {
                 }
                 self.alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
             }
+            self.look_out();
             match self.threads.next() {
                 Report::Stopped(stopped) => self.serve(stopped),
                 Report::Ended { tid, status } => self.ended(tid, status),
@@ -532,6 +532,7 @@ impl Session {
                 break RunEnd::Stopped;
             }
         };
+        self.lookout.rest();
         self.alarm.silence();
         self.affinity.restore();
         end

@@ -13,6 +13,7 @@ use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::{Report, SpaceId};
+use crate::target::rseq;
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -50,10 +51,12 @@ impl Session {
         let Some(breakpoint) =
             breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(&stopped, true))
         else {
-            let signal = if self.rewind(&stopped, space_id) { 0 } else { stopped.stop.signal() };
+            let ours = self.rewind(&stopped, space_id) || self.recover_copy(&stopped, space_id);
+            let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
-        let writable = breakpoint.writable;
+        breakpoint.hits = breakpoint.hits.wrapping_add(1);
+        let may_abort = rseq::is_due(breakpoint.hits);
         let internal = breakpoint.internal;
         self.here.clear();
         self.here.extend_from_slice(&breakpoint.probes);
@@ -63,7 +66,7 @@ impl Session {
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = None;
         }
-        if writable && !self.check_unchanged(space_id, address) {
+        if may_abort && self.aborts_sequence(&stopped, space_id, address, address) {
             self.count(|counters| counters.missed += 1);
             let stored = self.registers.store(&stopped);
             self.threads.note(tid, "PTRACE_SETREGS", stored);
@@ -72,6 +75,9 @@ impl Session {
         let Some(signal) = self.hit(&mut stopped, pid, space_id, address, served == Some(address)) else {
             return self.threads.put_back(Report::Stopped(stopped));
         };
+        if may_abort {
+            self.aborts_sequence(&stopped, space_id, address, self.registers.file.rip);
+        }
         if internal {
             self.relocate(space_id, tid);
         }
@@ -91,9 +97,6 @@ impl Session {
         let tid = stopped.tid();
         let alone = tid != pid || !self.threads.has_others(space_id, tid);
         let Some(space) = self.spaces.get_mut(&space_id) else { return Some(0) };
-        let Some(displaced) = space.breakpoint(address).map(|breakpoint| breakpoint.displaced) else {
-            return Some(0);
-        };
         let mut thread = Ptrace {
             thread: stopped,
             threads: &mut self.threads,
@@ -111,20 +114,24 @@ impl Session {
         let performed = if !alone && thread.threads.has_gone(tid) {
             None
         } else {
+            // Only now, as the instruction may change as long as it has not been performed.
+            let displaced = thread.space.displaced_now(address, thread.lost);
             let compat = (!thread.registers.is_64_bit()).then(|| compat::Compat::at(thread.space, address));
-            let next = match (verdict.then, &compat) {
-                (Then::Perform, _) => None,
-                (Then::Skip, None) => Some(address.wrapping_add(displaced.length() as u64)),
-                (Then::Skip, Some(compat)) => Some(address.wrapping_add(compat.length as u64)),
-                (Then::GoTo(target), _) => Some(target),
+            let next = match (verdict.then, displaced, &compat) {
+                (Then::GoTo(target), ..) => Some(target),
+                // Where there is no breakpoint any more, the thread executes what is there now.
+                (_, None, _) => Some(address),
+                (Then::Perform, ..) => None,
+                (Then::Skip, Some(displaced), None) => Some(address.wrapping_add(displaced.length() as u64)),
+                (Then::Skip, _, Some(compat)) => Some(address.wrapping_add(compat.length as u64)),
             };
-            match (next, compat) {
-                (Some(next), _) => {
-                    thread.go_to(next);
+            match (next, displaced, compat) {
+                (None, _, Some(compat)) => Some(compat.perform(&mut thread, address)),
+                (None, Some(displaced), None) => Some(perform::perform(&mut thread, &displaced)),
+                (next, ..) => {
+                    thread.go_to(next.unwrap_or(address));
                     None
                 }
-                (None, None) => Some(perform::perform(&mut thread, &displaced)),
-                (None, Some(compat)) => Some(compat.perform(&mut thread, address)),
             }
         };
         self.settle(verdict, performed.map(|performed| performed.how), pid, tid, space_id, address);
@@ -189,23 +196,6 @@ impl Session {
             _ => libc::SIGTRAP,
         };
         self.threads.resume(stopped, signal);
-    }
-
-    /// Where the program can write its own text, the instruction may have changed behind its first byte.
-    fn check_unchanged(&mut self, space_id: SpaceId, address: u64) -> bool {
-        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
-        space.reread(address, &mut self.lost);
-        let kept = space.breakpoint(address).is_some();
-        if !kept {
-            self.tell_lost(space_id);
-        }
-        kept
-    }
-
-    fn tell_lost(&mut self, space: SpaceId) {
-        while let Some(address) = self.lost.pop() {
-            self.tell_overwritten(space, address);
-        }
     }
 
     /// Counts for every probe that is served.

@@ -18,10 +18,12 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
 
 mod debug_file;
+mod sequences;
 mod symbols;
 mod unwind;
 
 pub(crate) use debug_file::Open;
+pub(crate) use sequences::sequences;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version, demangle};
 
 use debug_file::Link;

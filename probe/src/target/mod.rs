@@ -5,6 +5,8 @@ pub(crate) mod launch;
 pub(crate) mod linker;
 pub(crate) mod mapped;
 pub mod maps;
+pub(crate) mod pages;
 pub(crate) mod procfs;
+pub(crate) mod rseq;
 pub(crate) mod space;
 pub(crate) mod state;

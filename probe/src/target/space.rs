@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use emu::Displaced;
+use iced_x86::Code;
 
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::failure::{Failure, Failures, errno};
@@ -14,7 +15,16 @@ use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::ptrace::sharing::Sharing;
 use crate::symbols::code::{self, Unprobeable};
 use crate::target::keys::Keys;
-use crate::target::maps::{self, Mapping, Permissions};
+use crate::target::maps::{self, Mapping, Maps, Permissions};
+use crate::target::pages::Pages;
+use crate::target::rseq::Sequences;
+
+mod copies;
+mod intact;
+
+pub(crate) use copies::Copied;
+pub(crate) use intact::Missing;
+use intact::executable;
 
 /// The INT3 instruction.
 pub(crate) const INT3: u8 = 0xcc;
@@ -32,6 +42,9 @@ pub enum Unplaceable {
     NotExecutable,
     /// The mapping is shared: a breakpoint would reach every process that maps it.
     Shared,
+    /// The instruction is in a restartable sequence (rseq(2)), or announces one: the kernel would abort it at every
+    /// hit, and the program would begin it again and again.
+    Sequence,
     /// The instruction is one that cannot be probed.
     Instruction {
         /// Why.
@@ -51,6 +64,7 @@ impl Unplaceable {
             Unplaceable::Unmapped => "not mapped",
             Unplaceable::NotExecutable => "not executable",
             Unplaceable::Shared => "shared mapping",
+            Unplaceable::Sequence => "restartable sequence",
             Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
         }
@@ -63,6 +77,9 @@ impl fmt::Display for Unplaceable {
             Unplaceable::Unmapped => f.write_str("nothing is mapped there"),
             Unplaceable::NotExecutable => f.write_str("the mapping is not executable"),
             Unplaceable::Shared => f.write_str("the mapping is shared with other processes"),
+            Unplaceable::Sequence => f.write_str(
+                "the instruction is in a restartable sequence (rseq), which every hit would abort",
+            ),
             Unplaceable::Instruction { why, bytes } => {
                 write!(f, "{why} (bytes")?;
                 bytes.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
@@ -84,9 +101,9 @@ impl std::error::Error for Unplaceable {
 }
 
 /// What a mapping maps: tells whether an address still means what it meant.
-type Identity = ((u32, u32), u64, Option<u64>);
+pub(crate) type Identity = ((u32, u32), u64, Option<u64>);
 
-fn identity(mapping: &Mapping, address: u64) -> Identity {
+pub(crate) fn identity(mapping: &Mapping, address: u64) -> Identity {
     // Where there is no file the mapping may begin elsewhere any time: the kernel splits and merges it.
     let offset = mapping.file_offset(address).filter(|_| mapping.inode != 0);
     (mapping.dev, mapping.inode, offset)
@@ -102,8 +119,12 @@ pub(crate) struct Breakpoint {
     /// Whether a SIGTRAP with RIP just behind the first byte need not be ours: another instruction starts
     /// there.
     pub(crate) ambiguous: bool,
-    /// Whether the program may write the instruction without our knowing.
-    pub(crate) writable: bool,
+    /// Whether the program may write the instruction without our knowing, so that it is read again at each hit.
+    pub(crate) changing: bool,
+    /// Whether it is in a copy of the text that it was put into, which the program has made at the same address.
+    pub(crate) in_copy: bool,
+    /// How often it was hit, modulo 2 to the power of 32.
+    pub(crate) hits: u32,
     /// The probes that have a site here, by index.
     pub(crate) probes: Vec<usize>,
     /// Whether the dynamic linker calls this function when it has changed its list of objects.
@@ -111,11 +132,32 @@ pub(crate) struct Breakpoint {
     identity: Identity,
 }
 
+impl Breakpoint {
+    /// Takes another displaced instruction, with the same first byte.
+    fn displace(&mut self, displaced: Displaced) {
+        self.displaced = displaced;
+        self.ambiguous = is_ambiguous(&displaced, self.original);
+    }
+}
+
 /// What is left to know of a breakpoint that was removed.
 #[derive(Clone, Copy, Debug)]
 struct Removed {
     original: u8,
+    changing: bool,
+    /// What the displaced instruction was.
+    code: Code,
+    length: u8,
     identity: Identity,
+}
+
+impl Removed {
+    fn of(breakpoint: &Breakpoint) -> Removed {
+        let &Breakpoint { displaced, original, changing, identity, .. } = breakpoint;
+        // No instruction is longer than 15 bytes.
+        let length = displaced.length() as u8;
+        Removed { original, changing, code: displaced.code(), length, identity }
+    }
 }
 
 /// An address space that the session traces.
@@ -124,12 +166,16 @@ pub(crate) struct Space {
     /// `/proc/PID/mem`. Unlike process_vm_writev it writes text, and it goes on working when the thread by
     /// which it was opened exits.
     memory: File,
-    /// `/proc/PID/pagemap`, where there is one.
-    pagemap: Option<File>,
+    pages: Pages,
     breakpoints: BTreeMap<u64, Breakpoint>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
     removed: BTreeMap<u64, Removed>,
+    /// The same of mappings that are gone or are another's now, whose text may have been copied before.
+    former: BTreeMap<u64, Removed>,
+    /// The executable mappings for which the breakpoints were last looked at.
+    watched: Vec<Mapping>,
+    pub(crate) sequences: Sequences,
     /// The executable mappings for which the probes were last located.
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
@@ -141,6 +187,8 @@ pub(crate) struct Space {
     /// The thread by which it was opened, which may be gone.
     tid: i32,
     failures: Failures,
+    /// The file of the mapping in which a breakpoint was last placed on a page that has been written to.
+    text: Option<(Mapping, Option<File>)>,
     pub(crate) keys: Keys,
 }
 
@@ -150,15 +198,19 @@ impl Space {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
         Ok(Space {
             memory,
-            pagemap: File::open(format!("/proc/{tid}/pagemap")).ok(),
+            pages: Pages::open(tid),
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
+            former: BTreeMap::new(),
+            watched: Vec::new(),
+            sequences: Sequences::default(),
             located: Vec::new(),
             loans: Loans::default(),
             catalogue: Catalogue::default(),
             sharing: Sharing::open(tid),
             tid,
             failures: Failures::default(),
+            text: None,
             keys: Keys::new(),
         })
     }
@@ -168,6 +220,9 @@ impl Space {
         Ok(Space {
             breakpoints: self.breakpoints.clone(),
             removed: self.removed.clone(),
+            former: self.former.clone(),
+            watched: self.watched.clone(),
+            sequences: self.sequences.clone(),
             located: self.located.clone(),
             ..Space::open(tid)?
         })
@@ -247,14 +302,7 @@ impl Space {
 
     /// Whether a page is there for `address`, so that looking at it changes nothing; false if that cannot be told.
     pub(crate) fn is_present(&self, address: u64) -> bool {
-        /// Of an entry (proc_pid_pagemap(5)), eight bytes a page.
-        const PRESENT: u64 = 1 << 63;
-        const PAGE: u64 = 4096;
-        let mut entry = [0; 8];
-        self.pagemap.as_ref().is_some_and(|pagemap| {
-            pagemap.read_exact_at(&mut entry, address / PAGE * 8).is_ok()
-                && u64::from_le_bytes(entry) & PRESENT != 0
-        })
+        self.pages.is_present(address)
     }
 
     /// Reads what is really there, INT3s included, whatever the protection; the length may fall short.
@@ -306,7 +354,7 @@ impl Space {
     pub(crate) fn place(
         &mut self,
         address: u64,
-        maps: &[Mapping],
+        maps: &Maps,
         probe: Option<usize>,
     ) -> Result<(), Unplaceable> {
         let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
@@ -318,13 +366,23 @@ impl Space {
         }
         if !self.breakpoints.contains_key(&address) {
             let (displaced, original) = self.decode(address)?;
+            self.sequences.look_at(maps, mapping);
+            if self.sequences.meet(address, displaced.length()) {
+                return Err(Unplaceable::Sequence);
+            }
+            let changing = self.may_change(address, displaced.length(), maps, mapping);
+            if self.watched.is_empty() {
+                self.watched = executable(maps);
+            }
             self.memory.write_all_at(&[INT3], address).map_err(Unplaceable::Memory)?;
             self.removed.remove(&address);
             let breakpoint = Breakpoint {
                 displaced,
                 original,
-                ambiguous: displaced.length() == 1 || is_legacy_prefix(original),
-                writable: mapping.perms.contains(Permissions::WRITE),
+                ambiguous: is_ambiguous(&displaced, original),
+                changing,
+                in_copy: false,
+                hits: 0,
                 probes: Vec::new(),
                 internal: false,
                 identity: identity(mapping, address),
@@ -361,8 +419,8 @@ impl Space {
     /// Writes the original byte back. Returns whether the program had overwritten the breakpoint.
     fn lift(&mut self, address: u64) -> bool {
         let Some(breakpoint) = self.breakpoints.remove(&address) else { return false };
-        let Breakpoint { original, identity, .. } = breakpoint;
-        self.removed.insert(address, Removed { original, identity });
+        let original = breakpoint.original;
+        self.removed.insert(address, Removed::of(&breakpoint));
         match self.byte(address) {
             Some(INT3) => {
                 self.put(address, original);
@@ -396,19 +454,6 @@ impl Space {
     /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.
     pub(crate) fn write_raw(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
         self.memory.write_all_at(bytes, address)
-    }
-
-    /// Forgets the breakpoints whose mapping is gone or is another's now. Their bytes went with it.
-    pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) {
-        let stays = |address: u64, known: Identity| {
-            maps::find(maps, address).is_some_and(|mapping| known == identity(mapping, address))
-        };
-        self.breakpoints.retain(|&address, breakpoint| stays(address, breakpoint.identity));
-        self.removed.retain(|&address, removed| stays(address, removed.identity));
-        // What was not found may be there now.
-        self.loans = Loans::default();
-        self.catalogue = Catalogue::default();
-        self.sharing.forget();
     }
 
     /// Brings the breakpoints up to date with code that is about to change, and returns in `bytes` what
@@ -447,22 +492,6 @@ impl Space {
             self.reread(site, lost);
         }
     }
-
-    /// Decodes the instruction at `site` anew, for the program may have changed it.
-    pub(crate) fn reread(&mut self, site: u64, lost: &mut Vec<u64>) {
-        match self.decode(site) {
-            Ok((displaced, original)) => {
-                if let Some(breakpoint) = self.breakpoints.get_mut(&site) {
-                    breakpoint.displaced = displaced;
-                    breakpoint.ambiguous = displaced.length() == 1 || is_legacy_prefix(original);
-                }
-            }
-            Err(_) => {
-                self.lift(site);
-                lost.push(site);
-            }
-        }
-    }
 }
 
 /// Decodes an instruction; also returns its first byte.
@@ -473,6 +502,11 @@ fn decode(bytes: &[u8], address: u64) -> Result<(Displaced, u8), Unplaceable> {
     })?;
     let original = bytes.first().copied().unwrap_or(INT3);
     Ok((displaced, original))
+}
+
+/// Whether an instruction may begin behind the first byte of that one.
+fn is_ambiguous(displaced: &Displaced, original: u8) -> bool {
+    displaced.length() == 1 || is_legacy_prefix(original)
 }
 
 /// Programs jump behind such a prefix on purpose, as glibc does to leave out LOCK.
@@ -498,6 +532,10 @@ mod tests {
         Mapping { start, end: start + 0x1000, perms, offset: 0, dev: (0, 0), inode, path: None }
     }
 
+    fn maps(start: u64, inode: u64) -> Maps {
+        Maps::new(i32::try_from(std::process::id()).unwrap(), vec![mapping(start, inode)])
+    }
+
     fn own_space() -> Space {
         Space::open(i32::try_from(std::process::id()).unwrap()).unwrap()
     }
@@ -507,7 +545,7 @@ mod tests {
         let (code, mut space) = (nops(), own_space());
         let start = code.as_ptr() as u64;
         let site = start + 32;
-        space.place(site, &[mapping(start, 0)], Some(0)).unwrap();
+        space.place(site, &maps(start, 0), Some(0)).unwrap();
         assert_eq!(code[32].load(Ordering::Relaxed), INT3);
         space.forget_unmapped(&[mapping(start + 16, 0)]);
         assert!(!space.withdraw(site, 0));
@@ -518,7 +556,7 @@ mod tests {
     fn what_was_removed_is_forgotten_with_its_mapping() {
         let (code, mut space) = (nops(), own_space());
         let start = code.as_ptr() as u64;
-        space.place(start, &[mapping(start, 1)], Some(0)).unwrap();
+        space.place(start, &maps(start, 1), Some(0)).unwrap();
         space.withdraw(start, 0);
         // Another file, which has an INT3 of its own there.
         code[0].store(INT3, Ordering::Relaxed);

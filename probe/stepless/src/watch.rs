@@ -176,6 +176,8 @@ struct State {
     failure: Option<String>,
     /// The requests that failed, and how, as far as told.
     failed: Vec<(&'static str, Errno)>,
+    /// How often the program has changed probed text.
+    changed: u32,
     /// Which process could not be opened, and why, before any probe was placed.
     inaccessible: Option<String>,
 }
@@ -195,6 +197,7 @@ impl Shared {
             placing: None,
             failure: None,
             failed: Vec::new(),
+            changed: 0,
             inaccessible: None,
         };
         Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
@@ -289,14 +292,71 @@ impl Shared {
                     state.inaccessible = Some(line);
                 }
             }
-            EngineEvent::Overwritten { pid, address } => {
-                warn(&format!("process {pid} has overwritten the probed instruction at {address:#x}"));
-            }
+            EngineEvent::Overwritten { .. }
+            | EngineEvent::Restored { .. }
+            | EngineEvent::Copied { .. }
+            | EngineEvent::Sequence { .. } => self.tell_changed(&mut state, event),
             EngineEvent::Rejected { tid, error, .. } => {
                 warn(&format!("the registers of thread {tid} could not be changed: {error}"));
             }
             _ => {}
         }
+    }
+
+    /// The program has done something to text with a probe in it.
+    fn tell_changed(&self, state: &mut State, event: &EngineEvent<'_>) {
+        /// A program that does it again and again is not told of again and again.
+        const MOST: u32 = 20;
+        let (&pid, &address) = match event {
+            EngineEvent::Overwritten { pid, address, .. }
+            | EngineEvent::Restored { pid, address, .. }
+            | EngineEvent::Copied { pid, address, .. }
+            | EngineEvent::Sequence { pid, address } => (pid, address),
+            _ => return,
+        };
+        state.changed += 1;
+        match state.changed {
+            1..=MOST => {}
+            count if count == MOST + 1 => {
+                return warn("the text of the program changes more often than is told here");
+            }
+            _ => return,
+        }
+        let name = |address| {
+            let maps = Maps::read(pid).ok();
+            let place = maps.and_then(|maps| place_name(&maps, &self.objects, address));
+            place.map_or_else(|| format!("{address:#x}"), |place| format!("{address:#x} ({place})"))
+        };
+        let place = name(address);
+        warn(&match event {
+            EngineEvent::Overwritten { missing, .. } => {
+                let seconds = missing.as_secs_f64();
+                format!(
+                    "process {pid} has overwritten the probed instruction at {place}, at most {seconds:.3} s ago; \
+                     it is not probed any more"
+                )
+            }
+            EngineEvent::Restored { missing, .. } => {
+                let seconds = missing.as_secs_f64();
+                format!(
+                    "process {pid} has thrown away the text at {place}; it is probed again, and was not for at \
+                     most {seconds:.3} s"
+                )
+            }
+            EngineEvent::Copied { served: true, .. } => {
+                format!("process {pid} has put a copy of its text at {place}; it is probed there")
+            }
+            EngineEvent::Copied { of, .. } => {
+                let of = name(*of);
+                format!(
+                    "process {pid} has copied the probed instruction at {of} to {place}; the copy is not probed"
+                )
+            }
+            _ => format!(
+                "the instruction at {place} is in a restartable sequence (rseq) of process {pid}, which every hit \
+                 would abort; it is not probed any more"
+            ),
+        });
     }
 
     /// Process `pid` is about to start its program. Says whether it may: not if a probe cannot be placed.

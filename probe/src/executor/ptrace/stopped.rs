@@ -298,6 +298,25 @@ impl Stopped {
         ptrace::getevent(sys::pid(self.tid)).and_then(|tid| i32::try_from(tid).map_err(|_| Errno::ESRCH))
     }
 
+    /// The address of its `struct rseq` (rseq(2)), if it has one.
+    pub(crate) fn rseq_area(&self) -> Result<Option<u64>> {
+        /// `struct ptrace_rseq_configuration` (linux/ptrace.h).
+        #[repr(C)]
+        struct Configuration {
+            address: u64,
+            size: u32,
+            signature: u32,
+            flags: u32,
+            padding: u32,
+        }
+        const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+        let mut found = Configuration { address: 0, size: 0, signature: 0, flags: 0, padding: 0 };
+        let size = mem::size_of::<Configuration>();
+        // SAFETY: the address is the size of the structure, and the data points to that many writable bytes.
+        let result = unsafe { libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, size, &raw mut found) };
+        Errno::result(result).map(|_| Some(found.address).filter(|&address| address != 0))
+    }
+
     /// Whether the thread has asked for SIGSYS in place of system calls (prctl's PR_SET_SYSCALL_USER_DISPATCH),
     /// which depends on where the instruction is.
     pub(crate) fn dispatches_system_calls(&self) -> bool {

@@ -55,6 +55,18 @@ pub(crate) fn wait_for_end(pid: i32) -> Result<c_int> {
     }
 }
 
+/// Whether [`wait`] for any would find something at once.
+pub(crate) fn has_news() -> bool {
+    let flags = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG | libc::WNOWAIT;
+    let flags = flags | libc::WEXITED | libc::WSTOPPED;
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `info` is a valid place for what is found and outlives the call.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) };
+    // Where there is nobody to wait for, that is news, too.
+    result != 0 || info.si_signo != 0
+}
+
 /// The `siginfo_t` of a fault: signal, code and address, and the protection key if that is the reason.
 pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) -> siginfo_t {
     /// The start of siginfo_t with the `_sigfault` member (asm-generic/siginfo.h).
@@ -191,6 +203,12 @@ impl Alarm {
     pub(crate) fn ring_in(&self, nanoseconds: u64) {
         let nanoseconds = nanoseconds.clamp(1, i64::MAX as u64) as i64;
         self.set(nanoseconds, Self::REPEAT);
+    }
+
+    /// Interrupts the thread again and again, each time after `nanoseconds`, until it is silenced.
+    pub(crate) fn ring_every(&self, nanoseconds: u64) {
+        let nanoseconds = nanoseconds.clamp(1, i64::MAX as u64) as i64;
+        self.set(nanoseconds, nanoseconds);
     }
 
     /// Stops ringing. Async-signal-safe.

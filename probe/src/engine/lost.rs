@@ -1,0 +1,144 @@
+//! The check that every breakpoint is where it was put: a program that overwrites one, or has its page thrown away,
+//! says nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::event::Event;
+use crate::engine::session::Session;
+use crate::executor::ptrace::sys::{self, Alarm};
+use crate::executor::ptrace::threads::SpaceId;
+use crate::target::maps::Maps;
+use crate::target::space::Missing;
+
+/// How often the loop is woken, and how long after the start of a check the next one is due: together, and with a wake-up
+/// that is lost, less than a second.
+const WAKE: Duration = Duration::from_millis(250);
+const PERIOD: Duration = Duration::from_millis(400);
+
+/// When the breakpoints of a session are looked at.
+#[derive(Debug)]
+pub(crate) struct Lookout {
+    alarm: Alarm,
+    due: Instant,
+    /// When the last check that is over began.
+    seen: Instant,
+    round: Option<Round>,
+}
+
+/// A check that is going on.
+#[derive(Debug)]
+struct Round {
+    began: Instant,
+    /// The address spaces that are to be looked at, and where to go on in the last of them.
+    spaces: Vec<SpaceId>,
+    next: u64,
+}
+
+impl Lookout {
+    pub(crate) fn new() -> nix::Result<Lookout> {
+        let now = Instant::now();
+        Ok(Lookout { alarm: Alarm::new()?, due: now + PERIOD, seen: now, round: None })
+    }
+
+    /// Has the loop woken from time to time, until [`Lookout::rest`].
+    pub(crate) fn begin(&self) {
+        self.alarm.ring_every(u64::try_from(WAKE.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn rest(&self) {
+        self.alarm.silence();
+    }
+}
+
+impl Session {
+    /// Looks at a part of the breakpoints if it is time, and at more as long as no thread waits for us.
+    pub(crate) fn look_out(&mut self) {
+        if self.lookout.round.is_none() {
+            let now = Instant::now();
+            if now < self.lookout.due {
+                return;
+            }
+            self.lookout.due = now + PERIOD;
+            let spaces = self.spaces.keys().copied().collect();
+            self.lookout.round = Some(Round { began: now, spaces, next: 0 });
+        }
+        while let Some(mut round) = self.lookout.round.take() {
+            let Some(&space) = round.spaces.last() else {
+                self.lookout.seen = round.began;
+                return;
+            };
+            match self.look_at(space, round.next) {
+                Some(next) => round.next = next,
+                None => {
+                    round.spaces.pop();
+                    round.next = 0;
+                }
+            }
+            self.lookout.round = Some(round);
+            if sys::has_news() {
+                return;
+            }
+        }
+    }
+
+    /// Looks at some breakpoints of an address space, from address `from` on. Returns where to go on.
+    fn look_at(&mut self, space_id: SpaceId, from: u64) -> Option<u64> {
+        if from == 0 {
+            self.look_at_maps(space_id);
+        }
+        let mut missing = Vec::new();
+        let next = self.spaces.get(&space_id)?.look_for_missing(from, &mut missing);
+        if !missing.is_empty() {
+            self.settle_missing(space_id, missing);
+        }
+        next
+    }
+
+    /// Finds out which text may have been written to, which the mappings show.
+    fn look_at_maps(&mut self, space_id: SpaceId) {
+        let Some(maps) = self.maps_in(space_id) else { return };
+        if let Some(space) = self.spaces.get_mut(&space_id) {
+            space.look_anew(&maps, &mut self.lost);
+        }
+        self.tell_lost(space_id);
+    }
+
+    fn settle_missing(&mut self, space_id: SpaceId, missing: Vec<u64>) {
+        let Some(maps) = self.maps_in(space_id) else { return };
+        for address in missing {
+            let Some(space) = self.spaces.get_mut(&space_id) else { return };
+            match space.settle_missing(address, &maps) {
+                Missing::Gone => {}
+                Missing::Lost => self.tell_overwritten(space_id, address),
+                Missing::Restored => {
+                    let (pid, missing) = (self.pid_in(space_id), self.lookout.seen.elapsed());
+                    self.tell(&Event::Restored { pid, address, missing });
+                }
+            }
+        }
+    }
+
+    /// What is mapped in an address space; `None` where its threads are about to vanish.
+    fn maps_in(&self, space_id: SpaceId) -> Option<Maps> {
+        let mut threads = self.threads.in_space(space_id).into_iter();
+        threads.find_map(|tid| Maps::read(tid).ok().filter(|maps| !maps.is_empty()))
+    }
+
+    /// Tells of breakpoints that are lost, and have been taken away.
+    pub(crate) fn tell_lost(&mut self, space: SpaceId) {
+        while let Some(address) = self.lost.pop() {
+            self.tell_overwritten(space, address);
+        }
+    }
+
+    pub(crate) fn tell_overwritten(&mut self, space: SpaceId, address: u64) {
+        let (pid, missing) = (self.pid_in(space), self.lookout.seen.elapsed());
+        self.tell(&Event::Overwritten { pid, address, missing });
+    }
+
+    /// A process that runs in the address space.
+    pub(crate) fn pid_in(&self, space: SpaceId) -> i32 {
+        let thread = self.threads.iter().find(|(_, thread)| thread.space == space);
+        thread.map_or(self.pid(), |(_, thread)| thread.pid)
+    }
+}

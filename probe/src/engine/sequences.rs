@@ -1,0 +1,49 @@
+//! Hits in restartable sequences (rseq(2)) that no object lists.
+//!
+//! The stop at a breakpoint is a preemption, so that the kernel sends the thread to the abort handler of the sequence
+//! that it is in. That is right, since others may have run on its processor meanwhile, and it may happen once: the
+//! handler begins the sequence again. So what stopped the thread is taken out. Each breakpoint is so at most once,
+//! which is why the aborts end.
+
+use crate::engine::event::Event;
+use crate::engine::session::Session;
+use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::threads::SpaceId;
+use crate::target::maps::Maps;
+use crate::target::rseq;
+
+impl Session {
+    /// Whether a thread, which stopped for the breakpoint at `site`, is in a restartable sequence when it goes on
+    /// at `rip`. If so, that breakpoint and all others in the sequence are taken out.
+    pub(crate) fn aborts_sequence(
+        &mut self,
+        stopped: &Stopped,
+        space_id: SpaceId,
+        site: u64,
+        rip: u64,
+    ) -> bool {
+        let tid = stopped.tid();
+        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
+        let announced = match rseq::announced(stopped, space) {
+            Err(error) if rseq::is_unknown(error) => return false,
+            announced => {
+                self.threads.note::<Option<_>>(tid, "PTRACE_GET_RSEQ_CONFIGURATION", announced).flatten()
+            }
+        };
+        let Some(sequence) = announced.filter(|sequence| sequence.contains(&rip)) else { return false };
+        let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
+        space.sequences.add(sequence.clone(), &maps);
+        let mut sites: Vec<u64> = space.within(sequence).map(|(site, _)| site).collect();
+        if !sites.contains(&site) && space.breakpoint(site).is_some() {
+            sites.push(site);
+        }
+        for &site in &sites {
+            space.give_up(site);
+        }
+        let pid = self.pid_in(space_id);
+        for address in sites {
+            self.tell(&Event::Sequence { pid, address });
+        }
+        true
+    }
+}
