@@ -26,8 +26,8 @@ pub(crate) struct Copied {
 
 impl Space {
     /// Forgets the breakpoints whose mapping is gone or is another's now: their bytes went with it. Not those that the
-    /// program has taken along into a copy at the same address: their addresses are returned. Where it has moved the
-    /// mapping of a file elsewhere, the original bytes are put back.
+    /// program has taken along into a copy at the same address: the addresses of those with probes are returned. Where
+    /// it has moved the mapping of a file elsewhere, the original bytes are put back.
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) -> Vec<u64> {
         let stays = |address: u64, known: Identity| {
             maps::find(maps, address).is_some_and(|mapping| known == identity(mapping, address))
@@ -55,7 +55,8 @@ impl Space {
         self.loans = Loans::default();
         self.catalogue = Catalogue::default();
         self.sharing.forget();
-        copied
+        let is_probed = |site: &u64| self.breakpoint(*site).is_some_and(|here| !here.probes.is_empty());
+        copied.into_iter().filter(is_probed).collect()
     }
 
     /// Keeps the breakpoint at `site`, whose mapping is another now, if that holds a copy of the text.
