@@ -34,6 +34,18 @@
 //! long as some memory has a key, from time to time; what pkey_mprotect(2) does to other memory remains unseen until
 //! then.
 //!
+//! Text may change under its breakpoints. Where the program has no file for it, can write to it, or has written to it,
+//! the instruction is read again at each hit. Other text, in private mappings of files, is looked at about twice a
+//! second: one that the program makes writable, changes behind a breakpoint, and makes unwritable again, may be
+//! performed as it was before until then, for a second at most, and is read again at each hit from then on. The same
+//! look finds breakpoints that are gone ([`Event::Overwritten`], [`Event::Restored`]); it takes place while the session
+//! runs. A copy of text that has taken breakpoints along is probed where it replaces the text; elsewhere, each of its
+//! breakpoints is taken out when a thread gets there ([`Event::Copied`]), which after detaching nobody does.
+//!
+//! The kernel aborts a restartable sequence (rseq(2)) whose thread stops in it, so that a probe in one is refused
+//! ([`Unplaceable::Sequence`]). Where no object lists the sequence, the first hit is aborted and the probe taken out
+//! ([`Event::Sequence`]).
+//!
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
 
