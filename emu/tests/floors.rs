@@ -4,17 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the lowest. Those of one line import from each other as they like.
-const FLOORS: &[&[&str]] = &[
-    &["model"],
-    &["host"],
-    &["decode"],
-    &["run"],
-    &["vector"],
-    &["shape"],
-    &["families"],
-    &["table", "reserved", "displaced"],
-    &["lib"],
-];
+const FLOORS: &[&[&str]] = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/floors.in"));
 
 fn floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))
@@ -99,7 +89,7 @@ fn arrows_go_one_way() {
             }
         }
     }
-    assert!(files.len() > 50, "{} files were read", files.len());
+    assert!(files.len() > 40, "{} files were read", files.len());
     assert_eq!(wrong, Vec::<String>::new());
 }
 

@@ -5,8 +5,8 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
-use crate::target::space::Unplaceable;
 
 /// Why a process cannot be traced.
 #[derive(Debug)]

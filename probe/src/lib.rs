@@ -62,7 +62,7 @@ pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use error::{AttachError, ProbeError};
 #[doc(hidden)]
 pub use executor::ptrace::atomic::Ways;
+pub use executor::space::Unplaceable;
 pub use symbols::locate::{self, Locate, LocateError, Site};
 pub use symbols::{census, code, elf, glob, recorded, resolve, spec};
 pub use target::maps;
-pub use target::space::Unplaceable;

@@ -4,9 +4,9 @@
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 
 use crate::engine::perform::{self, Performed};
+use crate::executor::space::Space;
 use crate::executor::{Executor, Natively};
 use crate::symbols::code;
-use crate::target::space::Space;
 
 /// What must be known of an instruction of 32-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use crate::engine::event::Event;
 use crate::engine::session::Session;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::space::{Copied, identity};
 use crate::target::maps::{self, Maps};
 use crate::target::procfs;
-use crate::target::space::{Copied, identity};
 
 impl Session {
     /// Sees to a thread that is about to take the SIGTRAP of an INT3 at which no breakpoint is known. Where that is a

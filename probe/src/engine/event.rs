@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::engine::hit::ProbeId;
+use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
-use crate::target::space::Unplaceable;
 
 /// Something that happened to the target or to a probe.
 #[derive(Debug)]

@@ -4,10 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use emu::registers::Extended;
-use emu::{MemoryFault, Registers, Rflags};
+use emu::{MemoryFault, Registers};
 
 use crate::engine::host::{Handler, Request};
 use crate::executor::ThreadState;
+pub use crate::executor::general::GeneralRegisters;
 use crate::symbols::locate::Locate;
 use crate::target::keys;
 
@@ -45,41 +46,6 @@ pub enum Action {
     /// As [`Action::Continue`], and every breakpoint is taken out, so that there is no other hit, and
     /// [`Session::run`](crate::Session::run) returns. The session is to be left or detached next.
     Stop,
-}
-
-/// The registers of a thread that are there at every hit.
-///
-/// The others cost a system call, so that they are fetched when they are asked for: [`Hit::extended`],
-/// [`Hit::pkru`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GeneralRegisters {
-    /// RAX to R15 in machine encoding; see [`emu::registers::gpr`].
-    pub gpr: [u64; 16],
-    /// The address of the instruction.
-    pub rip: u64,
-    /// The flags. IF, IOPL, VM, VIF, VIP and ID cannot be changed.
-    pub rflags: Rflags,
-    /// The base address of FS.
-    pub fs_base: u64,
-    /// The base address of GS.
-    pub gs_base: u64,
-    /// Segment selectors in machine encoding; see [`emu::registers::segment`]. CS is 0x33 in 64-bit code and
-    /// 0x23 in 32-bit code.
-    pub segment: [u16; 6],
-}
-
-impl GeneralRegisters {
-    pub(crate) fn of(file: &Registers) -> GeneralRegisters {
-        let &Registers { gpr, rip, rflags, fs_base, gs_base, segment, .. } = file;
-        GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment }
-    }
-
-    /// Puts them into a register file.
-    pub(crate) fn put(&self, file: &mut Registers) {
-        let &GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment } = self;
-        (file.gpr, file.rip, file.rflags) = (gpr, rip, rflags);
-        (file.fs_base, file.gs_base, file.segment) = (fs_base, gs_base, segment);
-    }
 }
 
 /// A thread that has reached a probe, and is stopped before the instruction.

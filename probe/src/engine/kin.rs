@@ -10,9 +10,9 @@ use nix::sys::ptrace::Options;
 use crate::engine::session::{Session, attach_error};
 use crate::error::AttachError;
 use crate::executor::ptrace::stopped::Stopped;
-use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::target::procfs;
+use crate::target::system;
 
 impl Session {
     /// Traces every thread that runs in the memory of process `pid`, with options besides those of every thread:
@@ -86,7 +86,7 @@ impl Session {
     fn check_unseized(&self, tid: i32, pid: i32, owner: i32, error: Errno) -> Result<(), AttachError> {
         match procfs::tracer_of(tid) {
             // It was traced from birth, and will be reported.
-            Some(tracer) if tracer == sys::this_thread() => Ok(()),
+            Some(tracer) if tracer == system::this_thread() => Ok(()),
             // It would take the breakpoints' signals to somebody else.
             Some(tracer) => Err(AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) }),
             None if procfs::has_exited(tid) => Ok(()),

@@ -12,9 +12,9 @@ use crate::engine::hit::ProbeId;
 use crate::engine::session::Session;
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::Report;
+use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
 use crate::target::procfs;
-use crate::target::space::Unplaceable;
 
 /// What is left of a session, by [`Session::leave`].
 #[derive(Debug)]

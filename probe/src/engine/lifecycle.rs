@@ -6,12 +6,12 @@ use nix::errno::Errno;
 
 use crate::engine::event::Event;
 use crate::engine::session::Session;
-use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::stopped::{Birth, Resume, Stop, Stopped};
-use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::{Gone, Report, SpaceId};
+use crate::executor::space::Space;
+use crate::target::failure::errno;
 use crate::target::procfs;
-use crate::target::space::Space;
+use crate::target::system;
 
 /// Why a process's memory is, or is not, its parent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Session {
 
     fn kinship(child: &Stopped, parent: &Stopped, parent_pid: i32, child_pid: i32) -> Kinship {
         let shares =
-            sys::same_memory(child.tid(), parent.tid()).unwrap_or(parent.stop != Stop::Birth(Birth::Fork));
+            system::same_memory(child.tid(), parent.tid()).unwrap_or(parent.stop != Stop::Birth(Birth::Fork));
         match shares {
             _ if child_pid == parent_pid => Kinship::Thread,
             true => Kinship::Sharing,
@@ -280,7 +280,7 @@ impl Session {
     fn release_child(&mut self, child: Stopped, parent: &Stopped) {
         let space = self.threads.get(parent.tid()).map(|thread| thread.space);
         if let Some(space) = space
-            && sys::same_memory(child.tid(), parent.tid()) != Some(true)
+            && system::same_memory(child.tid(), parent.tid()) != Some(true)
             && let Some(copy) = self.copy_for(child.tid(), space)
         {
             self.free(copy);

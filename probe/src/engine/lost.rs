@@ -7,8 +7,8 @@ use crate::engine::event::Event;
 use crate::engine::session::Session;
 use crate::executor::ptrace::sys::{self, Alarm};
 use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::space::Missing;
 use crate::target::maps::Maps;
-use crate::target::space::Missing;
 
 /// How often the loop is woken, and how long after the start of a check the next one is due: together, and with a wake-up
 /// that is lost, less than a second.

@@ -6,12 +6,12 @@ use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
 use crate::engine::host::Host;
 use crate::engine::session::Session;
-use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
+use crate::target::failure::errno;
 use crate::target::linker;
 use crate::target::maps::Maps;
-use crate::target::space::Unplaceable;
 
 impl Session {
     /// Locates a probe in one address space, and makes its breakpoints there what the answer says. An error is

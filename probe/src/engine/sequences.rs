@@ -9,8 +9,8 @@ use crate::engine::event::Event;
 use crate::engine::session::Session;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::rseq;
 use crate::target::maps::Maps;
-use crate::target::rseq;
 
 impl Session {
     /// Whether a thread, which stopped for the breakpoint at `site`, is in a restartable sequence when it goes on

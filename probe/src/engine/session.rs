@@ -20,18 +20,19 @@ use crate::engine::lost::Lookout;
 use crate::error::{AttachError, ProbeError};
 use crate::executor::ptrace::affinity::Affinity;
 use crate::executor::ptrace::atomic::Ways;
-use crate::executor::ptrace::failure::{Failure, errno};
 use crate::executor::ptrace::memory::Staging;
 use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
-use crate::executor::ptrace::sys::{self, Alarm};
+use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
+use crate::executor::space::{Space, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
+use crate::target::failure::{Failure, errno};
 use crate::target::launch::Embryo;
 use crate::target::linker;
 use crate::target::maps::Maps;
 use crate::target::procfs;
-use crate::target::space::{Space, Unplaceable};
+use crate::target::system;
 
 /// What a session does besides serving probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,7 +244,8 @@ impl Session {
     /// [`AttachError::Launch`] if it cannot be executed.
     pub fn launch_with(command: Command, options: SessionOptions) -> Result<Session, AttachError> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let mut embryo = Embryo::fork(command)?;
+        let failed = |error| AttachError::Launch { program: program.clone(), error };
+        let mut embryo = Embryo::fork(command).map_err(failed)?;
         let pid = embryo.pid;
         let mut session = Session::new(pid, options)?;
         session.launched = true;
@@ -253,13 +255,13 @@ impl Session {
         loop {
             if !embryo.stops() {
                 session.threads.remove(pid);
-                embryo.finish()?;
+                embryo.finish().map_err(failed)?;
                 let error = std::io::Error::other("it ended before it started");
                 return Err(AttachError::Launch { program, error });
             }
             match session.threads.next() {
                 Report::Stopped(stopped) if stopped.stop == Stop::Exec => {
-                    embryo.finish()?;
+                    embryo.finish().map_err(failed)?;
                     if procfs::elf_class(pid) == Some(1) {
                         drop(stopped);
                         session.kill();
@@ -288,7 +290,7 @@ impl Session {
 
     /// Traces thread `tid` of process `pid`, with options besides those of every thread.
     pub(crate) fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
-        ptrace::seize(sys::pid(tid), Self::REPORTED | special)?;
+        ptrace::seize(system::pid(tid), Self::REPORTED | special)?;
         self.threads.add(tid, pid, space);
         Ok(())
     }
@@ -585,7 +587,7 @@ impl Session {
 
     /// Kills the target and waits for its end.
     pub fn kill(&mut self) {
-        let killed = nix::sys::signal::kill(sys::pid(self.target), nix::sys::signal::Signal::SIGKILL);
+        let killed = nix::sys::signal::kill(system::pid(self.target), nix::sys::signal::Signal::SIGKILL);
         if self.threads.refused(self.target, "kill", killed) {
             return self.tell_all_failures();
         }

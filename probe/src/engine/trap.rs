@@ -13,7 +13,7 @@ use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::{Report, SpaceId};
-use crate::target::rseq;
+use crate::executor::rseq;
 
 /// What the handlers of a hit want.
 #[derive(Default)]

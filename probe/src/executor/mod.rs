@@ -1,13 +1,16 @@
 //! Performing a displaced instruction on behalf of a stopped thread.
 
+pub(crate) mod general;
 pub(crate) mod ptrace;
+pub(crate) mod rseq;
+pub(crate) mod space;
 
 use std::fmt;
 use std::io;
 
 use emu::{Displaced, Exception, MemoryFault, Outcome, Registers};
 
-use crate::engine::hit::GeneralRegisters;
+use crate::executor::general::GeneralRegisters;
 
 /// A stopped thread, as handlers see it. What is not looked at is not fetched.
 pub(crate) trait ThreadState: fmt::Debug {

@@ -12,8 +12,6 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::error::AttachError;
-
 /// A child that has forked and waits, before exec, for its tracer.
 #[derive(Debug)]
 pub(crate) struct Embryo {
@@ -21,20 +19,17 @@ pub(crate) struct Embryo {
     pub(crate) pid: i32,
     go: Option<PipeWriter>,
     spawner: JoinHandle<io::Result<()>>,
-    program: String,
 }
 
 impl Embryo {
     /// Forks. A thread of its own does that, for `Command::spawn` returns only when the child has executed
     /// the program.
-    pub(crate) fn fork(mut command: Command) -> Result<Embryo, AttachError> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let fail = |error| AttachError::Launch { program: program.clone(), error };
-        let (mut pid_reader, pid_writer) = io::pipe().map_err(fail)?;
-        let (mut go_reader, go_writer) = io::pipe().map_err(fail)?;
+    pub(crate) fn fork(mut command: Command) -> io::Result<Embryo> {
+        let (mut pid_reader, pid_writer) = io::pipe()?;
+        let (mut go_reader, go_writer) = io::pipe()?;
         // The child must not hold the writing end that it waits for.
         let go_fd = go_writer.as_raw_fd();
-        let hello = pid_writer.try_clone().map_err(fail)?;
+        let hello = pid_writer.try_clone()?;
         let hook = move || wait_for_tracer(&hello, &mut go_reader, go_fd);
         // SAFETY: the hook only reads, writes and closes descriptors and asks for the process id, all of
         // which is async-signal-safe.
@@ -48,13 +43,10 @@ impl Embryo {
         });
         let mut pid = [0; 4];
         match pid_reader.read_exact(&mut pid) {
-            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Some(go_writer), spawner, program }),
-            Err(read_error) => Err(AttachError::Launch {
-                program,
-                error: match spawner.join() {
-                    Ok(Err(error)) => error,
-                    _ => read_error,
-                },
+            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Some(go_writer), spawner }),
+            Err(read_error) => Err(match spawner.join() {
+                Ok(Err(error)) => error,
+                _ => read_error,
             }),
         }
     }
@@ -82,11 +74,11 @@ impl Embryo {
     }
 
     /// What came of exec. To be called when it has succeeded or the child is gone.
-    pub(crate) fn finish(self) -> Result<(), AttachError> {
-        let Embryo { go, spawner, program, .. } = self;
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let Embryo { go, spawner, .. } = self;
         drop(go);
         match spawner.join() {
-            Ok(result) => result.map_err(|error| AttachError::Launch { program, error }),
+            Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }

@@ -18,8 +18,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{major, minor};
 
 use crate::symbols::elf;
+use crate::target::INT3;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
-use crate::target::space::INT3;
 
 /// Why the file of a mapping cannot be read.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Processes as the kernel shows them: what is mapped, which files those are, and the bytes that breakpoints displace.
 
+pub(crate) mod failure;
 pub(crate) mod keys;
 pub(crate) mod launch;
 pub(crate) mod linker;
@@ -7,6 +8,9 @@ pub(crate) mod mapped;
 pub mod maps;
 pub(crate) mod pages;
 pub(crate) mod procfs;
-pub(crate) mod rseq;
-pub(crate) mod space;
+pub(crate) mod sharing;
 pub(crate) mod state;
+pub(crate) mod system;
+
+/// The INT3 instruction, which is a breakpoint.
+pub(crate) const INT3: u8 = 0xcc;

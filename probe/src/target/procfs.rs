@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
-use crate::executor::ptrace::sys;
+use crate::target::system;
 
 /// The value of a field of `/proc/PID/status`.
 fn status_field(tid: i32, name: &str) -> Option<String> {
@@ -63,7 +63,7 @@ fn has_memory(tid: i32) -> bool {
 /// Whether two processes share one address space. Where the kernel does not say, they are taken to if they
 /// execute one file and have the same mappings, as is so after fork, too.
 pub(crate) fn share_memory(a: i32, b: i32) -> bool {
-    match sys::same_memory(a, b) {
+    match system::same_memory(a, b) {
         // Two that have none have the same.
         Some(same) => same && has_memory(a),
         None => {
@@ -172,7 +172,7 @@ mod tests {
     fn a_thread_may_be_called_anything() {
         std::thread::spawn(|| {
             fs::write("/proc/thread-self/comm", b"\xd0\x9d)\n\xff").unwrap();
-            let tid = crate::executor::ptrace::sys::this_thread();
+            let tid = crate::target::system::this_thread();
             assert_eq!(process_of(tid), i32::try_from(std::process::id()).ok());
             assert!(!has_exited(tid));
             assert!(processor_of(tid).is_some());

@@ -3,8 +3,8 @@
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::executor::ptrace::sys;
 use crate::target::procfs;
+use crate::target::system;
 
 /// Keeps the calling thread on the processor of the threads that it serves, and restores its own affinity
 /// when dropped.
@@ -27,7 +27,7 @@ impl Affinity {
 
     pub(crate) fn new() -> Affinity {
         Affinity {
-            own: sched_getaffinity(sys::pid(0)).ok(),
+            own: sched_getaffinity(system::pid(0)).ok(),
             current: None,
             joined: false,
             tid: 0,
@@ -56,7 +56,7 @@ impl Affinity {
         let Some(cpu) = procfs::processor_of(tid) else { return false };
         if self.current != Some(cpu) || !self.joined {
             let mut set = CpuSet::new();
-            let moved = set.set(cpu as usize).and_then(|()| sched_setaffinity(sys::pid(0), &set));
+            let moved = set.set(cpu as usize).and_then(|()| sched_setaffinity(system::pid(0), &set));
             (self.current, self.joined) = (Some(cpu), moved.is_ok());
         }
         self.joined
@@ -67,7 +67,7 @@ impl Affinity {
         // Where it cannot, it stays where it is, which is slower and nothing else.
         if self.current.is_some()
             && let Some(own) = &self.own
-            && sched_setaffinity(sys::pid(0), own).is_ok()
+            && sched_setaffinity(system::pid(0), own).is_ok()
         {
             self.current = None;
         }

@@ -8,8 +8,8 @@ use emu::{Registers, Rflags};
 use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
+use crate::executor::space::Space;
 use crate::target::maps;
-use crate::target::space::Space;
 
 /// What an instruction is borrowed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

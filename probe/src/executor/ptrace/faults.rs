@@ -12,12 +12,12 @@ use libc::c_int;
 
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::borrow::{self, Need};
-use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::stopped::{Resume, Stop};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::{Gone, Ran};
+use crate::executor::space::Space;
 use crate::executor::{Attempt, Executor};
-use crate::target::space::Space;
+use crate::target::failure::errno;
 
 /// The first address that is not canonical, for processors with four or five levels of paging alike.
 const NOT_CANONICAL: u64 = 1 << 63;

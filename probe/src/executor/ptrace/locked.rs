@@ -7,8 +7,8 @@ use libc::user_regs_struct;
 
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
+use crate::executor::space::{LONGEST, Space};
 use crate::target::maps::{self, Mapping};
-use crate::target::space::{LONGEST, Space};
 
 /// What an atomic instruction takes besides memory and the registers that it names nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,14 +8,14 @@ use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 
 use crate::executor::ptrace::atomic::Ways;
-use crate::executor::ptrace::failure::errno;
 use crate::executor::ptrace::stopped::Stopped;
-use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::Threads;
 use crate::executor::ptrace::xstate;
+use crate::executor::space::Space;
+use crate::target::failure::errno;
 use crate::target::keys;
 use crate::target::maps::{self, Permissions};
-use crate::target::space::Space;
+use crate::target::system;
 
 const PAGE: usize = 4096;
 /// How many pages one system call reaches at most: enough for what `emu` copies of a string at a time.
@@ -88,7 +88,7 @@ impl Accessor<'_> {
         let staged = self.staging.place(address, length);
         let remote = remote(address, staged.len());
         let mut local = [IoSliceMut::new(staged)];
-        let read = process_vm_readv(sys::pid(self.thread.tid()), &mut local, &remote);
+        let read = process_vm_readv(system::pid(self.thread.tid()), &mut local, &remote);
         let count = done(self.threads, self.thread.tid(), "process_vm_readv", read);
         (count, staged)
     }
@@ -137,7 +137,7 @@ impl Accessor<'_> {
         let (first, second) = staged.split_at(if undivided { staged.len() } else { staged.len() / 2 });
         let local = [IoSlice::new(first), IoSlice::new(second)];
         let local = if undivided { &local[..1] } else { &local[..] };
-        let written = process_vm_writev(sys::pid(self.thread.tid()), local, &remote);
+        let written = process_vm_writev(system::pid(self.thread.tid()), local, &remote);
         let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
         if meets && let Some(written) = bytes.get(..count) {
             self.space.after_store(address, written, self.lost);

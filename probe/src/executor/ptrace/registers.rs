@@ -5,7 +5,7 @@ use emu::{Registers, Rflags, Touches};
 use libc::user_regs_struct;
 use nix::errno::Errno;
 
-use crate::engine::hit::GeneralRegisters;
+use crate::executor::general::GeneralRegisters;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::xstate::{self, Xstate};

@@ -12,8 +12,8 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
-use crate::executor::ptrace::failure::ignore_death;
-use crate::executor::ptrace::sys;
+use crate::target::failure::ignore_death;
+use crate::target::system;
 
 /// Why a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,12 +177,12 @@ impl Stopped {
 impl Stopped {
     /// `PTRACE_GETREGS`.
     pub(crate) fn registers(&self) -> Result<user_regs_struct> {
-        ptrace::getregs(sys::pid(self.tid))
+        ptrace::getregs(system::pid(self.tid))
     }
 
     /// `PTRACE_SETREGS`.
     pub(crate) fn set_registers(&self, registers: user_regs_struct) -> Result<()> {
-        ptrace::setregs(sys::pid(self.tid), registers)
+        ptrace::setregs(system::pid(self.tid), registers)
     }
 
     /// `PTRACE_POKEUSER` of the word with that index in `struct user`.
@@ -244,23 +244,23 @@ impl Stopped {
 
     /// `PTRACE_SETSIGINFO`.
     pub(crate) fn set_signal_info(&self, info: &siginfo_t) -> Result<()> {
-        ptrace::setsiginfo(sys::pid(self.tid), info)
+        ptrace::setsiginfo(system::pid(self.tid), info)
     }
 
     /// Whether the signal that it is about to take is that of an INT3.
     pub(crate) fn is_breakpoint(&self) -> Result<bool> {
-        ptrace::getsiginfo(sys::pid(self.tid)).map(|info| is_breakpoint_info(&info))
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| is_breakpoint_info(&info))
     }
 
     /// Whether the kernel has sent the signal that it is about to take, on its own account.
     pub(crate) fn is_from_kernel(&self) -> Result<bool> {
-        ptrace::getsiginfo(sys::pid(self.tid)).map(|info| info.si_code > 0)
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| info.si_code > 0)
     }
 
     /// Whether the stop is that at the first instruction of a signal handler.
     pub(crate) fn is_at_handler(&self) -> Result<bool> {
         // ptrace_notify: the signal is the code, too.
-        ptrace::getsiginfo(sys::pid(self.tid))
+        ptrace::getsiginfo(system::pid(self.tid))
             .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
     }
 
@@ -295,7 +295,7 @@ impl Stopped {
 
     /// The thread or process that the event of this stop is about.
     pub(crate) fn other(&self) -> Result<i32> {
-        ptrace::getevent(sys::pid(self.tid)).and_then(|tid| i32::try_from(tid).map_err(|_| Errno::ESRCH))
+        ptrace::getevent(system::pid(self.tid)).and_then(|tid| i32::try_from(tid).map_err(|_| Errno::ESRCH))
     }
 
     /// The address of its `struct rseq` (rseq(2)), if it has one.

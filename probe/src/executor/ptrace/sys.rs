@@ -3,17 +3,15 @@
 
 #![allow(unsafe_code, reason = "raw system calls; each is wrapped here in a function that is safe to call")]
 
-use std::fs::File;
 use std::mem;
-use std::os::fd::AsRawFd;
 use std::ptr;
 
 use libc::{c_int, siginfo_t};
 use nix::Result;
 use nix::errno::Errno;
-use nix::unistd::Pid;
 
 use crate::executor::ptrace::stopped::Stop;
+use crate::target::system;
 
 /// What became of a traced thread, as `waitpid` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,67 +88,10 @@ pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) 
     info
 }
 
-/// Whether two processes share one address space; `None` where the kernel does not say.
-pub(crate) fn same_memory(a: i32, b: i32) -> Option<bool> {
-    const KCMP_VM: c_int = 1;
-    // SAFETY: the call takes numbers only.
-    let result = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_VM, 0, 0) };
-    match result {
-        0 => Some(true),
-        1..=3 => Some(false),
-        _ => None,
-    }
-}
-
-/// Whether the mapping that `address` lies in is shared; `maps` is the file `/proc/PID/maps`.
-///
-/// # Errors
-/// ENOENT where nothing is mapped there, ENOTTY where the kernel does not know the request.
-pub(crate) fn is_shared_mapping(maps: &File, address: u64) -> Result<bool> {
-    /// `struct procmap_query` (linux/fs.h).
-    #[repr(C)]
-    #[derive(Default)]
-    struct Query {
-        size: u64,
-        query_flags: u64,
-        query_address: u64,
-        start: u64,
-        end: u64,
-        flags: u64,
-        page_size: u64,
-        offset: u64,
-        inode: u64,
-        dev: [u32; 2],
-        name_size: u32,
-        build_id_size: u32,
-        name_address: u64,
-        build_id_address: u64,
-    }
-    const SIZE: usize = mem::size_of::<Query>();
-    /// `_IOWR(PROCFS_IOCTL_MAGIC, 17, struct procmap_query)`.
-    const PROCMAP_QUERY: libc::c_ulong =
-        3 << 30 | (SIZE as libc::c_ulong) << 16 | (b'f' as libc::c_ulong) << 8 | 17;
-    const PROCMAP_QUERY_VMA_SHARED: u64 = 8;
-    let mut query = Query { size: SIZE as u64, query_address: address, ..Query::default() };
-    // SAFETY: the kernel reads and writes `size` bytes of the structure, and follows no address in it that is zero.
-    let result = unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &raw mut query) };
-    Errno::result(result).map(|_| query.flags & PROCMAP_QUERY_VMA_SHARED != 0)
-}
-
 /// Sends `signal` to one thread.
 pub(crate) fn send(pid: i32, tid: i32, signal: c_int) -> Result<()> {
     // SAFETY: the call takes numbers only.
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }).map(drop)
-}
-
-/// The calling thread's id.
-pub(crate) fn this_thread() -> i32 {
-    nix::unistd::gettid().as_raw()
-}
-
-/// `tid` as `nix` takes it.
-pub(crate) fn pid(tid: i32) -> Pid {
-    Pid::from_raw(tid)
 }
 
 /// A timer that interrupts the system calls of the thread that made it.
@@ -190,7 +131,7 @@ impl Alarm {
         let mut event: libc::sigevent = unsafe { mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = signal;
-        event.sigev_notify_thread_id = this_thread();
+        event.sigev_notify_thread_id = system::this_thread();
         let mut timer = ptr::null_mut();
         // SAFETY: both pointers are valid for the call.
         let result = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };

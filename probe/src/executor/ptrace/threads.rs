@@ -8,10 +8,11 @@ use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::executor::ptrace::atomic::Atomics;
-use crate::executor::ptrace::failure::{Failure, Failures};
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
+use crate::target::failure::{Failure, Failures};
 use crate::target::procfs;
+use crate::target::system;
 
 /// A thread that was stopped is not any more: it was killed, or another thread of its process executes a
 /// program in its place. The stop loop hears of that next.
@@ -500,7 +501,7 @@ impl Threads {
 
     /// Asks a thread that runs to stop.
     pub(crate) fn interrupt(&mut self, tid: i32) {
-        self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(sys::pid(tid)));
+        self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(system::pid(tid)));
     }
 
     /// Whether threads other than `tid` share `space`.

@@ -10,14 +10,14 @@ use emu::Displaced;
 use iced_x86::Code;
 
 use crate::executor::ptrace::borrow::Loans;
-use crate::executor::ptrace::failure::{Failure, Failures, errno};
 use crate::executor::ptrace::locked::Catalogue;
-use crate::executor::ptrace::sharing::Sharing;
+use crate::executor::rseq::Sequences;
 use crate::symbols::code::{self, Unprobeable};
+use crate::target::failure::{Failure, Failures, errno};
 use crate::target::keys::Keys;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::Pages;
-use crate::target::rseq::Sequences;
+use crate::target::sharing::Sharing;
 
 mod copies;
 mod intact;
@@ -26,8 +26,7 @@ pub(crate) use copies::Copied;
 pub(crate) use intact::Missing;
 use intact::executable;
 
-/// The INT3 instruction.
-pub(crate) const INT3: u8 = 0xcc;
+pub(crate) use crate::target::INT3;
 
 /// The longest instruction, in bytes.
 pub(crate) const LONGEST: usize = 15;

@@ -7,9 +7,9 @@ use iced_x86::Code;
 
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::locked::Catalogue;
+use crate::executor::space::{INT3, Identity, LONGEST, Removed, Space, decode, identity};
 use crate::target::maps::{self, Mapping};
 use crate::target::pages::PAGE;
-use crate::target::space::{INT3, Identity, LONGEST, Removed, Space, decode, identity};
 
 /// How much text around a breakpoint is compared, in bytes: before it, and from its first byte on.
 const BEFORE: usize = 32;

@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt;
 
 use emu::Displaced;
 
+use crate::executor::space::{Breakpoint, INT3, LONGEST, Space, decode, identity};
 use crate::target::mapped;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::PAGE;
-use crate::target::space::{Breakpoint, INT3, LONGEST, Space, decode, identity};
 
 /// What has become of a breakpoint that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::executor::ptrace::sys;
 use crate::target::maps::{self, Mapping, Permissions};
+use crate::target::system;
 
 /// Tells shared mappings from private ones.
 ///
@@ -47,7 +47,7 @@ impl Sharing {
 
     fn is_shared_at(&mut self, tid: i32, address: u64) -> bool {
         if let Some(file) = &self.file {
-            match sys::is_shared_mapping(file, address) {
+            match system::is_shared_mapping(file, address) {
                 Ok(shared) => return shared,
                 // Nothing is mapped there.
                 Err(Errno::ENOENT) => return false,

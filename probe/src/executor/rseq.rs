@@ -7,10 +7,10 @@ use std::ops::Range;
 use nix::errno::Errno;
 
 use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::space::{Identity, Space, identity};
 use crate::symbols::elf;
 use crate::target::mapped;
 use crate::target::maps::{self, Mapping, Maps};
-use crate::target::space::{Identity, Space, identity};
 
 /// The sequences of an address space that are known: those that objects list, and those in which a thread was met.
 #[derive(Clone, Debug, Default)]
