@@ -180,3 +180,14 @@ pub struct ProbeReport<'a> {
     /// Why it has never been placed, if so: the object is not there yet, or lacks what the probe names.
     pub pending: Option<&'a LocateError>,
 }
+
+impl<'a> ProbeReport<'a> {
+    pub(crate) fn new(
+        counters: Counters,
+        sites: &'a [u64],
+        refused: &'a [(u64, Unplaceable)],
+        pending: Option<&'a LocateError>,
+    ) -> ProbeReport<'a> {
+        ProbeReport { counters, sites, refused, pending: pending.filter(|_| sites.is_empty()) }
+    }
+}

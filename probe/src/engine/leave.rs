@@ -38,12 +38,8 @@ impl Left {
     /// As [`Session::report`].
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
-        self.probes.get(id.0).map(|probe| ProbeReport {
-            counters: probe.counters,
-            sites: &probe.sites,
-            refused: &probe.refused,
-            pending: probe.pending.as_ref().filter(|_| probe.sites.is_empty()),
-        })
+        let probe = self.probes.get(id.0)?;
+        Some(ProbeReport::new(probe.counters, &probe.sites, &probe.refused, probe.pending.as_ref()))
     }
 
     /// As [`Session::inaccessible`].

@@ -472,12 +472,8 @@ impl Session {
     /// What became of a probe so far; `None` if it is not of this session.
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
-        self.probes.get(id.0).map(|probe| ProbeReport {
-            counters: probe.counters,
-            sites: &probe.sites,
-            refused: &probe.refused,
-            pending: probe.pending.as_ref().filter(|_| probe.sites.is_empty()),
-        })
+        let probe = self.probes.get(id.0)?;
+        Some(ProbeReport::new(probe.counters, &probe.sites, &probe.refused, probe.pending.as_ref()))
     }
 
     /// The target's exit status, once it has ended.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use crate::engine::compat;
 use crate::engine::event::{Counters, Event};
 use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
-use crate::engine::host::{Host, Request};
+use crate::engine::host::{Closures, Host, Request};
 use crate::engine::perform::{self, How};
 use crate::engine::session::{Probe, Session};
 use crate::executor::Executor;
@@ -33,6 +33,14 @@ enum Then {
     Perform,
     Skip,
     GoTo(u64),
+}
+
+/// A hit that is being served.
+struct Serving<'a> {
+    thread: Ptrace<'a>,
+    host: &'a mut Closures,
+    probes: &'a mut [Probe],
+    here: &'a [usize],
 }
 
 impl Session {
@@ -96,19 +104,12 @@ impl Session {
     ) -> Option<i32> {
         let tid = stopped.tid();
         let alone = tid != pid || !self.threads.has_others(space_id, tid);
-        let Some(space) = self.spaces.get_mut(&space_id) else { return Some(0) };
-        let mut thread = Ptrace {
-            thread: stopped,
-            threads: &mut self.threads,
-            registers: &mut self.registers,
-            space,
-            staging: &mut self.staging,
-            lost: &mut self.lost,
-            affinity: &mut self.affinity,
+        let Some(Serving { mut thread, host, probes, here }) = self.serving(stopped, space_id) else {
+            return Some(0);
         };
         let mut verdict = Verdict::default();
         if !again {
-            verdict = handle(&mut thread, &mut self.host, &mut self.probes, &self.here, pid);
+            verdict = handle(&mut thread, host, probes, here, pid);
         }
         // Handlers may take their time.
         let performed = if !alone && thread.threads.has_gone(tid) {
@@ -176,26 +177,29 @@ impl Session {
     fn pass_by(&mut self, mut stopped: Stopped, space: SpaceId) {
         let tid = stopped.tid();
         let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
-        let signal = match (rip, self.spaces.get_mut(&space)) {
-            (Some(rip), Some(space)) => {
-                let site = rip.wrapping_sub(1);
-                self.here = space.breakpoint(site).map(|here| here.probes.clone()).unwrap_or_default();
-                let mut thread = Ptrace {
-                    thread: &mut stopped,
-                    threads: &mut self.threads,
-                    registers: &mut self.registers,
-                    space,
-                    staging: &mut self.staging,
-                    lost: &mut self.lost,
-                    affinity: &mut self.affinity,
-                };
-                let signal = thread.stand_aside(site);
-                self.count(|counters| counters.missed += 1);
-                signal
-            }
+        let site = rip.map(|rip| rip.wrapping_sub(1));
+        let breakpoint = site.and_then(|site| self.spaces.get(&space)?.breakpoint(site));
+        self.here = breakpoint.map(|here| here.probes.clone()).unwrap_or_default();
+        self.count(|counters| counters.missed += 1);
+        let signal = match (site, self.serving(&mut stopped, space)) {
+            (Some(site), Some(mut serving)) => serving.thread.stand_aside(site),
             _ => libc::SIGTRAP,
         };
         self.threads.resume(stopped, signal);
+    }
+
+    /// A thread that is stopped in an address space, and who is to be asked.
+    fn serving<'a>(&'a mut self, stopped: &'a mut Stopped, space: SpaceId) -> Option<Serving<'a>> {
+        let thread = Ptrace {
+            thread: stopped,
+            threads: &mut self.threads,
+            registers: &mut self.registers,
+            space: self.spaces.get_mut(&space)?,
+            staging: &mut self.staging,
+            lost: &mut self.lost,
+            affinity: &mut self.affinity,
+        };
+        Some(Serving { thread, host: &mut self.host, probes: &mut self.probes, here: &self.here })
     }
 
     /// Counts for every probe that is served.

@@ -48,7 +48,12 @@ pub(crate) struct Ptrace<'a> {
 
 impl Ptrace<'_> {
     fn memory(&mut self) -> Accessor<'_> {
-        Accessor {
+        self.parts().1
+    }
+
+    /// Its registers, and its memory.
+    fn parts(&mut self) -> (&mut Fetched, Accessor<'_>) {
+        let memory = Accessor {
             thread: self.thread,
             space: self.space,
             threads: self.threads,
@@ -56,7 +61,8 @@ impl Ptrace<'_> {
             lost: self.lost,
             writable: 0..0,
             pkru: None,
-        }
+        };
+        (self.registers, memory)
     }
 
     /// Stores the registers that have changed. Says whether the kernel refuses that.
@@ -157,16 +163,8 @@ impl Executor for Ptrace<'_> {
         }
         self.threads.memory_refused = false;
         self.threads.atomics.begin(displaced);
-        let mut memory = Accessor {
-            thread: self.thread,
-            space: self.space,
-            threads: self.threads,
-            staging: self.staging,
-            lost: self.lost,
-            writable: 0..0,
-            pkru: None,
-        };
-        let result = displaced.execute(&mut self.registers.file, &mut memory);
+        let (registers, mut memory) = self.parts();
+        let result = displaced.execute(&mut registers.file, &mut memory);
         self.registers.file.rflags = self.threads.atomics.flags(self.registers.file.rflags);
         if result.is_ok() && !self.registers.keeps_fixed_flags() {
             // POPF or IRET, which change nothing but registers.
