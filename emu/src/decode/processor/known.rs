@@ -90,7 +90,7 @@ const COMMON: Features = Features::of(&[
 /// What Zen 3 has on top.
 const ZEN_3: Features = Features::of(&[F::SSE4A, F::CLZERO, F::WBNOINVD, F::MONITORX]);
 
-/// What Emerald Rapids has on top. PTWRITE and ENQCMD its hypervisor hid.
+/// What Emerald Rapids has on top. Hypervisors hid some of it, such as PTWRITE, ENQCMD and CET.
 const EMERALD_RAPIDS: Features = Features::of(&[
     F::HLE,
     F::RTM,
@@ -119,6 +119,9 @@ const EMERALD_RAPIDS: Features = Features::of(&[
     F::AVX_VNNI,
     F::AVX512_BF16,
     F::PTWRITE,
+    F::CET_IBT,
+    F::CET_SS,
+    F::WBNOINVD,
 ]);
 
 /// Emerald Rapids' CPUID leaf 0xD: of each component beyond the legacy region its number, size and offset.
