@@ -136,14 +136,32 @@ fn products_of_tiles() {
         return;
     }
     let program = compile_from("../probe/tests/targets", "tiles");
-    for stride in [1, 50, 2000] {
+    // A step for each instruction takes its time.
+    for (stride, rounds) in [(1, 1), (50, 4), (2000, 20)] {
         let mut command = Command::new(&program);
-        command.arg("20");
+        command.arg(rounds.to_string());
         let report = run(command, None, stride).unwrap();
         assert_eq!(report.divergences, 0, "{stride}: {:?}", report.first_divergence);
         assert_eq!(report.status, Some(0), "{report:?}");
         println!("{stride}: {} steps, {} emulated, {:?}", report.steps, report.emulated, report.native_steps);
         // In each round five products and more than ten loads and stores, which are VEX's.
-        assert!(report.encodings.of(EncodingKind::VEX) > 20 * 15, "{stride}: {report:?}");
+        assert!(report.encodings.of(EncodingKind::VEX) > rounds * 15, "{stride}: {report:?}");
+    }
+}
+
+/// A step of a gather ends before the element that faults, when others are done.
+#[test]
+fn gathers_that_fault() {
+    if !std::arch::is_x86_feature_detected!("avx2") {
+        println!("skipped: this processor has no AVX2");
+        return;
+    }
+    let program = compile("gathers");
+    for stride in [1, 1000] {
+        let report = run(Command::new(&program), None, stride).unwrap();
+        assert_eq!(report.divergences, 0, "{stride}: {:?}", report.first_divergence);
+        assert_eq!(report.status, Some(0), "{report:?}");
+        let delivered = report.native_steps.get("signal delivery");
+        assert_eq!(delivered, Some(&2), "{report:?}");
     }
 }

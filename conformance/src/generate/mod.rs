@@ -286,8 +286,20 @@ const GENERAL: [CpuidFeature; 17] = [
 
 /// Whether the instruction can be interrupted between its parts, so that TF stops it there.
 fn repeats(instruction: &Instruction) -> bool {
+    is_repeated(instruction) || goes_on(instruction)
+}
+
+/// Whether it is a string instruction that is repeated.
+fn is_repeated(instruction: &Instruction) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    instruction.is_string_instruction() && repeated || instruction.is_vsib()
+    instruction.is_string_instruction() && repeated
+}
+
+/// Whether the instruction, where a part of it faults, keeps the parts that are done, and TF stops it there before the
+/// fault.
+pub(crate) fn goes_on(instruction: &Instruction) -> bool {
+    use Mnemonic::{Tileloadd, Tileloaddt1, Tilestored};
+    instruction.is_vsib() || matches!(instruction.mnemonic(), Tileloadd | Tileloaddt1 | Tilestored)
 }
 
 /// Whether TF stops the processor right after this instruction, and does not show in what it does.
@@ -320,7 +332,7 @@ pub(crate) fn must_step(instruction: &Instruction) -> bool {
 
 /// Values for registers that an instruction uses without naming them, or that make it do something.
 fn implied(registers: &mut Registers, layout: &Layout, instruction: &Instruction, rng: &mut Rng) {
-    if repeats(instruction) && !instruction.is_vsib() {
+    if is_repeated(instruction) {
         registers.gpr[gpr::RCX] = match rng.below(20) {
             0 => values::integer(64, rng),
             1 => rng.u64() << 32 | rng.below(4),
