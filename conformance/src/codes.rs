@@ -3,6 +3,8 @@
 use emu::{Facts, Processor};
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic};
 
+use crate::oracle::permits_tiles;
+
 /// The encodings of 64-bit user mode.
 pub fn user_mode() -> impl Iterator<Item = Code> {
     all().filter(|code| !code.is_privileged() && !code.op_code().must_be_cpl0())
@@ -79,8 +81,11 @@ pub fn skipped(code: Code) -> Option<&'static str> {
         M::Int1 if Processor::host().facts.contains(Facts::INT1_LEAVES_RIP) => {
             Some("the hypervisor delivers its exception with another RIP")
         }
-        _ if code.cpuid_features().iter().any(|feature| TILES.contains(feature)) && has_tiles() => {
-            Some("tile registers are no part of the states that the oracle loads")
+        _ if code.cpuid_features().iter().any(|feature| TILES.contains(feature))
+            && has_tiles()
+            && !permits_tiles() =>
+        {
+            Some("the kernel does not permit this process tile registers")
         }
         M::Xbegin | M::Xend | M::Xabort | M::Xtest => Some("transactions abort as they please"),
         _ if code.flow_control() == FlowControl::XbeginXabortXend => {

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
+use emu::registers::{ROW_LENGTH, Tiles};
 use emu::{Displaced, Processor, Refusal, Touches, Vendor};
-use iced_x86::{Code, CpuidFeature, Formatter, InstructionInfoFactory, IntelFormatter, Register};
+use iced_x86::{
+    Code, CpuidFeature, Formatter, Instruction, InstructionInfoFactory, IntelFormatter, Register,
+};
 use serde::Serialize;
 
 use crate::compare::{Difference, GPR};
@@ -417,6 +420,9 @@ fn state(sample: &Sample) -> Vec<String> {
             lines.push(format!("st({index})={:04x}:{:016x}", r.sign_exponent, r.significand));
         }
     }
+    if touches.contains(Touches::TILES) {
+        lines.extend(tiles(&sample.instruction, &registers.extended.tiles));
+    }
     for memory in info.used_memory() {
         if let Some(start) = crate::generate::linear(memory, registers) {
             let size = memory.memory_size().size();
@@ -429,6 +435,22 @@ fn state(sample: &Sample) -> Vec<String> {
             text
         });
         lines.push(format!("at {:#x}: {bytes}", patch.address));
+    }
+    lines
+}
+
+/// The configuration of tiles, and the rows of those that an instruction names that are not zero.
+fn tiles(instruction: &Instruction, tiles: &Tiles) -> Vec<String> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut lines = vec![format!("tilecfg={}", hex(&tiles.config.0))];
+    let named = (0..instruction.op_count()).map(|number| instruction.op_register(number));
+    for register in named.filter(|register| register.is_tmm()) {
+        let tile = tiles.data.tiles().and_then(|tiles| tiles.get(register.number()));
+        for (number, row) in
+            tile.into_iter().flatten().enumerate().filter(|(_, row)| **row != [0; ROW_LENGTH])
+        {
+            lines.push(format!("{register:?} row {number}={}", hex(row)));
+        }
     }
     lines
 }

@@ -6,13 +6,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use conformance::lockstep::{Report, run};
+use conformance::oracle::permits_tiles;
 use iced_x86::EncodingKind;
 
 /// Compiles `tests/targets/NAME.c` to a file that no other call uses.
 fn compile(name: &str) -> PathBuf {
+    compile_from("tests/targets", name)
+}
+
+/// The same of a directory, relative to the package's.
+fn compile_from(directory: &str, name: &str) -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(format!("{name}.c"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join(format!("{name}.c"));
     let program =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
     let status = Command::new("cc")
@@ -120,4 +126,42 @@ fn string_functions_of_avx512() {
     }
     let report = strings("");
     assert!(report.encodings.of(EncodingKind::EVEX) > 10_000, "{report:?}");
+}
+
+/// The products of matrices that a program computes whose every instruction is probed in another test.
+#[test]
+fn products_of_tiles() {
+    if !permits_tiles() {
+        println!("skipped: this processor has no tile registers (AMX), or the kernel permits none");
+        return;
+    }
+    let program = compile_from("../probe/tests/targets", "tiles");
+    // A step for each instruction takes its time.
+    for (stride, rounds) in [(1, 1), (50, 4), (2000, 20)] {
+        let mut command = Command::new(&program);
+        command.arg(rounds.to_string());
+        let report = run(command, None, stride).unwrap();
+        assert_eq!(report.divergences, 0, "{stride}: {:?}", report.first_divergence);
+        assert_eq!(report.status, Some(0), "{report:?}");
+        println!("{stride}: {} steps, {} emulated, {:?}", report.steps, report.emulated, report.native_steps);
+        // In each round five products and more than ten loads and stores, which are VEX's.
+        assert!(report.encodings.of(EncodingKind::VEX) > rounds * 15, "{stride}: {report:?}");
+    }
+}
+
+/// A step of a gather ends before the element that faults, when others are done.
+#[test]
+fn gathers_that_fault() {
+    if !std::arch::is_x86_feature_detected!("avx2") {
+        println!("skipped: this processor has no AVX2");
+        return;
+    }
+    let program = compile("gathers");
+    for stride in [1, 1000] {
+        let report = run(Command::new(&program), None, stride).unwrap();
+        assert_eq!(report.divergences, 0, "{stride}: {:?}", report.first_divergence);
+        assert_eq!(report.status, Some(0), "{report:?}");
+        let delivered = report.native_steps.get("signal delivery");
+        assert_eq!(delivered, Some(&2), "{report:?}");
+    }
 }

@@ -6,7 +6,7 @@ use conformance::memory::Model;
 use conformance::oracle::{Case, Memory, Mode, Observed, Oracle, Patch, Place, Stop, mxcsr_mask, places};
 use conformance::rng::Rng;
 use conformance::{codes, features};
-use emu::registers::{Vector, gpr, segment};
+use emu::registers::{TileConfig, Vector, gpr, segment};
 use emu::{Registers, Rflags};
 use iced_x86::Decoder;
 
@@ -198,7 +198,7 @@ fn the_whole_register_file_goes_through() {
     let modes = [Mode::Straight, Mode::Step];
     let cases: Vec<Case> = (0..32).flat_map(|_| modes).map(&mut drawn).collect();
     let seen = oracle.run(&mut memory(), &cases).unwrap();
-    let mut varied = [false; 4];
+    let mut varied = [false; 5];
     for (case, observed) in cases.iter().zip(&seen) {
         assert_eq!(observed.stop, Stop::Completed);
         assert_eq!(observed.registers.extended, case.registers.extended, "{:?}", case.mode);
@@ -211,9 +211,10 @@ fn the_whole_register_file_goes_through() {
         varied[1] |= any(&extended.vector[..16], 4..8);
         varied[2] |= any(&extended.vector[16..], 0..8);
         varied[3] |= extended.opmask.iter().all(|&mask| mask != 0);
+        varied[4] |= extended.tiles.config != TileConfig::default() && extended.tiles.data.is_used();
     }
-    let has = [layout.avx, layout.zmm_hi256, layout.hi16_zmm, layout.opmask].map(|offset| offset.is_some());
-    assert_eq!(varied, has, "AVX, ZMM0 to 15, ZMM16 to 31, masks");
+    let has = [layout.avx, layout.zmm_hi256, layout.hi16_zmm, layout.opmask, layout.tile_data];
+    assert_eq!(varied, has.map(|offset| offset.is_some()), "AVX, ZMM0 to 15, ZMM16 to 31, masks, tiles");
 }
 
 /// The oracle loads every state with SSE marked as in use. Processors that believe it say so although all of it is in

@@ -40,6 +40,7 @@ impl Fetched {
             Fetched::Nothing => mixed.extended = others.extended.clone(),
             Fetched::Legacy => {
                 mixed.extended.opmask = others.extended.opmask;
+                mixed.extended.tiles.clone_from(&others.extended.tiles);
                 mixed.extended.vector = others.extended.vector;
                 let low = |extended: &Extended, n: usize| [extended.vector[n].0[0], extended.vector[n].0[1]];
                 for number in 0..16 {
@@ -59,6 +60,9 @@ fn poison() -> Registers {
         vector.0 = std::array::from_fn(|quad| 0x1357_9bdf_0246_8ace ^ (number * 64 + quad) as u64);
     }
     extended.opmask = std::array::from_fn(|number| 0x5a00 + number as u64);
+    extended.tiles.config.0 = std::array::from_fn(|number| 0x5a ^ number as u8);
+    extended.tiles.data.make_room();
+    extended.tiles.data.tiles_mut().into_iter().flatten().flatten().for_each(|row| row.fill(0x5a));
     extended.mxcsr = Mxcsr::from_bits_retain(0x7f80);
     extended.x87.control = 0x0f7f;
     extended.x87.status = 0x1000;

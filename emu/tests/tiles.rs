@@ -1,7 +1,7 @@
 //! AMX: loads and stores of tiles that stop at a fault, products that no processor at hand has, and threads without tiles.
 
 use emu::registers::{TileConfig, gpr};
-use emu::{Displaced, Exception, FlatMemory, Outcome, Processor, Registers, Touches, Vendor};
+use emu::{Displaced, Exception, FlatMemory, Outcome, Processor, Registers, Rflags, Touches, Vendor};
 
 const START: u64 = 0x1000;
 const END: u64 = 0x4000;
@@ -101,6 +101,52 @@ fn a_store_goes_on_with_the_row_that_faulted() {
     // There is no such row.
     registers.extended.tiles.config.0[1] = 4;
     assert_eq!(store.execute(&mut registers, &mut memory), Err(Exception::InvalidOpcode));
+}
+
+/// The debug exception is pending since the first row, and comes before the fault.
+#[test]
+fn a_step_ends_before_the_row_that_faults() {
+    let load = decode(TILELOADD);
+    let (mut registers, mut memory) = (configured([(0, 0), (6, 12), (0, 0)]), pages());
+    registers.gpr[gpr::RAX] = END - 0x180;
+    registers.gpr[gpr::RCX] = 0x80;
+    registers.rflags |= Rflags::TF;
+    assert_eq!(load.execute(&mut registers, &mut memory), Ok(Outcome::Again));
+    assert_eq!((registers.rip, registers.extended.tiles.config.0[1]), (load.ip(), 3));
+    let fault = Exception::PageFault { address: END, error_code: 4 };
+    assert_eq!(load.execute(&mut registers, &mut memory), Err(fault));
+    assert_eq!(registers.extended.tiles.config.0[1], 3);
+}
+
+/// As an Emerald Rapids chooses: the left one of a product before the right one, both before what they are added to, and
+/// the destination, the low words and the high words in this order.
+#[test]
+fn of_several_nans_one_is_the_result() {
+    const TDPBF16PS: &[u8] = &[0xc4, 0xe2, 0x6a, 0x5c, 0xc1]; // tdpbf16ps tmm0, tmm1, tmm2
+    let nan = |payload: u16| 0x7f80 | payload;
+    let one = 0x3f80;
+    // Destination; low and high words of the left and of the right one, for two products each.
+    let cases = [
+        (0, [(one, one), (one, one)], [(one, one), (one, one)], 0x4080_0000),
+        (0, [(nan(1), one), (one, one)], [(nan(2), one), (one, one)], 0x7fc1_0000),
+        (0, [(one, one), (nan(1), one)], [(nan(2), one), (one, one)], 0x7fc1_0000),
+        (0, [(nan(1), one), (one, one)], [(one, one), (nan(2), one)], 0x7fc2_0000),
+        (0, [(one, nan(1)), (one, one)], [(one, one), (nan(2), one)], 0x7fc2_0000),
+        (0xff80_0003, [(nan(1), one), (one, one)], [(one, one), (one, one)], 0xffc0_0003),
+    ];
+    for (destination, left, right, expected) in cases {
+        let mut registers = configured([(1, 4), (1, 8), (2, 4)]);
+        let tiles = registers.extended.tiles.data.tiles_mut().unwrap();
+        let pair = |(low, high): (u16, u16)| u32::from(high) << 16 | u32::from(low);
+        tiles[0][0][..4].copy_from_slice(&u32::to_le_bytes(destination));
+        for number in 0..2 {
+            tiles[1][0][4 * number..][..4].copy_from_slice(&pair(left[number]).to_le_bytes());
+            tiles[2][number][..4].copy_from_slice(&pair(right[number]).to_le_bytes());
+        }
+        assert_eq!(decode(TDPBF16PS).execute(&mut registers, &mut zeros()), Ok(Outcome::Next));
+        let result = registers.extended.tiles.data.tiles().unwrap()[0][0];
+        assert_eq!(result[..4], u32::to_le_bytes(expected), "{left:x?} {right:x?}");
+    }
 }
 
 /// An integer of half precision.

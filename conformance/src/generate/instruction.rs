@@ -243,7 +243,20 @@ fn operand(instruction: &mut Instruction, number: u32, kind: Kind, ip: u64, rng:
     };
     let index = if vsib == Register::None { vsib } else { vector(vsib, code, rng) };
     memory(instruction, number, ip, index, rng);
+    if kind == Kind::sibmem {
+        rows_apart(instruction, rng);
+    }
     true
+}
+
+/// Mostly gives the rows of a tile in memory a distance, which is an index.
+fn rows_apart(instruction: &mut Instruction, rng: &mut Rng) {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    if !base.is_gpr() || index != Register::None || rng.chance(15) {
+        return;
+    }
+    instruction.set_memory_index(if base.size() == 4 { gpr32(rng) } else { gpr64(rng) });
+    instruction.set_memory_index_scale(rng.pick(&[1, 1, 2, 4, 8]));
 }
 
 /// An operand that has neither a ModRM byte's memory nor the choice of it.

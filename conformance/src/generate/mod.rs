@@ -11,6 +11,7 @@ mod related;
 mod split_lock;
 mod state;
 mod system;
+mod tiles;
 mod values;
 
 pub(crate) use address::{address_of, linear};
@@ -194,26 +195,30 @@ impl Generator {
     /// A state for bytes of which nothing is known: a step, for behind an instruction that is shorter anything
     /// may follow, such as a jump back.
     pub fn plain(&mut self, bytes: [u8; 15], rng: &mut Rng) -> Case {
+        let mut registers = state::registers(&self.layout, self.mxcsr_mask, true, rng);
+        if self.layout.tile_data.is_some() && rng.chance(25) {
+            tiles::any(&mut registers.extended.tiles, rng);
+        }
         Case {
             bytes,
             length: bytes.len(),
             mode: Mode::Step,
             repeats: false,
             place: Place::Edge,
-            registers: state::registers(&self.layout, self.mxcsr_mask, true, rng),
+            registers,
             patches: Vec::new(),
         }
     }
 
     /// Gives registers and memory the values that reach the instruction's interesting places.
     fn operands(&mut self, case: &mut Case, instruction: &Instruction, rng: &mut Rng) {
-        implied(&mut case.registers, instruction, rng);
+        implied(&mut case.registers, &self.layout, instruction, rng);
         let info = self.info.info_options(instruction, InstructionInfoOptions::NO_REGISTER_USAGE);
         let mut places = Vec::new();
         let theme = is_wide(instruction.code()).then(|| Theme::draw(rng));
         for memory in info.used_memory() {
             let size = match memory.memory_size().size() as u64 {
-                _ if image::has_image(instruction) => image::LENGTH,
+                _ if image::has_image(instruction) => image::length(&case.registers, &self.layout, rng),
                 0 => 64,
                 size => size,
             };
@@ -244,7 +249,10 @@ impl Generator {
         if let Some(start) = places.last().filter(|_| image::has_image(instruction)) {
             // An image's header matters more than what else may have been drawn.
             case.patches.clear();
-            case.patches.extend(image::header(*start, rng));
+            case.patches.extend(image::header(*start, &self.layout, rng));
+        }
+        if self.layout.tile_data.is_some() {
+            tiles::operands(case, instruction, &mut self.info, rng);
         }
         system::operands(case, instruction, places.last().copied(), rng);
     }
@@ -278,8 +286,20 @@ const GENERAL: [CpuidFeature; 17] = [
 
 /// Whether the instruction can be interrupted between its parts, so that TF stops it there.
 fn repeats(instruction: &Instruction) -> bool {
+    is_repeated(instruction) || goes_on(instruction)
+}
+
+/// Whether it is a string instruction that is repeated.
+fn is_repeated(instruction: &Instruction) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    instruction.is_string_instruction() && repeated || instruction.is_vsib()
+    instruction.is_string_instruction() && repeated
+}
+
+/// Whether the instruction, where a part of it faults, keeps the parts that are done, and TF stops it there before the
+/// fault.
+pub(crate) fn goes_on(instruction: &Instruction) -> bool {
+    use Mnemonic::{Tileloadd, Tileloaddt1, Tilestored};
+    instruction.is_vsib() || matches!(instruction.mnemonic(), Tileloadd | Tileloaddt1 | Tilestored)
 }
 
 /// Whether TF stops the processor right after this instruction, and does not show in what it does.
@@ -311,8 +331,8 @@ pub(crate) fn must_step(instruction: &Instruction) -> bool {
 }
 
 /// Values for registers that an instruction uses without naming them, or that make it do something.
-fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) {
-    if repeats(instruction) && !instruction.is_vsib() {
+fn implied(registers: &mut Registers, layout: &Layout, instruction: &Instruction, rng: &mut Rng) {
+    if is_repeated(instruction) {
         registers.gpr[gpr::RCX] = match rng.below(20) {
             0 => values::integer(64, rng),
             1 => rng.u64() << 32 | rng.below(4),
@@ -329,7 +349,7 @@ fn implied(registers: &mut Registers, instruction: &Instruction, rng: &mut Rng) 
         registers.gpr[gpr::RCX] = registers.gpr[gpr::RCX] & !0xff | rng.below(80);
     }
     if image::has_image(instruction) {
-        image::requested(registers, rng);
+        image::requested(registers, layout, rng);
     }
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         divisible(registers, instruction, rng);

@@ -35,6 +35,9 @@ pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, wide: bool, rng: &mut 
     // Key 0 is the one that all pages have; without it nothing runs.
     registers.pkru = if layout.pkru.is_some() { rng.u64() as u32 & !3 } else { 0 };
     extended(&mut registers.extended, layout, mxcsr_mask, wide, rng);
+    if layout.tile_data.is_some() {
+        registers.extended.tiles.data.make_room();
+    }
     registers
 }
 

@@ -148,6 +148,19 @@ fn half(rng: &mut Rng) -> u16 {
     value ^ (rng.below(2) as u16) << 15
 }
 
+/// A number of BF16.
+fn brain(rng: &mut Rng) -> u16 {
+    (single(rng) >> 16) as u16
+}
+
+/// A number of so many bits, the fraction's among them, that is neither large nor small: of a thousand sums of products of
+/// such numbers each is one, too.
+fn moderate(bits: u32, fraction_bits: u32, rng: &mut Rng) -> u64 {
+    let one = (1 << (bits - 2 - fraction_bits)) - 1;
+    let exponent = one - 3 + rng.below(7);
+    rng.below(2) << (bits - 1) | exponent << fraction_bits | rng.u64() & ((1 << fraction_bits) - 1)
+}
+
 /// An x87 register.
 pub(crate) fn extended(rng: &mut Rng) -> Float80 {
     const INTEGER: u64 = 1 << 63;
@@ -250,8 +263,11 @@ pub(crate) enum Lanes {
     Random,
     Integer(u32),
     Half,
+    Brain,
     Single,
     Double,
+    /// Numbers of so many bits, so many of them the fraction's, near one.
+    Moderate(u32, u32),
     /// Numbers of so many bits, so many of them the fraction's, at the limits of their format.
     Extreme(u32, u32),
     /// Small numbers, as indices.
@@ -284,7 +300,9 @@ impl Lanes {
             Lanes::Random => rng.u64(),
             Lanes::Integer(bits) => packed(bits, rng),
             Lanes::Half => repeat(16, &mut || u64::from(half(rng))),
+            Lanes::Brain => repeat(16, &mut || u64::from(brain(rng))),
             Lanes::Single => repeat(32, &mut || u64::from(single(rng))),
+            Lanes::Moderate(bits, fraction) => repeat(bits, &mut || moderate(bits, fraction, rng)),
             Lanes::Double => double(rng),
             Lanes::Extreme(bits, fraction) => repeat(bits, &mut || extreme(bits, fraction, rng)),
             Lanes::Index(bits) => repeat(bits, &mut || rng.below(64).wrapping_sub(16)),

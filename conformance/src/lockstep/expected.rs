@@ -231,8 +231,14 @@ fn extended_difference(
     if x87 != observed.x87 {
         return Some(format!("x87: processor {:x?}, emulator {:x?}", observed.x87, x87));
     }
-    (expected.opmask != observed.opmask)
-        .then(|| format!("masks: processor {:x?}, emulator {:x?}", observed.opmask, expected.opmask))
+    if expected.opmask != observed.opmask {
+        return Some(format!("masks: processor {:x?}, emulator {:x?}", observed.opmask, expected.opmask));
+    }
+    let (tiles, seen) = (&expected.tiles, &observed.tiles);
+    if tiles.config != seen.config {
+        return Some(format!("TILECFG: processor {:x?}, emulator {:x?}", seen.config, tiles.config));
+    }
+    (tiles.data != seen.data).then(|| "tile registers".to_owned())
 }
 
 /// Address and size, in bytes, of the operands in memory that the instruction may write.

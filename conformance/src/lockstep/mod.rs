@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::process::Command;
 
-use emu::{Displaced, Exception, Outcome, Refusal};
+use emu::{Displaced, Exception, Outcome, Refusal, Rflags};
 use iced_x86::{EncodingKind, Mnemonic};
 use libc::c_int;
 use serde::Serialize;
@@ -29,6 +29,8 @@ use expected::Expected;
 use overlay::{Maps, Overlay};
 use stride::Retrace;
 use thread::{Snapshot, Status};
+
+use crate::generate::goes_on;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -221,6 +223,10 @@ impl Run {
             return Ok(None);
         }
         let mut after = before.clone();
+        if goes_on(displaced.instruction()) {
+            // The step's own, which nobody compares.
+            after.registers.rflags |= Rflags::TF;
+        }
         let mut memory = Overlay::new(tid, &mut self.maps);
         let result = displaced.execute(&mut after.registers, &mut memory);
         if memory.unreadable {

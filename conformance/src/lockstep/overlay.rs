@@ -119,7 +119,10 @@ impl<'a> Overlay<'a> {
     }
 
     fn check_writable(&mut self, address: u64, length: usize) -> Result<(), MemoryFault> {
-        for address in [address, address.wrapping_add(length as u64).wrapping_sub(1)] {
+        const PAGE: u64 = 4096;
+        let last = address.wrapping_add(length as u64).wrapping_sub(1);
+        // The first byte at fault is the first one, or the first of the last page.
+        for address in [address, address.max(last & !(PAGE - 1))] {
             if !self.maps.is_writable(self.tid, address) {
                 let present = false;
                 return Err(MemoryFault { address, access: Access::Write, present, protection_key: false });

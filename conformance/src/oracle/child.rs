@@ -13,6 +13,7 @@ use emu::{Registers, Rflags};
 use nix::unistd::Pid;
 
 use super::affinity::SharedCore;
+use super::cpu;
 use super::patience::{self, Verdict, Watch};
 use super::places::{self, CODE_HIGH, CODE_LOW, IMAGE_LENGTH, PAGE, Protection, RUNNER, SLOT, SLOTS};
 use super::runner::{self, HANDLER, SAVE, control, input, output, sigcontext};
@@ -417,7 +418,8 @@ fn prepare(bytes: &mut [u8], layout: &Layout) {
         put_u32(bytes, program + 20 + 8 * number, value);
     }
 
-    for (number, call) in setup(action, address(stack), address(program)).iter().enumerate() {
+    let calls = setup(layout, action, address(stack), address(program));
+    for (number, call) in calls.iter().enumerate() {
         for (position, value) in call.iter().enumerate() {
             put_u64(bytes, control::SETUP + 64 * number + 8 * position, *value);
         }
@@ -448,8 +450,9 @@ fn filter() -> [[u32; 3]; 8] {
     ]
 }
 
-/// The child's first system calls: an address space with nothing but the regions, and signal handlers.
-fn setup(action: u64, stack: u64, filter: u64) -> Vec<[u64; 8]> {
+/// The child's first system calls: an address space with nothing but the regions, permission to use what `layout` has,
+/// and signal handlers.
+fn setup(layout: &Layout, action: u64, stack: u64, filter: u64) -> Vec<[u64; 8]> {
     const MMAP: u64 = libc::SYS_mmap as u64;
     let call = |number: i64, a: u64, b: u64, c: u64, d: u64| [number as u64, a, b, c, d, 0, 0, 0];
     let mut calls = vec![
@@ -500,6 +503,10 @@ fn setup(action: u64, stack: u64, filter: u64) -> Vec<[u64; 8]> {
             0,
         ]);
     }
+    if layout.tile_data.is_some() {
+        calls.push(call(libc::SYS_arch_prctl, cpu::ARCH_REQ_XCOMP_PERM, cpu::TILE_DATA, 0, 0));
+    }
+    // Which the kernel refuses if it is too small for the frame of a signal with all that is permitted.
     calls.push(call(libc::SYS_sigaltstack, stack, 0, 0, 0));
     let interrupt = patience::INTERRUPT as i32;
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, interrupt] {

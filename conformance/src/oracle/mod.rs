@@ -14,5 +14,5 @@ mod shared;
 pub use affinity::SharedCore;
 pub use child::{Case, Error, Memory, Mode, Observed, Oracle, Patch, Place, Stop};
 pub(crate) use child::{USER_CS, USER_SS};
-pub use cpu::{has_fsgsbase, mxcsr_mask, xsave_layout};
+pub use cpu::{has_fsgsbase, mxcsr_mask, permits_tiles, xsave_layout};
 pub(crate) use patience::locks;

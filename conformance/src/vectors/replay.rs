@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use emu::{DescriptionError, Displaced, Outcome, Processor, Refusal, Registers, Rflags};
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use emu::registers::gpr;
+use emu::xsave::feature;
+use emu::{
+    Access, DescriptionError, Displaced, Outcome, Processor, Refusal, Registers, Rflags, UserMemory as _,
+};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter, Mnemonic};
 use probe::recorded;
 use serde::Serialize;
 
@@ -20,6 +24,7 @@ use super::memory::Memory;
 use super::{processor, signal};
 use crate::codes;
 use crate::compare::{Difference, Differences, execute, hide_pointers};
+use crate::in_use::Image;
 use crate::oracle::Stop;
 
 /// What is replayed.
@@ -262,7 +267,8 @@ impl Replayer {
             };
         }
         self.image.read(&mut self.registers);
-        self.memory.reset(lanes, &case.patches, ip, &case.bytes);
+        let keeps = Kept::by(&displaced, &self.registers, self.processor);
+        self.memory.reset(lanes.clone(), &case.patches, ip, &case.bytes);
         let stop = match execute(&displaced, &mut self.registers, &mut self.memory) {
             Err(Outcome::Native) => return self.left(ip),
             stop => stop,
@@ -273,6 +279,16 @@ impl Replayer {
         self.image.read(&mut self.expected);
         let mut differences = Differences::default();
         self.compare(case, stop, &mut differences);
+        if let Some(kept) = keeps.filter(|_| !differences.0.is_empty()) {
+            self.registers.clone_from(&kept.before);
+            self.memory.reset(lanes, &case.patches, ip, &case.bytes);
+            let stop = kept.execute(&case.bytes, ip, &mut self.registers, &mut self.memory);
+            let mut others = Differences::default();
+            self.compare(case, stop, &mut others);
+            if others.0.is_empty() {
+                return Verdict::Exact;
+            }
+        }
         if differences.0.is_empty() { Verdict::Exact } else { Verdict::Wrong(differences.0) }
     }
 
@@ -348,6 +364,67 @@ impl Replayer {
             _ => stop,
         }
     }
+}
+
+/// XSAVEC or XSAVEOPT of tile registers that are zeros, which the kernel may keep from a thread that has not used them
+/// (IA32_XFD; SDM volume 1, section 13.14): the processor does not look at their place then. No recording says whether it
+/// was so; else the two answers are the same.
+struct Kept {
+    before: Registers,
+    header: u64,
+    is_compacted: bool,
+    /// The processor, without tile registers.
+    processor: &'static Processor,
+}
+
+impl Kept {
+    fn by(displaced: &Displaced, before: &Registers, processor: &'static Processor) -> Option<Kept> {
+        let instruction = displaced.instruction();
+        let is_compacted = matches!(instruction.mnemonic(), Mnemonic::Xsavec | Mnemonic::Xsavec64);
+        let is_optimized = matches!(instruction.mnemonic(), Mnemonic::Xsaveopt | Mnemonic::Xsaveopt64);
+        let asked = before.gpr[gpr::RAX] & processor.xcr0 & feature::TILE_DATA != 0;
+        if !(is_compacted || is_optimized) || !asked || before.extended.tiles.data.is_used() {
+            return None;
+        }
+        let header = Image::of(instruction, before, processor)?.header();
+        Some(Kept { before: before.clone(), header, is_compacted, processor: without_tile_data(processor) })
+    }
+
+    /// Executes it without tile registers, of which the header then tells the same as with them.
+    fn execute(
+        &self,
+        bytes: &[u8],
+        ip: u64,
+        registers: &mut Registers,
+        memory: &mut Memory,
+    ) -> Result<Stop, Outcome> {
+        let Ok(displaced) = Displaced::decode_on(bytes, ip, self.processor) else {
+            return Err(Outcome::Native);
+        };
+        let stop = execute(&displaced, registers, memory);
+        let mut words = [0; 16];
+        if stop == Ok(Stop::Completed) && memory.read(self.header, &mut words, Access::Read).is_ok() {
+            let words = u128::from_le_bytes(words) & !u128::from(feature::TILE_DATA);
+            let layout = if self.is_compacted { u128::from(feature::TILE_DATA) << 64 } else { 0 };
+            // It has been written to before.
+            let _ = memory.write(self.header, &(words | layout).to_le_bytes());
+        }
+        stop
+    }
+}
+
+/// The same processor under a system that has not enabled tile registers; one for each that is replayed.
+fn without_tile_data(processor: &'static Processor) -> &'static Processor {
+    static KNOWN: Mutex<Vec<(&'static Processor, &'static Processor)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, without)) = known.iter().find(|(with, _)| std::ptr::eq(*with, processor)) {
+        return without;
+    }
+    let mut without = *processor;
+    without.xcr0 &= !feature::TILE_DATA;
+    let without = without.leak();
+    known.push((processor, without));
+    without
 }
 
 /// What is refused is not compared; but what the processor executed must not be taken for no instruction.

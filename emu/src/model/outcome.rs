@@ -10,8 +10,9 @@ pub enum Outcome {
     /// Go on at RIP, but raise no debug exception for TF until the next instruction has completed, too:
     /// MOV to SS inhibits it, and the kernel's answer to SGDT and its like, under UMIP, skips it.
     NextInhibited,
-    /// A `rep`-prefixed instruction stopped between two iterations, as an interrupt would have stopped it:
-    /// RIP is still its own; execute it again.
+    /// A `rep`-prefixed instruction stopped between two iterations, as an interrupt would have stopped it, or, with TF,
+    /// one that goes on where it was (gathers, loads and stores of tiles) before the part that faults: RIP is still its
+    /// own; execute it again.
     Again,
     /// Make the system call that RAX names; SYSCALL has put RIP and RFLAGS into RCX and R11.
     Syscall,

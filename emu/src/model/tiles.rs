@@ -131,7 +131,7 @@ impl TileData {
     /// Whether one of them is not zero.
     #[must_use]
     pub fn is_used(&self) -> bool {
-        self.tiles().is_some_and(|tiles| tiles.as_flattened().as_flattened().iter().any(|byte| *byte != 0))
+        self.tiles().is_some_and(|tiles| tiles.iter().any(|tile| *tile != [[0; ROW_LENGTH]; ROWS]))
     }
 }
 

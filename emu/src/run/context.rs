@@ -30,6 +30,12 @@ impl Context<'_> {
         self.decoded.address.linear(self.registers)
     }
 
+    /// What comes of an exception behind parts that are done and stay so. With TF the debug exception is pending since
+    /// then and comes first, at the instruction itself (SDM volume 2, VGATHERDPS; so it is of tiles, too).
+    pub(crate) fn interrupted(&self, exception: Exception) -> Result<Outcome, Exception> {
+        if self.registers.rflags.contains(Rflags::TF) { Ok(Outcome::Again) } else { Err(exception) }
+    }
+
     /// #SS or #GP if one of the bytes is at a non-canonical address, #AC if the access is misaligned and
     /// the thread asked to be told.
     #[inline(always)]

@@ -124,7 +124,7 @@ pub(crate) enum Attempt {
 pub(crate) enum Natively {
     /// By one step.
     Once,
-    /// By steps, each of which is one iteration of a string instruction.
+    /// By steps, each of which is a part of it, such as one iteration of a string instruction.
     Repeat,
     /// To where it enters the kernel.
     Enter,

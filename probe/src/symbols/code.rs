@@ -130,9 +130,13 @@ pub fn is_instruction(displaced: &Displaced) -> bool {
     !displaced.instruction().is_invalid()
 }
 
-/// Whether the instruction is executed, one iteration after the other, until a count is zero.
+/// Whether a step may end within the instruction: between the iterations of a repeated one, or at the element or row that
+/// faults of one that goes on there.
 pub(crate) fn repeats(instruction: &Decoded) -> bool {
-    instruction.is_string_instruction() && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
+    use iced_x86::Mnemonic::{Tileloadd, Tileloaddt1, Tilestored};
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    let tiles = matches!(instruction.mnemonic(), Tileloadd | Tileloaddt1 | Tilestored);
+    instruction.is_string_instruction() && repeated || instruction.is_vsib() || tiles
 }
 
 /// The length of the instruction at the start of `bytes`, one where it is none.

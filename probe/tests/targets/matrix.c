@@ -149,10 +149,12 @@ static void run(const char *name, const char *state, void (*instruction)(void *)
     if (got.si_signo != SIGSEGV && got.si_signo != SIGBUS)
         address = (char *)got.si_addr ? (char *)got.si_addr - (char *)instruction : 0;
     if (registers[REG_TRAPNO] != 14) cr2 = 0;
+    // Of the instruction that stores to `scratch` RDI is in there, wherever that lies.
+    const char *to = strncmp(name, "movs_from", 9) ? area : scratch;
     printf("%s %s: signal %d code %d key %d address %lld trapno %lld err %lld cr2 %lld rip %lld flags %#llx rdi %lld rcx %lld\n",
            name, state, got.si_signo, got.si_code, got.si_code == 4 && got.si_signo == SIGSEGV ? (int)got.si_pkey : 0, address,
            registers[REG_TRAPNO], registers[REG_ERR], cr2, registers[REG_RIP] - (greg_t)instruction,
-           registers[REG_EFL], registers[REG_RDI] - (greg_t)area, registers[REG_RCX]);
+           registers[REG_EFL], registers[REG_RDI] - (greg_t)to, registers[REG_RCX]);
 }
 
 static void *wait_for_ever(void *argument) { (void)argument; for (;;) pause(); }

@@ -122,7 +122,7 @@ bitflags! {
         /// XSAVE and its kin look at the first four bytes under RFLAGS.AC, at the alignment, at the last byte and then
         /// at the first that is accessed; XRSTOR at the header before the last byte, at whatever is in the header after
         /// it, except of a compacted image, and of that at MXCSR
-        /// when what it does not have is initial, and x87 and XMM are loaded. The SDM (volume 1, section 13.7) leaves
+        /// when what it does not have is initial, but for PKRU, and x87 and XMM are loaded. The SDM (volume 1, section 13.7) leaves
         /// the order to the processor.
         const XSAVE_LOOKS_AT_THE_END_FIRST = 1 << 42;
         /// Of the component of PKRU, XSAVE and its kin write the four bytes that it has, not eight.

@@ -90,7 +90,7 @@ const COMMON: Features = Features::of(&[
 /// What Zen 3 has on top.
 const ZEN_3: Features = Features::of(&[F::SSE4A, F::CLZERO, F::WBNOINVD, F::MONITORX]);
 
-/// What Emerald Rapids has on top. PTWRITE and ENQCMD its hypervisor hid.
+/// What Emerald Rapids has on top. Hypervisors hid some of it, such as PTWRITE, ENQCMD and CET.
 const EMERALD_RAPIDS: Features = Features::of(&[
     F::HLE,
     F::RTM,
@@ -119,15 +119,21 @@ const EMERALD_RAPIDS: Features = Features::of(&[
     F::AVX_VNNI,
     F::AVX512_BF16,
     F::PTWRITE,
+    F::CET_IBT,
+    F::CET_SS,
+    F::WBNOINVD,
 ]);
 
-/// Emerald Rapids' CPUID leaf 0xD: of each component beyond the legacy region its number, size and offset.
-const EMERALD_RAPIDS_COMPONENTS: [(usize, u32, u32); 7] = [
+/// Emerald Rapids' CPUID leaf 0xD: of each component beyond the legacy region its number, size and offset, which is 0 of
+/// those that only XSAVES saves (CET's).
+const EMERALD_RAPIDS_COMPONENTS: [(usize, u32, u32); 9] = [
     (2, 256, 576),
     (5, 64, 1088),
     (6, 512, 1152),
     (7, 1024, 1664),
     (9, 8, 2688),
+    (11, 16, 0),
+    (12, 24, 0),
     (17, 64, 2752),
     (18, 8192, 2816),
 ];

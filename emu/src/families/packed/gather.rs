@@ -88,9 +88,15 @@ fn gather<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception>
     let (lanes, number) = (count::<I, W>(c), usize::from(c.decoded.operand[0].number));
     let mask = c.phases.mask_number();
     let width = c.phases.width();
+    let mut begun = false;
     for lane in 0..lanes {
         if c.registers.extended.opmask[mask] >> (lane & 63) & 1 != 0 {
-            let value = load::<I, W>(c, lane)?;
+            let value = match load::<I, W>(c, lane) {
+                Ok(value) => value,
+                Err(exception) if begun => return c.interrupted(exception),
+                Err(exception) => return Err(exception),
+            };
+            begun = true;
             let to = vector(c, number);
             clear_above(to, width);
             *to = to.with_integer(lane, value);
@@ -113,9 +119,15 @@ fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Out
     for sign in bytemuck::cast_slice_mut::<u64, W>(signs) {
         *sign = if sign.sign() { !W::default() } else { W::default() };
     }
+    let mut begun = false;
     for lane in 0..lanes {
         if vector(c, mask).integer::<W>(lane).sign() {
-            let value = load::<I, W>(c, lane)?;
+            let value = match load::<I, W>(c, lane) {
+                Ok(value) => value,
+                Err(exception) if begun => return c.interrupted(exception),
+                Err(exception) => return Err(exception),
+            };
+            begun = true;
             let to = vector(c, number);
             clear_above(to, width);
             *to = to.with_integer(lane, value);
@@ -132,10 +144,15 @@ fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Out
 fn scatter<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let number = usize::from(c.decoded.operand[1].number);
     let mask = c.phases.mask_number();
+    let mut begun = false;
     for lane in 0..count::<I, W>(c) {
         if c.registers.extended.opmask[mask] >> (lane & 63) & 1 != 0 {
             let value = vector(c, number).integer::<W>(lane);
-            store::<I, W>(c, lane, value)?;
+            match store::<I, W>(c, lane, value) {
+                Ok(()) => begun = true,
+                Err(exception) if begun => return c.interrupted(exception),
+                Err(exception) => return Err(exception),
+            }
             c.registers.extended.opmask[mask] &= !(1 << (lane & 63));
         }
     }

@@ -82,13 +82,14 @@ fn each_row(
     mut access: impl FnMut(&mut Context<'_>, TileRow) -> Result<(), Exception>,
 ) -> Result<Outcome, Exception> {
     let (number, size) = started(c, index)?;
-    for row in c.registers.extended.tiles.config.start_row()..size.rows {
+    let first = c.registers.extended.tiles.config.start_row();
+    for row in first..size.rows {
         let address = c.decoded.address.linear_of_row(c.registers, row as u64, size.bytes);
         let one = TileRow { tile: number, row, bytes: size.bytes, address };
         let done = c.check(address, size.bytes, 1, c.decoded.address.stack).and_then(|()| access(c, one));
         if let Err(exception) = done {
             c.registers.extended.tiles.config.set_start_row(row);
-            return Err(exception);
+            return if row > first { c.interrupted(exception) } else { Err(exception) };
         }
     }
     c.registers.extended.tiles.config.set_start_row(0);

@@ -132,18 +132,27 @@ fn pairs(
     *sums = multiply_add(Signs::Add, sums, &one, &both);
 }
 
-/// Products and addends, to nearest, denormal numbers flushed both ways; MXCSR does not count, and nothing is raised.
+/// Products and addends, to nearest, denormal numbers flushed both ways; MXCSR does not count, and nothing is raised. Of
+/// several NaNs the left one is the result, else the right one, else the addend; the host's own choice would be the right
+/// one before the left one.
 fn multiply_add(signs: Signs, left: &Doublewords, right: &Doublewords, addend: &Doublewords) -> Doublewords {
     const FLUSHING: Mxcsr = Mxcsr::MASKS.union(Mxcsr::DAZ).union(Mxcsr::FTZ);
-    if let Some(unit) = Unit::of(signs, 4, false) {
-        let sources: [&Zmm; 3] = [left, right, addend].map(bytemuck::cast_ref);
-        let mut result = Zmm::default();
-        unit.compute([FLUSHING], sources, core::array::from_mut(&mut result));
-        return bytemuck::cast(result);
-    }
     let negated = [signs == Signs::NegatedAdd, false];
-    core::array::from_fn(|lane| {
+    let lane = |lane: usize| {
         let operands = [left, right, addend].map(|lanes| u64::from(lanes[lane]));
         fused::<Single>(operands, negated, &mut Control::flushing()) as u32
-    })
+    };
+    let Some(unit) = Unit::of(signs, 4, false) else {
+        return core::array::from_fn(lane);
+    };
+    let sources: [&Zmm; 3] = [left, right, addend].map(bytemuck::cast_ref);
+    let mut result = Zmm::default();
+    unit.compute([FLUSHING], sources, core::array::from_mut(&mut result));
+    let mut result: Doublewords = bytemuck::cast(result);
+    for (number, value) in result.iter_mut().enumerate() {
+        if f32::from_bits(*value).is_nan() {
+            *value = lane(number);
+        }
+    }
+    result
 }

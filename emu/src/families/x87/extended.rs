@@ -78,30 +78,20 @@ fn on_requested(
 }
 
 fn xsave<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
-    on_requested(c, |c, requested| standard::<P>(c, requested, requested, requested))
-}
-
-/// Of tile registers in their initial configuration only XSAVE looks for their place.
-fn placed(c: &Context<'_>, requested: u64) -> u64 {
-    requested & (xsave::in_use(c.registers) | !feature::TILE_DATA)
+    on_requested(c, |c, requested| standard::<P>(c, requested, requested))
 }
 
 fn xsaveopt<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     on_requested(c, |c, requested| {
         let saved = requested & xsave::in_use(c.registers);
-        standard::<P>(c, requested, placed(c, requested), saved)
+        standard::<P>(c, requested, saved)
     })
 }
 
 /// Writes components to an image in the standard format.
-fn standard<P: Pointers>(
-    c: &mut Context<'_>,
-    requested: u64,
-    placed: u64,
-    saved: u64,
-) -> Result<Outcome, Exception> {
+fn standard<P: Pointers>(c: &mut Context<'_>, requested: u64, saved: u64) -> Result<Outcome, Exception> {
     let known = c.decoded.processor.components;
-    check_area(c, known.length(placed, false), requested)?;
+    check_area(c, known.length(requested, false), requested)?;
     let mut header = [0; 8];
     read_at(c, XSTATE_BV, &mut header, Access::Write)?;
     let before = u64::from_le_bytes(header);
@@ -119,7 +109,7 @@ fn xsavec<P: Pointers>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
 fn compact<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, Exception> {
     let known = c.decoded.processor.components;
     let saved = requested & xsave::in_use(c.registers);
-    check_area(c, known.length(placed(c, requested), true), requested & !feature::AVX)?;
+    check_area(c, known.length(requested, true), requested & !feature::AVX)?;
     check_part(c, XSTATE_BV, 8, 1, Access::Write)?;
     store::<P>(c, saved, saved & feature::SSE != 0, known.places(requested, true))?;
     write_at(c, XSTATE_BV, &saved.to_le_bytes())?;
@@ -249,7 +239,9 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
         let place = if present & feature::SSE != 0 { &legacy[xsave::XMM..] } else { &[] };
         xsave::read_component(feature::SSE, place, &mut after, &mut pkru);
     }
-    for (component, ..) in known.places(requested & !present, false) {
+    // PKRU comes after MXCSR in any case.
+    let initial = requested & !present & if mxcsr.is_ok() { u64::MAX } else { !feature::PKRU };
+    for (component, ..) in known.places(initial, false) {
         xsave::read_component(component, &[], &mut after, &mut pkru);
     }
     let loaded = if mxcsr.is_ok() { present } else { 0 };
@@ -269,7 +261,7 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     if TileConfig::loaded(config.0) != Some(config) && loaded & feature::TILE_CONFIG != 0 {
         return Ok(Outcome::Native);
     }
-    if requested & feature::TILE_DATA != 0 {
+    if (loaded | requested & !present) & feature::TILE_DATA != 0 {
         load_tiles(c, tiles)?;
     }
     after.tiles.data = core::mem::take(&mut c.registers.extended.tiles.data);
