@@ -67,6 +67,7 @@ static struct kind kinds[] = {ROWS(1), ROWS(2), ROWS(4), ROWS(8), {"bts", 2, bts
 static struct {
     _Alignas(64) volatile unsigned __int128 word;
     _Alignas(64) volatile int stop, ready;
+    _Alignas(64) volatile unsigned long through; /* So often a probed thread has made its change. */
     _Alignas(64) unsigned long others; /* So many changes the other process made. */
     unsigned long put, got;            /* By the other process, with XCHG. */
 } *shared;
@@ -87,16 +88,22 @@ static unsigned long mask(void) {
     return kind->size < 8 ? (1ul << kind->size * 8) - 1 : -1ul;
 }
 
-static void pause_a_while(void) {
-    for (volatile int i = 0; i < 20000; i++)
+/* Until a probed thread has got through once more, and then for a while that differs, up to what a hit may take: so the
+ * changes fall anywhere, and nobody is kept from getting through on however fast a machine. */
+static void give_way(unsigned long *state) {
+    unsigned long before = shared->through;
+    while (shared->through == before && !shared->stop)
+        ;
+    *state = *state * 6364136223846793005ul + 1442695040888963407ul;
+    for (volatile unsigned long i = *state >> 49; i > 0; i--)
         ;
 }
 
-/* At full speed; where the probed thread must see the same value twice, with pauses. */
+/* At full speed; where the probed thread must see the same value twice, once for each time that it does. */
 static void *other(void *argument) {
     void *memory = (void *)&shared->word;
     int compares = !strcmp(kind->name, "cmpxchg"), exchanges = !strcmp(kind->name, "xchg");
-    unsigned long count = 0, given = 0, taken = 0;
+    unsigned long count = 0, given = 0, taken = 0, state = (unsigned long)&count;
     for (; !shared->stop; count++) {
         unsigned long value = count & mask();
         if (!kind->other)
@@ -106,9 +113,9 @@ static void *other(void *argument) {
             taken += kind->other(memory, value) & mask();
         } else
             kind->other(memory, 0);
-        if (compares)
-            pause_a_while();
         shared->ready = 1;
+        if (compares)
+            give_way(&state);
     }
     __atomic_fetch_add(&shared->others, count, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&shared->put, given, __ATOMIC_SEQ_CST);
@@ -126,6 +133,7 @@ static void *run(void *argument) {
             __atomic_fetch_add(&wrong, 1, __ATOMIC_SEQ_CST);
         __atomic_fetch_add(&put, value, __ATOMIC_SEQ_CST);
         __atomic_fetch_add(&got, result, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&shared->through, 1, __ATOMIC_SEQ_CST);
     }
     return argument;
 }
