@@ -6,13 +6,14 @@ mod common;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Function, compile};
 use probe::maps::Maps;
-use probe::{Action, Counters, Hit, Locate, ProbeId, RunEnd, Session};
+use probe::{Action, Counters, Hit, Locate, ProbeId, RunEnd, Session, SessionOptions};
 
 const HITS: u64 = 3;
 
@@ -85,4 +86,30 @@ fn threads_are_interrupted_when_a_target_is_detached_from() {
     };
     let interrupted = interruptions(detached);
     assert!(interrupted.iter().all(|&times| times > 0), "{interrupted:?}");
+}
+
+#[test]
+fn a_launched_target_lives_on_unless_it_is_to_end_with_the_session() {
+    for kill_with in [false, true] {
+        let program = compile("waiting", &[]);
+        let (input, writer) = std::io::pipe().unwrap();
+        let (reader, output) = std::io::pipe().unwrap();
+        let serve = move || {
+            let mut command = Command::new(&program);
+            command.stdin(input).stdout(output);
+            let options = SessionOptions { kill_with, ..SessionOptions::default() };
+            let mut session = Session::launch_with(command, options).unwrap();
+            let leaf = Function::entry(&program, "leaf");
+            session.probe(leaf, |_: &mut Hit<'_>| Action::Stop).unwrap();
+            assert_eq!(session.run_for(Duration::from_secs(60)), RunEnd::Stopped);
+            session.leave()
+        };
+        let mut left = std::thread::spawn(serve).join().unwrap();
+        // By itself it ends with its input.
+        let held = kill_with.then_some(writer);
+        let status = left.wait().unwrap();
+        drop((held, reader));
+        let expected = if kill_with { (None, Some(9)) } else { (Some(0), None) };
+        assert_eq!((status.code(), status.signal()), expected);
+    }
 }

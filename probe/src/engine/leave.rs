@@ -87,19 +87,15 @@ impl Session {
     /// that run without interrupting them, and until then nobody passes their signals on. A session is meant to be
     /// served by a thread of its own.
     ///
-    /// Where the target is to be killed with that thread ([`SessionOptions::kill_with`]), it is detached from instead.
+    /// With that thread ends a target that is to be killed with it ([`SessionOptions::kill_with`]).
     ///
     /// [`SessionOptions::kill_with`]: crate::SessionOptions::kill_with
     #[must_use = "it holds what was counted"]
     pub fn leave(mut self) -> Left {
-        if self.special().is_empty() {
-            self.restore_bytes();
-            self.settle_down();
-            self.threads.clear();
-            self.spaces.clear();
-        } else {
-            self.detach();
-        }
+        self.restore_bytes();
+        self.settle_down();
+        self.threads.clear();
+        self.spaces.clear();
         self.tell_all_failures();
         let probes = std::mem::take(&mut self.probes).into_iter().map(|probe| LeftProbe {
             counters: probe.counters,
@@ -152,14 +148,8 @@ impl Session {
                 }
             }
         }
-        self.interrupt(|thread| !thread.in_vfork);
+        before.keys().for_each(|&tid| self.threads.interrupt(tid));
         self.threads.gather(|tid, _| before.contains_key(&tid), Some(PATIENCE));
-        while let Some(report) = self.threads.queued() {
-            match report {
-                Report::Stopped(stopped) => self.release(stopped),
-                Report::Ended { tid, status } => self.ended(tid, status),
-                Report::Interrupted | Report::Nobody => {}
-            }
-        }
+        self.release_all();
     }
 }

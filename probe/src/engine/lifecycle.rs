@@ -224,14 +224,14 @@ impl Session {
         }
     }
 
-    pub(crate) fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
+    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
         let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
         let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
         running.into_iter().for_each(|tid| self.threads.interrupt(tid));
     }
 
     /// Releases every thread whose stop has been reported.
-    fn release_all(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         while let Some(report) = self.threads.queued() {
             match report {
                 Report::Stopped(stopped) => self.release(stopped),
