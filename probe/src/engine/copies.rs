@@ -25,7 +25,8 @@ impl Session {
 
     /// Whether there was an INT3 of ours at `address`; where it is a copy, it is none any more.
     fn is_copy(&mut self, tid: i32, space_id: SpaceId, address: u64) -> bool {
-        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
+        let Some(space) = self.spaces.get(&space_id) else { return false };
+        let mut space = space.write();
         if space.breakpoint(address).is_some() || space.was_removed(address) {
             return true;
         }
@@ -34,6 +35,7 @@ impl Session {
         let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
         let Some(mapping) = maps::find(&maps, address) else { return false };
         let lifted = space.lift_copy(address, original, identity(mapping, address));
+        drop(space);
         if lifted {
             let pid = self.pid_in(space_id);
             self.tell(&Event::Copied { pid, address, of, served: false });

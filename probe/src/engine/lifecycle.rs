@@ -95,7 +95,7 @@ impl Session {
     /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
     /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
     pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
-        let copy = self.spaces.get(&space)?.copy_for(tid).map_err(|error| errno(&error));
+        let copy = self.spaces.get(&space)?.read().copy_for(tid).map_err(|error| errno(&error));
         self.threads.note(tid, "opening /proc/PID/mem", copy)
     }
 
@@ -149,11 +149,11 @@ impl Session {
         for tid in old {
             if let Some(thread) = self.threads.remove(tid)
                 && self.threads.is_deserted(thread.space)
-                && let Some(mut space) = self.spaces.remove(&thread.space)
+                && let Some(space) = self.spaces.remove(&thread.space)
                 // It was opened while the process executed: it is that of the new program already.
-                && !space.is_dead()
+                && !space.read().is_dead()
             {
-                space.clear();
+                space.write().clear();
             }
         }
     }
@@ -216,8 +216,8 @@ impl Session {
 
     pub(crate) fn restore_bytes(&mut self) {
         let mut overwritten = Vec::new();
-        for (&id, space) in &mut self.spaces {
-            overwritten.extend(space.clear().into_iter().map(|address| (id, address)));
+        for (&id, space) in &self.spaces {
+            overwritten.extend(space.write().clear().into_iter().map(|address| (id, address)));
         }
         for (space, address) in overwritten {
             self.tell_overwritten(space, address);
@@ -298,7 +298,7 @@ impl Session {
             return false;
         }
         let address = self.registers.file.rip.wrapping_sub(1);
-        if !self.spaces.get(&space).is_some_and(|space| space.was_removed(address)) {
+        if !self.spaces.get(&space).is_some_and(|space| space.read().was_removed(address)) {
             return false;
         }
         self.threads.put_back_mask(stopped);

@@ -87,7 +87,7 @@ impl Session {
             self.look_at_maps(space_id);
         }
         let mut missing = Vec::new();
-        let next = self.spaces.get(&space_id)?.look_for_missing(from, &mut missing);
+        let next = self.spaces.get(&space_id)?.read().look_for_missing(from, &mut missing);
         if !missing.is_empty() {
             self.settle_missing(space_id, missing);
         }
@@ -97,8 +97,8 @@ impl Session {
     /// Finds out which text may have been written to, which the mappings show.
     fn look_at_maps(&mut self, space_id: SpaceId) {
         let Some(maps) = self.maps_in(space_id) else { return };
-        if let Some(space) = self.spaces.get_mut(&space_id) {
-            space.look_anew(&maps, &mut self.lost);
+        if let Some(space) = self.spaces.get(&space_id) {
+            space.write().look_anew(&maps, &mut self.lost);
         }
         self.tell_lost(space_id);
     }
@@ -106,8 +106,9 @@ impl Session {
     fn settle_missing(&mut self, space_id: SpaceId, missing: Vec<u64>) {
         let Some(maps) = self.maps_in(space_id) else { return };
         for address in missing {
-            let Some(space) = self.spaces.get_mut(&space_id) else { return };
-            match space.settle_missing(address, &maps) {
+            let Some(space) = self.spaces.get(&space_id) else { return };
+            let missing = space.write().settle_missing(address, &maps);
+            match missing {
                 Missing::Gone => {}
                 Missing::Lost => self.tell_overwritten(space_id, address),
                 Missing::Restored => {

@@ -11,6 +11,7 @@ use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
 use crate::target::failure::errno;
 use crate::target::linker;
+use crate::target::lock;
 use crate::target::maps::Maps;
 
 impl Session {
@@ -21,7 +22,7 @@ impl Session {
     pub(crate) fn locate(&mut self, id: ProbeId, space_id: SpaceId, tid: i32, maps: &Maps, later: bool) {
         let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
         let Some(probe) = self.probes.get_mut(id.0) else { return };
-        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let Some(space) = self.spaces.get(&space_id) else { return };
         let sites = match probe.source.locate(maps) {
             Ok(sites) => sites,
             Err(error) => {
@@ -41,6 +42,7 @@ impl Session {
         let mut wanted: Vec<u64> = sites.iter().map(|site| site.address).collect();
         wanted.sort_unstable();
         wanted.dedup();
+        let mut space = space.write();
         let gone: Vec<u64> = space
             .within(0..u64::MAX)
             .filter(|(address, breakpoint)| {
@@ -54,6 +56,7 @@ impl Session {
         for address in gone {
             space.withdraw(address, id.0);
         }
+        drop(space);
         self.place_sites(id, space_id, pid, maps, &wanted, later);
     }
 
@@ -70,7 +73,7 @@ impl Session {
         /// After how many sites the observer hears of it.
         const STRIDE: usize = 1024;
         let Some(probe) = self.probes.get_mut(id.0) else { return };
-        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let Some(space) = self.spaces.get(&space_id) else { return };
         let mut tell = |event: &Event<'_>| self.host.event(event);
         let sites: HashSet<u64> = probe.sites.iter().copied().collect();
         let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
@@ -79,6 +82,8 @@ impl Session {
             if total > STRIDE && done.is_multiple_of(STRIDE) {
                 tell(&Event::Placing { probe: id, pid, done, total });
             }
+            // Others want it in between.
+            let mut space = space.write();
             if space.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
                 continue;
             }
@@ -117,14 +122,16 @@ impl Session {
     /// Locates every probe anew if thread `tid`'s executable mappings have changed.
     pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
         let Some(maps) = self.maps_of(tid) else { return };
-        let Some(space) = self.spaces.get_mut(&space_id) else { return };
-        space.keys.forget();
+        let Some(space) = self.spaces.get(&space_id) else { return };
+        let mut space = space.write();
+        lock(&space.keys).forget();
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
         if space.located.iter().eq(executable()) {
             return;
         }
         space.located = executable().cloned().collect();
         let copied = space.forget_unmapped(&maps);
+        drop(space);
         self.tell_copied(space_id, copied);
         for index in 0..self.probes.len() {
             if self.probes.get(index).is_some_and(|probe| !probe.removed) {
@@ -137,13 +144,14 @@ impl Session {
     /// a program that is about to start, at its entry.
     pub(crate) fn watch_linker(&mut self, space_id: SpaceId, tid: i32, starting: bool) {
         let Some(maps) = self.maps_of(tid) else { return };
-        let Some(space) = self.spaces.get_mut(&space_id) else { return };
+        let Some(space) = self.spaces.get(&space_id) else { return };
         let rendezvous = linker::rendezvous(tid, &maps);
         let entry = if starting { linker::entry(tid) } else { None };
         for address in rendezvous.into_iter().chain(entry) {
             // Where there can be no breakpoint, probes in objects that are mapped later stay pending, and are
             // reported so.
-            if let Err(Unplaceable::Memory(error)) = space.place(address, &maps, None) {
+            let placed = space.write().place(address, &maps, None);
+            if let Err(Unplaceable::Memory(error)) = placed {
                 self.threads.note::<()>(tid, "accessing /proc/PID/mem", Err(errno(&error)));
             }
         }

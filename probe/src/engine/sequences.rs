@@ -23,8 +23,9 @@ impl Session {
         rip: u64,
     ) -> bool {
         let tid = stopped.tid();
-        let Some(space) = self.spaces.get_mut(&space_id) else { return false };
-        let announced = match rseq::announced(stopped, space) {
+        let Some(space) = self.spaces.get(&space_id) else { return false };
+        let announced = rseq::announced(stopped, &space.read());
+        let announced = match announced {
             Err(error) if rseq::is_unknown(error) => return false,
             announced => {
                 self.threads.note::<Option<_>>(tid, "PTRACE_GET_RSEQ_CONFIGURATION", announced).flatten()
@@ -32,6 +33,7 @@ impl Session {
         };
         let Some(sequence) = announced.filter(|sequence| sequence.contains(&rip)) else { return false };
         let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
+        let mut space = space.write();
         space.sequences.add(sequence.clone(), &maps);
         let mut sites: Vec<u64> = space.within(sequence).map(|(site, _)| site).collect();
         if !sites.contains(&site) && space.breakpoint(site).is_some() {
@@ -40,6 +42,7 @@ impl Session {
         for &site in &sites {
             space.give_up(site);
         }
+        drop(space);
         let pid = self.pid_in(space_id);
         for address in sites {
             self.tell(&Event::Sequence { pid, address });

@@ -25,7 +25,7 @@ use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
-use crate::executor::space::{Space, Unplaceable};
+use crate::executor::space::{SharedSpace, Space, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::{Failure, errno};
 use crate::target::launch::Embryo;
@@ -106,7 +106,7 @@ pub(crate) struct Probe {
 /// has unblocked SIGTRAP alone, without a handler, has it blocked again.
 pub struct Session {
     pub(crate) threads: Threads,
-    pub(crate) spaces: HashMap<SpaceId, Space>,
+    pub(crate) spaces: HashMap<SpaceId, Arc<SharedSpace>>,
     next_space: SpaceId,
     pub(crate) probes: Vec<Probe>,
     pub(crate) registers: Fetched,
@@ -306,7 +306,7 @@ impl Session {
     pub(crate) fn add_space(&mut self, space: Space) -> SpaceId {
         let id = self.next_space;
         self.next_space += 1;
-        self.spaces.insert(id, space);
+        self.spaces.insert(id, Arc::new(SharedSpace::new(space)));
         id
     }
 
@@ -343,8 +343,8 @@ impl Session {
     /// The same for all that has not been told yet.
     pub(crate) fn tell_all_failures(&mut self) {
         let mut failures = self.threads.take_failures();
-        for space in self.spaces.values_mut() {
-            failures.append(&mut space.take_failures());
+        for space in self.spaces.values() {
+            failures.append(&mut space.read().take_failures());
         }
         self.tell_failures(failures);
     }
@@ -456,7 +456,8 @@ impl Session {
         }
         let sites = probe.sites.clone();
         let mut overwritten = Vec::new();
-        for (&space_id, space) in &mut self.spaces {
+        for (&space_id, space) in &self.spaces {
+            let mut space = space.write();
             for &site in &sites {
                 if space.withdraw(site, id.0) {
                     overwritten.push((space_id, site));

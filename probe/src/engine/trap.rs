@@ -35,6 +35,14 @@ enum Then {
     GoTo(u64),
 }
 
+/// The breakpoint at which a thread has stopped.
+struct Here {
+    /// How often it was hit, modulo 2 to the power of 32.
+    hits: u32,
+    /// Whether the dynamic linker calls this function when it has changed its list of objects.
+    internal: bool,
+}
+
 /// A hit that is being served.
 struct Serving<'a> {
     thread: Ptrace<'a>,
@@ -54,20 +62,12 @@ impl Session {
             return self.pass_by(stopped, space_id);
         }
         let address = self.registers.file.rip.wrapping_sub(1);
-        let space = self.spaces.get_mut(&space_id);
-        let breakpoint = space.and_then(|space| space.breakpoint_mut(address));
-        let Some(breakpoint) =
-            breakpoint.filter(|here| !here.ambiguous || self.threads.is_breakpoint(&stopped, true))
-        else {
+        let Some(Here { hits, internal }) = self.look_up(&stopped, space_id, address) else {
             let ours = self.rewind(&stopped, space_id) || self.recover_copy(&stopped, space_id);
             let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
-        breakpoint.hits = breakpoint.hits.wrapping_add(1);
-        let may_abort = rseq::is_due(breakpoint.hits);
-        let internal = breakpoint.internal;
-        self.here.clear();
-        self.here.extend_from_slice(&breakpoint.probes);
+        let may_abort = rseq::is_due(hits);
         self.affinity.follow(tid);
         self.threads.put_back_mask(&stopped);
         self.registers.file.rip = address;
@@ -90,6 +90,18 @@ impl Session {
             self.relocate(space_id, tid);
         }
         self.threads.resume(stopped, signal);
+    }
+
+    /// The breakpoint at `address` for which a thread has stopped, if so; its probes are those that are served next.
+    fn look_up(&mut self, stopped: &Stopped, space: SpaceId, address: u64) -> Option<Here> {
+        self.here.clear();
+        let space = self.spaces.get(&space)?.read();
+        let breakpoint = space.breakpoint(address)?;
+        if breakpoint.ambiguous && !self.threads.is_breakpoint(stopped, true) {
+            return None;
+        }
+        self.here.extend_from_slice(&breakpoint.probes);
+        Some(Here { hits: breakpoint.hits.count(), internal: breakpoint.internal })
     }
 
     /// A thread is at the breakpoint at `address`; `again` if the handlers have been called already. Returns the
@@ -117,7 +129,8 @@ impl Session {
         } else {
             // Only now, as the instruction may change as long as it has not been performed.
             let displaced = thread.space.displaced_now(address, thread.lost);
-            let compat = (!thread.registers.is_64_bit()).then(|| compat::Compat::at(thread.space, address));
+            let compat =
+                (!thread.registers.is_64_bit()).then(|| compat::Compat::at(&thread.space.read(), address));
             let next = match (verdict.then, displaced, &compat) {
                 (Then::GoTo(target), ..) => Some(target),
                 // Where there is no breakpoint any more, the thread executes what is there now.
@@ -178,8 +191,10 @@ impl Session {
         let tid = stopped.tid();
         let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
         let site = rip.map(|rip| rip.wrapping_sub(1));
-        let breakpoint = site.and_then(|site| self.spaces.get(&space)?.breakpoint(site));
-        self.here = breakpoint.map(|here| here.probes.clone()).unwrap_or_default();
+        self.here.clear();
+        if let Some(site) = site {
+            self.look_up(&stopped, space, site);
+        }
         self.count(|counters| counters.missed += 1);
         let signal = match (site, self.serving(&mut stopped, space)) {
             (Some(site), Some(mut serving)) => serving.thread.stand_aside(site),
@@ -194,7 +209,7 @@ impl Session {
             thread: stopped,
             threads: &mut self.threads,
             registers: &mut self.registers,
-            space: self.spaces.get_mut(&space)?,
+            space: self.spaces.get(&space)?,
             staging: &mut self.staging,
             lost: &mut self.lost,
             affinity: &mut self.affinity,

@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use emu::Displaced;
 use iced_x86::Code;
@@ -15,6 +17,7 @@ use crate::executor::rseq::Sequences;
 use crate::symbols::code::{self, Unprobeable};
 use crate::target::failure::{Failure, Failures, errno};
 use crate::target::keys::Keys;
+use crate::target::lock;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::Pages;
 use crate::target::sharing::Sharing;
@@ -122,13 +125,30 @@ pub(crate) struct Breakpoint {
     pub(crate) changing: bool,
     /// Whether it is in a copy of the text that it was put into, which the program has made at the same address.
     pub(crate) in_copy: bool,
-    /// How often it was hit, modulo 2 to the power of 32.
-    pub(crate) hits: u32,
+    /// How often it was hit.
+    pub(crate) hits: Hits,
     /// The probes that have a site here, by index.
     pub(crate) probes: Vec<usize>,
     /// Whether the dynamic linker calls this function when it has changed its list of objects.
     pub(crate) internal: bool,
     identity: Identity,
+}
+
+/// How often something has happened, modulo 2 to the power of 32.
+#[derive(Debug, Default)]
+pub(crate) struct Hits(AtomicU32);
+
+impl Hits {
+    /// Counts another one. Returns how many there were with it.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+}
+
+impl Clone for Hits {
+    fn clone(&self) -> Hits {
+        Hits(AtomicU32::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 impl Breakpoint {
@@ -178,17 +198,51 @@ pub(crate) struct Space {
     /// The executable mappings for which the probes were last located.
     pub(crate) located: Vec<Mapping>,
     /// Instructions of the target that can be borrowed.
-    pub(crate) loans: Loans,
+    pub(crate) loans: Mutex<Loans>,
     /// The same, for atomic accesses.
-    pub(crate) catalogue: Catalogue,
+    pub(crate) catalogue: Mutex<Catalogue>,
     /// Which memory others may map, too.
-    pub(crate) sharing: Sharing,
+    pub(crate) sharing: Mutex<Sharing>,
     /// The thread by which it was opened, which may be gone.
     tid: i32,
-    failures: Failures,
+    failures: Mutex<Failures>,
     /// The file of the mapping in which a breakpoint was last placed on a page that has been written to.
     text: Option<(Mapping, Option<File>)>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Mutex<Keys>,
+}
+
+/// An address space that several tracers serve.
+///
+/// It is not to be locked while another thread of the target is waited for: that may be another tracer's, which may
+/// want it.
+#[derive(Debug)]
+pub(crate) struct SharedSpace(RwLock<Space>);
+
+impl SharedSpace {
+    pub(crate) fn new(space: Space) -> SharedSpace {
+        SharedSpace(RwLock::new(space))
+    }
+
+    /// To look something up.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Space> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To change what is known of its breakpoints.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Space> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The instruction behind the breakpoint at `site`, as it is now; `None` where there is no breakpoint any more.
+    /// Those that are given up are added to `lost`.
+    pub(crate) fn displaced_now(&self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
+        if let Some(displaced) =
+            self.read().breakpoint(site).filter(|here| !here.changing).map(|here| here.displaced)
+        {
+            return Some(displaced);
+        }
+        self.write().displaced_now(site, lost)
+    }
 }
 
 impl Space {
@@ -204,13 +258,13 @@ impl Space {
             watched: Vec::new(),
             sequences: Sequences::default(),
             located: Vec::new(),
-            loans: Loans::default(),
-            catalogue: Catalogue::default(),
-            sharing: Sharing::open(tid),
+            loans: Mutex::default(),
+            catalogue: Mutex::default(),
+            sharing: Mutex::new(Sharing::open(tid)),
             tid,
-            failures: Failures::default(),
+            failures: Mutex::default(),
             text: None,
-            keys: Keys::new(),
+            keys: Mutex::new(Keys::new()),
         })
     }
 
@@ -250,25 +304,21 @@ impl Space {
 
     /// Changes one byte, and says whether it is changed. A failure is told, unless the mapping, or the process,
     /// has just gone.
-    fn put(&mut self, address: u64, byte: u8) -> bool {
+    fn put(&self, address: u64, byte: u8) -> bool {
         let Err(error) = self.memory.write_all_at(&[byte], address) else { return true };
         if self.byte(address).is_some() {
-            self.failures.note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
+            lock(&self.failures).note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
         }
         false
     }
 
     /// The failures that have not been told yet.
-    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
-        self.failures.take()
+    pub(crate) fn take_failures(&self) -> Vec<Failure> {
+        lock(&self.failures).take()
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
         self.breakpoints.get(&address)
-    }
-
-    pub(crate) fn breakpoint_mut(&mut self, address: u64) -> Option<&mut Breakpoint> {
-        self.breakpoints.get_mut(&address)
     }
 
     /// The breakpoints within `range`, in address order.
@@ -381,7 +431,7 @@ impl Space {
                 ambiguous: is_ambiguous(&displaced, original),
                 changing,
                 in_copy: false,
-                hits: 0,
+                hits: Hits::default(),
                 probes: Vec::new(),
                 internal: false,
                 identity: identity(mapping, address),
@@ -431,13 +481,13 @@ impl Space {
     }
 
     /// Puts the displaced byte back for a moment, until [`Space::cover`]; says whether it is there.
-    pub(crate) fn uncover(&mut self, address: u64) -> bool {
+    pub(crate) fn uncover(&self, address: u64) -> bool {
         let original = self.breakpoints.get(&address).map(|breakpoint| breakpoint.original);
         original.is_none_or(|original| self.put(address, original))
     }
 
     /// Puts the breakpoint at `address` back after [`Space::uncover`].
-    pub(crate) fn cover(&mut self, address: u64) {
+    pub(crate) fn cover(&self, address: u64) {
         if self.breakpoints.contains_key(&address) {
             self.put(address, INT3);
         }

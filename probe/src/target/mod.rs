@@ -12,5 +12,12 @@ pub(crate) mod sharing;
 pub(crate) mod state;
 pub(crate) mod system;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks what stays right whoever panics with it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The INT3 instruction, which is a breakpoint.
 pub(crate) const INT3: u8 = 0xcc;

@@ -23,6 +23,7 @@ use iced_x86::Mnemonic;
 
 use crate::executor::ptrace::locked::{self, Done, Kind, Source, Values};
 use crate::executor::ptrace::memory::Accessor;
+use crate::target::lock;
 
 bitflags! {
     /// The ways to make an access in one step that may be used; for tests, which show what is lost without them.
@@ -142,13 +143,14 @@ impl Accessor<'_> {
         let ways = self.threads.atomics.ways;
         let space = self.threads.get(self.thread.tid()).map(|thread| thread.space);
         let others = space.filter(|&space| self.threads.has_others(space, self.thread.tid()));
-        let shared = self.space.sharing.is_shared(self.thread.tid(), address, size);
+        let shared = lock(&self.space.read().sharing).is_shared(self.thread.tid(), address, size);
         if others.is_none() && !shared {
             return self.update_alone(address, size, update);
         }
         // What replaces the byte of a breakpoint must not reach memory.
         let (unit, length) = unit_around(address, size);
-        if !self.space.store_meets_breakpoint(unit, length) {
+        let meets = self.space.read().store_meets_breakpoint(unit, length);
+        if !meets {
             if ways.contains(Ways::WHOLE)
                 && let Some(old) = self.update_at_once(address, size, update)
             {
@@ -194,7 +196,8 @@ impl Accessor<'_> {
         let mnemonic = self.threads.atomics.mnemonic;
         for whole in wholes(mnemonic, size, update) {
             let kind = Kind { mnemonic: whole.mnemonic, size, source: whole.source };
-            let Some(locked) = locked::locked(self.space, self.thread.tid(), kind) else { continue };
+            let locked = locked::locked(&self.space.read(), self.thread.tid(), kind);
+            let Some(locked) = locked else { continue };
             let values = |own: &libc::user_regs_struct| {
                 let expected = locked.expected(own);
                 let new = update(expected);
@@ -235,7 +238,7 @@ impl Accessor<'_> {
         self.read(unit, bytes.get_mut(..length)?, Access::Write).ok()?;
         let mut whole = u128::from_le_bytes(bytes);
         for _ in 0..attempts {
-            let locked = locked::locked(self.space, self.thread.tid(), exchange_of(length))?;
+            let locked = locked::locked(&self.space.read(), self.thread.tid(), exchange_of(length))?;
             let old = (whole & mask) >> shift;
             let new = whole & !mask | update(old) << shift & mask;
             let values = |_: &_| Values { address: unit, source: new as u64, expected: whole, new };

@@ -9,7 +9,7 @@ use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
 use crate::executor::space::Space;
-use crate::target::maps;
+use crate::target::{lock, maps};
 
 /// What an instruction is borrowed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,17 +153,18 @@ impl Loan {
 pub(crate) struct Loans(Vec<(Need, Option<Loan>)>);
 
 /// An instruction that thread `tid` can borrow.
-pub(crate) fn loan(space: &mut Space, tid: i32, need: Need) -> Option<Loan> {
-    let index = space.loans.0.iter().position(|&(known, _)| known == need);
-    if let Some(&(_, known)) = index.and_then(|index| space.loans.0.get(index))
+pub(crate) fn loan(space: &Space, tid: i32, need: Need) -> Option<Loan> {
+    let mut loans = lock(&space.loans);
+    let index = loans.0.iter().position(|&(known, _)| known == need);
+    if let Some(&(_, known)) = index.and_then(|index| loans.0.get(index))
         && known.is_none_or(|loan| loan.is_still_there(space))
     {
         return known;
     }
     let found = find(space, tid, need);
-    match index.and_then(|index| space.loans.0.get_mut(index)) {
+    match index.and_then(|index| loans.0.get_mut(index)) {
         Some(known) => known.1 = found,
-        None => space.loans.0.push((need, found)),
+        None => loans.0.push((need, found)),
     }
     found
 }

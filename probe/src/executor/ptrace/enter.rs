@@ -54,7 +54,7 @@ impl Ptrace<'_> {
         if self.thread.dispatches_system_calls() {
             return None;
         }
-        borrow::loan(self.space, self.thread.tid(), need)
+        borrow::loan(&self.space.read(), self.thread.tid(), need)
     }
 
     /// Has the thread execute the displaced instruction at `site` itself, while the other threads that share its
@@ -71,8 +71,9 @@ impl Ptrace<'_> {
         let repeats = how == Natively::Repeat;
         let how = if stepping && repeats { Natively::Once } else { how };
         // Where it is not uncovered it would stop where it is, again and again.
-        let result = if self.space.uncover(site) { self.run_uncovered(site, how) } else { Ok(Ran::Refused) };
-        self.space.cover(site);
+        let uncovered = self.space.read().uncover(site);
+        let result = if uncovered { self.run_uncovered(site, how) } else { Ok(Ran::Refused) };
+        self.space.read().cover(site);
         if held {
             self.threads.release_others();
         }

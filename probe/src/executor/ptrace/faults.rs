@@ -18,6 +18,7 @@ use crate::executor::ptrace::threads::{Gone, Ran};
 use crate::executor::space::Space;
 use crate::executor::{Attempt, Executor};
 use crate::target::failure::errno;
+use crate::target::lock;
 
 /// The first address that is not canonical, for processors with four or five levels of paging alike.
 const NOT_CANONICAL: u64 = 1 << 63;
@@ -90,10 +91,13 @@ impl Ptrace<'_> {
             self.threads.unblock_trap(self.thread);
             return Attempt::Raised(libc::SIGTRAP);
         }
-        let mut signal = signal_of(exception, &self.registers.file, self.space);
+        let mut signal = signal_of(exception, &self.registers.file, &self.space.read());
         let provocation = Provocation::of(exception);
         let [first, second] = provocation.needs;
-        let loan = borrow::loan(self.space, tid, first).or_else(|| borrow::loan(self.space, tid, second));
+        let loan = {
+            let space = self.space.read();
+            borrow::loan(&space, tid, first).or_else(|| borrow::loan(&space, tid, second))
+        };
         let Some(loan) = loan else { return self.substitute(exception, signal) };
         // INT1 traps by itself; all others are stepped, should they not fault.
         let how = if provocation.raises == Exception::Debug { Resume::Continue } else { Resume::Step };
@@ -126,7 +130,8 @@ impl Ptrace<'_> {
         const TRAP_TRACE: c_int = 2;
         let address = self.registers.file.rip;
         let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address, key: 0 };
-        if let Some(loan) = borrow::loan(self.space, self.thread.tid(), Need::Nothing) {
+        let loan = borrow::loan(&self.space.read(), self.thread.tid(), Need::Nothing);
+        if let Some(loan) = loan {
             let prepare = |registers: &mut Registers| {
                 loan.prepare(registers, 0, 0);
                 registers.rflags |= Rflags::TF;
@@ -193,7 +198,7 @@ impl Ptrace<'_> {
         let mut words = vec![(ERR, u64::from(exception.error_code())), (TRAPNO, trapno)];
         words.extend(exception.address().map(|address| (CR2, address)));
         for (offset, word) in words {
-            let written = self.space.write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
+            let written = self.space.read().write_raw(frame.wrapping_add(offset), &word.to_le_bytes());
             let written = written.map_err(|error| errno(&error));
             self.threads.note(self.thread.tid(), "writing to /proc/PID/mem", written);
         }
@@ -229,7 +234,7 @@ fn signal_of(exception: Exception, registers: &Registers, space: &Space) -> Sign
                 () => SEGV_MAPERR,
             };
             if code == SEGV_PKUERR {
-                key = space.keys.of(address);
+                key = lock(&space.keys).of(address);
             }
             (libc::SIGSEGV, code, address)
         }

@@ -8,6 +8,7 @@ use libc::user_regs_struct;
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
 use crate::executor::space::{LONGEST, Space};
+use crate::target::lock;
 use crate::target::maps::{self, Mapping};
 
 /// What an atomic instruction takes besides memory and the registers that it names nowhere.
@@ -317,13 +318,12 @@ impl Catalogue {
 }
 
 /// An instruction of that kind that thread `tid` can borrow.
-pub(crate) fn locked(space: &mut Space, tid: i32, kind: Kind) -> Option<Locked> {
-    let mut catalogue = std::mem::take(&mut space.catalogue);
+pub(crate) fn locked(space: &Space, tid: i32, kind: Kind) -> Option<Locked> {
+    let mut catalogue = lock(&space.catalogue);
     let mut found = catalogue.known(space, kind);
     while found.is_none() && catalogue.search(space, tid).is_some() {
         found = catalogue.known(space, kind);
     }
-    space.catalogue = catalogue;
     found
 }
 

@@ -11,9 +11,10 @@ use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::Threads;
 use crate::executor::ptrace::xstate;
-use crate::executor::space::Space;
+use crate::executor::space::SharedSpace;
 use crate::target::failure::errno;
 use crate::target::keys;
+use crate::target::lock;
 use crate::target::maps::{self, Permissions};
 use crate::target::system;
 
@@ -71,7 +72,7 @@ fn in_first_page(address: u64, length: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct Accessor<'a> {
     pub(crate) thread: &'a mut Stopped,
-    pub(crate) space: &'a mut Space,
+    pub(crate) space: &'a SharedSpace,
     pub(crate) threads: &'a mut Threads,
     pub(crate) staging: &'a mut Staging,
     /// Breakpoints that the program overwrote with what cannot be probed.
@@ -117,7 +118,7 @@ impl Accessor<'_> {
             }
         }
         if let Some(read) = bytes.get_mut(..done) {
-            self.space.unmask(address, read);
+            self.space.read().unmask(address, read);
         }
         done
     }
@@ -128,9 +129,11 @@ impl Accessor<'_> {
         if let Some(bytes) = bytes.get(..staged.len()) {
             staged.copy_from_slice(bytes);
         }
-        let meets = self.space.store_meets_breakpoint(address, staged.len());
-        if meets {
-            self.space.mask_store(address, staged);
+        let meets = self.space.read().store_meets_breakpoint(address, staged.len());
+        // Nobody else may place or remove a breakpoint meanwhile.
+        let mut text = meets.then(|| self.space.write());
+        if let Some(text) = &text {
+            text.mask_store(address, staged);
         }
         let remote = remote(address, staged.len());
         let undivided = self.threads.atomics.ways.contains(Ways::UNDIVIDED);
@@ -139,8 +142,8 @@ impl Accessor<'_> {
         let local = if undivided { &local[..1] } else { &local[..] };
         let written = process_vm_writev(system::pid(self.thread.tid()), local, &remote);
         let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
-        if meets && let Some(written) = bytes.get(..count) {
-            self.space.after_store(address, written, self.lost);
+        if let (Some(text), Some(written)) = (&mut text, bytes.get(..count)) {
+            text.after_store(address, written, self.lost);
         }
         count
     }
@@ -168,16 +171,15 @@ impl Accessor<'_> {
     fn permitted(&mut self, address: u64, length: usize, access: Access) -> usize {
         let end = address.saturating_add(length as u64);
         let tid = self.thread.tid();
-        let Some((mut keyed, mut key)) = self.space.keys.first_keyed(tid, address..end) else {
-            return length;
-        };
+        let first_keyed = |range| lock(&self.space.read().keys).first_keyed(tid, range);
+        let Some((mut keyed, mut key)) = first_keyed(address..end) else { return length };
         // Where it cannot be had, the thread makes the access itself, which will show.
         let pkru = *self.pkru.get_or_insert_with(|| xstate::pkru(self.thread).unwrap_or(u32::MAX));
         loop {
             if keys::forbids(pkru, key, access) {
                 return usize::try_from(keyed.start - address).unwrap_or(length);
             }
-            match self.space.keys.first_keyed(tid, keyed.end..end) {
+            match first_keyed(keyed.end..end) {
                 Some(next) => (keyed, key) = next,
                 None => return length,
             }
@@ -190,7 +192,7 @@ impl Accessor<'_> {
         let mut done = 0;
         while done < length {
             let page = address.wrapping_add(done as u64);
-            if !self.space.is_present(page) && !self.is_writable(page) {
+            if !self.space.read().is_present(page) && !self.is_writable(page) {
                 return done;
             }
             done += in_first_page(page, PAGE);
@@ -205,7 +207,7 @@ impl Accessor<'_> {
             let page = address.wrapping_add(done as u64);
             // Where a file ends before its mapping does, there is nothing to write to.
             let is_backed =
-                |memory: &mut Self| memory.space.is_present(page) || memory.read_pages(page, 1).0 == 1;
+                |memory: &mut Self| memory.space.read().is_present(page) || memory.read_pages(page, 1).0 == 1;
             if !self.is_writable(page) || !is_backed(self) {
                 return done;
             }

@@ -20,9 +20,9 @@ use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags,
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
-use crate::executor::space::Space;
+use crate::executor::space::SharedSpace;
 use crate::executor::{Attempt, Executor, Natively, Stuck, ThreadState};
-use crate::target::procfs;
+use crate::target::{lock, procfs};
 use affinity::Affinity;
 use memory::{Accessor, Staging};
 use registers::{Fetched, rip, set_rip};
@@ -39,7 +39,7 @@ pub(crate) struct Ptrace<'a> {
     pub(crate) thread: &'a mut Stopped,
     pub(crate) threads: &'a mut Threads,
     pub(crate) registers: &'a mut Fetched,
-    pub(crate) space: &'a mut Space,
+    pub(crate) space: &'a SharedSpace,
     pub(crate) staging: &'a mut Staging,
     /// Breakpoints that the program has overwritten with what cannot be probed.
     pub(crate) lost: &'a mut Vec<u64>,
@@ -181,7 +181,7 @@ impl Executor for Ptrace<'_> {
     fn raise(&mut self, exception: Exception, site: u64) -> Attempt {
         let attempt = self.deliver(exception, site);
         if attempt == Attempt::Retry {
-            self.space.keys.forget();
+            lock(&self.space.read().keys).forget();
         }
         attempt
     }
@@ -204,7 +204,7 @@ impl Executor for Ptrace<'_> {
     }
 
     fn stand_aside(&mut self, site: u64) -> i32 {
-        let back = self.space.give_up(site)
+        let back = self.space.write().give_up(site)
             && !self.threads.refused(self.thread.tid(), POKE, set_rip(self.thread, site, None));
         // It must not go on in the middle of an instruction.
         if back { 0 } else { libc::SIGTRAP }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use iced_x86::Code;
 
-use crate::executor::ptrace::borrow::Loans;
-use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::space::{INT3, Identity, LONGEST, Removed, Space, decode, identity};
+use crate::target::lock;
 use crate::target::maps::{self, Mapping};
 use crate::target::pages::PAGE;
 
@@ -52,9 +52,9 @@ impl Space {
         self.sequences.forget_unmapped(maps);
         self.text = None;
         // What was not found may be there now.
-        self.loans = Loans::default();
-        self.catalogue = Catalogue::default();
-        self.sharing.forget();
+        self.loans = Mutex::default();
+        self.catalogue = Mutex::default();
+        lock(&self.sharing).forget();
         let is_probed = |site: &u64| self.breakpoint(*site).is_some_and(|here| !here.probes.is_empty());
         copied.into_iter().filter(is_probed).collect()
     }

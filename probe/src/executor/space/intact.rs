@@ -150,7 +150,7 @@ impl Space {
     }
 
     /// The instruction behind the breakpoint at `site`, as it is now; `None` where there is no breakpoint any more.
-    pub(crate) fn displaced_now(&mut self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
+    pub(super) fn displaced_now(&mut self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
         if self.breakpoint(site)?.changing {
             self.reread(site, lost);
         }
