@@ -97,7 +97,7 @@ fn count(session: &Session, probe: ProbeId, report: &mut Report) -> Result<(), B
     report.emulated = probe.counters.emulated;
     for (address, reason) in probe.refused {
         *report.refused.entry(reason.reason().to_string()).or_default() += 1;
-        report.refused_sites.push((*address, reason.to_string()));
+        report.refused_sites.push((address, reason.to_string()));
     }
     Ok(())
 }

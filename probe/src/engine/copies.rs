@@ -2,14 +2,14 @@
 //! back, and the thread never takes their SIGTRAP.
 
 use crate::engine::event::Event;
-use crate::engine::session::Session;
+use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::{Copied, identity};
 use crate::target::maps::{self, Maps};
 use crate::target::procfs;
 
-impl Session {
+impl Tracer {
     /// Sees to a thread that is about to take the SIGTRAP of an INT3 at which no breakpoint is known. Where that is a
     /// copy of one of ours, the thread is set back to it, and this says so. Its registers have been fetched.
     pub(crate) fn recover_copy(&mut self, stopped: &Stopped, space_id: SpaceId) -> bool {
@@ -25,7 +25,7 @@ impl Session {
 
     /// Whether there was an INT3 of ours at `address`; where it is a copy, it is none any more.
     fn is_copy(&mut self, tid: i32, space_id: SpaceId, address: u64) -> bool {
-        let Some(space) = self.spaces.get(&space_id) else { return false };
+        let Some(space) = self.shared.space(space_id) else { return false };
         let mut space = space.write();
         if space.breakpoint(address).is_some() || space.was_removed(address) {
             return true;
@@ -37,7 +37,7 @@ impl Session {
         let lifted = space.lift_copy(address, original, identity(mapping, address));
         drop(space);
         if lifted {
-            let pid = self.pid_in(space_id);
+            let pid = self.shared.pid_in(space_id);
             self.tell(&Event::Copied { pid, address, of, served: false });
         }
         lifted
@@ -52,7 +52,7 @@ impl Session {
 
     /// Tells of breakpoints that are in a copy of the text now, at the same address, and go on being served.
     pub(crate) fn tell_copied(&mut self, space_id: SpaceId, addresses: Vec<u64>) {
-        let pid = self.pid_in(space_id);
+        let pid = self.shared.pid_in(space_id);
         for address in addresses {
             self.tell(&Event::Copied { pid, address, of: address, served: true });
         }

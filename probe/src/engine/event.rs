@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -168,26 +169,15 @@ pub struct Counters {
 }
 
 /// The state of a probe.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ProbeReport<'a> {
+pub struct ProbeReport {
     /// What was counted.
     pub counters: Counters,
     /// The addresses at which it has been placed, in any process, in the order of placement.
-    pub sites: &'a [u64],
+    pub sites: Vec<u64>,
     /// The sites that cannot be probed.
-    pub refused: &'a [(u64, Unplaceable)],
+    pub refused: Vec<(u64, Arc<Unplaceable>)>,
     /// Why it has never been placed, if so: the object is not there yet, or lacks what the probe names.
-    pub pending: Option<&'a LocateError>,
-}
-
-impl<'a> ProbeReport<'a> {
-    pub(crate) fn new(
-        counters: Counters,
-        sites: &'a [u64],
-        refused: &'a [(u64, Unplaceable)],
-        pending: Option<&'a LocateError>,
-    ) -> ProbeReport<'a> {
-        ProbeReport { counters, sites, refused, pending: pending.filter(|_| sites.is_empty()) }
-    }
+    pub pending: Option<Arc<LocateError>>,
 }

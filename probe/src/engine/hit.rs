@@ -197,11 +197,10 @@ impl Hit<'_> {
     /// [`Event::Unresolvable`](crate::Event::Unresolvable).
     pub fn add_probe(
         &mut self,
-        source: impl Locate + 'static,
+        source: impl Locate + Send + 'static,
         handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
     ) {
-        let handler: Handler = Box::new(handler);
-        self.requests.push(Request::Add(Box::new(source), handler));
+        self.requests.push(Request::Add(Box::new(source), Handler::alone(handler)));
     }
 
     /// Has a probe removed, after this hit; also this one, as by [`Action::Remove`].

@@ -1,23 +1,44 @@
 //! Who is told of hits and events, and what can be asked for in return.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::symbols::locate::Locate;
+use crate::target::lock;
 
 /// What a probe calls at each hit.
-pub(crate) type Handler = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
+pub(crate) enum Handler {
+    /// By one thread at a time.
+    Alone(Mutex<Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>>),
+    /// By any number of threads at once.
+    Together(Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>),
+}
+
+impl Handler {
+    pub(crate) fn alone(handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static) -> Handler {
+        Handler::Alone(Mutex::new(Box::new(handler)))
+    }
+
+    fn call(&self, hit: &mut Hit<'_>) -> Action {
+        match self {
+            Handler::Alone(handler) => lock(handler)(hit),
+            Handler::Together(handler) => handler(hit),
+        }
+    }
+}
+
 /// What hears of events.
-pub(crate) type Observer = Box<dyn FnMut(&Event<'_>)>;
+pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
 
 /// The engine's host: it decides at hits, and hears of events.
 pub(crate) trait Host {
     /// A thread has reached a probe.
-    fn hit(&mut self, hit: &mut Hit<'_>) -> Action;
+    fn hit(&self, hit: &mut Hit<'_>) -> Action;
 
     /// Something has happened to the target or to a probe.
-    fn event(&mut self, event: &Event<'_>);
+    fn event(&self, event: &Event<'_>);
 }
 
 /// What a handler has asked for, to be done after the hit.
@@ -25,7 +46,7 @@ pub(crate) enum Request {
     /// A probe is to be removed.
     Remove(ProbeId),
     /// A probe is to be placed.
-    Add(Box<dyn Locate>, Handler),
+    Add(Box<dyn Locate + Send>, Handler),
 }
 
 impl fmt::Debug for Request {
@@ -41,20 +62,37 @@ impl fmt::Debug for Request {
 #[derive(Default)]
 pub(crate) struct Closures {
     /// By probe.
-    pub(crate) handlers: Vec<Handler>,
-    pub(crate) observer: Option<Observer>,
+    handlers: RwLock<Vec<Arc<Handler>>>,
+    observer: Mutex<Option<Observer>>,
+}
+
+impl Closures {
+    /// Takes up the handler of the next probe.
+    pub(crate) fn add(&self, handler: Handler) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(handler));
+    }
+
+    /// Forgets the handler of the last probe.
+    pub(crate) fn remove_last(&self) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).pop();
+    }
+
+    pub(crate) fn observe(&self, observer: Observer) {
+        *lock(&self.observer) = Some(observer);
+    }
 }
 
 impl Host for Closures {
-    fn hit(&mut self, hit: &mut Hit<'_>) -> Action {
-        match self.handlers.get_mut(hit.probe().index()) {
-            Some(handler) => handler(hit),
-            None => Action::Continue,
-        }
+    fn hit(&self, hit: &mut Hit<'_>) -> Action {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let handler = handlers.get(hit.probe().index()).cloned();
+        // It may take its time.
+        drop(handlers);
+        handler.map_or(Action::Continue, |handler| handler.call(hit))
     }
 
-    fn event(&mut self, event: &Event<'_>) {
-        if let Some(observer) = &mut self.observer {
+    fn event(&self, event: &Event<'_>) {
+        if let Some(observer) = &mut *lock(&self.observer) {
             observer(event);
         }
     }

@@ -7,14 +7,14 @@ use std::collections::HashSet;
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 
-use crate::engine::session::{Session, attach_error};
+use crate::engine::tracer::{Tracer, attach_error};
 use crate::error::AttachError;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
+use crate::target::lock;
 use crate::target::procfs;
-use crate::target::system;
 
-impl Session {
+impl Tracer {
     /// Traces every thread that runs in the memory of process `pid`, with options besides those of every thread:
     /// its own, and those of children that have not executed a program yet.
     ///
@@ -51,7 +51,7 @@ impl Session {
     ) -> Result<bool, AttachError> {
         let mut found = false;
         for tid in procfs::threads_of(pid).unwrap_or_default() {
-            if self.threads.get(tid).is_some() {
+            if self.threads.register.contains(tid) {
                 continue;
             }
             match self.seize(tid, pid, space, special) {
@@ -69,16 +69,17 @@ impl Session {
 
     /// Books thread `tid`, just seized, as one of a process that shares the memory of `owner`.
     fn take_in(&mut self, tid: i32, pid: i32, owner: i32) {
-        if !self.options.follow {
-            self.transient.insert(pid);
+        if !self.shared.options.follow {
+            lock(&self.shared.transient).insert(pid);
         }
         // Attaching waits for an exec that goes on. Where it was over by then, no event will tell.
         let stranger = !procfs::share_memory(tid, owner) && !procfs::has_exited(owner);
         if stranger {
             self.threads.interrupt(tid);
         }
+        self.threads.set_guest(tid, true);
         if let Some(thread) = self.threads.get_mut(tid) {
-            (thread.guest, thread.stranger) = (true, stranger);
+            thread.stranger = stranger;
         }
     }
 
@@ -86,7 +87,7 @@ impl Session {
     fn check_unseized(&self, tid: i32, pid: i32, owner: i32, error: Errno) -> Result<(), AttachError> {
         match procfs::tracer_of(tid) {
             // It was traced from birth, and will be reported.
-            Some(tracer) if tracer == system::this_thread() => Ok(()),
+            Some(tracer) if self.threads.crew.has(tracer) => Ok(()),
             // It would take the breakpoints' signals to somebody else.
             Some(tracer) => Err(AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) }),
             None if procfs::has_exited(tid) => Ok(()),
@@ -101,7 +102,7 @@ impl Session {
         let guests = self.threads.iter().filter(|(_, thread)| thread.space == space && thread.guest);
         let pids: HashSet<i32> = guests.map(|(_, thread)| thread.pid).collect();
         let parents: HashSet<i32> = pids.into_iter().filter_map(procfs::parent_of).collect();
-        for tid in self.threads.in_space(space) {
+        for tid in self.threads.register.in_space(space) {
             if let Some(thread) = self.threads.get_mut(tid)
                 && parents.contains(&thread.pid)
                 && !thread.in_vfork
@@ -119,11 +120,10 @@ impl Session {
         let Some(elders) = &self.elders else { return };
         let strays: Vec<i32> = procfs::processes().into_iter().filter(|pid| !elders.contains(pid)).collect();
         for pid in strays {
-            if self.threads.get(pid).is_some() || procfs::tracer_of(pid).is_some() {
+            if self.threads.register.contains(pid) || procfs::tracer_of(pid).is_some() {
                 continue;
             }
-            let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
-            for space in spaces {
+            for (space, _) in self.shared.spaces() {
                 self.adopt(pid, space);
             }
         }
@@ -131,7 +131,7 @@ impl Session {
 
     /// Sees to process `pid`, which nobody traces, if it shares the address space or has a copy of it.
     fn adopt(&mut self, pid: i32, space: SpaceId) {
-        let Some(owner) = self.threads.in_space(space).first().copied() else { return };
+        let Some(owner) = self.threads.register.in_space(space).first().copied() else { return };
         if procfs::share_memory(pid, owner) {
             // A failure means that it has just ended, or that somebody else has just taken it.
             if self.seize_threads(pid, owner, space, Options::empty()).is_ok() {
@@ -153,7 +153,7 @@ impl Session {
     pub(crate) fn dismiss(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         if let Some(thread) = self.threads.get(tid) {
-            self.transient.remove(&thread.pid);
+            lock(&self.shared.transient).remove(&thread.pid);
         }
         let signal = stopped.stop.signal();
         self.threads.let_go(stopped, signal);

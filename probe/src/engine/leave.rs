@@ -5,47 +5,39 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::engine::event::{Counters, ProbeReport};
+use crate::engine::event::ProbeReport;
 use crate::engine::hit::ProbeId;
 use crate::engine::session::Session;
+use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::Report;
-use crate::executor::space::Unplaceable;
-use crate::symbols::locate::LocateError;
 use crate::target::procfs;
 
 /// What is left of a session, by [`Session::leave`].
 #[derive(Debug)]
 pub struct Left {
-    probes: Vec<LeftProbe>,
-    inaccessible: Option<(i32, io::Error)>,
+    probes: Vec<ProbeReport>,
+    inaccessible: Option<(i32, Arc<io::Error>)>,
     pid: i32,
     launched: bool,
     status: Option<ExitStatus>,
 }
 
-#[derive(Debug)]
-struct LeftProbe {
-    counters: Counters,
-    sites: Vec<u64>,
-    refused: Vec<(u64, Unplaceable)>,
-    pending: Option<LocateError>,
-}
-
 impl Left {
     /// As [`Session::report`].
     #[must_use]
-    pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
-        let probe = self.probes.get(id.0)?;
-        Some(ProbeReport::new(probe.counters, &probe.sites, &probe.refused, probe.pending.as_ref()))
+    pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
+        self.probes.get(id.0).cloned()
     }
 
     /// As [`Session::inaccessible`].
     #[must_use]
-    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
-        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
+    pub fn inaccessible(&self) -> Option<(i32, Arc<io::Error>)> {
+        self.inaccessible.clone()
     }
 
     /// The target's process id.
@@ -75,13 +67,16 @@ impl Left {
     }
 }
 
-impl Session {
+impl Tracer {
     /// Takes all breakpoints out; what has reached one already is still served.
     pub(crate) fn stop_serving(&mut self) {
         self.restore_bytes();
-        self.stop_requested = true;
+        self.shared.wishes.stop.store(true, Ordering::SeqCst);
+        self.shared.crew.wake_captain();
     }
+}
 
+impl Session {
     /// Leaves the target so that none of its threads notices: every byte is restored, and what has reached a
     /// breakpoint is served. Then **the calling thread must end at once**: only that makes the kernel let go of threads
     /// that run without interrupting them, and until then nobody passes their signals on. A session is meant to be
@@ -92,29 +87,27 @@ impl Session {
     /// [`SessionOptions::kill_with`]: crate::SessionOptions::kill_with
     #[must_use = "it holds what was counted"]
     pub fn leave(mut self) -> Left {
-        self.restore_bytes();
-        self.settle_down();
-        self.threads.clear();
-        self.spaces.clear();
-        self.tell_all_failures();
-        let probes = std::mem::take(&mut self.probes).into_iter().map(|probe| LeftProbe {
-            counters: probe.counters,
-            sites: probe.sites,
-            refused: probe.refused,
-            pending: probe.pending,
-        });
+        self.tracer.restore_bytes();
+        self.tracer.dismiss_others(true);
+        self.tracer.settle_down();
+        self.tracer.wait_for_others();
+        self.tracer.threads.clear();
+        self.shared().clear_spaces();
+        self.tracer.tell_all_failures();
         Left {
-            probes: probes.collect(),
-            inaccessible: self.inaccessible.take(),
+            probes: self.shared().probes().iter().map(|probe| probe.report()).collect(),
+            inaccessible: self.inaccessible(),
             pid: self.pid(),
             launched: self.is_launched(),
-            status: self.status,
+            status: self.status(),
         }
     }
+}
 
+impl Tracer {
     /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each
     /// sleeps, or has run for longer than that takes. One that does neither in time is interrupted.
-    fn settle_down(&mut self) {
+    pub(crate) fn settle_down(&mut self) {
         /// Far longer than the kernel runs from an INT3, or from having copied an address space, to the stop.
         const LONGEST_WAY: u64 = 4_000_000;
         const PATIENCE: Duration = Duration::from_secs(2);

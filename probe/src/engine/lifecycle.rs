@@ -1,17 +1,18 @@
 //! Births, execs and the end of a session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::engine::event::Event;
-use crate::engine::session::Session;
+use crate::engine::tracer::Tracer;
+use crate::executor::ptrace::crew::Mail;
 use crate::executor::ptrace::stopped::{Birth, Resume, Stop, Stopped};
 use crate::executor::ptrace::threads::{Gone, Report, SpaceId};
 use crate::executor::space::Space;
 use crate::target::failure::errno;
-use crate::target::procfs;
-use crate::target::system;
+use crate::target::{lock, procfs, system};
 
 /// Why a process's memory is, or is not, its parent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ enum Kinship {
     Copy,
 }
 
-impl Session {
+impl Tracer {
     /// A thread has made another thread or process, which is traced already.
     pub(crate) fn gave_birth(&mut self, stopped: Stopped, birth: Birth) {
         let tid = stopped.tid();
@@ -71,20 +72,20 @@ impl Session {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
                 self.threads.add_stopped(&child, child_pid, space_id);
                 self.threads.set_guest(tid, true);
-                if !self.options.follow {
-                    self.transient.insert(child_pid);
+                if !self.shared.options.follow {
+                    lock(&self.shared.transient).insert(child_pid);
                 }
             }
             Kinship::Copy => {
                 let Some(mut copy) = self.copy_for(tid, space_id) else {
                     return self.threads.let_go(child, 0);
                 };
-                if !self.options.follow {
+                if !self.shared.options.follow {
                     self.free(copy);
                     return self.threads.let_go(child, 0);
                 }
                 copy.settle();
-                let copy = self.add_space(copy);
+                let copy = self.shared.add_space(copy);
                 self.threads.add_stopped(&child, child_pid, copy);
                 self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
@@ -95,21 +96,22 @@ impl Session {
     /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
     /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
     pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
-        let copy = self.spaces.get(&space)?.read().copy_for(tid).map_err(|error| errno(&error));
+        let copy = self.shared.space(space)?.read().copy_for(tid).map_err(|error| errno(&error));
         self.threads.note(tid, "opening /proc/PID/mem", copy)
     }
 
     /// Takes the breakpoints out of a copied address space.
     pub(crate) fn free(&mut self, mut copy: Space) {
         copy.clear();
-        self.tell_failures(copy.take_failures());
+        self.shared.tell_failures(self.shared.failures.take());
     }
 
     /// Frees children whose parent was killed before it could report them.
     pub(crate) fn clean_orphans(&mut self, space_id: SpaceId) {
         for orphan in self.threads.orphans() {
             let tid = orphan.tid();
-            let has_parent = procfs::parent_of(tid).is_some_and(|parent| self.threads.get(parent).is_some());
+            let has_parent =
+                procfs::parent_of(tid).is_some_and(|parent| self.threads.register.contains(parent));
             if has_parent {
                 self.threads.expect_parent(orphan);
                 continue;
@@ -124,7 +126,7 @@ impl Session {
     /// A process executes a new program.
     pub(crate) fn serve_exec(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
-        if self.transient.remove(&tid) {
+        if lock(&self.shared.transient).remove(&tid) {
             self.forget_process(&stopped);
             self.threads.let_go(stopped, 0);
             return;
@@ -144,12 +146,15 @@ impl Session {
     /// it is the leader now.
     fn forget_process(&mut self, stopped: &Stopped) {
         let pid = stopped.tid();
-        let old: Vec<i32> =
-            self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid).collect();
-        for tid in old {
-            if let Some(thread) = self.threads.remove(tid)
-                && self.threads.is_deserted(thread.space)
-                && let Some(space) = self.spaces.remove(&thread.space)
+        for post in self.shared.crew.others(self.threads.me) {
+            post.send(Mail::Forget { pid });
+        }
+        for (tid, space) in self.threads.register.threads_of(pid) {
+            // Of another tracer, it is forgotten there, too.
+            self.threads.register.remove(tid);
+            self.threads.remove(tid);
+            if self.threads.register.is_deserted(space)
+                && let Some(space) = self.shared.remove_space(space)
                 // It was opened while the process executed: it is that of the new program already.
                 && !space.read().is_dead()
             {
@@ -158,24 +163,32 @@ impl Session {
         }
     }
 
+    /// Another tracer has a process that executes another program: of its threads none is left.
+    pub(crate) fn forget_own(&mut self, pid: i32) {
+        let old = self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid);
+        for tid in old.collect::<Vec<_>>() {
+            self.threads.give(tid);
+        }
+    }
+
     /// Takes up the new program of a process that has stopped in exec, and locates all probes in it.
     pub(crate) fn executed(&mut self, stopped: &Stopped) {
         const CLASS_64: u8 = 2;
         let pid = stopped.tid();
         self.forget_process(stopped);
-        let space = match Space::open(pid) {
+        let space = match Space::open(pid, &self.shared.failures) {
             Ok(space) => space,
             Err(error) => {
                 self.threads.add_stopped(stopped, pid, SpaceId::MAX);
                 // Otherwise it was killed in its exec.
                 if errno(&error) != Errno::ESRCH {
                     self.tell(&Event::Inaccessible { pid, error: &error });
-                    self.inaccessible = Some((pid, error));
+                    *lock(&self.shared.inaccessible) = Some((pid, Arc::new(error)));
                 }
                 return;
             }
         };
-        let space = self.add_space(space);
+        let space = self.shared.add_space(space);
         self.threads.add_stopped(stopped, pid, space);
         // A 32-bit program has nothing that could be probed; probes wait for the next exec.
         if procfs::elf_class(pid) == Some(CLASS_64) {
@@ -184,15 +197,10 @@ impl Session {
         }
     }
 
-    /// Detaches from the target: every byte is restored, no thread stays stopped, and no signal is lost.
-    ///
-    /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
-    /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
-    /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
-    pub fn detach(&mut self) {
+    /// Lets go of all threads of this tracer, when every byte has been restored.
+    pub(crate) fn detach_own(&mut self) {
         /// For threads that cannot stop, or whose end does not come.
         const PATIENCE: Duration = Duration::from_secs(5);
-        self.restore_bytes();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
         self.threads.gather(|_, thread| !thread.in_vfork, None);
@@ -209,14 +217,11 @@ impl Session {
         }
         self.tell_all_failures();
         self.threads.clear();
-        self.spaces.clear();
-        self.transient.clear();
-        self.affinity.restore();
     }
 
     pub(crate) fn restore_bytes(&mut self) {
         let mut overwritten = Vec::new();
-        for (&id, space) in &self.spaces {
+        for (id, space) in self.shared.spaces() {
             overwritten.extend(space.write().clear().into_iter().map(|address| (id, address)));
         }
         for (space, address) in overwritten {
@@ -298,7 +303,7 @@ impl Session {
             return false;
         }
         let address = self.registers.file.rip.wrapping_sub(1);
-        if !self.spaces.get(&space).is_some_and(|space| space.read().was_removed(address)) {
+        if !self.shared.space(space).is_some_and(|space| space.read().was_removed(address)) {
             return false;
         }
         self.threads.put_back_mask(stopped);

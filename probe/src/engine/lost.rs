@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::engine::event::Event;
 use crate::engine::session::Session;
+use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::sys::{self, Alarm};
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::Missing;
+use crate::target::lock;
 use crate::target::maps::Maps;
 
 /// How often the loop is woken, and how long after the start of a check the next one is due: together, and with a wake-up
@@ -20,8 +22,6 @@ const PERIOD: Duration = Duration::from_millis(400);
 pub(crate) struct Lookout {
     alarm: Alarm,
     due: Instant,
-    /// When the last check that is over began.
-    seen: Instant,
     round: Option<Round>,
 }
 
@@ -37,7 +37,7 @@ struct Round {
 impl Lookout {
     pub(crate) fn new() -> nix::Result<Lookout> {
         let now = Instant::now();
-        Ok(Lookout { alarm: Alarm::new()?, due: now + PERIOD, seen: now, round: None })
+        Ok(Lookout { alarm: Alarm::new()?, due: now + PERIOD, round: None })
     }
 
     /// Has the loop woken from time to time, until [`Lookout::rest`].
@@ -59,15 +59,15 @@ impl Session {
                 return;
             }
             self.lookout.due = now + PERIOD;
-            let spaces = self.spaces.keys().copied().collect();
+            let spaces = self.shared().spaces().into_iter().map(|(id, _)| id).collect();
             self.lookout.round = Some(Round { began: now, spaces, next: 0 });
         }
         while let Some(mut round) = self.lookout.round.take() {
             let Some(&space) = round.spaces.last() else {
-                self.lookout.seen = round.began;
+                *lock(&self.shared().seen) = round.began;
                 return;
             };
-            match self.look_at(space, round.next) {
+            match self.tracer.look_at(space, round.next) {
                 Some(next) => round.next = next,
                 None => {
                     round.spaces.pop();
@@ -80,14 +80,16 @@ impl Session {
             }
         }
     }
+}
 
+impl Tracer {
     /// Looks at some breakpoints of an address space, from address `from` on. Returns where to go on.
     fn look_at(&mut self, space_id: SpaceId, from: u64) -> Option<u64> {
         if from == 0 {
             self.look_at_maps(space_id);
         }
         let mut missing = Vec::new();
-        let next = self.spaces.get(&space_id)?.read().look_for_missing(from, &mut missing);
+        let next = self.shared.space(space_id)?.read().look_for_missing(from, &mut missing);
         if !missing.is_empty() {
             self.settle_missing(space_id, missing);
         }
@@ -97,7 +99,7 @@ impl Session {
     /// Finds out which text may have been written to, which the mappings show.
     fn look_at_maps(&mut self, space_id: SpaceId) {
         let Some(maps) = self.maps_in(space_id) else { return };
-        if let Some(space) = self.spaces.get(&space_id) {
+        if let Some(space) = self.shared.space(space_id) {
             space.write().look_anew(&maps, &mut self.lost);
         }
         self.tell_lost(space_id);
@@ -106,13 +108,13 @@ impl Session {
     fn settle_missing(&mut self, space_id: SpaceId, missing: Vec<u64>) {
         let Some(maps) = self.maps_in(space_id) else { return };
         for address in missing {
-            let Some(space) = self.spaces.get(&space_id) else { return };
+            let Some(space) = self.shared.space(space_id) else { return };
             let missing = space.write().settle_missing(address, &maps);
             match missing {
                 Missing::Gone => {}
                 Missing::Lost => self.tell_overwritten(space_id, address),
                 Missing::Restored => {
-                    let (pid, missing) = (self.pid_in(space_id), self.lookout.seen.elapsed());
+                    let (pid, missing) = (self.shared.pid_in(space_id), lock(&self.shared.seen).elapsed());
                     self.tell(&Event::Restored { pid, address, missing });
                 }
             }
@@ -121,7 +123,7 @@ impl Session {
 
     /// What is mapped in an address space; `None` where its threads are about to vanish.
     fn maps_in(&self, space_id: SpaceId) -> Option<Maps> {
-        let mut threads = self.threads.in_space(space_id).into_iter();
+        let mut threads = self.threads.register.in_space(space_id).into_iter();
         threads.find_map(|tid| Maps::read(tid).ok().filter(|maps| !maps.is_empty()))
     }
 
@@ -133,13 +135,7 @@ impl Session {
     }
 
     pub(crate) fn tell_overwritten(&mut self, space: SpaceId, address: u64) {
-        let (pid, missing) = (self.pid_in(space), self.lookout.seen.elapsed());
+        let (pid, missing) = (self.shared.pid_in(space), lock(&self.shared.seen).elapsed());
         self.tell(&Event::Overwritten { pid, address, missing });
-    }
-
-    /// A process that runs in the address space.
-    pub(crate) fn pid_in(&self, space: SpaceId) -> i32 {
-        let thread = self.threads.iter().find(|(_, thread)| thread.space == space);
-        thread.map_or(self.pid(), |(_, thread)| thread.pid)
     }
 }

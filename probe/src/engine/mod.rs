@@ -14,4 +14,7 @@ pub(crate) mod perform;
 mod placement;
 mod sequences;
 pub(crate) mod session;
+pub(crate) mod shared;
+pub(crate) mod tracer;
 mod trap;
+mod workers;

@@ -11,7 +11,7 @@ use crate::engine::session::Session;
 use crate::error::AttachError;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::sys::{self, Status};
-use crate::target::procfs;
+use crate::target::{lock, procfs};
 
 impl Session {
     /// Leaves the target as [`Session::detach`] does, but takes it up again by [`Session::resume`].
@@ -19,9 +19,10 @@ impl Session {
     /// For a caller that will not serve it for a while, such as one that is about to be stopped itself. Until
     /// then the target runs as if nobody had traced it, no probe is hit, and there is nothing to run.
     pub fn pause(&mut self) {
-        let probed = self.threads.iter().filter(|(_, thread)| self.spaces.contains_key(&thread.space));
-        let own = probed.map(|(_, thread)| thread.pid).filter(|pid| !self.transient.contains(pid));
-        let own: BTreeSet<i32> = own.collect();
+        let traced = self.shared().register.processes().into_iter();
+        let probed = traced.filter(|&(_, space)| self.shared().space(space).is_some());
+        let transient = lock(&self.shared().transient).clone();
+        let own: BTreeSet<i32> = probed.map(|(pid, _)| pid).filter(|pid| !transient.contains(pid)).collect();
         self.paused = own.into_iter().filter_map(|pid| Some((pid, procfs::started(pid)?))).collect();
         self.detach();
     }
@@ -38,14 +39,15 @@ impl Session {
             if self.reap_target(pid) || procfs::started(pid) != Some(started) || procfs::has_exited(pid) {
                 continue;
             }
-            match self.occupy(pid, self.special()) {
+            let special = self.shared().special();
+            match self.tracer.occupy(pid, special) {
                 Ok(space) => {
-                    self.relocate(space, pid);
-                    self.adopt_strays();
+                    self.tracer.relocate(space, pid);
+                    self.tracer.adopt_strays();
                 }
                 // It has just ended: if it is traced by now, that will be reported.
                 Err(_) if procfs::has_exited(pid) => {
-                    if self.threads.get(pid).is_none() {
+                    if !self.shared().register.contains(pid) {
                         self.reap_target(pid);
                     }
                 }
@@ -62,26 +64,26 @@ impl Session {
         }
         let Ok(Some((_, Status::Ended(status)))) = sys::wait(pid, false) else { return false };
         let status = ExitStatus::from_raw(status);
-        self.status = Some(status);
-        self.tell(&Event::Ended { pid, status });
+        *lock(&self.shared().status) = Some(status);
+        self.shared().tell(&Event::Ended { pid, status });
         true
     }
 
     /// Waits for the end of a target that was launched and left, and returns its status, if it can be had.
     pub fn wait(&mut self) -> Option<ExitStatus> {
-        while self.is_launched() && self.status.is_none() {
+        while self.is_launched() && self.status().is_none() {
             match sys::wait(-1, true) {
                 Ok(Some((tid, Status::Ended(status)))) if tid == self.pid() => {
-                    self.status = Some(ExitStatus::from_raw(status));
+                    *lock(&self.shared().status) = Some(ExitStatus::from_raw(status));
                 }
                 // One that waited for its vfork child could not be let go before.
                 Ok(Some((tid, Status::Stopped(stop)))) => {
-                    self.threads.let_go(Stopped::new(tid, stop), stop.signal());
+                    self.tracer.threads.let_go(Stopped::new(tid, stop), stop.signal());
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
         }
-        self.status
+        self.status()
     }
 }

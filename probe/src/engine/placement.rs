@@ -1,49 +1,164 @@
 //! Where probes are: located in each address space, and again whenever its mappings change.
 
 use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
-use crate::engine::host::Host;
-use crate::engine::session::Session;
+use crate::engine::host::{Handler, Request};
+use crate::engine::shared::Placed;
+use crate::engine::tracer::Tracer;
+use crate::error::ProbeError;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::Unplaceable;
-use crate::symbols::locate::LocateError;
+use crate::executor::space::{SharedSpace, Unplaceable};
+use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::errno;
-use crate::target::linker;
-use crate::target::lock;
 use crate::target::maps::Maps;
+use crate::target::{linker, lock, procfs};
 
-impl Session {
+/// A probe that is being placed in an address space.
+#[derive(Clone, Copy)]
+struct Placing<'a> {
+    id: ProbeId,
+    space: &'a SharedSpace,
+    pid: i32,
+    maps: &'a Maps,
+    /// The probe exists already, so that its host is told by events.
+    later: bool,
+}
+
+impl Tracer {
+    /// Makes a probe.
+    pub(crate) fn place(
+        &mut self,
+        source: Box<dyn Locate + Send>,
+        handler: Handler,
+    ) -> Result<ProbeId, ProbeError> {
+        let id = self.shared.enter(source, handler);
+        let placed = self.place_everywhere(id, false).map_err(ProbeError::Maps);
+        match placed.and_then(|()| self.check_placed(id)) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.remove(id);
+                self.shared.take_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Does what a handler has asked for.
+    pub(crate) fn grant(&mut self, request: Request) {
+        match request {
+            Request::Remove(id) => self.remove(id),
+            Request::Add(source, handler) => {
+                let id = self.shared.enter(source, handler);
+                // Where the mappings cannot be read, the probe waits until they can.
+                if let Err(error) = self.place_everywhere(id, true) {
+                    let target = self.shared.target;
+                    self.threads.note::<()>(target, "reading /proc/PID/maps", Err(errno(&error)));
+                }
+            }
+        }
+    }
+
+    fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let placing = lock(&shared.placing);
+        for (space, _) in shared.spaces() {
+            for tid in self.threads.register.in_space(space) {
+                match Maps::read(tid) {
+                    Ok(maps) if !maps.is_empty() => {
+                        self.locate(id, space, &maps, later);
+                        break;
+                    }
+                    Err(error) if !procfs::has_exited(tid) => return Err(error),
+                    // Another thread of the same memory may live.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        drop(placing);
+        self.adopt_strays();
+        Ok(())
+    }
+
+    /// Whether a new probe names something that exists, and that can be probed.
+    fn check_placed(&mut self, id: ProbeId) -> Result<(), ProbeError> {
+        let Some(probe) = self.shared.probe(id) else { return Ok(()) };
+        let mut placed = lock(&probe.placed);
+        // Nobody else has seen what is wrong with it.
+        let pending = placed.pending.take_if(|error| matches!(**error, LocateError::Unresolvable(_)));
+        if let Some(error) = pending.and_then(Arc::into_inner) {
+            return Err(ProbeError::Locate(error));
+        }
+        if placed.sites.is_empty()
+            && let Some((address, reason)) = placed.refused.pop()
+            && let Some(reason) = Arc::into_inner(reason)
+        {
+            return Err(ProbeError::Unplaceable { address, reason });
+        }
+        Ok(())
+    }
+
+    /// Removes a probe. Threads that have trapped on it already run the original instruction.
+    pub(crate) fn remove(&mut self, id: ProbeId) {
+        let shared = Arc::clone(&self.shared);
+        let Some(probe) = shared.probe(id) else { return };
+        let placing = lock(&shared.placing);
+        let mut placed = lock(&probe.placed);
+        if std::mem::replace(&mut placed.removed, true) {
+            return;
+        }
+        let sites = placed.sites.clone();
+        drop(placed);
+        let mut overwritten = Vec::new();
+        for (space_id, space) in shared.spaces() {
+            for &site in &sites {
+                if space.write().withdraw(site, id.0) {
+                    overwritten.push((space_id, site));
+                }
+            }
+        }
+        drop(placing);
+        for (space, address) in overwritten {
+            self.tell_overwritten(space, address);
+        }
+        self.tell_all_failures();
+    }
+
     /// Locates a probe in one address space, and makes its breakpoints there what the answer says. An error is
     /// kept with the probe.
     ///
     /// `later` says that the probe exists already, so that its host is told by events.
-    pub(crate) fn locate(&mut self, id: ProbeId, space_id: SpaceId, tid: i32, maps: &Maps, later: bool) {
-        let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
-        let Some(probe) = self.probes.get_mut(id.0) else { return };
-        let Some(space) = self.spaces.get(&space_id) else { return };
-        let sites = match probe.source.locate(maps) {
+    fn locate(&mut self, id: ProbeId, space_id: SpaceId, maps: &Maps, later: bool) {
+        let pid = self.shared.pid_in(space_id);
+        let (Some(probe), Some(space)) = (self.shared.probe(id), self.shared.space(space_id)) else { return };
+        let mut placed = lock(&probe.placed);
+        if placed.removed {
+            return;
+        }
+        let sites = match placed.source.locate(maps) {
             Ok(sites) => sites,
             Err(error) => {
-                let news = match (&error, &probe.pending) {
+                let news = match (&error, placed.pending.as_deref()) {
                     (LocateError::NotMapped { .. }, _) => false,
                     (LocateError::Unresolvable(_), Some(LocateError::Unresolvable(_))) => false,
                     (LocateError::Unresolvable(_), _) => true,
                 };
-                let error = probe.pending.insert(error);
+                let error = placed.pending.insert(Arc::new(error));
                 if later && news {
-                    self.host.event(&Event::Unresolvable { probe: id, pid, error });
+                    self.shared.tell(&Event::Unresolvable { probe: id, pid, error });
                 }
                 return;
             }
         };
-        probe.pending = None;
+        placed.pending = None;
         let mut wanted: Vec<u64> = sites.iter().map(|site| site.address).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let mut space = space.write();
-        let gone: Vec<u64> = space
+        let mut text = space.write();
+        let gone: Vec<u64> = text
             .within(0..u64::MAX)
             .filter(|(address, breakpoint)| {
                 // What a copy was made of may have no mapping any more.
@@ -54,62 +169,55 @@ impl Session {
             .map(|(address, _)| address)
             .collect();
         for address in gone {
-            space.withdraw(address, id.0);
+            text.withdraw(address, id.0);
         }
-        drop(space);
-        self.place_sites(id, space_id, pid, maps, &wanted, later);
+        drop(text);
+        let placing = Placing { id, space: &space, pid, maps, later };
+        self.place_sites(placing, &mut placed, &wanted);
     }
 
-    /// Puts probe `id` on those of `addresses` where it is not yet.
-    fn place_sites(
-        &mut self,
-        id: ProbeId,
-        space_id: SpaceId,
-        pid: i32,
-        maps: &Maps,
-        addresses: &[u64],
-        later: bool,
-    ) {
+    /// Puts a probe on those of `addresses` where it is not yet.
+    fn place_sites(&self, placing: Placing<'_>, placed: &mut Placed, addresses: &[u64]) {
         /// After how many sites the observer hears of it.
         const STRIDE: usize = 1024;
-        let Some(probe) = self.probes.get_mut(id.0) else { return };
-        let Some(space) = self.spaces.get(&space_id) else { return };
-        let mut tell = |event: &Event<'_>| self.host.event(event);
-        let sites: HashSet<u64> = probe.sites.iter().copied().collect();
-        let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
+        let Placing { id, space, pid, maps, later } = placing;
+        let sites: HashSet<u64> = placed.sites.iter().copied().collect();
+        let refused: HashSet<u64> = placed.refused.iter().map(|&(address, _)| address).collect();
         let total = addresses.len();
         for (done, &address) in addresses.iter().enumerate() {
             if total > STRIDE && done.is_multiple_of(STRIDE) {
-                tell(&Event::Placing { probe: id, pid, done, total });
+                self.tell(&Event::Placing { probe: id, pid, done, total });
             }
-            // Others want it in between.
-            let mut space = space.write();
-            if space.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
+            // For each anew: threads that are at other sites are served meanwhile.
+            let mut text = space.write();
+            if text.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
                 continue;
             }
-            match space.place(address, maps, Some(id.0)) {
+            let outcome = text.place(address, maps, Some(id.0));
+            drop(text);
+            match outcome {
                 Ok(()) => {
                     if !sites.contains(&address) {
-                        probe.sites.push(address);
+                        placed.sites.push(address);
                     }
                     if later {
-                        tell(&Event::Placed { probe: id, pid, address });
+                        self.tell(&Event::Placed { probe: id, pid, address });
                     }
                 }
                 // The process executes another program, which will be reported; in that the probe is located anew.
-                Err(_) if space.is_dead() => return,
+                Err(_) if space.read().is_dead() => return,
                 Err(reason) => {
                     if later {
-                        tell(&Event::Refused { probe: id, pid, address, reason: &reason });
+                        self.tell(&Event::Refused { probe: id, pid, address, reason: &reason });
                     }
                     if !refused.contains(&address) {
-                        probe.refused.push((address, reason));
+                        placed.refused.push((address, Arc::new(reason)));
                     }
                 }
             }
         }
         if total > STRIDE {
-            tell(&Event::Placing { probe: id, pid, done: total, total });
+            self.tell(&Event::Placing { probe: id, pid, done: total, total });
         }
     }
 
@@ -121,8 +229,10 @@ impl Session {
 
     /// Locates every probe anew if thread `tid`'s executable mappings have changed.
     pub(crate) fn relocate(&mut self, space_id: SpaceId, tid: i32) {
+        let shared = Arc::clone(&self.shared);
+        let placing = lock(&shared.placing);
         let Some(maps) = self.maps_of(tid) else { return };
-        let Some(space) = self.spaces.get(&space_id) else { return };
+        let Some(space) = shared.space(space_id) else { return };
         let mut space = space.write();
         lock(&space.keys).forget();
         let executable = || maps.iter().filter(|mapping| mapping.is_executable());
@@ -133,18 +243,17 @@ impl Session {
         let copied = space.forget_unmapped(&maps);
         drop(space);
         self.tell_copied(space_id, copied);
-        for index in 0..self.probes.len() {
-            if self.probes.get(index).is_some_and(|probe| !probe.removed) {
-                self.locate(ProbeId(index), space_id, tid, &maps, true);
-            }
+        for index in 0..shared.probes().len() {
+            self.locate(ProbeId(index), space_id, &maps, true);
         }
+        drop(placing);
     }
 
     /// Puts the engine's own breakpoints where objects appear: at the dynamic linker's rendezvous and, in
     /// a program that is about to start, at its entry.
     pub(crate) fn watch_linker(&mut self, space_id: SpaceId, tid: i32, starting: bool) {
         let Some(maps) = self.maps_of(tid) else { return };
-        let Some(space) = self.spaces.get(&space_id) else { return };
+        let Some(space) = self.shared.space(space_id) else { return };
         let rendezvous = linker::rendezvous(tid, &maps);
         let entry = if starting { linker::entry(tid) } else { None };
         for address in rendezvous.into_iter().chain(entry) {

@@ -6,13 +6,13 @@
 //! which is why the aborts end.
 
 use crate::engine::event::Event;
-use crate::engine::session::Session;
+use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::rseq;
 use crate::target::maps::Maps;
 
-impl Session {
+impl Tracer {
     /// Whether a thread, which stopped for the breakpoint at `site`, is in a restartable sequence when it goes on
     /// at `rip`. If so, that breakpoint and all others in the sequence are taken out.
     pub(crate) fn aborts_sequence(
@@ -23,7 +23,7 @@ impl Session {
         rip: u64,
     ) -> bool {
         let tid = stopped.tid();
-        let Some(space) = self.spaces.get(&space_id) else { return false };
+        let Some(space) = self.shared.space(space_id) else { return false };
         let announced = rseq::announced(stopped, &space.read());
         let announced = match announced {
             Err(error) if rseq::is_unknown(error) => return false,
@@ -43,7 +43,7 @@ impl Session {
             space.give_up(site);
         }
         drop(space);
-        let pid = self.pid_in(space_id);
+        let pid = self.shared.pid_in(space_id);
         for address in sites {
             self.tell(&Event::Sequence { pid, address });
         }

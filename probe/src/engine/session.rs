@@ -1,38 +1,28 @@
 //! A session: a target, its probes, and the loop that serves them.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::unix::process::ExitStatusExt;
+use std::panic;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::ptrace::{self, Options};
-
-use crate::engine::event::{Counters, Event, ProbeReport};
+use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
-use crate::engine::host::{Closures, Handler, Host, Request};
+use crate::engine::host::Handler;
 use crate::engine::lost::Lookout;
+use crate::engine::shared::Shared;
+use crate::engine::tracer::{Tracer, attach_error};
 use crate::error::{AttachError, ProbeError};
-use crate::executor::ptrace::affinity::Affinity;
 use crate::executor::ptrace::atomic::Ways;
-use crate::executor::ptrace::memory::Staging;
-use crate::executor::ptrace::registers::Fetched;
-use crate::executor::ptrace::stopped::{Stop, Stopped};
+use crate::executor::ptrace::stopped::Stop;
 use crate::executor::ptrace::sys::Alarm;
-use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
-use crate::executor::space::{SharedSpace, Space, Unplaceable};
-use crate::symbols::locate::{Locate, LocateError};
-use crate::target::failure::{Failure, errno};
+use crate::executor::ptrace::threads::{Report, SpaceId};
+use crate::symbols::locate::Locate;
 use crate::target::launch::Embryo;
-use crate::target::linker;
-use crate::target::maps::Maps;
-use crate::target::procfs;
-use crate::target::system;
+use crate::target::{linker, lock, procfs, system};
 
 /// What a session does besides serving probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +31,10 @@ pub struct SessionOptions {
     pub follow: bool,
     /// A target that is launched is killed when the thread of the session ends, however that comes about.
     pub kill_with: bool,
+    /// How many threads serve the target at most, the session's own included; 0 for what suits. Threads of the target
+    /// that reach probes again and again are served by threads of their own, as long as there are fewer, so that they
+    /// need not wait for each other.
+    pub tracers: u16,
 }
 
 /// Why [`Session::run`] returned.
@@ -83,15 +77,6 @@ impl StopHandle {
     }
 }
 
-pub(crate) struct Probe {
-    pub(crate) source: Box<dyn Locate>,
-    pub(crate) counters: Counters,
-    pub(crate) sites: Vec<u64>,
-    pub(crate) refused: Vec<(u64, Unplaceable)>,
-    pub(crate) pending: Option<LocateError>,
-    pub(crate) removed: bool,
-}
-
 /// A target process, or several, and the probes in them.
 ///
 /// It belongs to the thread that made it, as ptrace does, and reaps that thread's children. Dropping it
@@ -105,79 +90,40 @@ pub(crate) struct Probe {
 /// blocked SIGTRAP meanwhile has it unblocked from its next hit on, until it sets its mask again; and one that
 /// has unblocked SIGTRAP alone, without a handler, has it blocked again.
 pub struct Session {
-    pub(crate) threads: Threads,
-    pub(crate) spaces: HashMap<SpaceId, Arc<SharedSpace>>,
-    next_space: SpaceId,
-    pub(crate) probes: Vec<Probe>,
-    pub(crate) registers: Fetched,
-    pub(crate) staging: Box<Staging>,
-    /// Breakpoints that were lost during a hit, to be reported after it.
-    pub(crate) lost: Vec<u64>,
-    /// The probes of the breakpoint that is served.
-    pub(crate) here: Vec<usize>,
-    pub(crate) affinity: Affinity,
-    pub(crate) options: SessionOptions,
-    /// Children that share the target's memory and are traced only until they execute another program.
-    pub(crate) transient: HashSet<i32>,
-    /// The processes that there were before the target was attached to, until the session runs.
-    pub(crate) elders: Option<HashSet<i32>>,
-    pub(crate) detach_requested: bool,
-    pub(crate) stop_requested: bool,
+    pub(crate) tracer: Tracer,
+    pub(crate) lookout: Lookout,
     /// The processes that were left by [`Session::pause`], and when they started.
     pub(crate) paused: Vec<(i32, u64)>,
-    /// The last process whose memory could not be opened, and why.
-    pub(crate) inaccessible: Option<(i32, io::Error)>,
-    target: i32,
-    pub(crate) status: Option<ExitStatus>,
-    launched: bool,
-    pub(crate) host: Closures,
-    alarm: Arc<Alarm>,
-    pub(crate) lookout: Lookout,
     stop: Arc<StopState>,
-    tracer: PhantomData<*const ()>,
+    owner: PhantomData<*const ()>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("target", &self.target)
-            .field("threads", &self.threads)
-            .field("probes", &self.probes.len())
+            .field("target", &self.pid())
+            .field("tracer", &self.tracer)
+            .field("probes", &self.shared().probes().len())
             .finish_non_exhaustive()
     }
 }
 
 impl Session {
-    fn new(target: i32, options: SessionOptions) -> Result<Session, AttachError> {
+    fn new(target: i32, launched: bool, options: SessionOptions) -> Result<Session, AttachError> {
         let failed = |error| AttachError::System { call: "timer_create", error };
-        let alarm = Arc::new(Alarm::new().map_err(failed)?);
-        let lookout = Lookout::new().map_err(failed)?;
+        let tracer = Tracer::new(Arc::new(Shared::new(target, launched, options))).map_err(failed)?;
+        let alarm = Arc::clone(&tracer.alarm);
         Ok(Session {
-            threads: Threads::new(Arc::clone(&alarm)),
-            spaces: HashMap::new(),
-            next_space: 0,
-            probes: Vec::new(),
-            registers: Fetched::new(),
-            staging: Staging::new(),
-            lost: Vec::new(),
-            here: Vec::new(),
-            affinity: Affinity::new(),
-            options,
-            transient: HashSet::new(),
-            elders: None,
-            detach_requested: false,
-            stop_requested: false,
+            tracer,
+            lookout: Lookout::new().map_err(failed)?,
             paused: Vec::new(),
-            inaccessible: None,
-            target,
-            status: None,
-            launched: false,
-            host: Closures::default(),
-            stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm: Arc::clone(&alarm) }),
-            alarm,
-            lookout,
-            tracer: PhantomData,
+            stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm }),
+            owner: PhantomData,
         })
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.tracer.shared
     }
 
     /// Attaches to a running process with all its threads, none of which stops for it.
@@ -206,25 +152,9 @@ impl Session {
         if procfs::elf_class(pid) == Some(1) {
             return Err(AttachError::Not64Bit { pid });
         }
-        let mut session = Session::new(pid, options)?;
-        session.occupy(pid, Options::empty())?;
+        let mut session = Session::new(pid, false, options)?;
+        session.tracer.occupy(pid, session.shared().special())?;
         Ok(session)
-    }
-
-    /// Traces all threads of process `pid`, with options besides those of every thread.
-    pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
-        self.elders = Some(procfs::processes().into_iter().collect());
-        self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
-        let space = Space::open(pid)
-            .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-        let space = self.add_space(space);
-        if let Some(leader) = self.threads.get_mut(pid) {
-            leader.space = space;
-        }
-        self.seize_sharers(pid, space, special)?;
-        self.watch_linker(space, pid, false);
-        self.adopt_strays();
-        Ok(space)
     }
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
@@ -247,19 +177,20 @@ impl Session {
         let failed = |error| AttachError::Launch { program: program.clone(), error };
         let mut embryo = Embryo::fork(command).map_err(failed)?;
         let pid = embryo.pid;
-        let mut session = Session::new(pid, options)?;
-        session.launched = true;
+        let mut session = Session::new(pid, true, options)?;
+        let tracer = &mut session.tracer;
         // The child still runs our own image, which nobody probes: its space is that of the program.
-        session.seize(pid, pid, SpaceId::MAX, session.special()).map_err(|error| attach_error(pid, error))?;
+        let special = tracer.shared.special();
+        tracer.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
         embryo.go();
         loop {
             if !embryo.stops() {
-                session.threads.remove(pid);
+                tracer.threads.remove(pid);
                 embryo.finish().map_err(failed)?;
                 let error = std::io::Error::other("it ended before it started");
                 return Err(AttachError::Launch { program, error });
             }
-            match session.threads.next() {
+            match tracer.threads.next() {
                 Report::Stopped(stopped) if stopped.stop == Stop::Exec => {
                     embryo.finish().map_err(failed)?;
                     if procfs::elf_class(pid) == Some(1) {
@@ -267,11 +198,11 @@ impl Session {
                         session.kill();
                         return Err(AttachError::Not64Bit { pid });
                     }
-                    session.executed(&stopped);
-                    session.threads.put_back(Report::Stopped(stopped));
+                    tracer.executed(&stopped);
+                    tracer.threads.put_back(Report::Stopped(stopped));
                     return Ok(session);
                 }
-                Report::Stopped(stopped) => session.pass_on(stopped),
+                Report::Stopped(stopped) => tracer.pass_on(stopped),
                 Report::Ended { tid, .. } if tid != pid => {}
                 Report::Interrupted => {}
                 // Killed just now. `embryo.stops` says so next.
@@ -280,79 +211,29 @@ impl Session {
         }
     }
 
-    /// The events of every traced thread that are reported.
-    const REPORTED: Options = Options::PTRACE_O_TRACECLONE
-        .union(Options::PTRACE_O_TRACEEXEC)
-        .union(Options::PTRACE_O_TRACEFORK)
-        .union(Options::PTRACE_O_TRACESYSGOOD)
-        .union(Options::PTRACE_O_TRACEVFORK)
-        .union(Options::PTRACE_O_TRACEVFORKDONE);
-
-    /// Traces thread `tid` of process `pid`, with options besides those of every thread.
-    pub(crate) fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
-        ptrace::seize(system::pid(tid), Self::REPORTED | special)?;
-        self.threads.add(tid, pid, space);
-        Ok(())
-    }
-
-    /// The options for every thread of the target, besides those that are always set.
-    pub(crate) fn special(&self) -> Options {
-        match self.launched && self.options.kill_with {
-            true => Options::PTRACE_O_EXITKILL,
-            false => Options::empty(),
-        }
-    }
-
-    pub(crate) fn add_space(&mut self, space: Space) -> SpaceId {
-        let id = self.next_space;
-        self.next_space += 1;
-        self.spaces.insert(id, Arc::new(SharedSpace::new(space)));
-        id
-    }
-
     /// The target's process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.target
+        self.shared().target
     }
 
     /// The address at which the target's program itself starts, when the dynamic linker has mapped all that
     /// it needs; `None` if the target is gone.
     #[must_use]
     pub fn entry(&self) -> Option<u64> {
-        linker::entry(self.target)
+        linker::entry(self.pid())
     }
 
-    /// Hears of events from now on.
-    pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + 'static) {
-        self.host.observer = Some(Box::new(observer));
-    }
-
-    pub(crate) fn tell(&mut self, event: &Event<'_>) {
-        self.host.event(event);
-    }
-
-    /// Tells what the kernel has refused.
-    pub(crate) fn tell_failures(&mut self, failures: Vec<Failure>) {
-        for Failure { tid, request, error } in failures {
-            let pid = self.threads.get(tid).map_or(tid, |thread| thread.pid);
-            self.tell(&Event::Failed { pid, tid, request, error });
-        }
-    }
-
-    /// The same for all that has not been told yet.
-    pub(crate) fn tell_all_failures(&mut self) {
-        let mut failures = self.threads.take_failures();
-        for space in self.spaces.values() {
-            failures.append(&mut space.read().take_failures());
-        }
-        self.tell_failures(failures);
+    /// Hears of events from now on, by whichever thread has them, one at a time.
+    pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + Send + 'static) {
+        self.shared().host.observe(Box::new(observer));
     }
 
     /// Restricts how accesses in one step are made; for tests of what is lost without.
     #[doc(hidden)]
     pub fn restrict_atomics(&mut self, ways: Ways) {
-        self.threads.atomics.ways = ways;
+        *lock(&self.shared().ways) = ways;
+        self.tracer.threads.atomics.ways = ways;
     }
 
     /// A handle by which another thread or a signal handler can end [`Session::run`].
@@ -366,128 +247,53 @@ impl Session {
     /// Where `source` names several sites, those that cannot be probed are in [`Session::report`]. Where its
     /// object is not mapped yet, the probe waits for it.
     ///
+    /// The handler is called by the thread that serves whoever has reached the probe, and by one at a time: others that
+    /// reach it meanwhile wait. See [`Session::probe_together`].
+    ///
     /// # Errors
     /// [`ProbeError`] if it names nothing that exists, or if none of its sites can be probed.
     pub fn probe(
         &mut self,
-        source: impl Locate + 'static,
+        source: impl Locate + Send + 'static,
         handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
     ) -> Result<ProbeId, ProbeError> {
-        let id = self.enter(Box::new(source), Box::new(handler));
-        let placed = self.place_everywhere(id, false).map_err(ProbeError::Maps);
-        match placed.and_then(|()| self.check_placed(id)) {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.remove(id);
-                self.probes.pop();
-                self.host.handlers.pop();
-                Err(error)
-            }
-        }
+        self.tracer.place(Box::new(source), Handler::alone(handler))
     }
 
-    /// Books a probe, without a site so far.
-    fn enter(&mut self, source: Box<dyn Locate>, handler: Handler) -> ProbeId {
-        let id = ProbeId(self.probes.len());
-        self.probes.push(Probe {
-            source,
-            counters: Counters::default(),
-            sites: Vec::new(),
-            refused: Vec::new(),
-            pending: None,
-            removed: false,
-        });
-        self.host.handlers.push(handler);
-        id
-    }
-
-    /// Does what a handler has asked for.
-    pub(crate) fn grant(&mut self, request: Request) {
-        match request {
-            Request::Remove(id) => self.remove(id),
-            Request::Add(source, handler) => {
-                let id = self.enter(source, handler);
-                // Where the mappings cannot be read, the probe waits until they can.
-                if let Err(error) = self.place_everywhere(id, true) {
-                    self.threads.note::<()>(self.target, "reading /proc/PID/maps", Err(errno(&error)));
-                }
-            }
-        }
-    }
-
-    fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
-        let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
-        for space in spaces {
-            for tid in self.threads.in_space(space) {
-                match Maps::read(tid) {
-                    Ok(maps) if !maps.is_empty() => {
-                        self.locate(id, space, tid, &maps, later);
-                        break;
-                    }
-                    Err(error) if !procfs::has_exited(tid) => return Err(error),
-                    // Another thread of the same memory may live.
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        }
-        self.adopt_strays();
-        Ok(())
-    }
-
-    /// Whether a new probe names something that exists, and that can be probed.
-    fn check_placed(&mut self, id: ProbeId) -> Result<(), ProbeError> {
-        let Some(probe) = self.probes.get_mut(id.0) else { return Ok(()) };
-        if let Some(error) = probe.pending.take_if(|error| matches!(error, LocateError::Unresolvable(_))) {
-            return Err(ProbeError::Locate(error));
-        }
-        if probe.sites.is_empty()
-            && let Some((address, reason)) = probe.refused.pop()
-        {
-            return Err(ProbeError::Unplaceable { address, reason });
-        }
-        Ok(())
+    /// The same with a handler that may be called for several threads of the target at once.
+    ///
+    /// # Errors
+    /// Those of [`Session::probe`].
+    pub fn probe_together(
+        &mut self,
+        source: impl Locate + Send + 'static,
+        handler: impl Fn(&mut Hit<'_>) -> Action + Send + Sync + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        self.tracer.place(Box::new(source), Handler::Together(Box::new(handler)))
     }
 
     /// Removes a probe. Threads that have trapped on it already run the original instruction.
     pub fn remove(&mut self, id: ProbeId) {
-        let Some(probe) = self.probes.get_mut(id.0) else { return };
-        if std::mem::replace(&mut probe.removed, true) {
-            return;
-        }
-        let sites = probe.sites.clone();
-        let mut overwritten = Vec::new();
-        for (&space_id, space) in &self.spaces {
-            let mut space = space.write();
-            for &site in &sites {
-                if space.withdraw(site, id.0) {
-                    overwritten.push((space_id, site));
-                }
-            }
-        }
-        for (space, address) in overwritten {
-            self.tell_overwritten(space, address);
-        }
-        self.tell_all_failures();
+        self.tracer.remove(id);
     }
 
     /// What became of a probe so far; `None` if it is not of this session.
     #[must_use]
-    pub fn report(&self, id: ProbeId) -> Option<ProbeReport<'_>> {
-        let probe = self.probes.get(id.0)?;
-        Some(ProbeReport::new(probe.counters, &probe.sites, &probe.refused, probe.pending.as_ref()))
+    pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
+        self.shared().probe(id).map(|probe| probe.report())
     }
 
     /// The target's exit status, once it has ended.
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
-        self.status
+        *lock(&self.shared().status)
     }
 
     /// The last process whose memory could not be opened, so that it has no probes, and why. That of a program
     /// which is launched is found out before anybody can observe events.
     #[must_use]
-    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
-        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
+    pub fn inaccessible(&self) -> Option<(i32, Arc<io::Error>)> {
+        lock(&self.shared().inaccessible).clone()
     }
 
     /// Serves probes until the target ends, a stop is requested, or a handler detaches.
@@ -501,123 +307,105 @@ impl Session {
     }
 
     fn run_until(&mut self, deadline: Option<Instant>) -> RunEnd {
-        self.adopt_strays();
-        self.elders = None;
+        self.tracer.adopt_strays();
+        self.tracer.elders = None;
         self.lookout.begin();
-        let end = loop {
-            if self.stop.requested.swap(false, Ordering::SeqCst) {
-                break RunEnd::StopRequested;
-            }
-            if let Some(deadline) = deadline {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break RunEnd::Timeout;
-                }
-                self.alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
-            }
-            self.look_out();
-            match self.threads.next() {
-                Report::Stopped(stopped) => self.serve(stopped),
-                Report::Ended { tid, status } => self.ended(tid, status),
-                Report::Interrupted => {}
-                Report::Nobody => break RunEnd::Ended(self.status),
-            }
-            self.tell_all_failures();
-            if std::mem::take(&mut self.detach_requested) {
-                self.detach();
-                break RunEnd::Detached;
-            }
-            if std::mem::take(&mut self.stop_requested) {
-                break RunEnd::Stopped;
-            }
-        };
+        self.tracer.have_others_serve();
+        let end = self.serve_until(deadline);
         self.lookout.rest();
-        self.alarm.silence();
-        self.affinity.restore();
+        self.tracer.have_others_rest();
+        self.tracer.alarm.silence();
+        self.tracer.affinity.restore();
+        let panic = lock(&self.shared().wishes.panic).take();
+        if let Some(payload) = panic {
+            panic::resume_unwind(payload);
+        }
+        if end == RunEnd::Detached {
+            self.detach();
+        }
         end
     }
 
-    /// Serves one stop.
-    fn serve(&mut self, stopped: Stopped) {
-        if stopped.stop != Stop::Signal(libc::SIGTRAP) {
-            self.threads.look_at_mask(&stopped);
-        }
-        match stopped.stop {
-            Stop::Exec => self.serve_exec(stopped),
-            _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
-            Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
-            Stop::Birth(birth) => self.gave_birth(stopped, birth),
-            _ => self.pass_on(stopped),
-        }
-    }
-
-    /// Lets a thread take its signal, or stay in its group-stop, as if nobody traced it.
-    pub(crate) fn pass_on(&mut self, stopped: Stopped) {
-        match stopped.stop {
-            Stop::Group => self.threads.listen(stopped),
-            stop => self.threads.resume(stopped, stop.signal()),
-        }
-    }
-
-    /// A thread ended; if it is a leader, so did its process.
-    pub(crate) fn ended(&mut self, tid: i32, status: i32) {
-        let Some(thread) = self.threads.remove(tid) else { return };
-        let status = ExitStatus::from_raw(status);
-        if tid == thread.pid {
-            self.transient.remove(&tid);
-            if tid == self.target {
-                self.status = Some(status);
+    fn serve_until(&mut self, deadline: Option<Instant>) -> RunEnd {
+        /// How long to wait for others at a time, between two looks at the breakpoints.
+        const WHILE: Duration = Duration::from_millis(250);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // Before looking what is wanted: what comes behind that rings again.
+            match left {
+                Some(left) => {
+                    self.tracer.alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+                }
+                None => self.tracer.alarm.silence(),
             }
-            self.clean_orphans(thread.space);
-            self.tell(&Event::Ended { pid: tid, status });
-        }
-        if self.threads.is_deserted(thread.space) {
-            self.spaces.remove(&thread.space);
+            if self.stop.requested.swap(false, Ordering::SeqCst) {
+                return RunEnd::StopRequested;
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return RunEnd::Timeout;
+            }
+            self.tracer.read_captains_mail();
+            let wishes = &self.tracer.shared.wishes;
+            if wishes.detach.swap(false, Ordering::SeqCst) {
+                return RunEnd::Detached;
+            }
+            if wishes.stop.swap(false, Ordering::SeqCst) || lock(&wishes.panic).is_some() {
+                return RunEnd::Stopped;
+            }
+            self.look_out();
+            let any = !self.tracer.threads.is_empty() && self.tracer.serve_next_guarded();
+            self.tracer.tell_all_failures();
+            if !any {
+                if self.shared().register.is_empty() {
+                    return RunEnd::Ended(self.status());
+                }
+                self.tracer.threads.post.wait(left.unwrap_or(WHILE).min(WHILE));
+            }
         }
     }
 
     /// Whether this session started its target.
     #[must_use]
     pub fn is_launched(&self) -> bool {
-        self.launched
+        self.shared().launched
+    }
+
+    /// Detaches from the target: every byte is restored, no thread stays stopped, and no signal is lost.
+    ///
+    /// Probes keep their counters. A target that was launched runs on by itself. A thread that waits for its
+    /// vfork child cannot be let go before that has executed a program: it is waited for some seconds, and
+    /// after that it is let go when the calling thread ends, and [`Event::Failed`] says so.
+    pub fn detach(&mut self) {
+        self.tracer.restore_bytes();
+        self.tracer.dismiss_others(false);
+        self.tracer.detach_own();
+        self.tracer.wait_for_others();
+        self.tracer.tell_all_failures();
+        self.shared().clear_spaces();
+        lock(&self.shared().transient).clear();
+        self.tracer.affinity.restore();
     }
 
     /// Kills the target and waits for its end.
     pub fn kill(&mut self) {
-        let killed = nix::sys::signal::kill(system::pid(self.target), nix::sys::signal::Signal::SIGKILL);
-        if self.threads.refused(self.target, "kill", killed) {
-            return self.tell_all_failures();
+        let target = self.pid();
+        let killed = nix::sys::signal::kill(system::pid(target), nix::sys::signal::Signal::SIGKILL);
+        if self.tracer.threads.refused(target, "kill", killed) {
+            return self.tracer.tell_all_failures();
         }
-        while self.threads.get(self.target).is_some() {
-            match self.threads.next() {
-                Report::Stopped(stopped) => self.pass_on(stopped),
-                Report::Ended { tid, status } => self.ended(tid, status),
-                Report::Interrupted => {}
-                Report::Nobody => break,
+        self.tracer.have_others_serve();
+        while self.shared().register.contains(target) {
+            if self.tracer.threads.is_empty() || !self.tracer.serve_dying() {
+                self.tracer.threads.post.wait(Duration::from_millis(10));
             }
+            self.tracer.read_captains_mail();
         }
+        self.tracer.have_others_rest();
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.detach();
-    }
-}
-
-/// Why `pid` could not be attached to, when the kernel says `error`.
-pub(crate) fn attach_error(pid: i32, error: Errno) -> AttachError {
-    match error {
-        Errno::ESRCH | Errno::ENOENT => AttachError::NoSuchProcess { pid },
-        Errno::EPERM | Errno::EACCES => match procfs::tracer_of(pid) {
-            Some(tracer) => AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) },
-            None if procfs::has_exited(pid) => AttachError::Exited { pid },
-            None => {
-                let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
-                let scope = scope.ok().and_then(|text| text.trim().parse().ok());
-                AttachError::NotPermitted { pid, ptrace_scope: scope.filter(|&scope| scope > 0) }
-            }
-        },
-        error => AttachError::System { call: "PTRACE_SEIZE", error },
     }
 }

@@ -1,19 +1,25 @@
 //! A thread is about to take a SIGTRAP: whose it is, what handlers want, and what is done then.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 
 use crate::engine::compat;
-use crate::engine::event::{Counters, Event};
+use crate::engine::event::Event;
 use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
 use crate::engine::host::{Closures, Host, Request};
 use crate::engine::perform::{self, How};
-use crate::engine::session::{Probe, Session};
+use crate::engine::shared::{Probe, Tally};
+use crate::engine::tracer::Tracer;
 use crate::executor::Executor;
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::executor::rseq;
+use crate::executor::space::SharedSpace;
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -43,15 +49,35 @@ struct Here {
     internal: bool,
 }
 
+/// Where a thread is that has reached a probe.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    pid: i32,
+    space_id: SpaceId,
+    space: &'a SharedSpace,
+    address: u64,
+}
+
+/// What a hit has come to.
+struct Served {
+    /// The signal to resume the thread with; `None` if it has stopped for the next breakpoint.
+    signal: Option<i32>,
+    /// Its handlers have taken so long that other threads should not wait for them.
+    slow: bool,
+}
+
+/// How long handlers take that are slow.
+const SLOW: Duration = Duration::from_millis(1);
+
 /// A hit that is being served.
 struct Serving<'a> {
     thread: Ptrace<'a>,
-    host: &'a mut Closures,
-    probes: &'a mut [Probe],
+    host: &'a Closures,
+    probes: &'a [Arc<Probe>],
     here: &'a [usize],
 }
 
-impl Session {
+impl Tracer {
     /// A thread is about to take a SIGTRAP.
     pub(crate) fn trapped(&mut self, mut stopped: Stopped) {
         let tid = stopped.tid();
@@ -75,27 +101,32 @@ impl Session {
             thread.served = None;
         }
         if may_abort && self.aborts_sequence(&stopped, space_id, address, address) {
-            self.count(|counters| counters.missed += 1);
+            self.count(|tally| &tally.missed);
             let stored = self.registers.store(&stopped);
             self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
         }
-        let Some(signal) = self.hit(&mut stopped, pid, space_id, address, served == Some(address)) else {
-            return self.threads.put_back(Report::Stopped(stopped));
-        };
+        let Some(space) = self.shared.space(space_id) else { return self.threads.resume(stopped, 0) };
+        let place = Place { pid, space_id, space: &space, address };
+        let Served { signal, slow } = self.hit(&mut stopped, place, served == Some(address));
+        let Some(signal) = signal else { return self.threads.put_back(Report::Stopped(stopped)) };
         if may_abort {
             self.aborts_sequence(&stopped, space_id, address, self.registers.file.rip);
         }
         if internal {
             self.relocate(space_id, tid);
         }
-        self.threads.resume(stopped, signal);
+        let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
+        if let Some(stopped) = stays {
+            self.threads.resume(stopped, signal);
+        }
     }
 
     /// The breakpoint at `address` for which a thread has stopped, if so; its probes are those that are served next.
     fn look_up(&mut self, stopped: &Stopped, space: SpaceId, address: u64) -> Option<Here> {
         self.here.clear();
-        let space = self.spaces.get(&space)?.read();
+        let space = self.shared.space(space)?;
+        let space = space.read();
         let breakpoint = space.breakpoint(address)?;
         if breakpoint.ambiguous && !self.threads.is_breakpoint(stopped, true) {
             return None;
@@ -104,24 +135,21 @@ impl Session {
         Some(Here { hits: breakpoint.hits.count(), internal: breakpoint.internal })
     }
 
-    /// A thread is at the breakpoint at `address`; `again` if the handlers have been called already. Returns the
-    /// signal to resume it with; `None` if it has stopped for the next breakpoint.
-    fn hit(
-        &mut self,
-        stopped: &mut Stopped,
-        pid: i32,
-        space_id: SpaceId,
-        address: u64,
-        again: bool,
-    ) -> Option<i32> {
+    /// A thread is at a breakpoint; `again` if the handlers have been called already.
+    fn hit(&mut self, stopped: &mut Stopped, place: Place<'_>, again: bool) -> Served {
         let tid = stopped.tid();
-        let alone = tid != pid || !self.threads.has_others(space_id, tid);
-        let Some(Serving { mut thread, host, probes, here }) = self.serving(stopped, space_id) else {
-            return Some(0);
-        };
+        let Place { pid, space_id, address, .. } = place;
+        let alone = tid != pid || !self.threads.register.has_others(space_id, tid);
+        // It matters until the thread has a tracer of its own.
+        let timed = self.threads.get(tid).is_some_and(|thread| !thread.is_busy());
+        self.look_at_probes();
+        let Serving { mut thread, host, probes, here } = self.serving(stopped, place.space);
         let mut verdict = Verdict::default();
+        let mut slow = false;
         if !again {
+            let start = timed.then(Instant::now);
             verdict = handle(&mut thread, host, probes, here, pid);
+            slow = start.is_some_and(|start| start.elapsed() >= SLOW);
         }
         // Handlers may take their time.
         let performed = if !alone && thread.threads.has_gone(tid) {
@@ -148,80 +176,77 @@ impl Session {
                 }
             }
         };
-        self.settle(verdict, performed.map(|performed| performed.how), pid, tid, space_id, address);
-        performed.map_or(Some(0), |performed| performed.signal)
+        self.settle(verdict, performed.map(|performed| performed.how), tid, place);
+        Served { signal: performed.map_or(Some(0), |performed| performed.signal), slow }
     }
 
     /// Books what a hit has come to, and does what its handlers have asked for.
-    fn settle(
-        &mut self,
-        verdict: Verdict,
-        how: Option<How>,
-        pid: i32,
-        tid: i32,
-        space: SpaceId,
-        address: u64,
-    ) {
+    fn settle(&mut self, verdict: Verdict, how: Option<How>, tid: i32, place: Place<'_>) {
         match how {
-            Some(How::Emulated) => self.count(|counters| counters.emulated += 1),
-            Some(How::Native) => self.count(|counters| counters.native += 1),
-            Some(How::Faulted) => self.count(|counters| counters.faulted += 1),
+            Some(How::Emulated) => self.count(|tally| &tally.emulated),
+            Some(How::Native) => self.count(|tally| &tally.native),
+            Some(How::Faulted) => self.count(|tally| &tally.faulted),
             Some(How::Again) => {
                 if let Some(thread) = self.threads.get_mut(tid) {
-                    thread.served = Some(address);
+                    thread.served = Some(place.address);
                 }
             }
             Some(How::NotAtAll) | None => {}
         }
         if let Some(error) = verdict.rejected {
-            self.host.event(&Event::Rejected { pid, tid, error });
+            self.tell(&Event::Rejected { pid: place.pid, tid, error });
         }
-        self.detach_requested |= verdict.detach;
+        if verdict.detach {
+            self.shared.wishes.detach.store(true, Ordering::SeqCst);
+            self.shared.crew.wake_captain();
+        }
         if verdict.stop {
             self.stop_serving();
         }
         verdict.requests.into_iter().for_each(|request| self.grant(request));
         if !self.lost.is_empty() {
-            self.tell_lost(space);
+            self.tell_lost(place.space_id);
         }
     }
 
     /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
-    fn pass_by(&mut self, mut stopped: Stopped, space: SpaceId) {
+    fn pass_by(&mut self, mut stopped: Stopped, space_id: SpaceId) {
         let tid = stopped.tid();
         let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
         let site = rip.map(|rip| rip.wrapping_sub(1));
         self.here.clear();
         if let Some(site) = site {
-            self.look_up(&stopped, space, site);
+            self.look_up(&stopped, space_id, site);
         }
-        self.count(|counters| counters.missed += 1);
-        let signal = match (site, self.serving(&mut stopped, space)) {
-            (Some(site), Some(mut serving)) => serving.thread.stand_aside(site),
+        self.look_at_probes();
+        self.count(|tally| &tally.missed);
+        let space = self.shared.space(space_id);
+        let signal = match (site, &space) {
+            (Some(site), Some(space)) => self.serving(&mut stopped, space).thread.stand_aside(site),
             _ => libc::SIGTRAP,
         };
         self.threads.resume(stopped, signal);
     }
 
     /// A thread that is stopped in an address space, and who is to be asked.
-    fn serving<'a>(&'a mut self, stopped: &'a mut Stopped, space: SpaceId) -> Option<Serving<'a>> {
+    fn serving<'a>(&'a mut self, stopped: &'a mut Stopped, space: &'a SharedSpace) -> Serving<'a> {
         let thread = Ptrace {
             thread: stopped,
             threads: &mut self.threads,
             registers: &mut self.registers,
-            space: self.spaces.get(&space)?,
+            space,
             staging: &mut self.staging,
             lost: &mut self.lost,
             affinity: &mut self.affinity,
         };
-        Some(Serving { thread, host: &mut self.host, probes: &mut self.probes, here: &self.here })
+        Serving { thread, host: &self.shared.host, probes: &self.probes, here: &self.here }
     }
 
     /// Counts for every probe that is served.
-    fn count(&mut self, count: impl Fn(&mut Counters)) {
+    fn count(&self, counter: impl Fn(&Tally) -> &AtomicU64) {
         for &index in &self.here {
-            if let Some(probe) = self.probes.get_mut(index) {
-                count(&mut probe.counters);
+            if let Some(probe) = self.probes.get(index) {
+                Tally::count(counter(&probe.tally));
             }
         }
     }
@@ -230,8 +255,8 @@ impl Session {
 /// Calls the handlers of the probes `here`, and stores what they have changed. RIP stays that of the instruction.
 fn handle(
     thread: &mut impl Executor,
-    host: &mut impl Host,
-    probes: &mut [Probe],
+    host: &impl Host,
+    probes: &[Arc<Probe>],
     here: &[usize],
     pid: i32,
 ) -> Verdict {
@@ -248,8 +273,8 @@ fn handle(
 
 fn call(
     thread: &mut impl Executor,
-    host: &mut impl Host,
-    probes: &mut [Probe],
+    host: &impl Host,
+    probes: &[Arc<Probe>],
     here: &[usize],
     pid: i32,
     registers: &mut GeneralRegisters,
@@ -257,8 +282,8 @@ fn call(
     let mut verdict = Verdict::default();
     let ip = registers.rip;
     for &index in here {
-        let Some(probe) = probes.get_mut(index) else { continue };
-        probe.counters.hits += 1;
+        let Some(probe) = probes.get(index) else { continue };
+        Tally::count(&probe.tally.hits);
         let id = ProbeId(index);
         let mut hit = Hit {
             probe: id,
@@ -270,7 +295,9 @@ fn call(
             filtered: false,
         };
         let action = host.hit(&mut hit);
-        probe.counters.filtered += u64::from(hit.filtered);
+        if hit.filtered {
+            Tally::count(&probe.tally.filtered);
+        }
         match action {
             Action::Continue => {}
             Action::Skip if verdict.then == Then::Perform => verdict.then = Then::Skip,

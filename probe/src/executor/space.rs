@@ -5,8 +5,8 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use emu::Displaced;
 use iced_x86::Code;
@@ -15,9 +15,8 @@ use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::rseq::Sequences;
 use crate::symbols::code::{self, Unprobeable};
-use crate::target::failure::{Failure, Failures, errno};
+use crate::target::failure::{SharedFailures, errno};
 use crate::target::keys::Keys;
-use crate::target::lock;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::Pages;
 use crate::target::sharing::Sharing;
@@ -205,10 +204,19 @@ pub(crate) struct Space {
     pub(crate) sharing: Mutex<Sharing>,
     /// The thread by which it was opened, which may be gone.
     tid: i32,
-    failures: Mutex<Failures>,
+    failures: Arc<SharedFailures>,
     /// The file of the mapping in which a breakpoint was last placed on a page that has been written to.
     text: Option<(Mapping, Option<File>)>,
     pub(crate) keys: Mutex<Keys>,
+    transit: Transit,
+}
+
+/// Threads that run in a circle, on a borrowed instruction, until another tracer stops them.
+#[derive(Debug, Default)]
+struct Transit {
+    number: AtomicU32,
+    /// Where.
+    circle: AtomicU64,
 }
 
 /// An address space that several tracers serve.
@@ -245,9 +253,30 @@ impl SharedSpace {
     }
 }
 
+impl Transit {
+    /// Whether threads execute the instruction of which `address` is a part.
+    fn passes(&self, address: u64) -> bool {
+        let circle = self.circle.load(Ordering::SeqCst);
+        self.number.load(Ordering::SeqCst) > 0
+            && (circle..circle.saturating_add(LONGEST as u64)).contains(&address)
+    }
+}
+
 impl Space {
+    /// A thread is about to run in a circle at `address`: until that is over, no breakpoint is placed there.
+    pub(crate) fn begin_transit(&self, address: u64) {
+        self.transit.circle.store(address, Ordering::SeqCst);
+        self.transit.number.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end_transit(&self) {
+        self.transit.number.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// The address space of thread `tid`.
-    pub(crate) fn open(tid: i32) -> io::Result<Space> {
+    ///
+    /// What is refused later is noted with `failures`.
+    pub(crate) fn open(tid: i32, failures: &Arc<SharedFailures>) -> io::Result<Space> {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
         Ok(Space {
             memory,
@@ -262,9 +291,10 @@ impl Space {
             catalogue: Mutex::default(),
             sharing: Mutex::new(Sharing::open(tid)),
             tid,
-            failures: Mutex::default(),
+            failures: Arc::clone(failures),
             text: None,
             keys: Mutex::new(Keys::new()),
+            transit: Transit::default(),
         })
     }
 
@@ -277,7 +307,7 @@ impl Space {
             watched: self.watched.clone(),
             sequences: self.sequences.clone(),
             located: self.located.clone(),
-            ..Space::open(tid)?
+            ..Space::open(tid, &self.failures)?
         })
     }
 
@@ -307,14 +337,9 @@ impl Space {
     fn put(&self, address: u64, byte: u8) -> bool {
         let Err(error) = self.memory.write_all_at(&[byte], address) else { return true };
         if self.byte(address).is_some() {
-            lock(&self.failures).note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
+            self.failures.note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
         }
         false
-    }
-
-    /// The failures that have not been told yet.
-    pub(crate) fn take_failures(&self) -> Vec<Failure> {
-        lock(&self.failures).take()
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
@@ -414,6 +439,9 @@ impl Space {
             return Err(Unplaceable::Shared);
         }
         if !self.breakpoints.contains_key(&address) {
+            if self.transit.passes(address) {
+                return Err(Unplaceable::Memory(io::ErrorKind::ResourceBusy.into()));
+            }
             let (displaced, original) = self.decode(address)?;
             self.sequences.look_at(maps, mapping);
             if self.sequences.meet(address, displaced.length()) {
@@ -586,7 +614,7 @@ mod tests {
     }
 
     fn own_space() -> Space {
-        Space::open(i32::try_from(std::process::id()).unwrap()).unwrap()
+        Space::open(i32::try_from(std::process::id()).unwrap(), &Arc::default()).unwrap()
     }
 
     #[test]

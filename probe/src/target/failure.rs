@@ -3,8 +3,12 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
+
+use crate::target::lock;
 
 /// A request that the kernel has refused, though the thread lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,33 @@ impl Failures {
     /// Takes those that are to be told.
     pub(crate) fn take(&mut self) -> Vec<Failure> {
         std::mem::take(&mut self.0)
+    }
+}
+
+/// The same, of what several threads work on.
+#[derive(Debug, Default)]
+pub(crate) struct SharedFailures {
+    any: AtomicBool,
+    failures: Mutex<Failures>,
+}
+
+impl SharedFailures {
+    /// As [`Failures::note`].
+    pub(crate) fn note<T>(&self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
+        let found = lock(&self.failures).note(tid, request, result);
+        if found.is_none() {
+            self.any.store(true, Ordering::Release);
+        }
+        found
+    }
+
+    /// As [`Failures::take`].
+    pub(crate) fn take(&self) -> Vec<Failure> {
+        // Looked at after each stop.
+        match self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {
+            true => lock(&self.failures).take(),
+            false => Vec::new(),
+        }
     }
 }
 

@@ -403,7 +403,11 @@ fn without_bytes(reason: &Unplaceable) -> String {
 
 /// Attaches to the process or starts the command, ready to be interrupted.
 fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Session, Failure> {
-    let options = SessionOptions { follow: arguments.follow, kill_with: arguments.kill_with };
+    let options = SessionOptions {
+        follow: arguments.follow,
+        kill_with: arguments.kill_with,
+        ..SessionOptions::default()
+    };
     let mut session = match (arguments.pid, arguments.command.split_first()) {
         (Some(pid), _) => Session::attach_with(pid, options)?,
         (None, Some((program, rest))) => {
@@ -415,7 +419,7 @@ fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<S
     };
     signals.watch(&session);
     if let Some((pid, error)) = session.inaccessible() {
-        shared.lock().inaccessible = Some(inaccessible(pid, error));
+        shared.lock().inaccessible = Some(inaccessible(pid, &error));
     }
     let observer = Arc::clone(shared);
     session.observe(move |event| observer.observe(event));

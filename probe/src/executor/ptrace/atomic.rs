@@ -142,7 +142,7 @@ impl Accessor<'_> {
     ) -> Result<u128, MemoryFault> {
         let ways = self.threads.atomics.ways;
         let space = self.threads.get(self.thread.tid()).map(|thread| thread.space);
-        let others = space.filter(|&space| self.threads.has_others(space, self.thread.tid()));
+        let others = space.filter(|&space| self.threads.register.has_others(space, self.thread.tid()));
         let shared = lock(&self.space.read().sharing).is_shared(self.thread.tid(), address, size);
         if others.is_none() && !shared {
             return self.update_alone(address, size, update);

@@ -34,6 +34,8 @@ pub(crate) enum Need {
     Syscall,
     /// INT n.
     Interrupt(u8),
+    /// A jump to itself, if no status flag is set.
+    Circle,
 }
 
 /// The longest instruction that is borrowed, in bytes.
@@ -101,6 +103,13 @@ impl Need {
             Need::Debug => starts(&[0xf1]),
             Need::Syscall => starts(&[0x0f, 0x05]),
             Need::Interrupt(number) => starts(&[0xcd, number]),
+            // JMP rel8, and Jcc rel8 of those conditions that are true where no flag is set.
+            Need::Circle => match bytes {
+                [0xeb | 0x71 | 0x73 | 0x75 | 0x77 | 0x79 | 0x7b | 0x7d | 0x7f, 0xfe, ..] => {
+                    Some(Pattern::plain(2))
+                }
+                _ => None,
+            },
         }
     }
 }

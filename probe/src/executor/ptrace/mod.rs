@@ -3,11 +3,14 @@
 pub(crate) mod affinity;
 pub(crate) mod atomic;
 pub(crate) mod borrow;
+pub(crate) mod crew;
 mod enter;
 pub(crate) mod faults;
+pub(crate) mod handover;
 pub(crate) mod locked;
 pub(crate) mod mask;
 pub(crate) mod memory;
+pub(crate) mod register;
 pub(crate) mod registers;
 pub(crate) mod stopped;
 pub(crate) mod sys;

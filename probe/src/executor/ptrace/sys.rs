@@ -94,6 +94,30 @@ pub(crate) fn send(pid: i32, tid: i32, signal: c_int) -> Result<()> {
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }).map(drop)
 }
 
+/// Blocks every signal for the calling thread but that of [`Alarm`] and those that instructions raise: signals of the
+/// process are for its own threads.
+pub(crate) fn block_signals() {
+    // SAFETY: all-zero bytes are a valid set.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    let kept = [
+        Alarm::signal(),
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+    // SAFETY: the set is valid for all of these calls, and the old mask is not asked for.
+    unsafe {
+        libc::sigfillset(&raw mut set);
+        for signal in kept {
+            libc::sigdelset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+    }
+}
+
 /// A timer that interrupts the system calls of the thread that made it.
 ///
 /// `waitpid` takes no deadline and no descriptor to listen to, so this is how it is woken: a signal with an

@@ -2,12 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::executor::ptrace::atomic::Atomics;
+use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
+use crate::executor::ptrace::register::Register;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
 use crate::target::failure::{Failure, Failures};
@@ -87,11 +90,19 @@ pub(crate) struct Thread {
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
     pub(crate) served: Option<u64>,
+    /// How often it has reached a probe, up to where it counts as busy.
+    pub(crate) hits: u32,
 }
 
-/// All threads that the session traces.
+/// All threads that one tracer traces.
 #[derive(Debug)]
 pub(crate) struct Threads {
+    /// Those of all tracers.
+    pub(crate) register: Arc<Register>,
+    pub(crate) crew: Arc<Crew>,
+    /// Which of the tracers this is.
+    pub(crate) me: TracerId,
+    pub(crate) post: Arc<Post>,
     by_tid: HashMap<i32, Thread>,
     /// Reports taken from the kernel while something else was waited for.
     queue: VecDeque<Report>,
@@ -99,6 +110,8 @@ pub(crate) struct Threads {
     newborn: HashMap<i32, Stopped>,
     /// Stopped for the sake of another thread's atomic access.
     held: Vec<Stopped>,
+    /// The other tracers that hold their threads for one of ours.
+    holding: Vec<Arc<Post>>,
     alarm: Arc<Alarm>,
     failures: Failures,
     /// Whether memory could not be accessed for another reason than that there is none.
@@ -107,12 +120,19 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    pub(crate) fn new(alarm: Arc<Alarm>) -> Threads {
+    /// Of the calling thread, which joins the crew.
+    pub(crate) fn new(alarm: Arc<Alarm>, register: Arc<Register>, crew: Arc<Crew>) -> Threads {
+        let post = Arc::new(Post::new(system::this_thread(), Arc::clone(&alarm)));
         Threads {
+            register,
+            me: crew.join(Arc::clone(&post)),
+            crew,
+            post,
             by_tid: HashMap::new(),
             queue: VecDeque::new(),
             newborn: HashMap::new(),
             held: Vec::new(),
+            holding: Vec::new(),
             alarm,
             failures: Failures::default(),
             memory_refused: false,
@@ -172,7 +192,9 @@ impl Threads {
             blocked,
             fresh: false,
             served: None,
+            hits: 0,
         };
+        self.register.add(tid, pid, space);
         self.by_tid.insert(tid, thread);
     }
 
@@ -180,6 +202,7 @@ impl Threads {
     pub(crate) fn set_guest(&mut self, tid: i32, guest: bool) {
         if let Some(thread) = self.by_tid.get_mut(&tid) {
             thread.guest = guest;
+            self.register.set_guest(tid, guest);
         }
     }
 
@@ -191,7 +214,7 @@ impl Threads {
         let tid = stopped.tid();
         let detached = stopped.detach(signal);
         if detached.is_ok() || self.refused(tid, "PTRACE_DETACH", detached) {
-            self.by_tid.remove(&tid);
+            self.remove(tid);
             return;
         }
         if !self.by_tid.contains_key(&tid) {
@@ -226,7 +249,37 @@ impl Threads {
     }
 
     pub(crate) fn remove(&mut self, tid: i32) -> Option<Thread> {
-        self.by_tid.remove(&tid)
+        let thread = self.by_tid.remove(&tid)?;
+        self.register.remove(tid);
+        self.retire(&thread);
+        Some(thread)
+    }
+
+    /// Gives a thread away, to another tracer.
+    pub(crate) fn give(&mut self, tid: i32) -> Option<Thread> {
+        let thread = self.by_tid.remove(&tid)?;
+        self.retire(&thread);
+        Some(thread)
+    }
+
+    /// Takes up a thread, stopped, which another tracer has given away.
+    pub(crate) fn receive(&mut self, tid: i32, thread: Thread) {
+        if thread.is_busy() {
+            self.post.busy.fetch_add(1, Ordering::Relaxed);
+        }
+        self.by_tid.insert(tid, Thread { running: false, ..thread });
+    }
+
+    /// A thread is not ours any more.
+    fn retire(&self, thread: &Thread) {
+        if thread.is_busy() {
+            self.post.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_tid.is_empty() && self.queue.is_empty()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (i32, &Thread)> {
@@ -235,7 +288,10 @@ impl Threads {
 
     /// Forgets all threads.
     pub(crate) fn clear(&mut self) {
-        self.by_tid.clear();
+        let all: Vec<i32> = self.by_tid.keys().copied().collect();
+        for tid in all {
+            self.remove(tid);
+        }
     }
 
     /// The next report that has been taken from the kernel already.
@@ -256,17 +312,19 @@ impl Threads {
         self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
     }
 
-    /// The threads that run in `space`, guests last: those may execute another program any time.
-    pub(crate) fn in_space(&self, space: SpaceId) -> Vec<i32> {
-        let threads = self.iter().filter(|(_, thread)| thread.space == space);
-        let mut threads: Vec<(bool, i32)> = threads.map(|(tid, thread)| (thread.guest, tid)).collect();
-        threads.sort_unstable();
-        threads.into_iter().map(|(_, tid)| tid).collect()
+    /// Says in which address space a thread runs.
+    pub(crate) fn set_space(&mut self, tid: i32, space: SpaceId) {
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.space = space;
+            self.register.set_space(tid, space);
+        }
     }
 
-    /// Whether no thread runs in `space` any more.
-    pub(crate) fn is_deserted(&self, space: SpaceId) -> bool {
-        !self.by_tid.values().any(|thread| thread.space == space)
+    /// A thread was killed when it was to be let go: its end is reported later.
+    pub(crate) fn expect_end(&mut self, tid: i32) {
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.running = true;
+        }
     }
 
     /// Keeps a stop for later.
@@ -293,7 +351,7 @@ impl Threads {
                 Err(Errno::EINTR) => return Report::Interrupted,
                 // ECHILD: the kernel knows of no thread of ours.
                 Err(_) => {
-                    self.by_tid.clear();
+                    self.clear();
                     return Report::Nobody;
                 }
             }
@@ -504,24 +562,51 @@ impl Threads {
         self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(system::pid(tid)));
     }
 
-    /// Whether threads other than `tid` share `space`.
-    pub(crate) fn has_others(&self, space: SpaceId, tid: i32) -> bool {
-        self.by_tid.iter().any(|(&other, thread)| other != tid && thread.space == space)
-    }
-
     /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
     /// Says whether there were others.
     pub(crate) fn hold_others(&mut self, space: SpaceId, tid: i32) -> bool {
-        if !self.has_others(space, tid) {
+        if !self.register.has_others(space, tid) {
             return false;
         }
-        let others: Vec<i32> = self
-            .iter()
-            .filter(|&(other, thread)| other != tid && thread.is_at_large(space))
-            .map(|(other, _)| other)
-            .collect();
+        while !self.crew.try_hold() {
+            // Who holds waits for us, too.
+            if !self.be_held() {
+                std::thread::yield_now();
+            }
+        }
+        // All of them, so that no thread goes on that is on its way from one to another.
+        self.holding = self.crew.others(self.me);
+        for post in &self.holding {
+            post.send(Mail::Hold { space, by: self.me });
+        }
+        self.hold_own(space, Some(tid));
+        for _ in 0..self.holding.len() {
+            self.post.wait_for(|mail| matches!(mail, Mail::Held));
+        }
+        true
+    }
+
+    /// Holds threads for another tracer, if one asks for it, as long as that needs. Says whether one did.
+    pub(crate) fn be_held(&mut self) -> bool {
+        let Some(Mail::Hold { space, by }) = self.post.take(|mail| matches!(mail, Mail::Hold { .. })) else {
+            return false;
+        };
+        self.hold_own(space, None);
+        if let Some(holder) = self.crew.post(by) {
+            holder.send(Mail::Held);
+            self.post.wait_for(|mail| matches!(mail, Mail::Release));
+        }
+        self.release_own();
+        true
+    }
+
+    /// Stops every thread of this tracer that shares `space`, but for `tid`.
+    fn hold_own(&mut self, space: SpaceId, tid: Option<i32>) {
+        let is_wanted = |other: i32, thread: &Thread| Some(other) != tid && thread.is_at_large(space);
+        let others: Vec<i32> =
+            self.iter().filter(|&(other, thread)| is_wanted(other, thread)).map(|(other, _)| other).collect();
         others.into_iter().for_each(|other| self.interrupt(other));
-        self.gather(|other, thread| other != tid && thread.is_at_large(space), None);
+        self.gather(is_wanted, None);
         // Stops that are only our own interruption are resumed by `release_others`; all else is reported.
         let mut index = 0;
         while let Some(report) = self.queue.get(index) {
@@ -537,11 +622,18 @@ impl Threads {
                 None => break,
             }
         }
-        true
     }
 
     /// Lets the threads go on that [`Threads::hold_others`] stopped.
     pub(crate) fn release_others(&mut self) {
+        for post in std::mem::take(&mut self.holding) {
+            post.send(Mail::Release);
+        }
+        self.crew.end_hold();
+        self.release_own();
+    }
+
+    fn release_own(&mut self) {
         while let Some(stopped) = self.held.pop() {
             let registers = self.note(stopped.tid(), "PTRACE_GETREGS", stopped.registers());
             if let Some(thread) = self.by_tid.get_mut(&stopped.tid()) {
@@ -595,6 +687,14 @@ fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
 }
 
 impl Thread {
+    /// From how many hits on it counts as busy.
+    pub(crate) const BUSY: u32 = 16;
+
+    /// Whether it reaches probes again and again.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.hits >= Self::BUSY
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.running
     }

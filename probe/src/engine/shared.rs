@@ -1,0 +1,232 @@
+//! What the tracers of a session share: the target's address spaces, the probes in them, and who hears of them.
+
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use nix::sys::ptrace::Options;
+
+use crate::engine::event::{Counters, Event, ProbeReport};
+use crate::engine::hit::ProbeId;
+use crate::engine::host::{Closures, Handler, Host};
+use crate::engine::session::SessionOptions;
+use crate::executor::ptrace::atomic::Ways;
+use crate::executor::ptrace::crew::Crew;
+use crate::executor::ptrace::register::Register;
+use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::space::{SharedSpace, Space, Unplaceable};
+use crate::symbols::locate::{Locate, LocateError};
+use crate::target::failure::{Failure, SharedFailures};
+use crate::target::lock;
+
+/// What is counted for a probe, by all tracers.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) hits: AtomicU64,
+    pub(crate) emulated: AtomicU64,
+    pub(crate) native: AtomicU64,
+    pub(crate) faulted: AtomicU64,
+    pub(crate) filtered: AtomicU64,
+    pub(crate) missed: AtomicU64,
+}
+
+impl Tally {
+    /// Counts one.
+    pub(crate) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counters(&self) -> Counters {
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            hits: value(&self.hits),
+            emulated: value(&self.emulated),
+            native: value(&self.native),
+            faulted: value(&self.faulted),
+            filtered: value(&self.filtered),
+            missed: value(&self.missed),
+        }
+    }
+}
+
+/// A probe of the session.
+pub(crate) struct Probe {
+    pub(crate) tally: Tally,
+    pub(crate) placed: Mutex<Placed>,
+}
+
+/// Where a probe is.
+pub(crate) struct Placed {
+    pub(crate) source: Box<dyn Locate + Send>,
+    pub(crate) sites: Vec<u64>,
+    pub(crate) refused: Vec<(u64, Arc<Unplaceable>)>,
+    pub(crate) pending: Option<Arc<LocateError>>,
+    pub(crate) removed: bool,
+}
+
+impl Probe {
+    fn new(source: Box<dyn Locate + Send>) -> Probe {
+        let placed = Placed { source, sites: Vec::new(), refused: Vec::new(), pending: None, removed: false };
+        Probe { tally: Tally::default(), placed: Mutex::new(placed) }
+    }
+
+    pub(crate) fn report(&self) -> ProbeReport {
+        let placed = lock(&self.placed);
+        let pending = placed.pending.clone().filter(|_| placed.sites.is_empty());
+        ProbeReport {
+            counters: self.tally.counters(),
+            sites: placed.sites.clone(),
+            refused: placed.refused.clone(),
+            pending,
+        }
+    }
+}
+
+/// Why a session's run is to end, besides the end of the target.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// A handler wants to detach.
+    pub(crate) detach: AtomicBool,
+    /// A handler wants to stop, and there is no breakpoint any more.
+    pub(crate) stop: AtomicBool,
+    /// A handler has panicked, in another tracer than the session's own thread.
+    pub(crate) panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// What the tracers of a session share.
+pub(crate) struct Shared {
+    pub(crate) target: i32,
+    pub(crate) launched: bool,
+    pub(crate) options: SessionOptions,
+    pub(crate) register: Arc<Register>,
+    pub(crate) crew: Arc<Crew>,
+    spaces: RwLock<HashMap<SpaceId, Arc<SharedSpace>>>,
+    next_space: AtomicU32,
+    probes: RwLock<Vec<Arc<Probe>>>,
+    /// How often a probe has been added or taken back.
+    pub(crate) version: AtomicU64,
+    pub(crate) host: Closures,
+    /// Held by who places or removes probes.
+    pub(crate) placing: Mutex<()>,
+    /// Children that share the target's memory and are traced only until they execute another program.
+    pub(crate) transient: Mutex<HashSet<i32>>,
+    /// The target's, once it has ended.
+    pub(crate) status: Mutex<Option<ExitStatus>>,
+    /// The last process whose memory could not be opened, and why.
+    pub(crate) inaccessible: Mutex<Option<(i32, Arc<io::Error>)>>,
+    /// Of address spaces, and not told yet.
+    pub(crate) failures: Arc<SharedFailures>,
+    /// How accesses in one step are made.
+    pub(crate) ways: Mutex<Ways>,
+    pub(crate) wishes: Wishes,
+    /// When the last look at all breakpoints that is over began.
+    pub(crate) seen: Mutex<Instant>,
+    /// The tracers besides the session's own thread.
+    pub(crate) workers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(target: i32, launched: bool, options: SessionOptions) -> Shared {
+        Shared {
+            target,
+            launched,
+            options,
+            register: Arc::default(),
+            crew: Arc::default(),
+            spaces: RwLock::default(),
+            next_space: AtomicU32::new(0),
+            probes: RwLock::default(),
+            version: AtomicU64::new(0),
+            host: Closures::default(),
+            placing: Mutex::default(),
+            transient: Mutex::default(),
+            status: Mutex::default(),
+            inaccessible: Mutex::default(),
+            failures: Arc::default(),
+            ways: Mutex::new(Ways::all()),
+            wishes: Wishes::default(),
+            seen: Mutex::new(Instant::now()),
+            workers: Mutex::default(),
+        }
+    }
+
+    /// The options for every thread of the target, besides those that are always set.
+    pub(crate) fn special(&self) -> Options {
+        match self.launched && self.options.kill_with {
+            true => Options::PTRACE_O_EXITKILL,
+            false => Options::empty(),
+        }
+    }
+
+    pub(crate) fn add_space(&self, space: Space) -> SpaceId {
+        let id = self.next_space.fetch_add(1, Ordering::Relaxed);
+        let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
+        spaces.insert(id, Arc::new(SharedSpace::new(space)));
+        id
+    }
+
+    pub(crate) fn space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// All address spaces.
+    pub(crate) fn spaces(&self) -> Vec<(SpaceId, Arc<SharedSpace>)> {
+        let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        spaces.iter().map(|(&id, space)| (id, Arc::clone(space))).collect()
+    }
+
+    pub(crate) fn remove_space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    pub(crate) fn clear_spaces(&self) {
+        self.spaces.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// All probes, by number.
+    pub(crate) fn probes(&self) -> Vec<Arc<Probe>> {
+        self.probes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn probe(&self, id: ProbeId) -> Option<Arc<Probe>> {
+        self.probes.read().unwrap_or_else(PoisonError::into_inner).get(id.0).cloned()
+    }
+
+    /// Books a probe, without a site so far.
+    pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handler: Handler) -> ProbeId {
+        let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
+        probes.push(Arc::new(Probe::new(source)));
+        self.host.add(handler);
+        self.version.fetch_add(1, Ordering::Release);
+        ProbeId(probes.len() - 1)
+    }
+
+    /// Takes the last probe back, which has been removed.
+    pub(crate) fn take_back(&self) {
+        self.probes.write().unwrap_or_else(PoisonError::into_inner).pop();
+        self.host.remove_last();
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        self.host.event(event);
+    }
+
+    /// Tells what the kernel has refused.
+    pub(crate) fn tell_failures(&self, failures: Vec<Failure>) {
+        for Failure { tid, request, error } in failures {
+            let pid = self.register.process_of(tid).unwrap_or(tid);
+            self.tell(&Event::Failed { pid, tid, request, error });
+        }
+    }
+
+    /// A process that runs in the address space.
+    pub(crate) fn pid_in(&self, space: SpaceId) -> i32 {
+        self.register.process_in(space).unwrap_or(self.target)
+    }
+}

@@ -1,0 +1,213 @@
+//! One tracer: a thread that serves the threads it has attached to.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+
+use crate::engine::event::Event;
+use crate::engine::shared::{Probe, Shared};
+use crate::error::AttachError;
+use crate::executor::ptrace::affinity::Affinity;
+use crate::executor::ptrace::memory::Staging;
+use crate::executor::ptrace::registers::Fetched;
+use crate::executor::ptrace::stopped::{Stop, Stopped};
+use crate::executor::ptrace::sys::Alarm;
+use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
+use crate::executor::space::Space;
+use crate::target::{lock, procfs, system};
+
+/// What a tracer has for itself. It belongs to its thread, as ptrace does.
+pub(crate) struct Tracer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) threads: Threads,
+    pub(crate) registers: Fetched,
+    pub(crate) staging: Box<Staging>,
+    /// Breakpoints that were lost during a hit, to be reported after it.
+    pub(crate) lost: Vec<u64>,
+    /// The probes of the breakpoint that is served.
+    pub(crate) here: Vec<usize>,
+    pub(crate) affinity: Affinity,
+    pub(crate) alarm: Arc<Alarm>,
+    /// The processes that there were before the target was attached to, until the session runs.
+    pub(crate) elders: Option<HashSet<i32>>,
+    /// All probes, as of that version of the list.
+    pub(crate) probes: Vec<Arc<Probe>>,
+    version: u64,
+}
+
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracer").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl Tracer {
+    /// The events of every traced thread that are reported.
+    pub(crate) const REPORTED: Options = Options::PTRACE_O_TRACECLONE
+        .union(Options::PTRACE_O_TRACEEXEC)
+        .union(Options::PTRACE_O_TRACEFORK)
+        .union(Options::PTRACE_O_TRACESYSGOOD)
+        .union(Options::PTRACE_O_TRACEVFORK)
+        .union(Options::PTRACE_O_TRACEVFORKDONE);
+
+    /// Makes the calling thread a tracer.
+    ///
+    /// # Errors
+    /// That of timer_create(2).
+    pub(crate) fn new(shared: Arc<Shared>) -> nix::Result<Tracer> {
+        let alarm = Arc::new(Alarm::new()?);
+        let (register, crew) = (Arc::clone(&shared.register), Arc::clone(&shared.crew));
+        let mut threads = Threads::new(Arc::clone(&alarm), register, crew);
+        threads.atomics.ways = *lock(&shared.ways);
+        Ok(Tracer {
+            shared,
+            threads,
+            registers: Fetched::new(),
+            staging: Staging::new(),
+            lost: Vec::new(),
+            here: Vec::new(),
+            affinity: Affinity::new(),
+            alarm,
+            elders: None,
+            probes: Vec::new(),
+            version: 0,
+        })
+    }
+
+    /// Traces all threads of process `pid`, with options besides those of every thread.
+    pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
+        self.elders = Some(procfs::processes().into_iter().collect());
+        self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
+        let space = Space::open(pid, &self.shared.failures)
+            .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+        let space = self.shared.add_space(space);
+        self.threads.set_space(pid, space);
+        self.seize_sharers(pid, space, special)?;
+        self.watch_linker(space, pid, false);
+        self.adopt_strays();
+        Ok(space)
+    }
+
+    /// Traces thread `tid` of process `pid`, with options besides those of every thread.
+    pub(crate) fn seize(&mut self, tid: i32, pid: i32, space: SpaceId, special: Options) -> nix::Result<()> {
+        ptrace::seize(system::pid(tid), Self::REPORTED | special)?;
+        self.threads.add(tid, pid, space);
+        Ok(())
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        self.shared.tell(event);
+    }
+
+    /// Tells what the kernel has refused and has not been told yet.
+    pub(crate) fn tell_all_failures(&mut self) {
+        self.shared.tell_failures(self.threads.take_failures());
+        self.shared.tell_failures(self.shared.failures.take());
+    }
+
+    /// Has `probes` be all that there are.
+    pub(crate) fn look_at_probes(&mut self) {
+        let version = self.shared.version.load(Ordering::Acquire);
+        if self.version != version {
+            self.version = version;
+            self.probes = self.shared.probes();
+        }
+    }
+
+    /// Serves what is reported next. Says whether anything can be.
+    pub(crate) fn serve_next(&mut self) -> bool {
+        match self.threads.next() {
+            Report::Stopped(stopped) => self.serve(stopped),
+            Report::Ended { tid, status } => self.ended(tid, status),
+            Report::Interrupted => {}
+            Report::Nobody => return false,
+        }
+        true
+    }
+
+    /// Serves one stop.
+    fn serve(&mut self, stopped: Stopped) {
+        if stopped.stop != Stop::Signal(libc::SIGTRAP) {
+            self.threads.look_at_mask(&stopped);
+        }
+        match stopped.stop {
+            Stop::Exec => self.serve_exec(stopped),
+            _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
+            Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
+            Stop::Birth(birth) => self.gave_birth(stopped, birth),
+            _ => self.pass_on(stopped),
+        }
+    }
+
+    /// Passes on what is reported next, of a target that is killed. Says whether anything can be.
+    pub(crate) fn serve_dying(&mut self) -> bool {
+        match self.threads.next() {
+            Report::Stopped(stopped) => self.pass_on(stopped),
+            Report::Ended { tid, status } => self.ended(tid, status),
+            Report::Interrupted => {}
+            Report::Nobody => return false,
+        }
+        true
+    }
+
+    /// The same as [`Tracer::serve_next`], and a panic of a handler ends the run.
+    pub(crate) fn serve_next_guarded(&mut self) -> bool {
+        match panic::catch_unwind(AssertUnwindSafe(|| self.serve_next())) {
+            Ok(any) => any,
+            Err(payload) => {
+                *lock(&self.shared.wishes.panic) = Some(payload);
+                self.shared.crew.wake_captain();
+                true
+            }
+        }
+    }
+
+    /// Lets a thread take its signal, or stay in its group-stop, as if nobody traced it.
+    pub(crate) fn pass_on(&mut self, stopped: Stopped) {
+        match stopped.stop {
+            Stop::Group => self.threads.listen(stopped),
+            stop => self.threads.resume(stopped, stop.signal()),
+        }
+    }
+
+    /// A thread ended; if it is a leader, so did its process.
+    pub(crate) fn ended(&mut self, tid: i32, status: i32) {
+        let Some(thread) = self.threads.remove(tid) else { return };
+        let status = ExitStatus::from_raw(status);
+        if tid == thread.pid {
+            lock(&self.shared.transient).remove(&tid);
+            if tid == self.shared.target {
+                *lock(&self.shared.status) = Some(status);
+            }
+            self.clean_orphans(thread.space);
+            self.tell(&Event::Ended { pid: tid, status });
+        }
+        if self.threads.register.is_deserted(thread.space) {
+            self.shared.remove_space(thread.space);
+        }
+    }
+}
+
+/// Why `pid` could not be attached to, when the kernel says `error`.
+pub(crate) fn attach_error(pid: i32, error: Errno) -> AttachError {
+    match error {
+        Errno::ESRCH | Errno::ENOENT => AttachError::NoSuchProcess { pid },
+        Errno::EPERM | Errno::EACCES => match procfs::tracer_of(pid) {
+            Some(tracer) => AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) },
+            None if procfs::has_exited(pid) => AttachError::Exited { pid },
+            None => {
+                let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+                let scope = scope.ok().and_then(|text| text.trim().parse().ok());
+                AttachError::NotPermitted { pid, ptrace_scope: scope.filter(|&scope| scope > 0) }
+            }
+        },
+        error => AttachError::System { call: "PTRACE_SEIZE", error },
+    }
+}
