@@ -94,8 +94,15 @@ pub(crate) struct Wishes {
     pub(crate) detach: AtomicBool,
     /// A handler wants to stop, and there is no breakpoint any more.
     pub(crate) stop: AtomicBool,
-    /// A handler has panicked, in another tracer than the session's own thread.
+    /// A handler, or the observer, has panicked.
     pub(crate) panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Wishes {
+    /// Something has panicked: the first such thing is what the run ends with.
+    pub(crate) fn panicked(&self, payload: Box<dyn Any + Send>) {
+        lock(&self.panic).get_or_insert(payload);
+    }
 }
 
 /// What the tracers of a session share.

@@ -157,12 +157,12 @@ impl Tracer {
         true
     }
 
-    /// The same as [`Tracer::serve_next`], and a panic of a handler ends the run.
+    /// The same as [`Tracer::serve_next`], and a panic of the observer ends the run.
     pub(crate) fn serve_next_guarded(&mut self) -> bool {
         match panic::catch_unwind(AssertUnwindSafe(|| self.serve_next())) {
             Ok(any) => any,
             Err(payload) => {
-                *lock(&self.shared.wishes.panic) = Some(payload);
+                self.shared.wishes.panicked(payload);
                 self.shared.crew.wake_captain();
                 true
             }

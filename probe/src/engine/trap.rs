@@ -1,5 +1,7 @@
 //! A thread is about to take a SIGTRAP: whose it is, what handlers want, and what is done then.
 
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ struct Verdict {
     stop: bool,
     /// What they have written could not be stored, or not all of it.
     rejected: Option<Errno>,
+    /// What one of them has panicked with.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 /// What is to be done with the displaced instruction.
@@ -203,6 +207,10 @@ impl Tracer {
         if verdict.stop {
             self.stop_serving();
         }
+        if let Some(payload) = verdict.panic {
+            self.shared.wishes.panicked(payload);
+            self.shared.crew.wake_captain();
+        }
         verdict.requests.into_iter().for_each(|request| self.grant(request));
         if !self.lost.is_empty() {
             self.tell_lost(place.space_id);
@@ -294,10 +302,15 @@ fn call(
             requests: &mut verdict.requests,
             filtered: false,
         };
-        let action = host.hit(&mut hit);
+        let action = panic::catch_unwind(AssertUnwindSafe(|| host.hit(&mut hit)));
         if hit.filtered {
             Tally::count(&probe.tally.filtered);
         }
+        // The thread must go on, whatever becomes of the run.
+        let action = action.unwrap_or_else(|payload| {
+            verdict.panic = Some(payload);
+            Action::Continue
+        });
         match action {
             Action::Continue => {}
             Action::Skip if verdict.then == Then::Perform => verdict.then = Then::Skip,

@@ -70,7 +70,9 @@ impl Tracer {
     fn read_mail(&mut self, mut then: Then) -> Then {
         loop {
             while self.threads.be_held() {}
-            let Some(mail) = self.threads.post.take(|_| true) else { return then };
+            // One that asks to hold may have come since.
+            let mail = self.threads.post.take(|mail| !matches!(mail, Mail::Hold { .. }));
+            let Some(mail) = mail else { return then };
             match mail {
                 Mail::TakeOver(handover) => self.take_over(*handover),
                 Mail::Forget { pid } => self.forget_own(pid),
@@ -91,7 +93,7 @@ impl Tracer {
                     self.tell_all_failures();
                     return Then::End;
                 }
-                // The former is seen to above, the others have nobody who waits for them.
+                // Nobody waits for these here.
                 Mail::Hold { .. } | Mail::Held | Mail::Release | Mail::Rested | Mail::Look => {}
             }
         }
@@ -151,7 +153,7 @@ impl Tracer {
         let workers = std::mem::take(&mut *lock(&self.shared.workers));
         for worker in workers {
             if let Err(payload) = worker.join() {
-                *lock(&self.shared.wishes.panic) = Some(payload);
+                self.shared.wishes.panicked(payload);
             }
         }
         self.shared.crew.disband();
