@@ -2,6 +2,8 @@
 //! runs then, and the other attaches to it. Meanwhile it runs in a circle, on a borrowed jump to itself with every
 //! signal blocked, so that it executes nothing of its own that nobody would see.
 
+use std::sync::atomic::Ordering;
+
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 
@@ -59,10 +61,16 @@ impl Threads {
             space.read().end_transit();
             return Some(stopped);
         };
+        let busy = usize::from(thread.is_busy());
         match stopped.detach(0) {
-            Ok(()) => post.send(Mail::TakeOver(Box::new(Handover { tid, thread, registers, mask }))),
+            // Counted at once, so that the next to be given away finds another tracer.
+            Ok(()) => {
+                post.busy.fetch_add(busy, Ordering::Relaxed);
+                post.send(Mail::TakeOver(Box::new(Handover { tid, thread, registers, mask })));
+            }
             // Killed just now: its end is reported to us.
             Err(_) => {
+                self.post.busy.fetch_add(busy, Ordering::Relaxed);
                 self.receive(tid, thread);
                 self.expect_end(tid);
                 space.read().end_transit();

@@ -262,11 +262,8 @@ impl Threads {
         Some(thread)
     }
 
-    /// Takes up a thread, stopped, which another tracer has given away.
+    /// Takes up a thread, stopped, which another tracer has given away, and has counted for us if it is busy.
     pub(crate) fn receive(&mut self, tid: i32, thread: Thread) {
-        if thread.is_busy() {
-            self.post.busy.fetch_add(1, Ordering::Relaxed);
-        }
         self.by_tid.insert(tid, Thread { running: false, ..thread });
     }
 
