@@ -12,13 +12,16 @@ pub(super) enum Sabotage {
     Register(u32),
     /// After so many strides it thinks that another byte is in a page that it does not write to.
     Memory(u32),
+    /// After so many strides of other threads than the first it gets RAX wrong.
+    Thread(u32),
     Done,
 }
 
 impl Sabotage {
-    pub(super) fn spoil(&mut self, mut place: Place, pages: &mut super::pages::Pages) -> Place {
+    pub(super) fn spoil(&mut self, mut place: Place, pages: &mut super::pages::Pages, is_main: bool) -> Place {
         match self {
-            Sabotage::Register(0) => {
+            Sabotage::Thread(_) if is_main => {}
+            Sabotage::Register(0) | Sabotage::Thread(0) => {
                 place.registers.gpr[0] ^= 1;
                 *self = Sabotage::Done;
             }
@@ -27,7 +30,7 @@ impl Sabotage {
                     *self = Sabotage::Done;
                 }
             }
-            Sabotage::Register(left) | Sabotage::Memory(left) => *left -= 1,
+            Sabotage::Register(left) | Sabotage::Memory(left) | Sabotage::Thread(left) => *left -= 1,
             Sabotage::Never | Sabotage::Done => {}
         }
         place
