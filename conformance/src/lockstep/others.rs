@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::{Run, Thread, thread};
 
-/// How long to wait for a thread that runs, as it does in the kernel for the most part of a system call.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long to wait for a thread that runs: in the kernel, or it would, had it a processor.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest pause, of those in which a thread may come to wait, which nobody tells.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// The first pause; each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_micros(20);
 
@@ -68,8 +70,8 @@ impl Watch {
 }
 
 /// What became of a thread since it was last looked at.
-#[derive(PartialEq, Eq)]
-enum Seen {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
     /// It has done nothing.
     Still,
     /// It has run, and waits again.
@@ -86,7 +88,7 @@ impl Thread {
     }
 
     /// Whether it has executed nothing since it was last seen to stand still or to wait.
-    fn is_still(&self) -> bool {
+    pub(super) fn is_still(&self) -> bool {
         match self.doing {
             Doing::Held => true,
             Doing::Runs => false,
@@ -94,7 +96,7 @@ impl Thread {
         }
     }
 
-    fn look(&mut self, tid: i32) -> Seen {
+    pub(super) fn look(&mut self, tid: i32) -> Seen {
         if self.is_still() {
             return Seen::Still;
         }
@@ -128,7 +130,7 @@ impl Run {
                 Seen::Still | Seen::Again => break,
             }
             thread::pause(pause);
-            pause *= 2;
+            pause = LONGEST_PAUSE.min(pause * 2);
             while let Some((other, status)) = thread::wait(-1, false)? {
                 self.stopped(other, status)?;
             }

@@ -61,6 +61,10 @@ impl Run {
             return Ok(false);
         }
         let Some(mut raw) = Raw::fetch(tid)? else { return Ok(false) };
+        // It will not be where it seems to be.
+        if raw.may_restart() {
+            return Ok(false);
+        }
         let mut start = raw.registers()?;
         if start.rflags.contains(Rflags::TF) {
             return Ok(false);

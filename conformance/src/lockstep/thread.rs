@@ -105,7 +105,8 @@ pub(super) fn process_of(tid: i32) -> io::Result<Option<i32>> {
         Err(error) => return Err(error),
     };
     let mut lines = status.split(|byte| *byte == b'\n');
-    let number = lines.find_map(|line| str::from_utf8(line.strip_prefix(b"Tgid:")?).ok()?.trim().parse().ok());
+    let number =
+        lines.find_map(|line| str::from_utf8(line.strip_prefix(b"Tgid:")?).ok()?.trim().parse().ok());
     Ok(number)
 }
 
@@ -311,6 +312,14 @@ impl Raw {
     pub(super) fn store(&mut self, tid: i32) -> io::Result<bool> {
         let general = alive(ptrace::setregs(Pid::from_raw(tid), self.general))?;
         Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?.is_some())
+    }
+
+    /// Whether the kernel will begin the system call anew, unless a handler is called for a signal that is still to come.
+    pub(super) fn may_restart(&self) -> bool {
+        /// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (the kernel's `linux/errno.h`), which a
+        /// program never sees.
+        const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
+        self.general.orig_rax as i64 >= 0 && RESTARTS.contains(&(self.general.rax as i64))
     }
 
     #[cfg(test)]
