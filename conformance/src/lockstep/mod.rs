@@ -51,8 +51,8 @@ pub struct Report {
     pub comparisons: u64,
     /// The comparisons at the end of a stride, of those that agreed.
     pub strides: u64,
-    /// How often memory was not as the emulator knew it when another thread that had waited in the kernel had gone on
-    /// meanwhile, so that it says nothing about the emulator: the stride is made again step by step.
+    /// How often memory was not as the emulator knew it and another thread that had waited in the kernel had gone on
+    /// meanwhile, so that it says nothing about the emulator: a stride under way is made again step by step.
     pub disturbed: u64,
     /// How often the two disagreed.
     pub divergences: u64,

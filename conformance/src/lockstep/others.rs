@@ -3,8 +3,11 @@
 //!
 //! But what they wait for may come at any time, and then the kernel may write to memory for them. So one that
 //! waits is watched: until it is scheduled again nothing is done for it. If it was, memory has to be what the
-//! emulator knows it to be; where it is not, the emulator has to look at it anew, and what it did
-//! from what was there before is taken back and done again step by step.
+//! emulator knows it to be; where it is not, the emulator has to look at it anew, and a stride that it made
+//! from what was there before is taken back and made again step by step. Of the strides before that one, which
+//! agreed in all registers and where the emulator had written, it can then no longer be said that they wrote nowhere else.
+//!
+//! What the kernel writes on no thread's turn, as for io_uring(7), is not noticed, and looks like a mistake.
 
 use std::fs::File;
 use std::io;
