@@ -1,5 +1,5 @@
-//! Lockstep, step by step and in strides: over a program that interrupts itself in every way, over floating point
-//! in the C library, and over its string functions.
+//! Lockstep, step by step and in strides: over a program that interrupts itself in every way, over threads, over
+//! floating point in the C library, and over its string functions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ fn compile_from(directory: &str, name: &str) -> PathBuf {
     let program =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{number}", std::process::id()));
     let status = Command::new("cc")
-        .args(["-O1", "-w", "-o"])
+        .args(["-O1", "-w", "-pthread", "-o"])
         .arg(&program)
         .arg(source)
         .arg("-lm")
@@ -63,6 +63,60 @@ fn a_limit_ends_it() {
     let command = || Command::new(compile("strides"));
     assert!((500..600).contains(&run(command(), Some(500), 1).unwrap().steps));
     assert!(run(command(), Some(5_000), 1_000).unwrap().steps >= 5_000);
+}
+
+/// The parts of the program with threads.
+const ALONE: u32 = 0;
+const BESIDE: u32 = 3;
+const INTERRUPT: u32 = 4;
+
+fn threads(rounds: u32, part: Option<u32>, stride: u64) -> Report {
+    let mut command = Command::new(compile("threads"));
+    command.arg(rounds.to_string()).args(part.map(|part| part.to_string()));
+    let report = run(command, None, stride).unwrap();
+    assert_eq!(report.divergences, 0, "{part:?}: {:?}", report.first_divergence);
+    assert_eq!(report.status, Some(0), "{part:?}: {report:?}");
+    let native: u64 = report.native_steps.values().sum();
+    assert_eq!(report.steps, report.emulated + native, "{report:?}");
+    report
+}
+
+/// One works while another waits for it, some at once, in turns.
+#[test]
+fn threads_in_strides() {
+    for part in ALONE..BESIDE {
+        let report = threads(10, Some(part), 2000);
+        println!("{part}: {report:?}");
+        // By itself is executed what only the processor can, and each time perhaps an instruction more.
+        let native: u64 = report.native_steps.values().sum();
+        let single = report.comparisons - report.strides;
+        assert!(single <= native, "{part}: {report:?}");
+        assert!(report.comparisons < report.emulated / 100, "{part}: {report:?}");
+        assert_eq!(report.disturbed, 0, "{part}: {report:?}");
+    }
+}
+
+/// What the kernel writes for one thread while another makes a stride is not taken for a mistake, and the stride
+/// is made again.
+#[test]
+fn a_thread_that_is_written_for_beside_a_stride() {
+    let report = threads(1, Some(BESIDE), 2000);
+    assert!(report.disturbed > 0, "{report:?}");
+    assert!(report.strides > 0, "{report:?}");
+}
+
+/// A signal for a thread that waits in a system call.
+#[test]
+fn a_thread_that_is_interrupted() {
+    let report = threads(1, Some(INTERRUPT), 2000);
+    assert!(report.native_steps.get("signal delivery").is_some_and(|&signals| signals >= 1), "{report:?}");
+    assert!(report.strides > 0, "{report:?}");
+}
+
+#[test]
+fn threads_step_by_step() {
+    let report = threads(1, Some(ALONE), 1);
+    assert_eq!((report.comparisons, report.strides), (report.emulated, 0), "{report:?}");
 }
 
 /// Runs a program whose vector instructions are SSE's, as far as the C library chooses them.

@@ -51,6 +51,13 @@ fn print(report: &Report, out: Out<'_>) -> io::Result<()> {
     for (reason, count) in native {
         writeln!(out, "{count:>12}  native: {reason}")?;
     }
+    if report.disturbed > 0 {
+        writeln!(
+            out,
+            "{:>12}  times another thread's system call had changed memory meanwhile",
+            report.disturbed
+        )?;
+    }
     writeln!(
         out,
         "{} steps, {} of them emulated ({} VEX, {} EVEX), {} comparisons, {} divergences",

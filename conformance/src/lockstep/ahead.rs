@@ -157,8 +157,8 @@ pub(super) struct Ahead {
     known: HashMap<u64, Known, Fast>,
     epoch: u64,
     run: u64,
-    /// How many instructions to execute: fewer where the thread goes round in a circle.
-    aim: u64,
+    /// The thread that made the last stride, and its process, whose memory all this is about.
+    pub(super) owner: Option<(i32, i32)>,
 }
 
 impl Ahead {
@@ -170,22 +170,24 @@ impl Ahead {
 
     /// Executes from `start` on, if possible about `aim` instructions, as far as a place where the thread
     /// can be stopped, and says what stops it. `None`: the first instruction must be left to the thread.
+    /// Adjusts `aim`, to fewer where the thread goes round in a circle.
     pub(super) fn run(
         &mut self,
         tid: i32,
         maps: &mut Maps,
         start: &Registers,
-        aim: u64,
+        aim: &mut u64,
+        stride: u64,
     ) -> Option<(Place, Milestone)> {
-        self.aim = aim.min(self.aim + self.aim / 32 + 1);
-        let most = self.aim.saturating_mul(PATIENCE);
-        let place = self.execute(tid, maps, start, self.aim, most);
+        *aim = stride.min(*aim + *aim / 32 + 1);
+        let most = aim.saturating_mul(PATIENCE);
+        let place = self.execute(tid, maps, start, *aim, most);
         let Some((milestone, count)) = place.milestone else {
             self.undo();
             return None;
         };
         if place.count == most {
-            self.aim = count / 2;
+            *aim = count / 2;
         }
         if place.count == count {
             return Some((place, milestone));

@@ -2,12 +2,15 @@
 //! from the same state. Registers, flags and every byte written must agree.
 //!
 //! Or in strides: the emulator executes some hundred instructions, the thread follows at full speed, and
-//! they are compared there. That is some fifty times as fast, for programs that are long.
+//! they are compared there. That is some fifty times as fast, for programs that are long. Only one thread moves
+//! at a time: the others are held, or wait in the kernel, and what it writes for those meanwhile is
+//! noticed (see [`others`]).
 //!
 //! System calls, signal deliveries, and what the emulator refuses run natively and are counted as such.
 
 mod ahead;
 mod expected;
+mod others;
 mod overlay;
 mod pages;
 mod stride;
@@ -26,6 +29,7 @@ use serde::Serialize;
 
 use ahead::Ahead;
 use expected::Expected;
+use others::{Doing, Watch};
 use overlay::{Maps, Overlay};
 use stride::Retrace;
 use thread::{Snapshot, Status};
@@ -45,6 +49,11 @@ pub struct Report {
     pub native_steps: BTreeMap<String, u64>,
     /// How often the two were compared.
     pub comparisons: u64,
+    /// The comparisons at the end of a stride, of those that agreed.
+    pub strides: u64,
+    /// How often memory was not as the emulator knew it and another thread that had waited in the kernel had gone on
+    /// meanwhile, so that it says nothing about the emulator: a stride under way is made again step by step.
+    pub disturbed: u64,
     /// How often the two disagreed.
     pub divergences: u64,
     /// What the first disagreement was about.
@@ -81,7 +90,7 @@ impl Serialize for Encodings {
 }
 
 /// Runs `command` to its end or for about `limit` steps, and compares after each; or, with a `stride`
-/// greater than 1, after about so many that can be executed in a row, while there is but one thread.
+/// greater than 1, after about so many that can be executed in a row.
 ///
 /// # Errors
 /// The program could not be started, or a system call failed that should not.
@@ -103,11 +112,20 @@ enum Pending {
 
 #[derive(Debug, Default)]
 struct Thread {
+    process: i32,
+    /// Whether its first stop has been seen.
+    has_begun: bool,
+    doing: Doing,
+    watch: Option<Watch>,
     pending: Pending,
     /// The signal to deliver with the next step.
     signal: c_int,
     /// Signals that came during a stride, to be delivered after it.
     held: VecDeque<(c_int, libc::siginfo_t)>,
+    /// Whether a breakpoint is set.
+    breakpoint: bool,
+    /// About how many instructions to execute in its next stride: fewer where it goes round in a circle.
+    aim: u64,
 }
 
 /// The bytes at an address and what they decoded to.
@@ -121,12 +139,14 @@ struct Run {
     /// Stopped threads, the next first.
     ready: VecDeque<i32>,
     decoded: HashMap<u64, Decoded>,
-    maps: Maps,
+    /// By process.
+    maps: HashMap<i32, Maps>,
     /// About how many instructions to execute between two comparisons.
     stride: u64,
     ahead: Ahead,
-    /// Whether a breakpoint is set.
-    breakpoint: bool,
+    /// Whether a thread that waited in the kernel has gone on since memory was last seen to be what the
+    /// emulator knows.
+    others_went_on: bool,
     retrace: Option<Retrace>,
     #[cfg(test)]
     sabotage: tests::Sabotage,
@@ -136,7 +156,9 @@ struct Run {
 impl Run {
     fn all_of(mut self, command: Command) -> io::Result<Report> {
         self.main = thread::launch(command)?;
-        self.threads.insert(self.main, Thread { pending: Pending::Native, ..Thread::default() });
+        let pending = Pending::Native;
+        let main = Thread { process: self.main, has_begun: true, pending, ..Thread::default() };
+        self.threads.insert(self.main, main);
         let result = self.run();
         self.retraced();
         for &tid in self.threads.keys() {
@@ -149,19 +171,26 @@ impl Run {
     fn run(&mut self) -> io::Result<()> {
         while !self.threads.is_empty() && self.limit.is_none_or(|limit| self.report.steps < limit) {
             // Nobody else can have anything to tell while every thread is ready.
-            while self.ready.len() < self.threads.len()
-                && let Some((tid, status)) = thread::wait(-1, self.ready.is_empty())?
-            {
-                self.stopped(tid, status)?;
-                if !self.ready.is_empty() {
-                    break;
+            if self.ready.len() < self.threads.len() {
+                match thread::wait(-1, self.ready.is_empty())? {
+                    Some((tid, status)) => self.stopped(tid, status)?,
+                    // Nobody is left that could be waited for.
+                    None if self.ready.is_empty() => break,
+                    None => {}
                 }
             }
-            if let Some(tid) = self.ready.pop_front() {
+            if let Some(tid) = self.next() {
                 self.step(tid)?;
             }
         }
         Ok(())
+    }
+
+    /// The thread whose turn it is: nobody moves while another goes the way of a stride again.
+    fn next(&mut self) -> Option<i32> {
+        let again = self.retrace.as_ref().map(|retrace| retrace.tid);
+        let place = self.ready.iter().position(|tid| again == Some(*tid)).unwrap_or(0);
+        self.ready.remove(place)
     }
 
     /// Makes one thread execute one instruction, and waits for it unless it may block; or many.
@@ -178,7 +207,7 @@ impl Run {
         let pending = if signal != 0 {
             // The kernel stops the thread again at the handler's first instruction.
             self.native("signal delivery");
-            self.maps.forget();
+            self.maps.clear();
             Pending::Native
         } else {
             match self.expect(tid)? {
@@ -187,16 +216,29 @@ impl Run {
             }
         };
         let blocks = matches!(pending, Pending::Native);
+        self.go(tid, signal, pending)?;
+        // Until all iterations of a repeated string instruction are done.
+        while !blocks && self.threads.get(&tid).is_some_and(Thread::is_emulated) {
+            match thread::wait(tid, true)? {
+                Some((tid, status)) => self.stopped(tid, status)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a thread make a step.
+    fn go(&mut self, tid: i32, signal: c_int, pending: Pending) -> io::Result<()> {
         if let Some(thread) = self.threads.get_mut(&tid) {
             thread.pending = pending;
+            thread.doing = Doing::Runs;
         }
-        if !thread::step(tid, signal)? || blocks {
-            return Ok(());
-        }
-        match thread::wait(tid, true)? {
-            Some((tid, status)) => self.stopped(tid, status),
-            None => Ok(()),
-        }
+        thread::step(tid, signal).map(drop)
+    }
+
+    /// The mappings of the thread's process.
+    fn maps(&mut self, tid: i32) -> &mut Maps {
+        self.maps.entry(self.threads.get(&tid).map_or(tid, |thread| thread.process)).or_default()
     }
 
     fn native(&mut self, reason: impl Into<String>) {
@@ -227,7 +269,7 @@ impl Run {
             // The step's own, which nobody compares.
             after.registers.rflags |= Rflags::TF;
         }
-        let mut memory = Overlay::new(tid, &mut self.maps);
+        let mut memory = Overlay::new(tid, self.maps(tid));
         let result = displaced.execute(&mut after.registers, &mut memory);
         if memory.unreadable {
             self.native("reads pages that only the thread can read");
@@ -238,7 +280,7 @@ impl Run {
             Ok(Outcome::Next | Outcome::Again) => {}
             Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
                 self.native("system call");
-                self.maps.forget();
+                self.maps.clear();
                 return Ok(None);
             }
             Ok(Outcome::NextInhibited) => {
@@ -272,7 +314,7 @@ impl Run {
     fn stopped(&mut self, tid: i32, status: Status) -> io::Result<()> {
         let (signal, event) = match status {
             Status::Ended(status) => {
-                self.threads.remove(&tid);
+                self.gone(tid);
                 if tid == self.main {
                     self.report.status = Some(thread::exit_status(status));
                 }
@@ -280,16 +322,17 @@ impl Run {
             }
             Status::Stopped { signal, event } => (signal, event),
         };
-        let is_new = !self.threads.contains_key(&tid);
-        let thread = self.threads.entry(tid).or_default();
+        self.began(tid)?;
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        let is_new = !std::mem::replace(&mut thread.has_begun, true);
         let pending = std::mem::take(&mut thread.pending);
+        self.others_went_on |= std::mem::replace(&mut thread.doing, Doing::Held).waits();
         match (signal, event, pending) {
             // An event inside a system call, of which the end is still to come.
             (_, 1.., _) => {
-                self.maps.forget();
-                thread.pending = Pending::Native;
-                thread::step(tid, 0)?;
-                return Ok(());
+                self.maps.clear();
+                self.event(tid, event)?;
+                return self.go(tid, 0, Pending::Native);
             }
             // A new thread's first stop.
             (libc::SIGSTOP, ..) if is_new => {}
@@ -321,17 +364,44 @@ impl Run {
         Ok(())
     }
 
+    /// There is a thread of which nothing was known, unless it is gone already.
+    fn began(&mut self, tid: i32) -> io::Result<()> {
+        if !self.threads.contains_key(&tid)
+            && let Some(process) = thread::process_of(tid)?
+        {
+            self.threads.insert(tid, Thread { process, ..Thread::default() });
+        }
+        Ok(())
+    }
+
+    /// A thread is gone, or the one that had its number.
+    fn gone(&mut self, tid: i32) {
+        self.ready.retain(|ready| *ready != tid);
+        self.others_went_on |= self.threads.remove(&tid).is_some_and(|thread| thread.doing.waits());
+    }
+
+    /// What a system call has come to.
+    fn event(&mut self, tid: i32, event: c_int) -> io::Result<()> {
+        // Of fork, vfork and clone the new thread; of exec the number that the thread had before.
+        let Some(other) = thread::event_message(tid)? else { return Ok(()) };
+        if event != libc::PTRACE_EVENT_EXEC {
+            // The kernel may write for it before its first stop.
+            return self.began(other);
+        }
+        // Whoever else had the number is gone without a word.
+        self.gone(tid);
+        self.gone(other);
+        self.threads.insert(tid, Thread { process: tid, has_begun: true, ..Thread::default() });
+        Ok(())
+    }
+
     /// The instruction that the emulator has executed has been executed by the thread.
     fn stepped(&mut self, tid: i32, mut expected: Expected) -> io::Result<()> {
         let Some(after) = expected.observe(tid)? else { return Ok(()) };
         // The processor stops between the iterations of a repeated string instruction; the emulator did
         // them all.
         if expected.is_between_iterations(&after) {
-            if let Some(thread) = self.threads.get_mut(&tid) {
-                thread.pending = Pending::Emulated(Box::new(expected));
-            }
-            thread::step(tid, 0)?;
-            return Ok(());
+            return self.go(tid, 0, Pending::Emulated(Box::new(expected)));
         }
         self.compared(&expected);
         expected.adopt_in_use(tid, &after);

@@ -22,15 +22,11 @@ pub(super) fn read_up_to(tid: i32, address: u64, bytes: &mut [u8]) -> usize {
     process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(bytes)], &remote).unwrap_or(0)
 }
 
-/// The process's mappings, read again when a system call may have changed them.
+/// A process's mappings, as they were after the last system call, which may have changed them.
 #[derive(Debug, Default)]
 pub(super) struct Maps(Option<Vec<Mapping>>);
 
 impl Maps {
-    pub(super) fn forget(&mut self) {
-        self.0 = None;
-    }
-
     /// The mapping of `address`.
     fn find(&mut self, tid: i32, address: u64) -> Option<&Mapping> {
         if self.0.as_ref().is_none_or(|maps| maps::find(maps, address).is_none()) {

@@ -91,8 +91,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Copies of the pages that the emulator has looked at. They stay good for as long as nobody but the
-/// emulated thread can write to memory.
+/// Copies of the pages that the emulator has looked at. They stay good for as long as nobody but
+/// emulated threads writes to memory.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     pages: HashMap<u64, Page, Fast>,
@@ -100,8 +100,8 @@ pub(super) struct Pages {
     written: Vec<u64>,
     /// Whether a page with instructions is among them.
     pub(super) code_written: bool,
-    /// Where the kernel writes whenever it likes.
-    pub(super) restartable_sequences: Range<u64>,
+    /// Where the kernel writes whenever it likes, by thread.
+    pub(super) restartable_sequences: HashMap<i32, Range<u64>, Fast>,
     /// The run of the emulator that accesses are counted in.
     pub(super) run: u64,
     /// The address of an aligned word that this run has not accessed before the latest instruction.
@@ -113,6 +113,7 @@ impl Pages {
     pub(super) fn forget(&mut self) {
         self.pages.clear();
         self.written.clear();
+        self.restartable_sequences.clear();
     }
 
     /// The thread has written what the emulator has.
@@ -147,19 +148,22 @@ impl Pages {
 
     /// Gives the thread's memory back what it held when it stopped, where the emulator has written.
     pub(super) fn rewind(&self, tid: i32) -> io::Result<()> {
-        const WORD: usize = 8;
         for number in &self.written {
             let Some(page) = self.pages.get(number) else { continue };
             let Some(before) = &page.before else { continue };
-            let words = before.chunks(WORD).zip(page.bytes.chunks(WORD)).enumerate();
-            let (local, remote): (Vec<_>, Vec<_>) = words
-                .filter(|(_, (before, now))| before != now)
-                .map(|(index, (before, _))| {
-                    let base = *number as usize * PAGE + index * WORD;
-                    (IoSlice::new(before), RemoteIoVec { base, len: WORD })
-                })
-                .unzip();
-            process_vm_writev(Pid::from_raw(tid), &local, &remote)?;
+            // No byte more: the kernel may have written beside them for another thread.
+            let changed: Vec<usize> = (0..PAGE).filter(|at| before[*at] != page.bytes[*at]).collect();
+            let runs: Vec<&[usize]> = changed.chunk_by(|at, next| at + 1 == *next).collect();
+            for runs in runs.chunks(RANGES) {
+                let (local, remote): (Vec<_>, Vec<_>) = runs
+                    .iter()
+                    .map(|run| {
+                        let base = *number as usize * PAGE + run[0];
+                        (IoSlice::new(&before[run[0]..][..run.len()]), RemoteIoVec { base, len: run.len() })
+                    })
+                    .unzip();
+                process_vm_writev(Pid::from_raw(tid), &local, &remote)?;
+            }
         }
         Ok(())
     }
@@ -173,10 +177,6 @@ impl Pages {
     /// As [`Pages::difference`], among all: the thread may have written where the emulator did not.
     pub(super) fn difference_anywhere(&mut self, tid: i32) -> io::Result<Option<Difference>> {
         self.compare(tid, &self.pages.keys().copied().collect::<Vec<_>>())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.pages.is_empty()
     }
 
     fn compare(&mut self, tid: i32, numbers: &[u64]) -> io::Result<Option<Difference>> {
@@ -199,7 +199,7 @@ impl Pages {
                 }
                 let bytes = observed.iter().zip(&mut page.bytes[..]).zip(number * PAGE as u64..);
                 for ((observed, expected), address) in bytes {
-                    if self.restartable_sequences.contains(&address) {
+                    if self.restartable_sequences.values().any(|range| range.contains(&address)) {
                         *expected = *observed;
                     } else if observed != expected {
                         let (processor, emulator) = (*observed, *expected);

@@ -96,6 +96,26 @@ pub(super) fn step(tid: i32, signal: c_int) -> io::Result<bool> {
     request(libc::PTRACE_SINGLESTEP, tid, signal)
 }
 
+/// The process that a thread belongs to. `None` if it is gone.
+pub(super) fn process_of(tid: i32) -> io::Result<Option<i32>> {
+    let status = match std::fs::read(format!("/proc/{tid}/status")) {
+        Ok(status) => status,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let number =
+        lines.find_map(|line| str::from_utf8(line.strip_prefix(b"Tgid:")?).ok()?.trim().parse().ok());
+    Ok(number)
+}
+
+/// What the event that stopped the thread is about. `None` if it is gone.
+pub(super) fn event_message(tid: i32) -> io::Result<Option<i32>> {
+    let message = alive(ptrace::getevent(Pid::from_raw(tid)))?;
+    Ok(message.and_then(|message| i32::try_from(message).ok()))
+}
+
 /// Ends the thread's process.
 pub(super) fn kill(tid: i32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(tid), nix::sys::signal::Signal::SIGKILL);
@@ -175,7 +195,6 @@ fn sigchld() -> SigSet {
 
 /// As [`wait`], for one thread and no longer than `limit`.
 pub(super) fn wait_at_most(tid: i32, limit: Duration) -> io::Result<Option<(i32, Status)>> {
-    /// How long to rely on SIGCHLD, which another thread of this process may take.
     const SLICE: Duration = Duration::from_millis(1);
     let deadline = Instant::now() + limit;
     loop {
@@ -186,10 +205,16 @@ pub(super) fn wait_at_most(tid: i32, limit: Duration) -> io::Result<Option<(i32,
         if left.is_zero() {
             return Ok(None);
         }
-        let left = libc::timespec { tv_sec: 0, tv_nsec: left.min(SLICE).subsec_nanos().into() };
-        // SAFETY: the set and the time outlive the call, and nothing is asked of the siginfo.
-        unsafe { libc::sigtimedwait(sigchld().as_ref(), std::ptr::null_mut(), &raw const left) };
+        pause(left.min(SLICE));
     }
+}
+
+/// Until a thread stops or ends, or for `time`, which is less than a second: another thread of this process may take the
+/// SIGCHLD.
+pub(super) fn pause(time: Duration) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+    // SAFETY: the set and the time outlive the call, and nothing is asked of the siginfo.
+    unsafe { libc::sigtimedwait(sigchld().as_ref(), std::ptr::null_mut(), &raw const time) };
 }
 
 /// The siginfo of the signal that stopped it.
@@ -287,6 +312,14 @@ impl Raw {
     pub(super) fn store(&mut self, tid: i32) -> io::Result<bool> {
         let general = alive(ptrace::setregs(Pid::from_raw(tid), self.general))?;
         Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?.is_some())
+    }
+
+    /// Whether the kernel will begin the system call anew, unless a handler is called for a signal that is still to come.
+    pub(super) fn may_restart(&self) -> bool {
+        /// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (the kernel's `linux/errno.h`), which a
+        /// program never sees.
+        const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
+        self.general.orig_rax as i64 >= 0 && RESTARTS.contains(&(self.general.rax as i64))
     }
 
     #[cfg(test)]
