@@ -113,6 +113,15 @@ fn a_thread_that_is_interrupted() {
     assert!(report.strides > 0, "{report:?}");
 }
 
+/// A shell waits for SIGCHLD, which the one who traces it blocks.
+#[test]
+fn a_shell_that_waits_for_its_child() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "true & wait"]);
+    let report = run(command, None, 2000).unwrap();
+    assert_eq!((report.divergences, report.status), (0, Some(0)), "{report:?}");
+}
+
 #[test]
 fn threads_step_by_step() {
     let report = threads(1, Some(ALONE), 1);

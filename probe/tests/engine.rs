@@ -167,6 +167,23 @@ fn a_forked_child_is_followed() {
     assert_eq!(family("fork", true), (0, 4));
 }
 
+/// A stop at birth may come before the report of the birth, and somebody else end between the two.
+#[test]
+fn threads_are_served_that_are_born_while_a_followed_process_ends() {
+    let program = compile("crowd", &[]);
+    let mut command = Command::new(&program);
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stdout(writer);
+    let options = SessionOptions { follow: true, ..SessionOptions::default() };
+    let mut session = Session::launch_with(command, options).unwrap();
+    let (count, handler) = counter();
+    session.probe(Function::entry(&program, "work"), handler).unwrap();
+    assert_eq!(finish(&mut session), 0);
+    drop(session);
+    let calls: u64 = std::io::read_to_string(reader).unwrap().trim().parse().unwrap();
+    assert_eq!(count.load(Ordering::Relaxed), calls);
+}
+
 #[test]
 fn a_vfork_child_is_served_until_it_executes() {
     assert_eq!(family("vfork", false), (0, 3));

@@ -39,9 +39,11 @@ pub(super) fn launch(mut command: Command) -> io::Result<i32> {
     let mut only = nix::sched::CpuSet::new();
     only.set(this)?;
     nix::sched::sched_setaffinity(Pid::from_raw(0), &only)?;
-    // SAFETY: between fork and exec only two system calls are made, which allocate nothing.
+    // SAFETY: between fork and exec only three system calls are made, which allocate nothing.
     unsafe {
         command.pre_exec(|| {
+            // What is blocked stays so in the program, which may wait for it.
+            sigchld().thread_unblock()?;
             ptrace::traceme()?;
             Ok(())
         });

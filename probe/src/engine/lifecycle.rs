@@ -110,9 +110,10 @@ impl Tracer {
     pub(crate) fn clean_orphans(&mut self, space_id: SpaceId) {
         for orphan in self.threads.orphans() {
             let tid = orphan.tid();
-            let has_parent =
-                procfs::parent_of(tid).is_some_and(|parent| self.threads.register.contains(parent));
-            if has_parent {
+            let is_known = |pid: i32| self.threads.register.contains(pid);
+            // Who has made a thread is one of the same process.
+            let makers = [procfs::process_of(tid), procfs::parent_of(tid)];
+            if makers.into_iter().flatten().any(is_known) {
                 self.threads.expect_parent(orphan);
                 continue;
             }
