@@ -10,21 +10,28 @@ use crate::target::lock;
 
 /// What a probe calls at each hit.
 pub(crate) enum Handler {
-    /// By one thread at a time.
-    Alone(Mutex<Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>>),
+    /// By one thread at a time, and by none once it has asked to be removed.
+    Alone(Mutex<Option<Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>>>),
     /// By any number of threads at once.
     Together(Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>),
 }
 
 impl Handler {
     pub(crate) fn alone(handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static) -> Handler {
-        Handler::Alone(Mutex::new(Box::new(handler)))
+        Handler::Alone(Mutex::new(Some(Box::new(handler))))
     }
 
-    fn call(&self, hit: &mut Hit<'_>) -> Action {
+    fn call(&self, hit: &mut Hit<'_>) -> Option<Action> {
         match self {
-            Handler::Alone(handler) => lock(handler)(hit),
-            Handler::Together(handler) => handler(hit),
+            Handler::Alone(handler) => {
+                let mut handler = lock(handler);
+                let action = handler.as_mut()?(hit);
+                if action == Action::Remove {
+                    *handler = None;
+                }
+                Some(action)
+            }
+            Handler::Together(handler) => Some(handler(hit)),
         }
     }
 }
@@ -34,8 +41,8 @@ pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
 
 /// The engine's host: it decides at hits, and hears of events.
 pub(crate) trait Host {
-    /// A thread has reached a probe.
-    fn hit(&self, hit: &mut Hit<'_>) -> Action;
+    /// A thread has reached a probe. `None` where that is one whose handler wants no more hits.
+    fn hit(&self, hit: &mut Hit<'_>) -> Option<Action>;
 
     /// Something has happened to the target or to a probe.
     fn event(&self, event: &Event<'_>);
@@ -83,12 +90,12 @@ impl Closures {
 }
 
 impl Host for Closures {
-    fn hit(&self, hit: &mut Hit<'_>) -> Action {
+    fn hit(&self, hit: &mut Hit<'_>) -> Option<Action> {
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let handler = handlers.get(hit.probe().index()).cloned();
         // It may take its time.
         drop(handlers);
-        handler.map_or(Action::Continue, |handler| handler.call(hit))
+        handler?.call(hit)
     }
 
     fn event(&self, event: &Event<'_>) {

@@ -28,6 +28,8 @@ use crate::executor::space::SharedSpace;
 struct Verdict {
     then: Then,
     requests: Vec<Request>,
+    /// Those probes that want no more hits, so that this is none of theirs.
+    over: Vec<usize>,
     detach: bool,
     stop: bool,
     /// What they have written could not be stored, or not all of it.
@@ -186,6 +188,9 @@ impl Tracer {
 
     /// Books what a hit has come to, and does what its handlers have asked for.
     fn settle(&mut self, verdict: Verdict, how: Option<How>, tid: i32, place: Place<'_>) {
+        if !verdict.over.is_empty() {
+            self.here.retain(|index| !verdict.over.contains(index));
+        }
         match how {
             Some(How::Emulated) => self.count(|tally| &tally.emulated),
             Some(How::Native) => self.count(|tally| &tally.native),
@@ -291,7 +296,6 @@ fn call(
     let ip = registers.rip;
     for &index in here {
         let Some(probe) = probes.get(index) else { continue };
-        Tally::count(&probe.tally.hits);
         let id = ProbeId(index);
         let mut hit = Hit {
             probe: id,
@@ -303,14 +307,20 @@ fn call(
             filtered: false,
         };
         let action = panic::catch_unwind(AssertUnwindSafe(|| host.hit(&mut hit)));
-        if hit.filtered {
-            Tally::count(&probe.tally.filtered);
-        }
+        let filtered = hit.filtered;
         // The thread must go on, whatever becomes of the run.
         let action = action.unwrap_or_else(|payload| {
             verdict.panic = Some(payload);
-            Action::Continue
+            Some(Action::Continue)
         });
+        let Some(action) = action else {
+            verdict.over.push(index);
+            continue;
+        };
+        Tally::count(&probe.tally.hits);
+        if filtered {
+            Tally::count(&probe.tally.filtered);
+        }
         match action {
             Action::Continue => {}
             Action::Skip if verdict.then == Then::Perform => verdict.then = Then::Skip,
