@@ -9,6 +9,7 @@ mod kin;
 pub(crate) mod leave;
 mod lifecycle;
 pub(crate) mod lost;
+mod many;
 mod pause;
 pub(crate) mod perform;
 mod placement;

@@ -7,7 +7,7 @@ use crate::engine::hit::ProbeId;
 use crate::engine::host::Host;
 use crate::engine::session::Session;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::Unplaceable;
+use crate::executor::space::{AT_A_TIME, Unplaceable};
 use crate::symbols::locate::LocateError;
 use crate::target::failure::errno;
 use crate::target::linker;
@@ -43,19 +43,12 @@ impl Session {
         wanted.sort_unstable();
         wanted.dedup();
         let mut space = space.write();
-        let gone: Vec<u64> = space
-            .within(0..u64::MAX)
-            .filter(|(address, breakpoint)| {
-                // What a copy was made of may have no mapping any more.
-                !breakpoint.in_copy
-                    && breakpoint.probes.contains(&id.0)
-                    && wanted.binary_search(address).is_err()
-            })
-            .map(|(address, _)| address)
-            .collect();
-        for address in gone {
-            space.withdraw(address, id.0);
-        }
+        let is_gone = |site: &u64| {
+            // What a copy was made of may have no mapping any more.
+            wanted.binary_search(site).is_err() && space.breakpoint(*site).is_some_and(|here| !here.in_copy)
+        };
+        let gone: Vec<u64> = probe.sites.iter().copied().filter(is_gone).collect();
+        space.withdraw(&gone, id.0);
         drop(space);
         self.place_sites(id, space_id, pid, maps, &wanted, later);
     }
@@ -78,32 +71,34 @@ impl Session {
         let sites: HashSet<u64> = probe.sites.iter().copied().collect();
         let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
         let total = addresses.len();
-        for (done, &address) in addresses.iter().enumerate() {
-            if total > STRIDE && done.is_multiple_of(STRIDE) {
+        let mut done = 0;
+        probe.sites.reserve_exact(if sites.is_empty() { total } else { 0 });
+        for addresses in addresses.chunks(AT_A_TIME) {
+            if total > STRIDE && done % STRIDE < AT_A_TIME {
                 tell(&Event::Placing { probe: id, pid, done, total });
             }
+            done += addresses.len();
             // Others want it in between.
             let mut space = space.write();
-            if space.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
-                continue;
-            }
-            match space.place(address, maps, Some(id.0)) {
-                Ok(()) => {
-                    if !sites.contains(&address) {
-                        probe.sites.push(address);
+            for (address, placed) in space.place_all(addresses, maps, id.0) {
+                match placed {
+                    Ok(()) => {
+                        if !sites.contains(&address) {
+                            probe.sites.push(address);
+                        }
+                        if later {
+                            tell(&Event::Placed { probe: id, pid, address });
+                        }
                     }
-                    if later {
-                        tell(&Event::Placed { probe: id, pid, address });
-                    }
-                }
-                // The process executes another program, which will be reported; in that the probe is located anew.
-                Err(_) if space.is_dead() => return,
-                Err(reason) => {
-                    if later {
-                        tell(&Event::Refused { probe: id, pid, address, reason: &reason });
-                    }
-                    if !refused.contains(&address) {
-                        probe.refused.push((address, reason));
+                    // The process executes another program, which will be reported; in that the probe is located anew.
+                    Err(_) if space.is_dead() => return,
+                    Err(reason) => {
+                        if later {
+                            tell(&Event::Refused { probe: id, pid, address, reason: &reason });
+                        }
+                        if !refused.contains(&address) {
+                            probe.refused.push((address, reason));
+                        }
                     }
                 }
             }

@@ -25,12 +25,11 @@ use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
-use crate::executor::space::{SharedSpace, Space, Unplaceable};
+use crate::executor::space::{AT_A_TIME, SharedSpace, Space, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::{Failure, errno};
 use crate::target::launch::Embryo;
 use crate::target::linker;
-use crate::target::maps::Maps;
 use crate::target::procfs;
 use crate::target::system;
 
@@ -374,20 +373,32 @@ impl Session {
         handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
     ) -> Result<ProbeId, ProbeError> {
         let id = self.enter(Box::new(source), Box::new(handler));
-        let placed = self.place_everywhere(id, false).map_err(ProbeError::Maps);
-        match placed.and_then(|()| self.check_placed(id)) {
-            Ok(()) => Ok(id),
+        match self.place_everywhere(id, false).map_err(ProbeError::Maps) {
+            Ok(()) => self.check_or_drop(id),
             Err(error) => {
-                self.remove(id);
-                self.probes.pop();
-                self.host.handlers.pop();
+                self.drop_last(id);
                 Err(error)
             }
         }
     }
 
+    /// Returns the last probe, if that names something that exists and can be probed; otherwise there is none.
+    pub(crate) fn check_or_drop(&mut self, id: ProbeId) -> Result<ProbeId, ProbeError> {
+        let checked = self.check_placed(id);
+        if checked.is_err() {
+            self.drop_last(id);
+        }
+        checked.map(|()| id)
+    }
+
+    fn drop_last(&mut self, id: ProbeId) {
+        self.remove(id);
+        self.probes.pop();
+        self.host.handlers.pop();
+    }
+
     /// Books a probe, without a site so far.
-    fn enter(&mut self, source: Box<dyn Locate>, handler: Handler) -> ProbeId {
+    pub(crate) fn enter(&mut self, source: Box<dyn Locate>, handler: Handler) -> ProbeId {
         let id = ProbeId(self.probes.len());
         self.probes.push(Probe {
             source,
@@ -416,20 +427,8 @@ impl Session {
     }
 
     fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
-        let spaces: Vec<SpaceId> = self.spaces.keys().copied().collect();
-        for space in spaces {
-            for tid in self.threads.in_space(space) {
-                match Maps::read(tid) {
-                    Ok(maps) if !maps.is_empty() => {
-                        self.locate(id, space, tid, &maps, later);
-                        break;
-                    }
-                    Err(error) if !procfs::has_exited(tid) => return Err(error),
-                    // Another thread of the same memory may live.
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        }
+        let mappings = self.mappings()?;
+        self.locate_in(id, &mappings, later);
         self.adopt_strays();
         Ok(())
     }
@@ -457,11 +456,10 @@ impl Session {
         let sites = probe.sites.clone();
         let mut overwritten = Vec::new();
         for (&space_id, space) in &self.spaces {
-            let mut space = space.write();
-            for &site in &sites {
-                if space.withdraw(site, id.0) {
-                    overwritten.push((space_id, site));
-                }
+            // Others want it in between.
+            for sites in sites.chunks(AT_A_TIME) {
+                let lost = space.write().withdraw(sites, id.0);
+                overwritten.extend(lost.into_iter().map(|site| (space_id, site)));
             }
         }
         for (space, address) in overwritten {
