@@ -44,7 +44,8 @@ impl Locate for Known {
 
 /// A program that maps the object, and has started.
 fn start() -> Child {
-    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat runs");
+    let mut child =
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat runs");
     child.stdin.as_mut().expect("it is piped").write_all(b"ready\n").expect("it reads");
     let mut line = String::new();
     let read = BufReader::new(child.stdout.as_mut().expect("it is piped")).read_line(&mut line);
@@ -53,7 +54,8 @@ fn start() -> Child {
 }
 
 fn maps_of(child: &Child) -> Maps {
-    Maps::read(i32::try_from(child.id()).expect("process numbers are small")).expect("a child can be looked at")
+    Maps::read(i32::try_from(child.id()).expect("process numbers are small"))
+        .expect("a child can be looked at")
 }
 
 /// What a user would write for these addresses.
@@ -127,7 +129,8 @@ fn measure(name: &str, count: usize) -> bool {
     });
     let bytes = resident().saturating_sub(before) / count as u64;
     let probes: Vec<ProbeId> = probes.into_iter().flatten().collect();
-    let sites: usize = probes.iter().map(|&id| session.report(id).map_or(0, |report| report.sites.len())).sum();
+    let sites: usize =
+        probes.iter().map(|&id| session.report(id).map_or(0, |report| report.sites.len())).sum();
     assert!(sites * 100 > count * 99, "only {sites} of {count} were placed");
     let ((), removing) = timed(|| probes.into_iter().for_each(|id| session.remove(id)));
     let ((), detaching) = timed(|| drop(session));

@@ -178,10 +178,7 @@ pub fn of_function<'elf>(
 }
 
 /// Where the instructions of `function` begin.
-pub(crate) fn starts_of<'elf>(
-    elf: &'elf Elf,
-    function: &Function,
-) -> impl Iterator<Item = u64> + use<'elf> {
+pub(crate) fn starts_of<'elf>(elf: &'elf Elf, function: &Function) -> impl Iterator<Item = u64> + use<'elf> {
     starts(bytes_of(elf, function), function.address)
 }
 

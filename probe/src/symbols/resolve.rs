@@ -431,8 +431,7 @@ impl Resolver {
         let in_file = |elf: &Elf| elf.address_of_offset(mapping.file_offset(address)?);
         // Code that no file describes, such as a JIT compiler's, may be probed; nobody can tell where its
         // instructions begin.
-        let Some((elf, in_file)) = elf.and_then(|elf| in_file(&elf).map(|at| (elf, at)))
-        else {
+        let Some((elf, in_file)) = elf.and_then(|elf| in_file(&elf).map(|at| (elf, at))) else {
             return Ok(found(site, None, address));
         };
         self.check_boundary(&elf, in_file)?;

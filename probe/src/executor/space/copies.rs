@@ -32,8 +32,7 @@ impl Space {
         let stays = |address: u64, known: &Origin| {
             maps::find(maps, address).is_some_and(|mapping| *known == Origin::of(mapping))
         };
-        let strayed =
-            self.breakpoints.iter().filter(|&(&site, breakpoint)| !stays(site, &breakpoint.origin));
+        let strayed = self.breakpoints.iter().filter(|&(&site, breakpoint)| !stays(site, &breakpoint.origin));
         let strayed: Vec<u64> = strayed.map(|(&site, _)| site).collect();
         let (copied, gone): (Vec<u64>, Vec<u64>) =
             strayed.into_iter().partition(|&site| self.adopt(site, maps));
@@ -80,8 +79,7 @@ impl Space {
     fn is_instruction(&self, address: u64, known: &Removed) -> bool {
         let mut bytes = [0; LONGEST];
         let read = self.read_raw(address, &mut bytes).unwrap_or(0);
-        self.decode_copy(address, bytes.get(..read).unwrap_or_default(), known.original)
-            == Some(known.kind())
+        self.decode_copy(address, bytes.get(..read).unwrap_or_default(), known.original) == Some(known.kind())
     }
 
     /// What the bytes at `address`, which begin with an INT3, are if that replaces `original`.
