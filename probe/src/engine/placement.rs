@@ -68,11 +68,13 @@ impl Session {
         let Some(probe) = self.probes.get_mut(id.0) else { return };
         let Some(space) = self.spaces.get(&space_id) else { return };
         let mut tell = |event: &Event<'_>| self.host.event(event);
-        let sites: HashSet<u64> = probe.sites.iter().copied().collect();
-        let refused: HashSet<u64> = probe.refused.iter().map(|&(address, _)| address).collect();
+        // The sites that it has or had, and those that were refused, when there is something to compare with them.
+        let mut known: Option<(HashSet<u64>, HashSet<u64>)> = None;
         let total = addresses.len();
         let mut done = 0;
-        probe.sites.reserve_exact(if sites.is_empty() { total } else { 0 });
+        if probe.sites.is_empty() {
+            probe.sites.reserve_exact(total);
+        }
         for addresses in addresses.chunks(AT_A_TIME) {
             if total > STRIDE && done % STRIDE < AT_A_TIME {
                 tell(&Event::Placing { probe: id, pid, done, total });
@@ -80,7 +82,15 @@ impl Session {
             done += addresses.len();
             // Others want it in between.
             let mut space = space.write();
-            for (address, placed) in space.place_all(addresses, maps, id.0) {
+            let placed = space.place_all(addresses, maps, id.0);
+            if placed.is_empty() {
+                continue;
+            }
+            let (sites, refused) = known.get_or_insert_with(|| {
+                let refused = probe.refused.iter().map(|&(address, _)| address);
+                (probe.sites.iter().copied().collect(), refused.collect())
+            });
+            for (address, placed) in placed {
                 match placed {
                     Ok(()) => {
                         if !sites.contains(&address) {
