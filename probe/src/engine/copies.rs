@@ -5,7 +5,7 @@ use crate::engine::event::Event;
 use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{Copied, identity};
+use crate::executor::space::Copied;
 use crate::target::maps::{self, Maps};
 use crate::target::procfs;
 
@@ -34,7 +34,7 @@ impl Tracer {
         let Some(Copied { original, of }) = space.copied_to(address, own) else { return false };
         let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
         let Some(mapping) = maps::find(&maps, address) else { return false };
-        let lifted = space.lift_copy(address, original, identity(mapping, address));
+        let lifted = space.lift_copy(address, original, mapping);
         drop(space);
         if lifted {
             let pid = self.shared.pid_in(space_id);

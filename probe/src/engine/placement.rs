@@ -11,7 +11,7 @@ use crate::engine::shared::Placed;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{SharedSpace, Unplaceable};
+use crate::executor::space::{AT_A_TIME, SharedSpace, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::errno;
 use crate::target::maps::Maps;
@@ -36,14 +36,67 @@ impl Tracer {
         handler: Handler,
     ) -> Result<ProbeId, ProbeError> {
         let id = self.shared.enter(source, handler);
-        let placed = self.place_everywhere(id, false).map_err(ProbeError::Maps);
-        match placed.and_then(|()| self.check_placed(id)) {
-            Ok(()) => Ok(id),
+        match self.place_everywhere(id, false).map_err(ProbeError::Maps) {
+            Ok(()) => self.check_or_drop(id),
             Err(error) => {
-                self.remove(id);
-                self.shared.take_back();
+                self.drop_last(id);
                 Err(error)
             }
+        }
+    }
+
+    /// Makes several probes, with one look at what is mapped.
+    pub(crate) fn place_many(
+        &mut self,
+        probes: impl Iterator<Item = (Box<dyn Locate + Send>, Handler)>,
+    ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError> {
+        let mappings = self.mappings().map_err(ProbeError::Maps)?;
+        let placed = probes.map(|(source, handler)| {
+            let id = self.shared.enter(source, handler);
+            self.locate_in(id, &mappings, false);
+            self.check_or_drop(id)
+        });
+        let placed = placed.collect();
+        self.adopt_strays();
+        Ok(placed)
+    }
+
+    /// Returns the last probe, if that names something that exists and can be probed; otherwise there is none.
+    fn check_or_drop(&mut self, id: ProbeId) -> Result<ProbeId, ProbeError> {
+        let checked = self.check_placed(id);
+        if checked.is_err() {
+            self.drop_last(id);
+        }
+        checked.map(|()| id)
+    }
+
+    fn drop_last(&mut self, id: ProbeId) {
+        self.remove(id);
+        self.shared.take_back();
+    }
+
+    /// The address spaces of the target, each with what is mapped there.
+    fn mappings(&self) -> io::Result<Vec<(SpaceId, Maps)>> {
+        let mut mappings = Vec::new();
+        for (space, _) in self.shared.spaces() {
+            for tid in self.threads.register.in_space(space) {
+                match Maps::read(tid) {
+                    Ok(maps) if !maps.is_empty() => {
+                        mappings.push((space, maps));
+                        break;
+                    }
+                    Err(error) if !procfs::has_exited(tid) => return Err(error),
+                    // Another thread of the same memory may live.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
+        Ok(mappings)
+    }
+
+    fn locate_in(&mut self, id: ProbeId, mappings: &[(SpaceId, Maps)], later: bool) {
+        for (space, maps) in mappings {
+            self.locate(id, *space, maps, later);
         }
     }
 
@@ -65,19 +118,8 @@ impl Tracer {
     fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let placing = lock(&shared.placing);
-        for (space, _) in shared.spaces() {
-            for tid in self.threads.register.in_space(space) {
-                match Maps::read(tid) {
-                    Ok(maps) if !maps.is_empty() => {
-                        self.locate(id, space, &maps, later);
-                        break;
-                    }
-                    Err(error) if !procfs::has_exited(tid) => return Err(error),
-                    // Another thread of the same memory may live.
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        }
+        let mappings = self.mappings()?;
+        self.locate_in(id, &mappings, later);
         drop(placing);
         self.adopt_strays();
         Ok(())
@@ -114,10 +156,10 @@ impl Tracer {
         drop(placed);
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
-            for &site in &sites {
-                if space.write().withdraw(site, id.0) {
-                    overwritten.push((space_id, site));
-                }
+            // Others want it in between.
+            for sites in sites.chunks(AT_A_TIME) {
+                let lost = space.write().withdraw(sites, id.0);
+                overwritten.extend(lost.into_iter().map(|site| (space_id, site)));
             }
         }
         drop(placing);
@@ -158,19 +200,12 @@ impl Tracer {
         wanted.sort_unstable();
         wanted.dedup();
         let mut text = space.write();
-        let gone: Vec<u64> = text
-            .within(0..u64::MAX)
-            .filter(|(address, breakpoint)| {
-                // What a copy was made of may have no mapping any more.
-                !breakpoint.in_copy
-                    && breakpoint.probes.contains(&id.0)
-                    && wanted.binary_search(address).is_err()
-            })
-            .map(|(address, _)| address)
-            .collect();
-        for address in gone {
-            text.withdraw(address, id.0);
-        }
+        let is_gone = |site: &u64| {
+            // What a copy was made of may have no mapping any more.
+            wanted.binary_search(site).is_err() && text.breakpoint(*site).is_some_and(|here| !here.in_copy)
+        };
+        let gone: Vec<u64> = placed.sites.iter().copied().filter(is_gone).collect();
+        text.withdraw(&gone, id.0);
         drop(text);
         let placing = Placing { id, space: &space, pid, maps, later };
         self.place_sites(placing, &mut placed, &wanted);
@@ -181,37 +216,46 @@ impl Tracer {
         /// After how many sites the observer hears of it.
         const STRIDE: usize = 1024;
         let Placing { id, space, pid, maps, later } = placing;
-        let sites: HashSet<u64> = placed.sites.iter().copied().collect();
-        let refused: HashSet<u64> = placed.refused.iter().map(|&(address, _)| address).collect();
+        // The sites that it has or had, and those that were refused, when there is something to compare with them.
+        let mut known: Option<(HashSet<u64>, HashSet<u64>)> = None;
         let total = addresses.len();
-        for (done, &address) in addresses.iter().enumerate() {
-            if total > STRIDE && done.is_multiple_of(STRIDE) {
+        let mut done = 0;
+        if placed.sites.is_empty() {
+            placed.sites.reserve_exact(total);
+        }
+        for addresses in addresses.chunks(AT_A_TIME) {
+            if total > STRIDE && done % STRIDE < AT_A_TIME {
                 self.tell(&Event::Placing { probe: id, pid, done, total });
             }
-            // For each anew: threads that are at other sites are served meanwhile.
-            let mut text = space.write();
-            if text.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&id.0)) {
+            done += addresses.len();
+            // For some at a time: threads that are at other sites are served meanwhile.
+            let outcomes = space.write().place_all(addresses, maps, id.0);
+            if outcomes.is_empty() {
                 continue;
             }
-            let outcome = text.place(address, maps, Some(id.0));
-            drop(text);
-            match outcome {
-                Ok(()) => {
-                    if !sites.contains(&address) {
-                        placed.sites.push(address);
+            let (sites, refused) = known.get_or_insert_with(|| {
+                let refused = placed.refused.iter().map(|&(address, _)| address);
+                (placed.sites.iter().copied().collect(), refused.collect())
+            });
+            for (address, outcome) in outcomes {
+                match outcome {
+                    Ok(()) => {
+                        if !sites.contains(&address) {
+                            placed.sites.push(address);
+                        }
+                        if later {
+                            self.tell(&Event::Placed { probe: id, pid, address });
+                        }
                     }
-                    if later {
-                        self.tell(&Event::Placed { probe: id, pid, address });
-                    }
-                }
-                // The process executes another program, which will be reported; in that the probe is located anew.
-                Err(_) if space.read().is_dead() => return,
-                Err(reason) => {
-                    if later {
-                        self.tell(&Event::Refused { probe: id, pid, address, reason: &reason });
-                    }
-                    if !refused.contains(&address) {
-                        placed.refused.push((address, Arc::new(reason)));
+                    // The process executes another program, which will be reported; in that the probe is located anew.
+                    Err(_) if space.read().is_dead() => return,
+                    Err(reason) => {
+                        if later {
+                            self.tell(&Event::Refused { probe: id, pid, address, reason: &reason });
+                        }
+                        if !refused.contains(&address) {
+                            placed.refused.push((address, Arc::new(reason)));
+                        }
                     }
                 }
             }

@@ -272,6 +272,28 @@ impl Session {
         self.tracer.place(Box::new(source), Handler::Together(Box::new(handler)))
     }
 
+    /// Places several probes as [`Session::probe`] does. What the target has mapped is looked at once for all of them,
+    /// which is most of what placing a probe of one site costs.
+    ///
+    /// Returns for each what that would return.
+    ///
+    /// # Errors
+    /// [`ProbeError::Maps`] if the target's mappings cannot be read; no probe is placed then.
+    pub fn probe_all<L, H>(
+        &mut self,
+        probes: impl IntoIterator<Item = (L, H)>,
+    ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError>
+    where
+        L: Locate + Send + 'static,
+        H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+    {
+        let probes = probes.into_iter().map(|(source, handler)| {
+            let source: Box<dyn Locate + Send> = Box::new(source);
+            (source, Handler::alone(handler))
+        });
+        self.tracer.place_many(probes)
+    }
+
     /// Removes a probe. Threads that have trapped on it already run the original instruction.
     pub fn remove(&mut self, id: ProbeId) {
         self.tracer.remove(id);

@@ -7,7 +7,7 @@ use std::ops::Range;
 use nix::errno::Errno;
 
 use crate::executor::ptrace::stopped::Stopped;
-use crate::executor::space::{Identity, Space, identity};
+use crate::executor::space::{Origin, Space};
 use crate::symbols::elf;
 use crate::target::mapped;
 use crate::target::maps::{self, Mapping, Maps};
@@ -17,7 +17,7 @@ use crate::target::maps::{self, Mapping, Maps};
 pub(crate) struct Sequences {
     /// The mappings whose files have been looked at, and what they list.
     listed: Vec<(Mapping, Vec<Range<u64>>)>,
-    met: Vec<(Range<u64>, Identity)>,
+    met: Vec<(Range<u64>, Origin)>,
 }
 
 impl Sequences {
@@ -46,8 +46,7 @@ impl Sequences {
         if let Some(mapping) = maps::find(maps, sequence.start)
             && !self.met.iter().any(|(known, _)| *known == sequence)
         {
-            let identity = identity(mapping, sequence.start);
-            self.met.push((sequence, identity));
+            self.met.push((sequence, Origin::of(mapping)));
         }
     }
 
@@ -55,8 +54,7 @@ impl Sequences {
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) {
         self.listed.retain(|(mapping, _)| maps::find(maps, mapping.start) == Some(mapping));
         self.met.retain(|(sequence, known)| {
-            maps::find(maps, sequence.start)
-                .is_some_and(|mapping| identity(mapping, sequence.start) == *known)
+            maps::find(maps, sequence.start).is_some_and(|mapping| Origin::of(mapping) == *known)
         });
     }
 }

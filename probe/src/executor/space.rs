@@ -1,6 +1,6 @@
 //! One address space and the breakpoints in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,29 +9,36 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use emu::Displaced;
-use iced_x86::Code;
 
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::rseq::Sequences;
-use crate::symbols::code::{self, Unprobeable};
+use crate::symbols::code::Unprobeable;
 use crate::target::failure::{SharedFailures, errno};
 use crate::target::keys::Keys;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::Pages;
 use crate::target::sharing::Sharing;
 
+mod breakpoint;
 mod copies;
 mod intact;
+mod window;
 
+pub(crate) use breakpoint::{Breakpoint, Origin};
+use breakpoint::{Original, Removed};
 pub(crate) use copies::Copied;
 pub(crate) use intact::Missing;
 use intact::executable;
+use window::Window;
 
 pub(crate) use crate::target::INT3;
 
 /// The longest instruction, in bytes.
 pub(crate) const LONGEST: usize = 15;
+
+/// So many breakpoints are placed or removed before others who want the address space get it.
+pub(crate) const AT_A_TIME: usize = 128;
 
 /// Why no breakpoint can be put at an address.
 #[derive(Debug)]
@@ -101,81 +108,12 @@ impl std::error::Error for Unplaceable {
     }
 }
 
-/// What a mapping maps: tells whether an address still means what it meant.
-pub(crate) type Identity = ((u32, u32), u64, Option<u64>);
-
-pub(crate) fn identity(mapping: &Mapping, address: u64) -> Identity {
-    // Where there is no file the mapping may begin elsewhere any time: the kernel splits and merges it.
-    let offset = mapping.file_offset(address).filter(|_| mapping.inode != 0);
-    (mapping.dev, mapping.inode, offset)
-}
-
-/// A breakpoint.
-#[derive(Clone, Debug)]
-pub(crate) struct Breakpoint {
-    /// The instruction that it displaced.
-    pub(crate) displaced: Displaced,
-    /// The byte that INT3 replaced.
-    pub(crate) original: u8,
-    /// Whether a SIGTRAP with RIP just behind the first byte need not be ours: another instruction starts
-    /// there.
-    pub(crate) ambiguous: bool,
-    /// Whether the program may write the instruction without our knowing, so that it is read again at each hit.
-    pub(crate) changing: bool,
-    /// Whether it is in a copy of the text that it was put into, which the program has made at the same address.
-    pub(crate) in_copy: bool,
-    /// How often it was hit.
-    pub(crate) hits: Hits,
-    /// The probes that have a site here, by index.
-    pub(crate) probes: Vec<usize>,
-    /// Whether the dynamic linker calls this function when it has changed its list of objects.
-    pub(crate) internal: bool,
-    identity: Identity,
-}
-
-/// How often something has happened, modulo 2 to the power of 32.
-#[derive(Debug, Default)]
-pub(crate) struct Hits(AtomicU32);
-
-impl Hits {
-    /// Counts another one. Returns how many there were with it.
-    pub(crate) fn count(&self) -> u32 {
-        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-}
-
-impl Clone for Hits {
-    fn clone(&self) -> Hits {
-        Hits(AtomicU32::new(self.0.load(Ordering::Relaxed)))
-    }
-}
-
-impl Breakpoint {
-    /// Takes another displaced instruction, with the same first byte.
-    fn displace(&mut self, displaced: Displaced) {
-        self.displaced = displaced;
-        self.ambiguous = is_ambiguous(&displaced, self.original);
-    }
-}
-
-/// What is left to know of a breakpoint that was removed.
-#[derive(Clone, Copy, Debug)]
-struct Removed {
-    original: u8,
-    changing: bool,
-    /// What the displaced instruction was.
-    code: Code,
-    length: u8,
-    identity: Identity,
-}
-
-impl Removed {
-    fn of(breakpoint: &Breakpoint) -> Removed {
-        let &Breakpoint { displaced, original, changing, identity, .. } = breakpoint;
-        // No instruction is longer than 15 bytes.
-        let length = displaced.length() as u8;
-        Removed { original, changing, code: displaced.code(), length, identity }
-    }
+/// A mapping in which breakpoints are placed.
+struct Ground<'a> {
+    mapping: &'a Mapping,
+    origin: Arc<Origin>,
+    /// Whether nobody can write to it without our knowing.
+    steady: bool,
 }
 
 /// An address space that the session traces.
@@ -191,6 +129,8 @@ pub(crate) struct Space {
     removed: BTreeMap<u64, Removed>,
     /// The same of mappings that are gone or are another's now, whose text may have been copied before.
     former: BTreeMap<u64, Removed>,
+    /// What those are in, each once.
+    origins: HashSet<Arc<Origin>>,
     /// The executable mappings for which the breakpoints were last looked at.
     watched: Vec<Mapping>,
     pub(crate) sequences: Sequences,
@@ -244,11 +184,12 @@ impl SharedSpace {
     /// The instruction behind the breakpoint at `site`, as it is now; `None` where there is no breakpoint any more.
     /// Those that are given up are added to `lost`.
     pub(crate) fn displaced_now(&self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
-        if let Some(displaced) =
-            self.read().breakpoint(site).filter(|here| !here.changing).map(|here| here.displaced)
-        {
+        let space = self.read();
+        let steady = space.breakpoint(site).filter(|here| !here.changing);
+        if let Some(&displaced) = steady.and_then(|here| here.displaced(site)) {
             return Some(displaced);
         }
+        drop(space);
         self.write().displaced_now(site, lost)
     }
 }
@@ -284,6 +225,7 @@ impl Space {
             breakpoints: BTreeMap::new(),
             removed: BTreeMap::new(),
             former: BTreeMap::new(),
+            origins: HashSet::new(),
             watched: Vec::new(),
             sequences: Sequences::default(),
             located: Vec::new(),
@@ -304,6 +246,7 @@ impl Space {
             breakpoints: self.breakpoints.clone(),
             removed: self.removed.clone(),
             former: self.former.clone(),
+            origins: self.origins.clone(),
             watched: self.watched.clone(),
             sequences: self.sequences.clone(),
             located: self.located.clone(),
@@ -314,22 +257,29 @@ impl Space {
     /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
     /// removed while the fork copied.
     pub(crate) fn settle(&mut self) {
-        let missing =
-            |&(&address, breakpoint): &(&u64, &Breakpoint)| self.byte(address) == Some(breakpoint.original);
-        let missing: Vec<u64> =
-            self.breakpoints.iter().filter(missing).map(|(&address, _)| address).collect();
+        let mut window = Window::new();
+        let missing = self.breakpoints.iter().filter(|&(&address, breakpoint)| {
+            self.shown(address, breakpoint.changing, &mut window) == Some(breakpoint.original().first())
+        });
+        let missing: Vec<u64> = missing.map(|(&address, _)| address).collect();
         for address in missing {
             self.put(address, INT3);
         }
         self.restore_removed();
     }
 
-    fn restore_removed(&mut self) {
-        let kept = self.removed.iter().filter(|&(&address, _)| self.byte(address) == Some(INT3));
-        let kept: Vec<(u64, u8)> = kept.map(|(&address, removed)| (address, removed.original)).collect();
-        for (address, original) in kept {
-            self.put(address, original);
+    fn restore_removed(&self) {
+        let mut window = Window::new();
+        for (&address, removed) in &self.removed {
+            if self.shown(address, removed.changing, &mut window) == Some(INT3) {
+                self.put(address, removed.original);
+            }
         }
+    }
+
+    /// The byte that is really there, from `window` unless the program may be changing it.
+    fn shown(&self, address: u64, changing: bool, window: &mut Window) -> Option<u8> {
+        if changing { self.byte(address) } else { window.byte(self, address) }
     }
 
     /// Changes one byte, and says whether it is changed. A failure is told, unless the mapping, or the process,
@@ -403,7 +353,7 @@ impl Space {
             if let Some(byte) = bytes.get_mut(offset)
                 && *byte == INT3
             {
-                *byte = breakpoint.original;
+                *byte = breakpoint.original().first();
             }
         }
     }
@@ -417,9 +367,36 @@ impl Space {
     }
 
     /// Decodes the instruction at `address`, seeing through breakpoints.
-    fn decode(&self, address: u64) -> Result<(Displaced, u8), Unplaceable> {
+    fn decode(&self, address: u64) -> Result<(Original, Displaced), Unplaceable> {
         let (buffer, length) = self.code_at(address).map_err(Unplaceable::Memory)?;
-        decode(buffer.get(..length).unwrap_or_default(), address)
+        Original::decode(buffer.get(..length).unwrap_or_default(), address)
+    }
+
+    /// What `mapping` maps, as others know it.
+    fn origin(&mut self, mapping: &Mapping) -> Arc<Origin> {
+        let origin = Origin::of(mapping);
+        if let Some(known) = self.origins.get(&origin) {
+            return Arc::clone(known);
+        }
+        let origin = Arc::new(origin);
+        self.origins.insert(Arc::clone(&origin));
+        origin
+    }
+
+    /// The mapping of `address`, if breakpoints can be placed in it.
+    fn ground<'a>(&mut self, address: u64, maps: &'a Maps) -> Result<Ground<'a>, Unplaceable> {
+        let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
+        if !mapping.is_executable() {
+            return Err(Unplaceable::NotExecutable);
+        }
+        if mapping.perms.contains(Permissions::SHARED) {
+            return Err(Unplaceable::Shared);
+        }
+        self.sequences.look_at(maps, mapping);
+        if self.watched.is_empty() {
+            self.watched = executable(maps);
+        }
+        Ok(Ground { mapping, origin: self.origin(mapping), steady: intact::is_steady(mapping) })
     }
 
     /// Puts a breakpoint at `address` for `probe`, or for the engine itself where that is `None`.
@@ -431,63 +408,94 @@ impl Space {
         maps: &Maps,
         probe: Option<usize>,
     ) -> Result<(), Unplaceable> {
-        let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
-        if !mapping.is_executable() {
-            return Err(Unplaceable::NotExecutable);
+        let ground = self.ground(address, maps)?;
+        self.place_on(&ground, address, maps, probe, &mut Window::new())
+    }
+
+    /// The same for `probe` at each of `addresses`, but for those where it is: returns what has become of the others.
+    pub(crate) fn place_all(
+        &mut self,
+        addresses: &[u64],
+        maps: &Maps,
+        probe: usize,
+    ) -> Vec<(u64, Result<(), Unplaceable>)> {
+        let mut window = Window::new();
+        let mut ground: Option<Ground<'_>> = None;
+        let mut placed = Vec::new();
+        for &address in addresses {
+            if self.breakpoint(address).is_some_and(|breakpoint| breakpoint.probes.contains(&probe)) {
+                continue;
+            }
+            let here = match ground.take().filter(|ground| ground.mapping.contains(address)) {
+                Some(here) => Ok(here),
+                None => self.ground(address, maps),
+            };
+            placed.push((
+                address,
+                here.and_then(|here| {
+                    let here = ground.insert(here);
+                    self.place_on(here, address, maps, Some(probe), &mut window)
+                }),
+            ));
         }
-        if mapping.perms.contains(Permissions::SHARED) {
-            return Err(Unplaceable::Shared);
-        }
+        placed
+    }
+
+    fn place_on(
+        &mut self,
+        ground: &Ground<'_>,
+        address: u64,
+        maps: &Maps,
+        probe: Option<usize>,
+        window: &mut Window,
+    ) -> Result<(), Unplaceable> {
         if !self.breakpoints.contains_key(&address) {
             if self.transit.passes(address) {
                 return Err(Unplaceable::Memory(io::ErrorKind::ResourceBusy.into()));
             }
-            let (displaced, original) = self.decode(address)?;
-            self.sequences.look_at(maps, mapping);
-            if self.sequences.meet(address, displaced.length()) {
+            let read = if ground.steady { window.code_at(self, address) } else { self.code_at(address) };
+            let (buffer, length) = read.map_err(Unplaceable::Memory)?;
+            let (original, _) = Original::decode(buffer.get(..length).unwrap_or_default(), address)?;
+            if self.sequences.meet(address, original.length()) {
                 return Err(Unplaceable::Sequence);
             }
-            let changing = self.may_change(address, displaced.length(), maps, mapping);
-            if self.watched.is_empty() {
-                self.watched = executable(maps);
-            }
+            let changing = self.may_change(address, original.length(), maps, ground.mapping);
             self.memory.write_all_at(&[INT3], address).map_err(Unplaceable::Memory)?;
             self.removed.remove(&address);
-            let breakpoint = Breakpoint {
-                displaced,
-                original,
-                ambiguous: is_ambiguous(&displaced, original),
-                changing,
-                in_copy: false,
-                hits: Hits::default(),
-                probes: Vec::new(),
-                internal: false,
-                identity: identity(mapping, address),
-            };
+            let breakpoint = Breakpoint::new(original, changing, Arc::clone(&ground.origin));
             self.breakpoints.insert(address, breakpoint);
         }
         if let Some(breakpoint) = self.breakpoints.get_mut(&address) {
             match probe {
-                Some(probe) if !breakpoint.probes.contains(&probe) => breakpoint.probes.push(probe),
-                Some(_) => {}
+                Some(probe) => breakpoint.probes.add(probe),
                 None => breakpoint.internal = true,
             }
         }
         Ok(())
     }
 
-    /// Takes `probe` off `address`, and the breakpoint with it if nobody else needs that.
-    /// Returns whether the program had overwritten the breakpoint.
-    pub(crate) fn withdraw(&mut self, address: u64, probe: usize) -> bool {
-        let Some(breakpoint) = self.breakpoints.get_mut(&address) else { return false };
-        breakpoint.probes.retain(|&other| other != probe);
-        if breakpoint.probes.is_empty() && !breakpoint.internal { self.lift(address) } else { false }
+    /// Takes `probe` off each of `addresses`, and the breakpoints with it that nobody else needs.
+    /// Returns those that the program had overwritten.
+    pub(crate) fn withdraw(&mut self, addresses: &[u64], probe: usize) -> Vec<u64> {
+        let mut window = Window::new();
+        let mut overwritten = Vec::new();
+        for &address in addresses {
+            let here = self.breakpoints.get_mut(&address);
+            let Some(breakpoint) = here.filter(|here| here.probes.contains(&probe)) else { continue };
+            breakpoint.probes.remove(probe);
+            if breakpoint.probes.is_empty() && !breakpoint.internal && self.lift_by(address, &mut window) {
+                overwritten.push(address);
+            }
+        }
+        overwritten
     }
 
     /// Takes every probe off. Returns the addresses at which the program had overwritten the breakpoint.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
+        let mut window = Window::new();
         let addresses: Vec<u64> = self.breakpoints.keys().copied().collect();
-        let overwritten = addresses.into_iter().filter(|&address| self.lift(address)).collect();
+        let lifted = addresses.into_iter().filter(|&address| self.lift_by(address, &mut window));
+        let overwritten = lifted.collect();
         // A fork that was copying while a breakpoint was removed may have kept it.
         self.restore_removed();
         overwritten
@@ -495,10 +503,15 @@ impl Space {
 
     /// Writes the original byte back. Returns whether the program had overwritten the breakpoint.
     fn lift(&mut self, address: u64) -> bool {
+        self.lift_by(address, &mut Window::new())
+    }
+
+    fn lift_by(&mut self, address: u64, window: &mut Window) -> bool {
         let Some(breakpoint) = self.breakpoints.remove(&address) else { return false };
-        let original = breakpoint.original;
-        self.removed.insert(address, Removed::of(&breakpoint));
-        match self.byte(address) {
+        let removed = Removed::of(&breakpoint);
+        let (original, changing) = (removed.original, removed.changing);
+        self.removed.insert(address, removed);
+        match self.shown(address, changing, window) {
             Some(INT3) => {
                 self.put(address, original);
                 false
@@ -510,7 +523,7 @@ impl Space {
 
     /// Puts the displaced byte back for a moment, until [`Space::cover`]; says whether it is there.
     pub(crate) fn uncover(&self, address: u64) -> bool {
-        let original = self.breakpoints.get(&address).map(|breakpoint| breakpoint.original);
+        let original = self.breakpoints.get(&address).map(|breakpoint| breakpoint.original().first());
         original.is_none_or(|original| self.put(address, original))
     }
 
@@ -549,7 +562,7 @@ impl Space {
     pub(crate) fn store_meets_breakpoint(&self, address: u64, length: usize) -> bool {
         let start = address.saturating_sub(LONGEST as u64 - 1);
         self.within(start..address.saturating_add(length as u64))
-            .any(|(site, breakpoint)| site.saturating_add(breakpoint.displaced.length() as u64) > address)
+            .any(|(site, breakpoint)| site.saturating_add(breakpoint.original().length() as u64) > address)
     }
 
     /// Decodes anew the displaced instructions that a store of `bytes` at `address`, already made, has
@@ -562,33 +575,13 @@ impl Space {
         for &site in &sites {
             let new = site.checked_sub(address).and_then(|offset| bytes.get(usize::try_from(offset).ok()?));
             if let (Some(&new), Some(breakpoint)) = (new, self.breakpoints.get_mut(&site)) {
-                breakpoint.original = new;
+                breakpoint.begin_with(new);
             }
         }
         for site in sites {
             self.reread(site, lost);
         }
     }
-}
-
-/// Decodes an instruction; also returns its first byte.
-fn decode(bytes: &[u8], address: u64) -> Result<(Displaced, u8), Unplaceable> {
-    let displaced = code::decode(bytes, address).map_err(|why| {
-        let length = why.code().map_or(bytes.len(), |_| code::length(bytes));
-        Unplaceable::Instruction { why, bytes: bytes.get(..length).unwrap_or(bytes).to_vec() }
-    })?;
-    let original = bytes.first().copied().unwrap_or(INT3);
-    Ok((displaced, original))
-}
-
-/// Whether an instruction may begin behind the first byte of that one.
-fn is_ambiguous(displaced: &Displaced, original: u8) -> bool {
-    displaced.length() == 1 || is_legacy_prefix(original)
-}
-
-/// Programs jump behind such a prefix on purpose, as glibc does to leave out LOCK.
-fn is_legacy_prefix(byte: u8) -> bool {
-    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
 }
 
 #[cfg(test)]
@@ -625,7 +618,7 @@ mod tests {
         space.place(site, &maps(start, 0), Some(0)).unwrap();
         assert_eq!(code[32].load(Ordering::Relaxed), INT3);
         space.forget_unmapped(&[mapping(start + 16, 0)]);
-        assert!(!space.withdraw(site, 0));
+        assert!(space.withdraw(&[site], 0).is_empty());
         assert_eq!(code[32].load(Ordering::Relaxed), NOP);
     }
 
@@ -634,7 +627,7 @@ mod tests {
         let (code, mut space) = (nops(), own_space());
         let start = code.as_ptr() as u64;
         space.place(start, &maps(start, 1), Some(0)).unwrap();
-        space.withdraw(start, 0);
+        space.withdraw(&[start], 0);
         // Another file, which has an INT3 of its own there.
         code[0].store(INT3, Ordering::Relaxed);
         space.forget_unmapped(&[mapping(start, 2)]);

@@ -124,6 +124,25 @@ pub fn sweep_on(
     })
 }
 
+/// Where the instructions in `bytes` begin, which lie at `address`: as [`sweep`] has it, which also finds out whether
+/// they can be probed, and takes many times as long.
+fn starts(bytes: &[u8], address: u64) -> impl Iterator<Item = u64> {
+    let mut decoder = Decoder::new(64, bytes, Processor::host().decoder_options());
+    std::iter::from_fn(move || {
+        let start = decoder.position();
+        if !decoder.can_decode() {
+            return None;
+        }
+        if decoder.decode().is_invalid() {
+            let rest = bytes.get(start..).unwrap_or_default();
+            let length = sweep(rest, 0).next().map_or(1, |instruction| instruction.length.max(1));
+            // Never behind the end, as the length is that of some of the rest.
+            decoder.set_position(start + length).ok()?;
+        }
+        Some(address.wrapping_add(start as u64))
+    })
+}
+
 /// Whether `displaced` is an instruction, rather than bytes of which it is only known what they raise.
 #[must_use]
 pub fn is_instruction(displaced: &Displaced) -> bool {
@@ -155,9 +174,18 @@ pub fn of_function<'elf>(
     elf: &'elf Elf,
     function: &Function,
 ) -> impl Iterator<Item = Instruction> + use<'elf> {
+    sweep(bytes_of(elf, function), function.address)
+}
+
+/// Where the instructions of `function` begin.
+pub(crate) fn starts_of<'elf>(elf: &'elf Elf, function: &Function) -> impl Iterator<Item = u64> + use<'elf> {
+    starts(bytes_of(elf, function), function.address)
+}
+
+fn bytes_of<'elf>(elf: &'elf Elf, function: &Function) -> &'elf [u8] {
     let bytes = elf.code_at(function.address);
     let size = usize::try_from(function.size).unwrap_or(usize::MAX).min(bytes.len());
-    sweep(bytes.get(..size).unwrap_or_default(), function.address)
+    bytes.get(..size).unwrap_or_default()
 }
 
 /// The instructions of `range`, for a machine with that processor: a linear sweep that begins anew at each function
@@ -207,10 +235,13 @@ pub enum Boundary {
 #[must_use]
 pub fn boundary(elf: &Elf, address: u64) -> Boundary {
     let Some(function) = elf.function_at(address) else { return Boundary::Unknown };
-    let last = of_function(elf, function).take_while(|instruction| instruction.address <= address).last();
+    let last = elf.with_starts(function, |starts| {
+        let after = starts.partition_point(|&start| start <= address);
+        starts.get(..after).and_then(|starts| starts.last()).copied()
+    });
     match last {
-        Some(instruction) if instruction.address != address => {
-            let start = instruction.address.wrapping_sub(function.address);
+        Some(start) if start != address => {
+            let start = start.wrapping_sub(function.address);
             Boundary::Inside { start, function: function.name().to_owned() }
         }
         Some(_) => Boundary::Yes,
@@ -233,6 +264,30 @@ mod tests {
         assert!(refusals.contains(&Unprobeable::Refused(Refusal::Truncated { length: 2 })), "{refusals:?}");
         let raising = sweep(&bytes, 0x1000).filter_map(|found| found.displaced.ok());
         assert_eq!(raising.filter(|displaced| !is_instruction(displaced)).count(), 1);
+        let found: Vec<u64> = found.iter().map(|&(address, _)| address).collect();
+        assert_eq!(starts(&bytes, 0x1000).collect::<Vec<_>>(), found);
+    }
+
+    #[test]
+    fn instructions_begin_where_a_sweep_has_them() {
+        let elf = Elf::open(std::path::Path::new("/proc/self/exe")).unwrap();
+        let mut seen = 0;
+        for range in elf.code() {
+            let bytes = elf.bytes(range);
+            // Each offset into it, so that much of what is met is no code.
+            for skip in 0..16 {
+                let bytes = bytes.get(skip..).unwrap_or_default();
+                let bytes = &bytes[..bytes.len().min(20_000)];
+                let swept: Vec<u64> = sweep(bytes, 7).map(|instruction| instruction.address).collect();
+                assert_eq!(starts(bytes, 7).collect::<Vec<_>>(), swept);
+                seen += swept.len();
+            }
+        }
+        assert!(seen > 10_000, "{seen}");
+        // LOCK where it is not allowed, of which the whole is undefined, and a prefix alone.
+        let bytes = [0xf0, 0x48, 0x89, 0xc3, 0x90, 0xf0, 0xc4, 0xe2, 0x66];
+        let swept: Vec<u64> = sweep(&bytes, 0).map(|instruction| instruction.address).collect();
+        assert_eq!(starts(&bytes, 0).collect::<Vec<_>>(), swept);
     }
 
     #[test]

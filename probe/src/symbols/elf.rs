@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use object::elf::{
     DT_SONAME, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID,
@@ -16,6 +17,9 @@ use object::elf::{
 };
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
+
+use crate::symbols::code::starts_of;
+use crate::target::lock;
 
 mod debug_file;
 mod sequences;
@@ -142,6 +146,9 @@ pub struct Elf {
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
     unwound: Vec<Range<u64>>,
+    /// Where the instructions of one function begin, which was asked for last: many probes in a function are mostly
+    /// looked up one after another.
+    starts: Mutex<Option<(u64, Vec<u64>)>>,
 }
 
 impl Elf {
@@ -193,6 +200,7 @@ impl Elf {
             code,
             symbols,
             unwound,
+            starts: Mutex::default(),
         })
     }
 
@@ -291,6 +299,15 @@ impl Elf {
     /// There is none, or more than one, or it is not a function.
     pub fn lookup(&self, name: &SymbolName) -> Result<&Symbol, LookupError> {
         self.symbols.lookup(&self.path, name)
+    }
+
+    /// Has `look` see where the instructions of `function` begin.
+    pub(crate) fn with_starts<R>(&self, function: &Function, look: impl FnOnce(&[u64]) -> R) -> R {
+        let mut starts = lock(&self.starts);
+        if starts.as_ref().is_none_or(|(address, _)| *address != function.address) {
+            *starts = Some((function.address, starts_of(self, function).collect()));
+        }
+        look(starts.as_ref().map_or(&[], |(_, starts)| starts))
     }
 
     fn file_bytes(&self, offset: u64, size: u64) -> &[u8] {

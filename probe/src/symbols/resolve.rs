@@ -1,6 +1,6 @@
 //! Looks a [`ProbeSpec`] up in what a process has mapped.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -145,6 +145,18 @@ impl From<ResolveError> for LocateError {
 pub struct Objects {
     files: Mutex<HashMap<(PathBuf, Identity), Arc<Elf>>>,
     sonames: Mutex<HashMap<(PathBuf, Identity), Option<String>>>,
+    seen: Mutex<Seen>,
+}
+
+/// What was found in one answer to what a process has mapped, for those who look up many probes in it.
+#[derive(Debug, Default)]
+struct Seen {
+    /// That of [`Maps::number`].
+    number: u64,
+    /// The addresses of the mappings that objects were found in, by name.
+    objects: HashMap<String, u64>,
+    /// Their files, by the address of the mapping.
+    files: HashMap<u64, Arc<Elf>>,
 }
 
 /// What changes when a file is replaced or written.
@@ -185,6 +197,24 @@ impl Objects {
     /// # Errors
     /// It cannot be had any more, or it is no ELF file.
     pub fn mapped(&self, maps: &Maps, mapping: &Mapping) -> Result<Arc<Elf>, ResolveError> {
+        if let Some(elf) = self.seen(maps, |seen| seen.files.get(&mapping.start).cloned()) {
+            return Ok(elf);
+        }
+        let elf = self.read_mapped(maps, mapping)?;
+        self.seen(maps, |seen| seen.files.insert(mapping.start, Arc::clone(&elf)));
+        Ok(elf)
+    }
+
+    /// What is known of that answer.
+    fn seen<R>(&self, maps: &Maps, look: impl FnOnce(&mut Seen) -> R) -> R {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.number != maps.number() {
+            *seen = Seen { number: maps.number(), ..Seen::default() };
+        }
+        look(&mut seen)
+    }
+
+    fn read_mapped(&self, maps: &Maps, mapping: &Mapping) -> Result<Arc<Elf>, ResolveError> {
         let path = mapping.path.as_deref().unwrap_or(Path::new(""));
         if mapping.is_vdso() {
             let read = || {
@@ -312,8 +342,17 @@ impl Resolver {
     /// # Errors
     /// As [`Locate::locate`].
     pub fn places(&self, maps: &Maps) -> Result<Vec<Place>, LocateError> {
+        self.find(maps, |site, elf, address| Place { site, name: elf.and_then(|elf| name_of(elf, address)) })
+    }
+
+    /// The sites: `found` is called with each, its object, and its virtual address there, where these are known.
+    fn find<T>(
+        &self,
+        maps: &Maps,
+        found: impl Fn(Site, Option<&Elf>, u64) -> T,
+    ) -> Result<Vec<T>, LocateError> {
         let object = match &self.spec {
-            ProbeSpec::Address(address) => return Ok(vec![self.place_of_address(*address, maps)?]),
+            ProbeSpec::Address(address) => return Ok(vec![self.find_address(*address, maps, found)?]),
             ProbeSpec::Symbol { object, .. }
             | ProbeSpec::EachInstruction { object, .. }
             | ProbeSpec::FileOffset { object, .. } => object,
@@ -322,28 +361,26 @@ impl Resolver {
             return Err(LocateError::NotMapped { object: object.clone() });
         };
         let elf = self.objects.mapped(maps, file)?;
+        let code: Vec<&Mapping> =
+            maps.iter().filter(|mapping| mapping.is_executable() && is_same(file, mapping)).collect();
         let mut places = Vec::new();
         for address in self.addresses(&elf)? {
             let not_code = |offset| ResolveError::NotCode { path: elf.path().to_owned(), offset };
             let Some(offset) = elf.offset_of_address(address) else {
                 return Err(not_code(address).into());
             };
-            let mut sites = maps
-                .iter()
-                .filter(|mapping| mapping.is_executable() && is_same(file, mapping))
-                .filter_map(|mapping| mapping.address_of(offset))
-                .peekable();
-            if sites.peek().is_none() {
+            let before = places.len();
+            let sites = code.iter().filter_map(|mapping| mapping.address_of(offset));
+            places.extend(sites.map(|site| found(Site { address: site }, Some(&elf), address)));
+            if places.len() == before {
                 return Err(not_code(offset).into());
             }
-            let name = name_of(&elf, address);
-            places.extend(sites.map(|address| Place { site: Site { address }, name: name.clone() }));
         }
         Ok(places)
     }
 
-    /// The virtual addresses that the probe names in its object.
-    fn addresses(&self, elf: &Elf) -> Result<BTreeSet<u64>, ResolveError> {
+    /// The virtual addresses that the probe names in its object, each once, in their order.
+    fn addresses(&self, elf: &Elf) -> Result<Vec<u64>, ResolveError> {
         let address = match &self.spec {
             ProbeSpec::Symbol { symbol, offset, .. } => {
                 let found = elf.lookup(symbol)?;
@@ -362,10 +399,10 @@ impl Resolver {
                 .address_of_offset(*offset)
                 .ok_or_else(|| ResolveError::NotCode { path: elf.path().to_owned(), offset: *offset })?,
             ProbeSpec::EachInstruction { pattern, .. } => return instructions(elf, pattern),
-            ProbeSpec::Address(_) => return Ok(BTreeSet::new()),
+            ProbeSpec::Address(_) => return Ok(Vec::new()),
         };
         self.check_boundary(elf, address)?;
-        Ok(BTreeSet::from([address]))
+        Ok(vec![address])
     }
 
     fn check_boundary(&self, elf: &Elf, address: u64) -> Result<(), ResolveError> {
@@ -377,7 +414,12 @@ impl Resolver {
         }
     }
 
-    fn place_of_address(&self, address: u64, maps: &Maps) -> Result<Place, ResolveError> {
+    fn find_address<T>(
+        &self,
+        address: u64,
+        maps: &Maps,
+        found: impl Fn(Site, Option<&Elf>, u64) -> T,
+    ) -> Result<T, ResolveError> {
         let mapping = maps::find(maps, address).ok_or(ResolveError::NotMapped { address })?;
         if !mapping.is_executable() {
             let mapping = mapping.path.as_ref().map(|path| path.display().to_string());
@@ -385,20 +427,21 @@ impl Resolver {
             return Err(ResolveError::NotExecutable { address, mapping });
         }
         let site = Site { address };
+        let elf = self.objects.mapped(maps, mapping).ok();
+        let in_file = |elf: &Elf| elf.address_of_offset(mapping.file_offset(address)?);
         // Code that no file describes, such as a JIT compiler's, may be probed; nobody can tell where its
         // instructions begin.
-        let unknown = Ok(Place { site, name: None });
-        let Ok(elf) = self.objects.mapped(maps, mapping) else { return unknown };
-        let in_file = mapping.file_offset(address).and_then(|offset| elf.address_of_offset(offset));
-        let Some(in_file) = in_file else { return unknown };
+        let Some((elf, in_file)) = elf.and_then(|elf| in_file(&elf).map(|at| (elf, at))) else {
+            return Ok(found(site, None, address));
+        };
         self.check_boundary(&elf, in_file)?;
-        Ok(Place { site, name: name_of(&elf, in_file) })
+        Ok(found(site, Some(&elf), in_file))
     }
 }
 
 impl Locate for Resolver {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
-        Ok(self.places(maps)?.into_iter().map(|place| place.site).collect())
+        self.find(maps, |site, _, _| site)
     }
 }
 
@@ -419,13 +462,12 @@ pub fn name_of(elf: &Elf, address: u64) -> Option<String> {
 }
 
 /// Where the instructions of the functions begin whose names match.
-fn instructions(elf: &Elf, pattern: &str) -> Result<BTreeSet<u64>, ResolveError> {
+fn instructions(elf: &Elf, pattern: &str) -> Result<Vec<u64>, ResolveError> {
     if !glob::is_pattern(pattern) {
         // Also finds out that it has no such symbol, or two, and takes versions.
         let symbol = elf.lookup(&elf::SymbolName::parse(pattern))?;
         let function = elf.functions().iter().find(|function| function.address == symbol.address);
-        let starts = function.map(|function| code::of_function(elf, function));
-        return Ok(starts.into_iter().flatten().map(|instruction| instruction.address).collect());
+        return Ok(function.map(|function| code::starts_of(elf, function).collect()).unwrap_or_default());
     }
     let matching: Vec<_> = elf
         .functions()
@@ -437,8 +479,12 @@ fn instructions(elf: &Elf, pattern: &str) -> Result<BTreeSet<u64>, ResolveError>
         let (pattern, path) = (pattern.to_owned(), elf.path().to_owned());
         return Err(ResolveError::NoMatch { pattern, path });
     }
-    let starts = matching.into_iter().flat_map(|function| code::of_function(elf, function));
-    Ok(starts.map(|instruction| instruction.address).collect())
+    let starts = matching.into_iter().flat_map(|function| code::starts_of(elf, function));
+    let mut starts: Vec<u64> = starts.collect();
+    // A function may lie within another.
+    starts.sort_unstable();
+    starts.dedup();
+    Ok(starts)
 }
 
 /// Whether two mappings are of one object.
@@ -460,8 +506,24 @@ fn files(maps: &Maps) -> Vec<&Mapping> {
 }
 
 /// The one mapped object with code that goes by the name `object`: its path, its file name, its SONAME, or
-/// the name of a program in PATH.
+/// the name of a program in PATH. Looked for now, or before in the same answer.
 fn find_object<'a>(
+    object: &str,
+    maps: &'a Maps,
+    objects: &Objects,
+) -> Result<Option<&'a Mapping>, ResolveError> {
+    let known = objects.seen(maps, |seen| seen.objects.get(object).copied());
+    if let Some(mapping) = known.and_then(|start| maps::find(maps, start)) {
+        return Ok(Some(mapping));
+    }
+    let found = look_for_object(object, maps, objects)?;
+    if let Some(mapping) = found {
+        objects.seen(maps, |seen| seen.objects.insert(object.to_owned(), mapping.start));
+    }
+    Ok(found)
+}
+
+fn look_for_object<'a>(
     object: &str,
     maps: &'a Maps,
     objects: &Objects,

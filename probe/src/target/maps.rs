@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
 
@@ -101,6 +102,8 @@ impl Mapping {
 pub struct Maps {
     pid: i32,
     mappings: Vec<Mapping>,
+    /// The same for copies of the same answer, and for no other.
+    number: u64,
 }
 
 impl Maps {
@@ -115,7 +118,13 @@ impl Maps {
     /// Takes `mappings`, in address order, for those of process `pid`.
     #[must_use]
     pub fn new(pid: i32, mappings: Vec<Mapping>) -> Maps {
-        Maps { pid, mappings }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Maps { pid, mappings, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// A number that no other answer has, copies of this one excepted.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The process, or one of its threads.

@@ -15,7 +15,7 @@ use probe::locate::{Address, LocateError};
 use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
-use probe::{Action, Event as EngineEvent, Hit, Left, ProbeId, RunEnd, Session, SessionOptions};
+use probe::{Action, Event as EngineEvent, Hit, Left, ProbeError, ProbeId, RunEnd, Session, SessionOptions};
 use probe::{Unplaceable, code};
 use serde::Serialize;
 
@@ -446,19 +446,25 @@ fn place(
     shared: &Arc<Shared>,
     launched: bool,
 ) -> Result<Vec<ProbeId>, Failure> {
-    let mut probes = Vec::new();
-    for (index, resolver) in resolvers.iter().enumerate() {
+    let each = resolvers.iter().enumerate().map(|(index, resolver)| {
         let handler = Arc::clone(shared);
-        match session.probe(resolver.clone(), move |hit| handler.hit(index, hit)) {
-            Ok(probe) => probes.push(probe),
-            Err(error) => {
-                if launched {
-                    session.kill();
-                }
-                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
+        (resolver.clone(), move |hit: &mut Hit<'_>| handler.hit(index, hit))
+    });
+    let named = |(placed, resolver): (Result<ProbeId, ProbeError>, &Resolver)| {
+        placed.map_err(|error| Failure::new(format!("`{}`: {error}", resolver.spec())))
+    };
+    let placed = session.probe_all(each).map_err(Failure::from);
+    let probes: Result<Vec<ProbeId>, Failure> =
+        placed.and_then(|placed| placed.into_iter().zip(resolvers).map(named).collect());
+    let probes = match probes {
+        Ok(probes) => probes,
+        Err(failure) => {
+            if launched {
+                session.kill();
             }
+            return Err(failure);
         }
-    }
+    };
     for (index, &probe) in probes.iter().enumerate() {
         let Some(report) = session.report(probe) else { continue };
         let mut state = shared.lock();

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use iced_x86::Code;
 
-use crate::executor::space::{INT3, Identity, LONGEST, Removed, Space, decode, identity};
+use crate::executor::space::{INT3, LONGEST, Origin, Original, Removed, Space};
 use crate::target::lock;
 use crate::target::maps::{self, Mapping};
 use crate::target::pages::PAGE;
@@ -29,16 +29,15 @@ impl Space {
     /// program has taken along into a copy at the same address: the addresses of those with probes are returned. Where
     /// it has moved the mapping of a file elsewhere, the original bytes are put back.
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) -> Vec<u64> {
-        let stays = |address: u64, known: Identity| {
-            maps::find(maps, address).is_some_and(|mapping| known == identity(mapping, address))
+        let stays = |address: u64, known: &Origin| {
+            maps::find(maps, address).is_some_and(|mapping| *known == Origin::of(mapping))
         };
-        let strayed =
-            self.breakpoints.iter().filter(|&(&site, breakpoint)| !stays(site, breakpoint.identity));
+        let strayed = self.breakpoints.iter().filter(|&(&site, breakpoint)| !stays(site, &breakpoint.origin));
         let strayed: Vec<u64> = strayed.map(|(&site, _)| site).collect();
         let (copied, gone): (Vec<u64>, Vec<u64>) =
             strayed.into_iter().partition(|&site| self.adopt(site, maps));
         let mut former: Vec<(u64, Removed)> =
-            self.removed.extract_if(.., |&site, removed| !stays(site, removed.identity)).collect();
+            self.removed.extract_if(.., |&site, removed| !stays(site, &removed.origin)).collect();
         for site in gone {
             former.extend(self.breakpoints.remove(&site).map(|breakpoint| (site, Removed::of(&breakpoint))));
         }
@@ -49,6 +48,7 @@ impl Space {
             self.former.clear();
         }
         self.former.extend(former.into_iter().take(MOST));
+        self.origins.retain(|origin| Arc::strong_count(origin) > 1);
         self.sequences.forget_unmapped(maps);
         self.text = None;
         // What was not found may be there now.
@@ -64,22 +64,22 @@ impl Space {
         let Some(mapping) = maps::find(maps, site) else { return false };
         let Some(breakpoint) = self.breakpoints.get(&site) else { return false };
         let known = Removed::of(breakpoint);
-        if !self.pages.is_own(site) || !self.is_instruction(site, known) {
+        if !self.pages.is_own(site) || !self.is_instruction(site, &known) {
             return false;
         }
+        let origin = self.origin(mapping);
         if let Some(breakpoint) = self.breakpoints.get_mut(&site) {
-            breakpoint.identity = identity(mapping, site);
+            breakpoint.origin = origin;
             (breakpoint.changing, breakpoint.in_copy) = (true, true);
         }
         true
     }
 
     /// Whether there is an INT3 at `address`, and the rest of an instruction as it was behind `known`.
-    fn is_instruction(&self, address: u64, known: Removed) -> bool {
+    fn is_instruction(&self, address: u64, known: &Removed) -> bool {
         let mut bytes = [0; LONGEST];
         let read = self.read_raw(address, &mut bytes).unwrap_or(0);
-        self.decode_copy(address, bytes.get(..read).unwrap_or_default(), known.original)
-            == Some((known.code, known.length))
+        self.decode_copy(address, bytes.get(..read).unwrap_or_default(), known.original) == Some(known.kind())
     }
 
     /// What the bytes at `address`, which begin with an INT3, are if that replaces `original`.
@@ -88,8 +88,8 @@ impl Space {
         let first = bytes.first_mut().filter(|first| **first == INT3)?;
         *first = original;
         self.unmask(address, &mut bytes);
-        let (displaced, _) = decode(&bytes, address).ok()?;
-        Some((displaced.code(), displaced.length() as u8))
+        let (original, _) = Original::decode(&bytes, address).ok()?;
+        Some(original.kind())
     }
 
     /// Puts the original bytes back where the mapping of a file has been moved to with the breakpoints `former` in it.
@@ -98,25 +98,26 @@ impl Space {
         for mapping in maps.iter().filter(|mapping| mapping.is_executable() && mapping.inode != 0) {
             files.entry((mapping.dev, mapping.inode)).or_default().push(mapping);
         }
-        for &(site, removed) in former {
-            let (dev, inode, Some(offset)) = removed.identity else { continue };
-            for mapping in files.get(&(dev, inode)).into_iter().flatten() {
+        for (site, removed) in former {
+            let Some(offset) = removed.origin.file_offset(*site) else { continue };
+            let file = (removed.origin.dev, removed.origin.inode);
+            for mapping in files.get(&file).into_iter().flatten() {
                 if let Some(address) = mapping.address_of(offset)
-                    && address != site
+                    && address != *site
                     && !self.breakpoints.contains_key(&address)
                     && self.pages.is_own(address)
                     && self.is_instruction(address, removed)
                 {
-                    self.lift_copy(address, removed.original, identity(mapping, address));
+                    self.lift_copy(address, removed.original, mapping);
                 }
             }
         }
     }
 
     /// Replaces the INT3 at `address`, which is a copy of one of ours, by the byte that belongs there.
-    pub(crate) fn lift_copy(&mut self, address: u64, original: u8, identity: Identity) -> bool {
+    pub(crate) fn lift_copy(&mut self, address: u64, original: u8, mapping: &Mapping) -> bool {
         // Other threads may have trapped on it.
-        let removed = Removed { original, changing: true, code: Code::INVALID, length: 0, identity };
+        let removed = Removed::of_copy(original, self.origin(mapping));
         self.removed.insert(address, removed);
         self.put(address, original)
     }
@@ -135,7 +136,7 @@ impl Space {
             let now = decoded
                 .entry(removed.original)
                 .or_insert_with(|| self.decode_copy(address, bytes, removed.original));
-            *now == Some((removed.code, removed.length))
+            *now == Some(removed.kind())
         };
         // What was here, or moved with its page, and has left no text to compare.
         let of = |(&of, removed): (&u64, &Removed)| Copied { original: removed.original, of };
@@ -144,18 +145,18 @@ impl Space {
             return Some(of(found));
         }
         let live = self.breakpoints.iter().map(|(&site, breakpoint)| (site, Removed::of(breakpoint)));
-        let live = live.chain(self.removed.iter().map(|(&site, &removed)| (site, removed)));
+        let live = live.chain(self.removed.iter().map(|(&site, removed)| (site, removed.clone())));
         let mut likely: Vec<(u64, Removed)> = live.filter(|(_, removed)| fits(removed)).collect();
         likely.sort_by_key(|&(site, _)| site % PAGE != address % PAGE);
         let here = self.around(address);
         let needed = if own { 32 } else { 12 };
         let likeness =
-            |(site, removed): &(u64, Removed)| (alike(&here, &self.around(*site)), *site, *removed);
+            |(site, removed): &(u64, Removed)| (alike(&here, &self.around(*site)), *site, removed.original);
         let best = likely.iter().take(MOST).map(likeness).max_by_key(|&(alike, ..)| alike);
-        if let Some((alike, of, removed)) = best
+        if let Some((alike, of, original)) = best
             && alike >= needed
         {
-            return Some(Copied { original: removed.original, of });
+            return Some(Copied { original, of });
         }
         let mut moved = self.former.iter().filter(|&(site, _)| site % PAGE == address % PAGE);
         moved.find(|(_, removed)| fits(removed)).map(of)

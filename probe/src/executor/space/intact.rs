@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use emu::Displaced;
 
-use crate::executor::space::{Breakpoint, INT3, LONGEST, Space, decode, identity};
+use crate::executor::space::{Breakpoint, INT3, LONGEST, Origin, Original, Space};
 use crate::target::mapped;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::pages::PAGE;
@@ -25,7 +25,7 @@ impl Space {
     /// Whether the program may change the instruction of `length` bytes at `address`, which `mapping`, one of `maps`,
     /// holds, without our knowing: it can write to it, or it has been written to.
     pub(super) fn may_change(&mut self, address: u64, length: usize, maps: &Maps, mapping: &Mapping) -> bool {
-        if mapping.perms.contains(Permissions::WRITE) || mapping.inode == 0 && !mapping.is_vdso() {
+        if !is_steady(mapping) {
             return true;
         }
         let last = address.saturating_add(length as u64).saturating_sub(1);
@@ -87,8 +87,8 @@ impl Space {
     /// Whether another mapping of the same was at `site` at the last look.
     fn has_changed(&self, site: u64, breakpoint: &Breakpoint, mapping: &Mapping) -> bool {
         let before = maps::find(&self.watched, site);
-        breakpoint.identity == identity(mapping, site)
-            && before.is_some_and(|before| before != mapping && breakpoint.identity == identity(before, site))
+        *breakpoint.origin == Origin::of(mapping)
+            && before.is_some_and(|before| before != mapping && *breakpoint.origin == Origin::of(before))
     }
 
     /// Looks at breakpoints from address `from` on, as many as a few reads show, and adds those that are not there to
@@ -138,10 +138,11 @@ impl Space {
         if self.byte(site).is_none_or(|byte| byte == INT3) {
             return Missing::Gone;
         }
-        let (displaced, original) = (breakpoint.displaced, breakpoint.original);
-        let same_file = mapping.inode != 0 && identity(mapping, site) == breakpoint.identity;
-        let as_before =
-            |(now, byte): (Displaced, u8)| byte == original && now.instruction() == displaced.instruction();
+        let same_file = mapping.inode != 0 && *breakpoint.origin == Origin::of(mapping);
+        let as_before = |(original, now): (Original, Displaced)| {
+            original.first() == breakpoint.original().first()
+                && breakpoint.displaced(site).is_some_and(|was| was.instruction() == now.instruction())
+        };
         if same_file && self.decode(site).is_ok_and(as_before) && self.put(site, INT3) {
             return Missing::Restored;
         }
@@ -154,7 +155,7 @@ impl Space {
         if self.breakpoint(site)?.changing {
             self.reread(site, lost);
         }
-        self.breakpoint(site).map(|breakpoint| breakpoint.displaced)
+        self.breakpoint(site)?.displaced(site).copied()
     }
 
     /// Decodes the instruction at `site` anew, for the program may have changed it. Where it cannot be probed any more,
@@ -165,10 +166,10 @@ impl Space {
         let bytes = buffer.get_mut(..read).unwrap_or_default();
         let is_there = bytes.first() == Some(&INT3);
         self.unmask(site, bytes);
-        match decode(bytes, site) {
-            Ok((displaced, _)) if is_there => {
+        match Original::decode(bytes, site) {
+            Ok((original, displaced)) if is_there => {
                 if let Some(breakpoint) = self.breakpoints.get_mut(&site) {
-                    breakpoint.displace(displaced);
+                    breakpoint.displace(original, displaced);
                 }
             }
             Ok(_) | Err(_) => {
@@ -177,6 +178,11 @@ impl Space {
             }
         }
     }
+}
+
+/// Whether nobody can write to a mapping without our knowing.
+pub(super) fn is_steady(mapping: &Mapping) -> bool {
+    !mapping.perms.contains(Permissions::WRITE) && (mapping.inode != 0 || mapping.is_vdso())
 }
 
 /// Those mappings in which code can run.
