@@ -54,6 +54,7 @@ pub mod error;
 mod executor;
 mod symbols;
 mod target;
+pub mod warden;
 
 pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};

@@ -9,7 +9,7 @@ use crate::symbols::locate::Locate;
 /// What a probe calls at each hit.
 pub(crate) type Handler = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
 /// What hears of events.
-pub(crate) type Observer = Box<dyn FnMut(&Event<'_>)>;
+pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
 
 /// The engine's host: it decides at hits, and hears of events.
 pub(crate) trait Host {

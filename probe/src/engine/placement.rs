@@ -72,6 +72,7 @@ impl Session {
     ) {
         /// After how many sites the observer hears of it.
         const STRIDE: usize = 1024;
+        let stop = self.stop_handle();
         let Some(probe) = self.probes.get_mut(id.0) else { return };
         let Some(space) = self.spaces.get(&space_id) else { return };
         let mut tell = |event: &Event<'_>| self.host.event(event);
@@ -80,6 +81,9 @@ impl Session {
         let total = addresses.len();
         for (done, &address) in addresses.iter().enumerate() {
             if total > STRIDE && done.is_multiple_of(STRIDE) {
+                if stop.is_ending() {
+                    return;
+                }
                 tell(&Event::Placing { probe: id, pid, done, total });
             }
             // Others want it in between.

@@ -66,6 +66,8 @@ pub struct StopHandle(Arc<StopState>);
 #[derive(Debug)]
 struct StopState {
     requested: AtomicBool,
+    /// Whether nothing more is to be placed.
+    ending: AtomicBool,
     alarm: Arc<Alarm>,
 }
 
@@ -80,6 +82,18 @@ impl StopHandle {
     pub fn request(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
         self.0.alarm.ring_in(1);
+    }
+
+    /// The same, and a probe that is being placed gets no more sites: the session is to be left or detached next.
+    /// Async-signal-safe.
+    pub fn request_end(&self) {
+        self.0.ending.store(true, Ordering::SeqCst);
+        self.request();
+    }
+
+    /// Whether the end has been asked for.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.0.ending.load(Ordering::SeqCst)
     }
 }
 
@@ -129,7 +143,7 @@ pub struct Session {
     pub(crate) inaccessible: Option<(i32, io::Error)>,
     target: i32,
     pub(crate) status: Option<ExitStatus>,
-    launched: bool,
+    pub(crate) launched: bool,
     pub(crate) host: Closures,
     alarm: Arc<Alarm>,
     pub(crate) lookout: Lookout,
@@ -148,7 +162,7 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    fn new(target: i32, options: SessionOptions) -> Result<Session, AttachError> {
+    pub(crate) fn new(target: i32, options: SessionOptions) -> Result<Session, AttachError> {
         let failed = |error| AttachError::System { call: "timer_create", error };
         let alarm = Arc::new(Alarm::new().map_err(failed)?);
         let lookout = Lookout::new().map_err(failed)?;
@@ -173,7 +187,11 @@ impl Session {
             status: None,
             launched: false,
             host: Closures::default(),
-            stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm: Arc::clone(&alarm) }),
+            stop: Arc::new(StopState {
+                requested: AtomicBool::new(false),
+                ending: AtomicBool::new(false),
+                alarm: Arc::clone(&alarm),
+            }),
             alarm,
             lookout,
             tracer: PhantomData,
@@ -245,7 +263,7 @@ impl Session {
     pub fn launch_with(command: Command, options: SessionOptions) -> Result<Session, AttachError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |error| AttachError::Launch { program: program.clone(), error };
-        let mut embryo = Embryo::fork(command).map_err(failed)?;
+        let mut embryo = Embryo::fork(command, None).map_err(failed)?;
         let pid = embryo.pid;
         let mut session = Session::new(pid, options)?;
         session.launched = true;
@@ -324,7 +342,7 @@ impl Session {
     }
 
     /// Hears of events from now on.
-    pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + 'static) {
+    pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + Send + 'static) {
         self.host.observer = Some(Box::new(observer));
     }
 

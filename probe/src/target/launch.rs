@@ -24,15 +24,20 @@ pub(crate) struct Embryo {
 impl Embryo {
     /// Forks. A thread of its own does that, for `Command::spawn` returns only when the child has executed
     /// the program.
-    pub(crate) fn fork(mut command: Command) -> io::Result<Embryo> {
+    ///
+    /// `tracer` is the process that will trace it, if that is another one: where the Yama module restricts tracing to
+    /// ancestors, the child permits it.
+    pub(crate) fn fork(mut command: Command, tracer: Option<i32>) -> io::Result<Embryo> {
         let (mut pid_reader, pid_writer) = io::pipe()?;
         let (mut go_reader, go_writer) = io::pipe()?;
         // The child must not hold the writing end that it waits for.
         let go_fd = go_writer.as_raw_fd();
         let hello = pid_writer.try_clone()?;
-        let hook = move || wait_for_tracer(&hello, &mut go_reader, go_fd);
-        // SAFETY: the hook only reads, writes and closes descriptors and asks for the process id, all of
-        // which is async-signal-safe.
+        let hook = move || {
+            permit(tracer);
+            wait_for_tracer(&hello, &mut go_reader, go_fd)
+        };
+        // SAFETY: the hook only makes system calls (prctl, read, write, close, getpid), which are async-signal-safe.
         unsafe { command.pre_exec(hook) };
         let spawner = std::thread::spawn(move || {
             let result = command.spawn().map(drop);
@@ -82,6 +87,13 @@ impl Embryo {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+/// Lets process `tracer` trace this one, whatever Yama restricts.
+fn permit(tracer: Option<i32>) {
+    let Some(tracer) = tracer.and_then(|tracer| libc::c_ulong::try_from(tracer).ok()) else { return };
+    // SAFETY: the call takes numbers only. It fails where there is no Yama, and nothing need be permitted.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, tracer, 0, 0, 0) };
 }
 
 /// Runs in the child, between fork and exec.
