@@ -234,6 +234,7 @@ impl Writer {
     }
 
     /// Whether nothing is kept back.
+    #[cfg(test)]
     pub(crate) fn is_flushed(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).kept_back.is_empty()
     }
