@@ -248,7 +248,7 @@ impl Session {
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
     ///
     /// Should the session's process be killed, breakpoints stay behind, which end the program when it reaches one; see
-    /// [`SessionOptions::kill_with`].
+    /// [`SessionOptions::kill_with`], and [`warden::Client`](crate::warden::Client) for a target that outlives that.
     ///
     /// # Errors
     /// [`AttachError::Launch`] if it cannot be executed.

@@ -71,7 +71,8 @@ impl<'a> Asked<'a> {
     pub fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
         let mut read = 0;
         for chunk in bytes.chunks_mut(MOST_BYTES) {
-            let request = Answer::Read { address: address.wrapping_add(read as u64), length: chunk.len() as u32 };
+            let request =
+                Answer::Read { address: address.wrapping_add(read as u64), length: chunk.len() as u32 };
             let Some(Data::Bytes(found)) = self.ask(&request) else { break };
             let found = found.get(..chunk.len()).unwrap_or(&found);
             chunk.iter_mut().zip(found).for_each(|(byte, &found)| *byte = found);

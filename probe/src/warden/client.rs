@@ -22,6 +22,7 @@ use crate::error::AttachError;
 use crate::executor::ptrace::sys;
 use crate::symbols::spec::ProbeSpec;
 use crate::target::launch::Embryo;
+use crate::target::procfs;
 use crate::target::system;
 use crate::warden::asked::Asked;
 use crate::warden::message::{End, Reply, Request, SentPlace, VERSION, kind};
@@ -72,7 +73,8 @@ pub struct Client {
     observer: Option<Observer>,
     /// By the number of the probe.
     handlers: HashMap<usize, Handler>,
-    probes: usize,
+    /// By probe: what became of it when it was placed.
+    placed: Vec<Report>,
     end: Option<End>,
     lost: u64,
     affinity: Affinity,
@@ -161,7 +163,7 @@ impl Client {
             replies: VecDeque::new(),
             observer: None,
             handlers: HashMap::new(),
-            probes: 0,
+            placed: Vec::new(),
             end: None,
             lost: 0,
             affinity: Affinity::default(),
@@ -187,6 +189,10 @@ impl Client {
     /// # Errors
     /// [`WardenError`]; the process has not been touched then.
     pub fn attach(&mut self, pid: i32, options: SessionOptions) -> Result<(), WardenError> {
+        // It would wait for itself.
+        if procfs::process_of(pid).and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id()) {
+            return Err(WardenError::Attach(AttachError::Own));
+        }
         match self.call(&Request::Attach { pid, follow: options.follow })? {
             Reply::Attached { pid } => {
                 (self.target, self.started) = (pid, true);
@@ -205,8 +211,7 @@ impl Client {
     /// [`WardenError`].
     pub fn launch(&mut self, command: Command, options: SessionOptions) -> Result<(), WardenError> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let failed =
-            |error| WardenError::Attach(AttachError::Launch { program: program.clone(), error });
+        let failed = |error| WardenError::Attach(AttachError::Launch { program: program.clone(), error });
         let mut embryo = Embryo::fork(command, Some(self.warden())).map_err(failed)?;
         let pid = embryo.pid;
         let SessionOptions { follow, kill_with } = options;
@@ -287,8 +292,8 @@ impl Client {
             Place::Address(address) => SentPlace::Address(address),
         };
         match self.call(&Request::Probe { place, program })? {
-            Reply::Placed { probe, .. } if probe as usize == self.probes => {
-                self.probes += 1;
+            Reply::Placed { probe, report } if probe as usize == self.placed.len() => {
+                self.placed.push(report.into());
                 Ok(ProbeId(probe as usize))
             }
             Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
@@ -314,7 +319,7 @@ impl Client {
         let asks = program.steps().contains(&Step::Ask);
         let program = if asks { program } else { program.step(Step::Ask) };
         // A running target can ask before the answer is here that tells the number; which is the next.
-        let number = self.probes;
+        let number = self.placed.len();
         self.handlers.insert(number, Box::new(handler));
         let placed = self.probe(place, program);
         if placed.is_err() {
@@ -329,6 +334,12 @@ impl Client {
     /// [`WardenError::Gone`].
     pub fn remove(&mut self, probe: ProbeId) -> Result<(), WardenError> {
         self.done(&Request::Remove { probe: number_of(probe) })
+    }
+
+    /// What became of a probe when it was placed. What happens to it later is told by events.
+    #[must_use]
+    pub fn placement(&self, probe: ProbeId) -> Option<&Report> {
+        self.placed.get(probe.index())
     }
 
     /// What became of a probe so far, also after the target has ended or been left; `None` if it is not of this client.

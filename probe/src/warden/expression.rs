@@ -390,7 +390,11 @@ impl Evaluation<'_> {
     fn load(&mut self, address: u64, width: Width, signed: bool) -> Result<u64, Undefined> {
         let mut bytes = [0; 8];
         let read = bytes.get_mut(..width.bytes()).is_some_and(|bytes| (self.read)(address, bytes));
-        if read { Ok(width.extend(u64::from_le_bytes(bytes), signed)) } else { Err(Undefined::Memory { address }) }
+        if read {
+            Ok(width.extend(u64::from_le_bytes(bytes), signed))
+        } else {
+            Err(Undefined::Memory { address })
+        }
     }
 }
 
@@ -485,7 +489,8 @@ mod tests {
         assert_eq!(load(Unary::Cast(Width::Byte)), Ok(0xf0));
         assert_eq!(load(Unary::CastSigned(Width::Byte)), Ok(minus(-16)));
         assert_eq!(load(Unary::Not), Ok(0));
-        let all: Vec<_> = Register::ALL.map(|register| value(&Expression::register(register)).unwrap()).into();
+        let all: Vec<_> =
+            Register::ALL.map(|register| value(&Expression::register(register)).unwrap()).into();
         assert_eq!(all, (100..116).chain([1, 1, 2, 3]).collect::<Vec<_>>());
     }
 

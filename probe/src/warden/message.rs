@@ -29,16 +29,34 @@ pub(crate) mod kind {
 /// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    Hello { version: u32 },
-    Attach { pid: i32, follow: bool },
+    Hello {
+        version: u32,
+    },
+    Attach {
+        pid: i32,
+        follow: bool,
+    },
     /// Traces a process that waits before exec.
-    Seize { pid: i32, follow: bool, kill_with: bool },
+    Seize {
+        pid: i32,
+        follow: bool,
+        kill_with: bool,
+    },
     /// Waits for the exec.
     Hatch,
-    Probe { place: SentPlace, program: Program },
-    Remove { probe: u32 },
-    Report { probe: u32 },
-    Limit { hits: u64 },
+    Probe {
+        place: SentPlace,
+        program: Program,
+    },
+    Remove {
+        probe: u32,
+    },
+    Report {
+        probe: u32,
+    },
+    Limit {
+        hits: u64,
+    },
     /// Lets a launched program run.
     Run,
     Kill,
@@ -87,16 +105,25 @@ impl SentPath {
 pub(crate) enum Reply {
     Done,
     /// The process that is traced.
-    Attached { pid: i32 },
+    Attached {
+        pid: i32,
+    },
     /// What a program that was launched is like; `None` if it has ended instead.
     Hatched(Option<Hatched>),
     CannotAttach(SentAttachError),
     /// The number of the probe, and what became of it.
-    Placed { probe: u32, report: SentReport },
-    NotPlaced { reason: String },
+    Placed {
+        probe: u32,
+        report: SentReport,
+    },
+    NotPlaced {
+        reason: String,
+    },
     Report(Option<SentReport>),
     /// How the target ended, as far as it is known.
-    Left { status: Option<i32> },
+    Left {
+        status: Option<i32>,
+    },
     /// The request makes no sense now.
     Refused(String),
 }
@@ -126,8 +153,14 @@ pub(crate) enum Answer {
         registers: Option<Box<SentRegisters>>,
         filtered: bool,
     },
-    Read { address: u64, length: u32 },
-    Write { address: u64, bytes: Vec<u8> },
+    Read {
+        address: u64,
+        length: u32,
+    },
+    Write {
+        address: u64,
+        bytes: Vec<u8>,
+    },
 }
 
 /// What the warden puts there in return.

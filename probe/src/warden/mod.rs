@@ -64,7 +64,7 @@ mod socket;
 
 pub use asked::Asked;
 pub use client::{Client, ClientStop, Place};
-pub use expression::{Binary, Expression, Register, Undefined, Unary, Width};
+pub use expression::{Binary, Expression, Register, Unary, Undefined, Width};
 pub use news::{Event, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Program, Step, Then};
 pub use serve::serve;

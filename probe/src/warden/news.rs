@@ -204,7 +204,9 @@ impl Sent {
             Of::Refused { probe, pid, address, reason } => {
                 Sent::Refused(index(probe), *pid, Refusal::new(*address, reason))
             }
-            Of::Unresolvable { probe, pid, error } => Sent::Unresolvable(index(probe), *pid, error.to_string()),
+            Of::Unresolvable { probe, pid, error } => {
+                Sent::Unresolvable(index(probe), *pid, error.to_string())
+            }
             Of::Failed { pid, tid, request, error } => {
                 Sent::Failed(*pid, *tid, (*request).to_owned(), *error as i32)
             }
@@ -225,7 +227,9 @@ impl From<Sent> for Event {
             Sent::Exec(pid) => Event::Exec { pid },
             Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },
             Sent::Ended(pid, status) => Event::Ended { pid, status: ExitStatus::from_raw(status) },
-            Sent::Placing(index, pid, done, total) => Event::Placing { probe: probe(index), pid, done, total },
+            Sent::Placing(index, pid, done, total) => {
+                Event::Placing { probe: probe(index), pid, done, total }
+            }
             Sent::Placed(index, pid, address) => Event::Placed { probe: probe(index), pid, address },
             Sent::Refused(index, pid, refusal) => Event::Refused { probe: probe(index), pid, refusal },
             Sent::Unresolvable(index, pid, error) => Event::Unresolvable { probe: probe(index), pid, error },
@@ -309,7 +313,9 @@ impl From<AttachError> for SentAttachError {
         match error {
             AttachError::NoSuchProcess { pid } => SentAttachError::NoSuchProcess(pid),
             AttachError::Exited { pid } => SentAttachError::Exited(pid),
-            AttachError::NotPermitted { pid, ptrace_scope } => SentAttachError::NotPermitted(pid, ptrace_scope),
+            AttachError::NotPermitted { pid, ptrace_scope } => {
+                SentAttachError::NotPermitted(pid, ptrace_scope)
+            }
             AttachError::AlreadyTraced { pid, tracer, name } => {
                 SentAttachError::AlreadyTraced(pid, tracer, name)
             }
@@ -328,7 +334,9 @@ impl From<SentAttachError> for AttachError {
         match error {
             SentAttachError::NoSuchProcess(pid) => AttachError::NoSuchProcess { pid },
             SentAttachError::Exited(pid) => AttachError::Exited { pid },
-            SentAttachError::NotPermitted(pid, ptrace_scope) => AttachError::NotPermitted { pid, ptrace_scope },
+            SentAttachError::NotPermitted(pid, ptrace_scope) => {
+                AttachError::NotPermitted { pid, ptrace_scope }
+            }
             SentAttachError::AlreadyTraced(pid, tracer, name) => {
                 AttachError::AlreadyTraced { pid, tracer, name }
             }
@@ -422,7 +430,10 @@ mod tests {
                 AttachError::AlreadyTraced { pid: 1, tracer: 2, name: Some("gdb".into()) },
                 AttachError::Own,
                 AttachError::Not64Bit { pid: 1 },
-                AttachError::Launch { program: "x".into(), error: io::Error::from_raw_os_error(libc::ENOENT) },
+                AttachError::Launch {
+                    program: "x".into(),
+                    error: io::Error::from_raw_os_error(libc::ENOENT),
+                },
                 AttachError::System { call: "PTRACE_SEIZE", error: Errno::EIO },
             ]
         };

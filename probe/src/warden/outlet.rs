@@ -168,7 +168,8 @@ impl Outlet {
         let mut slots = lock(&self.slots);
         let Slots { free, given_up } = &mut *slots;
         given_up.retain(|&(index, number)| {
-            let answered = self.ring.slot(index).is_some_and(|slot| slot.take(number, Turn::Warden).is_some());
+            let answered =
+                self.ring.slot(index).is_some_and(|slot| slot.take(number, Turn::Warden).is_some());
             if answered {
                 free.push_back(index);
             }
@@ -281,7 +282,8 @@ pub(crate) struct Question {
 impl Question {
     /// `None` if the words are none.
     pub(crate) fn of_words(words: &[u64]) -> Option<Question> {
-        let (&[which, who, number, ip, rip, rflags, fs_base, gs_base], rest) = words.split_first_chunk::<8>()?;
+        let (&[which, who, number, ip, rip, rflags, fs_base, gs_base], rest) =
+            words.split_first_chunk::<8>()?;
         let (&gpr, rest) = rest.split_first_chunk::<16>()?;
         let segment = rest.first_chunk::<6>()?.map(|selector| selector as u16);
         let rflags = Rflags::from_bits_retain(rflags);

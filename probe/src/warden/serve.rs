@@ -376,7 +376,12 @@ impl Service<'_> {
         }
     }
 
-    fn place_at(&self, session: &mut Session, source: impl Locate + Send + 'static, program: Program) -> Reply {
+    fn place_at(
+        &self,
+        session: &mut Session,
+        source: impl Locate + Send + 'static,
+        program: Program,
+    ) -> Reply {
         let undefined = Arc::new(AtomicU64::new(0));
         let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
         let mut runner = Runner::new(program, outlet, limit, Arc::clone(&undefined));

@@ -1,7 +1,10 @@
 //! Memory that two processes share, one of which may write anything into it at any time: it is accessed as atomics
 //! alone, and it cannot shrink. And the other system calls of this room that `nix` does not wrap.
 
-#![allow(unsafe_code, reason = "a shared mapping, futexes, and raw system calls; each is safe to call from outside")]
+#![allow(
+    unsafe_code,
+    reason = "a shared mapping, futexes, and raw system calls; each is safe to call from outside"
+)]
 
 use std::fs::File;
 use std::io;
@@ -19,8 +22,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// What keeps a file from changing its size, and itself from being taken away.
-const SEALS: SealFlag =
-    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// Words in memory that another process maps, too.
 #[derive(Debug)]

@@ -14,15 +14,8 @@ use libc::{c_int, sigset_t};
 use probe::warden::ClientStop;
 
 /// Signals that do nothing by default, and those that stop or continue: the target runs on then.
-const LEFT_ALONE: [c_int; 7] = [
-    libc::SIGCHLD,
-    libc::SIGURG,
-    libc::SIGWINCH,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGCONT,
-];
+const LEFT_ALONE: [c_int; 7] =
+    [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT];
 
 /// How long the command has to end by itself.
 const PATIENCE: Duration = Duration::from_millis(800);

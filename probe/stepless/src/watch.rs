@@ -186,7 +186,14 @@ impl Shared {
             changed: 0,
             inaccessible: None,
         };
-        Shared { names, objects, format, printing: mode == Mode::Trace, limit: arguments.limit, state: Mutex::new(state) }
+        Shared {
+            names,
+            objects,
+            format,
+            printing: mode == Mode::Trace,
+            limit: arguments.limit,
+            state: Mutex::new(state),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -398,7 +405,8 @@ impl Shared {
 
 /// Attaches to the process or starts the command, by a warden, ready to be interrupted.
 fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Client, Failure> {
-    let mut own = Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
+    let mut own =
+        Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
     own.arg(crate::WARDEN);
     let mut client = Client::start(own)?;
     let (observer, stop, heard) = (Arc::clone(shared), client.stop_handle(), signals.clone());
@@ -438,11 +446,7 @@ fn inaccessible(pid: i32, error: &io::Error) -> String {
     format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
 }
 
-fn place(
-    client: &mut Client,
-    resolvers: &[Resolver],
-    shared: &Arc<Shared>,
-) -> Result<Vec<ProbeId>, Failure> {
+fn place(client: &mut Client, resolvers: &[Resolver], shared: &Arc<Shared>) -> Result<Vec<ProbeId>, Failure> {
     let launched = client.is_launched();
     let mut probes = Vec::new();
     for (index, resolver) in resolvers.iter().enumerate() {
@@ -456,13 +460,14 @@ fn place(
             }
         };
         probes.push(probe);
-        let Some(report) = client.report(probe)? else { continue };
+        let Some(report) = client.placement(probe) else { continue };
         let mut state = shared.lock();
         if let Some(placed) = state.placed.get_mut(index) {
-            *placed = report.sites;
+            *placed += report.sites;
         }
         if let Some(refused) = state.refused.get_mut(index) {
-            *refused = report.refused.into_iter().map(|refusal| (refusal.address, refusal.kind)).collect();
+            let found = report.refused.iter().map(|refusal| (refusal.address, refusal.kind.clone()));
+            refused.extend(found);
         }
     }
     if launched {
