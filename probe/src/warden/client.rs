@@ -421,7 +421,7 @@ impl Client {
     /// [`WardenError::Gone`].
     pub fn leave(&mut self) -> Result<(), WardenError> {
         let reply = self.call(&Request::Leave)?;
-        self.drain()?;
+        while self.drain()? != Found::Nothing {}
         match reply {
             Reply::Left { status } => {
                 self.status = self.status.or(status.map(ExitStatus::from_raw));

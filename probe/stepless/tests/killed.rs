@@ -417,11 +417,12 @@ fn a_warden_stands_apart() {
     let open = open.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
     let pipes: Vec<_> = open.filter(|file| file.to_string_lossy().starts_with("pipe:")).collect();
     assert_eq!(pipes, [PathBuf::new(); 0]);
-    if nix::unistd::Uid::effective().is_root() {
+    let lower = Command::new("sh").args(["-c", "echo -1000 > /proc/self/oom_score_adj"]).output().unwrap();
+    if lower.status.success() {
         let score = fs::read_to_string(format!("/proc/{warden}/oom_score_adj")).unwrap();
         assert_eq!(score, "-1000\n");
     } else {
-        eprintln!("skipped: only root may lower the OOM score");
+        eprintln!("skipped: this user may not lower the OOM score");
     }
     for signal in
         (1..=libc::SIGRTMAX()).filter(|&signal| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(&signal))
