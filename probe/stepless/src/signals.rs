@@ -4,13 +4,15 @@
 #![allow(unsafe_code, reason = "sets of signals that contain real-time ones, which nix does not know")]
 
 use std::mem;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use libc::{c_int, sigset_t};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use probe::warden::ClientStop;
 
 /// Signals that do nothing by default, and those that stop or continue: the target runs on then.
@@ -36,6 +38,8 @@ struct State {
     released: AtomicBool,
     /// The process to which signals are passed on; 0 for none.
     launched: AtomicI32,
+    /// What ends; signals are taken by who holds it.
+    session: Mutex<Option<ClientStop>>,
     inherited: Inherited,
 }
 
@@ -68,18 +72,31 @@ impl Signals {
 
     /// From now on signals end the session instead of the process.
     pub(crate) fn watch(&self, session: ClientStop) {
-        let state = Arc::clone(&self.0);
+        *self.0.session() = Some(session);
+        let signals = self.clone();
         // Ends with the process.
         std::thread::spawn(move || {
-            let set = watched();
+            let pending = pending(&watched());
             loop {
-                let mut signal = 0;
-                // SAFETY: both pointers are valid for the call.
-                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-                    State::take(&state, signal, &session);
-                }
+                wait_for(pending.as_ref());
+                signals.collect();
             }
         });
+    }
+
+    /// Takes the signals that have come. None is on its way to be taken after that.
+    pub(crate) fn collect(&self) {
+        let session = self.0.session();
+        let Some(stop) = session.as_ref() else { return };
+        let (set, now) = (watched(), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+        loop {
+            // SAFETY: both structures are valid for the call, which is not asked for more than the number.
+            let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const now) };
+            if signal <= 0 {
+                return;
+            }
+            State::take(&self.0, signal, stop);
+        }
     }
 
     /// Has SIGTERM and SIGHUP, which are not sent to a whole terminal by a key, also passed on to this process.
@@ -117,6 +134,10 @@ impl Signals {
 }
 
 impl State {
+    fn session(&self) -> MutexGuard<'_, Option<ClientStop>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(state: &Arc<State>, signal: c_int, session: &ClientStop) {
         let launched = state.launched.load(Ordering::SeqCst);
         if matches!(signal, libc::SIGTERM | libc::SIGHUP) && launched != 0 {
@@ -161,6 +182,25 @@ pub(crate) fn end(signal: c_int) -> ExitCode {
     unsafe { libc::raise(signal) };
     // As a shell has it, should it have had no effect.
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}
+
+/// A descriptor that can be read from while a signal of the set is pending, if there can be another descriptor.
+fn pending(set: &sigset_t) -> Option<OwnedFd> {
+    // SAFETY: the set is valid for the call.
+    let descriptor = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC) };
+    // SAFETY: the kernel has just made it, for nobody else.
+    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Waits until a signal is pending.
+fn wait_for(pending: Option<&OwnedFd>) {
+    /// Where there is nothing to wait for, look as often as nobody notices.
+    const OFTEN: u16 = 50;
+    let mut waited: Vec<PollFd<'_>> =
+        pending.into_iter().map(|pending| PollFd::new(pending.as_fd(), PollFlags::POLLIN)).collect();
+    let most = if waited.is_empty() { PollTimeout::from(OFTEN) } else { PollTimeout::NONE };
+    // It fails for a signal that is handled elsewhere, and then there is just nothing to take.
+    let _ = poll(&mut waited, most);
 }
 
 /// Every signal whose default action ends a process.
