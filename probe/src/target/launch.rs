@@ -17,8 +17,28 @@ use nix::unistd::Pid;
 pub(crate) struct Embryo {
     /// The child.
     pub(crate) pid: i32,
-    go: Option<PipeWriter>,
+    go: Go,
     spawner: JoinHandle<io::Result<()>>,
+}
+
+/// What the child waits for. Dropped, it says that it is not to execute the program.
+#[derive(Debug)]
+struct Go(Option<PipeWriter>);
+
+impl Go {
+    const YES: u8 = 1;
+    const NO: u8 = 0;
+
+    fn say(&mut self, what: u8) {
+        // If the child is gone, waiting for it says so.
+        let _ = self.0.take().map(|mut pipe| pipe.write_all(&[what]));
+    }
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        self.say(Go::NO);
+    }
 }
 
 impl Embryo {
@@ -48,7 +68,7 @@ impl Embryo {
         });
         let mut pid = [0; 4];
         match pid_reader.read_exact(&mut pid) {
-            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Some(go_writer), spawner }),
+            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Go(Some(go_writer)), spawner }),
             Err(read_error) => Err(match spawner.join() {
                 Ok(Err(error)) => error,
                 _ => read_error,
@@ -58,8 +78,7 @@ impl Embryo {
 
     /// Lets the child execute the program.
     pub(crate) fn go(&mut self) {
-        // If the child is gone, waiting for it says so. Otherwise it ends, for there is nothing to read.
-        self.go = self.go.take().filter(|mut go| go.write_all(&[1]).is_ok());
+        self.go.say(Go::YES);
     }
 
     /// Waits until the child stops, and says whether it does, rather than end.
@@ -102,5 +121,15 @@ fn wait_for_tracer(mut hello: &PipeWriter, go: &mut PipeReader, parents_end: i32
     unsafe { libc::close(parents_end) };
     // Process ids are positive i32 numbers.
     hello.write_all(&(std::process::id() as i32).to_ne_bytes())?;
-    go.read_exact(&mut [0])
+    let mut said = [0];
+    match go.read_exact(&mut said) {
+        Ok(()) if said == [Go::YES] => Ok(()),
+        Ok(()) => Err(Errno::ECANCELED.into()),
+        // The parent is gone, and nobody is there to be told.
+        // SAFETY: the call ends the process at once, without anything of the parent's that it is a copy of.
+        Err(_) => unsafe { libc::_exit(EXIT_NOT_EXECUTED) },
+    }
 }
+
+/// As a shell has it.
+const EXIT_NOT_EXECUTED: libc::c_int = 127;

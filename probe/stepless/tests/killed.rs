@@ -297,7 +297,6 @@ fn a_command_whose_warden_is_killed_says_so() {
         pass(random(Duration::from_millis(50)));
         kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
         alive += u32::from(computing.goes_on());
-        let _ = command.kill();
         let output = command.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && told.contains("was killed"), "{:?} {told}", output.status);
