@@ -3,10 +3,8 @@
 mod common;
 mod refuse;
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -104,17 +102,17 @@ fn detaching_does_not_wait_for_ever_for_a_vfork_child() {
     // The parent, which cannot stop, is let go with the thread that traced it.
     let tracer = thread::spawn(move || {
         let mut session = Session::attach(pid).unwrap();
-        let failed = Rc::new(RefCell::new(Vec::new()));
-        let told = Rc::clone(&failed);
+        let failed = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&failed);
         session.observe(move |event| {
             if let Event::Failed { tid, request, error, .. } = event {
-                told.borrow_mut().push((*tid, *request, *error));
+                told.lock().unwrap().push((*tid, *request, *error));
             }
         });
         session.probe(Function::entry(&program, "work"), counter().1).unwrap();
         session.run_for(Duration::from_millis(1));
         session.detach();
-        failed.take()
+        std::mem::take(&mut *failed.lock().unwrap())
     });
     assert_eq!(tracer.join().unwrap(), [(pid, "PTRACE_DETACH", Errno::EBUSY)]);
     target.close_input();

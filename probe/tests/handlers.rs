@@ -2,10 +2,8 @@
 
 mod common;
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use common::{Function, compile, counter, finish};
@@ -166,11 +164,11 @@ fn what_the_kernel_refuses_is_told_and_changes_nothing() {
     for (change, expected) in ways {
         let mut run = Run::new(1);
         let pid = run.session.pid();
-        let told = Rc::new(RefCell::new(Vec::new()));
-        let tell = Rc::clone(&told);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
         run.session.observe(move |event| {
             if let Event::Rejected { pid, tid, error } = event {
-                tell.borrow_mut().push((*pid, *tid, *error));
+                tell.lock().unwrap().push((*pid, *tid, *error));
             }
         });
         run.on("real", move |hit| {
@@ -178,7 +176,7 @@ fn what_the_kernel_refuses_is_told_and_changes_nothing() {
             Action::Continue
         });
         assert_eq!(run.finish(), ["1 1.000 100"]);
-        assert_eq!(*told.borrow(), [(pid, pid, expected)]);
+        assert_eq!(*told.lock().unwrap(), [(pid, pid, expected)]);
     }
 }
 
@@ -192,11 +190,11 @@ fn a_handler_adds_and_removes_probes() {
     let (count, added) = counter();
     let mut added = Some(added);
     let to_remove = run.on("real", |_| Action::Continue);
-    let placed = Rc::new(RefCell::new(Vec::new()));
-    let told = Rc::clone(&placed);
+    let placed = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&placed);
     run.session.observe(move |event| {
         if let Event::Placed { probe, .. } = event {
-            told.borrow_mut().push(*probe);
+            told.lock().unwrap().push(*probe);
         }
     });
     let mut hits = 0;
@@ -213,7 +211,7 @@ fn a_handler_adds_and_removes_probes() {
     let hits = |id| run.session.report(id).unwrap().counters;
     assert_eq!((hits(adding).hits, hits(adding).emulated), (BEFORE, BEFORE));
     assert_eq!(hits(to_remove).hits, BEFORE - 1);
-    let [new] = placed.borrow()[..] else { panic!("{placed:?}") };
+    let [new] = placed.lock().unwrap()[..] else { panic!("{placed:?}") };
     // `elsewhere` is called after `integer` in the same round.
     assert_eq!((hits(new).hits, hits(new).emulated), (ROUNDS - BEFORE + 1, ROUNDS - BEFORE + 1));
     assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), ROUNDS - BEFORE + 1);

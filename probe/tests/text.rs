@@ -2,12 +2,10 @@
 
 mod common;
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Function, Target, compile, counter, finish};
@@ -29,13 +27,13 @@ enum Told {
 }
 
 /// What an observer has heard.
-type Heard = Rc<RefCell<Vec<Told>>>;
+type Heard = Arc<Mutex<Vec<Told>>>;
 
 fn listen(session: &mut Session) -> Heard {
     let heard = Heard::default();
-    let hears = Rc::clone(&heard);
+    let hears = Arc::clone(&heard);
     session.observe(move |event| {
-        hears.borrow_mut().extend(match *event {
+        hears.lock().unwrap().extend(match *event {
             Event::Overwritten { address, missing, .. } => Some(Told::Overwritten(address, missing)),
             Event::Restored { address, missing, .. } => Some(Told::Restored(address, missing)),
             Event::Copied { address, of, served, .. } => Some(Told::Copied { address, of, served }),
@@ -90,7 +88,7 @@ impl Changing {
         let start = Instant::now();
         loop {
             assert_eq!(self.session.run_for(Duration::from_millis(50)), RunEnd::Timeout);
-            if let Some(&told) = self.heard.borrow().first() {
+            if let Some(&told) = self.heard.lock().unwrap().first() {
                 return told;
             }
             assert!(start.elapsed() < 20 * LONGEST, "nothing was told");
@@ -102,7 +100,7 @@ impl Changing {
 fn code_that_is_never_writable_and_executable_at_once_is_read_again() {
     let mut changing = Changing::begin("jit", Some(JIT));
     assert_eq!(changing.finish(), 1000);
-    assert!(changing.heard.borrow().is_empty());
+    assert!(changing.heard.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -147,7 +145,7 @@ fn a_breakpoint_that_was_copied_elsewhere_is_lifted_there() {
     let mut changing = Changing::begin("copied", None);
     let site = changing.site();
     assert_eq!(changing.finish(), 10);
-    match changing.heard.borrow()[..] {
+    match changing.heard.lock().unwrap()[..] {
         [Told::Copied { address, of, served: false }] => assert!(of == site && address != site),
         ref other => panic!("{other:?}"),
     }
@@ -158,7 +156,7 @@ fn probes_follow_a_mapping_that_is_moved() {
     let mut changing = Changing::begin("moved", None);
     assert_eq!(changing.finish(), 20);
     assert_eq!(changing.session.report(changing.probe).unwrap().sites.len(), 2);
-    assert_eq!(changing.heard.borrow()[..], []);
+    assert_eq!(changing.heard.lock().unwrap()[..], []);
 }
 
 #[test]
@@ -166,14 +164,14 @@ fn a_copy_that_takes_the_place_of_the_text_is_probed() {
     let mut changing = Changing::begin("replaced", None);
     let site = changing.site();
     assert_eq!(changing.finish(), 30);
-    assert_eq!(changing.heard.borrow()[..], [Told::Copied { address: site, of: site, served: true }]);
+    assert_eq!(changing.heard.lock().unwrap()[..], [Told::Copied { address: site, of: site, served: true }]);
 }
 
 #[test]
 fn the_programs_own_breakpoints_stay_its_own() {
     let mut changing = Changing::begin("own", None);
     assert_eq!(changing.finish(), 10);
-    assert_eq!(changing.heard.borrow()[..], []);
+    assert_eq!(changing.heard.lock().unwrap()[..], []);
 }
 
 /// Compiles `sequence` and says whether it can be run.
@@ -200,7 +198,7 @@ fn run_sequence(program: &PathBuf, symbol: &str) -> (String, Vec<Told>, u64, u64
     assert_eq!(finish(&mut session), 0, "{symbol}");
     let counters = session.report(probe).unwrap().counters;
     drop(session);
-    let heard = heard.borrow().clone();
+    let heard = heard.lock().unwrap().clone();
     (std::io::read_to_string(reader).unwrap(), heard, counters.hits, counters.missed)
 }
 

@@ -120,9 +120,9 @@ fn wait_for_tracer(mut hello: &PipeWriter, go: &mut PipeReader, parents_end: i32
     // SAFETY: the child's copy of this descriptor is used by nobody else: its owner lives in the parent.
     unsafe { libc::close(parents_end) };
     // Process ids are positive i32 numbers.
-    hello.write_all(&(std::process::id() as i32).to_ne_bytes())?;
+    let told = hello.write_all(&(std::process::id() as i32).to_ne_bytes());
     let mut said = [0];
-    match go.read_exact(&mut said) {
+    match told.and_then(|()| go.read_exact(&mut said)) {
         Ok(()) if said == [Go::YES] => Ok(()),
         Ok(()) => Err(Errno::ECANCELED.into()),
         // The parent is gone, and nobody is there to be told.
