@@ -43,7 +43,7 @@ pub(crate) struct Runner {
     shared: Arc<SharedLimit>,
     undefined: Arc<AtomicU64>,
     /// By step: how many hits of a limit are taken.
-    taken: Vec<u64>,
+    taken: Vec<AtomicU64>,
 }
 
 impl Runner {
@@ -53,15 +53,15 @@ impl Runner {
         shared: Arc<SharedLimit>,
         undefined: Arc<AtomicU64>,
     ) -> Runner {
-        let taken = vec![0; program.steps().len()];
+        let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
         Runner { program, outlet, shared, undefined, taken }
     }
 
     /// Runs the program at a hit.
-    pub(crate) fn hit(&mut self, hit: &mut Hit<'_>) -> Action {
+    pub(crate) fn hit(&self, hit: &mut Hit<'_>) -> Action {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
-        for (step, taken) in self.program.steps().iter().zip(&mut self.taken) {
+        for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
                 Step::Filter(condition) => match evaluate(condition, hit) {
                     Ok(0) => {
@@ -76,11 +76,11 @@ impl Runner {
                     }
                 },
                 Step::Limit(most) => {
-                    if *taken >= *most {
-                        return Action::Remove;
+                    let take = |taken: u64| taken.checked_add(1).filter(|taken| taken <= most);
+                    match taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+                        Ok(before) => last |= before + 1 == *most,
+                        Err(_) => return Action::Remove,
                     }
-                    *taken += 1;
-                    last |= taken == most;
                 }
                 Step::SharedLimit => match self.shared.take() {
                     Some(is_last) => last_of_all |= is_last,

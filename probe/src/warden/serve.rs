@@ -384,7 +384,7 @@ impl Service<'_> {
     ) -> Reply {
         let undefined = Arc::new(AtomicU64::new(0));
         let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
-        let mut runner = Runner::new(program, outlet, limit, Arc::clone(&undefined));
+        let runner = Runner::new(program, outlet, limit, Arc::clone(&undefined));
         match session.probe(source, move |hit| runner.hit(hit)) {
             Ok(id) => {
                 self.warden.undefined().push(undefined);
