@@ -58,7 +58,7 @@ type Handler = Box<dyn FnMut(&mut Asked<'_>) -> Action>;
 /// [`Session::leave`](crate::Session::leave) does: it is as if nobody had probed it. One that was launched is a child
 /// of the client's process all the same.
 ///
-/// A target that was attached to is served from then on; one that was launched, from the first [`Client::run`] on.
+/// The target is served from the first [`Client::run`] on, and from then on at any time, until it is left.
 /// News wait in a ring until they are read, by `run` or while another request is waited for; when that is full, hits
 /// with news wait, and those that only count do not. While the client's process is stopped (SIGSTOP, SIGTSTP), none
 /// waits: news are dropped, and [`News::Lost`] tells how many.
@@ -195,7 +195,7 @@ impl Client {
         }
         match self.call(&Request::Attach { pid, follow: options.follow })? {
             Reply::Attached { pid } => {
-                (self.target, self.started) = (pid, true);
+                self.target = pid;
                 Ok(())
             }
             Reply::CannotAttach(error) => Err(WardenError::Attach(error.into())),
@@ -353,7 +353,7 @@ impl Client {
         }
     }
 
-    /// Lets a target run that was launched, and hears of news until it ends, [`ClientStop`] is asked for, or a program
+    /// Has the target served from now on, and hears of news until it ends, [`ClientStop`] is asked for, or a program
     /// or a handler has stopped everything ([`RunEnd::Stopped`]); in the last case the target has been left.
     ///
     /// # Errors

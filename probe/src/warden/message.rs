@@ -57,7 +57,7 @@ pub(crate) enum Request {
     Limit {
         hits: u64,
     },
-    /// Lets a launched program run.
+    /// Has stops served from now on, also the first one of a program that was launched.
     Run,
     Kill,
     Leave,

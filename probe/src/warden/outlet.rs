@@ -136,7 +136,7 @@ impl Outlet {
     }
 
     /// Whether the client's process is stopped by a signal, so that there is no use in waiting for it.
-    fn client_is_stopped(&self) -> bool {
+    pub(crate) fn client_is_stopped(&self) -> bool {
         /// Looking costs as much as a hit.
         const FRESH: Duration = Duration::from_millis(1);
         let mut stopped = lock(&self.stopped);

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -217,8 +218,11 @@ fn supervise(warden: &Arc<Warden>) {
 struct Service<'a> {
     warden: &'a Arc<Warden>,
     session: Option<Session>,
-    /// A target that was attached to runs all the time; one that was launched, from the request on.
+    /// Whether stops are served, which is so from the request on: what a target does until then, such as to execute
+    /// another program, is not missed by probes that are yet to be placed.
     running: bool,
+    /// Whether the target was attached to, and does not wait for the request.
+    runs_already: bool,
     kill_with: bool,
 }
 
@@ -231,10 +235,12 @@ enum Next {
 
 impl Service<'_> {
     fn new(warden: &Arc<Warden>) -> Service<'_> {
-        Service { warden, session: None, running: false, kill_with: false }
+        Service { warden, session: None, running: false, runs_already: false, kill_with: false }
     }
 
     fn run(mut self) -> Finished {
+        /// How soon it is noticed that the client is stopped before it has asked for all.
+        const LOOK: Duration = Duration::from_millis(50);
         shared::unblock(StopHandle::signal());
         let warden = Arc::clone(self.warden);
         let requests = warden.requests();
@@ -246,9 +252,14 @@ impl Service<'_> {
                     Err(mpsc::TryRecvError::Empty) => None,
                     Err(mpsc::TryRecvError::Disconnected) => break,
                 },
-                false => match requests.recv() {
+                false => match requests.recv_timeout(LOOK) {
                     Ok(request) => Some(request),
-                    Err(mpsc::RecvError) => break,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        // Threads that stop meanwhile must not wait for it to be continued.
+                        self.running = self.runs_already && warden.outlet.client_is_stopped();
+                        continue;
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 },
             };
             if let Some(request) = request {
@@ -309,7 +320,7 @@ impl Service<'_> {
         Next::GoOn
     }
 
-    fn start(&mut self, session: Result<Session, AttachError>, running: bool) {
+    fn start(&mut self, session: Result<Session, AttachError>, runs_already: bool) {
         if self.session.is_some() {
             return self.warden.refuse("there is a target already");
         }
@@ -319,7 +330,7 @@ impl Service<'_> {
                 session.observe(move |event| outlet.event(event));
                 self.warden.stop.get_or_init(|| session.stop_handle());
                 self.warden.outlet.reply(&Reply::Attached { pid: session.pid() });
-                self.running = running;
+                self.runs_already = runs_already;
                 self.session = Some(session);
             }
             Err(error) => self.warden.outlet.reply(&Reply::CannotAttach(error.into())),

@@ -57,8 +57,8 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     let signals = Signals::block();
     let result = serve(arguments, &resolvers, &shared, &signals)
         .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
-    // One that has ended the target, too, may have come just now.
-    signals.collect();
+    // One that has ended the target, too, may have come just now. Not by this thread, for which SIGPIPE may be waiting.
+    std::thread::scope(|scope| scope.spawn(|| signals.collect()).join().ok());
     let Some(signal) = signals.ending() else { return result };
     if let Err(Failure(line)) = result {
         warn(&line);

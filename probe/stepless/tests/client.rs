@@ -202,10 +202,10 @@ fn a_target_is_left_when_its_client_is_dropped() {
     let mut client = client();
     client.attach(target.pid().parse().unwrap(), SessionOptions::default()).unwrap();
     let probe = client.probe(spec("answers:leaf"), Program::new()).unwrap();
-    target.ask();
     let stop = client.stop_handle();
     stop.request();
     assert_eq!(client.run().unwrap(), RunEnd::StopRequested);
+    target.ask();
     assert_eq!(client.report(probe).unwrap().unwrap().counters.hits, 1);
     client.remove(probe).unwrap();
     target.ask();
