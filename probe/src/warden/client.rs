@@ -519,7 +519,8 @@ impl Client {
             // There may be none any more, or more than these.
             let _ = self.wake.read(&mut [0; 64]);
         }
-        while by_warden && let Some(arrival) = self.socket.receive().map_err(corrupt)? {
+        // If there is more, that is found at the next turn.
+        if by_warden && let Some(arrival) = self.socket.receive().map_err(corrupt)? {
             match arrival {
                 Arrival::Notice => {}
                 Arrival::Message(bytes) => self.replies.push_back(parse(&bytes).map_err(corrupt)?),

@@ -519,7 +519,9 @@ mod tests {
         let two = Expression { nodes: vec![Node::Constant(1), Node::Constant(1)] };
         let none = Expression { nodes: Vec::new() };
         let endless = Expression { nodes: vec![Node::Choice; 100_000] };
-        for expression in [incomplete, two, none, endless, deep(100_000)] {
+        let mut nodes = vec![Node::Unary(Unary::Negate); 100_000];
+        nodes.push(Node::Constant(1));
+        for expression in [incomplete, two, none, endless, Expression { nodes }] {
             assert!(!expression.is_valid());
             assert!(expression.evaluate(&registers(), &mut |_, _| true).is_ok());
         }

@@ -183,11 +183,12 @@ impl Outlet {
     }
 
     fn ask_at(&self, slot: Slot<'_>, index: usize, number: u32, hit: &mut Hit<'_>) -> Option<Action> {
-        slot.give(number, Turn::Client, &[]);
+        slot.begin(number);
         if !self.record(kind::ASK, &question(hit, index, number)) {
             return None;
         }
         loop {
+            slot.wait_while(number, Turn::Client, LOOK_AGAIN);
             let Some(bytes) = slot.take(number, Turn::Warden) else {
                 if self.is_gone() {
                     return None;
@@ -196,7 +197,6 @@ impl Outlet {
                     self.ring.lose(1);
                     return None;
                 }
-                slot.wait_while(number, Turn::Client, LOOK_AGAIN);
                 continue;
             };
             let data = match parse(&bytes) {

@@ -209,7 +209,7 @@ mod tests {
                 }
             }
         }
-        let deep = (0..100_000).fold(Expression::from(1), |inner, _| inner.unary(Unary::Not));
+        let deep = (0..2_000).fold(Expression::from(1), |inner, _| inner.unary(Unary::Not));
         assert!(!Program::new().filter(deep).is_valid());
     }
 }

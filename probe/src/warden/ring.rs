@@ -304,6 +304,12 @@ impl Slot<'_> {
         number << 2 | turn as u32
     }
 
+    /// Begins question `number`: the turn is the client's, who is told of it by a record.
+    pub(crate) fn begin(self, number: u32) {
+        self.0[1].store(0, Ordering::Relaxed);
+        self.0[0].store(Self::state(number, Turn::Client).into(), Ordering::SeqCst);
+    }
+
     /// Gives the turn for question `number`, with these bytes.
     pub(crate) fn give(self, number: u32, turn: Turn, bytes: &[u8]) {
         let length = bytes.len().min(Self::BYTES);

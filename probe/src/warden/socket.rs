@@ -35,13 +35,21 @@ pub(crate) enum Arrival {
     End,
 }
 
+/// What has arrived.
+#[derive(Debug)]
+struct Incoming {
+    /// For a datagram.
+    buffer: Vec<u8>,
+    /// Of a message.
+    partial: Vec<u8>,
+}
+
 /// One end of the pair.
 #[derive(Debug)]
 pub(crate) struct Socket {
     descriptor: OwnedFd,
     sending: Mutex<()>,
-    /// What has arrived of a message.
-    partial: Mutex<Vec<u8>>,
+    incoming: Mutex<Incoming>,
 }
 
 impl Socket {
@@ -51,7 +59,8 @@ impl Socket {
     }
 
     pub(crate) fn new(descriptor: OwnedFd) -> Socket {
-        Socket { descriptor, sending: Mutex::new(()), partial: Mutex::new(Vec::new()) }
+        let incoming = Incoming { buffer: vec![0; PART_BYTES + 1], partial: Vec::new() };
+        Socket { descriptor, sending: Mutex::new(()), incoming: Mutex::new(incoming) }
     }
 
     /// The descriptor, which stays this value's.
@@ -110,20 +119,20 @@ impl Socket {
     pub(crate) fn receive(&self) -> io::Result<Option<Arrival>> {
         /// Far more than any message has.
         const MOST: usize = 1 << 30;
-        let mut buffer = vec![0; PART_BYTES + 1];
-        let length = match recv(self.descriptor.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Incoming { buffer, partial } = &mut *incoming;
+        let length = match recv(self.descriptor.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(length) => length,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(Errno::ECONNRESET) => return Ok(Some(Arrival::End)),
             Err(error) => return Err(error.into()),
         };
-        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         match buffer.get(..length).and_then(<[u8]>::split_first) {
             None => Ok(Some(Arrival::End)),
             Some((&tag::NOTICE, _)) => Ok(Some(Arrival::Notice)),
             Some((&tag @ (tag::PART | tag::LAST), part)) if partial.len() < MOST => {
                 partial.extend_from_slice(part);
-                let whole = (tag == tag::LAST).then(|| std::mem::take(&mut *partial));
+                let whole = (tag == tag::LAST).then(|| std::mem::take(partial));
                 Ok(whole.map(Arrival::Message))
             }
             Some(_) => Err(io::ErrorKind::InvalidData.into()),
