@@ -1,6 +1,6 @@
 //! The client's side: asks a warden, and hears of what it has to tell.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -29,7 +29,6 @@ use crate::warden::message::{End, Reply, Request, SentPlace, VERSION, kind};
 use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
 use crate::warden::outlet::Question;
 use crate::warden::program::{Program, Step};
-use crate::warden::rescue::rescue;
 use crate::warden::ring::{self, Reader, Ring};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
@@ -85,10 +84,6 @@ pub struct Client {
     entry: Option<u64>,
     inaccessible: Option<(i32, io::Error)>,
     status: Option<ExitStatus>,
-    /// The other processes that are traced.
-    followed: HashSet<i32>,
-    /// Whether the target has been left.
-    left: bool,
 }
 
 impl fmt::Debug for Client {
@@ -178,8 +173,6 @@ impl Client {
             entry: None,
             inaccessible: None,
             status: None,
-            followed: HashSet::new(),
-            left: false,
         };
         client.done(&Request::Hello { version: VERSION })?;
         Ok(client)
@@ -431,7 +424,6 @@ impl Client {
         while self.drain()? != Found::Nothing {}
         match reply {
             Reply::Left { status } => {
-                self.left = true;
                 self.status = self.status.or(status.map(ExitStatus::from_raw));
                 Ok(())
             }
@@ -466,7 +458,7 @@ impl Client {
     /// Makes a request and waits for the answer. News are heard of meanwhile.
     fn call(&mut self, request: &Request) -> Result<Reply, WardenError> {
         if self.socket.send(request).is_err() {
-            return Err(self.deserted());
+            return Err(WardenError::Gone);
         }
         loop {
             if let Some(reply) = self.replies.pop_front() {
@@ -527,7 +519,7 @@ impl Client {
                 Arrival::End => {
                     // It may have told before how all ended.
                     self.drain()?;
-                    return if ready(self) { Ok(()) } else { Err(self.deserted()) };
+                    return if ready(self) { Ok(()) } else { Err(WardenError::Gone) };
                 }
             }
         }
@@ -550,11 +542,6 @@ impl Client {
                 kind::EVENT => {
                     let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
                     let sent: Sent = parse(&bytes).map_err(corrupt)?;
-                    match sent {
-                        Sent::Followed(pid, _) => drop(self.followed.insert(pid)),
-                        Sent::Ended(pid, _) => drop(self.followed.remove(&pid)),
-                        _ => {}
-                    }
                     self.tell(News::Event(Event::from(sent)));
                 }
                 kind::ASK => {
@@ -578,18 +565,6 @@ impl Client {
             self.tell(News::Lost(news));
         }
         Ok(found)
-    }
-
-    /// The warden is gone. Unless it had left the target before, its breakpoints are still there: some of the threads
-    /// will not have met one before this takes them out.
-    fn deserted(&mut self) -> WardenError {
-        if !std::mem::replace(&mut self.left, true) && self.end.is_none() {
-            for &pid in self.followed.iter().chain([&self.target]).filter(|&&pid| pid != 0) {
-                // There is nothing else to try.
-                let _ = rescue(pid);
-            }
-        }
-        WardenError::Gone
     }
 
     fn tell(&mut self, news: News) {

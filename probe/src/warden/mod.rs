@@ -5,8 +5,9 @@
 //! and end the target at the next one. A [`Client`] has a process of its own for that, which is hard to end by accident:
 //! it is in no terminal's and no job's reach, ignores every signal that can be, and is the last that the kernel ends for
 //! want of memory, where it may say so. When its client vanishes, by SIGKILL at any moment, it takes the breakpoints out
-//! and leaves. SIGKILL of the warden itself does what that of a session's process does, but for this: its client takes
-//! the breakpoints out as soon as it sees that, which saves who does not meet one at once.
+//! and leaves. Only SIGKILL (and SIGSTOP) of the warden itself does what that of a session's process does: the target
+//! ends at its next breakpoint, and a thread whose hit is just being served goes on behind the first byte of the probed
+//! instruction until then.
 //!
 //! What happens at a hit is a [`Program`], which is data: the warden runs it, at no more than the cost of a session's
 //! handler. Records of hits, and events, come back through memory that both share. A closure can decide, too, by
@@ -57,7 +58,6 @@ mod message;
 mod news;
 mod outlet;
 mod program;
-mod rescue;
 mod ring;
 mod run;
 mod serve;

@@ -357,8 +357,7 @@ impl From<SentAttachError> for AttachError {
 pub enum WardenError {
     /// It cannot be started.
     Start(io::Error),
-    /// It is gone: somebody has killed it. Breakpoints have been taken out as far as this process may do that, which
-    /// comes too late for threads that meet one every millisecond.
+    /// It is gone: somebody has killed it. Breakpoints may have stayed behind.
     Gone,
     /// It is another version, or it has sent what cannot be.
     Protocol(String),
@@ -376,8 +375,8 @@ impl fmt::Display for WardenError {
                 write!(f, "the process that is to trace cannot be started: {error}; free memory or processes")
             }
             WardenError::Gone => f.write_str(
-                "the process that traces (stepless-warden) was killed; a target that has met a breakpoint since has \
-                 ended, and is to be restarted",
+                "the process that traces (stepless-warden) was killed; the target ends at the next breakpoint, \
+                 so restart it",
             ),
             WardenError::Protocol(what) => {
                 write!(f, "the process that traces (stepless-warden) is not of this version: {what}")
