@@ -8,6 +8,7 @@ mod classic;
 mod others;
 mod target;
 mod uprobe;
+mod warden;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use probe::{Action, Session};
 use serde::Serialize;
 
 use target::SITES;
+use warden::What;
 
 /// Compares the cost of a hit with that of other mechanisms.
 #[derive(Parser)]
@@ -42,6 +44,9 @@ struct Arguments {
     /// Where that writes how long a call took.
     #[arg(long, hide = true, value_name = "FILE", requires = "target")]
     report: Option<PathBuf>,
+    /// Is the warden of the process that has started this one.
+    #[arg(long, hide = true)]
+    warden: bool,
 }
 
 #[derive(Serialize)]
@@ -75,6 +80,9 @@ fn main() -> ExitCode {
     if let Some(site) = &arguments.target {
         return target::run(site, arguments.hits, arguments.report.as_deref());
     }
+    if arguments.warden {
+        return probe::warden::serve();
+    }
     let report = measure(&arguments);
     match print(&report, arguments.json) {
         Ok(()) => {}
@@ -99,6 +107,10 @@ fn rows() -> Vec<(String, Measure)> {
     rows.push(("ltrace -x, call and return".into(), Box::new(others::ltrace)));
     for site in SITES {
         rows.push((format!("stepless, {}", site.instruction), Box::new(|hits| stepless(site.symbol, hits))));
+    }
+    for (name, what) in [("counts", What::Count), ("records", What::Record), ("asks a closure", What::Ask)] {
+        let measure = Box::new(move |hits| warden::hit(what, hits));
+        rows.push((format!("stepless's warden {name}, nop"), measure));
     }
     rows
 }

@@ -18,16 +18,16 @@ const SYMBOL: &str = "peers_move";
 const MOST_HITS: u64 = 1000;
 
 /// Files for one measurement, removed after it.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> io::Result<Scratch> {
+    pub(crate) fn new(name: &str) -> io::Result<Scratch> {
         let directory = std::env::temp_dir().join(format!("peers-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
         Ok(Scratch(directory))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -28,6 +28,10 @@
 //! # }
 //! ```
 //!
+//! If the process of a session is killed, its breakpoints stay behind, and the target ends at the next one. A
+//! [`warden`] has a process of its own for that, which leaves the target whatever happens to the one that it serves;
+//! what is to happen at a hit is sent to it as data.
+//!
 //! Memory is accessed as far as the thread itself could: the kernel holds page protections, and where the
 //! processor has protection keys, `/proc/PID/smaps` says which memory has one, and PKRU is fetched where one counts.
 //! That file is read again when the mappings are, when an access goes to memory that was not there before, and, as
@@ -54,6 +58,7 @@ pub mod error;
 mod executor;
 mod symbols;
 mod target;
+pub mod warden;
 
 pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};

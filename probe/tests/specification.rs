@@ -15,7 +15,9 @@ fn the_tests_that_hold_the_promises_exist() {
         if file.starts_with(char::is_uppercase) {
             continue;
         }
-        let source = std::fs::read_to_string(root.join("tests").join(format!("{file}.rs")));
+        // Those of the command are in its own package.
+        let (package, file) = file.split_once('/').map_or((".", file), |(package, file)| (package, file));
+        let source = std::fs::read_to_string(root.join(package).join("tests").join(format!("{file}.rs")));
         let source = source.unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(source.contains(&format!("#[test]\nfn {test}()")), "{file} has no test {test}");
         named += 1;

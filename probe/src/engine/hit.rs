@@ -58,6 +58,7 @@ pub struct Hit<'a> {
     pub(crate) thread: &'a mut dyn ThreadState,
     pub(crate) requests: &'a mut Vec<Request>,
     pub(crate) filtered: bool,
+    pub(crate) discounted: bool,
 }
 
 impl Hit<'_> {
@@ -206,6 +207,12 @@ impl Hit<'_> {
     /// Has a probe removed, after this hit; also this one, as by [`Action::Remove`].
     pub fn remove_probe(&mut self, probe: ProbeId) {
         self.requests.push(Request::Remove(probe));
+    }
+
+    /// Has this hit not be counted at all: of several threads that reach a probe at once, it is of one that was behind
+    /// the last that is wanted.
+    pub fn discount(&mut self) {
+        self.discounted = true;
     }
 
     /// Counts this hit as filtered out: one that the probe's condition did not want.

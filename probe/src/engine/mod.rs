@@ -2,6 +2,7 @@
 
 pub(crate) mod compat;
 mod copies;
+mod embryo;
 pub mod event;
 pub mod hit;
 pub(crate) mod host;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
@@ -224,6 +225,9 @@ impl Tracer {
             placed.sites.reserve_exact(total);
         }
         for addresses in addresses.chunks(AT_A_TIME) {
+            if self.shared.wishes.ending.load(Ordering::SeqCst) {
+                return;
+            }
             if total > STRIDE && done % STRIDE < AT_A_TIME {
                 self.tell(&Event::Placing { probe: id, pid, done, total });
             }

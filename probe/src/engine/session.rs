@@ -60,6 +60,8 @@ pub struct StopHandle(Arc<StopState>);
 #[derive(Debug)]
 struct StopState {
     requested: AtomicBool,
+    /// Whether nothing more is to be placed.
+    ending: Arc<AtomicBool>,
     alarm: Arc<Alarm>,
 }
 
@@ -74,6 +76,13 @@ impl StopHandle {
     pub fn request(&self) {
         self.0.requested.store(true, Ordering::SeqCst);
         self.0.alarm.ring_in(1);
+    }
+
+    /// The same, and a probe that is being placed gets no more sites: the session is to be left or detached next.
+    /// Async-signal-safe.
+    pub fn request_end(&self) {
+        self.0.ending.store(true, Ordering::SeqCst);
+        self.request();
     }
 }
 
@@ -109,15 +118,15 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    fn new(target: i32, launched: bool, options: SessionOptions) -> Result<Session, AttachError> {
+    pub(crate) fn new(target: i32, launched: bool, options: SessionOptions) -> Result<Session, AttachError> {
         let failed = |error| AttachError::System { call: "timer_create", error };
         let tracer = Tracer::new(Arc::new(Shared::new(target, launched, options))).map_err(failed)?;
-        let alarm = Arc::clone(&tracer.alarm);
+        let (ending, alarm) = (Arc::clone(&tracer.shared.wishes.ending), Arc::clone(&tracer.alarm));
         Ok(Session {
             tracer,
             lookout: Lookout::new().map_err(failed)?,
             paused: Vec::new(),
-            stop: Arc::new(StopState { requested: AtomicBool::new(false), alarm }),
+            stop: Arc::new(StopState { requested: AtomicBool::new(false), ending, alarm }),
             owner: PhantomData,
         })
     }
@@ -160,7 +169,7 @@ impl Session {
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
     ///
     /// Should the session's process be killed, breakpoints stay behind, which end the program when it reaches one; see
-    /// [`SessionOptions::kill_with`].
+    /// [`SessionOptions::kill_with`], and [`warden::Client`](crate::warden::Client) for a target that outlives that.
     ///
     /// # Errors
     /// [`AttachError::Launch`] if it cannot be executed.
@@ -175,7 +184,7 @@ impl Session {
     pub fn launch_with(command: Command, options: SessionOptions) -> Result<Session, AttachError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |error| AttachError::Launch { program: program.clone(), error };
-        let mut embryo = Embryo::fork(command).map_err(failed)?;
+        let mut embryo = Embryo::fork(command, None).map_err(failed)?;
         let pid = embryo.pid;
         let mut session = Session::new(pid, true, options)?;
         let tracer = &mut session.tracer;

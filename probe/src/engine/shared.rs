@@ -94,6 +94,8 @@ pub(crate) struct Wishes {
     pub(crate) detach: AtomicBool,
     /// A handler wants to stop, and there is no breakpoint any more.
     pub(crate) stop: AtomicBool,
+    /// No more probes are to be placed.
+    pub(crate) ending: Arc<AtomicBool>,
     /// A handler, or the observer, has panicked.
     pub(crate) panic: Mutex<Option<Box<dyn Any + Send>>>,
 }

@@ -305,9 +305,10 @@ fn call(
             thread: &mut *thread,
             requests: &mut verdict.requests,
             filtered: false,
+            discounted: false,
         };
         let action = panic::catch_unwind(AssertUnwindSafe(|| host.hit(&mut hit)));
-        let filtered = hit.filtered;
+        let (filtered, discounted) = (hit.filtered, hit.discounted);
         // The thread must go on, whatever becomes of the run.
         let action = action.unwrap_or_else(|payload| {
             verdict.panic = Some(payload);
@@ -317,7 +318,10 @@ fn call(
             verdict.over.push(index);
             continue;
         };
-        Tally::count(&probe.tally.hits);
+        match discounted {
+            true => verdict.over.push(index),
+            false => Tally::count(&probe.tally.hits),
+        }
         if filtered {
             Tally::count(&probe.tally.filtered);
         }

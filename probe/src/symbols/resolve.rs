@@ -283,6 +283,8 @@ fn open_mapped(maps: &Maps, mapping: &Mapping) -> Result<(File, Identity), Resol
 pub struct Resolver {
     spec: ProbeSpec,
     objects: Arc<Objects>,
+    /// Where relative paths start; otherwise in the current directory.
+    base: Option<PathBuf>,
 }
 
 /// The sites of a probe before they are placed, for those who want to tell about them.
@@ -298,7 +300,13 @@ impl Resolver {
     /// A probe that shares what has been read with others.
     #[must_use]
     pub fn new(spec: ProbeSpec, objects: Arc<Objects>) -> Resolver {
-        Resolver { spec, objects }
+        Resolver { spec, objects, base: None }
+    }
+
+    /// The same, with relative paths that start at `base` rather than in the current directory.
+    #[must_use]
+    pub fn relative_to(self, base: PathBuf) -> Resolver {
+        Resolver { base: Some(base), ..self }
     }
 
     /// The probe.
@@ -314,7 +322,9 @@ impl Resolver {
     pub fn check(&self) -> Result<(), ResolveError> {
         match self.spec.object() {
             Some(object) if object.contains('/') => {
-                let elf = self.objects.open(Path::new(object))?;
+                let path = Path::new(object);
+                let open = absolute(path, self.base.as_deref()).map_err(|source| named(path, source))?;
+                let elf = self.objects.open(if self.base.is_some() { &open } else { path })?;
                 self.addresses(&elf).map(|_| ())
             }
             _ => Ok(()),
@@ -329,7 +339,7 @@ impl Resolver {
         let Some(object) = self.spec.object().filter(|object| object.contains('/')) else { return Ok(()) };
         let path = Path::new(object);
         let read = || {
-            let absolute = std::path::absolute(path)?;
+            let absolute = absolute(path, self.base.as_deref())?;
             mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
         };
         let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
@@ -357,7 +367,7 @@ impl Resolver {
             | ProbeSpec::EachInstruction { object, .. }
             | ProbeSpec::FileOffset { object, .. } => object,
         };
-        let Some(file) = find_object(object, maps, &self.objects)? else {
+        let Some(file) = find_object(object, maps, &self.objects, self.base.as_deref())? else {
             return Err(LocateError::NotMapped { object: object.clone() });
         };
         let elf = self.objects.mapped(maps, file)?;
@@ -511,12 +521,13 @@ fn find_object<'a>(
     object: &str,
     maps: &'a Maps,
     objects: &Objects,
+    base: Option<&Path>,
 ) -> Result<Option<&'a Mapping>, ResolveError> {
     let known = objects.seen(maps, |seen| seen.objects.get(object).copied());
     if let Some(mapping) = known.and_then(|start| maps::find(maps, start)) {
         return Ok(Some(mapping));
     }
-    let found = look_for_object(object, maps, objects)?;
+    let found = look_for_object(object, maps, objects, base)?;
     if let Some(mapping) = found {
         objects.seen(maps, |seen| seen.objects.insert(object.to_owned(), mapping.start));
     }
@@ -527,6 +538,7 @@ fn look_for_object<'a>(
     object: &str,
     maps: &'a Maps,
     objects: &Objects,
+    base: Option<&Path>,
 ) -> Result<Option<&'a Mapping>, ResolveError> {
     let files = files(maps);
     let one = |wanted: &dyn Fn(&Path, &Mapping) -> bool| {
@@ -549,9 +561,9 @@ fn look_for_object<'a>(
         if let Some(file) = one(&|known, _| maps::without_mark(known) == path)? {
             return Ok(Some(file));
         }
-        let absolute = std::path::absolute(path).map_err(|source| named(path, source))?;
+        let absolute = absolute(path, base).map_err(|source| named(path, source))?;
         // Where it sees no such file yet, it may be on its way to where it does.
-        let seen = mapped::in_root(maps.pid(), &absolute).or_else(|_| mapped::path_only(path));
+        let seen = mapped::in_root(maps.pid(), &absolute).or_else(|_| mapped::path_only(&absolute));
         let seen = seen.map_err(|source| named(path, source))?;
         return one(&|known, mapping| is_found(&seen, known, mapping));
     }
@@ -565,9 +577,17 @@ fn look_for_object<'a>(
     if let Some(file) = one(&|_, file| objects.soname(maps, file).as_deref() == Some(object))? {
         return Ok(Some(file));
     }
-    match program(maps.pid(), object) {
+    match program(maps.pid(), object, base) {
         Some(seen) => one(&|known, mapping| is_found(&seen, known, mapping)),
         None => Ok(None),
+    }
+}
+
+/// `path` from the root, where it starts at `base` or in the current directory.
+fn absolute(path: &Path, base: Option<&Path>) -> io::Result<PathBuf> {
+    match base {
+        Some(base) => std::path::absolute(base.join(path)),
+        None => std::path::absolute(path),
     }
 }
 
@@ -578,10 +598,10 @@ fn is_found(found: &File, path: &Path, mapping: &Mapping) -> bool {
 }
 
 /// The file that a shell would run for the command `name`, where process `pid` sees it.
-fn program(pid: i32, name: &str) -> Option<File> {
+fn program(pid: i32, name: &str, base: Option<&Path>) -> Option<File> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).find_map(|directory| {
-        let directory = std::path::absolute(directory).ok()?;
+        let directory = absolute(&directory, base).ok()?;
         let file = mapped::in_root(pid, &directory.join(name)).ok()?;
         file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
     })

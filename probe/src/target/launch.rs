@@ -17,22 +17,47 @@ use nix::unistd::Pid;
 pub(crate) struct Embryo {
     /// The child.
     pub(crate) pid: i32,
-    go: Option<PipeWriter>,
+    go: Go,
     spawner: JoinHandle<io::Result<()>>,
+}
+
+/// What the child waits for. Dropped, it says that it is not to execute the program.
+#[derive(Debug)]
+struct Go(Option<PipeWriter>);
+
+impl Go {
+    const YES: u8 = 1;
+    const NO: u8 = 0;
+
+    fn say(&mut self, what: u8) {
+        // If the child is gone, waiting for it says so.
+        let _ = self.0.take().map(|mut pipe| pipe.write_all(&[what]));
+    }
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        self.say(Go::NO);
+    }
 }
 
 impl Embryo {
     /// Forks. A thread of its own does that, for `Command::spawn` returns only when the child has executed
     /// the program.
-    pub(crate) fn fork(mut command: Command) -> io::Result<Embryo> {
+    ///
+    /// `tracer` is the process that will trace it, if that is another one: where the Yama module restricts tracing to
+    /// ancestors, the child permits it.
+    pub(crate) fn fork(mut command: Command, tracer: Option<i32>) -> io::Result<Embryo> {
         let (mut pid_reader, pid_writer) = io::pipe()?;
         let (mut go_reader, go_writer) = io::pipe()?;
         // The child must not hold the writing end that it waits for.
         let go_fd = go_writer.as_raw_fd();
         let hello = pid_writer.try_clone()?;
-        let hook = move || wait_for_tracer(&hello, &mut go_reader, go_fd);
-        // SAFETY: the hook only reads, writes and closes descriptors and asks for the process id, all of
-        // which is async-signal-safe.
+        let hook = move || {
+            permit(tracer);
+            wait_for_tracer(&hello, &mut go_reader, go_fd)
+        };
+        // SAFETY: the hook only makes system calls (prctl, read, write, close, getpid), which are async-signal-safe.
         unsafe { command.pre_exec(hook) };
         let spawner = std::thread::spawn(move || {
             let result = command.spawn().map(drop);
@@ -43,7 +68,7 @@ impl Embryo {
         });
         let mut pid = [0; 4];
         match pid_reader.read_exact(&mut pid) {
-            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Some(go_writer), spawner }),
+            Ok(()) => Ok(Embryo { pid: i32::from_ne_bytes(pid), go: Go(Some(go_writer)), spawner }),
             Err(read_error) => Err(match spawner.join() {
                 Ok(Err(error)) => error,
                 _ => read_error,
@@ -53,8 +78,7 @@ impl Embryo {
 
     /// Lets the child execute the program.
     pub(crate) fn go(&mut self) {
-        // If the child is gone, waiting for it says so. Otherwise it ends, for there is nothing to read.
-        self.go = self.go.take().filter(|mut go| go.write_all(&[1]).is_ok());
+        self.go.say(Go::YES);
     }
 
     /// Waits until the child stops, and says whether it does, rather than end.
@@ -84,11 +108,28 @@ impl Embryo {
     }
 }
 
+/// Lets process `tracer` trace this one, whatever Yama restricts.
+fn permit(tracer: Option<i32>) {
+    let Some(tracer) = tracer.and_then(|tracer| libc::c_ulong::try_from(tracer).ok()) else { return };
+    // SAFETY: the call takes numbers only. It fails where there is no Yama, and nothing need be permitted.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, tracer, 0, 0, 0) };
+}
+
 /// Runs in the child, between fork and exec.
 fn wait_for_tracer(mut hello: &PipeWriter, go: &mut PipeReader, parents_end: i32) -> io::Result<()> {
     // SAFETY: the child's copy of this descriptor is used by nobody else: its owner lives in the parent.
     unsafe { libc::close(parents_end) };
     // Process ids are positive i32 numbers.
-    hello.write_all(&(std::process::id() as i32).to_ne_bytes())?;
-    go.read_exact(&mut [0])
+    let told = hello.write_all(&(std::process::id() as i32).to_ne_bytes());
+    let mut said = [0];
+    match told.and_then(|()| go.read_exact(&mut said)) {
+        Ok(()) if said == [Go::YES] => Ok(()),
+        Ok(()) => Err(Errno::ECANCELED.into()),
+        // The parent is gone, and nobody is there to be told.
+        // SAFETY: the call ends the process at once, without anything of the parent's that it is a copy of.
+        Err(_) => unsafe { libc::_exit(EXIT_NOT_EXECUTED) },
+    }
 }
+
+/// As a shell has it.
+const EXIT_NOT_EXECUTED: libc::c_int = 127;

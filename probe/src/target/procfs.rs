@@ -40,6 +40,11 @@ pub(crate) fn has_exited(tid: i32) -> bool {
     status_field(tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
+/// Whether process `pid` is stopped by a signal: SIGSTOP and the like, not by a tracer.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    status_field(pid, "State").is_some_and(|state| state.starts_with('T'))
+}
+
 /// A field of `/proc/PID/status` that is a set of signals: bit n-1 for signal n.
 fn signals(tid: i32, name: &str) -> Option<u64> {
     u64::from_str_radix(&status_field(tid, name)?, 16).ok()

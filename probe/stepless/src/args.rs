@@ -61,7 +61,7 @@ pub(crate) struct Watch {
     /// Stop probing after N hits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Kill CMD when stepless ends, even by SIGKILL. Otherwise CMD runs on.
+    /// Kill CMD when stepless ends, however that comes about. Otherwise CMD runs on without probes.
     #[arg(long, conflicts_with = "pid")]
     pub(crate) kill_with: bool,
     /// The command to start and probe, after `--`.

@@ -39,7 +39,13 @@ impl<E: std::error::Error> From<E> for Failure {
 /// Wrong usage, or it could not run.
 const COULD_NOT_RUN: u8 = 2;
 
+/// The argument by which the command runs itself as its own warden.
+pub(crate) const WARDEN: &str = "__warden";
+
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == WARDEN) {
+        return probe::warden::serve();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {

@@ -1,18 +1,26 @@
-//! The signals that end, interrupt or stop the command. None may do so before the target is as it was.
+//! The signals that end or interrupt the command: it prints its summary first. Were it ended at once, its warden would
+//! leave the target just the same.
 
 #![allow(unsafe_code, reason = "sets of signals that contain real-time ones, which nix does not know")]
 
 use std::mem;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use libc::{c_int, sigset_t};
-use probe::{Session, StopHandle};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use probe::warden::ClientStop;
 
-/// Signals that do nothing by default.
-const LEFT_ALONE: [c_int; 3] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH];
+/// Signals that do nothing by default, and those that stop or continue: the target runs on then.
+const LEFT_ALONE: [c_int; 7] =
+    [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCONT];
+
+/// How long the command has to end by itself.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// Takes signals in a thread of its own. They are blocked in all others, so that no default action is taken.
 #[derive(Clone, Debug)]
@@ -24,13 +32,14 @@ struct State {
     interrupted: AtomicBool,
     /// By which signal the command is to end; 0 for none.
     ending: AtomicI32,
-    /// By which signal it is to stop; 0 for none.
-    stopping: AtomicI32,
-    /// Whether the target is as it was, so that a default action does no harm.
+    /// How often writing has begun or ended: odd while it lasts.
+    writes: AtomicU64,
+    /// Whether the target is as it was, so that there is nothing to wait for.
     released: AtomicBool,
     /// The process to which signals are passed on; 0 for none.
     launched: AtomicI32,
-    session: OnceLock<StopHandle>,
+    /// What ends; signals are taken by who holds it.
+    session: Mutex<Option<ClientStop>>,
     inherited: Inherited,
 }
 
@@ -61,26 +70,38 @@ impl Signals {
         done
     }
 
-    /// From now on signals end the session instead of the process. SIGTERM and SIGHUP, which are not sent to a
-    /// whole terminal by a key, are also passed on to a process that was launched.
-    pub(crate) fn watch(&self, session: &Session) {
-        let Signals(state) = self;
-        if session.is_launched() {
-            state.launched.store(session.pid(), Ordering::SeqCst);
-        }
-        state.session.get_or_init(|| session.stop_handle());
-        let state = Arc::clone(state);
+    /// From now on signals end the session instead of the process.
+    pub(crate) fn watch(&self, session: ClientStop) {
+        *self.0.session() = Some(session);
+        let signals = self.clone();
         // Ends with the process.
         std::thread::spawn(move || {
-            let set = watched();
+            let pending = pending(&watched());
             loop {
-                let mut signal = 0;
-                // SAFETY: both pointers are valid for the call.
-                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-                    state.take(signal);
-                }
+                wait_for(pending.as_ref());
+                signals.collect();
             }
         });
+    }
+
+    /// Takes the signals that have come. None is on its way to be taken after that.
+    pub(crate) fn collect(&self) {
+        let session = self.0.session();
+        let Some(stop) = session.as_ref() else { return };
+        let (set, now) = (watched(), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+        loop {
+            // SAFETY: both structures are valid for the call, which is not asked for more than the number.
+            let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const now) };
+            if signal <= 0 {
+                return;
+            }
+            State::take(&self.0, signal, stop);
+        }
+    }
+
+    /// Has SIGTERM and SIGHUP, which are not sent to a whole terminal by a key, also passed on to this process.
+    pub(crate) fn launched(&self, pid: i32) {
+        self.0.launched.store(pid, Ordering::SeqCst);
     }
 
     /// Whether a signal has asked for the end of the session.
@@ -88,18 +109,12 @@ impl Signals {
         self.0.interrupted.load(Ordering::SeqCst)
     }
 
-    /// Whether the command is to stop.
-    pub(crate) fn stops(&self) -> bool {
-        self.0.stopping.load(Ordering::SeqCst) != 0
-    }
-
-    /// Stops the process until it is continued, unless it has been meanwhile. The target must be as it was.
-    pub(crate) fn stop(&self) {
-        let signal = self.0.stopping.swap(0, Ordering::SeqCst);
-        // A stop signal makes the kernel forget a SIGCONT that nobody has taken yet.
-        if signal != 0 && !is_pending(libc::SIGCONT) {
-            stop(signal);
-        }
+    /// Does something that may wait for a reader. Once a signal has come, it does not wait for long.
+    pub(crate) fn writing<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.writes.fetch_add(1, Ordering::SeqCst);
+        let done = work();
+        self.0.writes.fetch_add(1, Ordering::SeqCst);
+        done
     }
 
     /// The signal by which the command is to end.
@@ -119,46 +134,43 @@ impl Signals {
 }
 
 impl State {
-    fn take(&self, signal: c_int) {
-        let launched = self.launched.load(Ordering::SeqCst);
+    fn session(&self) -> MutexGuard<'_, Option<ClientStop>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(state: &Arc<State>, signal: c_int, session: &ClientStop) {
+        let launched = state.launched.load(Ordering::SeqCst);
         if matches!(signal, libc::SIGTERM | libc::SIGHUP) && launched != 0 {
             // SAFETY: the call takes numbers only. It fails if the process has just ended.
             unsafe { libc::kill(launched, signal) };
         }
-        match signal {
-            libc::SIGCONT => {
-                // Undoes what has not been done.
-                self.stopping.store(0, Ordering::SeqCst);
-                return;
-            }
-            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => self.stopping.store(signal, Ordering::SeqCst),
-            // These two end the session alone: a command that was launched goes on, and its status is ours.
-            libc::SIGINT | libc::SIGTERM => self.interrupted.store(true, Ordering::SeqCst),
-            _ => {
-                self.ending.store(signal, Ordering::SeqCst);
-                self.interrupted.store(true, Ordering::SeqCst);
-            }
+        // These two end the session alone: a command that was launched goes on, and its status is ours.
+        let ends = !matches!(signal, libc::SIGINT | libc::SIGTERM);
+        if ends {
+            state.ending.store(signal, Ordering::SeqCst);
         }
-        if self.released.load(Ordering::SeqCst) {
-            if self.stopping.swap(0, Ordering::SeqCst) != 0 {
-                stop(signal);
-            } else if self.ending.load(Ordering::SeqCst) != 0 {
+        state.interrupted.store(true, Ordering::SeqCst);
+        if ends && state.released.load(Ordering::SeqCst) {
+            end(signal);
+        }
+        let state = Arc::clone(state);
+        // Ends with the process.
+        std::thread::spawn(move || state.press(signal, ends));
+        session.request_end();
+    }
+
+    /// Ends the process by `signal` if it has not ended in time, or, unless the signal `ends` it, if it waits in vain for
+    /// somebody to read.
+    fn press(&self, signal: c_int, ends: bool) {
+        loop {
+            let before = self.writes.load(Ordering::SeqCst);
+            std::thread::sleep(PATIENCE);
+            let is_stuck = before % 2 == 1 && self.writes.load(Ordering::SeqCst) == before;
+            if ends || is_stuck {
                 end(signal);
             }
-        } else if let Some(session) = self.session.get() {
-            session.request();
         }
     }
-}
-
-/// Stops this process by the default action of `signal` until it is continued. Not at all where nobody could
-/// continue it, as the kernel sees to.
-fn stop(signal: c_int) {
-    let one = set_of(signal);
-    mask(libc::SIG_UNBLOCK, &one);
-    // SAFETY: the call takes a number only.
-    unsafe { libc::raise(signal) };
-    mask(libc::SIG_BLOCK, &one);
 }
 
 /// Ends this process by the default action of `signal`, so that its parent sees that.
@@ -172,14 +184,33 @@ pub(crate) fn end(signal: c_int) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }
 
-/// Every signal whose default action ends or stops a process, and SIGCONT.
+/// A descriptor that can be read from while a signal of the set is pending, if there can be another descriptor.
+fn pending(set: &sigset_t) -> Option<OwnedFd> {
+    // SAFETY: the set is valid for the call.
+    let descriptor = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC) };
+    // SAFETY: the kernel has just made it, for nobody else.
+    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Waits until a signal is pending.
+fn wait_for(pending: Option<&OwnedFd>) {
+    /// Where there is nothing to wait for, look as often as nobody notices.
+    const OFTEN: u16 = 50;
+    let mut waited: Vec<PollFd<'_>> =
+        pending.into_iter().map(|pending| PollFd::new(pending.as_fd(), PollFlags::POLLIN)).collect();
+    let most = if waited.is_empty() { PollTimeout::from(OFTEN) } else { PollTimeout::NONE };
+    // It fails for a signal that is handled elsewhere, and then there is just nothing to take.
+    let _ = poll(&mut waited, most);
+}
+
+/// Every signal whose default action ends a process.
 fn watched() -> sigset_t {
     let mut set = empty();
     // SAFETY: the set is valid for the calls, which leave out what no process may block. An unknown signal is an
     // error without effect.
     unsafe {
         libc::sigfillset(&raw mut set);
-        for signal in LEFT_ALONE.into_iter().chain([StopHandle::signal()]) {
+        for signal in LEFT_ALONE {
             libc::sigdelset(&raw mut set, signal);
         }
         for signal in (1..=libc::SIGRTMAX()).filter(|&signal| is_ignored(signal)) {
@@ -196,13 +227,6 @@ fn is_ignored(signal: c_int) -> bool {
     // SAFETY: no new action is given, and the old one has a place.
     let known = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) } == 0;
     known && signal != libc::SIGPIPE && action.sa_sigaction == libc::SIG_IGN
-}
-
-/// Whether the signal waits to be taken.
-fn is_pending(signal: c_int) -> bool {
-    let mut set = empty();
-    // SAFETY: the set is valid for both calls.
-    unsafe { libc::sigpending(&raw mut set) == 0 && libc::sigismember(&raw const set, signal) == 1 }
 }
 
 fn empty() -> sigset_t {

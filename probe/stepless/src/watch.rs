@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use probe::locate::{Address, LocateError};
+use probe::locate::LocateError;
 use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
 use probe::spec::ProbeSpec;
-use probe::{Action, Event as EngineEvent, Hit, Left, ProbeError, ProbeId, RunEnd, Session, SessionOptions};
-use probe::{Unplaceable, code};
+use probe::warden::{
+    self, Asked, Client, ClientStop, Event as EngineEvent, Fields, News, Place, Program, Record, Report,
+};
+use probe::{Action, ProbeId, RunEnd, SessionOptions, code};
 use serde::Serialize;
 
 use crate::args::{Format, Watch};
@@ -54,11 +55,10 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     let out = output(arguments)?;
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
     let signals = Signals::block();
-    // With that thread ends the tracing, so that no thread of the target notices.
-    let served =
-        std::thread::scope(|scope| scope.spawn(|| serve(arguments, &resolvers, &shared, &signals)).join());
-    let served = served.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let result = served.and_then(|(left, probes)| finish(left, &probes, &shared, &signals, mode));
+    let result = serve(arguments, &resolvers, &shared, &signals)
+        .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
+    // One that has ended the target, too, may have come just now. Not by this thread, for which SIGPIPE may be waiting.
+    std::thread::scope(|scope| scope.spawn(|| signals.collect()).join().ok());
     let Some(signal) = signals.ending() else { return result };
     if let Err(Failure(line)) = result {
         warn(&line);
@@ -66,29 +66,19 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     Ok(signals::end(signal))
 }
 
-/// Places the probes and serves them. The target is as it was when the thread ends that calls this.
+/// Places the probes and hears of their hits. The target is as it was when this returns.
 fn serve(
     arguments: &Watch,
     resolvers: &[Resolver],
     shared: &Arc<Shared>,
     signals: &Signals,
-) -> Result<(Left, Vec<ProbeId>), Failure> {
-    let mut session = start(arguments, shared, signals)?;
-    let launched = session.is_launched();
-    let probes = place(&mut session, resolvers, shared, launched)?;
-    while session.run() == RunEnd::StopRequested && !signals.is_interrupted() {
-        if signals.stops() {
-            let left = Instant::now();
-            session.pause();
-            signals.stop();
-            session.resume()?;
-            // A program that has begun meanwhile has not been seen to.
-            shared.lock().started = true;
-            let seconds = left.elapsed().as_secs_f64();
-            warn(&format!("stopped for {seconds:.3} s, in which no probe was hit"));
-        }
-    }
-    Ok((session.leave(), probes))
+) -> Result<(Client, Vec<ProbeId>), Failure> {
+    let mut client = start(arguments, shared, signals)?;
+    let probes = place(&mut client, resolvers, shared)?;
+    let goes_on = || !signals.is_interrupted() && shared.lock().broken.is_none();
+    while client.run()? == RunEnd::StopRequested && goes_on() {}
+    client.leave()?;
+    Ok((client, probes))
 }
 
 /// Parses the probes, and finds what is wrong with those that can be looked up without a target.
@@ -151,19 +141,18 @@ fn output(arguments: &Watch) -> Result<Out, Failure> {
     })
 }
 
-/// What handlers, the observer of the engine, and the command share.
+/// What those share who hear of news.
 struct Shared {
     names: Vec<String>,
     objects: Arc<Objects>,
     format: Format,
     printing: bool,
+    limit: Option<u64>,
     state: Mutex<State>,
 }
 
 struct State {
     events: Events<Out>,
-    /// Hits until the limit.
-    left: Option<u64>,
     /// Why printing has stopped.
     broken: Option<io::Error>,
     /// Whether the program runs, rather than its dynamic linker.
@@ -175,7 +164,7 @@ struct State {
     placing: Option<Progress>,
     failure: Option<String>,
     /// The requests that failed, and how, as far as told.
-    failed: Vec<(&'static str, Errno)>,
+    failed: Vec<(String, Errno)>,
     /// How often the program has changed probed text.
     changed: u32,
     /// Which process could not be opened, and why, before any probe was placed.
@@ -189,7 +178,6 @@ impl Shared {
         let format = arguments.format();
         let state = State {
             events: Events::new(out, format, width),
-            left: arguments.limit,
             broken: None,
             started: arguments.pid.is_some(),
             placed: vec![0; names.len()],
@@ -200,42 +188,66 @@ impl Shared {
             changed: 0,
             inaccessible: None,
         };
-        Shared { names, objects, format, printing: mode == Mode::Trace, state: Mutex::new(state) }
+        Shared {
+            names,
+            objects,
+            format,
+            printing: mode == Mode::Trace,
+            limit: arguments.limit,
+            state: Mutex::new(state),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A probe was hit.
-    fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Action {
-        let mut state = self.lock();
-        match &mut state.left {
-            Some(0) => return Action::Stop,
-            Some(left) => *left -= 1,
-            None => {}
+    /// What the warden does at each hit.
+    fn program(&self) -> Program {
+        let program = Program::new();
+        let program = if self.limit.is_some() { program.shared_limit() } else { program };
+        match (self.printing, self.format) {
+            (false, _) => program,
+            // The processor costs a file.
+            (true, Format::Text) => program.record(Fields::new()),
+            (true, _) => program.record(Fields::new().cpu()),
         }
-        if self.printing {
-            let event = Event {
-                probe: self.names.get(index).map_or("", String::as_str),
-                pid: hit.pid(),
-                tid: hit.tid(),
-                // Costs a file.
-                cpu: if self.format == Format::Text { None } else { hit.cpu() },
-                time_ns: hit.time_ns(),
-                ip: hit.ip(),
-                args: serde_json::Map::new(),
-            };
-            if let Err(error) = state.events.print(&event) {
-                state.broken = Some(error);
-                return Action::Stop;
-            }
-        }
-        if state.left == Some(0) { Action::Stop } else { Action::Continue }
     }
 
-    /// The engine has news.
-    fn observe(&self, event: &EngineEvent<'_>) {
+    /// The warden has news.
+    fn hear(&self, news: &News, stop: &ClientStop, signals: &Signals) {
+        match news {
+            News::Hit(hit) => self.hit(hit, stop, signals),
+            News::Event(event) => self.observe(event),
+            News::Lost(1) => warn("1 event lost while stepless was stopped"),
+            News::Lost(events) => warn(&format!("{events} events lost while stepless was stopped")),
+            _ => {}
+        }
+    }
+
+    /// A probe was hit.
+    fn hit(&self, hit: &Record, stop: &ClientStop, signals: &Signals) {
+        let mut state = self.lock();
+        if state.broken.is_some() {
+            return;
+        }
+        let event = Event {
+            probe: self.names.get(hit.probe.index()).map_or("", String::as_str),
+            pid: hit.pid,
+            tid: hit.tid,
+            cpu: hit.cpu,
+            time_ns: hit.time_ns,
+            ip: hit.ip,
+            args: serde_json::Map::new(),
+        };
+        if let Err(error) = signals.writing(|| state.events.print(&event)) {
+            state.broken = Some(error);
+            stop.request();
+        }
+    }
+
+    /// Something has happened to the target or to a probe.
+    fn observe(&self, event: &EngineEvent) {
         let mut state = self.lock();
         match event {
             EngineEvent::Placed { probe, .. } => {
@@ -243,9 +255,9 @@ impl Shared {
                     *placed += 1;
                 }
             }
-            EngineEvent::Refused { probe, address, reason, pid } => {
+            EngineEvent::Refused { probe, pid, refusal } => {
                 if let Some(refused) = state.refused.get_mut(probe.index()) {
-                    refused.push((*address, without_bytes(reason)));
+                    refused.push((refusal.address, refusal.kind.clone()));
                 }
                 // Otherwise once all its sites have been seen to.
                 if state.started && state.placing.is_none() {
@@ -255,11 +267,11 @@ impl Shared {
             EngineEvent::Placing { probe, pid, done, total } => {
                 let progress = state.placing.get_or_insert_with(|| {
                     let name = self.names.get(probe.index()).map_or("", String::as_str);
-                    let progress = Progress::new(*total as u64, PLACING);
+                    let progress = Progress::new(*total, PLACING);
                     progress.message(name.to_owned());
                     progress
                 });
-                progress.reach(*done as u64);
+                progress.reach(*done);
                 if done == total {
                     state.placing = None;
                     if state.started {
@@ -272,14 +284,14 @@ impl Shared {
                 if state.started {
                     warn(&format!("`{name}`: {error}"));
                 } else {
-                    state.failure.get_or_insert_with(|| error.to_string());
+                    state.failure.get_or_insert_with(|| error.clone());
                 }
             }
             // Each hit may fail in the same way.
             EngineEvent::Failed { pid, tid, request, error }
-                if !state.failed.contains(&(request, *error)) =>
+                if !state.failed.iter().any(|(known, why)| known == request && why == error) =>
             {
-                state.failed.push((request, *error));
+                state.failed.push((request.clone(), *error));
                 let why = error.desc();
                 warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
             }
@@ -304,7 +316,7 @@ impl Shared {
     }
 
     /// The program has done something to text with a probe in it.
-    fn tell_changed(&self, state: &mut State, event: &EngineEvent<'_>) {
+    fn tell_changed(&self, state: &mut State, event: &EngineEvent) {
         /// A program that does it again and again is not told of again and again.
         const MOST: u32 = 20;
         let (&pid, &address) = match event {
@@ -393,37 +405,37 @@ impl Shared {
     }
 }
 
-/// The reason without the instruction's bytes, which differ from site to site.
-fn without_bytes(reason: &Unplaceable) -> String {
-    match reason {
-        Unplaceable::Instruction { why, .. } => why.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// Attaches to the process or starts the command, ready to be interrupted.
-fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Session, Failure> {
+/// Attaches to the process or starts the command, by a warden, ready to be interrupted.
+fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Client, Failure> {
+    let mut own =
+        Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
+    own.arg(crate::WARDEN);
+    let mut client = Client::start(own)?;
+    let (observer, stop, heard) = (Arc::clone(shared), client.stop_handle(), signals.clone());
+    client.observe(move |news| observer.hear(&news, &stop, &heard));
+    signals.watch(client.stop_handle());
     let options = SessionOptions {
         follow: arguments.follow,
         kill_with: arguments.kill_with,
         ..SessionOptions::default()
     };
-    let mut session = match (arguments.pid, arguments.command.split_first()) {
-        (Some(pid), _) => Session::attach_with(pid, options)?,
+    match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => client.attach(pid, options)?,
         (None, Some((program, rest))) => {
-            let mut command = std::process::Command::new(program);
+            let mut command = Command::new(program);
             command.args(rest);
-            signals.as_inherited(|| Session::launch_with(command, options))?
+            signals.as_inherited(|| client.launch(command, options))?;
+            signals.launched(client.pid());
         }
         (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
-    };
-    signals.watch(&session);
-    if let Some((pid, error)) = session.inaccessible() {
-        shared.lock().inaccessible = Some(inaccessible(pid, &error));
     }
-    let observer = Arc::clone(shared);
-    session.observe(move |event| observer.observe(event));
-    Ok(session)
+    if let Some((pid, error)) = client.inaccessible() {
+        shared.lock().inaccessible = Some(inaccessible(pid, error));
+    }
+    if let Some(limit) = shared.limit {
+        client.limit(limit)?;
+    }
+    Ok(client)
 }
 
 /// Why a process has no probes, and what to do.
@@ -440,63 +452,52 @@ fn inaccessible(pid: i32, error: &io::Error) -> String {
     format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
 }
 
-fn place(
-    session: &mut Session,
-    resolvers: &[Resolver],
-    shared: &Arc<Shared>,
-    launched: bool,
-) -> Result<Vec<ProbeId>, Failure> {
-    let each = resolvers.iter().enumerate().map(|(index, resolver)| {
-        let handler = Arc::clone(shared);
-        (resolver.clone(), move |hit: &mut Hit<'_>| handler.hit(index, hit))
-    });
-    let named = |(placed, resolver): (Result<ProbeId, ProbeError>, &Resolver)| {
-        placed.map_err(|error| Failure::new(format!("`{}`: {error}", resolver.spec())))
-    };
-    let placed = session.probe_all(each).map_err(Failure::from);
-    let probes: Result<Vec<ProbeId>, Failure> =
-        placed.and_then(|placed| placed.into_iter().zip(resolvers).map(named).collect());
-    let probes = match probes {
-        Ok(probes) => probes,
-        Err(failure) => {
-            if launched {
-                session.kill();
+fn place(client: &mut Client, resolvers: &[Resolver], shared: &Arc<Shared>) -> Result<Vec<ProbeId>, Failure> {
+    let launched = client.is_launched();
+    let mut probes = Vec::new();
+    for (index, resolver) in resolvers.iter().enumerate() {
+        let probe = match client.probe(resolver.spec().clone(), shared.program()) {
+            Ok(probe) => probe,
+            Err(error) => {
+                if launched {
+                    client.kill()?;
+                }
+                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
             }
-            return Err(failure);
-        }
-    };
-    for (index, &probe) in probes.iter().enumerate() {
-        let Some(report) = session.report(probe) else { continue };
+        };
+        probes.push(probe);
+        let Some(report) = client.placement(probe) else { continue };
         let mut state = shared.lock();
         if let Some(placed) = state.placed.get_mut(index) {
-            *placed += report.sites.len() as u64;
+            *placed += report.sites;
         }
         if let Some(refused) = state.refused.get_mut(index) {
-            refused.extend(report.refused.iter().map(|(address, reason)| (*address, without_bytes(reason))));
+            let found = report.refused.iter().map(|refusal| (refusal.address, refusal.kind.clone()));
+            refused.extend(found);
         }
     }
     if launched {
-        watch_start(session, shared);
+        watch_start(client, shared);
     } else {
-        shared.tell_refused(&mut shared.lock(), session.pid());
+        shared.tell_refused(&mut shared.lock(), client.pid());
     }
     Ok(probes)
 }
 
 /// Lets the program start only if every probe that can be placed by then could be.
-fn watch_start(session: &mut Session, shared: &Arc<Shared>) {
+fn watch_start(client: &mut Client, shared: &Arc<Shared>) {
     let handler = Arc::clone(shared);
-    let start = move |hit: &mut Hit<'_>| {
+    let start = move |hit: &mut Asked<'_>| {
         if !handler.start(hit.pid()) {
             // It has not executed an instruction of its own yet.
             send(hit.pid(), Signal::SIGKILL);
         }
         Action::Remove
     };
-    let placed = session.entry().map(|entry| session.probe(Address(entry), start));
+    let placed = client.entry().map(|entry| client.probe_with(Place::Address(entry), Program::new(), start));
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
-        shared.start(session.pid());
+        shared.start(client.pid());
     }
 }
 
@@ -517,31 +518,33 @@ fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
 
 /// Prints the summary, and finds the exit status.
 fn finish(
-    mut left: Left,
+    mut client: Client,
     probes: &[ProbeId],
     shared: &Shared,
     signals: &Signals,
     mode: Mode,
 ) -> Result<ExitCode, Failure> {
-    let launched = left.is_launched();
+    let launched = client.is_launched();
+    let reports = probes.iter().map(|&probe| Ok(client.report(probe)?.unwrap_or_default()));
+    let reports = reports.collect::<Result<Vec<Report>, Failure>>()?;
     signals.release();
-    let counts = counts(&left, probes, shared);
+    let counts = counts(&reports, shared);
     let mut state = shared.lock();
     if let Some(failure) = state.failure.take() {
         return Err(Failure(failure));
     }
     let ending = signals.ending().is_some();
-    let obstacles = obstacles(&left, probes, &state, shared);
+    let obstacles = obstacles(&reports, &state, shared);
     if launched && !ending && state.placed.iter().all(|&placed| placed == 0) {
         drop(state);
-        return Err(nothing_placed(&mut left, &obstacles, signals));
+        return Err(nothing_placed(&mut client, &obstacles, signals));
     }
     obstacles.iter().for_each(|line| warn(line));
     // Interrupted, it goes on without probes, and its status is ours; that may take long.
-    let mut wait = || if launched && !ending { left.wait() } else { left.status() };
+    let mut wait = || if launched && !ending { client.wait() } else { client.status() };
     let needs_status = mode == Mode::Stat && shared.format == Format::Json;
     let early = if needs_status { wait() } else { None };
-    let printed = print(&mut state, &counts, early.map(shell_status), shared, mode);
+    let printed = signals.writing(|| print(&mut state, &counts, early.map(shell_status), shared, mode));
     drop(state);
     let status = early.or_else(wait).map(shell_status);
     signals.over();
@@ -555,32 +558,31 @@ fn finish(
 }
 
 /// Why probes, or processes that should have them, have none: a line for each.
-fn obstacles(left: &Left, probes: &[ProbeId], state: &State, shared: &Shared) -> Vec<String> {
-    let pending = |(probe, name): (&ProbeId, &String)| {
-        let error = left.report(*probe)?.pending?;
+fn obstacles(reports: &[Report], state: &State, shared: &Shared) -> Vec<String> {
+    let pending = |(report, name): (&Report, &String)| {
+        let error = report.pending.as_ref()?;
         Some(format!("`{name}` was never placed: {error}"))
     };
-    let pending = probes.iter().zip(&shared.names).filter_map(pending);
+    let pending = reports.iter().zip(&shared.names).filter_map(pending);
     state.inaccessible.clone().into_iter().chain(pending).collect()
 }
 
 /// A command that ran without a probe.
-fn nothing_placed(left: &mut Left, obstacles: &[String], signals: &Signals) -> Failure {
-    let status = left.wait().map(shell_status);
+fn nothing_placed(client: &mut Client, obstacles: &[String], signals: &Signals) -> Failure {
+    let status = client.wait().map(shell_status);
     signals.over();
     let why = obstacles.first().map_or("no probe was ever placed", String::as_str);
     let status = status.map_or_else(|| "an unknown status".to_owned(), |status| format!("status {status}"));
     Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
 }
 
-fn counts(left: &Left, probes: &[ProbeId], shared: &Shared) -> Vec<Counts> {
-    let count = |(&id, name): (&ProbeId, &String)| {
-        let counters = left.report(id).map(|report| report.counters).unwrap_or_default();
+fn counts(reports: &[Report], shared: &Shared) -> Vec<Counts> {
+    let count = |(report, name): (&Report, &String)| {
         let probe = name.clone();
-        let probe::Counters { hits, emulated, native, faulted, filtered, missed, .. } = counters;
+        let probe::Counters { hits, emulated, native, faulted, filtered, missed, .. } = report.counters;
         Counts { probe, hits, emulated, faulted, filtered, missed, native }
     };
-    probes.iter().zip(&shared.names).map(count).collect()
+    reports.iter().zip(&shared.names).map(count).collect()
 }
 
 fn print(

@@ -1,0 +1,641 @@
+//! The client's side: asks a warden, and hears of what it has to tell.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::time::TimeSpec;
+
+use crate::engine::hit::{Action, ProbeId};
+use crate::engine::session::{RunEnd, SessionOptions};
+use crate::error::AttachError;
+use crate::executor::ptrace::sys;
+use crate::symbols::spec::ProbeSpec;
+use crate::target::launch::Embryo;
+use crate::target::procfs;
+use crate::target::system;
+use crate::warden::asked::Asked;
+use crate::warden::message::{End, Reply, Request, SentPlace, VERSION, kind};
+use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
+use crate::warden::outlet::Question;
+use crate::warden::program::{Program, Step};
+use crate::warden::ring::{self, Reader, Ring};
+use crate::warden::shared;
+use crate::warden::socket::{Arrival, Socket, parse};
+
+/// Where a probe goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// What a user writes. Its paths start in the client's current directory.
+    Spec(ProbeSpec),
+    /// An address, the same in every process.
+    Address(u64),
+}
+
+impl From<ProbeSpec> for Place {
+    fn from(spec: ProbeSpec) -> Place {
+        Place::Spec(spec)
+    }
+}
+
+type Observer = Box<dyn FnMut(News)>;
+type Handler = Box<dyn FnMut(&mut Asked<'_>) -> Action>;
+
+/// A target that is traced by a warden, a process of its own.
+///
+/// Once the client's process vanishes, however that comes about, or once this is dropped, the warden leaves the target as
+/// [`Session::leave`](crate::Session::leave) does: it is as if nobody had probed it. One that was launched is a child
+/// of the client's process all the same.
+///
+/// The target is served from the first [`Client::run`] on, and from then on at any time, until it is left.
+/// News wait in a ring until they are read, by `run` or while another request is waited for; when that is full, hits
+/// with news wait, and those that only count do not. While the client's process is stopped (SIGSTOP, SIGTSTP), none
+/// waits: news are dropped, and [`News::Lost`] tells how many.
+pub struct Client {
+    socket: Arc<Socket>,
+    ring: Ring,
+    reader: Reader,
+    warden: Child,
+    wake: UnixStream,
+    stop: ClientStop,
+    replies: VecDeque<Reply>,
+    observer: Option<Observer>,
+    /// By the number of the probe.
+    handlers: HashMap<usize, Handler>,
+    /// By probe: what became of it when it was placed.
+    placed: Vec<Report>,
+    end: Option<End>,
+    lost: u64,
+    affinity: Affinity,
+    target: i32,
+    launched: bool,
+    started: bool,
+    entry: Option<u64>,
+    inaccessible: Option<(i32, io::Error)>,
+    status: Option<ExitStatus>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Client");
+        debug.field("target", &self.target).field("warden", &self.warden.id()).finish_non_exhaustive()
+    }
+}
+
+/// Asks a client to return from [`Client::run`], from any thread or signal handler.
+#[derive(Clone, Debug)]
+pub struct ClientStop {
+    requested: Arc<AtomicBool>,
+    wake: Arc<UnixStream>,
+    socket: Arc<Socket>,
+}
+
+impl ClientStop {
+    /// Asks. Async-signal-safe. A request made while the client does not run counts for its next run.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+        // Where there is no room, it is about to wake already.
+        let _ = (&*self.wake).write(&[1]);
+    }
+
+    /// The same, and a probe that is being placed gets no more sites: the target is to be left next. Not for signal
+    /// handlers.
+    pub fn request_end(&self) {
+        // If the warden is gone, that will be noticed.
+        let _ = self.socket.send(&Request::End);
+        self.request();
+    }
+}
+
+/// What the ring had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Records,
+    Questions,
+}
+
+impl Client {
+    /// Starts a warden. `command` must lead to [`serve`](crate::warden::serve), in this version: mostly it is the
+    /// program itself, `/proc/self/exe`, with an argument that makes `main` call that. Its standard descriptors are
+    /// set here.
+    ///
+    /// # Errors
+    /// [`WardenError::Start`], or that it does not answer as a warden does.
+    pub fn start(mut command: Command) -> Result<Client, WardenError> {
+        /// Some ten thousand hits with a few registers.
+        const RING_BYTES: usize = 4 << 20;
+        let (ring, file) = Ring::create(RING_BYTES).map_err(WardenError::Start)?;
+        let (own, others) = Socket::pair().map_err(WardenError::Start)?;
+        let (wake, waker) = UnixStream::pair().map_err(WardenError::Start)?;
+        wake.set_nonblocking(true).and_then(|()| waker.set_nonblocking(true)).map_err(WardenError::Start)?;
+        command.stdin(others).stdout(file).stderr(Stdio::null());
+        // It inherits the mask: no signal to our group, such as that of a key, ends it before it stands apart.
+        let mask = shared::block_signals();
+        let warden = command.spawn();
+        shared::restore_signals(&mask);
+        // Holds the warden's ends of everything.
+        drop(command);
+        let socket = Arc::new(Socket::new(own));
+        let stop = ClientStop {
+            requested: Arc::new(AtomicBool::new(false)),
+            wake: Arc::new(waker),
+            socket: Arc::clone(&socket),
+        };
+        let mut client = Client {
+            socket,
+            ring,
+            reader: Reader::default(),
+            warden: warden.map_err(WardenError::Start)?,
+            wake,
+            stop,
+            replies: VecDeque::new(),
+            observer: None,
+            handlers: HashMap::new(),
+            placed: Vec::new(),
+            end: None,
+            lost: 0,
+            affinity: Affinity::default(),
+            target: 0,
+            launched: false,
+            started: false,
+            entry: None,
+            inaccessible: None,
+            status: None,
+        };
+        client.done(&Request::Hello { version: VERSION })?;
+        Ok(client)
+    }
+
+    /// The process id of the warden.
+    #[must_use]
+    pub fn warden(&self) -> i32 {
+        self.warden.id().cast_signed()
+    }
+
+    /// As [`Session::attach_with`](crate::Session::attach_with).
+    ///
+    /// # Errors
+    /// [`WardenError`]; the process has not been touched then.
+    pub fn attach(&mut self, pid: i32, options: SessionOptions) -> Result<(), WardenError> {
+        // It would wait for itself.
+        if procfs::process_of(pid).and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id()) {
+            return Err(WardenError::Attach(AttachError::Own));
+        }
+        match self.call(&Request::Attach { pid, follow: options.follow, tracers: options.tracers })? {
+            Reply::Attached { pid } => {
+                self.target = pid;
+                Ok(())
+            }
+            Reply::CannotAttach(error) => Err(WardenError::Attach(error.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// As [`Session::launch_with`](crate::Session::launch_with): the program is this process's child, and stopped at
+    /// its first instruction until [`Client::run`]. With
+    /// [`SessionOptions::kill_with`] it is killed when the client vanishes or leaves it.
+    ///
+    /// # Errors
+    /// [`WardenError`].
+    pub fn launch(&mut self, command: Command, options: SessionOptions) -> Result<(), WardenError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let failed = |error| WardenError::Attach(AttachError::Launch { program: program.clone(), error });
+        let mut embryo = Embryo::fork(command, Some(self.warden())).map_err(failed)?;
+        let pid = embryo.pid;
+        let SessionOptions { follow, kill_with, tracers } = options;
+        match self.call(&Request::Seize { pid, follow, kill_with, tracers })? {
+            Reply::Attached { .. } => {}
+            reply => {
+                // Not let go, it ends. That is not what to tell.
+                let _ = embryo.finish();
+                return Err(match reply {
+                    Reply::CannotAttach(error) => WardenError::Attach(error.into()),
+                    other => unexpected(&other),
+                });
+            }
+        }
+        embryo.go();
+        let reply = self.call(&Request::Hatch)?;
+        embryo.finish().map_err(failed)?;
+        match reply {
+            Reply::Hatched(Some(hatched)) => {
+                (self.target, self.launched, self.entry) = (pid, true, hatched.entry);
+                self.inaccessible = hatched.inaccessible.map(|(pid, error)| (pid, error.into()));
+                Ok(())
+            }
+            Reply::Hatched(None) => Err(failed(io::Error::other("it ended before it started"))),
+            Reply::CannotAttach(error) => {
+                // It was killed.
+                let _ = sys::wait_for_end(pid);
+                Err(WardenError::Attach(error.into()))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The target's process id; 0 before there is one.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.target
+    }
+
+    /// Whether the target was started by [`Client::launch`].
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.launched
+    }
+
+    /// As [`Session::entry`](crate::Session::entry), of a program that was launched.
+    #[must_use]
+    pub fn entry(&self) -> Option<u64> {
+        self.entry
+    }
+
+    /// As [`Session::inaccessible`](crate::Session::inaccessible), of a program that was launched.
+    #[must_use]
+    pub fn inaccessible(&self) -> Option<(i32, &io::Error)> {
+        self.inaccessible.as_ref().map(|(pid, error)| (*pid, error))
+    }
+
+    /// Hears of news from now on, whenever the client waits for something.
+    pub fn observe(&mut self, observer: impl FnMut(News) + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
+
+    /// For how many hits, of all probes together, programs go on behind [`Step::SharedLimit`]. Without, for all.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn limit(&mut self, hits: u64) -> Result<(), WardenError> {
+        self.done(&Request::Limit { hits })
+    }
+
+    /// As [`Session::probe`](crate::Session::probe), with a program that the warden runs at each hit.
+    ///
+    /// # Errors
+    /// [`WardenError::Probe`], if the place names nothing that exists, or if none of its sites can be probed.
+    pub fn probe(&mut self, place: impl Into<Place>, program: Program) -> Result<ProbeId, WardenError> {
+        let place = match place.into() {
+            Place::Spec(spec) => SentPlace::spec(&spec),
+            Place::Address(address) => SentPlace::Address(address),
+        };
+        match self.call(&Request::Probe { place, program })? {
+            Reply::Placed { probe, report } if probe as usize == self.placed.len() => {
+                self.placed.push(report.into());
+                Ok(ProbeId(probe as usize))
+            }
+            Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The same with a handler, which [`Step::Ask`] in the program calls, or its end if there is none in it. The hit
+    /// waits for it: it is called whenever the client waits for something. Where there is no answer, because the
+    /// client is stopped, the instruction is emulated, and the hit counts as lost.
+    ///
+    /// While it runs, and until `run` returns, the calling thread stays on the processor of the warden, as that does on
+    /// the target's.
+    ///
+    /// # Errors
+    /// As [`Client::probe`].
+    pub fn probe_with(
+        &mut self,
+        place: impl Into<Place>,
+        program: Program,
+        handler: impl FnMut(&mut Asked<'_>) -> Action + 'static,
+    ) -> Result<ProbeId, WardenError> {
+        let asks = program.steps().contains(&Step::Ask);
+        let program = if asks { program } else { program.step(Step::Ask) };
+        // A running target can ask before the answer is here that tells the number; which is the next.
+        let number = self.placed.len();
+        self.handlers.insert(number, Box::new(handler));
+        let placed = self.probe(place, program);
+        if placed.is_err() {
+            self.handlers.remove(&number);
+        }
+        placed
+    }
+
+    /// As [`Session::remove`](crate::Session::remove).
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn remove(&mut self, probe: ProbeId) -> Result<(), WardenError> {
+        self.done(&Request::Remove { probe: number_of(probe) })
+    }
+
+    /// What became of a probe when it was placed. What happens to it later is told by events.
+    #[must_use]
+    pub fn placement(&self, probe: ProbeId) -> Option<&Report> {
+        self.placed.get(probe.index())
+    }
+
+    /// What became of a probe so far, also after the target has ended or been left; `None` if it is not of this client.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn report(&mut self, probe: ProbeId) -> Result<Option<Report>, WardenError> {
+        match self.call(&Request::Report { probe: number_of(probe) })? {
+            Reply::Report(report) => Ok(report.map(Report::from)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the target served from now on, and hears of news until it ends, [`ClientStop`] is asked for, or a program
+    /// or a handler has stopped everything ([`RunEnd::Stopped`]); in the last case the target has been left.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn run(&mut self) -> Result<RunEnd, WardenError> {
+        self.run_until(None)
+    }
+
+    /// The same for that long at most.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn run_for(&mut self, time: Duration) -> Result<RunEnd, WardenError> {
+        self.run_until(Instant::now().checked_add(time))
+    }
+
+    fn run_until(&mut self, deadline: Option<Instant>) -> Result<RunEnd, WardenError> {
+        if !std::mem::replace(&mut self.started, true) {
+            self.done(&Request::Run)?;
+        }
+        let end = loop {
+            if let Some(end) = self.end {
+                break match end {
+                    End::Ended(status) => {
+                        self.status = status.map(ExitStatus::from_raw);
+                        RunEnd::Ended(self.status)
+                    }
+                    End::Stopped => RunEnd::Stopped,
+                };
+            }
+            if self.stop.requested.swap(false, Ordering::SeqCst) {
+                break RunEnd::StopRequested;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break RunEnd::Timeout;
+            }
+            let ready =
+                |client: &Client| client.end.is_some() || client.stop.requested.load(Ordering::SeqCst);
+            self.turn(deadline, ready)?;
+        };
+        self.affinity.restore();
+        Ok(end)
+    }
+
+    /// A handle by which another thread or a signal handler can end [`Client::run`].
+    #[must_use]
+    pub fn stop_handle(&self) -> ClientStop {
+        self.stop.clone()
+    }
+
+    /// Kills a target that was launched, and waits for its end.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn kill(&mut self) -> Result<(), WardenError> {
+        self.done(&Request::Kill)?;
+        self.wait();
+        Ok(())
+    }
+
+    /// Leaves the target so that none of its threads notices; see [`Session::leave`](crate::Session::leave). What is
+    /// told until then is heard of before this returns.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn leave(&mut self) -> Result<(), WardenError> {
+        let reply = self.call(&Request::Leave)?;
+        while self.drain()? != Found::Nothing {}
+        match reply {
+            Reply::Left { status } => {
+                self.status = self.status.or(status.map(ExitStatus::from_raw));
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The target's exit status, as far as it is known.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// Waits for the end of a target that was launched, and returns its status, if it can be had.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        if self.launched
+            && let Ok(status) = sys::wait_for_end(self.target)
+        {
+            self.status = Some(ExitStatus::from_raw(status));
+        }
+        self.status
+    }
+
+    /// Makes a request that is answered with nothing else.
+    fn done(&mut self, request: &Request) -> Result<(), WardenError> {
+        match self.call(request)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a request and waits for the answer. News are heard of meanwhile.
+    fn call(&mut self, request: &Request) -> Result<Reply, WardenError> {
+        if self.socket.send(request).is_err() {
+            return Err(WardenError::Gone);
+        }
+        loop {
+            if let Some(reply) = self.replies.pop_front() {
+                return Ok(reply);
+            }
+            self.turn(None, |client| !client.replies.is_empty())?;
+        }
+    }
+
+    /// Reads what there is in the ring. Then, unless that has made something `ready`, waits for something to come.
+    fn turn(
+        &mut self,
+        deadline: Option<Instant>,
+        ready: impl Fn(&Client) -> bool,
+    ) -> Result<(), WardenError> {
+        /// Where hits follow each other fast, they are read many at once: waking for each one would slow the target.
+        const NAP: Duration = Duration::from_micros(200);
+        let found = self.drain()?;
+        if ready(self) {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let most = if found == Found::Records {
+            Some(left.map_or(NAP, |left| left.min(NAP)))
+        } else {
+            self.ring.reader_sleeps();
+            if self.reader.has_next(&self.ring) {
+                self.ring.reader_wakes();
+                return Ok(());
+            }
+            left
+        };
+        let waited = {
+            let mut waited = [
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            ];
+            ppoll(&mut waited, most.map(TimeSpec::from), None).map(|_| {
+                let came = |index: usize| waited.get(index).is_some_and(|waited| waited.any() == Some(true));
+                (came(0), came(1))
+            })
+        };
+        self.ring.reader_wakes();
+        let (by_warden, by_stop) = match waited {
+            Ok(came) => came,
+            Err(Errno::EINTR) => return Ok(()),
+            Err(error) => return Err(WardenError::Protocol(error.desc().to_owned())),
+        };
+        if by_stop {
+            // There may be none any more, or more than these.
+            let _ = self.wake.read(&mut [0; 64]);
+        }
+        // If there is more, that is found at the next turn.
+        if by_warden && let Some(arrival) = self.socket.receive().map_err(corrupt)? {
+            match arrival {
+                Arrival::Notice => {}
+                Arrival::Message(bytes) => self.replies.push_back(parse(&bytes).map_err(corrupt)?),
+                Arrival::End => {
+                    // It may have told before how all ended.
+                    self.drain()?;
+                    return if ready(self) { Ok(()) } else { Err(WardenError::Gone) };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hears of all that is in the ring.
+    fn drain(&mut self) -> Result<Found, WardenError> {
+        /// So that a reader that is slower than the target comes to do other things, too.
+        const MOST: usize = 1024;
+        let strange = || WardenError::Protocol("its records are none".to_owned());
+        let mut found = Found::Nothing;
+        for _ in 0..MOST {
+            let Some(record) = self.reader.next(&self.ring).map_err(|_| strange())? else { break };
+            if found == Found::Nothing {
+                found = Found::Records;
+            }
+            match record.kind {
+                kind::HIT => self.tell(News::Hit(Record::of_words(&record.words).ok_or_else(strange)?)),
+                kind::EVENT => {
+                    let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
+                    let sent: Sent = parse(&bytes).map_err(corrupt)?;
+                    self.tell(News::Event(Event::from(sent)));
+                }
+                kind::ASK => {
+                    found = Found::Questions;
+                    self.answer(Question::of_words(&record.words).ok_or_else(strange)?);
+                }
+                kind::END => {
+                    let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
+                    self.end = Some(parse(&bytes).map_err(corrupt)?);
+                }
+                _ => return Err(strange()),
+            }
+        }
+        if self.ring.takes_kept_back() {
+            // If it is gone, that will be noticed.
+            let _ = self.socket.send(&Request::Flush);
+        }
+        let lost = self.ring.lost();
+        let news = lost.wrapping_sub(std::mem::replace(&mut self.lost, lost));
+        if news > 0 {
+            self.tell(News::Lost(news));
+        }
+        Ok(found)
+    }
+
+    fn tell(&mut self, news: News) {
+        if let Some(observer) = &mut self.observer {
+            observer(news);
+        }
+    }
+
+    /// Has a hit handled.
+    fn answer(&mut self, question: Question) {
+        self.affinity.join(question.cpu);
+        let Some(mut asked) = Asked::new(question, &self.ring) else { return };
+        let action = match self.handlers.get_mut(&asked.probe().index()) {
+            Some(handler) => handler(&mut asked),
+            None => Action::Continue,
+        };
+        asked.answer(action);
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.affinity.restore();
+        // The socket closes with its last handle, which may be elsewhere.
+        let _ = nix::sys::socket::shutdown(self.socket.raw(), nix::sys::socket::Shutdown::Both);
+        // It ends once it has left the target.
+        let _ = self.warden.wait();
+    }
+}
+
+/// Keeps the thread that answers on the processor of the one that asks, which the kernel hands over to directly there.
+#[derive(Debug, Default)]
+struct Affinity {
+    own: Option<CpuSet>,
+    current: Option<u32>,
+}
+
+impl Affinity {
+    fn join(&mut self, cpu: u32) {
+        if self.current == Some(cpu) {
+            return;
+        }
+        if self.own.is_none() {
+            self.own = sched_getaffinity(system::pid(0)).ok();
+        }
+        let mut set = CpuSet::new();
+        // Where this is forbidden, answers take longer, and that is all.
+        let _ = set.set(cpu as usize).and_then(|()| sched_setaffinity(system::pid(0), &set));
+        self.current = Some(cpu);
+    }
+
+    fn restore(&mut self) {
+        if self.current.take().is_some()
+            && let Some(own) = &self.own
+        {
+            let _ = sched_setaffinity(system::pid(0), own);
+        }
+    }
+}
+
+fn number_of(probe: ProbeId) -> u32 {
+    u32::try_from(probe.index()).unwrap_or(u32::MAX)
+}
+
+fn unexpected(reply: &Reply) -> WardenError {
+    match reply {
+        Reply::Refused(why) => WardenError::Protocol(why.clone()),
+        other => WardenError::Protocol(format!("it answers {other:?}")),
+    }
+}
+
+fn corrupt(error: io::Error) -> WardenError {
+    WardenError::Protocol(error.to_string())
+}

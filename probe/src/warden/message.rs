@@ -1,0 +1,196 @@
+//! What a client and its warden say to each other. A warden is started by the program that it serves, so that both
+//! are of one version; that they are is the first thing that is said.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::symbols::spec::ProbeSpec;
+use crate::warden::news::{SentAttachError, SentReport, SystemError};
+use crate::warden::program::Program;
+
+/// To be changed with the meaning of any message or record.
+pub(crate) const VERSION: u32 = 1;
+
+/// Kinds of records in the ring.
+pub(crate) mod kind {
+    /// [`Record`](crate::warden::news::Record).
+    pub(crate) const HIT: u8 = 1;
+    /// [`Sent`](crate::warden::news::Sent), as bytes.
+    pub(crate) const EVENT: u8 = 2;
+    /// A hit that asks what to do.
+    pub(crate) const ASK: u8 = 3;
+    /// [`End`](super::End), as bytes: the last record.
+    pub(crate) const END: u8 = 4;
+}
+
+/// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Hello {
+        version: u32,
+    },
+    Attach {
+        pid: i32,
+        follow: bool,
+        tracers: u16,
+    },
+    /// Traces a process that waits before exec.
+    Seize {
+        pid: i32,
+        follow: bool,
+        tracers: u16,
+        kill_with: bool,
+    },
+    /// Waits for the exec.
+    Hatch,
+    Probe {
+        place: SentPlace,
+        program: Program,
+    },
+    Remove {
+        probe: u32,
+    },
+    Report {
+        probe: u32,
+    },
+    Limit {
+        hits: u64,
+    },
+    /// Has stops served from now on, also the first one of a program that was launched.
+    Run,
+    Kill,
+    Leave,
+    /// Writes what was kept back into the ring.
+    Flush,
+    /// Cuts short what is being done; the session is to be left next.
+    End,
+}
+
+/// Where a probe goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum SentPlace {
+    /// As it prints and is parsed.
+    Spec {
+        spec: String,
+        /// The directory from which its paths start.
+        base: SentPath,
+    },
+    Address(u64),
+}
+
+impl SentPlace {
+    pub(crate) fn spec(spec: &ProbeSpec) -> SentPlace {
+        let base = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        SentPlace::Spec { spec: spec.to_string(), base: SentPath::new(&base) }
+    }
+}
+
+/// A path, which may be any bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SentPath(Vec<u8>);
+
+impl SentPath {
+    pub(crate) fn new(path: &Path) -> SentPath {
+        SentPath(path.as_os_str().as_bytes().to_owned())
+    }
+
+    pub(crate) fn into_path(self) -> PathBuf {
+        OsString::from_vec(self.0).into()
+    }
+}
+
+/// An answer to a [`Request`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Done,
+    /// The process that is traced.
+    Attached {
+        pid: i32,
+    },
+    /// What a program that was launched is like; `None` if it has ended instead.
+    Hatched(Option<Hatched>),
+    CannotAttach(SentAttachError),
+    /// The number of the probe, and what became of it.
+    Placed {
+        probe: u32,
+        report: SentReport,
+    },
+    NotPlaced {
+        reason: String,
+    },
+    Report(Option<SentReport>),
+    /// How the target ended, as far as it is known.
+    Left {
+        status: Option<i32>,
+    },
+    /// The request makes no sense now.
+    Refused(String),
+}
+
+/// A program that is about to start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hatched {
+    pub(crate) entry: Option<u64>,
+    pub(crate) inaccessible: Option<(i32, SystemError)>,
+}
+
+/// Why no probe is served any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum End {
+    /// No process is left; the raw wait status of the target.
+    Ended(Option<i32>),
+    /// A program, or an answer, has asked for it.
+    Stopped,
+}
+
+/// What a client puts into the slot of a question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Verdict {
+        action: Verdict,
+        /// All of them, if any was changed.
+        registers: Option<Box<SentRegisters>>,
+        filtered: bool,
+    },
+    Read {
+        address: u64,
+        length: u32,
+    },
+    Write {
+        address: u64,
+        bytes: Vec<u8>,
+    },
+}
+
+/// What the warden puts there in return.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Data {
+    /// The bytes as far as they could be read.
+    Bytes(Vec<u8>),
+    /// The first address that could not be written, if any.
+    Written(Option<u64>),
+}
+
+/// [`Action`](crate::Action) on its way.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    Continue,
+    Skip,
+    GoTo(u64),
+    Remove,
+    Stop,
+}
+
+/// [`GeneralRegisters`](crate::GeneralRegisters) on their way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SentRegisters {
+    pub(crate) gpr: [u64; 16],
+    pub(crate) rip: u64,
+    pub(crate) rflags: u64,
+    pub(crate) fs_base: u64,
+    pub(crate) gs_base: u64,
+    pub(crate) segment: [u16; 6],
+}

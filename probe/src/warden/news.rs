@@ -1,0 +1,445 @@
+//! What comes back from a warden, as data: events, reports, records of hits, and why something failed.
+
+use std::fmt;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::event::{self, Counters};
+use crate::engine::hit::ProbeId;
+use crate::error::AttachError;
+use crate::executor::space::Unplaceable;
+use crate::warden::expression::Register;
+use crate::warden::program::Fields;
+
+/// What a warden tells its client.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum News {
+    /// A program has recorded a hit.
+    Hit(Record),
+    /// Something has happened to the target or to a probe.
+    Event(Event),
+    /// So many records and events were dropped while the client's process was stopped (SIGSTOP, SIGTSTP), for which
+    /// the target does not wait.
+    Lost(u64),
+}
+
+/// A hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The probe.
+    pub probe: ProbeId,
+    /// The process.
+    pub pid: i32,
+    /// The thread.
+    pub tid: i32,
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    pub time_ns: u64,
+    /// The address of the instruction.
+    pub ip: u64,
+    /// The processor on which the thread ran last, if [`Fields::cpu`] was asked for and it could be had.
+    pub cpu: Option<u32>,
+    /// The registers that [`Fields::register`] has asked for.
+    pub registers: Vec<(Register, u64)>,
+}
+
+/// No processor has this number.
+const NO_CPU: u64 = u64::MAX;
+
+impl Record {
+    /// As the words of a record in the ring.
+    pub(crate) fn to_words(&self, fields: Fields) -> Vec<u64> {
+        let mut words = vec![
+            low_high(self.probe.index() as u32, fields.to_bits()),
+            low_high(self.pid.cast_unsigned(), self.tid.cast_unsigned()),
+            self.time_ns,
+            self.ip,
+        ];
+        if fields.has_cpu() {
+            words.push(self.cpu.map_or(NO_CPU, u64::from));
+        }
+        words.extend(self.registers.iter().map(|&(_, value)| value));
+        words
+    }
+
+    /// The same back; `None` if they are none.
+    pub(crate) fn of_words(words: &[u64]) -> Option<Record> {
+        let (&[first, who, time_ns, ip], rest) = words.split_first_chunk::<4>()?;
+        let mut rest = rest.iter().copied();
+        let fields = Fields::of_bits((first >> 32) as u32);
+        let cpu = if fields.has_cpu() { u32::try_from(rest.next()?).ok() } else { None };
+        let registers = fields.registers().map(|register| Some((register, rest.next()?)));
+        Some(Record {
+            probe: ProbeId(first as u32 as usize),
+            pid: who as u32 as i32,
+            tid: (who >> 32) as u32 as i32,
+            time_ns,
+            ip,
+            cpu,
+            registers: registers.collect::<Option<_>>()?,
+        })
+    }
+}
+
+pub(crate) fn low_high(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// An error of the system as data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SystemError {
+    number: Option<i32>,
+    text: String,
+}
+
+impl From<&io::Error> for SystemError {
+    fn from(error: &io::Error) -> SystemError {
+        SystemError { number: error.raw_os_error(), text: error.to_string() }
+    }
+}
+
+impl From<SystemError> for io::Error {
+    fn from(error: SystemError) -> io::Error {
+        error.number.map_or_else(|| io::Error::other(error.text), io::Error::from_raw_os_error)
+    }
+}
+
+/// As [`event::Event`], which says more of each; it owns what it tells.
+#[derive(Debug)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are those of the other one")]
+pub enum Event {
+    /// A child process is traced from now on.
+    Followed { pid: i32, parent: i32 },
+    /// A process executes a new program.
+    Exec { pid: i32 },
+    /// A process executes a program whose memory cannot be opened.
+    Inaccessible { pid: i32, error: io::Error },
+    /// A process ended.
+    Ended { pid: i32, status: ExitStatus },
+    /// A probe of many sites is being placed.
+    Placing { probe: ProbeId, pid: i32, done: u64, total: u64 },
+    /// A probe got a site, after it was made.
+    Placed { probe: ProbeId, pid: i32, address: u64 },
+    /// A site of a probe cannot be probed.
+    Refused { probe: ProbeId, pid: i32, refusal: Refusal },
+    /// The object is mapped now, but lacks what the probe names.
+    Unresolvable { probe: ProbeId, pid: i32, error: String },
+    /// The kernel has refused a request, though the thread lives.
+    Failed { pid: i32, tid: i32, request: String, error: Errno },
+    /// The kernel has refused what was written to a thread's registers.
+    Rejected { pid: i32, tid: i32, error: Errno },
+    /// The program has overwritten a probed instruction.
+    Overwritten { pid: i32, address: u64, missing: Duration },
+    /// A breakpoint was missing and has been placed again.
+    Restored { pid: i32, address: u64, missing: Duration },
+    /// The program has copied text with a breakpoint in it.
+    Copied { pid: i32, address: u64, of: u64, served: bool },
+    /// A breakpoint in a restartable sequence has been taken out.
+    Sequence { pid: i32, address: u64 },
+}
+
+/// A site that cannot be probed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The address.
+    pub address: u64,
+    /// Why.
+    pub reason: String,
+    /// The same without the bytes of the instruction, which differ from site to site.
+    pub kind: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(address: u64, reason: &Unplaceable) -> Refusal {
+        let kind = match reason {
+            Unplaceable::Instruction { why, .. } => why.to_string(),
+            other => other.to_string(),
+        };
+        Refusal { address, reason: reason.to_string(), kind }
+    }
+}
+
+/// [`Event`] on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Sent {
+    Followed(i32, i32),
+    Exec(i32),
+    Inaccessible(i32, SystemError),
+    Ended(i32, i32),
+    Placing(u32, i32, u64, u64),
+    Placed(u32, i32, u64),
+    Refused(u32, i32, Refusal),
+    Unresolvable(u32, i32, String),
+    Failed(i32, i32, String, i32),
+    Rejected(i32, i32, i32),
+    Overwritten(i32, u64, Duration),
+    Restored(i32, u64, Duration),
+    Copied(i32, u64, u64, bool),
+    Sequence(i32, u64),
+}
+
+impl Sent {
+    /// What can be sent of an event of the engine; `None` for one that this version knows nothing of.
+    pub(crate) fn of(event: &event::Event<'_>) -> Option<Sent> {
+        use event::Event as Of;
+        let index = |probe: &ProbeId| u32::try_from(probe.index()).unwrap_or(u32::MAX);
+        Some(match event {
+            Of::Followed { pid, parent } => Sent::Followed(*pid, *parent),
+            Of::Exec { pid } => Sent::Exec(*pid),
+            Of::Inaccessible { pid, error } => Sent::Inaccessible(*pid, SystemError::from(*error)),
+            Of::Ended { pid, status } => Sent::Ended(*pid, status.into_raw()),
+            Of::Placing { probe, pid, done, total } => {
+                Sent::Placing(index(probe), *pid, *done as u64, *total as u64)
+            }
+            Of::Placed { probe, pid, address } => Sent::Placed(index(probe), *pid, *address),
+            Of::Refused { probe, pid, address, reason } => {
+                Sent::Refused(index(probe), *pid, Refusal::new(*address, reason))
+            }
+            Of::Unresolvable { probe, pid, error } => {
+                Sent::Unresolvable(index(probe), *pid, error.to_string())
+            }
+            Of::Failed { pid, tid, request, error } => {
+                Sent::Failed(*pid, *tid, (*request).to_owned(), *error as i32)
+            }
+            Of::Rejected { pid, tid, error } => Sent::Rejected(*pid, *tid, *error as i32),
+            Of::Overwritten { pid, address, missing } => Sent::Overwritten(*pid, *address, *missing),
+            Of::Restored { pid, address, missing } => Sent::Restored(*pid, *address, *missing),
+            Of::Copied { pid, address, of, served } => Sent::Copied(*pid, *address, *of, *served),
+            Of::Sequence { pid, address } => Sent::Sequence(*pid, *address),
+        })
+    }
+}
+
+impl From<Sent> for Event {
+    fn from(sent: Sent) -> Event {
+        let probe = |index: u32| ProbeId(index as usize);
+        match sent {
+            Sent::Followed(pid, parent) => Event::Followed { pid, parent },
+            Sent::Exec(pid) => Event::Exec { pid },
+            Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },
+            Sent::Ended(pid, status) => Event::Ended { pid, status: ExitStatus::from_raw(status) },
+            Sent::Placing(index, pid, done, total) => {
+                Event::Placing { probe: probe(index), pid, done, total }
+            }
+            Sent::Placed(index, pid, address) => Event::Placed { probe: probe(index), pid, address },
+            Sent::Refused(index, pid, refusal) => Event::Refused { probe: probe(index), pid, refusal },
+            Sent::Unresolvable(index, pid, error) => Event::Unresolvable { probe: probe(index), pid, error },
+            Sent::Failed(pid, tid, request, error) => {
+                Event::Failed { pid, tid, request, error: Errno::from_raw(error) }
+            }
+            Sent::Rejected(pid, tid, error) => Event::Rejected { pid, tid, error: Errno::from_raw(error) },
+            Sent::Overwritten(pid, address, missing) => Event::Overwritten { pid, address, missing },
+            Sent::Restored(pid, address, missing) => Event::Restored { pid, address, missing },
+            Sent::Copied(pid, address, of, served) => Event::Copied { pid, address, of, served },
+            Sent::Sequence(pid, address) => Event::Sequence { pid, address },
+        }
+    }
+}
+
+/// What became of a probe so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// What was counted.
+    pub counters: Counters,
+    /// Of the hits that count as filtered, for how many the condition had no value: it divided by zero, or read memory
+    /// that cannot be read.
+    pub undefined: u64,
+    /// At how many addresses it has been placed, in any process.
+    pub sites: u64,
+    /// The sites that cannot be probed.
+    pub refused: Vec<Refusal>,
+    /// Why it has never been placed, if so.
+    pub pending: Option<String>,
+}
+
+/// [`Report`] on its way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SentReport {
+    counters: [u64; 6],
+    undefined: u64,
+    sites: u64,
+    refused: Vec<Refusal>,
+    pending: Option<String>,
+}
+
+impl SentReport {
+    pub(crate) fn new(report: &event::ProbeReport, undefined: u64) -> SentReport {
+        let Counters { hits, emulated, native, faulted, filtered, missed } = report.counters;
+        let refused = report.refused.iter().map(|(address, reason)| Refusal::new(*address, reason));
+        SentReport {
+            counters: [hits, emulated, native, faulted, filtered, missed],
+            undefined,
+            sites: report.sites.len() as u64,
+            refused: refused.collect(),
+            pending: report.pending.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl From<SentReport> for Report {
+    fn from(sent: SentReport) -> Report {
+        let [hits, emulated, native, faulted, filtered, missed] = sent.counters;
+        let counters = Counters { hits, emulated, native, faulted, filtered, missed };
+        let SentReport { undefined, sites, refused, pending, .. } = sent;
+        Report { counters, undefined, sites, refused, pending }
+    }
+}
+
+/// [`AttachError`] on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum SentAttachError {
+    NoSuchProcess(i32),
+    Exited(i32),
+    NotPermitted(i32, Option<u8>),
+    AlreadyTraced(i32, i32, Option<String>),
+    Own,
+    Not64Bit(i32),
+    Launch(String, SystemError),
+    System(String, i32),
+}
+
+impl From<AttachError> for SentAttachError {
+    fn from(error: AttachError) -> SentAttachError {
+        match error {
+            AttachError::NoSuchProcess { pid } => SentAttachError::NoSuchProcess(pid),
+            AttachError::Exited { pid } => SentAttachError::Exited(pid),
+            AttachError::NotPermitted { pid, ptrace_scope } => {
+                SentAttachError::NotPermitted(pid, ptrace_scope)
+            }
+            AttachError::AlreadyTraced { pid, tracer, name } => {
+                SentAttachError::AlreadyTraced(pid, tracer, name)
+            }
+            AttachError::Own => SentAttachError::Own,
+            AttachError::Not64Bit { pid } => SentAttachError::Not64Bit(pid),
+            AttachError::Launch { program, error } => SentAttachError::Launch(program, (&error).into()),
+            AttachError::System { call, error } => SentAttachError::System(call.to_owned(), error as i32),
+        }
+    }
+}
+
+impl From<SentAttachError> for AttachError {
+    fn from(error: SentAttachError) -> AttachError {
+        /// Those that the engine names.
+        const CALLS: [&str; 2] = ["PTRACE_SEIZE", "timer_create"];
+        match error {
+            SentAttachError::NoSuchProcess(pid) => AttachError::NoSuchProcess { pid },
+            SentAttachError::Exited(pid) => AttachError::Exited { pid },
+            SentAttachError::NotPermitted(pid, ptrace_scope) => {
+                AttachError::NotPermitted { pid, ptrace_scope }
+            }
+            SentAttachError::AlreadyTraced(pid, tracer, name) => {
+                AttachError::AlreadyTraced { pid, tracer, name }
+            }
+            SentAttachError::Own => AttachError::Own,
+            SentAttachError::Not64Bit(pid) => AttachError::Not64Bit { pid },
+            SentAttachError::Launch(program, error) => AttachError::Launch { program, error: error.into() },
+            SentAttachError::System(call, error) => {
+                let known = CALLS.into_iter().find(|&known| known == call);
+                AttachError::System { call: known.unwrap_or("a system call"), error: Errno::from_raw(error) }
+            }
+        }
+    }
+}
+
+/// Why a warden did not do what it was asked for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WardenError {
+    /// It cannot be started.
+    Start(io::Error),
+    /// It is gone: somebody has killed it. Breakpoints may have stayed behind.
+    Gone,
+    /// It is another version, or it has sent what cannot be.
+    Protocol(String),
+    /// The process cannot be traced.
+    Attach(AttachError),
+    /// The probe was not placed; nothing in the target has changed. The text is that of a
+    /// [`ProbeError`](crate::ProbeError).
+    Probe(String),
+}
+
+impl fmt::Display for WardenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WardenError::Start(error) => {
+                write!(f, "the process that is to trace cannot be started: {error}; free memory or processes")
+            }
+            WardenError::Gone => f.write_str(
+                "the process that traces (stepless-warden) was killed; the target ends at the next breakpoint, \
+                 so restart it",
+            ),
+            WardenError::Protocol(what) => {
+                write!(f, "the process that traces (stepless-warden) is not of this version: {what}")
+            }
+            WardenError::Attach(error) => error.fmt(f),
+            WardenError::Probe(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for WardenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            WardenError::Start(error) => Some(error),
+            WardenError::Attach(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_from_their_words() {
+        let fields = Fields::new().cpu().register(Register::Rdi).register(Register::Rax);
+        let record = Record {
+            probe: ProbeId(3),
+            pid: 4,
+            tid: -5,
+            time_ns: 6,
+            ip: u64::MAX,
+            cpu: Some(7),
+            registers: vec![(Register::Rax, 1), (Register::Rdi, 2)],
+        };
+        let words = record.to_words(fields);
+        assert_eq!(Record::of_words(&words), Some(record));
+        for length in 0..words.len() {
+            assert_eq!(Record::of_words(&words[..length]), None);
+        }
+    }
+
+    #[test]
+    fn errors_are_the_same_after_a_message() {
+        let errors = || {
+            [
+                AttachError::NoSuchProcess { pid: 1 },
+                AttachError::Exited { pid: 1 },
+                AttachError::NotPermitted { pid: 1, ptrace_scope: Some(1) },
+                AttachError::AlreadyTraced { pid: 1, tracer: 2, name: Some("gdb".into()) },
+                AttachError::Own,
+                AttachError::Not64Bit { pid: 1 },
+                AttachError::Launch {
+                    program: "x".into(),
+                    error: io::Error::from_raw_os_error(libc::ENOENT),
+                },
+                AttachError::System { call: "PTRACE_SEIZE", error: Errno::EIO },
+            ]
+        };
+        for (error, same) in errors().into_iter().zip(errors()) {
+            let bytes = postcard::to_stdvec(&SentAttachError::from(error)).unwrap();
+            let sent: SentAttachError = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!(AttachError::from(sent).to_string(), same.to_string());
+        }
+    }
+}

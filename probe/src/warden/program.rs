@@ -1,0 +1,215 @@
+//! What happens at a hit, as data: a client sends it, and its warden runs it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::warden::expression::{Expression, Register};
+
+/// What happens at each hit of a probe: steps, one after the other. One without steps counts.
+///
+/// ```
+/// use probe::warden::{Binary, Expression, Fields, Program, Register};
+///
+/// // The first ten calls with more than a page as their first argument, with that argument.
+/// let large = Expression::register(Register::Rdi).binary(Binary::Greater, 4096u64.into());
+/// let program = Program::new().filter(large).limit(10).record(Fields::new().register(Register::Rdi));
+/// assert_eq!(program.steps().len(), 3);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    steps: Vec<Step>,
+}
+
+/// A step of a [`Program`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Step {
+    /// The steps behind it are taken only if the value is not 0; otherwise the hit counts as filtered. One whose value
+    /// is undefined counts as that, too, and as [`Report::undefined`](crate::warden::Report::undefined).
+    Filter(Expression),
+    /// The steps behind it are taken for so many hits of this probe, after which it is removed.
+    Limit(u64),
+    /// The steps behind it are taken for as many hits as [`Client::limit`](crate::warden::Client::limit) says, of all
+    /// probes together. With the last of them every breakpoint is taken out, and
+    /// [`Client::run`](crate::warden::Client::run) returns.
+    SharedLimit,
+    /// A [`Record`](crate::warden::Record) of the hit goes to the client.
+    Record(Fields),
+    /// The client's handler decides, to whom the hit is sent: see
+    /// [`Client::probe_with`](crate::warden::Client::probe_with). While the client is stopped, this does nothing.
+    Ask,
+    /// What becomes of the instruction and the probe. The last one counts.
+    Then(Then),
+}
+
+/// What becomes of the instruction and the probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Then {
+    /// The instruction is emulated.
+    #[default]
+    Continue,
+    /// It is left out.
+    Skip,
+    /// It is emulated, and the probe removed.
+    Remove,
+    /// It is emulated, every breakpoint is taken out, and [`Client::run`](crate::warden::Client::run) returns.
+    Stop,
+}
+
+/// What a [`Record`](crate::warden::Record) has besides the probe, the process, the thread, the time and the address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fields {
+    cpu: bool,
+    /// Bit n for the register with number n.
+    registers: u32,
+}
+
+impl Fields {
+    /// Nothing.
+    #[must_use]
+    pub fn new() -> Fields {
+        Fields::default()
+    }
+
+    /// Also the processor, which costs reading a file.
+    #[must_use]
+    pub fn cpu(self) -> Fields {
+        Fields { cpu: true, ..self }
+    }
+
+    /// Also that register.
+    #[must_use]
+    pub fn register(self, register: Register) -> Fields {
+        Fields { registers: self.registers | 1 << register as u32, ..self }
+    }
+
+    /// Whether the processor is wanted.
+    #[must_use]
+    pub fn has_cpu(self) -> bool {
+        self.cpu
+    }
+
+    /// The registers that are wanted, in the order of their numbers.
+    pub fn registers(self) -> impl Iterator<Item = Register> {
+        Register::ALL.into_iter().filter(move |&register| self.registers & 1 << register as u32 != 0)
+    }
+
+    /// As a word of a record.
+    pub(crate) fn to_bits(self) -> u32 {
+        self.registers | u32::from(self.cpu) << 31
+    }
+
+    /// The same back. Unknown bits are left out.
+    pub(crate) fn of_bits(bits: u32) -> Fields {
+        let known = (1 << Register::ALL.len()) - 1;
+        Fields { cpu: bits >> 31 != 0, registers: bits & known }
+    }
+}
+
+impl Program {
+    /// One that counts, and nothing else.
+    #[must_use]
+    pub fn new() -> Program {
+        Program::default()
+    }
+
+    /// The steps.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The same with another step behind the others.
+    #[must_use]
+    pub fn step(mut self, step: Step) -> Program {
+        self.steps.push(step);
+        self
+    }
+
+    /// [`Step::Filter`] behind the others.
+    #[must_use]
+    pub fn filter(self, condition: Expression) -> Program {
+        self.step(Step::Filter(condition))
+    }
+
+    /// [`Step::Limit`] behind the others.
+    #[must_use]
+    pub fn limit(self, hits: u64) -> Program {
+        self.step(Step::Limit(hits))
+    }
+
+    /// [`Step::SharedLimit`] behind the others.
+    #[must_use]
+    pub fn shared_limit(self) -> Program {
+        self.step(Step::SharedLimit)
+    }
+
+    /// [`Step::Record`] behind the others.
+    #[must_use]
+    pub fn record(self, fields: Fields) -> Program {
+        self.step(Step::Record(fields))
+    }
+
+    /// [`Step::Then`] behind the others.
+    #[must_use]
+    pub fn then(self, then: Then) -> Program {
+        self.step(Step::Then(then))
+    }
+
+    /// Whether a warden takes it: its expressions are valid, and it is not too long.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        const MOST_STEPS: usize = 64;
+        self.steps.len() <= MOST_STEPS
+            && self.steps.iter().all(|step| match step {
+                Step::Filter(condition) => condition.is_valid(),
+                _ => true,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warden::{Binary, Unary};
+
+    #[test]
+    fn fields_come_back_from_their_bits() {
+        let fields = Fields::new().cpu().register(Register::GsBase).register(Register::Rax);
+        assert_eq!(Fields::of_bits(fields.to_bits()), fields);
+        assert_eq!(fields.registers().collect::<Vec<_>>(), [Register::Rax, Register::GsBase]);
+        let every = Register::ALL.into_iter().fold(Fields::new().cpu(), Fields::register);
+        assert_eq!(Fields::of_bits(u32::MAX), every);
+    }
+
+    #[test]
+    fn programs_are_the_same_after_a_message() {
+        let program = Program::new()
+            .filter(Expression::register(Register::Rsp).binary(Binary::Add, 1u64.into()).unary(Unary::Not))
+            .limit(7)
+            .shared_limit()
+            .record(Fields::new().cpu())
+            .step(Step::Ask)
+            .then(Then::Skip);
+        let bytes = postcard::to_stdvec(&program).unwrap();
+        assert_eq!(postcard::from_bytes(&bytes), Ok(program));
+    }
+
+    /// Whatever bytes come, there is a valid program or none.
+    #[test]
+    fn bytes_that_are_no_program_do_no_harm() {
+        let program = Program::new().filter(Expression::from(1)).limit(7).then(Then::Stop);
+        let bytes = postcard::to_stdvec(&program).unwrap();
+        for index in 0..bytes.len() {
+            for value in 0..=u8::MAX {
+                let mut bytes = bytes.clone();
+                bytes[index] = value;
+                if let Ok(program) = postcard::from_bytes::<Program>(&bytes) {
+                    assert!(program.is_valid() || program != Program::new());
+                }
+            }
+        }
+        let deep = (0..2_000).fold(Expression::from(1), |inner, _| inner.unary(Unary::Not));
+        assert!(!Program::new().filter(deep).is_valid());
+    }
+}

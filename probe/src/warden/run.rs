@@ -1,0 +1,139 @@
+//! Programs run at hits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::engine::hit::{Action, Hit};
+use crate::warden::expression::{Expression, Undefined};
+use crate::warden::message::kind;
+use crate::warden::news::Record;
+use crate::warden::outlet::Outlet;
+use crate::warden::program::{Fields, Program, Step, Then};
+
+/// How many hits are left until the limit that all probes share.
+#[derive(Debug)]
+pub(crate) struct SharedLimit(AtomicU64);
+
+/// As good as none.
+const UNLIMITED: u64 = u64::MAX;
+
+impl Default for SharedLimit {
+    fn default() -> SharedLimit {
+        SharedLimit(AtomicU64::new(UNLIMITED))
+    }
+}
+
+impl SharedLimit {
+    pub(crate) fn set(&self, hits: u64) {
+        self.0.store(hits, Ordering::SeqCst);
+    }
+
+    /// Takes one. `None` if there is none left; otherwise whether it is the last.
+    fn take(&self) -> Option<bool> {
+        let take = |left: u64| if left == UNLIMITED { Some(left) } else { left.checked_sub(1) };
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok().map(|before| before == 1)
+    }
+}
+
+/// A program and what it counts.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    program: Program,
+    outlet: Arc<Outlet>,
+    shared: Arc<SharedLimit>,
+    undefined: Arc<AtomicU64>,
+    /// By step: how many hits of a limit are taken.
+    taken: Vec<AtomicU64>,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        program: Program,
+        outlet: Arc<Outlet>,
+        shared: Arc<SharedLimit>,
+        undefined: Arc<AtomicU64>,
+    ) -> Runner {
+        let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
+        Runner { program, outlet, shared, undefined, taken }
+    }
+
+    /// Runs the program at a hit.
+    pub(crate) fn hit(&self, hit: &mut Hit<'_>) -> Action {
+        let mut action = Action::Continue;
+        let (mut last_of_all, mut last) = (false, false);
+        for (step, taken) in self.program.steps().iter().zip(&self.taken) {
+            match step {
+                Step::Filter(condition) => match evaluate(condition, hit) {
+                    Ok(0) => {
+                        hit.filter_out();
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(_) => {
+                        self.undefined.fetch_add(1, Ordering::Relaxed);
+                        hit.filter_out();
+                        break;
+                    }
+                },
+                Step::Limit(most) => {
+                    let take = |taken: u64| taken.checked_add(1).filter(|taken| taken <= most);
+                    match taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+                        Ok(before) => last |= before + 1 == *most,
+                        // Other threads may be at the probe with the last one.
+                        Err(_) => {
+                            hit.discount();
+                            return Action::Remove;
+                        }
+                    }
+                }
+                Step::SharedLimit => match self.shared.take() {
+                    Some(is_last) => last_of_all |= is_last,
+                    None => {
+                        hit.discount();
+                        return Action::Stop;
+                    }
+                },
+                Step::Record(fields) => record(&self.outlet, hit, *fields),
+                Step::Ask => {
+                    if let Some(answer) = self.outlet.ask(hit) {
+                        action = answer;
+                    }
+                }
+                Step::Then(then) => action = action_of(*then),
+            }
+        }
+        match action {
+            _ if last_of_all => Action::Stop,
+            Action::Continue if last => Action::Remove,
+            action => action,
+        }
+    }
+}
+
+fn action_of(then: Then) -> Action {
+    match then {
+        Then::Continue => Action::Continue,
+        Then::Skip => Action::Skip,
+        Then::Remove => Action::Remove,
+        Then::Stop => Action::Stop,
+    }
+}
+
+fn evaluate(condition: &Expression, hit: &mut Hit<'_>) -> Result<u64, Undefined> {
+    let registers = hit.registers().clone();
+    condition.evaluate(&registers, &mut |address, bytes| hit.read(address, bytes).is_ok())
+}
+
+fn record(outlet: &Outlet, hit: &Hit<'_>, fields: Fields) {
+    let registers = hit.registers();
+    let record = Record {
+        probe: hit.probe(),
+        pid: hit.pid(),
+        tid: hit.tid(),
+        time_ns: hit.time_ns(),
+        ip: hit.ip(),
+        cpu: if fields.has_cpu() { hit.cpu() } else { None },
+        registers: fields.registers().map(|register| (register, register.of(registers))).collect(),
+    };
+    outlet.record(kind::HIT, &record.to_words(fields));
+}

@@ -1,0 +1,411 @@
+//! The warden's process: it reads requests, serves the target in a thread of its own, and leaves it when its client
+//! asks for that or vanishes.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+
+use crate::engine::event::ProbeReport;
+use crate::engine::hit::{Hit, ProbeId};
+use crate::engine::leave::Left;
+use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
+use crate::error::AttachError;
+use crate::symbols::locate::{Address, Locate};
+use crate::symbols::resolve::{Objects, Resolver};
+use crate::symbols::spec::ProbeSpec;
+use crate::target::system;
+use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
+use crate::warden::news::SentReport;
+use crate::warden::outlet::Outlet;
+use crate::warden::program::Program;
+use crate::warden::ring::Ring;
+use crate::warden::run::{Runner, SharedLimit};
+use crate::warden::shared;
+use crate::warden::socket::{Arrival, Socket, parse};
+
+/// Is the warden of the process that has started this one by [`Client::start`](crate::warden::Client::start), to its
+/// end. To be called first of all in `main`, before there are threads or open files: it closes all files that the
+/// process has inherited.
+#[must_use]
+pub fn serve() -> ExitCode {
+    match serve_client() {
+        Ok(()) => ExitCode::SUCCESS,
+        // There is nobody to tell: the client sees that it has ended.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve_client() -> io::Result<()> {
+    shared::block_signals();
+    shared::close_inherited();
+    let socket = Socket::new(shared::taken(io::stdin())?);
+    let ring = Ring::open(&File::from(shared::taken(io::stdout())?))?;
+    let client = socket.maker()?;
+    // Opened before the socket is looked at, so that this is the end of the very client.
+    let end = shared::end_of(client).ok();
+    stand_apart();
+    let socket = Arc::new(socket);
+    let outlet = Arc::new(Outlet::new(ring, Arc::clone(&socket), client));
+    let (sender, requests) = mpsc::channel();
+    let warden = Arc::new(Warden::new(Arc::clone(&outlet), requests));
+    let supervised = Arc::clone(&warden);
+    let supervisor = std::thread::Builder::new().spawn(move || supervise(&supervised))?;
+    let result = dispatch(&warden, &socket, end.as_ref(), &sender);
+    // The client has vanished. Whatever waits for it waits no longer.
+    drop(sender);
+    outlet.close();
+    warden.request_end();
+    // It cannot panic: the thread that serves the target can, and has left it then.
+    let _ = supervisor.join();
+    result
+}
+
+/// Leaves behind what would end the process together with its client, or could be missed by others.
+fn stand_apart() {
+    /// Who kills it kills the target. Where -1000 is not allowed, what the system itself has set may be.
+    const SCORES: [&str; 2] = ["-1000", "0"];
+    // Each may be forbidden, which leaves the process a little easier to end, and that is all.
+    let _ = nix::unistd::setsid();
+    let _ = nix::unistd::chdir("/");
+    let _ = nix::sys::prctl::set_name(c"stepless-warden");
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    let own: i32 = own.trim().parse().unwrap_or(0);
+    for score in SCORES {
+        let lower = score.parse().is_ok_and(|score: i32| score < own);
+        if lower && std::fs::write("/proc/self/oom_score_adj", score).is_ok() {
+            break;
+        }
+    }
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+}
+
+/// Reads requests until the client vanishes.
+fn dispatch(
+    warden: &Warden,
+    socket: &Socket,
+    end: Option<&impl AsFd>,
+    requests: &mpsc::Sender<Request>,
+) -> io::Result<()> {
+    loop {
+        while let Some(arrival) = socket.receive()? {
+            match arrival {
+                Arrival::Notice => {}
+                Arrival::End => return Ok(()),
+                Arrival::Message(bytes) => match parse(&bytes)? {
+                    Request::Flush => warden.outlet.flush(),
+                    Request::End => warden.request_end(),
+                    request => {
+                        if requests.send(request).is_err() {
+                            return Ok(());
+                        }
+                        warden.interrupt();
+                    }
+                },
+            }
+        }
+        let mut waited = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        waited.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut waited, PollTimeout::NONE) {
+            Ok(_) if waited.get(1).is_some_and(|end| end.any() == Some(true)) => return Ok(()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What the threads of the warden share.
+struct Warden {
+    outlet: Arc<Outlet>,
+    requests: Mutex<mpsc::Receiver<Request>>,
+    stop: OnceLock<StopHandle>,
+    limit: Arc<SharedLimit>,
+    objects: Arc<Objects>,
+    /// By probe: for how many hits a condition was undefined.
+    undefined: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+/// What is left when the target has been.
+struct Finished {
+    left: Option<Left>,
+    end: End,
+    /// Whether the client waits for it.
+    asked: bool,
+}
+
+impl Warden {
+    fn new(outlet: Arc<Outlet>, requests: mpsc::Receiver<Request>) -> Warden {
+        Warden {
+            outlet,
+            requests: Mutex::new(requests),
+            stop: OnceLock::new(),
+            limit: Arc::default(),
+            objects: Arc::default(),
+            undefined: Mutex::default(),
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, mpsc::Receiver<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn undefined(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.undefined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a request for the thread that serves the target.
+    fn interrupt(&self) {
+        if let Some(stop) = self.stop.get() {
+            stop.request();
+        }
+    }
+
+    fn request_end(&self) {
+        if let Some(stop) = self.stop.get() {
+            stop.request_end();
+        }
+    }
+
+    fn refuse(&self, why: &str) {
+        self.outlet.reply(&Reply::Refused(why.to_owned()));
+    }
+
+    fn report(&self, probe: u32, report: Option<ProbeReport>) -> Option<SentReport> {
+        let undefined = self.undefined().get(probe as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+        report.map(|report| SentReport::new(&report, undefined))
+    }
+}
+
+/// Has the target served, and answers what is asked after that.
+fn supervise(warden: &Arc<Warden>) {
+    let serving = Arc::clone(warden);
+    let served = std::thread::spawn(move || Service::new(&serving).run()).join();
+    // With that thread has ended the tracing. If it has panicked, its session was detached from.
+    let finished = served.unwrap_or(Finished { left: None, end: End::Stopped, asked: false });
+    warden.outlet.end(finished.end);
+    let status = finished.left.as_ref().and_then(Left::status).map(ExitStatusExt::into_raw);
+    if finished.asked {
+        warden.outlet.reply(&Reply::Left { status });
+    }
+    for request in warden.requests().iter() {
+        match request {
+            Request::Report { probe } => {
+                let report = finished.left.as_ref().and_then(|left| left.report(ProbeId(probe as usize)));
+                warden.outlet.reply(&Reply::Report(warden.report(probe, report)));
+            }
+            Request::Leave => warden.outlet.reply(&Reply::Left { status }),
+            Request::Remove { .. } | Request::Run | Request::Kill | Request::Limit { .. } => {
+                warden.outlet.reply(&Reply::Done);
+            }
+            _ => warden.refuse("the target has been left"),
+        }
+    }
+}
+
+/// The thread that serves the target.
+struct Service<'a> {
+    warden: &'a Arc<Warden>,
+    session: Option<Session>,
+    /// Whether stops are served, which is so from the request on: what a target does until then, such as to execute
+    /// another program, is not missed by probes that are yet to be placed.
+    running: bool,
+    /// Whether the target was attached to, and does not wait for the request.
+    runs_already: bool,
+    kill_with: bool,
+}
+
+/// What follows a request.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Leave,
+}
+
+impl Service<'_> {
+    fn new(warden: &Arc<Warden>) -> Service<'_> {
+        Service { warden, session: None, running: false, runs_already: false, kill_with: false }
+    }
+
+    fn run(mut self) -> Finished {
+        /// How soon it is noticed that the client is stopped before it has asked for all.
+        const LOOK: Duration = Duration::from_millis(50);
+        shared::unblock(StopHandle::signal());
+        let warden = Arc::clone(self.warden);
+        let requests = warden.requests();
+        let (mut end, mut asked) = (End::Stopped, false);
+        loop {
+            let request = match self.running {
+                true => match requests.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(mpsc::TryRecvError::Empty) => None,
+                    Err(mpsc::TryRecvError::Disconnected) => break,
+                },
+                false => match requests.recv_timeout(LOOK) {
+                    Ok(request) => Some(request),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        // Threads that stop meanwhile must not wait for it to be continued.
+                        self.running = self.runs_already && warden.outlet.client_is_stopped();
+                        continue;
+                    }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                },
+            };
+            if let Some(request) = request {
+                if self.answer(request) == Next::Leave {
+                    asked = true;
+                    break;
+                }
+                continue;
+            }
+            match self.session.as_mut().map(Session::run) {
+                Some(RunEnd::StopRequested | RunEnd::Timeout) => {}
+                Some(RunEnd::Ended(status)) => {
+                    end = End::Ended(status.map(ExitStatusExt::into_raw));
+                    break;
+                }
+                Some(RunEnd::Stopped | RunEnd::Detached) | None => break,
+            }
+        }
+        let left = self.session.take().map(|session| {
+            if self.kill_with && !matches!(end, End::Ended(_)) && session.status().is_none() {
+                // Traced, and so its number is nobody else's. It may be gone.
+                let _ = kill(system::pid(session.pid()), Signal::SIGKILL);
+            }
+            session.leave()
+        });
+        Finished { left, end, asked }
+    }
+
+    fn answer(&mut self, request: Request) -> Next {
+        let outlet = &self.warden.outlet;
+        match request {
+            Request::Hello { version: VERSION } => outlet.reply(&Reply::Done),
+            Request::Hello { version } => self.warden.refuse(&format!("it is {VERSION}, and not {version}")),
+            Request::Attach { pid, follow, tracers } => {
+                let options = SessionOptions { follow, tracers, ..SessionOptions::default() };
+                self.start(Session::attach_with(pid, options), true);
+            }
+            Request::Seize { pid, follow, kill_with, tracers } => {
+                self.kill_with = kill_with;
+                let options = SessionOptions { follow, kill_with, tracers };
+                self.start(Session::seize_embryo(pid, options), false);
+            }
+            Request::Limit { hits } => {
+                self.warden.limit.set(hits);
+                outlet.reply(&Reply::Done);
+            }
+            Request::Leave => return Next::Leave,
+            // Answered elsewhere.
+            Request::Flush | Request::End => {}
+            request => match self.session.take() {
+                Some(mut session) => {
+                    self.serve(request, &mut session);
+                    self.session = Some(session);
+                }
+                None => self.warden.refuse("there is no target yet"),
+            },
+        }
+        Next::GoOn
+    }
+
+    fn start(&mut self, session: Result<Session, AttachError>, runs_already: bool) {
+        if self.session.is_some() {
+            return self.warden.refuse("there is a target already");
+        }
+        match session {
+            Ok(mut session) => {
+                let outlet = Arc::clone(&self.warden.outlet);
+                session.observe(move |event| outlet.event(event));
+                self.warden.stop.get_or_init(|| session.stop_handle());
+                self.warden.outlet.reply(&Reply::Attached { pid: session.pid() });
+                self.runs_already = runs_already;
+                self.session = Some(session);
+            }
+            Err(error) => self.warden.outlet.reply(&Reply::CannotAttach(error.into())),
+        }
+    }
+
+    /// Answers what is asked of a session.
+    fn serve(&mut self, request: Request, session: &mut Session) {
+        let outlet = &self.warden.outlet;
+        match request {
+            Request::Hatch => outlet.reply(&match session.hatch() {
+                Ok(true) => Reply::Hatched(Some(Hatched {
+                    entry: session.entry(),
+                    inaccessible: session.inaccessible().map(|(pid, error)| (pid, (&*error).into())),
+                })),
+                Ok(false) => Reply::Hatched(None),
+                Err(error) => Reply::CannotAttach(error.into()),
+            }),
+            Request::Probe { place, program } => outlet.reply(&self.place(session, place, program)),
+            Request::Remove { probe } => {
+                session.remove(ProbeId(probe as usize));
+                outlet.reply(&Reply::Done);
+            }
+            Request::Report { probe } => {
+                let report = session.report(ProbeId(probe as usize));
+                outlet.reply(&Reply::Report(self.warden.report(probe, report)));
+            }
+            Request::Run => {
+                self.running = true;
+                outlet.reply(&Reply::Done);
+            }
+            Request::Kill => {
+                session.kill();
+                outlet.reply(&Reply::Done);
+            }
+            _ => self.warden.refuse("not now"),
+        }
+    }
+
+    fn place(&self, session: &mut Session, place: SentPlace, program: Program) -> Reply {
+        let not_placed = |reason: String| Reply::NotPlaced { reason };
+        if !program.is_valid() {
+            return not_placed("the program of the probe is not valid".to_owned());
+        }
+        match place {
+            SentPlace::Address(address) => self.place_at(session, Address(address), program),
+            SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
+                Ok(spec) => {
+                    let resolver = Resolver::new(spec, Arc::clone(&self.warden.objects));
+                    self.place_at(session, resolver.relative_to(base.into_path()), program)
+                }
+                Err(error) => not_placed(error.to_string()),
+            },
+        }
+    }
+
+    fn place_at(
+        &self,
+        session: &mut Session,
+        source: impl Locate + Send + 'static,
+        program: Program,
+    ) -> Reply {
+        let undefined = Arc::new(AtomicU64::new(0));
+        let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
+        let runner = Runner::new(program, outlet, limit, Arc::clone(&undefined));
+        match session.probe_together(source, move |hit: &mut Hit<'_>| runner.hit(hit)) {
+            Ok(id) => {
+                self.warden.undefined().push(undefined);
+                let report = session.report(id).map(|report| SentReport::new(&report, 0));
+                match (u32::try_from(id.index()), report) {
+                    (Ok(probe), Some(report)) => Reply::Placed { probe, report },
+                    _ => Reply::Refused("there are too many probes".to_owned()),
+                }
+            }
+            Err(error) => Reply::NotPlaced { reason: error.to_string() },
+        }
+    }
+}
