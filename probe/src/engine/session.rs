@@ -360,14 +360,18 @@ impl Session {
     fn serve_until(&mut self, deadline: Option<Instant>) -> RunEnd {
         /// How long to wait for others at a time, between two looks at the breakpoints.
         const WHILE: Duration = Duration::from_millis(250);
+        let mut set = None;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             // Before looking what is wanted: what comes behind that rings again.
-            match left {
-                Some(left) => {
-                    self.tracer.alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+            let alarm = &self.tracer.alarm;
+            let settings = alarm.settings();
+            if set != Some(settings) {
+                match left {
+                    Some(left) => alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
+                    None => alarm.silence(),
                 }
-                None => self.tracer.alarm.silence(),
+                set = Some(settings + 1);
             }
             if self.stop.requested.swap(false, Ordering::SeqCst) {
                 return RunEnd::StopRequested;
@@ -380,7 +384,7 @@ impl Session {
             if wishes.detach.swap(false, Ordering::SeqCst) {
                 return RunEnd::Detached;
             }
-            if wishes.stop.swap(false, Ordering::SeqCst) || lock(&wishes.panic).is_some() {
+            if wishes.stop.swap(false, Ordering::SeqCst) || wishes.panicked.swap(false, Ordering::SeqCst) {
                 return RunEnd::Stopped;
             }
             self.look_out();

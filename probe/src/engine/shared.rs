@@ -98,12 +98,14 @@ pub(crate) struct Wishes {
     pub(crate) ending: Arc<AtomicBool>,
     /// A handler, or the observer, has panicked.
     pub(crate) panic: Mutex<Option<Box<dyn Any + Send>>>,
+    pub(crate) panicked: AtomicBool,
 }
 
 impl Wishes {
     /// Something has panicked: the first such thing is what the run ends with.
-    pub(crate) fn panicked(&self, payload: Box<dyn Any + Send>) {
+    pub(crate) fn panic_with(&self, payload: Box<dyn Any + Send>) {
         lock(&self.panic).get_or_insert(payload);
+        self.panicked.store(true, Ordering::SeqCst);
     }
 }
 

@@ -162,7 +162,7 @@ impl Tracer {
         match panic::catch_unwind(AssertUnwindSafe(|| self.serve_next())) {
             Ok(any) => any,
             Err(payload) => {
-                self.shared.wishes.panicked(payload);
+                self.shared.wishes.panic_with(payload);
                 self.shared.crew.wake_captain();
                 true
             }

@@ -94,7 +94,8 @@ impl Tracer {
             return self.pass_by(stopped, space_id);
         }
         let address = self.registers.file.rip.wrapping_sub(1);
-        let Some(Here { hits, internal }) = self.look_up(&stopped, space_id, address) else {
+        let Some(space) = self.shared.space(space_id) else { return self.pass_on(stopped) };
+        let Some(Here { hits, internal }) = self.look_up(&stopped, &space, address) else {
             let ours = self.rewind(&stopped, space_id) || self.recover_copy(&stopped, space_id);
             let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
@@ -112,7 +113,6 @@ impl Tracer {
             self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
         }
-        let Some(space) = self.shared.space(space_id) else { return self.threads.resume(stopped, 0) };
         let place = Place { pid, space_id, space: &space, address };
         let Served { signal, slow } = self.hit(&mut stopped, place, served == Some(address));
         let Some(signal) = signal else { return self.threads.put_back(Report::Stopped(stopped)) };
@@ -129,9 +129,8 @@ impl Tracer {
     }
 
     /// The breakpoint at `address` for which a thread has stopped, if so; its probes are those that are served next.
-    fn look_up(&mut self, stopped: &Stopped, space: SpaceId, address: u64) -> Option<Here> {
+    fn look_up(&mut self, stopped: &Stopped, space: &SharedSpace, address: u64) -> Option<Here> {
         self.here.clear();
-        let space = self.shared.space(space)?;
         let space = space.read();
         let breakpoint = space.breakpoint(address)?;
         if breakpoint.ambiguous && !self.threads.is_breakpoint(stopped, true) {
@@ -213,7 +212,7 @@ impl Tracer {
             self.stop_serving();
         }
         if let Some(payload) = verdict.panic {
-            self.shared.wishes.panicked(payload);
+            self.shared.wishes.panic_with(payload);
             self.shared.crew.wake_captain();
         }
         verdict.requests.into_iter().for_each(|request| self.grant(request));
@@ -228,12 +227,12 @@ impl Tracer {
         let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
         let site = rip.map(|rip| rip.wrapping_sub(1));
         self.here.clear();
-        if let Some(site) = site {
-            self.look_up(&stopped, space_id, site);
+        let space = self.shared.space(space_id);
+        if let (Some(site), Some(space)) = (site, &space) {
+            self.look_up(&stopped, space, site);
         }
         self.look_at_probes();
         self.count(|tally| &tally.missed);
-        let space = self.shared.space(space_id);
         let signal = match (site, &space) {
             (Some(site), Some(space)) => self.serving(&mut stopped, space).thread.stand_aside(site),
             _ => libc::SIGTRAP,

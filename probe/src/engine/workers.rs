@@ -47,8 +47,14 @@ impl Tracer {
     /// Serves, until it is asked to end.
     fn work(&mut self) {
         let mut then = Then::Serve;
+        let mut silenced = None;
         loop {
-            self.alarm.silence();
+            // Whoever sends rings, which is heard once.
+            let settings = self.alarm.settings();
+            if silenced != Some(settings) {
+                self.alarm.silence();
+                silenced = Some(settings + 1);
+            }
             then = self.read_mail(then);
             let idle = match then {
                 Then::End => return,
@@ -153,7 +159,7 @@ impl Tracer {
         let workers = std::mem::take(&mut *lock(&self.shared.workers));
         for worker in workers {
             if let Err(payload) = worker.join() {
-                self.shared.wishes.panicked(payload);
+                self.shared.wishes.panic_with(payload);
             }
         }
         self.shared.crew.disband();

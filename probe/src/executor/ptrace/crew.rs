@@ -47,6 +47,8 @@ pub(crate) enum Mail {
 #[derive(Debug)]
 pub(crate) struct Post {
     mail: Mutex<VecDeque<Mail>>,
+    /// How much there is.
+    number: AtomicUsize,
     bell: Condvar,
     alarm: Arc<Alarm>,
     /// The thread.
@@ -58,28 +60,47 @@ pub(crate) struct Post {
 impl Post {
     /// Of the tracer whose thread has the number `tid`, and that `alarm`.
     pub(crate) fn new(tid: i32, alarm: Arc<Alarm>) -> Post {
-        Post { mail: Mutex::default(), bell: Condvar::new(), alarm, tid, busy: AtomicUsize::new(0) }
+        Post {
+            mail: Mutex::default(),
+            number: AtomicUsize::new(0),
+            bell: Condvar::new(),
+            alarm,
+            tid,
+            busy: AtomicUsize::new(0),
+        }
     }
 
     /// Sends. The tracer is woken if it waits, for its threads or for mail.
     pub(crate) fn send(&self, mail: Mail) {
-        lock(&self.mail).push_back(mail);
+        let mut all = lock(&self.mail);
+        all.push_back(mail);
+        self.number.store(all.len(), Ordering::SeqCst);
+        drop(all);
         self.bell.notify_one();
         self.alarm.ring_in(1);
     }
 
     /// The next mail that is `wanted`, if there is one. The rest stays in its order.
     pub(crate) fn take(&self, wanted: impl Fn(&Mail) -> bool) -> Option<Mail> {
-        let mut mail = lock(&self.mail);
+        // Asked after each stop.
+        if self.number.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        self.take_out(&mut lock(&self.mail), wanted)
+    }
+
+    fn take_out(&self, mail: &mut VecDeque<Mail>, wanted: impl Fn(&Mail) -> bool) -> Option<Mail> {
         let index = mail.iter().position(wanted)?;
-        mail.remove(index)
+        let found = mail.remove(index);
+        self.number.store(mail.len(), Ordering::SeqCst);
+        found
     }
 
     /// The next mail that is `wanted`, waiting for it if need be.
     pub(crate) fn wait_for(&self, wanted: impl Fn(&Mail) -> bool) -> Mail {
         let mut mail = lock(&self.mail);
         loop {
-            if let Some(found) = mail.iter().position(&wanted).and_then(|index| mail.remove(index)) {
+            if let Some(found) = self.take_out(&mut mail, &wanted) {
                 return found;
             }
             mail = self.bell.wait(mail).unwrap_or_else(PoisonError::into_inner);

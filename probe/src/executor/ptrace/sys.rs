@@ -5,6 +5,7 @@
 
 use std::mem;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libc::{c_int, siginfo_t};
 use nix::Result;
@@ -126,6 +127,8 @@ pub(crate) fn block_signals() {
 #[derive(Debug)]
 pub(crate) struct Alarm {
     timer: libc::timer_t,
+    /// How often it has been set.
+    settings: AtomicU64,
 }
 
 // SAFETY: a timer id is a number (glibc: a tagged one) that any thread of the process may use.
@@ -160,7 +163,7 @@ impl Alarm {
         // SAFETY: both pointers are valid for the call.
         let result = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
         Errno::result(result)?;
-        Ok(Alarm { timer })
+        Ok(Alarm { timer, settings: AtomicU64::new(0) })
     }
 
     /// Interrupts the thread in `nanoseconds`, and then again and again until it is silenced.
@@ -174,6 +177,11 @@ impl Alarm {
     pub(crate) fn ring_every(&self, nanoseconds: u64) {
         let nanoseconds = nanoseconds.clamp(1, i64::MAX as u64) as i64;
         self.set(nanoseconds, nanoseconds);
+    }
+
+    /// How often it has been set. As long as that stays, so does what it was set to.
+    pub(crate) fn settings(&self) -> u64 {
+        self.settings.load(Ordering::SeqCst)
     }
 
     /// Stops ringing. Async-signal-safe.
@@ -190,6 +198,8 @@ impl Alarm {
         // SAFETY: the timer lives as long as `self`, `new` is valid, and the old value is not asked for.
         // It can fail for an invalid timer or time only; neither is possible.
         unsafe { libc::timer_settime(self.timer, 0, &raw const new, ptr::null_mut()) };
+        // Behind, so that who finds it set anew finds it so.
+        self.settings.fetch_add(1, Ordering::SeqCst);
     }
 }
 
