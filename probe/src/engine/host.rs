@@ -8,10 +8,12 @@ use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::symbols::locate::Locate;
 use crate::target::lock;
 
+type Closure = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
+
 /// What a probe calls at each hit.
 pub(crate) enum Handler {
     /// By one thread at a time, and by none once it has asked to be removed.
-    Alone(Mutex<Option<Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>>>),
+    Alone(Mutex<Option<Closure>>),
     /// By any number of threads at once.
     Together(Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>),
 }
