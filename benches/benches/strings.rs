@@ -8,8 +8,7 @@
 
 use std::arch::asm;
 use std::env;
-use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
-use std::process::{Command, Stdio};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -93,15 +92,7 @@ fn copy(pid: Pid, address: u64, buffer: &mut [u8]) -> Duration {
 
 /// Returns how many times as long as the copy the emulation takes.
 fn measure(name: &str) -> f64 {
-    let mut child = Command::new(env::current_exe().expect("this program has a path"))
-        .env(TARGET, name)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("this program can be started again");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-    stdout.read_line(&mut line).expect("the target writes a line");
-    let address = line.trim().parse().expect("the target writes an address");
+    let (mut child, address) = benches::start_again(TARGET, name);
     let pid = i32::try_from(child.id()).expect("the kernel's process numbers are small");
     let mut session = Session::attach(pid).expect("a child can be traced");
     let (sender, times) = mpsc::channel();

@@ -10,8 +10,7 @@
 
 use std::arch::asm;
 use std::env;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,15 +64,7 @@ fn target(threads: usize) -> ! {
 
 /// The hits a second of a target with so many threads and at most so many tracers.
 fn hits(threads: usize, tracers: u16) -> f64 {
-    let mut child = Command::new(env::current_exe().expect("this program has a path"))
-        .env(TARGET, threads.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("this program can be started again");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-    stdout.read_line(&mut line).expect("the target writes a line");
-    let address = line.trim().parse().expect("the target writes an address");
+    let (mut child, address) = benches::start_again(TARGET, &threads.to_string());
     let pid = i32::try_from(child.id()).expect("the kernel's process numbers are small");
     let options = SessionOptions { tracers, ..SessionOptions::default() };
     let mut session = Session::attach_with(pid, options).expect("a child can be traced");

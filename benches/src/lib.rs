@@ -1,4 +1,25 @@
-//! What the benchmarks share: the instructions that they measure.
+//! What the benchmarks share: the instructions that they measure, and targets.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// Starts this program once more, as a target that finds `value` in the environment variable `name`. Returns it, and the
+/// address that it prints.
+///
+/// # Panics
+/// There is no such program, or it prints no address.
+#[must_use]
+pub fn start_again(name: &str, value: &str) -> (Child, u64) {
+    let mut child = Command::new(std::env::current_exe().expect("this program has a path"))
+        .env(name, value)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this program can be started again");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    stdout.read_line(&mut line).expect("the target writes a line");
+    (child, line.trim().parse().expect("the target writes an address"))
+}
 
 /// One instruction to measure.
 pub struct Case {

@@ -32,6 +32,12 @@
 //! [`warden`] has a process of its own for that, which leaves the target whatever happens to the one that it serves;
 //! what is to happen at a hit is sent to it as data.
 //!
+//! Threads of the target that reach probes again and again are served by threads of their own, so that they need not wait
+//! for each other ([`SessionOptions::tracers`]); handlers of one probe are called one at a time, unless placed by
+//! [`Session::probe_together`]. A thread changes from one to another while it waits in a circle, with all signals blocked,
+//! on an instruction of its own text that jumps to itself; should the tracing process be killed within these some ten
+//! microseconds, the thread stays there.
+//!
 //! Memory is accessed as far as the thread itself could: the kernel holds page protections, and where the
 //! processor has protection keys, `/proc/PID/smaps` says which memory has one, and PKRU is fetched where one counts.
 //! That file is read again when the mappings are, when an access goes to memory that was not there before, and, as

@@ -161,9 +161,24 @@ impl Session {
         if procfs::elf_class(pid) == Some(1) {
             return Err(AttachError::Not64Bit { pid });
         }
-        let mut session = Session::new(pid, false, options)?;
-        session.tracer.occupy(pid, session.shared().special())?;
-        Ok(session)
+        /// A thread whose end has been waited for lets go of what it traced a moment later.
+        const LETTING_GO: Duration = Duration::from_millis(50);
+        let deadline = Instant::now() + LETTING_GO;
+        loop {
+            let mut session = Session::new(pid, false, options)?;
+            let special = session.shared().special();
+            match session.tracer.occupy(pid, special) {
+                Ok(_) => return Ok(session),
+                Err(AttachError::AlreadyTraced { tracer, .. })
+                    if Instant::now() < deadline
+                        && procfs::process_of(tracer).and_then(|own| u32::try_from(own).ok())
+                            == Some(std::process::id()) =>
+                {
+                    std::thread::yield_now();
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].

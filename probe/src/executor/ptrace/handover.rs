@@ -79,7 +79,7 @@ impl Threads {
         None
     }
 
-    /// Takes up a thread that another tracer has let go, with `options`. It is the next to be reported.
+    /// Takes up a thread that another tracer has let go, with `options`, and lets it go on.
     pub(crate) fn take_over(&mut self, handover: Handover, options: Options, space: Option<&SharedSpace>) {
         let Handover { tid, thread, registers, mask } = handover;
         self.receive(tid, thread);
@@ -88,15 +88,18 @@ impl Threads {
             Some(()) => self.stop_circling(tid),
             None => Err(libc::SIGKILL),
         };
-        let report = match stopped {
+        match stopped {
             Ok(stopped) => {
                 self.note(tid, "PTRACE_SETREGS", stopped.set_registers(registers));
                 self.note(tid, "PTRACE_SETSIGMASK", stopped.set_signal_mask(mask));
-                Report::Stopped(stopped)
+                match stopped.stop {
+                    // At once, for the tracer may be at rest.
+                    Stop::Interrupted => self.resume(stopped, 0),
+                    _ => self.put_back(Report::Stopped(stopped)),
+                }
             }
-            Err(status) => Report::Ended { tid, status },
-        };
-        self.put_back(report);
+            Err(status) => self.put_back(Report::Ended { tid, status }),
+        }
         if let Some(space) = space {
             space.read().end_transit();
         }
