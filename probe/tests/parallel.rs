@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -115,28 +116,35 @@ fn a_slow_handler_delays_its_own_thread_only() {
     let (reader, writer) = std::io::pipe().unwrap();
     command.stdout(writer);
     let mut session = Session::launch(command).unwrap();
-    // How often the other thread has hit while this handler was at work, each time but the first.
+    // Whether the other thread has hit while this handler was at work, each time but the first.
     let meanwhile = Arc::new(Mutex::new(Vec::new()));
-    let fast = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let fast = Arc::new(AtomicU64::new(0));
     let (seen, noted, counted) = (Arc::clone(&fast), Arc::clone(&meanwhile), Arc::clone(&fast));
-    let slow = session
-        .probe(Function::entry(&program, "slow"), move |_: &mut Hit<'_>| {
-            let before = seen.load(std::sync::atomic::Ordering::SeqCst);
-            thread::sleep(Duration::from_millis(50));
-            noted.lock().unwrap().push(seen.load(std::sync::atomic::Ordering::SeqCst) - before);
-            Action::Continue
-        })
-        .unwrap();
-    session
-        .probe(Function::entry(&program, "step"), move |_: &mut Hit<'_>| {
-            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            Action::Continue
-        })
-        .unwrap();
+    let mut calls = 0;
+    let handler = move |_: &mut Hit<'_>| {
+        calls += 1;
+        if calls == 1 {
+            // Now it is known to be slow.
+            thread::sleep(Duration::from_millis(5));
+            return Action::Continue;
+        }
+        let (before, start) = (seen.load(Ordering::SeqCst), Instant::now());
+        while seen.load(Ordering::SeqCst) == before && start.elapsed() < Duration::from_secs(20) {
+            thread::yield_now();
+        }
+        noted.lock().unwrap().push(seen.load(Ordering::SeqCst) > before);
+        Action::Continue
+    };
+    let slow = session.probe(Function::entry(&program, "slow"), handler).unwrap();
+    let handler = move |_: &mut Hit<'_>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Action::Continue
+    };
+    session.probe(Function::entry(&program, "step"), handler).unwrap();
     assert_eq!(finish(&mut session), 0);
     assert_eq!(counters(&session, slow).emulated, SLOWLY);
     let meanwhile = meanwhile.lock().unwrap();
-    assert!(meanwhile[1..].iter().all(|&hits| hits > 0), "{meanwhile:?}");
+    assert_eq!(meanwhile[..], [true; SLOWLY as usize - 1]);
     drop(session);
     assert!(printed(reader).ends_with(&format!("{SLOWLY}\n")));
 }
@@ -147,9 +155,9 @@ fn a_thread_of_another_tracer_executes_a_program() {
     let (tracers, handler) = noting_tracers();
     let id = session.probe(Function::entry(&program, "step"), handler).unwrap();
     assert_eq!(finish(&mut session), 0);
-    // Before, the one and a part of what the other has done; afterwards both.
+    // Before, the one and a part of what the other has done, which may have been killed in a hit; afterwards both.
     let Counters { hits, emulated, .. } = counters(&session, id);
-    assert!(emulated >= 3 * ROUNDS && hits == emulated, "{hits} {emulated}");
+    assert!(emulated >= 3 * ROUNDS && (emulated..=emulated + 1).contains(&hits), "{hits} {emulated}");
     assert!(tracers.lock().unwrap().len() >= 2, "{tracers:?}");
     drop(session);
     assert_eq!(printed(reader), expected(2));
