@@ -150,10 +150,9 @@ impl Tracer {
         for post in self.shared.crew.others(self.threads.me) {
             post.send(Mail::Forget { pid });
         }
-        for (tid, space) in self.threads.register.threads_of(pid) {
-            // Of another tracer, it is forgotten there, too.
-            self.threads.register.remove(tid);
-            self.threads.remove(tid);
+        let spaces = self.threads.register.leave_one(pid, self.threads.me);
+        self.forget_own(pid);
+        for space in spaces {
             if self.threads.register.is_deserted(space)
                 && let Some(space) = self.shared.remove_space(space)
                 // It was opened while the process executed: it is that of the new program already.

@@ -179,9 +179,8 @@ impl Tracer {
         let (pid, space, guest) = (thread.pid, thread.space, thread.guest);
         let busy = self.threads.post.busy.fetch_add(1, Ordering::Relaxed) + 1;
         // Others may tell the end of a process in its stead, but not that of the target.
-        let stays = guest
-            || tid == self.shared.target
-            || tid == pid && self.shared.register.threads_of(pid).len() > 1;
+        let stays =
+            guest || tid == self.shared.target || tid == pid && self.shared.register.threads_of(pid) > 1;
         let alone = busy == 1 && (!slow || self.threads.iter().count() == 1);
         if stays || alone {
             return Some(stopped);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use crate::executor::ptrace::crew::TracerId;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::target::lock;
 
@@ -23,9 +24,17 @@ struct Entry {
     pid: i32,
     space: SpaceId,
     guest: bool,
+    /// Who traces it, or did last.
+    tracer: TracerId,
 }
 
 impl Entries {
+    fn insert(&mut self, tid: i32, entry: Entry) {
+        self.remove(tid);
+        self.by_tid.insert(tid, entry);
+        *self.populations.entry(entry.space).or_default() += 1;
+    }
+
     fn remove(&mut self, tid: i32) {
         let Some(entry) = self.by_tid.remove(&tid) else { return };
         if let Some(population) = self.populations.get_mut(&entry.space) {
@@ -38,23 +47,43 @@ impl Entries {
 }
 
 impl Register {
-    pub(crate) fn add(&self, tid: i32, pid: i32, space: SpaceId) {
-        let mut entries = lock(&self.0);
-        entries.remove(tid);
-        entries.by_tid.insert(tid, Entry { pid, space, guest: false });
-        *entries.populations.entry(space).or_default() += 1;
+    /// Takes up a thread, of that tracer. One of that number that another has had is none any more.
+    pub(crate) fn add(&self, tid: i32, pid: i32, space: SpaceId, tracer: TracerId) {
+        lock(&self.0).insert(tid, Entry { pid, space, guest: false, tracer });
     }
 
-    pub(crate) fn remove(&self, tid: i32) {
-        lock(&self.0).remove(tid);
+    /// Forgets a thread, if it is that tracer's: the number of one that is gone may be that of another's by now.
+    pub(crate) fn remove(&self, tid: i32, tracer: TracerId) {
+        let mut entries = lock(&self.0);
+        if entries.by_tid.get(&tid).is_some_and(|entry| entry.tracer == tracer) {
+            entries.remove(tid);
+        }
+    }
+
+    /// Says who traces a thread now.
+    pub(crate) fn set_tracer(&self, tid: i32, tracer: TracerId) {
+        if let Some(entry) = lock(&self.0).by_tid.get_mut(&tid) {
+            entry.tracer = tracer;
+        }
+    }
+
+    /// Of process `pid`, which executes another program, one thread is left, of that tracer and in no address space so
+    /// far. Returns the address spaces in which threads of it have been.
+    pub(crate) fn leave_one(&self, pid: i32, tracer: TracerId) -> Vec<SpaceId> {
+        let mut entries = lock(&self.0);
+        let old = entries.by_tid.iter().filter(|(_, entry)| entry.pid == pid);
+        let old: Vec<(i32, SpaceId)> = old.map(|(&tid, entry)| (tid, entry.space)).collect();
+        // All at once, so that nobody finds that there are none.
+        old.iter().for_each(|&(tid, _)| entries.remove(tid));
+        entries.insert(pid, Entry { pid, space: SpaceId::MAX, guest: false, tracer });
+        old.into_iter().map(|(_, space)| space).collect()
     }
 
     /// Says in which address space a thread runs.
     pub(crate) fn set_space(&self, tid: i32, space: SpaceId) {
-        let known = lock(&self.0).by_tid.get(&tid).copied();
-        if let Some(Entry { pid, guest, .. }) = known {
-            self.add(tid, pid, space);
-            self.set_guest(tid, guest);
+        let mut entries = lock(&self.0);
+        if let Some(known) = entries.by_tid.get(&tid).copied() {
+            entries.insert(tid, Entry { space, ..known });
         }
     }
 
@@ -84,11 +113,9 @@ impl Register {
         lock(&self.0).by_tid.values().find(|entry| entry.space == space).map(|entry| entry.pid)
     }
 
-    /// The threads of process `pid`, each with its address space.
-    pub(crate) fn threads_of(&self, pid: i32) -> Vec<(i32, SpaceId)> {
-        let entries = lock(&self.0);
-        let threads = entries.by_tid.iter().filter(|(_, entry)| entry.pid == pid);
-        threads.map(|(&tid, entry)| (tid, entry.space)).collect()
+    /// How many threads of process `pid` are traced.
+    pub(crate) fn threads_of(&self, pid: i32) -> usize {
+        lock(&self.0).by_tid.values().filter(|entry| entry.pid == pid).count()
     }
 
     /// The processes that are traced, and the address space of each.

@@ -194,7 +194,7 @@ impl Threads {
             served: None,
             hits: 0,
         };
-        self.register.add(tid, pid, space);
+        self.register.add(tid, pid, space, self.me);
         self.by_tid.insert(tid, thread);
     }
 
@@ -249,8 +249,8 @@ impl Threads {
     }
 
     pub(crate) fn remove(&mut self, tid: i32) -> Option<Thread> {
+        self.register.remove(tid, self.me);
         let thread = self.by_tid.remove(&tid)?;
-        self.register.remove(tid);
         self.retire(&thread);
         Some(thread)
     }
@@ -264,6 +264,7 @@ impl Threads {
 
     /// Takes up a thread, stopped, which another tracer has given away, and has counted for us if it is busy.
     pub(crate) fn receive(&mut self, tid: i32, thread: Thread) {
+        self.register.set_tracer(tid, self.me);
         self.by_tid.insert(tid, Thread { running: false, ..thread });
     }
 
