@@ -123,8 +123,17 @@ impl Tracer {
 
     /// Serves what is reported next. Says whether anything can be.
     pub(crate) fn serve_next(&mut self) -> bool {
+        self.next_by(Tracer::serve)
+    }
+
+    /// Passes on what is reported next, of a target that is killed. Says whether anything can be.
+    pub(crate) fn serve_dying(&mut self) -> bool {
+        self.next_by(Tracer::pass_on)
+    }
+
+    fn next_by(&mut self, serve: impl FnOnce(&mut Tracer, Stopped)) -> bool {
         match self.threads.next() {
-            Report::Stopped(stopped) => self.serve(stopped),
+            Report::Stopped(stopped) => serve(self, stopped),
             Report::Ended { tid, status } => self.ended(tid, status),
             Report::Interrupted => {}
             Report::Nobody => return false,
@@ -144,17 +153,6 @@ impl Tracer {
             Stop::Birth(birth) => self.gave_birth(stopped, birth),
             _ => self.pass_on(stopped),
         }
-    }
-
-    /// Passes on what is reported next, of a target that is killed. Says whether anything can be.
-    pub(crate) fn serve_dying(&mut self) -> bool {
-        match self.threads.next() {
-            Report::Stopped(stopped) => self.pass_on(stopped),
-            Report::Ended { tid, status } => self.ended(tid, status),
-            Report::Interrupted => {}
-            Report::Nobody => return false,
-        }
-        true
     }
 
     /// The same as [`Tracer::serve_next`], and a panic of the observer ends the run.

@@ -147,7 +147,7 @@ impl Tracer {
         }
     }
 
-    /// Has all other tracers leave their threads and end, and waits until they have. They are at rest.
+    /// Has all other tracers, which are at rest, leave their threads and end.
     pub(crate) fn dismiss_others(&mut self, quietly: bool) {
         for post in self.shared.crew.others(self.threads.me) {
             post.send(Mail::Leave { quietly });

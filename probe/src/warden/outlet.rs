@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use emu::Rflags;
 
 use crate::engine::event;
 use crate::engine::hit::{Action, Hit};
-use crate::target::procfs;
+use crate::target::{lock, procfs};
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
 use crate::warden::ring::{self, Ring, SLOTS, Slot, Turn, Writer, Written};
@@ -40,10 +40,6 @@ struct Slots {
     free: VecDeque<usize>,
     /// Slots of questions that nobody waits for any more, though an answer may come.
     given_up: Vec<(usize, u32)>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outlet {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,7 +22,7 @@ use crate::error::AttachError;
 use crate::symbols::locate::{Address, Locate};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::ProbeSpec;
-use crate::target::system;
+use crate::target::{lock, system};
 use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
@@ -158,11 +158,11 @@ impl Warden {
     }
 
     fn requests(&self) -> MutexGuard<'_, mpsc::Receiver<Request>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.requests)
     }
 
     fn undefined(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
-        self.undefined.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.undefined)
     }
 
     /// There is a request for the thread that serves the target.
