@@ -62,6 +62,7 @@
 mod engine;
 pub mod error;
 mod executor;
+pub mod language;
 mod symbols;
 mod target;
 pub mod warden;

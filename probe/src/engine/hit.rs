@@ -10,7 +10,7 @@ use crate::engine::host::{Handler, Request};
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
 use crate::symbols::locate::Locate;
-use crate::target::keys;
+use crate::target::{keys, procfs};
 
 /// Names a probe of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +90,12 @@ impl Hit<'_> {
     #[must_use]
     pub fn cpu(&self) -> Option<u32> {
         self.thread.processor()
+    }
+
+    /// The thread's name, at most 15 bytes (`/proc/TID/comm`); `None` if it has just been killed.
+    #[must_use]
+    pub fn comm(&self) -> Option<Vec<u8>> {
+        procfs::comm(self.tid())
     }
 
     /// The time since the system booted, suspension excluded (`CLOCK_MONOTONIC`), in nanoseconds.

@@ -2,6 +2,8 @@
 
 use emu::{Registers, Rflags};
 
+use crate::language::Register;
+
 /// The registers of a thread that are there at every hit.
 ///
 /// The others cost a system call, so that they are fetched when they are asked for: [`Hit::extended`](crate::Hit::extended),
@@ -24,6 +26,18 @@ pub struct GeneralRegisters {
 }
 
 impl GeneralRegisters {
+    /// What one of them holds.
+    #[must_use]
+    pub fn get(&self, register: Register) -> u64 {
+        match register {
+            Register::Rip => self.rip,
+            Register::Rflags => self.rflags.bits(),
+            Register::FsBase => self.fs_base,
+            Register::GsBase => self.gs_base,
+            general => self.gpr.get(general as usize).copied().unwrap_or(0),
+        }
+    }
+
     pub(crate) fn of(file: &Registers) -> GeneralRegisters {
         let &Registers { gpr, rip, rflags, fs_base, gs_base, segment, .. } = file;
         GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment }

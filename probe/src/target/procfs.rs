@@ -125,10 +125,17 @@ pub(crate) fn sleeps(tid: i32, signal: i32) -> bool {
         && signals(tid, "SigPnd").is_some_and(|pending| pending & (1 << (signal - 1)) == 0)
 }
 
+/// The name of thread `tid`, at most 15 bytes.
+pub(crate) fn comm(tid: i32) -> Option<Vec<u8>> {
+    let mut name = fs::read(format!("/proc/{tid}/comm")).ok()?;
+    // What the kernel has put behind it.
+    name.pop_if(|last| *last == b'\n');
+    Some(name)
+}
+
 /// The name of process `pid`, at most 15 bytes.
 pub(crate) fn name_of(pid: i32) -> Option<String> {
-    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    Some(String::from_utf8_lossy(&name).trim_end().to_owned())
+    Some(String::from_utf8_lossy(&comm(pid)?).into_owned())
 }
 
 /// A field of `/proc/PID/stat`, counted from 1, as proc_pid_stat(5) does; not one of the first two.

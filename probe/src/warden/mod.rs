@@ -16,7 +16,8 @@
 //! ```no_run
 //! use std::process::{Command, ExitCode};
 //!
-//! use probe::warden::{self, Client, Fields, News, Program, Register};
+//! use probe::language::Register;
+//! use probe::warden::{self, Client, Fields, News, Program};
 //! use probe::{RunEnd, SessionOptions};
 //!
 //! fn main() -> ExitCode {
@@ -53,7 +54,7 @@
 
 mod asked;
 mod client;
-mod expression;
+mod machine;
 mod message;
 mod news;
 mod outlet;
@@ -66,7 +67,6 @@ mod socket;
 
 pub use asked::Asked;
 pub use client::{Client, ClientStop, Place};
-pub use expression::{Binary, Expression, Register, Unary, Undefined, Width};
 pub use news::{Event, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Program, Step, Then};
 pub use serve::serve;

@@ -13,7 +13,7 @@ use crate::engine::event::{self, Counters};
 use crate::engine::hit::ProbeId;
 use crate::error::AttachError;
 use crate::executor::space::Unplaceable;
-use crate::warden::expression::Register;
+use crate::language::Register;
 use crate::warden::program::Fields;
 
 /// What a warden tells its client.

@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::warden::expression::{Expression, Register};
+use crate::language::{Expression, Register};
 
 /// What happens at each hit of a probe: steps, one after the other. One without steps counts.
 ///
 /// ```
-/// use probe::warden::{Binary, Expression, Fields, Program, Register};
+/// use probe::language::{Binary, Expression, Register};
+/// use probe::warden::{Fields, Program};
 ///
 /// // The first ten calls with more than a page as their first argument, with that argument.
 /// let large = Expression::register(Register::Rdi).binary(Binary::Greater, 4096u64.into());
@@ -171,7 +172,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::warden::{Binary, Unary};
+    use crate::language::{Binary, Unary};
 
     #[test]
     fn fields_come_back_from_their_bits() {

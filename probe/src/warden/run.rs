@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::hit::{Action, Hit};
-use crate::warden::expression::{Expression, Undefined};
+use crate::warden::machine::AtHit;
 use crate::warden::message::kind;
 use crate::warden::news::Record;
 use crate::warden::outlet::Outlet;
@@ -63,7 +63,7 @@ impl Runner {
         let (mut last_of_all, mut last) = (false, false);
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
-                Step::Filter(condition) => match evaluate(condition, hit) {
+                Step::Filter(condition) => match condition.evaluate(&mut AtHit(hit)) {
                     Ok(0) => {
                         hit.filter_out();
                         break;
@@ -119,11 +119,6 @@ fn action_of(then: Then) -> Action {
     }
 }
 
-fn evaluate(condition: &Expression, hit: &mut Hit<'_>) -> Result<u64, Undefined> {
-    let registers = hit.registers().clone();
-    condition.evaluate(&registers, &mut |address, bytes| hit.read(address, bytes).is_ok())
-}
-
 fn record(outlet: &Outlet, hit: &Hit<'_>, fields: Fields) {
     let registers = hit.registers();
     let record = Record {
@@ -133,7 +128,7 @@ fn record(outlet: &Outlet, hit: &Hit<'_>, fields: Fields) {
         time_ns: hit.time_ns(),
         ip: hit.ip(),
         cpu: if fields.has_cpu() { hit.cpu() } else { None },
-        registers: fields.registers().map(|register| (register, register.of(registers))).collect(),
+        registers: fields.registers().map(|register| (register, registers.get(register))).collect(),
     };
     outlet.record(kind::HIT, &record.to_words(fields));
 }

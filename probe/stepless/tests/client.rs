@@ -11,11 +11,9 @@ use std::rc::Rc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use probe::language::{Binary, Expression, Register, Unary, Width};
 use probe::spec::ProbeSpec;
-use probe::warden::{
-    Binary, Client, Expression, Fields, News, Place, Program, Record, Register, Then, Unary, WardenError,
-    Width,
-};
+use probe::warden::{Client, Fields, News, Place, Program, Record, Then, WardenError};
 use probe::{Action, AttachError, RunEnd, SessionOptions};
 use scratch::{PROGRAM, Scratch};
 use target::{ANSWERS, STEPLESS, Target};

@@ -1,8 +1,6 @@
-//! Conditions as data: C's operators over registers, memory and constants.
+//! What is computed at a hit, as data: C's operators over registers, memory and constants.
 
 use serde::{Deserialize, Serialize};
-
-use crate::engine::hit::GeneralRegisters;
 
 /// A general register, RIP, RFLAGS, or a segment base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,18 +53,51 @@ impl Register {
         Register::FsBase,
         Register::GsBase,
     ];
+}
 
-    /// What it holds.
-    #[must_use]
-    pub fn of(self, registers: &GeneralRegisters) -> u64 {
-        match self {
-            Register::Rip => registers.rip,
-            Register::Rflags => registers.rflags.bits(),
-            Register::FsBase => registers.fs_base,
-            Register::GsBase => registers.gs_base,
-            general => registers.gpr.get(general as usize).copied().unwrap_or(0),
-        }
-    }
+/// A register that is fetched only when it is asked for, a quadword at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ExtendedRegister {
+    /// ZMM0 to ZMM31, whose low parts are YMM and XMM: eight quadwords.
+    Vector(u8),
+    /// ST(0) to ST(7): the significand, then sign and exponent.
+    St(u8),
+    /// K0 to K7: one quadword.
+    Opmask(u8),
+}
+
+/// What is known of a hit besides registers and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Circumstance {
+    /// The process.
+    Pid,
+    /// The thread.
+    Tid,
+    /// The processor on which the thread ran last.
+    Cpu,
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    Time,
+    /// The first eight bytes of the thread's name.
+    CommLow,
+    /// The other eight.
+    CommHigh,
+}
+
+/// A stopped thread, as far as expressions look at it.
+pub trait Machine {
+    /// What a register holds.
+    fn register(&mut self, register: Register) -> u64;
+
+    /// A quadword of a register; `None` if there is no such register, or if it cannot be had.
+    fn extended(&mut self, register: ExtendedRegister, quadword: u8) -> Option<u64>;
+
+    /// `None` if it cannot be had.
+    fn circumstance(&mut self, what: Circumstance) -> Option<u64>;
+
+    /// Fills `bytes` from memory as far as it can be read, and returns how far that is.
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize;
 }
 
 /// How many bytes of memory are read, in the processor's order.
@@ -83,7 +114,9 @@ pub enum Width {
 }
 
 impl Width {
-    fn bytes(self) -> usize {
+    /// How many.
+    #[must_use]
+    pub fn bytes(self) -> usize {
         match self {
             Width::Byte => 1,
             Width::Word => 2,
@@ -120,6 +153,18 @@ pub enum Unary {
     Cast(Width),
     /// The same, to a signed type.
     CastSigned(Width),
+    /// Of the string at address `a`, the first eight bytes; zeros from its end on.
+    LoadText,
+    /// `-a`, of a double.
+    NegateFloat,
+    /// A double with the value of the signed `a`.
+    FloatOfSigned,
+    /// A double with the value of the unsigned `a`.
+    FloatOfUnsigned,
+    /// A double with the value of the float in the low half of `a`.
+    FloatOfSingle,
+    /// The integer next to the double `a` towards zero, as Rust casts.
+    SignedOfFloat,
 }
 
 /// An operator of two values. Values have 64 bits; where it matters, the name says whether they are taken for signed.
@@ -176,6 +221,28 @@ pub enum Binary {
     AndThen,
     /// `a || b`: `b` is not looked at where `a` is not 0.
     OrElse,
+    /// `a + b`, of doubles, as the others that follow.
+    AddFloat,
+    /// `a - b`
+    SubtractFloat,
+    /// `a * b`
+    MultiplyFloat,
+    /// `a / b`
+    DivideFloat,
+    /// `a == b`
+    EqualFloat,
+    /// `a != b`
+    NotEqualFloat,
+    /// `a < b`
+    LessFloat,
+    /// `a <= b`
+    LessOrEqualFloat,
+    /// `a > b`
+    GreaterFloat,
+    /// `a >= b`
+    GreaterOrEqualFloat,
+    /// The double next to an extended precision number with `a` as its significand, and `b` as its sign and exponent.
+    FloatOfExtended,
 }
 
 /// A node of an expression, before its operands.
@@ -183,6 +250,8 @@ pub enum Binary {
 enum Node {
     Constant(u64),
     Register(Register),
+    Extended(ExtendedRegister, u8),
+    Circumstance(Circumstance),
     Unary(Unary),
     Binary(Binary),
     /// `a ? b : c`
@@ -192,7 +261,7 @@ enum Node {
 impl Node {
     fn operands(self) -> usize {
         match self {
-            Node::Constant(_) | Node::Register(_) => 0,
+            Node::Constant(_) | Node::Register(_) | Node::Extended(..) | Node::Circumstance(_) => 0,
             Node::Unary(_) => 1,
             Node::Binary(_) => 2,
             Node::Choice => 3,
@@ -211,12 +280,14 @@ pub enum Undefined {
         /// The first address of what it reads.
         address: u64,
     },
+    /// It asks for a register or a circumstance that cannot be had.
+    Unavailable,
 }
 
 /// An expression with a value of 64 bits.
 ///
 /// ```
-/// use probe::warden::{Binary, Expression, Register, Unary, Width};
+/// use probe::language::{Binary, Expression, Register, Unary, Width};
 ///
 /// // rdi != 0 && *(int *)(rdi + 8) > 100
 /// let argument = Expression::register(Register::Rdi);
@@ -248,6 +319,27 @@ impl Expression {
     #[must_use]
     pub fn register(register: Register) -> Expression {
         Expression { nodes: vec![Node::Register(register)] }
+    }
+
+    /// A quadword of a register that is not general.
+    #[must_use]
+    pub fn extended(register: ExtendedRegister, quadword: u8) -> Expression {
+        Expression { nodes: vec![Node::Extended(register, quadword)] }
+    }
+
+    /// What is known of the hit.
+    #[must_use]
+    pub fn circumstance(what: Circumstance) -> Expression {
+        Expression { nodes: vec![Node::Circumstance(what)] }
+    }
+
+    /// Its value, if it is a constant.
+    #[must_use]
+    pub fn constant(&self) -> Option<u64> {
+        match self.nodes[..] {
+            [Node::Constant(value)] => Some(value),
+            _ => None,
+        }
     }
 
     /// An operator on this value.
@@ -300,16 +392,12 @@ impl Expression {
         open.is_empty()
     }
 
-    /// Its value. `read` fills bytes from memory, and says whether it could. An invalid expression has any value.
+    /// Its value. An invalid expression has any value.
     ///
     /// # Errors
     /// [`Undefined`]; not for operands that are not looked at.
-    pub fn evaluate(
-        &self,
-        registers: &GeneralRegisters,
-        read: &mut dyn FnMut(u64, &mut [u8]) -> bool,
-    ) -> Result<u64, Undefined> {
-        Evaluation { nodes: &self.nodes, next: 0, depth: 0, registers, read }.value()
+    pub fn evaluate(&self, machine: &mut dyn Machine) -> Result<u64, Undefined> {
+        Evaluation { nodes: &self.nodes, next: 0, depth: 0, machine }.value()
     }
 }
 
@@ -317,8 +405,7 @@ struct Evaluation<'a> {
     nodes: &'a [Node],
     next: usize,
     depth: usize,
-    registers: &'a GeneralRegisters,
-    read: &'a mut dyn FnMut(u64, &mut [u8]) -> bool,
+    machine: &'a mut dyn Machine,
 }
 
 impl Evaluation<'_> {
@@ -337,7 +424,11 @@ impl Evaluation<'_> {
         self.next += 1;
         match node {
             Node::Constant(value) => Ok(value),
-            Node::Register(register) => Ok(register.of(self.registers)),
+            Node::Register(register) => Ok(self.machine.register(register)),
+            Node::Extended(register, quadword) => {
+                self.machine.extended(register, quadword).ok_or(Undefined::Unavailable)
+            }
+            Node::Circumstance(what) => self.machine.circumstance(what).ok_or(Undefined::Unavailable),
             Node::Unary(operator) => {
                 let value = self.value()?;
                 self.unary(operator, value)
@@ -384,16 +475,34 @@ impl Evaluation<'_> {
             Unary::LoadSigned(width) => self.load(value, width, true)?,
             Unary::Cast(width) => width.extend(value, false),
             Unary::CastSigned(width) => width.extend(value, true),
+            Unary::LoadText => self.load_text(value)?,
+            Unary::NegateFloat => (-f64::from_bits(value)).to_bits(),
+            Unary::FloatOfSigned => (value.cast_signed() as f64).to_bits(),
+            Unary::FloatOfUnsigned => (value as f64).to_bits(),
+            Unary::FloatOfSingle => f64::from(f32::from_bits(value as u32)).to_bits(),
+            Unary::SignedOfFloat => (f64::from_bits(value) as i64).cast_unsigned(),
         })
     }
 
     fn load(&mut self, address: u64, width: Width, signed: bool) -> Result<u64, Undefined> {
         let mut bytes = [0; 8];
-        let read = bytes.get_mut(..width.bytes()).is_some_and(|bytes| (self.read)(address, bytes));
-        if read {
-            Ok(width.extend(u64::from_le_bytes(bytes), signed))
-        } else {
-            Err(Undefined::Memory { address })
+        let wanted = bytes.get_mut(..width.bytes()).unwrap_or_default();
+        match self.machine.read_up_to(address, wanted) {
+            read if read == wanted.len() => Ok(width.extend(u64::from_le_bytes(bytes), signed)),
+            read => Err(Undefined::Memory { address: address.wrapping_add(read as u64) }),
+        }
+    }
+
+    fn load_text(&mut self, address: u64) -> Result<u64, Undefined> {
+        let mut bytes = [0; 8];
+        let read = self.machine.read_up_to(address, &mut bytes);
+        let end = bytes.iter().take(read).position(|&byte| byte == 0);
+        match end.or((read == bytes.len()).then_some(read)) {
+            Some(end) => {
+                bytes.iter_mut().skip(end).for_each(|byte| *byte = 0);
+                Ok(u64::from_le_bytes(bytes))
+            }
+            None => Err(Undefined::Memory { address: address.wrapping_add(read as u64) }),
         }
     }
 }
@@ -428,27 +537,87 @@ fn binary(operator: Binary, a: u64, b: u64) -> Result<u64, Undefined> {
         Binary::GreaterOrEqualSigned => (signed_a >= signed_b).into(),
         Binary::AndThen => (a != 0 && b != 0).into(),
         Binary::OrElse => (a != 0 || b != 0).into(),
+        Binary::FloatOfExtended => float_of_extended(a, b as u16).to_bits(),
+        _ => return Ok(of_floats(operator, f64::from_bits(a), f64::from_bits(b))),
     })
+}
+
+/// The operators of doubles.
+fn of_floats(operator: Binary, a: f64, b: f64) -> u64 {
+    match operator {
+        Binary::AddFloat => (a + b).to_bits(),
+        Binary::SubtractFloat => (a - b).to_bits(),
+        Binary::MultiplyFloat => (a * b).to_bits(),
+        Binary::DivideFloat => (a / b).to_bits(),
+        Binary::EqualFloat => (a == b).into(),
+        Binary::NotEqualFloat => (a != b).into(),
+        Binary::LessFloat => (a < b).into(),
+        Binary::LessOrEqualFloat => (a <= b).into(),
+        Binary::GreaterFloat => (a > b).into(),
+        Binary::GreaterOrEqualFloat => (a >= b).into(),
+        // Those of integers are elsewhere.
+        _ => 0,
+    }
+}
+
+/// The double next to an extended precision number (SDM volume 1, section 4.2.2).
+#[must_use]
+pub fn float_of_extended(significand: u64, sign_exponent: u16) -> f64 {
+    /// What is subtracted from the exponent, for a significand that is taken for an integer.
+    const BIAS: i32 = 16383 + 63;
+    const LARGEST: u16 = 0x7fff;
+    let exponent = sign_exponent & LARGEST;
+    let magnitude = match exponent {
+        LARGEST if significand << 1 == 0 => f64::INFINITY,
+        LARGEST => f64::NAN,
+        // Its low bits are rounded once, here or, where the result is subnormal, by the multiplication, which
+        // comes in halves because the whole factor may be no double.
+        _ => {
+            let power = (i32::from(exponent.max(1)) - BIAS).clamp(-2200, 2200);
+            let half = power / 2;
+            significand as f64 * 2f64.powi(half) * 2f64.powi(power - half)
+        }
+    };
+    if sign_exponent > LARGEST { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
 mod tests {
-    use emu::Rflags;
-
     use super::*;
 
-    fn registers() -> GeneralRegisters {
-        let gpr = std::array::from_fn(|index| index as u64 + 100);
-        GeneralRegisters { gpr, rip: 1, rflags: Rflags::CF, fs_base: 2, gs_base: 3, segment: [0; 6] }
+    /// Memory has its address in each byte, but for a page at 0. Each register holds its number and 100.
+    struct Even;
+
+    impl Machine for Even {
+        fn register(&mut self, register: Register) -> u64 {
+            register as u64 + 100
+        }
+
+        fn extended(&mut self, register: ExtendedRegister, quadword: u8) -> Option<u64> {
+            match register {
+                ExtendedRegister::Vector(number) => {
+                    (number < 32 && quadword < 8).then(|| u64::from(number) * 10 + u64::from(quadword))
+                }
+                _ => None,
+            }
+        }
+
+        fn circumstance(&mut self, what: Circumstance) -> Option<u64> {
+            (what == Circumstance::Tid).then_some(7)
+        }
+
+        fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+            if address < 4096 {
+                return 0;
+            }
+            bytes.fill(address as u8);
+            bytes.len()
+        }
     }
 
-    /// Memory has its address in each byte, but for a page at 0.
     fn value(expression: &Expression) -> Result<u64, Undefined> {
         assert!(expression.is_valid());
-        expression.evaluate(&registers(), &mut |address, bytes| {
-            bytes.fill(address as u8);
-            address >= 4096
-        })
+        expression.evaluate(&mut Even)
     }
 
     fn apply(operator: Binary, a: u64, b: u64) -> Result<u64, Undefined> {
@@ -491,7 +660,52 @@ mod tests {
         assert_eq!(load(Unary::Not), Ok(0));
         let all: Vec<_> =
             Register::ALL.map(|register| value(&Expression::register(register)).unwrap()).into();
-        assert_eq!(all, (100..116).chain([1, 1, 2, 3]).collect::<Vec<_>>());
+        assert_eq!(all, (100..120).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn floats_are_doubles() {
+        let of = |value: f64| Expression::from(value.to_bits());
+        let sum = of(1.5).binary(Binary::AddFloat, of(0.25));
+        assert_eq!(value(&sum), Ok(1.75f64.to_bits()));
+        assert_eq!(value(&sum.clone().binary(Binary::GreaterFloat, of(1.7))), Ok(1));
+        assert_eq!(value(&of(f64::NAN).binary(Binary::EqualFloat, of(f64::NAN))), Ok(0));
+        assert_eq!(value(&sum.unary(Unary::SignedOfFloat)), Ok(1));
+        let single = Expression::from(u64::from(2.5f32.to_bits()) | 7 << 32).unary(Unary::FloatOfSingle);
+        assert_eq!(value(&single), Ok(2.5f64.to_bits()));
+        assert_eq!(value(&Expression::from(u64::MAX).unary(Unary::FloatOfSigned)), Ok((-1f64).to_bits()));
+    }
+
+    #[test]
+    fn extended_precision_becomes_the_next_double() {
+        for (significand, sign_exponent, expected) in [
+            (1 << 63, 16383, 1.0),
+            (3 << 62, 0xc000, -3.0),
+            (0xc90f_daa2_2168_c235, 0x4000, std::f64::consts::PI),
+            (0, 0, 0.0),
+            (0, 0x8000, -0.0),
+            (1 << 63, 0x7fff, f64::INFINITY),
+            (1 << 63, 16383 + 1024, f64::INFINITY),
+            (1 << 63, 16383 - 1022, f64::MIN_POSITIVE),
+            (1 << 63, 16383 - 1074, 5e-324),
+            (1 << 63, 1, 0.0),
+        ] {
+            let found = float_of_extended(significand, sign_exponent);
+            assert_eq!(found.to_bits(), expected.to_bits(), "{significand:#x} {sign_exponent:#x}: {found}");
+        }
+        assert!(float_of_extended(3 << 62, 0x7fff).is_nan());
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_undefined() {
+        let vector =
+            |number, quadword| value(&Expression::extended(ExtendedRegister::Vector(number), quadword));
+        assert_eq!((vector(3, 1), vector(32, 0)), (Ok(31), Err(Undefined::Unavailable)));
+        assert_eq!(value(&Expression::circumstance(Circumstance::Tid)), Ok(7));
+        assert_eq!(value(&Expression::circumstance(Circumstance::Cpu)), Err(Undefined::Unavailable));
+        let text = |address: u64| value(&Expression::from(address).unary(Unary::LoadText));
+        assert_eq!((text(0x8000), text(0x8041)), (Ok(0), Ok(0x4141_4141_4141_4141)));
+        assert_eq!(text(0), Err(Undefined::Memory { address: 0 }));
     }
 
     #[test]
@@ -523,7 +737,7 @@ mod tests {
         nodes.push(Node::Constant(1));
         for expression in [incomplete, two, none, endless, Expression { nodes }] {
             assert!(!expression.is_valid());
-            assert!(expression.evaluate(&registers(), &mut |_, _| true).is_ok());
+            assert!(expression.evaluate(&mut Even).is_ok());
         }
     }
 }

@@ -1,0 +1,63 @@
+//! A thread at a hit, as expressions see it.
+
+use emu::registers::{Extended, Float80};
+
+use crate::engine::hit::Hit;
+use crate::language::{Circumstance, ExtendedRegister, Machine, Register};
+
+pub(crate) struct AtHit<'a, 'b>(pub(crate) &'a mut Hit<'b>);
+
+impl Machine for AtHit<'_, '_> {
+    fn register(&mut self, register: Register) -> u64 {
+        self.0.registers().get(register)
+    }
+
+    fn extended(&mut self, register: ExtendedRegister, quadword: u8) -> Option<u64> {
+        quadword_of(self.0.extended().ok()?, register, quadword)
+    }
+
+    fn circumstance(&mut self, what: Circumstance) -> Option<u64> {
+        Some(match what {
+            Circumstance::Pid => u64::from(self.0.pid().cast_unsigned()),
+            Circumstance::Tid => u64::from(self.0.tid().cast_unsigned()),
+            Circumstance::Cpu => u64::from(self.0.cpu()?),
+            Circumstance::Time => self.0.time_ns(),
+            Circumstance::CommLow => half_of(&self.0.comm()?, 0),
+            Circumstance::CommHigh => half_of(&self.0.comm()?, 8),
+        })
+    }
+
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        self.0.read_up_to(address, bytes)
+    }
+}
+
+/// Eight bytes of a name, zeros behind its end.
+fn half_of(name: &[u8], from: usize) -> u64 {
+    let mut half = [0; 8];
+    half.iter_mut().zip(name.iter().skip(from)).for_each(|(byte, &letter)| *byte = letter);
+    u64::from_le_bytes(half)
+}
+
+fn quadword_of(extended: &Extended, register: ExtendedRegister, quadword: u8) -> Option<u64> {
+    match register {
+        ExtendedRegister::Vector(number) => {
+            extended.vector.get(usize::from(number))?.0.get(usize::from(quadword)).copied()
+        }
+        ExtendedRegister::St(number) if number < 8 => {
+            const TOP: u32 = 11;
+            let top = (extended.x87.status >> TOP) as u8;
+            let &Float80 { significand, sign_exponent } =
+                extended.x87.r.get(usize::from(top.wrapping_add(number) & 7))?;
+            match quadword {
+                0 => Some(significand),
+                1 => Some(sign_exponent.into()),
+                _ => None,
+            }
+        }
+        ExtendedRegister::Opmask(number) if quadword == 0 => {
+            extended.opmask.get(usize::from(number)).copied()
+        }
+        _ => None,
+    }
+}
