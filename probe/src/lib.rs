@@ -59,6 +59,7 @@
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
 
+pub mod arguments;
 mod engine;
 pub mod error;
 mod executor;

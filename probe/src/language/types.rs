@@ -1,6 +1,8 @@
 //! Types of values in a target, as data: what DWARF says of them (DWARF 5, chapter 5), and no more than it takes to show a
 //! value, to name a part of one, and to compute with it.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Names a type among [`Types`].
@@ -105,7 +107,9 @@ pub enum Encoding {
     Boolean,
     /// A binary floating-point number: of 2, 4 or 8 bytes, or of 16 (or 10, 12) in the x87's extended precision.
     Float,
-    /// Two of those, each of half the size.
+    /// An address, which is written as the function or variable that is there.
+    Address,
+    /// Two floating-point numbers, each of half the size.
     ComplexFloat,
     /// Something else, which is shown in hexadecimal.
     Other,
@@ -155,6 +159,29 @@ pub struct Variant {
     pub member: Member,
 }
 
+impl Type {
+    /// Calls `change` with the name of each type that this one names.
+    fn for_each_name(&mut self, mut change: impl FnMut(&mut TypeId)) {
+        match self {
+            Type::Pointer { to, .. } => to.iter_mut().for_each(change),
+            Type::Array { element, .. } => change(element),
+            Type::Alias { of, .. } => change(of),
+            Type::Structure { members, variants, .. } => {
+                members.iter_mut().for_each(|member| change(&mut member.of));
+                if let Some(Variants { discriminant, variants }) = variants {
+                    discriminant.iter_mut().for_each(|member| change(&mut member.of));
+                    variants.iter_mut().for_each(|variant| change(&mut variant.member.of));
+                }
+            }
+            Type::Base { .. }
+            | Type::Enumeration { .. }
+            | Type::Function { .. }
+            | Type::Text
+            | Type::Unknown { .. } => {}
+        }
+    }
+}
+
 impl Types {
     /// None.
     #[must_use]
@@ -180,6 +207,40 @@ impl Types {
     #[must_use]
     pub fn get(&self, id: TypeId) -> Option<&Type> {
         self.types.get(id.0 as usize)
+    }
+
+    /// Takes other types up, and returns what is to be added to the number of each.
+    pub fn append(&mut self, others: Types) -> u32 {
+        let distance = u32::try_from(self.types.len()).unwrap_or(u32::MAX);
+        self.types.extend(others.types.into_iter().map(|mut of| {
+            of.for_each_name(|id| id.0 = id.0.saturating_add(distance));
+            of
+        }));
+        distance
+    }
+
+    /// Those that `roots` lead to, and no others; the roots name the same types among them.
+    #[must_use]
+    pub fn only(&self, roots: &mut [TypeId]) -> Types {
+        let mut only = Types::new();
+        let mut known: HashMap<TypeId, TypeId> = HashMap::new();
+        let mut open: Vec<TypeId> = Vec::new();
+        let mut take = |id: &mut TypeId, only: &mut Types, open: &mut Vec<TypeId>| {
+            *id = *known.entry(*id).or_insert_with_key(|&old| {
+                open.push(old);
+                only.add(Type::Unknown { name: String::new() })
+            });
+        };
+        roots.iter_mut().for_each(|root| take(root, &mut only, &mut open));
+        let mut next = 0;
+        while let Some(&old) = open.get(next) {
+            if let Some(mut of) = self.get(old).cloned() {
+                of.for_each_name(|id| take(id, &mut only, &mut open));
+                only.replace(TypeId(next as u32), of);
+            }
+            next += 1;
+        }
+        only
     }
 
     /// How many there are.
@@ -290,6 +351,31 @@ mod tests {
         assert_eq!(types.member(outer, "other"), None);
         let array = types.add(Type::Array { element: outer, count: Some(3) });
         assert_eq!(types.size_of(array), Some(72));
+    }
+
+    #[test]
+    fn only_what_is_named_is_kept() {
+        let mut types = Types::new();
+        base(&mut types, 1);
+        let int = base(&mut types, 4);
+        let list = base(&mut types, 0);
+        let pointer = types.add(Type::Pointer { to: Some(list), reference: false });
+        let inner = structure(&mut types, vec![member(Some("next"), pointer, 0), member(Some("x"), int, 8)]);
+        types.replace(list, Type::Alias { name: "list".into(), of: inner });
+        let mut roots = [list];
+        let only = types.only(&mut roots);
+        assert_eq!(only.len(), 4);
+        let next = only.member(roots[0], "next").unwrap();
+        assert_eq!(only.get(next.of), Some(&Type::Pointer { to: Some(roots[0]), reference: false }));
+        let mut both = base_types();
+        let distance = both.append(only);
+        assert_eq!(both.member(TypeId(roots[0].0 + distance), "x").map(|found| found.offset), Some(8));
+    }
+
+    fn base_types() -> Types {
+        let mut types = Types::new();
+        base(&mut types, 8);
+        types
     }
 
     #[test]

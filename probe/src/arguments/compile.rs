@@ -1,0 +1,867 @@
+//! From what a user writes to what is computed at a hit.
+
+use crate::arguments::lexer::SyntaxError;
+use crate::arguments::names::Names;
+use crate::arguments::operand::{Class, INT, Location, Number, Operand, Place, U64, class_of, part, plus};
+use crate::arguments::registers::{self, Named};
+use crate::arguments::syntax::{Fetch, FetchType, Node, Syntax, TypeName};
+use crate::language::types::{Encoding, Type, TypeId, Types};
+use crate::language::{Binary, Circumstance, Expression, Register, Unary};
+
+/// Compiles what is written in `text` for a site.
+pub(crate) struct Compiler<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) names: &'a dyn Names,
+    pub(crate) types: &'a mut Types,
+    /// What memory is taken for whose type nobody has told.
+    untyped: TypeId,
+}
+
+type Compiled<T> = Result<T, SyntaxError>;
+
+/// The longest array that is captured, in bytes.
+pub(crate) const MOST_BYTES: u64 = 4096;
+/// Registers in which arguments of whole numbers are passed (System V ABI, section 3.2.3).
+const ARGUMENTS: [Register; 6] =
+    [Register::Rdi, Register::Rsi, Register::Rdx, Register::Rcx, Register::R8, Register::R9];
+
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(text: &'a str, names: &'a dyn Names, types: &'a mut Types) -> Compiler<'a> {
+        let untyped = base(types, "unsigned long", Encoding::Hexadecimal, 8);
+        Compiler { text, names, types, untyped }
+    }
+
+    fn wrong<T>(&self, node: &Node, what: impl Into<String>) -> Compiled<T> {
+        self.wrong_at(node.column, what)
+    }
+
+    fn wrong_at<T>(&self, column: usize, what: impl Into<String>) -> Compiled<T> {
+        Err(SyntaxError::new(self.text, column, what))
+    }
+
+    /// A condition: a number that is not 0 where it holds.
+    pub(crate) fn condition(&mut self, node: &Node) -> Compiled<Expression> {
+        Ok(self.number(node)?.is_true())
+    }
+
+    /// An argument, as it is to be shown.
+    pub(crate) fn fetch(&mut self, fetch: &Fetch) -> Compiled<Operand> {
+        let operand = self.operand(&fetch.node)?;
+        match &fetch.shown_as {
+            None => Ok(operand),
+            Some(of) => self.shown_as(&fetch.node, operand, of),
+        }
+    }
+
+    fn base(&mut self, name: &str, encoding: Encoding, bytes: u64) -> TypeId {
+        base(self.types, name, encoding, bytes)
+    }
+
+    fn of_class(&mut self, class: Class) -> TypeId {
+        match class {
+            Class::Float => self.base("double", Encoding::Float, 8),
+            Class::Pointer(to) => self.types.add(Type::Pointer { to, reference: false }),
+            Class::Integer { bytes, signed } => {
+                let name = match (bytes, signed) {
+                    (1, true) => "signed char",
+                    (1, false) => "unsigned char",
+                    (2, true) => "short",
+                    (2, false) => "unsigned short",
+                    (4, true) => "int",
+                    (4, false) => "unsigned int",
+                    (_, true) => "long",
+                    (_, false) => "unsigned long",
+                };
+                let encoding = if signed { Encoding::Signed } else { Encoding::Unsigned };
+                self.base(name, encoding, bytes)
+            }
+        }
+    }
+
+    fn of_number(&mut self, number: Number) -> Operand {
+        let of = self.of_class(number.class);
+        Operand::new(Location::Bits(number.value), of)
+    }
+
+    fn hexadecimal(&mut self, value: Expression) -> Operand {
+        Operand::new(Location::Bits(value), self.untyped)
+    }
+
+    fn text(&mut self, place: Place) -> Operand {
+        Operand { place, of: self.types.add(Type::Text) }
+    }
+
+    pub(crate) fn operand(&mut self, node: &Node) -> Compiled<Operand> {
+        Ok(match &node.syntax {
+            Syntax::Name(name) => self.name(node, name)?,
+            Syntax::Register(name) => self.register(node, name)?,
+            Syntax::Special(name) => self.special(node, name)?,
+            Syntax::Text(text) => self.text(Place::Text(text.clone())),
+            Syntax::Fetch(offset, inner) => {
+                let address = self.number(inner)?.value;
+                self.untyped_at(plus(address, offset.cast_unsigned()))
+            }
+            Syntax::At(address) => self.untyped_at((*address).into()),
+            Syntax::AtFileOffset(offset) => match self.names.address_of_offset(*offset) {
+                Some(address) => {
+                    let address = self.in_object(node, address)?;
+                    self.untyped_at(address)
+                }
+                None => {
+                    return self.wrong(node, format!("the file has nothing mapped at offset {offset:#x}"));
+                }
+            },
+            Syntax::Unary("*", pointer) => self.pointed_to(node, pointer)?,
+            Syntax::Unary("&", of) => self.address_of(of)?,
+            Syntax::Member(structure, name) => self.member(node, structure, name)?,
+            Syntax::Index(array, index) => self.index(node, array, index)?,
+            Syntax::Cast(of, inner) => self.cast(node, of, inner)?,
+            _ => {
+                let number = self.computed(node)?;
+                self.of_number(number)
+            }
+        })
+    }
+
+    fn untyped_at(&mut self, address: Expression) -> Operand {
+        Operand::new(Location::Memory(address), self.untyped)
+    }
+
+    /// An address of the object that the site is in, at a hit.
+    fn in_object(&self, node: &Node, address: u64) -> Compiled<Expression> {
+        match self.names.site() {
+            Some(site) => Ok(plus(Expression::register(Register::Rip), address.wrapping_sub(site))),
+            None => self.wrong(node, "nothing is known of the file that the probe is in"),
+        }
+    }
+
+    fn name(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
+        let missing = match self.names.variable(name, self.types) {
+            Ok(found) => return Ok(Operand::new(found.location, found.of)),
+            Err(missing) => missing,
+        };
+        match self.known(name) {
+            Some(operand) => Ok(operand),
+            None => self.wrong(node, missing),
+        }
+    }
+
+    /// What is known of each hit.
+    fn known(&mut self, name: &str) -> Option<Operand> {
+        let (what, class) = match name {
+            "comm" => return Some(self.text(Place::Comm)),
+            "pid" => (Circumstance::Pid, INT),
+            "tid" => (Circumstance::Tid, INT),
+            "cpu" => (Circumstance::Cpu, INT),
+            "time" => (Circumstance::Time, U64),
+            "true" | "false" => {
+                let value = Expression::from(u64::from(name == "true"));
+                return Some(self.of_number(Number { value, class: INT }));
+            }
+            "NULL" | "nullptr" => {
+                let class = Class::Pointer(None);
+                return Some(self.of_number(Number { value: 0.into(), class }));
+            }
+            _ => return None,
+        };
+        Some(self.of_number(Number { value: Expression::circumstance(what), class }))
+    }
+
+    fn register(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
+        Ok(match registers::named(name) {
+            Some(Named::General(value, 8)) => self.hexadecimal(value),
+            Some(Named::General(value, bytes)) => {
+                let of = self.base("unsigned", Encoding::Hexadecimal, bytes);
+                Operand::new(Location::Bits(value), of)
+            }
+            Some(Named::Vector(location, bytes)) => {
+                let array = Type::Array { element: self.untyped, count: Some(bytes / 8) };
+                let of = self.types.add(array);
+                Operand::new(location, of)
+            }
+            Some(Named::X87(location)) => {
+                let of = self.base("long double", Encoding::Float, 16);
+                Operand::new(location, of)
+            }
+            None => return self.wrong(node, format!("there is no register %{name}")),
+        })
+    }
+
+    fn special(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
+        let stack = || Expression::register(Register::Rsp);
+        let numbered = |prefix: &str| {
+            let digits = name.strip_prefix(prefix)?;
+            digits.parse::<u64>().ok().filter(|&number| number <= MOST_BYTES)
+        };
+        Ok(match name {
+            "comm" => self.text(Place::Comm),
+            "stack" => self.hexadecimal(stack()),
+            "retval" => match self.names.variable("$retval", self.types) {
+                Ok(found) => Operand::new(found.location, found.of),
+                Err(_) => self.hexadecimal(Expression::register(Register::Rax)),
+            },
+            "pid" | "tid" | "cpu" | "time" => match self.known(name) {
+                Some(operand) => operand,
+                None => return self.wrong(node, "this is not known"),
+            },
+            _ => {
+                if let Some(number) = numbered("stack") {
+                    return Ok(self.untyped_at(plus(stack(), 8 * number)));
+                }
+                match numbered("arg") {
+                    Some(number @ 1..=6) => {
+                        let register = ARGUMENTS[number as usize - 1];
+                        self.hexadecimal(Expression::register(register))
+                    }
+                    // Behind the return address.
+                    Some(number @ 7..) => self.untyped_at(plus(stack(), 8 * (number - 6))),
+                    _ => {
+                        let what =
+                            "expected $retval, $stack, $stackN, $argN, $comm, $pid, $tid, $cpu or $time";
+                        return self.wrong(node, what);
+                    }
+                }
+            }
+        })
+    }
+
+    fn pointed_to(&mut self, node: &Node, pointer: &Node) -> Compiled<Operand> {
+        let operand = self.operand(pointer)?;
+        // An array is the address of its first element.
+        if let Some(&Type::Array { element, .. }) = self.types.get_resolved(operand.of)
+            && let Place::At(Location::Memory(address)) = operand.place
+        {
+            return Ok(Operand::new(Location::Memory(address), element));
+        }
+        let number = self.number_of(pointer, &operand)?;
+        match number.class {
+            Class::Pointer(Some(to)) => Ok(Operand::new(Location::Memory(number.value), to)),
+            Class::Pointer(None) => {
+                self.wrong(node, "what a void pointer leads to has no type: write a cast")
+            }
+            Class::Integer { bytes: 8, .. } => Ok(self.untyped_at(number.value)),
+            _ => self.wrong(node, "this is no pointer"),
+        }
+    }
+
+    fn address_of(&mut self, node: &Node) -> Compiled<Operand> {
+        let operand = self.operand(node)?;
+        match operand.place {
+            Place::At(Location::Memory(address)) => {
+                let class = Class::Pointer(Some(operand.of));
+                Ok(self.of_number(Number { value: address, class }))
+            }
+            _ => self.wrong(node, "this has no address: it is in a register"),
+        }
+    }
+
+    fn member(&mut self, node: &Node, structure: &Node, name: &str) -> Compiled<Operand> {
+        let mut operand = self.operand(structure)?;
+        // As in Rust and Go, and as gdb does.
+        if let Some(&Type::Pointer { to: Some(to), .. }) = self.types.get_resolved(operand.of) {
+            let number = self.number_of(structure, &operand)?;
+            operand = Operand::new(Location::Memory(number.value), to);
+        }
+        let Some(member) = self.types.member(operand.of, name) else {
+            return self.wrong(node, self.no_member(operand.of, name));
+        };
+        let Place::At(location) = &operand.place else { return self.wrong(node, "this has no members") };
+        if let Some((first, count)) = member.bits {
+            return match part(location, member.offset, 1) {
+                Some(Location::Memory(address)) => {
+                    Ok(Operand { place: Place::BitField(address, first, count), of: member.of })
+                }
+                _ => self.wrong(node, "a bit-field in a register cannot be read"),
+            };
+        }
+        let bytes = self.types.size_of(member.of).unwrap_or(1);
+        match part(location, member.offset, bytes) {
+            Some(location) => Ok(Operand::new(location, member.of)),
+            None => self.wrong(node, format!("`{name}` was optimized out here")),
+        }
+    }
+
+    fn no_member(&self, of: TypeId, name: &str) -> String {
+        const MOST: usize = 12;
+        let Some(Type::Structure { members, .. }) = self.types.get_resolved(of) else {
+            return format!("this is no structure, so it has no member `{name}`");
+        };
+        let mut names: Vec<&str> = members.iter().filter_map(|member| member.name.as_deref()).collect();
+        let more = if names.len() > MOST { ", …" } else { "" };
+        names.truncate(MOST);
+        format!("there is no member `{name}`; there is {}{more}", names.join(", "))
+    }
+
+    fn index(&mut self, node: &Node, array: &Node, index: &Node) -> Compiled<Operand> {
+        let operand = self.operand(array)?;
+        let index_number = self.number(index)?;
+        let constant = index_number.value.constant();
+        let (element, base) = match self.types.get_resolved(operand.of) {
+            Some(&Type::Array { element, .. }) => match (operand.place, constant) {
+                (Place::At(Location::Memory(address)), _) => (element, address),
+                (Place::At(location), Some(index)) => {
+                    let bytes = self.types.size_of(element).unwrap_or(1);
+                    let offset = index.checked_mul(bytes);
+                    return match offset.and_then(|offset| part(&location, offset, bytes)) {
+                        Some(location) => Ok(Operand::new(location, element)),
+                        None => self.wrong(node, "there is no such element"),
+                    };
+                }
+                _ => return self.wrong(node, "what is in a register takes a constant index"),
+            },
+            _ => {
+                let number = self.number_of(array, &operand)?;
+                match number.class {
+                    Class::Pointer(Some(to)) => (to, number.value),
+                    _ => return self.wrong(node, "this is neither an array nor a pointer to something"),
+                }
+            }
+        };
+        let Some(bytes) = self.types.size_of(element).filter(|&bytes| bytes > 0) else {
+            return self.wrong(node, "its elements have no known size");
+        };
+        let address = match constant {
+            Some(index) => plus(base, index.wrapping_mul(bytes)),
+            None => {
+                let offset = index_number.value.binary(Binary::Multiply, bytes.into());
+                base.binary(Binary::Add, offset)
+            }
+        };
+        Ok(Operand::new(Location::Memory(address), element))
+    }
+
+    /// The type of a name; that of an object is looked for where it is not one of C's or the kernel's.
+    fn type_of(&mut self, node: &Node, name: &TypeName) -> Compiled<Option<TypeId>> {
+        let mut of = match basic(&name.name) {
+            Some((encoding, bytes)) => Some(self.base(&name.name, encoding, bytes)),
+            None if name.name == "void" => None,
+            None => match self.names.type_named(&name.name, self.types) {
+                Some(of) => Some(of),
+                None => return self.wrong(node, format!("there is no type `{}`", name.name)),
+            },
+        };
+        for _ in 0..name.pointers {
+            of = Some(self.types.add(Type::Pointer { to: of, reference: false }));
+        }
+        Ok(of)
+    }
+
+    fn cast(&mut self, node: &Node, name: &TypeName, inner: &Node) -> Compiled<Operand> {
+        let Some(of) = self.type_of(node, name)? else {
+            return self.wrong(node, "there are no values of type void");
+        };
+        let operand = self.operand(inner)?;
+        // A register is seen as what it holds.
+        if let Place::At(location @ Location::Extended(..)) = &operand.place
+            && let Some(Type::Array { .. }) = self.types.get_resolved(operand.of)
+        {
+            return Ok(Operand::new(location.clone(), of));
+        }
+        let Some(class) = class_of(self.types, of) else {
+            return match operand.place {
+                Place::At(location @ Location::Memory(_)) => Ok(Operand::new(location, of)),
+                _ => self.wrong(node, format!("no value can be made a `{}`", name.name)),
+            };
+        };
+        let number = self.number_of(inner, &operand)?;
+        let value = match class {
+            Class::Float if self.types.size_of(of) == Some(4) => {
+                return self.wrong(node, "write (double) for numbers that are not in a register");
+            }
+            Class::Float => Some(number.to_float()),
+            Class::Integer { bytes, signed } => number.to_integer(bytes, signed),
+            Class::Pointer(_) => number.to_integer(8, false),
+        };
+        match value {
+            Some(value) => Ok(Operand::new(Location::Bits(value), of)),
+            None => self.wrong(node, "numbers of this size cannot be computed"),
+        }
+    }
+
+    fn number_of(&self, node: &Node, operand: &Operand) -> Compiled<Number> {
+        if let Some(number) = operand.number(self.types) {
+            return Ok(number);
+        }
+        let what = match (&operand.place, self.types.get_resolved(operand.of)) {
+            (Place::At(Location::Extended(..)), Some(Type::Array { .. })) => {
+                "a vector register has several numbers: write a cast, such as (double)%xmm0 or (int)%xmm1"
+            }
+            (Place::Text(_) | Place::Comm, _) => "a text is no number; it can be compared by == and !=",
+            _ => "this is no number",
+        };
+        self.wrong(node, what)
+    }
+
+    pub(crate) fn number(&mut self, node: &Node) -> Compiled<Number> {
+        match &node.syntax {
+            Syntax::Number(_)
+            | Syntax::Float(_)
+            | Syntax::Character(_)
+            | Syntax::Unary("-" | "+" | "~" | "!", _)
+            | Syntax::Binary(..)
+            | Syntax::Choice(..)
+            | Syntax::SizeOf(_)
+            | Syntax::SizeOfType(_) => self.computed(node),
+            _ => {
+                let operand = self.operand(node)?;
+                self.number_of(node, &operand)
+            }
+        }
+    }
+
+    /// What is a number by its form.
+    fn computed(&mut self, node: &Node) -> Compiled<Number> {
+        Ok(match &node.syntax {
+            &Syntax::Number(value) => {
+                let class = if i32::try_from(value).is_ok() {
+                    INT
+                } else {
+                    Class::Integer { bytes: 8, signed: i64::try_from(value).is_ok() }
+                };
+                Number { value: value.into(), class }
+            }
+            &Syntax::Float(value) => Number { value: value.to_bits().into(), class: Class::Float },
+            &Syntax::Character(letter) => Number { value: u64::from(letter).into(), class: INT },
+            Syntax::Unary("!", operand) => {
+                let value = self.number(operand)?.is_true().unary(Unary::Not);
+                Number { value, class: INT }
+            }
+            Syntax::Unary(sign, operand) => {
+                let number = self.number(operand)?;
+                match (*sign, number.class) {
+                    ("+", _) => number,
+                    ("-", Class::Float) => {
+                        Number { value: number.value.unary(Unary::NegateFloat), class: Class::Float }
+                    }
+                    (_, Class::Float | Class::Pointer(_)) => {
+                        return self.wrong(node, "this takes an integer");
+                    }
+                    (sign, class) => {
+                        let class = promoted(class);
+                        let operator = if sign == "-" { Unary::Negate } else { Unary::Complement };
+                        self.cut(node, number.value.unary(operator), class)?
+                    }
+                }
+            }
+            Syntax::Binary(sign, left, right) => self.binary(node, sign, left, right)?,
+            Syntax::Choice(condition, one, other) => {
+                let condition = self.number(condition)?.is_true();
+                let (one, other) = (self.number(one)?, self.number(other)?);
+                let (class, one, other) = match (one.class, other.class) {
+                    (Class::Float, _) | (_, Class::Float) => (Class::Float, one.to_float(), other.to_float()),
+                    (Class::Pointer(_), _) => (one.class, one.value, other.value),
+                    (_, Class::Pointer(_)) => (other.class, one.value, other.value),
+                    (a, b) => (common(a, b), one.value, other.value),
+                };
+                Number { value: condition.choose(one, other), class }
+            }
+            Syntax::SizeOf(operand) => {
+                let of = self.operand(operand)?.of;
+                self.size(node, Some(of))?
+            }
+            Syntax::SizeOfType(name) => {
+                let of = self.type_of(node, name)?;
+                self.size(node, of)?
+            }
+            _ => return self.wrong(node, "this is no number"),
+        })
+    }
+
+    fn size(&self, node: &Node, of: Option<TypeId>) -> Compiled<Number> {
+        match of.and_then(|of| self.types.size_of(of)) {
+            Some(bytes) => Ok(Number { value: bytes.into(), class: U64 }),
+            None => self.wrong(node, "its size is not known"),
+        }
+    }
+
+    /// What C makes of a result that has more bits than its type.
+    fn cut(&self, node: &Node, value: Expression, class: Class) -> Compiled<Number> {
+        let Class::Integer { bytes, signed } = class else { return Ok(Number { value, class }) };
+        match (Number { value, class }).to_integer(bytes, signed) {
+            Some(value) => Ok(Number { value, class }),
+            None => self.wrong(node, "numbers of this size cannot be computed"),
+        }
+    }
+
+    fn binary(&mut self, node: &Node, sign: &str, left: &Node, right: &Node) -> Compiled<Number> {
+        if let "==" | "!=" = sign
+            && let Some(number) = self.texts(node, sign, left, right)?
+        {
+            return Ok(number);
+        }
+        let (a, b) = (self.number(left)?, self.number(right)?);
+        let truth = |value| Number { value, class: INT };
+        match sign {
+            "&&" => return Ok(truth(a.is_true().binary(Binary::AndThen, b.is_true()))),
+            "||" => return Ok(truth(a.is_true().binary(Binary::OrElse, b.is_true()))),
+            _ => {}
+        }
+        if a.class == Class::Float || b.class == Class::Float {
+            return self.of_floats(node, sign, &a, &b);
+        }
+        match (a.class, b.class) {
+            (Class::Pointer(to), Class::Integer { .. }) if matches!(sign, "+" | "-") => {
+                return self.moved(node, sign, a.value, to, b.value);
+            }
+            (Class::Integer { .. }, Class::Pointer(to)) if sign == "+" => {
+                return self.moved(node, sign, b.value, to, a.value);
+            }
+            (Class::Pointer(to), Class::Pointer(_)) if sign == "-" => {
+                let bytes = to.and_then(|to| self.types.size_of(to)).unwrap_or(1).max(1);
+                let distance = a.value.binary(Binary::Subtract, b.value);
+                let value = distance.binary(Binary::DivideSigned, bytes.into());
+                return Ok(Number { value, class: Class::Integer { bytes: 8, signed: true } });
+            }
+            _ => {}
+        }
+        self.of_integers(node, sign, a, b)
+    }
+
+    /// A pointer so many elements on.
+    fn moved(
+        &self,
+        node: &Node,
+        sign: &str,
+        pointer: Expression,
+        to: Option<TypeId>,
+        count: Expression,
+    ) -> Compiled<Number> {
+        let Some(bytes) = to.map_or(Some(1), |to| self.types.size_of(to)) else {
+            return self.wrong(node, "what the pointer leads to has no known size");
+        };
+        let distance = count.binary(Binary::Multiply, bytes.into());
+        let operator = if sign == "+" { Binary::Add } else { Binary::Subtract };
+        Ok(Number { value: pointer.binary(operator, distance), class: Class::Pointer(to) })
+    }
+
+    fn of_floats(&self, node: &Node, sign: &str, a: &Number, b: &Number) -> Compiled<Number> {
+        let (operator, class) = match sign {
+            "+" => (Binary::AddFloat, Class::Float),
+            "-" => (Binary::SubtractFloat, Class::Float),
+            "*" => (Binary::MultiplyFloat, Class::Float),
+            "/" => (Binary::DivideFloat, Class::Float),
+            "==" => (Binary::EqualFloat, INT),
+            "!=" => (Binary::NotEqualFloat, INT),
+            "<" => (Binary::LessFloat, INT),
+            "<=" => (Binary::LessOrEqualFloat, INT),
+            ">" => (Binary::GreaterFloat, INT),
+            ">=" => (Binary::GreaterOrEqualFloat, INT),
+            _ => return self.wrong(node, format!("`{sign}` takes integers")),
+        };
+        Ok(Number { value: a.to_float().binary(operator, b.to_float()), class })
+    }
+
+    fn of_integers(&self, node: &Node, sign: &str, a: Number, b: Number) -> Compiled<Number> {
+        // The count of a shift has no say.
+        let class = if matches!(sign, "<<" | ">>") { promoted(a.class) } else { common(a.class, b.class) };
+        let (Some(left), Some(right)) = (converted(&a, class), converted(&b, class)) else {
+            return self.wrong(node, "numbers of this size cannot be computed");
+        };
+        let signed = matches!(class, Class::Integer { signed: true, .. });
+        let either = |if_signed, if_not| if signed { if_signed } else { if_not };
+        let (operator, class) = match sign {
+            "+" => (Binary::Add, class),
+            "-" => (Binary::Subtract, class),
+            "*" => (Binary::Multiply, class),
+            "/" => (either(Binary::DivideSigned, Binary::Divide), class),
+            "%" => (either(Binary::RemainderSigned, Binary::Remainder), class),
+            "&" => (Binary::And, class),
+            "|" => (Binary::Or, class),
+            "^" => (Binary::Xor, class),
+            "<<" => (Binary::ShiftLeft, class),
+            ">>" => (either(Binary::ShiftRightSigned, Binary::ShiftRight), class),
+            "==" => (Binary::Equal, INT),
+            "!=" => (Binary::NotEqual, INT),
+            "<" => (either(Binary::LessSigned, Binary::Less), INT),
+            "<=" => (either(Binary::LessOrEqualSigned, Binary::LessOrEqual), INT),
+            ">" => (either(Binary::GreaterSigned, Binary::Greater), INT),
+            ">=" => (either(Binary::GreaterOrEqualSigned, Binary::GreaterOrEqual), INT),
+            _ => return self.wrong(node, format!("`{sign}` is no operator of two numbers")),
+        };
+        self.cut(node, left.binary(operator, right), class)
+    }
+
+    /// A comparison with a text in quotes or the thread's name; `None` if there is none.
+    fn texts(&mut self, node: &Node, sign: &str, left: &Node, right: &Node) -> Compiled<Option<Number>> {
+        let is_text = |node: &Node| match &node.syntax {
+            Syntax::Text(_) => true,
+            Syntax::Name(name) | Syntax::Special(name) => name == "comm",
+            _ => false,
+        };
+        if !is_text(left) && !is_text(right) {
+            return Ok(None);
+        }
+        let (a, b) = (self.operand(left)?, self.operand(right)?);
+        let equal = match (&a.place, &b.place) {
+            (Place::Text(a), Place::Text(b)) => Expression::from(u64::from(a == b)),
+            (Place::Text(text), Place::Comm) | (Place::Comm, Place::Text(text)) => is_comm(text),
+            (Place::Comm, Place::Comm) => 1.into(),
+            (Place::Text(text), _) => self.has_text(right, &b, text)?,
+            (_, Place::Text(text)) => self.has_text(left, &a, text)?,
+            _ if is_text(left) && is_text(right) => return self.wrong(node, "these cannot be compared"),
+            // A variable called comm.
+            _ => return Ok(None),
+        };
+        let value = if sign == "==" { equal } else { equal.unary(Unary::Not) };
+        Ok(Some(Number { value, class: INT }))
+    }
+
+    /// Whether the string at a pointer, or in an array, is that text.
+    fn has_text(&mut self, node: &Node, operand: &Operand, text: &str) -> Compiled<Expression> {
+        /// Longer ones would be too deep.
+        const MOST: usize = 1024;
+        if text.len() > MOST {
+            return self.wrong(node, format!("a text that is compared has at most {MOST} bytes"));
+        }
+        let address = self.text_at(node, operand)?;
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        let chunks: Vec<Expression> = bytes
+            .chunks(8)
+            .enumerate()
+            .map(|(index, chunk)| {
+                let loaded = plus(address.clone(), 8 * index as u64).unary(Unary::LoadText);
+                loaded.binary(Binary::Equal, quadword(chunk).into())
+            })
+            .collect();
+        Ok(all(chunks))
+    }
+
+    /// The address of a string.
+    fn text_at(&self, node: &Node, operand: &Operand) -> Compiled<Expression> {
+        match (&operand.place, self.types.get_resolved(operand.of)) {
+            (Place::At(Location::Memory(address)), Some(Type::Array { .. } | Type::Text)) => {
+                Ok(address.clone())
+            }
+            _ => Ok(self.number_of(node, operand)?.value),
+        }
+    }
+
+    /// What a type after a colon makes of an argument.
+    fn shown_as(&mut self, node: &Node, operand: Operand, of: &FetchType) -> Compiled<Operand> {
+        let is_untyped = operand.of == self.untyped;
+        if let Some((width, offset, container)) = of.bits {
+            return self.bits_of(node, &operand, of, (width, offset, container));
+        }
+        if let "string" | "ustring" | "symstr" = of.name.as_str() {
+            return self.string(node, operand, of);
+        }
+        let (encoding, bytes) = match (of.name.as_str(), basic(&of.name)) {
+            ("symbol", _) => (Encoding::Address, 8),
+            ("char", _) => (Encoding::SignedCharacter, 1),
+            (_, Some(known)) => known,
+            (name, None) => {
+                let what = format!(
+                    "there is no type `{name}`: write u8 to u64, s8 to s64, x8 to x64, f32, f64, f80, char, \
+                     string, symbol, or bWIDTH@OFFSET/CONTAINER"
+                );
+                return self.wrong_at(of.column, what);
+            }
+        };
+        let element = self.base(&of.name, encoding, bytes);
+        if let Some(count) = of.count {
+            if count == 0 || count.saturating_mul(bytes) > MOST_BYTES {
+                return self
+                    .wrong_at(of.column, format!("an array has 1 to {} such elements", MOST_BYTES / bytes));
+            }
+            let array = self.types.add(Type::Array { element, count: Some(count) });
+            return match operand.place {
+                Place::At(location @ (Location::Memory(_) | Location::Extended(..))) => {
+                    Ok(Operand::new(location, array))
+                }
+                _ => self.wrong_at(of.column, "only memory and vector registers have several elements"),
+            };
+        }
+        match &operand.place {
+            Place::At(location @ Location::Memory(_)) if is_untyped => {
+                Ok(Operand::new(location.clone(), element))
+            }
+            Place::At(location @ Location::Extended(..))
+                if !matches!(self.types.get_resolved(operand.of), Some(Type::Base { .. })) =>
+            {
+                Ok(Operand::new(location.clone(), element))
+            }
+            // The bits of a register are those of a float, as they are in memory.
+            Place::At(location @ Location::Bits(_)) if is_untyped => {
+                Ok(Operand::new(location.clone(), element))
+            }
+            _ => self.converted_to(node, &operand, element),
+        }
+    }
+
+    fn converted_to(&mut self, node: &Node, operand: &Operand, of: TypeId) -> Compiled<Operand> {
+        let number = self.number_of(node, operand)?;
+        let value = match class_of(self.types, of) {
+            Some(Class::Float) if self.types.size_of(of) == Some(8) => Some(number.to_float()),
+            Some(Class::Integer { bytes, signed }) => number.to_integer(bytes, signed),
+            _ => None,
+        };
+        match value {
+            Some(value) => Ok(Operand::new(Location::Bits(value), of)),
+            None => self.wrong(node, "this cannot be shown as that type"),
+        }
+    }
+
+    fn bits_of(
+        &mut self,
+        node: &Node,
+        operand: &Operand,
+        of: &FetchType,
+        (width, offset, container): (u32, u32, u32),
+    ) -> Compiled<Operand> {
+        if of.count.is_some() {
+            return self.wrong_at(of.column, "there are no arrays of bit-fields");
+        }
+        let value = match &operand.place {
+            Place::At(Location::Memory(address)) if operand.of == self.untyped => {
+                let unsigned = self.base("unsigned", Encoding::Unsigned, u64::from(container / 8));
+                self.number_of(node, &Operand::new(Location::Memory(address.clone()), unsigned))?.value
+            }
+            _ => self.number_of(node, operand)?.value,
+        };
+        let up = value.binary(Binary::ShiftLeft, u64::from(64 - offset - width).into());
+        let value = up.binary(Binary::ShiftRight, u64::from(64 - width).into());
+        let unsigned = self.base("unsigned", Encoding::Unsigned, 8);
+        Ok(Operand::new(Location::Bits(value), unsigned))
+    }
+
+    fn string(&mut self, node: &Node, operand: Operand, of: &FetchType) -> Compiled<Operand> {
+        if let Place::Text(_) | Place::Comm = operand.place {
+            return Ok(operand);
+        }
+        let text = self.types.add(Type::Text);
+        let Some(count) = of.count else {
+            // The kernel's +0(%si):string is the text at %si.
+            let address = match operand.place {
+                Place::At(Location::Memory(address)) if operand.of == self.untyped => address,
+                _ => self.text_at(node, &operand)?,
+            };
+            return Ok(Operand::new(Location::Memory(address), text));
+        };
+        const MOST: u64 = 64;
+        if count == 0 || count > MOST {
+            return self.wrong_at(of.column, format!("an array has 1 to {MOST} texts"));
+        }
+        let Place::At(Location::Memory(address)) = operand.place else {
+            return self.wrong(node, "only memory has several elements");
+        };
+        let letter = self.base("char", Encoding::SignedCharacter, 1);
+        let element = self.types.add(Type::Pointer { to: Some(letter), reference: true });
+        let array = self.types.add(Type::Array { element, count: Some(count) });
+        Ok(Operand::new(Location::Memory(address), array))
+    }
+}
+
+fn base(types: &mut Types, name: &str, encoding: Encoding, bytes: u64) -> TypeId {
+    types.add(Type::Base { name: name.to_owned(), encoding, bytes })
+}
+
+/// Whether all hold, in their order, without depth.
+fn all(conditions: Vec<Expression>) -> Expression {
+    let mut level = conditions;
+    while level.len() > 1 {
+        let mut next = Vec::with_capacity(level.len().div_ceil(2));
+        let mut pairs = level.into_iter();
+        while let Some(first) = pairs.next() {
+            next.push(match pairs.next() {
+                Some(second) => first.binary(Binary::AndThen, second),
+                None => first,
+            });
+        }
+        level = next;
+    }
+    level.pop().unwrap_or(Expression::from(1))
+}
+
+fn quadword(bytes: &[u8]) -> u64 {
+    let mut quadword = [0; 8];
+    quadword.iter_mut().zip(bytes).for_each(|(byte, &from)| *byte = from);
+    u64::from_le_bytes(quadword)
+}
+
+/// Whether the thread has that name.
+fn is_comm(text: &str) -> Expression {
+    /// What the kernel keeps of a name.
+    const MOST: usize = 15;
+    if text.len() > MOST {
+        return 0.into();
+    }
+    let half = |what, from: usize| {
+        let bytes = text.as_bytes().get(from..).unwrap_or_default();
+        Expression::circumstance(what).binary(Binary::Equal, quadword(bytes).into())
+    };
+    half(Circumstance::CommLow, 0).binary(Binary::AndThen, half(Circumstance::CommHigh, 8))
+}
+
+/// C's integer promotion (C17, section 6.3.1.1).
+fn promoted(class: Class) -> Class {
+    match class {
+        Class::Integer { bytes, .. } if bytes < 4 => INT,
+        Class::Pointer(_) => U64,
+        class => class,
+    }
+}
+
+/// C's usual arithmetic conversions of integers (C17, section 6.3.1.8).
+fn common(a: Class, b: Class) -> Class {
+    match (promoted(a), promoted(b)) {
+        (Class::Integer { bytes: a, signed: a_signed }, Class::Integer { bytes: b, signed: b_signed }) => {
+            let signed = match a.cmp(&b) {
+                std::cmp::Ordering::Equal => a_signed && b_signed,
+                std::cmp::Ordering::Less => b_signed,
+                std::cmp::Ordering::Greater => a_signed,
+            };
+            Class::Integer { bytes: a.max(b), signed }
+        }
+        (a, _) => a,
+    }
+}
+
+fn converted(number: &Number, class: Class) -> Option<Expression> {
+    match class {
+        Class::Integer { bytes, signed } if number.class != class => number.to_integer(bytes, signed),
+        _ => Some(number.value.clone()),
+    }
+}
+
+/// The types of the kernel's arguments, C and Rust, which need no object.
+fn basic(name: &str) -> Option<(Encoding, u64)> {
+    let bits = |prefix: &str, suffix: &str| {
+        let bits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        matches!(bits, "8" | "16" | "32" | "64")
+            .then(|| bits.parse::<u64>().ok())
+            .flatten()
+            .map(|bits| bits / 8)
+    };
+    for (prefix, suffix, encoding) in [
+        ("u", "", Encoding::Unsigned),
+        ("s", "", Encoding::Signed),
+        ("i", "", Encoding::Signed),
+        ("x", "", Encoding::Hexadecimal),
+        ("uint", "_t", Encoding::Unsigned),
+        ("int", "_t", Encoding::Signed),
+    ] {
+        if let Some(bytes) = bits(prefix, suffix) {
+            return Some((encoding, bytes));
+        }
+    }
+    Some(match name {
+        "char" => (Encoding::SignedCharacter, 1),
+        "signed char" => (Encoding::SignedCharacter, 1),
+        "unsigned char" => (Encoding::UnsignedCharacter, 1),
+        "bool" | "_Bool" => (Encoding::Boolean, 1),
+        "short" | "short int" | "signed short" => (Encoding::Signed, 2),
+        "unsigned short" | "unsigned short int" => (Encoding::Unsigned, 2),
+        "int" | "signed" | "signed int" => (Encoding::Signed, 4),
+        "unsigned" | "unsigned int" => (Encoding::Unsigned, 4),
+        "long" | "long int" | "long long" | "long long int" | "ssize_t" | "isize" | "signed long" => {
+            (Encoding::Signed, 8)
+        }
+        "unsigned long" | "unsigned long int" | "unsigned long long" | "long unsigned int" | "size_t"
+        | "usize" | "uintptr_t" => (Encoding::Unsigned, 8),
+        "f32" | "float" => (Encoding::Float, 4),
+        "f64" | "double" => (Encoding::Float, 8),
+        "f80" | "long double" => (Encoding::Float, 16),
+        _ => return None,
+    })
+}

@@ -1,0 +1,30 @@
+//! Arguments and conditions of probes: what a user writes, compiled for each site, taken at each hit, and shown.
+//!
+//! An argument is an expression of C over variables, registers and memory, or one of the kernel's fetch arguments
+//! (Documentation/trace/uprobetracer.rst), which are expressions, too. A [`Template`] is several of them as text; what
+//! its names mean, [`Names`] say, and [`Template::bind`] makes a [`Binding`] of it, which is plain data.
+//!
+//! ```
+//! use probe::arguments::{NoNames, Template};
+//!
+//! let template: Template = "size=%di:u64 name=+0(%si):string if %di > 4096".parse()?;
+//! let binding = template.bind(&NoNames)?;
+//! assert_eq!(binding.names().collect::<Vec<_>>(), ["size", "name"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod capture;
+mod compile;
+mod lexer;
+mod names;
+mod operand;
+mod registers;
+mod syntax;
+mod template;
+mod value;
+
+pub use lexer::SyntaxError;
+pub use names::{Located, Names, NoNames};
+pub use operand::Location;
+pub use template::{Binding, Line, Template};
+pub use value::{Text, Value};
