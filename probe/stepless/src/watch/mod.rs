@@ -1,0 +1,133 @@
+//! `stepless trace` and `stepless stat`.
+
+mod places;
+mod state;
+mod summary;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use probe::resolve::{Objects, Resolver};
+use probe::warden::{self, Client};
+use probe::{ProbeId, RunEnd, SessionOptions};
+
+use crate::args::{Format, Watch};
+use crate::signals::{self, Signals};
+use crate::{Failure, warn};
+
+use places::{check_places, place, resolvers};
+use state::Shared;
+use summary::finish;
+
+/// Which of the two commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Each hit.
+    Trace,
+    /// The summary alone.
+    Stat,
+}
+
+type Out = Box<dyn Write + Send>;
+
+pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
+    if arguments.pid.is_some() != arguments.command.is_empty() {
+        return Err(Failure::new("probe what? give either -p PID or -- CMD"));
+    }
+    if mode == Mode::Stat && arguments.format() == Format::Perfetto {
+        return Err(Failure::new("stat prints no events, so it has no perfetto format; see trace"));
+    }
+    let objects = Arc::new(Objects::default());
+    let resolvers = resolvers(arguments, &objects)?;
+    if let Some(pid) = arguments.pid {
+        check_places(pid, &resolvers)?;
+    }
+    let out = output(arguments)?;
+    let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
+    let signals = Signals::block();
+    let result = serve(arguments, &resolvers, &shared, &signals)
+        .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
+    // One that has ended the target, too, may have come just now. Not by this thread, for which SIGPIPE may be waiting.
+    std::thread::scope(|scope| scope.spawn(|| signals.collect()).join().ok());
+    let Some(signal) = signals.ending() else { return result };
+    if let Err(Failure(line)) = result {
+        warn(&line);
+    }
+    Ok(signals::end(signal))
+}
+
+/// Places the probes and hears of their hits. The target is as it was when this returns.
+fn serve(
+    arguments: &Watch,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+    signals: &Signals,
+) -> Result<(Client, Vec<ProbeId>), Failure> {
+    let mut client = start(arguments, shared, signals)?;
+    let probes = place(&mut client, resolvers, shared)?;
+    let goes_on = || !signals.is_interrupted() && shared.lock().broken.is_none();
+    while client.run()? == RunEnd::StopRequested && goes_on() {}
+    client.leave()?;
+    Ok((client, probes))
+}
+
+/// Where the command prints.
+fn output(arguments: &Watch) -> Result<Out, Failure> {
+    Ok(match &arguments.output {
+        Some(path) => {
+            let named = |error| Failure::new(format!("{}: {error}", path.display()));
+            Box::new(File::create(path).map_err(named)?)
+        }
+        None if arguments.pid.is_some() => Box::new(io::stdout()),
+        None => Box::new(io::stderr()),
+    })
+}
+
+/// Attaches to the process or starts the command, by a warden, ready to be interrupted.
+fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Client, Failure> {
+    let mut own =
+        Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
+    own.arg(crate::WARDEN);
+    let mut client = Client::start(own)?;
+    let (observer, stop, heard) = (Arc::clone(shared), client.stop_handle(), signals.clone());
+    client.observe(move |news| observer.hear(&news, &stop, &heard));
+    signals.watch(client.stop_handle());
+    let options = SessionOptions {
+        follow: arguments.follow,
+        kill_with: arguments.kill_with,
+        ..SessionOptions::default()
+    };
+    match (arguments.pid, arguments.command.split_first()) {
+        (Some(pid), _) => client.attach(pid, options)?,
+        (None, Some((program, rest))) => {
+            let mut command = Command::new(program);
+            command.args(rest);
+            signals.as_inherited(|| client.launch(command, options))?;
+            signals.launched(client.pid());
+        }
+        (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
+    }
+    if let Some((pid, error)) = client.inaccessible() {
+        shared.lock().inaccessible = Some(inaccessible(pid, error));
+    }
+    if let Some(limit) = shared.limit {
+        client.limit(limit)?;
+    }
+    Ok(client)
+}
+
+/// Why a process has no probes, and what to do.
+fn inaccessible(pid: i32, error: &io::Error) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    let name = name.map(|name| format!(" ({})", name.trim_end())).unwrap_or_default();
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it may not be read by this user; be root, or make its file readable"
+        }
+        io::ErrorKind::NotFound => "mount /proc",
+        _ => "it runs without probes",
+    };
+    format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
+}

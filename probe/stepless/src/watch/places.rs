@@ -1,0 +1,133 @@
+//! Where the probes go: looked up before the target is touched, and placed.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use probe::locate::LocateError;
+use probe::maps::{self, Maps};
+use probe::resolve::{Objects, Resolver, name_of};
+use probe::spec::ProbeSpec;
+use probe::warden::{Asked, Client, Place, Program};
+use probe::{Action, ProbeId, code};
+
+use super::state::Shared;
+use crate::args::Watch;
+use crate::{Failure, target, warn};
+
+/// Parses the probes, and finds what is wrong with those that can be looked up without a target.
+pub(super) fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
+    let mut resolvers = Vec::new();
+    for text in &arguments.probes {
+        let spec: ProbeSpec = text.parse()?;
+        if arguments.pid.is_none() && matches!(spec, ProbeSpec::Address(_)) {
+            return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
+        }
+        let resolver = Resolver::new(spec, Arc::clone(objects));
+        // A process that runs may see other files than we do.
+        if arguments.pid.is_none() {
+            resolver.check()?;
+        }
+        resolvers.push(resolver);
+    }
+    Ok(resolvers)
+}
+
+/// Finds what is wrong with the probes in a process, before it is touched.
+pub(super) fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failure> {
+    target::check(pid)?;
+    let maps = target::maps(pid)?;
+    for resolver in resolvers {
+        let spec = resolver.spec();
+        let places = match resolver.places(&maps) {
+            Ok(places) => places,
+            // A file that is there may be mapped later.
+            Err(LocateError::NotMapped { object }) if object.contains('/') => {
+                resolver.check_for(pid)?;
+                warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
+                continue;
+            }
+            Err(LocateError::NotMapped { object }) => {
+                let line = format!("process {pid} has not mapped {object}; give its path to wait for it");
+                return Err(Failure::new(line));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for place in places.iter().filter(|_| !spec.is_many()) {
+            let bytes = target::read_memory(pid, place.site.address, target::LONGEST)?;
+            if let Err(why) = code::decode(&bytes, place.site.address) {
+                return Err(Failure::new(format!("`{spec}` cannot be probed: {why}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn place(
+    client: &mut Client,
+    resolvers: &[Resolver],
+    shared: &Arc<Shared>,
+) -> Result<Vec<ProbeId>, Failure> {
+    let launched = client.is_launched();
+    let mut probes = Vec::new();
+    for (index, resolver) in resolvers.iter().enumerate() {
+        let probe = match client.probe(resolver.spec().clone(), shared.program()) {
+            Ok(probe) => probe,
+            Err(error) => {
+                if launched {
+                    client.kill()?;
+                }
+                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
+            }
+        };
+        probes.push(probe);
+        let Some(report) = client.placement(probe) else { continue };
+        let mut state = shared.lock();
+        if let Some(placed) = state.placed.get_mut(index) {
+            *placed += report.sites;
+        }
+        if let Some(refused) = state.refused.get_mut(index) {
+            let found = report.refused.iter().map(|refusal| (refusal.address, refusal.kind.clone()));
+            refused.extend(found);
+        }
+    }
+    if launched {
+        watch_start(client, shared);
+    } else {
+        shared.tell_refused(&mut shared.lock(), client.pid());
+    }
+    Ok(probes)
+}
+
+/// Lets the program start only if every probe that can be placed by then could be.
+fn watch_start(client: &mut Client, shared: &Arc<Shared>) {
+    let handler = Arc::clone(shared);
+    let start = move |hit: &mut Asked<'_>| {
+        if !handler.start(hit.pid()) {
+            // It has not executed an instruction of its own yet.
+            send(hit.pid(), Signal::SIGKILL);
+        }
+        Action::Remove
+    };
+    let placed = client.entry().map(|entry| client.probe_with(Place::Address(entry), Program::new(), start));
+    if !matches!(placed, Some(Ok(_))) {
+        // Its first instruction cannot be probed. Then mistakes are told when they are found.
+        shared.start(client.pid());
+    }
+}
+
+/// Sends a signal to a process, which may have ended meanwhile.
+fn send(pid: i32, signal: Signal) {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => warn(&format!("{signal} could not be sent to process {pid}: {}", error.desc())),
+    }
+}
+
+/// The function in which `address` lies, and how far behind its start.
+pub(super) fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
+    let mapping = maps::find(maps, address)?;
+    let elf = objects.mapped(maps, mapping).ok()?;
+    name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
+}

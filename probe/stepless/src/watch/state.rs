@@ -1,0 +1,291 @@
+//! What the command knows of its target and its probes, and what it tells of them as they change.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use probe::maps::Maps;
+use probe::resolve::{Objects, Resolver};
+use probe::warden::{ClientStop, Event as EngineEvent, Fields, News, Program, Record};
+
+use super::places::place_name;
+use super::{Mode, Out, inaccessible};
+use crate::args::{Format, Watch};
+use crate::events::{Event, Events};
+use crate::progress::Progress;
+use crate::signals::Signals;
+use crate::warn;
+
+/// The bar of sites that are being probed.
+const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} left  {wide_msg}";
+
+/// What those share who hear of news.
+pub(super) struct Shared {
+    pub(super) names: Vec<String>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) format: Format,
+    pub(super) printing: bool,
+    pub(super) limit: Option<u64>,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) events: Events<Out>,
+    /// Why printing has stopped.
+    pub(super) broken: Option<io::Error>,
+    /// Whether the program runs, rather than its dynamic linker.
+    pub(super) started: bool,
+    pub(super) placed: Vec<u64>,
+    /// By probe: the sites that were left out and have not been told about.
+    pub(super) refused: Vec<Vec<(u64, String)>>,
+    /// Of a probe that is being placed on many sites.
+    pub(super) placing: Option<Progress>,
+    pub(super) failure: Option<String>,
+    /// The requests that failed, and how, as far as told.
+    pub(super) failed: Vec<(String, Errno)>,
+    /// How often the program has changed probed text.
+    pub(super) changed: u32,
+    /// Which process could not be opened, and why, before any probe was placed.
+    pub(super) inaccessible: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        arguments: &Watch,
+        mode: Mode,
+        resolvers: &[Resolver],
+        objects: Arc<Objects>,
+        out: Out,
+    ) -> Shared {
+        let names: Vec<String> = resolvers.iter().map(|resolver| resolver.spec().to_string()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let format = arguments.format();
+        let state = State {
+            events: Events::new(out, format, width),
+            broken: None,
+            started: arguments.pid.is_some(),
+            placed: vec![0; names.len()],
+            refused: vec![Vec::new(); names.len()],
+            placing: None,
+            failure: None,
+            failed: Vec::new(),
+            changed: 0,
+            inaccessible: None,
+        };
+        Shared {
+            names,
+            objects,
+            format,
+            printing: mode == Mode::Trace,
+            limit: arguments.limit,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the warden does at each hit.
+    pub(super) fn program(&self) -> Program {
+        let program = Program::new();
+        let program = if self.limit.is_some() { program.shared_limit() } else { program };
+        match (self.printing, self.format) {
+            (false, _) => program,
+            // The processor costs a file.
+            (true, Format::Text) => program.record(Fields::new()),
+            (true, _) => program.record(Fields::new().cpu()),
+        }
+    }
+
+    /// The warden has news.
+    pub(super) fn hear(&self, news: &News, stop: &ClientStop, signals: &Signals) {
+        match news {
+            News::Hit(hit) => self.hit(hit, stop, signals),
+            News::Event(event) => self.observe(event),
+            News::Lost(1) => warn("1 event lost while stepless was stopped"),
+            News::Lost(events) => warn(&format!("{events} events lost while stepless was stopped")),
+            _ => {}
+        }
+    }
+
+    /// A probe was hit.
+    pub(super) fn hit(&self, hit: &Record, stop: &ClientStop, signals: &Signals) {
+        let mut state = self.lock();
+        if state.broken.is_some() {
+            return;
+        }
+        let event = Event {
+            probe: self.names.get(hit.probe.index()).map_or("", String::as_str),
+            pid: hit.pid,
+            tid: hit.tid,
+            cpu: hit.cpu,
+            time_ns: hit.time_ns,
+            ip: hit.ip,
+            args: serde_json::Map::new(),
+        };
+        if let Err(error) = signals.writing(|| state.events.print(&event)) {
+            state.broken = Some(error);
+            stop.request();
+        }
+    }
+
+    /// Something has happened to the target or to a probe.
+    pub(super) fn observe(&self, event: &EngineEvent) {
+        let mut state = self.lock();
+        match event {
+            EngineEvent::Placed { probe, .. } => {
+                if let Some(placed) = state.placed.get_mut(probe.index()) {
+                    *placed += 1;
+                }
+            }
+            EngineEvent::Refused { probe, pid, refusal } => {
+                if let Some(refused) = state.refused.get_mut(probe.index()) {
+                    refused.push((refusal.address, refusal.kind.clone()));
+                }
+                // Otherwise once all its sites have been seen to.
+                if state.started && state.placing.is_none() {
+                    self.tell_refused(&mut state, *pid);
+                }
+            }
+            EngineEvent::Placing { probe, pid, done, total } => {
+                let progress = state.placing.get_or_insert_with(|| {
+                    let name = self.names.get(probe.index()).map_or("", String::as_str);
+                    let progress = Progress::new(*total, PLACING);
+                    progress.message(name.to_owned());
+                    progress
+                });
+                progress.reach(*done);
+                if done == total {
+                    state.placing = None;
+                    if state.started {
+                        self.tell_refused(&mut state, *pid);
+                    }
+                }
+            }
+            EngineEvent::Unresolvable { probe, error, .. } => {
+                let name = self.names.get(probe.index()).map_or("", String::as_str);
+                if state.started {
+                    warn(&format!("`{name}`: {error}"));
+                } else {
+                    state.failure.get_or_insert_with(|| error.clone());
+                }
+            }
+            // Each hit may fail in the same way.
+            EngineEvent::Failed { pid, tid, request, error }
+                if !state.failed.iter().any(|(known, why)| known == request && why == error) =>
+            {
+                state.failed.push((request.clone(), *error));
+                let why = error.desc();
+                warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
+            }
+            EngineEvent::Inaccessible { pid, error } => {
+                let line = inaccessible(*pid, error);
+                if state.placed.iter().any(|&placed| placed > 0) {
+                    warn(&line);
+                } else {
+                    // It may be all that there is to say in the end.
+                    state.inaccessible = Some(line);
+                }
+            }
+            EngineEvent::Overwritten { .. }
+            | EngineEvent::Restored { .. }
+            | EngineEvent::Copied { .. }
+            | EngineEvent::Sequence { .. } => self.tell_changed(&mut state, event),
+            EngineEvent::Rejected { tid, error, .. } => {
+                warn(&format!("the registers of thread {tid} could not be changed: {error}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// The program has done something to text with a probe in it.
+    fn tell_changed(&self, state: &mut State, event: &EngineEvent) {
+        /// A program that does it again and again is not told of again and again.
+        const MOST: u32 = 20;
+        let (&pid, &address) = match event {
+            EngineEvent::Overwritten { pid, address, .. }
+            | EngineEvent::Restored { pid, address, .. }
+            | EngineEvent::Copied { pid, address, .. }
+            | EngineEvent::Sequence { pid, address } => (pid, address),
+            _ => return,
+        };
+        state.changed += 1;
+        match state.changed {
+            1..=MOST => {}
+            count if count == MOST + 1 => {
+                return warn("the text of the program changes more often than is told here");
+            }
+            _ => return,
+        }
+        let name = |address| {
+            let maps = Maps::read(pid).ok();
+            let place = maps.and_then(|maps| place_name(&maps, &self.objects, address));
+            place.map_or_else(|| format!("{address:#x}"), |place| format!("{address:#x} ({place})"))
+        };
+        let place = name(address);
+        warn(&match event {
+            EngineEvent::Overwritten { missing, .. } => {
+                let seconds = missing.as_secs_f64();
+                format!(
+                    "process {pid} has overwritten the probed instruction at {place}, at most {seconds:.3} s ago; \
+                     it is not probed any more"
+                )
+            }
+            EngineEvent::Restored { missing, .. } => {
+                let seconds = missing.as_secs_f64();
+                format!(
+                    "process {pid} has thrown away the text at {place}; it is probed again, and was not for at \
+                     most {seconds:.3} s"
+                )
+            }
+            EngineEvent::Copied { served: true, .. } => {
+                format!("process {pid} has put a copy of its text at {place}; it is probed there")
+            }
+            EngineEvent::Copied { of, .. } => {
+                let of = name(*of);
+                format!(
+                    "process {pid} has copied the probed instruction at {of} to {place}; the copy is not probed"
+                )
+            }
+            _ => format!(
+                "the instruction at {place} is in a restartable sequence (rseq) of process {pid}, which every hit \
+                 would abort; it is not probed any more"
+            ),
+        });
+    }
+
+    /// Process `pid` is about to start its program. Says whether it may: not if a probe cannot be placed.
+    pub(super) fn start(&self, pid: i32) -> bool {
+        let mut state = self.lock();
+        state.started = true;
+        for (index, name) in self.names.iter().enumerate() {
+            let placed = state.placed.get(index).is_some_and(|&placed| placed > 0);
+            let refused = state.refused.get(index).and_then(|refused| refused.first()).cloned();
+            if let (false, Some((_, reason))) = (placed, refused) {
+                state.failure.get_or_insert_with(|| format!("`{name}` cannot be probed: {reason}"));
+            }
+        }
+        let may_start = state.failure.is_none();
+        if may_start {
+            self.tell_refused(&mut state, pid);
+        }
+        may_start
+    }
+
+    /// Says which sites in process `pid` were left out, and why: one line for each reason.
+    pub(super) fn tell_refused(&self, state: &mut State, pid: i32) {
+        let maps = Maps::read(pid).ok();
+        for (name, refused) in self.names.iter().zip(&mut state.refused) {
+            let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (address, reason) in refused.drain(..) {
+                let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));
+                reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
+            }
+            for (reason, places) in reasons {
+                warn(&format!("`{name}` leaves out {}: {reason}", places.join(", ")));
+            }
+        }
+    }
+}
