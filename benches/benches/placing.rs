@@ -63,7 +63,7 @@ fn offsets(maps: &Maps, places: &[u64]) -> Vec<ProbeSpec> {
     let mapping = maps::find(maps, places[0]).expect("they lie in a mapping");
     let offset = |&place| mapping.file_offset(place).expect("they lie in one mapping");
     let offsets = places.iter().map(offset);
-    offsets.map(|offset| ProbeSpec::FileOffset { object: OBJECT.to_owned(), offset }).collect()
+    offsets.map(|offset| ProbeSpec::number(OBJECT, offset)).collect()
 }
 
 /// The addresses of so many instructions of the object that can be probed.

@@ -11,7 +11,6 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::personality::{self, Persona};
-use probe::elf::SymbolName;
 use probe::resolve::{Objects, Resolver};
 use probe::spec::ProbeSpec;
 use probe::{Action, ProbeId, RunEnd, Session};
@@ -113,8 +112,7 @@ fn observe(
     let mut session = Session::launch(command)?;
     let maps = Arc::new(Mutex::new(None));
     let seen = Arc::clone(&maps);
-    let exit =
-        ProbeSpec::Symbol { object: "libc.so.6".into(), symbol: SymbolName::parse("_exit"), offset: 0 };
+    let exit = ProbeSpec::function("libc.so.6", "_exit");
     session.probe(Resolver::new(exit, Arc::new(Objects::default())), move |hit| {
         let map = std::fs::read(format!("/proc/{}/maps", hit.pid())).ok();
         *seen.lock().unwrap_or_else(PoisonError::into_inner) = map;

@@ -184,19 +184,38 @@ pub fn vectors(data: &[u8]) {
     }
 }
 
-/// Parses any text as a probe, and what it prints as the same probe.
+/// Parses any text as a probe with something behind it, and what the probe prints as the same probe.
 ///
 /// # Panics
-/// A probe that is printed is not parsed as the same.
+/// A probe that is printed is not parsed as the same, or what stands behind it is not where it is said to be.
 pub fn probe_spec(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(spec) = text.parse::<ProbeSpec>() else { return };
+    let Ok((spec, rest)) = ProbeSpec::parse_with_rest(text) else { return };
+    assert_eq!(text.get(rest.offset..rest.offset + rest.text.len()), Some(rest.text));
     assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer does, for as long as a test may take: texts of parts that mean something.
+    #[test]
+    fn probes_of_random_parts_are_printed_as_themselves() {
+        const PARTS: [&str; 26] = [
+            "a", ":", "::", "'", "\"", "+", "0x", "1", "/", "/*", "*", "%return", "@", " ", "if ", "x=",
+            "usdt:", "p:", "r ", "(", ")", "<", ".c", "0", "\u{e9}", "\t",
+        ];
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize
+        };
+        for _ in 0..300_000 {
+            let text: String = (0..next() % 12).map(|_| PARTS[next() % PARTS.len()]).collect();
+            probe_spec(text.as_bytes());
+        }
+    }
 
     /// Found by the fuzzer: masks that are not those of the state that was drawn.
     #[test]

@@ -34,8 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         command.args(rest);
         command
     };
-    let spec =
-        ProbeSpec::EachInstruction { object: arguments.object.clone(), pattern: arguments.symbol.clone() };
+    let spec = ProbeSpec::each_instruction(arguments.object.clone(), arguments.symbol.clone());
     let report = match everywhere::run(command, spec) {
         Ok(report) => report,
         Err(error) => return could_not_run(error),

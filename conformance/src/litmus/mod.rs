@@ -261,7 +261,7 @@ fn once(
     }
     let mut ids = Vec::new();
     for pattern in probes {
-        let spec = ProbeSpec::EachInstruction { object: object.clone(), pattern };
+        let spec = ProbeSpec::each_instruction(object.clone(), pattern);
         ids.push(session.probe(Resolver::new(spec, Arc::new(Objects::default())), |_| Action::Continue)?);
     }
     let status = match session.run_for(PATIENCE) {

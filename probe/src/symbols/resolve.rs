@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::symbols::code::{self, Boundary};
-use crate::symbols::elf::{self, Elf, ElfError, LookupError};
+use crate::symbols::elf::{self, Elf, ElfError, Function, LookupError, Symbol, SymbolName};
 use crate::symbols::glob;
 use crate::symbols::locate::{Locate, LocateError, Site};
-use crate::symbols::spec::ProbeSpec;
+use crate::symbols::spec::{Name, PlaceSpec, ProbeSpec};
 use crate::target::mapped::{self, MappedError};
 use crate::target::maps::{self, Mapping, Maps};
 
@@ -31,6 +31,11 @@ pub enum ResolveError {
         object: String,
         /// The files.
         paths: Vec<PathBuf>,
+    },
+    /// The probe has a form that is not supported yet.
+    NotSupported {
+        /// The name of the form.
+        form: &'static str,
     },
     /// The file that is mapped is not the one that its path now names.
     Replaced {
@@ -92,6 +97,7 @@ impl fmt::Display for ResolveError {
                 let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
                 write!(f, "`{object}` is more than one mapped file: {}; give the path", paths.join(", "))
             }
+            ResolveError::NotSupported { form } => write!(f, "{form} is not supported yet"),
             ResolveError::Replaced { path } => write!(
                 f,
                 "{} was replaced on disk after it was mapped, so its symbols cannot be read; restart the target, \
@@ -320,6 +326,7 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::places`].
     pub fn check(&self) -> Result<(), ResolveError> {
+        self.check_form()?;
         match self.spec.object() {
             Some(object) if object.contains('/') => {
                 let path = Path::new(object);
@@ -336,6 +343,7 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::places`].
     pub fn check_for(&self, pid: i32) -> Result<(), ResolveError> {
+        self.check_form()?;
         let Some(object) = self.spec.object().filter(|object| object.contains('/')) else { return Ok(()) };
         let path = Path::new(object);
         let read = || {
@@ -361,14 +369,13 @@ impl Resolver {
         maps: &Maps,
         found: impl Fn(Site, Option<&Elf>, u64) -> T,
     ) -> Result<Vec<T>, LocateError> {
-        let object = match &self.spec {
-            ProbeSpec::Address(address) => return Ok(vec![self.find_address(*address, maps, found)?]),
-            ProbeSpec::Symbol { object, .. }
-            | ProbeSpec::EachInstruction { object, .. }
-            | ProbeSpec::FileOffset { object, .. } => object,
-        };
+        self.check_form()?;
+        if let PlaceSpec::Address(address) = self.spec.place {
+            return Ok(vec![self.find_address(address, maps, found)?]);
+        }
+        let object = self.spec.object().unwrap_or_default();
         let Some(file) = find_object(object, maps, &self.objects, self.base.as_deref())? else {
-            return Err(LocateError::NotMapped { object: object.clone() });
+            return Err(LocateError::NotMapped { object: object.to_owned() });
         };
         let elf = self.objects.mapped(maps, file)?;
         let code: Vec<&Mapping> =
@@ -389,27 +396,32 @@ impl Resolver {
         Ok(places)
     }
 
+    /// Refuses the forms that are not supported yet.
+    fn check_form(&self) -> Result<(), ResolveError> {
+        let form = match &self.spec.place {
+            PlaceSpec::Line { .. } => "a line of the source",
+            PlaceSpec::Usdt { .. } => "a USDT probe",
+            PlaceSpec::UprobeEvent(_) => "a line in the syntax of uprobe_events",
+            _ if self.spec.on_return => "a probe on a function's return",
+            _ => return Ok(()),
+        };
+        Err(ResolveError::NotSupported { form })
+    }
+
     /// The virtual addresses that the probe names in its object, each once, in their order.
     fn addresses(&self, elf: &Elf) -> Result<Vec<u64>, ResolveError> {
-        let address = match &self.spec {
-            ProbeSpec::Symbol { symbol, offset, .. } => {
-                let found = elf.lookup(symbol)?;
-                let size = match elf.function_at(found.address) {
-                    Some(function) if function.address == found.address => function.size,
-                    _ => found.size,
-                };
-                let address = found.address.checked_add(*offset).filter(|_| *offset < size.max(1));
-                address.ok_or_else(|| ResolveError::BeyondFunction {
-                    symbol: symbol.to_string(),
-                    offset: *offset,
-                    size,
-                })?
-            }
-            ProbeSpec::FileOffset { offset, .. } => elf
-                .address_of_offset(*offset)
-                .ok_or_else(|| ResolveError::NotCode { path: elf.path().to_owned(), offset: *offset })?,
-            ProbeSpec::EachInstruction { pattern, .. } => return instructions(elf, pattern),
-            ProbeSpec::Address(_) => return Ok(Vec::new()),
+        let address = match &self.spec.place {
+            PlaceSpec::Function { name, offset, .. } => match elf.lookup(&SymbolName::parse(&name.text)) {
+                Ok(found) => within(elf, found, &name.text, *offset)?,
+                // A name that is there comes before a pattern.
+                Err(LookupError::Unknown { .. }) if name.is_pattern() => return entries(elf, name),
+                Err(error) => return Err(error.into()),
+            },
+            PlaceSpec::Number { number, .. } => elf
+                .address_of_offset(*number)
+                .ok_or_else(|| ResolveError::NotCode { path: elf.path().to_owned(), offset: *number })?,
+            PlaceSpec::EachInstruction { name, .. } => return instructions(elf, name),
+            _ => return Ok(Vec::new()),
         };
         self.check_boundary(elf, address)?;
         Ok(vec![address])
@@ -471,25 +483,45 @@ pub fn name_of(elf: &Elf, address: u64) -> Option<String> {
     })
 }
 
-/// Where the instructions of the functions begin whose names match.
-fn instructions(elf: &Elf, pattern: &str) -> Result<Vec<u64>, ResolveError> {
-    if !glob::is_pattern(pattern) {
-        // Also finds out that it has no such symbol, or two, and takes versions.
-        let symbol = elf.lookup(&elf::SymbolName::parse(pattern))?;
-        let function = elf.functions().iter().find(|function| function.address == symbol.address);
-        return Ok(function.map(|function| code::starts_of(elf, function).collect()).unwrap_or_default());
-    }
-    let matching: Vec<_> = elf
-        .functions()
-        .iter()
-        .filter(|function| !function.indirect)
-        .filter(|function| function.bare_names().any(|name| glob::matches(pattern, name)))
-        .collect();
+/// The virtual address of the instruction `offset` bytes behind the start of the function that `symbol` is.
+fn within(elf: &Elf, symbol: &Symbol, name: &str, offset: u64) -> Result<u64, ResolveError> {
+    let size = match elf.function_at(symbol.address) {
+        Some(function) if function.address == symbol.address => function.size,
+        _ => symbol.size,
+    };
+    let address = symbol.address.checked_add(offset).filter(|_| offset < size.max(1));
+    address.ok_or_else(|| ResolveError::BeyondFunction { symbol: name.to_owned(), offset, size })
+}
+
+/// The functions whose names match a pattern.
+fn matching<'elf>(elf: &'elf Elf, pattern: &str) -> Result<Vec<&'elf Function>, ResolveError> {
+    let matches = |function: &&Function| {
+        !function.indirect && function.bare_names().any(|name| glob::matches(pattern, name))
+    };
+    let matching: Vec<&Function> = elf.functions().iter().filter(matches).collect();
     if matching.is_empty() {
         let (pattern, path) = (pattern.to_owned(), elf.path().to_owned());
         return Err(ResolveError::NoMatch { pattern, path });
     }
-    let starts = matching.into_iter().flat_map(|function| code::starts_of(elf, function));
+    Ok(matching)
+}
+
+/// Where the functions begin whose names match.
+fn entries(elf: &Elf, name: &Name) -> Result<Vec<u64>, ResolveError> {
+    Ok(matching(elf, &name.text)?.into_iter().map(|function| function.address).collect())
+}
+
+/// Where the instructions of the functions begin whose names match.
+fn instructions(elf: &Elf, name: &Name) -> Result<Vec<u64>, ResolveError> {
+    match elf.lookup(&SymbolName::parse(&name.text)) {
+        Ok(symbol) => {
+            let function = elf.functions().iter().find(|function| function.address == symbol.address);
+            return Ok(function.map(|function| code::starts_of(elf, function).collect()).unwrap_or_default());
+        }
+        Err(LookupError::Unknown { .. }) if name.is_pattern() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let starts = matching(elf, &name.text)?.into_iter().flat_map(|function| code::starts_of(elf, function));
     let mut starts: Vec<u64> = starts.collect();
     // A function may lie within another.
     starts.sort_unstable();

@@ -1,292 +1,262 @@
 //! What a user writes to say where a probe goes.
+//!
+//! | text | what it names |
+//! |---|---|
+//! | `OBJECT:NAME[+OFF]` | an instruction of the function with that name: mangled, as its author wrote it, with or without its parameters, with or without its version (`foo`, `foo(int)`, `_Z3fooi`, `app::Cart::total`, `main.(*Counter).Add`, `memcpy@GLIBC_2.14`) |
+//! | `OBJECT:PATTERN` | the first instruction of each function whose name matches: `*` stands for any letters, `?` for one; a function whose name is exactly that comes first |
+//! | `OBJECT:NAME/*`, `OBJECT:PATTERN/*` | each instruction of these |
+//! | `OBJECT:0xNUMBER` | a file offset or an address in the file, as nm and objdump print it |
+//! | `0xADDRESS` | an address in the process |
+//! | `[OBJECT:]FILE:LINE`, `[OBJECT:]FUNCTION:LINE` | a line of the source |
+//! | `usdt:OBJECT:PROVIDER:NAME` | a probe that its author has put there; PROVIDER and NAME may be patterns |
+//! | `p[:GROUP/NAME] PATH:OFFSET …` | a line in the syntax of the kernel's `uprobe_events` |
+//!
+//! `%return` behind a function, a pattern or a number means where it returns. OBJECT ends at the first colon that stands
+//! alone. What is in quotes, `'…'` or `"…"`, means itself: no pattern, no offset, no end at a colon or space; a quote is
+//! doubled there.
 
 use std::error::Error;
 use std::fmt;
-use std::str::FromStr;
 
-use crate::symbols::elf::SymbolName;
 use crate::symbols::glob;
+
+mod parse;
 
 /// A PROBE as the command line gives it, parsed but not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ProbeSpec {
-    /// `PATH|SONAME:SYMBOL[+OFF]`
-    Symbol {
+pub struct ProbeSpec {
+    /// Where.
+    pub place: PlaceSpec,
+    /// Whether where the function returns is meant rather than where it begins.
+    pub on_return: bool,
+}
+
+/// The place of a [`ProbeSpec`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PlaceSpec {
+    /// `OBJECT:NAME[+OFF]` and `OBJECT:PATTERN`: an instruction of a function, or the first one of each that matches.
+    Function {
         /// The path, file name or SONAME of the object.
         object: String,
-        /// The symbol.
-        symbol: SymbolName,
-        /// Bytes from the symbol to the instruction.
+        /// The name or pattern.
+        name: Name,
+        /// Bytes from the function's start to the instruction.
         offset: u64,
     },
-    /// `PATH:SYMBOL/*`: each instruction of the functions whose names match.
+    /// `OBJECT:NAME/*`: each instruction of the functions whose names match.
     EachInstruction {
         /// The path, file name or SONAME of the object.
         object: String,
         /// The name or pattern.
-        pattern: String,
+        name: Name,
     },
-    /// `PATH:0xOFFSET`
-    FileOffset {
+    /// `OBJECT:0xNUMBER`: a file offset, or a virtual address before relocation.
+    Number {
         /// The path, file name or SONAME of the object.
         object: String,
-        /// The file offset in bytes.
-        offset: u64,
+        /// The offset or address, in bytes.
+        number: u64,
     },
-    /// `0xADDR`
+    /// `0xADDRESS`
     Address(u64),
+    /// `[OBJECT:]FILE:LINE` and `[OBJECT:]FUNCTION:LINE`
+    Line {
+        /// The path, file name or SONAME of the object, where it is given.
+        object: Option<String>,
+        /// The source file or the function.
+        within: String,
+        /// The number of the line, from 1.
+        line: u64,
+    },
+    /// `usdt:OBJECT:PROVIDER:NAME`
+    Usdt {
+        /// The path, file name or SONAME of the object.
+        object: String,
+        /// The name of the provider, or a pattern.
+        provider: Name,
+        /// The name of the probe, or a pattern.
+        name: Name,
+    },
+    /// A line in the syntax of `uprobe_events`, as a whole.
+    UprobeEvent(String),
+}
+
+/// A name, or a pattern of names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// The text, without quotes around it.
+    pub text: String,
+    /// Whether it was quoted, so that it is no pattern whatever it contains.
+    pub literal: bool,
+}
+
+impl Name {
+    /// A name that means itself, whatever it contains.
+    #[must_use]
+    pub fn literal(text: impl Into<String>) -> Name {
+        Name { text: text.into(), literal: true }
+    }
+
+    /// One that was not quoted.
+    #[must_use]
+    pub fn plain(text: impl Into<String>) -> Name {
+        Name { text: text.into(), literal: false }
+    }
+
+    /// Whether it stands for every name that matches, unless there is one that is exactly this.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        !self.literal && glob::is_pattern(&self.text)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.literal { f.write_str(&quoted(&self.text)) } else { f.write_str(&self.text) }
+    }
+}
+
+/// What stands behind a PROBE: `NAME=FETCH…` and `if EXPR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rest<'text> {
+    /// The text without spaces around it; empty where there is nothing.
+    pub text: &'text str,
+    /// How many bytes of the whole text stand before it.
+    pub offset: usize,
 }
 
 impl ProbeSpec {
+    /// A probe at a place, rather than on return from it.
+    #[must_use]
+    pub fn at(place: PlaceSpec) -> ProbeSpec {
+        ProbeSpec { place, on_return: false }
+    }
+
+    /// The start of the function with that name, which is no pattern.
+    #[must_use]
+    pub fn function(object: impl Into<String>, name: impl Into<String>) -> ProbeSpec {
+        ProbeSpec::at(PlaceSpec::Function { object: object.into(), name: Name::literal(name), offset: 0 })
+    }
+
+    /// A file offset in bytes, or a virtual address before relocation.
+    #[must_use]
+    pub fn number(object: impl Into<String>, number: u64) -> ProbeSpec {
+        ProbeSpec::at(PlaceSpec::Number { object: object.into(), number })
+    }
+
+    /// Each instruction of the functions whose names match `pattern`.
+    #[must_use]
+    pub fn each_instruction(object: impl Into<String>, pattern: impl Into<String>) -> ProbeSpec {
+        ProbeSpec::at(PlaceSpec::EachInstruction { object: object.into(), name: Name::plain(pattern) })
+    }
+
+    /// Parses the PROBE that `text` begins with, and says what stands behind it: `PROBE [NAME=FETCH…] [if EXPR]`.
+    ///
+    /// The PROBE may contain spaces, as names do that are written with parameters. It ends where a space is followed by
+    /// `if`, by a name and a single `=`, or by nothing.
+    ///
+    /// # Errors
+    /// [`SpecError`] says what was expected, and where.
+    pub fn parse_with_rest(text: &str) -> Result<(ProbeSpec, Rest<'_>), SpecError> {
+        parse::with_rest(text)
+    }
+
     /// The object that it names.
     #[must_use]
     pub fn object(&self) -> Option<&str> {
-        match self {
-            ProbeSpec::Symbol { object, .. }
-            | ProbeSpec::EachInstruction { object, .. }
-            | ProbeSpec::FileOffset { object, .. } => Some(object),
-            ProbeSpec::Address(_) => None,
+        match &self.place {
+            PlaceSpec::Function { object, .. }
+            | PlaceSpec::EachInstruction { object, .. }
+            | PlaceSpec::Number { object, .. }
+            | PlaceSpec::Usdt { object, .. } => Some(object),
+            PlaceSpec::Line { object, .. } => object.as_deref(),
+            PlaceSpec::Address(_) | PlaceSpec::UprobeEvent(_) => None,
         }
     }
 
-    /// Whether it names many sites, of which those that cannot be probed are left out.
+    /// Whether it may name many sites, of which those that cannot be probed are left out.
     #[must_use]
     pub fn is_many(&self) -> bool {
-        matches!(self, ProbeSpec::EachInstruction { .. })
+        match &self.place {
+            PlaceSpec::EachInstruction { .. } => true,
+            PlaceSpec::Function { name, .. } => name.is_pattern(),
+            PlaceSpec::Usdt { provider, name, .. } => provider.is_pattern() || name.is_pattern(),
+            _ => false,
+        }
+    }
+
+    fn write(&self, quotes: Quotes) -> String {
+        let object = |text: &String| if quotes.object { quoted(text) } else { text.clone() };
+        let place = match &self.place {
+            PlaceSpec::Function { object: file, name, offset } => {
+                // A name may look like a sum.
+                let sum = *offset != 0 || quotes.sum;
+                let offset = if sum { format!("+{offset:#x}") } else { String::new() };
+                format!("{}:{name}{offset}", object(file))
+            }
+            PlaceSpec::EachInstruction { object: file, name } => format!("{}:{name}/*", object(file)),
+            PlaceSpec::Number { object: file, number } => format!("{}:{number:#x}", object(file)),
+            PlaceSpec::Address(address) => format!("{address:#x}"),
+            PlaceSpec::Line { object: file, within, line } => {
+                let within = if quotes.within { quoted(within) } else { within.clone() };
+                let file = file.as_ref().map(|file| object(file) + ":").unwrap_or_default();
+                format!("{file}{within}:{line}")
+            }
+            PlaceSpec::Usdt { object: file, provider, name } => {
+                format!("usdt:{}:{provider}:{name}", object(file))
+            }
+            PlaceSpec::UprobeEvent(line) => line.clone(),
+        };
+        place + if self.on_return { parse::RETURN } else { "" }
     }
 }
 
+/// What is written so that it cannot be taken for something else.
+#[derive(Clone, Copy)]
+struct Quotes {
+    object: bool,
+    within: bool,
+    sum: bool,
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 impl fmt::Display for ProbeSpec {
+    /// As short as it can be written so that it is parsed as the same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Some names need the sum to be taken for names: `1`, `a+1`.
-            ProbeSpec::Symbol { object, symbol, offset: 0 }
-                if format!("{object}:{symbol}").parse().as_ref() == Ok(self) =>
-            {
-                write!(f, "{object}:{symbol}")
+        for choice in 0..8 {
+            let quotes = Quotes { object: choice & 1 != 0, within: choice & 2 != 0, sum: choice & 4 != 0 };
+            let text = self.write(quotes);
+            if choice == 7 || text.parse().as_ref() == Ok(self) {
+                return f.write_str(&text);
             }
-            ProbeSpec::Symbol { object, symbol, offset } => write!(f, "{object}:{symbol}+{offset:#x}"),
-            ProbeSpec::EachInstruction { object, pattern } => write!(f, "{object}:{pattern}/*"),
-            ProbeSpec::FileOffset { object, offset } => write!(f, "{object}:{offset:#x}"),
-            ProbeSpec::Address(address) => write!(f, "{address:#x}"),
         }
+        Ok(())
     }
 }
 
 /// Why a text is no PROBE.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SpecError {
-    /// It has the form of no PROBE.
-    Malformed {
-        /// The text.
-        text: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// It has a form that is not supported yet.
-    NotSupported {
-        /// The text.
-        text: String,
-        /// The name of the form.
-        form: &'static str,
-    },
+pub struct SpecError {
+    /// The text.
+    pub text: String,
+    /// Where it is wrong: the byte, counted from 1.
+    pub column: usize,
+    /// What was expected there.
+    pub what: String,
 }
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SpecError::Malformed { text, what } => write!(f, "`{text}` is not a probe: {what}"),
-            SpecError::NotSupported { text, form } => {
-                write!(f, "`{text}` is {form}, which is not supported yet")
-            }
-        }
+        let SpecError { text, column, what } = self;
+        write!(f, "`{text}` is not a probe: {what}, at column {column}")
     }
 }
 
 impl Error for SpecError {}
 
-impl FromStr for ProbeSpec {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<ProbeSpec, SpecError> {
-        let malformed = |what| SpecError::Malformed { text: text.to_owned(), what };
-        if let Some(form) = later_form(text) {
-            return Err(SpecError::NotSupported { text: text.to_owned(), form });
-        }
-        let Some((object, place)) = text.rsplit_once(':') else {
-            return match number(text) {
-                Some(address) if text.starts_with("0x") => Ok(ProbeSpec::Address(address)),
-                _ if text.starts_with("0x") => Err(malformed("an address has 1 to 16 hexadecimal digits")),
-                _ => Err(malformed("write OBJECT:SYMBOL[+OFF], OBJECT:0xOFFSET, OBJECT:SYMBOL/* or 0xADDR")),
-            };
-        };
-        if object.is_empty() {
-            return Err(malformed("there is no object before the colon"));
-        }
-        if place.is_empty() {
-            return Err(malformed("there is nothing after the colon"));
-        }
-        let object = object.to_owned();
-        if place.starts_with("0x") {
-            let offset = number(place).ok_or_else(|| malformed("0x begins a file offset in hexadecimal"))?;
-            return Ok(ProbeSpec::FileOffset { object, offset });
-        }
-        if place.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(malformed("a file offset is written in hexadecimal, as 0xOFFSET"));
-        }
-        if let Some(pattern) = place.strip_suffix("/*") {
-            if pattern.is_empty() {
-                return Err(malformed("there is no symbol before /*"));
-            }
-            if pattern.contains('+') {
-                return Err(malformed("/* means the whole function, and takes no offset"));
-            }
-            return Ok(ProbeSpec::EachInstruction { object, pattern: pattern.to_owned() });
-        }
-        let (symbol, offset) = match place.rsplit_once('+') {
-            Some((symbol, offset)) => {
-                (symbol, number(offset).ok_or_else(|| malformed("no number follows the plus sign"))?)
-            }
-            None => (place, 0),
-        };
-        if symbol.is_empty() {
-            return Err(malformed("there is no symbol before the plus sign"));
-        }
-        if symbol.len() > 1 && symbol.ends_with('@') {
-            return Err(malformed("there is no version after the @"));
-        }
-        if glob::is_pattern(symbol) {
-            return Err(malformed("a pattern is only possible as OBJECT:PATTERN/*"));
-        }
-        Ok(ProbeSpec::Symbol { object, symbol: SymbolName::parse(symbol), offset })
-    }
-}
-
-/// A number in decimal or, after `0x`, in hexadecimal.
-fn number(text: &str) -> Option<u64> {
-    // from_str_radix would take a sign.
-    match text.strip_prefix("0x") {
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            u64::from_str_radix(digits, 16).ok()
-        }
-        None if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-/// The name of the form, if it is one that is known but not supported.
-fn later_form(text: &str) -> Option<&'static str> {
-    let (first, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
-    let is_event = |letter: char| first == letter.to_string() || first.starts_with(&format!("{letter}:"));
-    if !rest.trim().is_empty() && ['p', 'r', '-'].into_iter().any(is_event) {
-        return Some("a line in the syntax of uprobe_events");
-    }
-    if text.starts_with("usdt:") {
-        return Some("a USDT probe");
-    }
-    let (object, place) = text.rsplit_once(':')?;
-    if place.ends_with("%return") {
-        return Some("a probe on a function's return");
-    }
-    let source = |extension: &str| {
-        matches!(extension, "c" | "cc" | "cpp" | "cxx" | "c++" | "C" | "h" | "hpp" | "rs" | "S" | "s" | "go")
-    };
-    let is_line = !place.is_empty() && place.bytes().all(|byte| byte.is_ascii_digit());
-    let is_source = object.rsplit_once('.').is_some_and(|(_, extension)| source(extension));
-    (is_line && is_source).then_some("a line of a source file")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::symbols::elf::Version;
-
-    fn symbol(name: &str) -> SymbolName {
-        SymbolName { name: name.into(), version: None }
-    }
-
-    #[test]
-    fn every_form_is_parsed_and_printed_again() {
-        let object = || "libc.so.6".to_owned();
-        let malloc = symbol("malloc");
-        let versioned = SymbolName {
-            name: "memcpy".into(),
-            version: Some(Version { name: "GLIBC_2.14".into(), default: true }),
-        };
-        for (text, spec) in [
-            ("libc.so.6:malloc", ProbeSpec::Symbol { object: object(), symbol: malloc.clone(), offset: 0 }),
-            (
-                "libc.so.6:malloc+0x10",
-                ProbeSpec::Symbol { object: object(), symbol: malloc.clone(), offset: 16 },
-            ),
-            (
-                "libc.so.6:memcpy@@GLIBC_2.14",
-                ProbeSpec::Symbol { object: object(), symbol: versioned, offset: 0 },
-            ),
-            ("/a:b/c:main", ProbeSpec::Symbol { object: "/a:b/c".into(), symbol: symbol("main"), offset: 0 }),
-            ("libc.so.6:qsort*/*", ProbeSpec::EachInstruction { object: object(), pattern: "qsort*".into() }),
-            ("libc.so.6:0x28000", ProbeSpec::FileOffset { object: object(), offset: 0x28000 }),
-            ("0x7fff0000", ProbeSpec::Address(0x7fff_0000)),
-        ] {
-            assert_eq!(text.parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text}");
-            assert_eq!(spec.to_string(), text);
-        }
-        // Found by fuzzing: a version that is not there, and names that look like something else.
-        assert!("a:1@".parse::<ProbeSpec>().is_err());
-        for text in ["a:1+0x0", "a:b+1+0x0", "a:b%return+0x0"] {
-            assert_eq!(text.parse::<ProbeSpec>().unwrap().to_string(), text);
-        }
-        let decimal: ProbeSpec = "libc.so.6:malloc+16".parse().unwrap();
-        assert_eq!(decimal.to_string(), "libc.so.6:malloc+0x10");
-    }
-
-    #[test]
-    fn what_is_no_probe_is_refused_with_the_text() {
-        for text in [
-            "",
-            ":",
-            "malloc",
-            ":malloc",
-            "libc:",
-            "libc:+4",
-            "libc:malloc+",
-            "libc:malloc+x",
-            "libc:malloc+-1",
-            "libc:mall*",
-            "libc:/*",
-            "libc:malloc+4/*",
-            "libc:0x",
-            "libc:0xg",
-            "libc:123",
-            "0x",
-            "0x+1",
-            "0x11111111111111111",
-            "0xyz",
-            "libc:0x10/*",
-        ] {
-            match text.parse::<ProbeSpec>() {
-                Err(error @ SpecError::Malformed { .. }) => {
-                    let message = error.to_string();
-                    assert!(message.contains(text) && !message.contains('\n'), "{message}");
-                }
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn later_forms_are_refused_by_name() {
-        for (text, form) in [
-            ("main.c:12", "line of a source file"),
-            ("src/main.rs:7", "line of a source file"),
-            ("usdt:libc.so.6:libc:setjmp", "USDT"),
-            ("libc.so.6:malloc%return", "return"),
-            ("p:grp/name /usr/lib/libc.so.6:0x1234 %di", "uprobe_events"),
-            ("r /bin/ls:0x4000", "uprobe_events"),
-        ] {
-            let error = text.parse::<ProbeSpec>().unwrap_err();
-            assert!(matches!(error, SpecError::NotSupported { .. }), "{text}: {error}");
-            assert!(error.to_string().contains(form), "{error}");
-        }
-    }
-}
+mod tests;

@@ -223,6 +223,7 @@ fn a_probe_that_cannot_be_placed_keeps_the_command_from_starting() {
         ("usdt:libc.so.6:libc:setjmp".to_owned(), "not supported yet"),
         ("libc.so.6:malloc%return".to_owned(), "not supported yet"),
         ("malloc".to_owned(), "not a probe"),
+        ("libc.so.6:mall?c*q".to_owned(), "no function that matches"),
     ] {
         for command in ["trace", "stat"] {
             // A good probe beside it does not help.

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use probe::locate::LocateError;
 use probe::maps::{self, Maps};
 use probe::resolve::{Objects, Resolver, name_of};
-use probe::spec::ProbeSpec;
+use probe::spec::{PlaceSpec, ProbeSpec};
 use probe::warden::{Asked, Client, Place, Program};
 use probe::{Action, ProbeId, code};
 
@@ -21,7 +21,7 @@ pub(super) fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec
     let mut resolvers = Vec::new();
     for text in &arguments.probes {
         let spec: ProbeSpec = text.parse()?;
-        if arguments.pid.is_none() && matches!(spec, ProbeSpec::Address(_)) {
+        if arguments.pid.is_none() && matches!(spec.place, PlaceSpec::Address(_)) {
             return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
         }
         let resolver = Resolver::new(spec, Arc::clone(objects));
