@@ -17,6 +17,7 @@ mod capture;
 mod compile;
 mod lexer;
 mod names;
+mod object;
 mod operand;
 mod registers;
 mod syntax;
@@ -25,6 +26,7 @@ mod value;
 
 pub use lexer::SyntaxError;
 pub use names::{Located, Names, NoNames};
+pub use object::ObjectNames;
 pub use operand::Location;
 pub use template::{Binding, Line, Template};
 pub use value::{Text, Value};

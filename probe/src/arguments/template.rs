@@ -19,12 +19,47 @@ use crate::language::{Expression, Machine, Undefined};
 ///
 /// Arguments are separated by spaces; one that has spaces in it stands in brackets. One without a name is called as it
 /// is written, where that is a variable or a part of one, and `argN` otherwise, as the kernel does.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Sent", into = "Sent")]
 pub struct Template {
     arguments: Vec<Written>,
     condition: Option<(String, Node)>,
     /// Whether all variables are wanted, too.
     variables: bool,
+}
+
+/// A template on its way.
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    arguments: Vec<(String, String)>,
+    condition: Option<String>,
+    variables: bool,
+}
+
+impl From<Template> for Sent {
+    fn from(template: Template) -> Sent {
+        let arguments = template.arguments.into_iter().map(|Written { name, text, .. }| (name, text));
+        Sent {
+            arguments: arguments.collect(),
+            condition: template.condition.map(|(text, _)| text),
+            variables: template.variables,
+        }
+    }
+}
+
+impl TryFrom<Sent> for Template {
+    type Error = SyntaxError;
+
+    fn try_from(sent: Sent) -> Result<Template, SyntaxError> {
+        let mut template = Template { variables: sent.variables, ..Template::default() };
+        for (name, text) in sent.arguments {
+            template = template.with_argument(Some(&name), &text)?;
+        }
+        match sent.condition {
+            Some(condition) => template.with_condition(&condition),
+            None => Ok(template),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -258,6 +258,13 @@ impl Elf {
         self.segments.iter().find(covers).map(|segment| segment.address + (offset - segment.offset))
     }
 
+    /// The virtual address of what lies at `offset`, code or data.
+    #[must_use]
+    pub fn any_address_of_offset(&self, offset: u64) -> Option<u64> {
+        let covers = |segment: &&Segment| contains(segment.offset, segment.file_size, offset);
+        self.segments.iter().find(covers).map(|segment| segment.address + (offset - segment.offset))
+    }
+
     /// The file offset of virtual address `address`, if code can run there.
     #[must_use]
     pub fn offset_of_address(&self, address: u64) -> Option<u64> {

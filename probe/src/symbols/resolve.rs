@@ -364,7 +364,7 @@ impl Resolver {
     }
 
     /// The sites: `found` is called with each, its object, and its virtual address there, where these are known.
-    fn find<T>(
+    pub(crate) fn find<T>(
         &self,
         maps: &Maps,
         found: impl Fn(Site, Option<&Elf>, u64) -> T,

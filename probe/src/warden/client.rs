@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::time::TimeSpec;
 
+use crate::arguments::Binding;
 use crate::engine::hit::{Action, ProbeId};
 use crate::engine::session::{RunEnd, SessionOptions};
 use crate::error::AttachError;
@@ -75,6 +76,8 @@ pub struct Client {
     handlers: HashMap<usize, Handler>,
     /// By probe: what became of it when it was placed.
     placed: Vec<Report>,
+    /// What the arguments of a probe come to, by the numbers of both.
+    bindings: HashMap<(u32, u32), Arc<Binding>>,
     end: Option<End>,
     lost: u64,
     affinity: Affinity,
@@ -164,6 +167,7 @@ impl Client {
             observer: None,
             handlers: HashMap::new(),
             placed: Vec::new(),
+            bindings: HashMap::new(),
             end: None,
             lost: 0,
             affinity: Affinity::default(),
@@ -538,11 +542,23 @@ impl Client {
                 found = Found::Records;
             }
             match record.kind {
-                kind::HIT => self.tell(News::Hit(Record::of_words(&record.words).ok_or_else(strange)?)),
+                kind::HIT => {
+                    let mut hit = Record::of_words(&record.words).ok_or_else(strange)?;
+                    if let Some(arguments) = &mut hit.arguments {
+                        let key = (hit.probe.index() as u32, arguments.number);
+                        arguments.binding = self.bindings.get(&key).map(Arc::clone);
+                    }
+                    self.tell(News::Hit(hit));
+                }
                 kind::EVENT => {
                     let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
                     let sent: Sent = parse(&bytes).map_err(corrupt)?;
-                    self.tell(News::Event(Event::from(sent)));
+                    match sent {
+                        Sent::Bound(probe, number, binding) => {
+                            self.bindings.insert((probe, number), Arc::new(*binding));
+                        }
+                        sent => self.tell_event(sent),
+                    }
                 }
                 kind::ASK => {
                     found = Found::Questions;
@@ -565,6 +581,12 @@ impl Client {
             self.tell(News::Lost(news));
         }
         Ok(found)
+    }
+
+    fn tell_event(&mut self, sent: Sent) {
+        if let Some(event) = Event::of(sent) {
+            self.tell(News::Event(event));
+        }
     }
 
     fn tell(&mut self, news: News) {

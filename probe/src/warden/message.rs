@@ -12,7 +12,7 @@ use crate::warden::news::{SentAttachError, SentReport, SystemError};
 use crate::warden::program::Program;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {

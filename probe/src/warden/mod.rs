@@ -53,6 +53,7 @@
 //! (`kernel.yama.ptrace_scope` is 1), a program that the client launches permits the warden to trace it, before its exec.
 
 mod asked;
+mod bindings;
 mod client;
 mod machine;
 mod message;
@@ -67,7 +68,7 @@ mod socket;
 
 pub use asked::Asked;
 pub use client::{Client, ClientStop, Place};
-pub use news::{Event, News, Record, Refusal, Report, WardenError};
+pub use news::{Arguments, Event, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Program, Step, Then};
 pub use serve::serve;
 pub use shared::own_program;

@@ -4,17 +4,20 @@ use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::arguments::{Binding, Value};
 use crate::engine::event::{self, Counters};
 use crate::engine::hit::ProbeId;
 use crate::error::AttachError;
 use crate::executor::space::Unplaceable;
 use crate::language::Register;
 use crate::warden::program::Fields;
+use crate::warden::ring;
 
 /// What a warden tells its client.
 #[derive(Debug)]
@@ -47,10 +50,30 @@ pub struct Record {
     pub cpu: Option<u32>,
     /// The registers that [`Fields::register`] has asked for.
     pub registers: Vec<(Register, u64)>,
+    /// The arguments, if [`Fields::arguments`] was asked for and they could be had.
+    pub arguments: Option<Arguments>,
+}
+
+/// The arguments of a hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// The number of the binding.
+    pub(crate) number: u32,
+    pub(crate) taken: Vec<u8>,
+    pub(crate) binding: Option<Arc<Binding>>,
+}
+
+impl Arguments {
+    /// Each with its name, in the order of the [`Template`](crate::arguments::Template).
+    pub fn values(&self) -> impl Iterator<Item = (&str, Value)> {
+        self.binding.iter().flat_map(|binding| binding.values(&self.taken))
+    }
 }
 
 /// No processor has this number.
 const NO_CPU: u64 = u64::MAX;
+/// Nor has any binding this one.
+const NO_ARGUMENTS: u64 = u64::MAX;
 
 impl Record {
     /// As the words of a record in the ring.
@@ -65,6 +88,10 @@ impl Record {
             words.push(self.cpu.map_or(NO_CPU, u64::from));
         }
         words.extend(self.registers.iter().map(|&(_, value)| value));
+        if fields.has_arguments() {
+            words.push(self.arguments.as_ref().map_or(NO_ARGUMENTS, |arguments| arguments.number.into()));
+            words.extend(self.arguments.iter().flat_map(|arguments| ring::words_of(&arguments.taken)));
+        }
         words
     }
 
@@ -75,16 +102,31 @@ impl Record {
         let fields = Fields::of_bits((first >> 32) as u32);
         let cpu = if fields.has_cpu() { u32::try_from(rest.next()?).ok() } else { None };
         let registers = fields.registers().map(|register| Some((register, rest.next()?)));
+        let registers = registers.collect::<Option<_>>()?;
+        let arguments = match fields.has_arguments() {
+            true => arguments_of(rest.next()?, &rest.collect::<Vec<_>>())?,
+            false => None,
+        };
         Some(Record {
+            arguments,
             probe: ProbeId(first as u32 as usize),
             pid: who as u32 as i32,
             tid: (who >> 32) as u32 as i32,
             time_ns,
             ip,
             cpu,
-            registers: registers.collect::<Option<_>>()?,
+            registers,
         })
     }
+}
+
+/// `None` if the words are no arguments; otherwise those, if there are some.
+fn arguments_of(number: u64, words: &[u64]) -> Option<Option<Arguments>> {
+    if number == NO_ARGUMENTS {
+        return Some(None);
+    }
+    let number = u32::try_from(number).ok()?;
+    Some(Some(Arguments { number, taken: ring::bytes_of(words)?, binding: None }))
 }
 
 pub(crate) fn low_high(low: u32, high: u32) -> u64 {
@@ -184,6 +226,8 @@ pub(crate) enum Sent {
     Restored(i32, u64, Duration),
     Copied(i32, u64, u64, bool),
     Sequence(i32, u64),
+    /// The probe, and the number of the binding.
+    Bound(u32, u32, Box<Binding>),
 }
 
 impl Sent {
@@ -218,10 +262,12 @@ impl Sent {
     }
 }
 
-impl From<Sent> for Event {
-    fn from(sent: Sent) -> Event {
+impl Event {
+    /// `None` if it is for the client alone.
+    pub(crate) fn of(sent: Sent) -> Option<Event> {
         let probe = |index: u32| ProbeId(index as usize);
-        match sent {
+        Some(match sent {
+            Sent::Bound(..) => return None,
             Sent::Followed(pid, parent) => Event::Followed { pid, parent },
             Sent::Exec(pid) => Event::Exec { pid },
             Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },
@@ -240,7 +286,7 @@ impl From<Sent> for Event {
             Sent::Restored(pid, address, missing) => Event::Restored { pid, address, missing },
             Sent::Copied(pid, address, of, served) => Event::Copied { pid, address, of, served },
             Sent::Sequence(pid, address) => Event::Sequence { pid, address },
-        }
+        })
     }
 }
 
@@ -402,8 +448,9 @@ mod tests {
 
     #[test]
     fn records_come_back_from_their_words() {
-        let fields = Fields::new().cpu().register(Register::Rdi).register(Register::Rax);
+        let fields = Fields::new().cpu().arguments().register(Register::Rdi).register(Register::Rax);
         let record = Record {
+            arguments: Some(Arguments { number: 9, taken: vec![1, 2, 3], binding: None }),
             probe: ProbeId(3),
             pid: 4,
             tid: -5,

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use emu::Rflags;
 
 use crate::engine::event;
-use crate::engine::hit::{Action, Hit};
+use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::target::{lock, procfs};
+use crate::warden::bindings::Bound;
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
 use crate::warden::ring::{self, Ring, SLOTS, Slot, Turn, Writer, Written};
@@ -82,6 +83,14 @@ impl Outlet {
     /// Tells of an event, which is kept until there is room.
     pub(crate) fn event(&self, event: &event::Event<'_>) {
         if let Some(bytes) = Sent::of(event).and_then(|sent| postcard::to_stdvec(&sent).ok()) {
+            self.keep(kind::EVENT, &bytes);
+        }
+    }
+
+    /// Tells what the arguments of a probe come to at some of its sites, before any record with them.
+    pub(crate) fn bound(&self, probe: ProbeId, bound: &Bound) {
+        let sent = Sent::Bound(probe.index() as u32, bound.number, Box::new(bound.binding.clone()));
+        if let Ok(bytes) = postcard::to_stdvec(&sent) {
             self.keep(kind::EVENT, &bytes);
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arguments::Template;
 use crate::language::{Expression, Register};
 
 /// What happens at each hit of a probe: steps, one after the other. One without steps counts.
@@ -15,9 +16,10 @@ use crate::language::{Expression, Register};
 /// let program = Program::new().filter(large).limit(10).record(Fields::new().register(Register::Rdi));
 /// assert_eq!(program.steps().len(), 3);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     steps: Vec<Step>,
+    template: Template,
 }
 
 /// A step of a [`Program`].
@@ -27,6 +29,10 @@ pub enum Step {
     /// The steps behind it are taken only if the value is not 0; otherwise the hit counts as filtered. One whose value
     /// is undefined counts as that, too, and as [`Report::undefined`](crate::warden::Report::undefined).
     Filter(Expression),
+    /// The same with the condition of the program's [`Template`], which is compiled for each site.
+    Condition,
+    /// The steps behind it are taken for one in so many hits, the first among them; the others count as filtered.
+    Sample(u64),
     /// The steps behind it are taken for so many hits of this probe, after which it is removed.
     Limit(u64),
     /// The steps behind it are taken for as many hits as [`Client::limit`](crate::warden::Client::limit) says, of all
@@ -61,6 +67,7 @@ pub enum Then {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fields {
     cpu: bool,
+    arguments: bool,
     /// Bit n for the register with number n.
     registers: u32,
 }
@@ -78,6 +85,12 @@ impl Fields {
         Fields { cpu: true, ..self }
     }
 
+    /// Also the arguments of the program's [`Template`].
+    #[must_use]
+    pub fn arguments(self) -> Fields {
+        Fields { arguments: true, ..self }
+    }
+
     /// Also that register.
     #[must_use]
     pub fn register(self, register: Register) -> Fields {
@@ -90,6 +103,12 @@ impl Fields {
         self.cpu
     }
 
+    /// Whether the arguments are wanted.
+    #[must_use]
+    pub fn has_arguments(self) -> bool {
+        self.arguments
+    }
+
     /// The registers that are wanted, in the order of their numbers.
     pub fn registers(self) -> impl Iterator<Item = Register> {
         Register::ALL.into_iter().filter(move |&register| self.registers & 1 << register as u32 != 0)
@@ -97,13 +116,13 @@ impl Fields {
 
     /// As a word of a record.
     pub(crate) fn to_bits(self) -> u32 {
-        self.registers | u32::from(self.cpu) << 31
+        self.registers | u32::from(self.cpu) << 31 | u32::from(self.arguments) << 30
     }
 
     /// The same back. Unknown bits are left out.
     pub(crate) fn of_bits(bits: u32) -> Fields {
         let known = (1 << Register::ALL.len()) - 1;
-        Fields { cpu: bits >> 31 != 0, registers: bits & known }
+        Fields { cpu: bits >> 31 != 0, arguments: bits >> 30 & 1 != 0, registers: bits & known }
     }
 }
 
@@ -131,6 +150,27 @@ impl Program {
     #[must_use]
     pub fn filter(self, condition: Expression) -> Program {
         self.step(Step::Filter(condition))
+    }
+
+    /// The same with arguments and a condition, which other steps use. [`Step::Condition`] comes behind the others if
+    /// there is one.
+    #[must_use]
+    pub fn template(mut self, template: Template) -> Program {
+        let has_condition = template.has_condition();
+        self.template = template;
+        if has_condition { self.step(Step::Condition) } else { self }
+    }
+
+    /// The arguments and the condition.
+    #[must_use]
+    pub fn get_template(&self) -> Option<&Template> {
+        (!self.template.is_empty()).then_some(&self.template)
+    }
+
+    /// [`Step::Sample`] behind the others.
+    #[must_use]
+    pub fn sample(self, one_in: u64) -> Program {
+        self.step(Step::Sample(one_in))
     }
 
     /// [`Step::Limit`] behind the others.
@@ -176,10 +216,10 @@ mod tests {
 
     #[test]
     fn fields_come_back_from_their_bits() {
-        let fields = Fields::new().cpu().register(Register::GsBase).register(Register::Rax);
+        let fields = Fields::new().cpu().arguments().register(Register::GsBase).register(Register::Rax);
         assert_eq!(Fields::of_bits(fields.to_bits()), fields);
         assert_eq!(fields.registers().collect::<Vec<_>>(), [Register::Rax, Register::GsBase]);
-        let every = Register::ALL.into_iter().fold(Fields::new().cpu(), Fields::register);
+        let every = Register::ALL.into_iter().fold(Fields::new().cpu().arguments(), Fields::register);
         assert_eq!(Fields::of_bits(u32::MAX), every);
     }
 
@@ -187,6 +227,7 @@ mod tests {
     fn programs_are_the_same_after_a_message() {
         let program = Program::new()
             .filter(Expression::register(Register::Rsp).binary(Binary::Add, 1u64.into()).unary(Unary::Not))
+            .template("a=%di b=+0(%si):string if comm == \"x\"".parse().unwrap())
             .limit(7)
             .shared_limit()
             .record(Fields::new().cpu())

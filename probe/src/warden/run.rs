@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::hit::{Action, Hit};
+use crate::language::Undefined;
+use crate::warden::bindings::{Bindings, Bound};
 use crate::warden::machine::AtHit;
 use crate::warden::message::kind;
-use crate::warden::news::Record;
+use crate::warden::news::{Arguments, Record};
 use crate::warden::outlet::Outlet;
 use crate::warden::program::{Fields, Program, Step, Then};
 
@@ -42,6 +44,7 @@ pub(crate) struct Runner {
     outlet: Arc<Outlet>,
     shared: Arc<SharedLimit>,
     undefined: Arc<AtomicU64>,
+    bindings: Option<Arc<Bindings>>,
     /// By step: how many hits of a limit are taken.
     taken: Vec<AtomicU64>,
 }
@@ -52,29 +55,42 @@ impl Runner {
         outlet: Arc<Outlet>,
         shared: Arc<SharedLimit>,
         undefined: Arc<AtomicU64>,
+        bindings: Option<Arc<Bindings>>,
     ) -> Runner {
         let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
-        Runner { program, outlet, shared, undefined, taken }
+        Runner { program, outlet, shared, undefined, bindings, taken }
     }
 
     /// Runs the program at a hit.
     pub(crate) fn hit(&self, hit: &mut Hit<'_>) -> Action {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
+        let bound = self.bindings.as_ref().and_then(|bindings| bindings.at(hit.pid(), hit.ip()));
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
-                Step::Filter(condition) => match condition.evaluate(&mut AtHit(hit)) {
-                    Ok(0) => {
+                Step::Filter(condition) => {
+                    let value = condition.evaluate(&mut AtHit(hit));
+                    if !self.goes_on(hit, value.map(|value| value != 0)) {
+                        break;
+                    }
+                }
+                Step::Condition => {
+                    // Where nothing is known of the site, nothing is known of what holds there.
+                    let holds = match &bound {
+                        Some(bound) => bound.binding.holds(&mut AtHit(hit)),
+                        None => Err(Undefined::Unavailable),
+                    };
+                    if !self.goes_on(hit, holds) {
+                        break;
+                    }
+                }
+                Step::Sample(one_in) => {
+                    let before = taken.fetch_add(1, Ordering::Relaxed);
+                    if !before.is_multiple_of((*one_in).max(1)) {
                         hit.filter_out();
                         break;
                     }
-                    Ok(_) => {}
-                    Err(_) => {
-                        self.undefined.fetch_add(1, Ordering::Relaxed);
-                        hit.filter_out();
-                        break;
-                    }
-                },
+                }
                 Step::Limit(most) => {
                     let take = |taken: u64| taken.checked_add(1).filter(|taken| taken <= most);
                     match taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
@@ -93,7 +109,7 @@ impl Runner {
                         return Action::Stop;
                     }
                 },
-                Step::Record(fields) => record(&self.outlet, hit, *fields),
+                Step::Record(fields) => record(&self.outlet, hit, *fields, bound.as_deref()),
                 Step::Ask => {
                     if let Some(answer) = self.outlet.ask(hit) {
                         action = answer;
@@ -110,6 +126,20 @@ impl Runner {
     }
 }
 
+impl Runner {
+    /// Whether the steps behind a condition are taken.
+    fn goes_on(&self, hit: &mut Hit<'_>, holds: Result<bool, Undefined>) -> bool {
+        if holds.is_err() {
+            self.undefined.fetch_add(1, Ordering::Relaxed);
+        }
+        let goes_on = holds == Ok(true);
+        if !goes_on {
+            hit.filter_out();
+        }
+        goes_on
+    }
+}
+
 fn action_of(then: Then) -> Action {
     match then {
         Then::Continue => Action::Continue,
@@ -119,9 +149,15 @@ fn action_of(then: Then) -> Action {
     }
 }
 
-fn record(outlet: &Outlet, hit: &Hit<'_>, fields: Fields) {
+fn record(outlet: &Outlet, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bound>) {
+    let bound = bound.filter(|_| fields.has_arguments());
+    let arguments = bound.map(|bound| {
+        bound.told.get_or_init(|| outlet.bound(hit.probe(), bound));
+        Arguments { number: bound.number, taken: bound.binding.take(&mut AtHit(hit)), binding: None }
+    });
     let registers = hit.registers();
     let record = Record {
+        arguments,
         probe: hit.probe(),
         pid: hit.pid(),
         tid: hit.tid(),

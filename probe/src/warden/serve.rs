@@ -7,22 +7,23 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
-use crate::engine::event::ProbeReport;
+use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Hit, ProbeId};
 use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 use crate::error::AttachError;
 use crate::symbols::locate::{Address, Locate};
 use crate::symbols::resolve::{Objects, Resolver};
-use crate::symbols::spec::ProbeSpec;
+use crate::symbols::spec::{PlaceSpec, ProbeSpec};
 use crate::target::{lock, system};
+use crate::warden::bindings::{Bindings, WithBindings};
 use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
@@ -133,6 +134,8 @@ struct Warden {
     stop: OnceLock<StopHandle>,
     limit: Arc<SharedLimit>,
     objects: Arc<Objects>,
+    /// Of all probes with arguments.
+    bindings: Arc<Mutex<Vec<Weak<Bindings>>>>,
     /// By probe: for how many hits a condition was undefined.
     undefined: Mutex<Vec<Arc<AtomicU64>>>,
 }
@@ -153,6 +156,7 @@ impl Warden {
             stop: OnceLock::new(),
             limit: Arc::default(),
             objects: Arc::default(),
+            bindings: Arc::default(),
             undefined: Mutex::default(),
         }
     }
@@ -327,7 +331,13 @@ impl Service<'_> {
         match session {
             Ok(mut session) => {
                 let outlet = Arc::clone(&self.warden.outlet);
-                session.observe(move |event| outlet.event(event));
+                let bindings = Arc::clone(&self.warden.bindings);
+                session.observe(move |event| {
+                    if let Event::Exec { pid } = event {
+                        lock(&bindings).iter().filter_map(Weak::upgrade).for_each(|known| known.forget(*pid));
+                    }
+                    outlet.event(event);
+                });
                 self.warden.stop.get_or_init(|| session.stop_handle());
                 self.warden.outlet.reply(&Reply::Attached { pid: session.pid() });
                 self.runs_already = runs_already;
@@ -375,16 +385,32 @@ impl Service<'_> {
         if !program.is_valid() {
             return not_placed("the program of the probe is not valid".to_owned());
         }
-        match place {
-            SentPlace::Address(address) => self.place_at(session, Address(address), program),
+        let bindings = program
+            .get_template()
+            .map(|template| Arc::new(Bindings::new(template.clone(), Arc::clone(&self.warden.objects))));
+        let resolver = match place {
+            // An address is what it is, however it is written.
+            SentPlace::Address(address) if bindings.is_none() => {
+                return self.place_at(session, Address(address), program, None);
+            }
+            SentPlace::Address(address) => self.resolver(ProbeSpec::at(PlaceSpec::Address(address))),
             SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
-                Ok(spec) => {
-                    let resolver = Resolver::new(spec, Arc::clone(&self.warden.objects));
-                    self.place_at(session, resolver.relative_to(base.into_path()), program)
-                }
-                Err(error) => not_placed(error.to_string()),
+                Ok(spec) => self.resolver(spec).relative_to(base.into_path()),
+                Err(error) => return not_placed(error.to_string()),
             },
+        };
+        match bindings {
+            None => self.place_at(session, resolver, program, None),
+            Some(bindings) => {
+                lock(&self.warden.bindings).push(Arc::downgrade(&bindings));
+                let source = WithBindings { resolver, bindings: Arc::clone(&bindings) };
+                self.place_at(session, source, program, Some(bindings))
+            }
         }
+    }
+
+    fn resolver(&self, spec: ProbeSpec) -> Resolver {
+        Resolver::new(spec, Arc::clone(&self.warden.objects))
     }
 
     fn place_at(
@@ -392,10 +418,11 @@ impl Service<'_> {
         session: &mut Session,
         source: impl Locate + Send + 'static,
         program: Program,
+        bindings: Option<Arc<Bindings>>,
     ) -> Reply {
         let undefined = Arc::new(AtomicU64::new(0));
         let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
-        let runner = Runner::new(program, outlet, limit, Arc::clone(&undefined));
+        let runner = Runner::new(program, outlet, limit, Arc::clone(&undefined), bindings);
         match session.probe_together(source, move |hit: &mut Hit<'_>| runner.hit(hit)) {
             Ok(id) => {
                 self.warden.undefined().push(undefined);

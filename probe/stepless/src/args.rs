@@ -1,9 +1,13 @@
 //! The arguments of each command.
 
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::watch::what::{parse_duration, parse_sample};
 
 const PROBES: &str = "\
 PROBE is one of
@@ -61,6 +65,21 @@ pub(crate) struct Watch {
     /// Stop probing after N hits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
+    /// Only hits for which EXPRESSION is not 0, such as 'size > 4096 && comm == "python3"'.
+    #[arg(long = "if", value_name = "EXPRESSION")]
+    pub(crate) condition: Option<String>,
+    /// Show all parameters and local variables, by debug information.
+    #[arg(long = "vars")]
+    pub(crate) variables: bool,
+    /// Print TEXT for each hit, with values in braces: 'x={x} name={p->name}'.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["json", "format"])]
+    pub(crate) format_event: Option<String>,
+    /// Of N hits, take one; the others count as filtered.
+    #[arg(long, value_name = "1/N", value_parser = parse_sample)]
+    pub(crate) sample: Option<NonZeroU64>,
+    /// Stop probing after TIME, such as 10s, 500ms or 5m.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) duration: Option<Duration>,
     /// Kill CMD when stepless ends, however that comes about. Otherwise CMD runs on without probes.
     #[arg(long, conflicts_with = "pid")]
     pub(crate) kill_with: bool,

@@ -3,7 +3,8 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 
-use serde::Serialize;
+use probe::arguments::Value;
+use serde::{Serialize, Serializer};
 
 use crate::args::Format;
 
@@ -17,7 +18,15 @@ pub(crate) struct Event<'a> {
     /// `CLOCK_MONOTONIC`.
     pub(crate) time_ns: u64,
     pub(crate) ip: u64,
-    pub(crate) args: serde_json::Map<String, serde_json::Value>,
+    #[serde(serialize_with = "as_map")]
+    pub(crate) args: Vec<(&'a str, Value)>,
+    /// What is printed instead, as text.
+    #[serde(skip)]
+    pub(crate) line: Option<String>,
+}
+
+fn as_map<S: Serializer>(args: &[(&str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(args.iter().map(|(name, value)| (name, value)))
 }
 
 /// The counts of one probe.
@@ -91,11 +100,20 @@ impl<W: Write> Events<W> {
 
     fn text(&mut self, event: &Event<'_>, first: bool, since_ns: u64) -> fmt::Result {
         let (line, width) = (&mut self.line, self.width);
+        if let Some(text) = &event.line {
+            line.push_str(text);
+            if !text.ends_with('\n') {
+                line.push('\n');
+            }
+            return Ok(());
+        }
         if first {
             writeln!(line, "{:>14} {:>8}  {:<width$}  IP", "TIME", "TID", "PROBE")?;
         }
         let (seconds, rest) = (since_ns / NS_PER_S, since_ns % NS_PER_S);
-        writeln!(line, "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}", event.tid, event.probe, event.ip)
+        write!(line, "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}", event.tid, event.probe, event.ip)?;
+        event.args.iter().try_for_each(|(name, value)| write!(line, "  {name}={value}"))?;
+        writeln!(line)
     }
 }
 
@@ -104,10 +122,14 @@ const PERFETTO_START: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
 /// An instant event in the Trace Event Format, which has microseconds.
 fn perfetto(event: &Event<'_>) -> serde_json::Value {
     let time_us = event.time_ns as f64 / NS_PER_US as f64;
+    let mut args = serde_json::json!({ "ip": format!("{:#x}", event.ip), "cpu": event.cpu });
+    for (name, value) in &event.args {
+        args[*name] = serde_json::json!(value);
+    }
     serde_json::json!({
         "name": event.probe, "cat": "probe", "ph": "i", "s": "t", "ts": time_us,
         "pid": event.pid, "tid": event.tid,
-        "args": { "ip": format!("{:#x}", event.ip), "cpu": event.cpu },
+        "args": args,
     })
 }
 
@@ -137,8 +159,17 @@ mod tests {
     use super::*;
 
     fn event(time_ns: u64) -> Event<'static> {
-        let args = serde_json::Map::new();
-        Event { probe: "libc.so.6:malloc", pid: 7, tid: 8, cpu: Some(1), time_ns, ip: 0x1234, args }
+        let args = vec![("n", Value::Signed(-3))];
+        Event {
+            line: None,
+            probe: "libc.so.6:malloc",
+            pid: 7,
+            tid: 8,
+            cpu: Some(1),
+            time_ns,
+            ip: 0x1234,
+            args,
+        }
     }
 
     fn printed(format: Format, times: &[u64]) -> String {
@@ -155,8 +186,8 @@ mod tests {
         assert_eq!(
             text,
             "          TIME      TID  PROBE             IP\n   \
-             0.000000000        8  libc.so.6:malloc  0x1234\n   \
-             1.000000001        8  libc.so.6:malloc  0x1234\n"
+             0.000000000        8  libc.so.6:malloc  0x1234  n=-3\n   \
+             1.000000001        8  libc.so.6:malloc  0x1234  n=-3\n"
         );
         assert_eq!(printed(Format::Text, &[]), "");
     }
@@ -170,6 +201,7 @@ mod tests {
             keys.sort_unstable();
             assert_eq!(keys, ["args", "cpu", "ip", "pid", "probe", "tid", "time_ns"]);
             assert_eq!(value["time_ns"], time);
+            assert_eq!(value["args"], serde_json::json!({ "n": -3 }));
         }
         assert_eq!(text.lines().count(), 2);
     }

@@ -3,11 +3,13 @@
 mod places;
 mod state;
 mod summary;
+pub(crate) mod what;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Instant;
 
 use probe::resolve::{Objects, Resolver};
 use probe::warden::{self, Client};
@@ -20,6 +22,7 @@ use crate::{Failure, warn};
 use places::{check_places, place, resolvers};
 use state::Shared;
 use summary::finish;
+use what::What;
 
 /// Which of the two commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +43,13 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
         return Err(Failure::new("stat prints no events, so it has no perfetto format; see trace"));
     }
     let objects = Arc::new(Objects::default());
+    let what = What::of_all(arguments)?;
     let resolvers = resolvers(arguments, &objects)?;
     if let Some(pid) = arguments.pid {
         check_places(pid, &resolvers)?;
     }
     let out = output(arguments)?;
-    let shared = Arc::new(Shared::new(arguments, mode, &resolvers, objects, out));
+    let shared = Arc::new(Shared::new(arguments, mode, &resolvers, what, objects, out));
     let signals = Signals::block();
     let result = serve(arguments, &resolvers, &shared, &signals)
         .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
@@ -68,7 +72,12 @@ fn serve(
     let mut client = start(arguments, shared, signals)?;
     let probes = place(&mut client, resolvers, shared)?;
     let goes_on = || !signals.is_interrupted() && shared.lock().broken.is_none();
-    while client.run()? == RunEnd::StopRequested && goes_on() {}
+    let deadline = arguments.duration.and_then(|time| Instant::now().checked_add(time));
+    let mut run = || match deadline {
+        Some(deadline) => client.run_for(deadline.saturating_duration_since(Instant::now())),
+        None => client.run(),
+    };
+    while run()? == RunEnd::StopRequested && goes_on() {}
     client.leave()?;
     Ok((client, probes))
 }

@@ -20,7 +20,7 @@ use crate::{Failure, target, warn};
 pub(super) fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
     let mut resolvers = Vec::new();
     for text in &arguments.probes {
-        let spec: ProbeSpec = text.parse()?;
+        let (spec, _) = ProbeSpec::parse_with_rest(text)?;
         if arguments.pid.is_none() && matches!(spec.place, PlaceSpec::Address(_)) {
             return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
         }
@@ -72,7 +72,7 @@ pub(super) fn place(
     let launched = client.is_launched();
     let mut probes = Vec::new();
     for (index, resolver) in resolvers.iter().enumerate() {
-        let probe = match client.probe(resolver.spec().clone(), shared.program()) {
+        let probe = match client.probe(resolver.spec().clone(), shared.program(index)) {
             Ok(probe) => probe,
             Err(error) => {
                 if launched {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
-use probe::warden::{ClientStop, Event as EngineEvent, Fields, News, Program, Record};
+use probe::warden::{ClientStop, Event as EngineEvent, News, Program, Record};
 
 use super::places::place_name;
+use super::what::{Symbols, What};
 use super::{Mode, Out, inaccessible};
 use crate::args::{Format, Watch};
 use crate::events::{Event, Events};
@@ -23,9 +24,12 @@ const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} le
 /// What those share who hear of news.
 pub(super) struct Shared {
     pub(super) names: Vec<String>,
+    /// By probe.
+    what: Vec<What>,
+    programs: Vec<Program>,
+    symbols: Symbols,
     pub(super) objects: Arc<Objects>,
     pub(super) format: Format,
-    pub(super) printing: bool,
     pub(super) limit: Option<u64>,
     pub(super) state: Mutex<State>,
 }
@@ -55,6 +59,7 @@ impl Shared {
         arguments: &Watch,
         mode: Mode,
         resolvers: &[Resolver],
+        what: Vec<What>,
         objects: Arc<Objects>,
         out: Out,
     ) -> Shared {
@@ -73,11 +78,15 @@ impl Shared {
             changed: 0,
             inaccessible: None,
         };
+        let printing = mode == Mode::Trace;
+        let programs = what.iter().map(|what| what.program(arguments, printing)).collect();
         Shared {
             names,
+            what,
+            programs,
+            symbols: Symbols::new(Arc::clone(&objects)),
             objects,
             format,
-            printing: mode == Mode::Trace,
             limit: arguments.limit,
             state: Mutex::new(state),
         }
@@ -87,16 +96,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the warden does at each hit.
-    pub(super) fn program(&self) -> Program {
-        let program = Program::new();
-        let program = if self.limit.is_some() { program.shared_limit() } else { program };
-        match (self.printing, self.format) {
-            (false, _) => program,
-            // The processor costs a file.
-            (true, Format::Text) => program.record(Fields::new()),
-            (true, _) => program.record(Fields::new().cpu()),
-        }
+    /// What the warden does at each hit of a probe.
+    pub(super) fn program(&self, index: usize) -> Program {
+        self.programs.get(index).cloned().unwrap_or_default()
     }
 
     /// The warden has news.
@@ -116,14 +118,18 @@ impl Shared {
         if state.broken.is_some() {
             return;
         }
+        let nothing = What::default();
+        let what = self.what.get(hit.probe.index()).unwrap_or(&nothing);
+        let (args, line) = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
         let event = Event {
+            line,
             probe: self.names.get(hit.probe.index()).map_or("", String::as_str),
             pid: hit.pid,
             tid: hit.tid,
             cpu: hit.cpu,
             time_ns: hit.time_ns,
             ip: hit.ip,
-            args: serde_json::Map::new(),
+            args,
         };
         if let Err(error) = signals.writing(|| state.events.print(&event)) {
             state.broken = Some(error);

@@ -1,0 +1,191 @@
+//! What is wanted of each hit: arguments, a condition, a line of one's own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use probe::arguments::{Line, SyntaxError, Template, Value};
+use probe::maps::{self, Maps};
+use probe::resolve::Objects;
+use probe::spec::ProbeSpec;
+use probe::warden::{Arguments, Fields, Program};
+
+use super::places::place_name;
+use crate::Failure;
+use crate::args::{Format, Watch};
+
+/// What is wanted of the hits of one probe.
+#[derive(Debug, Default)]
+pub(super) struct What {
+    template: Template,
+    /// How many of the template's arguments stand in `args`; those of the line follow.
+    named: usize,
+    line: Option<Line>,
+}
+
+impl What {
+    /// Of each probe on the command line, in their order.
+    pub(super) fn of_all(arguments: &Watch) -> Result<Vec<What>, Failure> {
+        arguments.probes.iter().map(|text| What::new(arguments, text)).collect()
+    }
+
+    fn new(arguments: &Watch, text: &str) -> Result<What, Failure> {
+        let (_, rest) = ProbeSpec::parse_with_rest(text)?;
+        let within = |error: SyntaxError| SyntaxError {
+            text: text.to_owned(),
+            column: error.column + rest.offset,
+            what: error.what,
+        };
+        let mut template: Template = rest.text.parse().map_err(within)?;
+        if let Some(condition) = &arguments.condition {
+            template = template.with_condition(condition)?;
+        }
+        let named = template.arguments();
+        let mut line = None;
+        if let Some(text) = &arguments.format_event {
+            let (parsed, with_line) = Line::parse(text, template)?;
+            (line, template) = (Some(parsed), with_line);
+        }
+        if arguments.variables {
+            template = template.with_variables();
+        }
+        Ok(What { template, named, line })
+    }
+
+    /// What the warden does at each hit.
+    pub(super) fn program(&self, arguments: &Watch, prints: bool) -> Program {
+        let mut program = Program::new();
+        if !self.template.is_empty() {
+            program = program.template(self.template.clone());
+        }
+        if let Some(one_in) = arguments.sample {
+            program = program.sample(one_in.get());
+        }
+        if arguments.limit.is_some() {
+            program = program.shared_limit();
+        }
+        if !prints {
+            return program;
+        }
+        let mut fields = Fields::new();
+        // The processor costs a file.
+        if arguments.format() != Format::Text {
+            fields = fields.cpu();
+        }
+        if self.template.has_arguments() {
+            fields = fields.arguments();
+        }
+        program.record(fields)
+    }
+
+    /// The arguments of a hit in `pid` and, if one is wanted, the line.
+    pub(super) fn shown<'a>(
+        &self,
+        arguments: Option<&'a Arguments>,
+        pid: i32,
+        symbols: &Symbols,
+    ) -> (Vec<(&'a str, Value)>, Option<String>) {
+        let mut values: Vec<(&str, Value)> =
+            arguments.iter().flat_map(|arguments| arguments.values()).collect();
+        values.iter_mut().for_each(|(_, value)| symbols.name_all(value, pid));
+        // Those of the line stand between those with names and the variables.
+        let line = self.line.as_ref().map(|line| {
+            line.with(|index| {
+                values.get(index).map_or_else(|| "(fault)".to_owned(), |(_, value)| plain(value))
+            })
+        });
+        let mut index = 0;
+        let of_line = self.named..self.template.arguments();
+        values.retain(|_| {
+            index += 1;
+            !of_line.contains(&(index - 1))
+        });
+        (values, line)
+    }
+}
+
+/// In a line of one's own, texts have no quotes.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Text(text) | Value::Pointer { text: Some(Some(text)), .. } => text.to_plain(),
+        value => value.to_string(),
+    }
+}
+
+/// What lies at addresses of processes, also of those that have ended meanwhile.
+#[derive(Debug)]
+pub(super) struct Symbols {
+    objects: Arc<Objects>,
+    /// As they were when last looked at.
+    maps: Mutex<HashMap<i32, Maps>>,
+}
+
+impl Symbols {
+    pub(super) fn new(objects: Arc<Objects>) -> Symbols {
+        Symbols { objects, maps: Mutex::default() }
+    }
+
+    /// The function at an address, and how far behind its start that is.
+    pub(super) fn name(&self, pid: i32, address: u64) -> Option<String> {
+        /// Processes that are remembered.
+        const MOST: usize = 64;
+        let mut known = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.get(&pid).is_some_and(|maps| maps::find(maps, address).is_some()) {
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(pid, Maps::read(pid).ok()?);
+        }
+        place_name(known.get(&pid)?, &self.objects, address)
+    }
+
+    /// Puts names in the place of addresses that are shown as such.
+    fn name_all(&self, value: &mut Value, pid: i32) {
+        match value {
+            &mut Value::Symbol(address) => {
+                let name = self.name(pid, address).unwrap_or_else(|| format!("{address:#x}"));
+                *value = Value::Enumerator { number: address.into(), name: Some(name) };
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.name_all(value, pid)),
+            _ => {}
+        }
+    }
+}
+
+/// A time as a user writes it: `10`, `2.5s`, `100ms`, `5m`, `1h`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    const WRONG: &str = "write a time as 10, 2.5s, 100ms, 5m or 1h";
+    let units = [("ms", 0.001), ("us", 0.000_001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("", 1.0)];
+    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let (number, unit) = found.ok_or(WRONG)?;
+    let seconds: f64 = number.trim().parse().map_err(|_| WRONG)?;
+    Duration::try_from_secs_f64(seconds * unit).map_err(|_| WRONG.to_owned())
+}
+
+/// `1/N`, as a user writes that of N hits one is wanted.
+pub(crate) fn parse_sample(text: &str) -> Result<std::num::NonZeroU64, String> {
+    text.strip_prefix("1/")
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(|| "write 1/N: of N hits, one is taken".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_samples() {
+        for (text, milliseconds) in
+            [("2", 2000), ("2.5s", 2500), ("100ms", 100), ("5m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "-1", "1d", "nan", "1e300"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_sample("1/7").map(|n| n.get()), Ok(7));
+        for text in ["7", "1/0", "2/3", "1/x", ""] {
+            assert!(parse_sample(text).is_err(), "{text}");
+        }
+    }
+}
