@@ -130,7 +130,7 @@ impl Symbols {
         /// Processes that are remembered.
         const MOST: usize = 64;
         let mut known = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.get(&pid).is_some_and(|maps| maps::find(maps, address).is_some()) {
+        if known.get(&pid).is_none_or(|maps| maps::find(maps, address).is_none()) {
             if known.len() >= MOST {
                 known.clear();
             }
