@@ -77,5 +77,5 @@ pub use error::{AttachError, ProbeError};
 pub use executor::ptrace::atomic::Ways;
 pub use executor::space::Unplaceable;
 pub use symbols::locate::{self, Locate, LocateError, Site};
-pub use symbols::{census, code, elf, glob, recorded, resolve, spec};
+pub use symbols::{census, code, debug, elf, glob, recorded, resolve, spec};
 pub use target::maps;

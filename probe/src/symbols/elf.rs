@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use object::elf::{
     DT_SONAME, DT_STRSZ, DT_STRTAB, ELF_NOTE_GNU, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID,
@@ -19,6 +19,7 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
 
 use crate::symbols::code::starts_of;
+use crate::symbols::debug::{DebugError, DebugInfo};
 use crate::target::lock;
 
 mod debug_file;
@@ -32,8 +33,8 @@ pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version
 
 use debug_file::Link;
 
-/// The symbols of the debug file to which a file with this code has that link.
-type Others<'a> = &'a dyn Fn(&Link, &[CodeRange]) -> Vec<Symbol>;
+/// The debug file to which a file has that link.
+type Others<'a> = &'a dyn Fn(&Link) -> Option<(PathBuf, File)>;
 
 type Header = FileHeader64<LittleEndian>;
 
@@ -139,7 +140,7 @@ pub struct CodeRange {
 #[derive(Debug)]
 pub struct Elf {
     path: PathBuf,
-    data: Vec<u8>,
+    data: Arc<Vec<u8>>,
     position_independent: bool,
     soname: Option<String>,
     segments: Vec<Segment>,
@@ -149,6 +150,9 @@ pub struct Elf {
     /// Where the instructions of one function begin, which was asked for last: many probes in a function are mostly
     /// looked up one after another.
     starts: Mutex<Option<(u64, Vec<u64>)>>,
+    /// Where it was found: in it are symbols and debug information that this file lacks.
+    debug_file: Option<(PathBuf, File)>,
+    debug: OnceLock<Result<Arc<DebugInfo>, DebugError>>,
 }
 
 impl Elf {
@@ -169,7 +173,7 @@ impl Elf {
         let file = File::open(path).map_err(read)?;
         // Not where a symbolic link to it lies.
         let real = std::fs::canonicalize(path).map_err(read)?;
-        Elf::with(path, whole(path, &file)?, &|link, code| link.symbols(&real, code, &open_regular))
+        Elf::with(path, whole(path, &file)?, &|link| link.file(&real, &open_regular))
     }
 
     /// Reads `file`, which is called `path`, and what `open` finds of its debug file.
@@ -177,7 +181,7 @@ impl Elf {
     /// # Errors
     /// As [`Elf::open`].
     pub(crate) fn read(path: &Path, file: &File, open: Open<'_>) -> Result<Elf, ElfError> {
-        Elf::with(path, whole(path, file)?, &|link, code| link.symbols(path, code, open))
+        Elf::with(path, whole(path, file)?, &|link| link.file(path, open))
     }
 
     /// Takes `data` for the contents of the file at `path`, and looks for no debug file.
@@ -185,15 +189,16 @@ impl Elf {
     /// # Errors
     /// As [`Elf::open`].
     pub fn parse(path: &Path, data: Vec<u8>) -> Result<Elf, ElfError> {
-        Elf::with(path, data, &|_, _| Vec::new())
+        Elf::with(path, data, &|_| None)
     }
 
     fn with(path: &Path, data: Vec<u8>, others: Others<'_>) -> Result<Elf, ElfError> {
         let contents = parse(&Named { path }, data.as_slice(), others)?;
-        let Contents { position_independent, soname, segments, code, symbols, unwound } = contents;
+        let Contents { position_independent, soname, segments, code, symbols, unwound, debug_file } =
+            contents;
         Ok(Elf {
             path: path.to_owned(),
-            data,
+            data: Arc::new(data),
             position_independent,
             soname,
             segments,
@@ -201,6 +206,8 @@ impl Elf {
             symbols,
             unwound,
             starts: Mutex::default(),
+            debug_file,
+            debug: OnceLock::new(),
         })
     }
 
@@ -317,6 +324,18 @@ impl Elf {
         look(starts.as_ref().map_or(&[], |(_, starts)| starts))
     }
 
+    /// What the compiler says of the code, read now or before, from this file or its debug file.
+    ///
+    /// # Errors
+    /// There is nothing of it, or it cannot be read at all.
+    pub fn debug_info(&self) -> Result<Arc<DebugInfo>, DebugError> {
+        let read = || {
+            let code = self.code.iter().map(|range| range.address..range.address.saturating_add(range.size));
+            DebugInfo::read(&self.path, &self.data, code.collect(), self.debug_file.as_ref()).map(Arc::new)
+        };
+        self.debug.get_or_init(read).clone()
+    }
+
     fn file_bytes(&self, offset: u64, size: u64) -> &[u8] {
         // The ranges were checked against the file's length when it was parsed.
         let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(size)).ok());
@@ -387,6 +406,7 @@ struct Contents {
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
     unwound: Vec<Range<u64>>,
+    debug_file: Option<(PathBuf, File)>,
 }
 
 fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents, ElfError> {
@@ -426,12 +446,21 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
         ));
     }
     code.sort_by_key(|range| range.address);
-    let others = || Ok(others(&Link::of(&sections, data)?, &code));
+    let is_complete = |name| sections.section_by_name(LittleEndian, name).is_some();
+    let debug_file =
+        if is_complete(b".symtab") && (is_complete(b".debug_info") || is_complete(b".zdebug_info")) {
+            None
+        } else {
+            let link = Link::of(&sections, data).map_err(|error| named.malformed(error))?;
+            others(&link)
+        };
+    let others =
+        || debug_file.as_ref().map_or_else(Vec::new, |(path, file)| debug_file::symbols(path, file, &code));
     let symbols = symbols::Symbols::read(&sections, data, &code, others);
     let symbols = symbols.map_err(|error| named.malformed(error))?;
     let soname = named.soname(header, data)?;
     let unwound = unwind::functions(&sections, data);
-    Ok(Contents { position_independent, soname, segments, code, symbols, unwound })
+    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, debug_file })
 }
 
 fn section_table_size(header: &Header) -> u64 {

@@ -2,6 +2,7 @@
 
 pub mod census;
 pub mod code;
+pub mod debug;
 pub mod elf;
 pub mod glob;
 pub mod locate;

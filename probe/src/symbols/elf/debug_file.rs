@@ -52,14 +52,17 @@ impl Link {
         Ok(Link { build_id: build_id(sections, data)?, named })
     }
 
-    /// The symbols that the debug file of the file at `path` adds to those in `code`.
-    pub(super) fn symbols(&self, path: &Path, code: &[CodeRange], open: Open<'_>) -> Vec<Symbol> {
-        self.symbols_in(Path::new(DIRECTORY), path, code, open)
+    /// The debug file of the file at `path`.
+    pub(super) fn file(&self, path: &Path, open: Open<'_>) -> Option<(PathBuf, File)> {
+        self.file_in(Path::new(DIRECTORY), path, open)
     }
 
-    fn symbols_in(&self, directory: &Path, path: &Path, code: &[CodeRange], open: Open<'_>) -> Vec<Symbol> {
+    fn file_in(&self, directory: &Path, path: &Path, open: Open<'_>) -> Option<(PathBuf, File)> {
         let candidates = self.candidates(path, directory);
-        candidates.iter().find_map(|(path, proof)| proven(path, proof, code, open)).unwrap_or_default()
+        candidates
+            .into_iter()
+            .find_map(|(path, proof)| Some((proven(&path, &proof, open)?, path)))
+            .map(|(f, p)| (p, f))
     }
 
     /// Where GDB looks, in its order.
@@ -79,24 +82,32 @@ impl Link {
     }
 }
 
-/// The symbols of the file at `path`, if it is the right one.
-fn proven(path: &Path, proof: &Proof<'_>, code: &[CodeRange], open: Open<'_>) -> Option<Vec<Symbol>> {
+/// The file at `path`, if it is the right one.
+fn proven(path: &Path, proof: &Proof<'_>, open: Open<'_>) -> Option<File> {
     let file = open(path).ok()?;
-    if let Proof::Checksum(expected) = proof
-        && crc(&file).ok()? != *expected
-    {
-        return None;
+    match proof {
+        Proof::Checksum(expected) if crc(&file).ok()? != *expected => return None,
+        Proof::Checksum(_) => {}
+        Proof::BuildId(expected) => {
+            let data = ReadCache::new(&file);
+            let sections = Named { path }.header(&data).ok()?.sections(LittleEndian, &data).ok()?;
+            if build_id(&sections, &data).ok()?.as_deref() != Some(*expected) {
+                return None;
+            }
+        }
     }
+    Some(file)
+}
+
+/// The symbols that the debug file at `path` adds to those in `code`; none where it makes no sense.
+pub(super) fn symbols(path: &Path, file: &File, code: &[CodeRange]) -> Vec<Symbol> {
     // It is read where it is needed: debug files are large, and most of it is not symbols.
     let data = ReadCache::new(file);
-    let header = Named { path }.header(&data).ok()?;
-    let sections = header.sections(LittleEndian, &data).ok()?;
-    if let Proof::BuildId(expected) = proof
-        && build_id(&sections, &data).ok()?.as_deref() != Some(*expected)
-    {
-        return None;
-    }
-    symbols::of_debug_file(&sections, &data, code).ok()
+    let read = || {
+        let sections = Named { path }.header(&data).ok()?.sections(LittleEndian, &data).ok()?;
+        symbols::of_debug_file(&sections, &data, code).ok()
+    };
+    read().unwrap_or_default()
 }
 
 /// The build id in a note of its own; sections without a place in the file have none.
@@ -167,15 +178,16 @@ mod tests {
             File::open(&us)
         };
         let directory = Path::new("/debug");
-        let symbols = link.symbols_in(directory, &us, elf.code(), &open);
+        let (path, file) = link.file_in(directory, &us, &open).unwrap();
+        let symbols = symbols(&path, &file, elf.code());
         assert!(symbols.len() > 100 && symbols.iter().any(|symbol| symbol.name == "main"));
         let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(*asked.borrow(), [directory.join(format!(".build-id/{first:02x}/{rest}.debug"))]);
         // Whatever lies there must have it.
         let other = Link { build_id: Some(vec![*first, 0]), named: None };
-        assert_eq!(other.symbols_in(directory, &us, elf.code(), &open), []);
+        assert!(other.file_in(directory, &us, &open).is_none());
         let missing = |_: &Path| Err(io::ErrorKind::NotFound.into());
-        assert_eq!(link.symbols_in(directory, &us, elf.code(), &missing), []);
+        assert!(link.file_in(directory, &us, &missing).is_none());
     }
 
     #[test]

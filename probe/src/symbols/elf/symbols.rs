@@ -236,7 +236,7 @@ impl Symbols {
         sections: &SectionTable<'data, Header>,
         data: &'data [u8],
         code: &[CodeRange],
-        others: impl FnOnce() -> object::Result<Vec<Symbol>>,
+        others: impl FnOnce() -> Vec<Symbol>,
     ) -> object::Result<Symbols> {
         let versions = sections.versions(LittleEndian, data)?;
         let mut symbols = Vec::new();
@@ -245,7 +245,7 @@ impl Symbols {
         let table = sections.symbols(LittleEndian, data, SHT_SYMTAB)?;
         read_table(&table, None, code, &mut symbols)?;
         if table.is_empty() {
-            symbols.extend(others()?);
+            symbols.extend(others());
         }
         let functions = functions(&symbols, code);
         symbols.sort_by(|a, b| (&a.name, a.address, &a.version).cmp(&(&b.name, b.address, &b.version)));

@@ -1,0 +1,550 @@
+//! The debug information of one object: its units, and how they are read.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use gimli::{
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfoOffset, DebugTypeSignature,
+    DebuggingInformationEntry, Dwarf, EntriesRaw, LittleEndian, Reader, SectionId, UnitHeader, UnitOffset,
+    UnitType, constants as dw,
+};
+
+use super::error::DebugError;
+use super::functions::{Block, Functions};
+use super::lines::Lines;
+use super::names::Names;
+use super::sections::{Sections, Slice, malformed};
+use super::tls::ThreadLocal;
+
+pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
+pub(super) type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
+pub(super) type Value<'a> = AttributeValue<Slice<'a>>;
+
+/// How far one entry may refer to another to complete it.
+const MOST_REFERENCES: usize = 16;
+
+/// An entry of one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Die {
+    /// The number of the unit.
+    pub(super) unit: usize,
+    /// Bytes from its start.
+    pub(super) offset: usize,
+}
+
+/// A unit, and what was found in it so far.
+#[derive(Debug)]
+pub(super) struct UnitEntry {
+    /// Where it begins in its section.
+    offset: u64,
+    /// Whether that is .debug_types.
+    types: bool,
+    abbreviations: u64,
+    /// Why it cannot be read.
+    broken: Option<DebugError>,
+    pub(super) language: Option<dw::DwLang>,
+    pub(super) functions: OnceLock<Result<Functions, DebugError>>,
+    pub(super) lines: OnceLock<Result<Lines, DebugError>>,
+}
+
+impl UnitEntry {
+    fn section(&self) -> &'static str {
+        if self.types { SectionId::DebugTypes.name() } else { SectionId::DebugInfo.name() }
+    }
+}
+
+/// The debug information of an executable or shared object, in DWARF 4 or 5.
+///
+/// Most of it is read when it is asked for; nothing in it is trusted. Addresses are virtual ones of the object, before
+/// relocation.
+#[derive(Debug)]
+pub struct DebugInfo {
+    path: PathBuf,
+    sections: Sections,
+    /// Those of the object, where `sections` are those of its debug file.
+    object: Option<Sections>,
+    code: Vec<Range<u64>>,
+    pub(super) thread_local: ThreadLocal,
+    pub(super) units: Vec<UnitEntry>,
+    /// Why there may be more.
+    incomplete: Option<DebugError>,
+    abbreviations: HashMap<u64, Result<Arc<Abbreviations>, DebugError>>,
+    /// The type that a type unit describes.
+    signatures: HashMap<u64, Die>,
+    /// The code of the units, in its order.
+    ranges: Vec<(Range<u64>, usize)>,
+    pub(super) names: OnceLock<Names>,
+}
+
+impl DebugInfo {
+    /// That of the object at `path` with these contents and this code; `debug_file` is looked at where the object has
+    /// none itself.
+    pub(crate) fn read(
+        path: &Path,
+        data: &Arc<Vec<u8>>,
+        code: Vec<Range<u64>>,
+        debug_file: Option<&(PathBuf, File)>,
+    ) -> Result<DebugInfo, DebugError> {
+        let own = Sections::in_memory(data)?;
+        let (path, sections, object) = match debug_file {
+            _ if own.has(SectionId::DebugInfo) => (path, own, None),
+            Some((path, file)) => (path.as_path(), Sections::on_disk(path, file)?, Some(own)),
+            None => (path, own, None),
+        };
+        if !sections.has(SectionId::DebugInfo) {
+            return Err(DebugError::Missing { path: path.to_owned() });
+        }
+        let thread_local = ThreadLocal::of(data);
+        let mut info = DebugInfo {
+            path: path.to_owned(),
+            sections,
+            object,
+            code,
+            thread_local,
+            units: Vec::new(),
+            incomplete: None,
+            abbreviations: HashMap::new(),
+            signatures: HashMap::new(),
+            ranges: Vec::new(),
+            names: OnceLock::new(),
+        };
+        let (units, signatures, incomplete) = headers(&info);
+        (info.units, info.signatures, info.incomplete) = (units, signatures, incomplete);
+        info.abbreviations = abbreviations(&info);
+        let (ranges, found) = roots(&info);
+        info.ranges = ranges;
+        for (unit, root) in info.units.iter_mut().zip(found) {
+            match root {
+                Ok(language) => unit.language = language,
+                Err(error) => unit.broken = Some(error),
+            }
+        }
+        Ok(info)
+    }
+
+    /// The file that it was read from: the object's, or its debug file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_type_unit(&self, unit: usize) -> bool {
+        self.units.get(unit).is_some_and(|unit| unit.types)
+    }
+
+    /// Whether code of the object lies there. What a linker left out has addresses, too, but others.
+    pub(super) fn is_code(&self, address: u64) -> bool {
+        self.code.iter().any(|code| code.contains(&address))
+    }
+
+    /// Why something may not have been found.
+    pub(super) fn trouble(&self) -> Option<&DebugError> {
+        let broken = |unit: &&UnitEntry| !matches!(unit.broken, Some(DebugError::Split { .. }) | None);
+        let split = || self.units.iter().find_map(|unit| unit.broken.as_ref());
+        let broken = self.units.iter().find(broken).and_then(|unit| unit.broken.as_ref());
+        self.incomplete.as_ref().or(broken).or_else(split)
+    }
+
+    /// The units with code at `address`.
+    pub(super) fn units_at(&self, address: u64) -> impl Iterator<Item = usize> {
+        /// Few units have code between that of another.
+        const NESTED: usize = 16;
+        let after = self.ranges.partition_point(|(range, _)| range.start <= address);
+        let candidates = self.ranges.get(after.saturating_sub(NESTED)..after).unwrap_or_default();
+        candidates.iter().rev().filter(move |(range, _)| range.contains(&address)).map(|&(_, unit)| unit)
+    }
+
+    /// The unwind tables: `.eh_frame` and `.debug_frame`, each with its virtual address.
+    pub(super) fn unwind_tables(&self) -> [(SectionId, Slice<'_>, u64); 2] {
+        [SectionId::EhFrame, SectionId::DebugFrame].map(|id| {
+            let sections = match &self.object {
+                Some(object) if object.has(id) => object,
+                _ => &self.sections,
+            };
+            (id, sections.get(id), sections.address(id))
+        })
+    }
+
+    /// How much work an answer may take.
+    fn allowance(&self) -> u64 {
+        self.sections.length().saturating_mul(64).saturating_add(1 << 22)
+    }
+}
+
+type Headers = (Vec<UnitEntry>, HashMap<u64, Die>, Option<DebugError>);
+
+/// All headers; the last is why there may be more.
+fn headers(info: &DebugInfo) -> Headers {
+    let query = Query::new(info);
+    let (mut units, mut signatures) = (Vec::new(), HashMap::new());
+    let mut take = |header: &UnitHeader<Slice<'_>>, types: bool| {
+        let offset = header.offset().0;
+        if let UnitType::Type { type_signature: DebugTypeSignature(signature), type_offset } = header.type_()
+        {
+            signatures.insert(signature, Die { unit: units.len(), offset: type_offset.0 });
+        }
+        units.push(UnitEntry {
+            offset: offset as u64,
+            types,
+            abbreviations: header.debug_abbrev_offset().0 as u64,
+            broken: None,
+            language: None,
+            functions: OnceLock::new(),
+            lines: OnceLock::new(),
+        });
+        (offset + header.length_including_self()) as u64
+    };
+    let mut end = 0;
+    let mut incomplete = None;
+    let mut headers = query.dwarf.units();
+    loop {
+        match headers.next() {
+            Ok(Some(header)) => end = take(&header, false),
+            Ok(None) => break,
+            Err(error) => {
+                incomplete = Some(malformed(SectionId::DebugInfo.name(), end, error));
+                break;
+            }
+        }
+    }
+    let mut end = 0;
+    let mut headers = query.dwarf.type_units();
+    loop {
+        match headers.next() {
+            Ok(Some(header)) => end = take(&header, true),
+            Ok(None) => break,
+            Err(error) => {
+                incomplete.get_or_insert(malformed(SectionId::DebugTypes.name(), end, error));
+                break;
+            }
+        }
+    }
+    (units, signatures, incomplete)
+}
+
+/// Each table that a unit names is read up to where the next begins, so that overlapping ones take no more work.
+fn abbreviations(info: &DebugInfo) -> HashMap<u64, Result<Arc<Abbreviations>, DebugError>> {
+    const SECTION: SectionId = SectionId::DebugAbbrev;
+    let section = info.sections.get(SECTION);
+    let starts: BTreeSet<u64> = info.units.iter().map(|unit| unit.abbreviations).collect();
+    let ends = starts.iter().skip(1).copied().chain([section.len() as u64]);
+    let read = |(&start, end): (&u64, u64)| {
+        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+        let bytes = range.and_then(|(start, end)| section.slice().get(start..end)).unwrap_or_default();
+        let table = DebugAbbrev::new(bytes, LittleEndian).abbreviations(DebugAbbrevOffset(0));
+        (start, table.map(Arc::new).map_err(|error| malformed(SECTION.name(), start, error)))
+    };
+    starts.iter().zip(ends).map(read).collect()
+}
+
+type Roots = (Vec<(Range<u64>, usize)>, Vec<Result<Option<dw::DwLang>, DebugError>>);
+
+/// What the first entries of the units say: where the code lies, and the language.
+fn roots(info: &DebugInfo) -> Roots {
+    let query = Query::new(info);
+    let mut all = Vec::new();
+    let root = |index: usize, entry: &UnitEntry, all: &mut Vec<_>| {
+        if entry.types {
+            return Ok(None);
+        }
+        let unit = query.read_unit(index)?;
+        let language = query.root(index, &unit)?.attr_value(dw::DW_AT_language);
+        let malformed = |error| malformed(entry.section(), entry.offset, error);
+        let mut ranges = query.dwarf.unit_ranges(&unit).map_err(malformed)?;
+        while let Some(range) = ranges.next().map_err(malformed)? {
+            query.spend(1)?;
+            if range.begin < range.end && info.is_code(range.begin) {
+                all.push((range.begin..range.end, index));
+            }
+        }
+        Ok(match language {
+            Some(AttributeValue::Language(language)) => Some(language),
+            _ => None,
+        })
+    };
+    let found = info.units.iter().enumerate().map(|(index, entry)| root(index, entry, &mut all)).collect();
+    all.sort_by_key(|(range, _)| range.start);
+    (all, found)
+}
+
+/// One question: what was read for it, and how much work it has taken.
+pub(super) struct Query<'a> {
+    pub(super) info: &'a DebugInfo,
+    pub(super) dwarf: Dwarf<Slice<'a>>,
+    units: RefCell<HashMap<usize, Rc<Unit<'a>>>>,
+    blocks: RefCell<HashMap<Die, Rc<Vec<Rc<Block>>>>>,
+    left: Cell<u64>,
+}
+
+impl<'a> Query<'a> {
+    pub(super) fn new(info: &'a DebugInfo) -> Query<'a> {
+        let dwarf = Dwarf::load(|id| Ok::<_, gimli::Error>(info.sections.get(id))).unwrap_or_default();
+        Query {
+            info,
+            dwarf,
+            units: RefCell::default(),
+            blocks: RefCell::default(),
+            left: Cell::new(info.allowance()),
+        }
+    }
+
+    /// Counts work, by about what reading a byte takes.
+    pub(super) fn spend(&self, work: u64) -> Result<(), DebugError> {
+        match self.left.get().checked_sub(work) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => Err(DebugError::TooMuch),
+        }
+    }
+
+    /// A unit, read now or before.
+    pub(super) fn unit(&self, index: usize) -> Result<Rc<Unit<'a>>, DebugError> {
+        if let Some(unit) = self.units.borrow().get(&index) {
+            return Ok(Rc::clone(unit));
+        }
+        let broken = self.info.units.get(index).and_then(|entry| entry.broken.clone());
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        let unit = Rc::new(self.read_unit(index)?);
+        self.units.borrow_mut().insert(index, Rc::clone(&unit));
+        Ok(unit)
+    }
+
+    /// Lets go of a unit that is not needed any more.
+    pub(super) fn forget(&self, index: usize) {
+        self.units.borrow_mut().remove(&index);
+    }
+
+    pub(super) fn known_blocks(&self, function: Die) -> Option<Rc<Vec<Rc<Block>>>> {
+        self.blocks.borrow().get(&function).cloned()
+    }
+
+    pub(super) fn keep_blocks(&self, function: Die, blocks: &Rc<Vec<Rc<Block>>>) {
+        self.blocks.borrow_mut().insert(function, Rc::clone(blocks));
+    }
+
+    fn read_unit(&self, index: usize) -> Result<Unit<'a>, DebugError> {
+        let entry = self.info.units.get(index);
+        let entry =
+            entry.ok_or_else(|| malformed(SectionId::DebugInfo.name(), 0, "there is no such unit"))?;
+        let bad = |error: gimli::Error| malformed(entry.section(), entry.offset, error);
+        let at = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        let header = if entry.types {
+            // Their headers can be had in their order only.
+            let section = self.info.sections.get(SectionId::DebugTypes);
+            let rest = section.slice().get(at..).unwrap_or_default();
+            gimli::DebugTypes::new(rest, LittleEndian).units().next().map_err(bad)?
+        } else {
+            Some(self.dwarf.unit_header(DebugInfoOffset(at)).map_err(bad)?)
+        };
+        let header = header.ok_or_else(|| bad(gimli::Error::MissingUnitDie))?;
+        let abbreviations = match self.info.abbreviations.get(&entry.abbreviations) {
+            Some(table) => Arc::clone(table.as_ref().map_err(Clone::clone)?),
+            None => return Err(bad(gimli::Error::MissingUnitDie)),
+        };
+        let mut root = Entry::null();
+        let mut raw = header.entries_raw(&abbreviations, None).map_err(bad)?;
+        raw.read_entry(&mut root).map_err(bad)?;
+        let unit = Unit::new_with_abbreviations(&self.dwarf, header, abbreviations).map_err(bad)?;
+        self.spend(unit.line_program.as_ref().map_or(0, |program| program.header().header_length() as u64))?;
+        if let Some(name) =
+            [dw::DW_AT_dwo_name, dw::DW_AT_GNU_dwo_name].into_iter().find_map(|at| root.attr_value(at))
+        {
+            return Err(DebugError::Split { name: self.text(&unit, name).unwrap_or_default() });
+        }
+        Ok(unit)
+    }
+
+    fn root(&self, index: usize, unit: &Unit<'a>) -> Result<Entry<'a>, DebugError> {
+        let mut entry = Entry::null();
+        let mut raw =
+            unit.entries_raw(None).map_err(|error| self.at(Die { unit: index, offset: 0 }, error))?;
+        self.next(index, &mut raw, &mut entry)?;
+        Ok(entry)
+    }
+
+    /// Something wrong with what begins there.
+    pub(super) fn at(&self, die: Die, what: impl ToString) -> DebugError {
+        match self.info.units.get(die.unit) {
+            Some(unit) => malformed(unit.section(), unit.offset.saturating_add(die.offset as u64), what),
+            None => malformed(SectionId::DebugInfo.name(), 0, what),
+        }
+    }
+
+    /// The next entry of a unit; whether there is one, and not the end of a list of them.
+    pub(super) fn next(
+        &self,
+        unit: usize,
+        raw: &mut EntriesRaw<'_, Slice<'a>>,
+        entry: &mut Entry<'a>,
+    ) -> Result<bool, DebugError> {
+        let offset = raw.next_offset().0;
+        let read = raw.read_entry(entry).map_err(|error| self.at(Die { unit, offset }, error))?;
+        self.spend((raw.next_offset().0 - offset) as u64)?;
+        Ok(read)
+    }
+
+    /// An entry, and the unit that it is in.
+    pub(super) fn entry(&self, die: Die) -> Result<(Rc<Unit<'a>>, Entry<'a>), DebugError> {
+        let unit = self.unit(die.unit)?;
+        let mut entry = Entry::null();
+        let bad = |error| self.at(die, error);
+        {
+            let mut raw = unit.entries_raw(Some(UnitOffset(die.offset))).map_err(bad)?;
+            if !self.next(die.unit, &mut raw, &mut entry)? {
+                return Err(self.at(die, "an entry is expected there"));
+            }
+        }
+        Ok((unit, entry))
+    }
+
+    /// Calls `take` with each child of an entry, and not with theirs.
+    pub(super) fn children(
+        &self,
+        die: Die,
+        mut take: impl FnMut(Die, &Entry<'a>) -> Result<(), DebugError>,
+    ) -> Result<(), DebugError> {
+        self.descend(die, |child, entry, depth| {
+            if depth == 1 {
+                take(child, entry)?;
+            }
+            // What children have children for is looked at if it is asked for.
+            Ok(depth < 1)
+        })
+    }
+
+    /// Calls `take` with each entry below another, with its depth, that of children being 1, and goes into those for
+    /// which it says so.
+    pub(super) fn descend(
+        &self,
+        die: Die,
+        mut take: impl FnMut(Die, &Entry<'a>, isize) -> Result<bool, DebugError>,
+    ) -> Result<(), DebugError> {
+        let unit = self.unit(die.unit)?;
+        let mut raw = unit.entries_raw(Some(UnitOffset(die.offset))).map_err(|error| self.at(die, error))?;
+        let mut entry = Entry::null();
+        if !self.next(die.unit, &mut raw, &mut entry)? || !entry.has_children {
+            return Ok(());
+        }
+        // Where what is passed over ends.
+        let mut skipped: Option<isize> = None;
+        // The depth that was reached by going on at a sibling is not counted by the reader.
+        let mut above = 0;
+        while !raw.is_empty() && raw.next_depth() + above > 0 {
+            if !self.next(die.unit, &mut raw, &mut entry)? {
+                continue;
+            }
+            let depth = entry.depth + above;
+            if skipped.is_some_and(|skipped| depth > skipped) {
+                continue;
+            }
+            skipped = None;
+            let child = Die { unit: die.unit, offset: entry.offset.0 };
+            if !take(child, &entry, depth)? && entry.has_children {
+                match entry.attr_value(dw::DW_AT_sibling) {
+                    Some(AttributeValue::UnitRef(sibling)) if sibling.0 > raw.next_offset().0 => {
+                        raw = unit.entries_raw(Some(sibling)).map_err(|error| self.at(child, error))?;
+                        above = depth;
+                    }
+                    _ => skipped = Some(depth),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry that an attribute refers to.
+    pub(super) fn reference(&self, from: Die, value: Option<Value<'a>>) -> Result<Option<Die>, DebugError> {
+        let missing = || self.at(from, "it refers to an entry that is not there");
+        Ok(Some(match value {
+            Some(AttributeValue::UnitRef(UnitOffset(offset))) => Die { unit: from.unit, offset },
+            Some(AttributeValue::DebugInfoRef(DebugInfoOffset(offset))) => {
+                self.die_at(offset).ok_or_else(missing)?
+            }
+            Some(AttributeValue::DebugTypesRef(DebugTypeSignature(signature))) => {
+                *self.info.signatures.get(&signature).ok_or_else(missing)?
+            }
+            Some(AttributeValue::DebugInfoRefSup(_)) => {
+                return Err(self.at(from, "it refers to a supplementary file, which is not read"));
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The entry at an offset of .debug_info.
+    pub(super) fn die_at(&self, offset: usize) -> Option<Die> {
+        let units = &self.info.units;
+        let infos = units.iter().take_while(|unit| !unit.types).count();
+        let after = units.get(..infos)?.partition_point(|unit| unit.offset <= offset as u64);
+        let unit = after.checked_sub(1)?;
+        let start = usize::try_from(units.get(unit)?.offset).ok()?;
+        Some(Die { unit, offset: offset.checked_sub(start)? })
+    }
+
+    /// An entry and those that it completes: the abstract instance of an inlined function or a variable of it, the
+    /// declaration of what is defined elsewhere (DW_AT_abstract_origin, DW_AT_specification).
+    pub(super) fn completed(&self, die: Die) -> Result<Vec<(Die, Entry<'a>)>, DebugError> {
+        let mut found: Vec<(Die, Entry<'a>)> = Vec::new();
+        let mut next = Some(die);
+        while let Some(die) = next {
+            if found.len() >= MOST_REFERENCES || found.iter().any(|(known, _)| *known == die) {
+                return Err(self.at(die, "it refers to itself"));
+            }
+            let (_, entry) = self.entry(die)?;
+            let other = entry.attr_value(dw::DW_AT_abstract_origin);
+            next = self.reference(die, other.or_else(|| entry.attr_value(dw::DW_AT_specification)))?;
+            found.push((die, entry));
+        }
+        Ok(found)
+    }
+
+    /// The first of an attribute in [`Query::completed`], and where it stands.
+    pub(super) fn attribute(
+        &self,
+        completed: &[(Die, Entry<'a>)],
+        name: dw::DwAt,
+    ) -> Option<(Die, Value<'a>)> {
+        completed.iter().find_map(|(die, entry)| Some((*die, entry.attr_value(name)?)))
+    }
+
+    /// A text, if the attribute is one, and of bearable length.
+    pub(super) fn text(&self, unit: &Unit<'a>, value: Value<'a>) -> Option<String> {
+        const LONGEST: usize = 1 << 16;
+        let text = self.dwarf.attr_string(unit, value).ok()?;
+        self.spend(text.len() as u64).ok()?;
+        Some(String::from_utf8_lossy(text.slice().get(..text.len().min(LONGEST))?).into_owned())
+    }
+
+    /// The text of an attribute in [`Query::completed`].
+    pub(super) fn text_of(&self, completed: &[(Die, Entry<'a>)], name: dw::DwAt) -> Option<String> {
+        let (die, value) = self.attribute(completed, name)?;
+        self.text(&*self.unit(die.unit).ok()?, value)
+    }
+
+    /// Where the code of an entry lies.
+    pub(super) fn ranges(
+        &self,
+        unit: &Unit<'a>,
+        die: Die,
+        entry: &Entry<'a>,
+    ) -> Result<Vec<Range<u64>>, DebugError> {
+        let bad = |error| self.at(die, error);
+        let mut found = Vec::new();
+        let mut ranges = self.dwarf.die_ranges(unit, entry).map_err(bad)?;
+        while let Some(range) = ranges.next().map_err(bad)? {
+            self.spend(8)?;
+            if range.begin < range.end {
+                found.push(range.begin..range.end);
+            }
+        }
+        Ok(found)
+    }
+}

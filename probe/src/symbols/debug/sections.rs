@@ -1,0 +1,218 @@
+//! The sections with debug information, of a file or of its debug file, made readable.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use flate2::read::ZlibDecoder;
+use gimli::{EndianSlice, LittleEndian, SectionId};
+use object::elf::{
+    CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, FileHeader64, SHF_COMPRESSED, SHT_NOBITS,
+    SectionHeader64,
+};
+use object::pod;
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{LittleEndian as Little, ReadCache, ReadRef};
+
+use super::error::DebugError;
+
+pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+type Header = FileHeader64<Little>;
+
+/// Those that are read.
+const READ: [SectionId; 14] = [
+    SectionId::DebugInfo,
+    SectionId::DebugAbbrev,
+    SectionId::DebugAddr,
+    SectionId::DebugLine,
+    SectionId::DebugLineStr,
+    SectionId::DebugLoc,
+    SectionId::DebugLocLists,
+    SectionId::DebugRanges,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+    SectionId::DebugTypes,
+    SectionId::DebugFrame,
+    SectionId::EhFrame,
+];
+
+/// How much longer than it was a section can become that is decompressed: more than debug information ever does.
+const MOST_EXPANSION: u64 = 200;
+
+/// The bytes of a section.
+#[derive(Debug)]
+enum Bytes {
+    /// In the file's own contents.
+    InFile(Arc<Vec<u8>>, Range<usize>),
+    Own(Vec<u8>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::InFile(data, range) => data.get(range.clone()).unwrap_or_default(),
+            Bytes::Own(bytes) => bytes,
+        }
+    }
+}
+
+/// A section that was found.
+#[derive(Debug)]
+struct Section {
+    id: SectionId,
+    /// The virtual address of its first byte, where it is loaded.
+    address: u64,
+    bytes: Bytes,
+}
+
+/// Where bytes of a file come from.
+trait Source {
+    fn section(&self, range: Range<u64>) -> Result<Bytes, DebugError>;
+}
+
+struct InMemory<'a>(&'a Arc<Vec<u8>>);
+
+impl Source for InMemory<'_> {
+    fn section(&self, range: Range<u64>) -> Result<Bytes, DebugError> {
+        // What lies beyond the end is empty.
+        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.0.len());
+        Ok(Bytes::InFile(Arc::clone(self.0), within(range.start)..within(range.end)))
+    }
+}
+
+struct OnDisk<'a> {
+    path: &'a Path,
+    file: &'a File,
+    length: u64,
+}
+
+impl Source for OnDisk<'_> {
+    fn section(&self, range: Range<u64>) -> Result<Bytes, DebugError> {
+        let range = range.start.min(self.length)..range.end.min(self.length);
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+        let read = self.file.read_exact_at(&mut bytes, range.start);
+        read.map_err(|error| DebugError::Read { path: self.path.to_owned(), what: error.to_string() })?;
+        Ok(Bytes::Own(bytes))
+    }
+}
+
+/// All of one file.
+#[derive(Debug, Default)]
+pub(super) struct Sections(Vec<Section>);
+
+impl Sections {
+    /// Those in the contents of a file.
+    pub(super) fn in_memory(data: &Arc<Vec<u8>>) -> Result<Sections, DebugError> {
+        Sections::read(data.as_slice(), &InMemory(data))
+    }
+
+    /// Those of the debug file at `path`.
+    pub(super) fn on_disk(path: &Path, file: &File) -> Result<Sections, DebugError> {
+        let metadata = file.metadata();
+        let length = metadata
+            .map_err(|error| DebugError::Read { path: path.to_owned(), what: error.to_string() })?
+            .len();
+        let cache = ReadCache::new(file);
+        Sections::read(&cache, &OnDisk { path, file, length })
+    }
+
+    fn read<'data, R: ReadRef<'data>>(data: R, source: &dyn Source) -> Result<Sections, DebugError> {
+        let broken = |error: object::Error| malformed("section headers", 0, error);
+        let header = Header::parse(data).map_err(broken)?;
+        let table = header.sections(Little, data).map_err(broken)?;
+        let mut sections = Vec::new();
+        for section in table.iter() {
+            let Ok(name) = table.section_name(Little, section) else { continue };
+            let Some((id, old)) = READ.iter().find_map(|id| names(*id, name)) else { continue };
+            if section.sh_type(Little) == SHT_NOBITS || sections.iter().any(|known: &Section| known.id == id)
+            {
+                continue;
+            }
+            let bytes = contents(id, section, old, source)?;
+            sections.push(Section { id, address: section.sh_addr(Little), bytes });
+        }
+        Ok(Sections(sections))
+    }
+
+    fn find(&self, id: SectionId) -> Option<&Section> {
+        self.0.iter().find(|section| section.id == id)
+    }
+
+    /// The bytes of a section; none where there is no such section.
+    pub(super) fn get(&self, id: SectionId) -> Slice<'_> {
+        Slice::new(self.find(id).map_or(&[], |section| section.bytes.get()), LittleEndian)
+    }
+
+    /// The virtual address of its first byte.
+    pub(super) fn address(&self, id: SectionId) -> u64 {
+        self.find(id).map_or(0, |section| section.address)
+    }
+
+    pub(super) fn has(&self, id: SectionId) -> bool {
+        self.find(id).is_some()
+    }
+
+    /// The length of all in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.0.iter().map(|section| section.bytes.get().len() as u64).sum()
+    }
+}
+
+pub(super) fn malformed(section: &'static str, offset: u64, what: impl ToString) -> DebugError {
+    DebugError::Malformed { section, offset, what: what.to_string() }
+}
+
+/// Whether that is the name of the section, and whether it is the old one of a compressed section.
+fn names(id: SectionId, name: &[u8]) -> Option<(SectionId, bool)> {
+    let plain = id.name().as_bytes();
+    let old =
+        || name.strip_prefix(b".zdebug").is_some_and(|rest| plain.strip_prefix(b".debug") == Some(rest));
+    if name == plain { Some((id, false)) } else { old().then_some((id, true)) }
+}
+
+fn contents(
+    id: SectionId,
+    section: &SectionHeader64<Little>,
+    old: bool,
+    source: &dyn Source,
+) -> Result<Bytes, DebugError> {
+    let start = section.sh_offset(Little);
+    let stored = source.section(start..start.saturating_add(section.sh_size(Little)))?;
+    let (kind, size, compressed) = if section.sh_flags(Little).contains(SHF_COMPRESSED) {
+        let header = pod::from_bytes::<CompressionHeader64<Little>>(stored.get());
+        let (header, rest) =
+            header.map_err(|()| malformed(id.name(), 0, "its compression header is cut short"))?;
+        (header.ch_type.get(Little), header.ch_size.get(Little), rest)
+    } else if old {
+        let header = stored.get().strip_prefix(b"ZLIB").and_then(|rest| rest.split_first_chunk());
+        let (size, rest) = header.ok_or_else(|| malformed(id.name(), 0, "it does not begin with ZLIB"))?;
+        (ELFCOMPRESS_ZLIB, u64::from_be_bytes(*size), rest)
+    } else {
+        return Ok(stored);
+    };
+    let most = (compressed.len() as u64).saturating_mul(MOST_EXPANSION);
+    if size > most {
+        let what = format!("it would be {size} bytes long after decompressing {}", compressed.len());
+        return Err(malformed(id.name(), 0, what));
+    }
+    let mut bytes = Vec::new();
+    let read = if kind == ELFCOMPRESS_ZLIB {
+        ZlibDecoder::new(compressed).take(size).read_to_end(&mut bytes).map_err(|error| error.to_string())
+    } else if kind == ELFCOMPRESS_ZSTD {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(compressed).map_err(|error| error.to_string());
+        decoder
+            .and_then(|decoder| decoder.take(size).read_to_end(&mut bytes).map_err(|error| error.to_string()))
+    } else {
+        Err(format!("compression of type {} is unknown", kind.0))
+    };
+    match read {
+        Ok(_) if bytes.len() as u64 == size => Ok(Bytes::Own(bytes)),
+        Ok(_) => Err(malformed(id.name(), bytes.len() as u64, "its compressed contents end early")),
+        Err(what) => Err(malformed(id.name(), bytes.len() as u64, what)),
+    }
+}
