@@ -20,6 +20,7 @@ use super::lines::Lines;
 use super::names::Names;
 use super::sections::{Sections, Slice, malformed};
 use super::tls::ThreadLocal;
+use super::unwind::Unwound;
 
 pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
 pub(super) type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
@@ -79,6 +80,7 @@ pub struct DebugInfo {
     /// The code of the units, in its order.
     ranges: Vec<(Range<u64>, usize)>,
     pub(super) names: OnceLock<Names>,
+    pub(super) unwound: OnceLock<Vec<Unwound>>,
 }
 
 impl DebugInfo {
@@ -112,6 +114,7 @@ impl DebugInfo {
             signatures: HashMap::new(),
             ranges: Vec::new(),
             names: OnceLock::new(),
+            unwound: OnceLock::new(),
         };
         let (units, signatures, incomplete) = headers(&info);
         (info.units, info.signatures, info.incomplete) = (units, signatures, incomplete);
@@ -521,12 +524,6 @@ impl<'a> Query<'a> {
         let text = self.dwarf.attr_string(unit, value).ok()?;
         self.spend(text.len() as u64).ok()?;
         Some(String::from_utf8_lossy(text.slice().get(..text.len().min(LONGEST))?).into_owned())
-    }
-
-    /// The text of an attribute in [`Query::completed`].
-    pub(super) fn text_of(&self, completed: &[(Die, Entry<'a>)], name: dw::DwAt) -> Option<String> {
-        let (die, value) = self.attribute(completed, name)?;
-        self.text(&*self.unit(die.unit).ok()?, value)
     }
 
     /// Where the code of an entry lies.

@@ -1,14 +1,21 @@
 //! What a compiler says of its code: lines, functions, variables and their types (DWARF, versions 4 and 5).
 
+mod abi;
 mod error;
 mod functions;
 mod info;
 mod lines;
+mod location;
 mod names;
+mod scope;
 mod sections;
 mod tls;
+mod types;
+mod unwind;
 
 pub use error::DebugError;
 pub use functions::Frame;
 pub use info::DebugInfo;
 pub use lines::LinePlace;
+pub use location::{Location, Piece, Unavailable};
+pub use scope::{Language, Scope, ScopeFrame, Source, Variable, VariableKind};

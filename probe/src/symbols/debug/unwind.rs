@@ -1,0 +1,111 @@
+//! Where a function's frame is, by the unwind tables (DWARF 5, section 6.4).
+
+use std::ops::Range;
+
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, Encoding, Expression, Format, LittleEndian,
+    SectionId, UnwindContext, UnwindSection,
+};
+
+use super::error::DebugError;
+use super::info::{DebugInfo, Query};
+use super::sections::Slice;
+
+/// What an entry of an unwind table is of, and where it stands in which.
+pub(super) type Unwound = (Range<u64>, SectionId, usize);
+
+/// How the canonical frame address is computed.
+pub(super) enum Cfa<'a> {
+    /// From a register, by its DWARF number, and an offset.
+    Register(u16, i64),
+    Computed(Expression<Slice<'a>>, Encoding),
+}
+
+fn entries<'a, S>(id: SectionId, table: &S, bases: &BaseAddresses, found: &mut Vec<Unwound>)
+where
+    S: UnwindSection<Slice<'a>>,
+    S::Offset: gimli::UnwindOffset<usize>,
+{
+    let mut entries = table.entries(bases);
+    // What comes behind something that makes no sense makes none, either.
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(entry) = entry else { continue };
+        if let Ok(entry) = entry.parse(S::cie_from_offset) {
+            let start = entry.initial_address();
+            found.push((start..start.saturating_add(entry.len()), id, entry.offset()));
+        }
+    }
+}
+
+fn row<'a, S>(table: &S, bases: &BaseAddresses, offset: S::Offset, address: u64) -> gimli::Result<Cfa<'a>>
+where
+    S: UnwindSection<Slice<'a>>,
+{
+    let entry = table.fde_from_offset(bases, offset, S::cie_from_offset)?;
+    let mut context = UnwindContext::new();
+    let row = entry.unwind_info_for_address(table, bases, &mut context, address)?;
+    Ok(match row.cfa() {
+        CfaRule::RegisterAndOffset { register, offset } => Cfa::Register(register.0, *offset),
+        CfaRule::Expression(expression) => {
+            let encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 5 };
+            Cfa::Computed(expression.get(table)?, encoding)
+        }
+    })
+}
+
+impl DebugInfo {
+    fn unwound(&self) -> &[Unwound] {
+        self.unwound.get_or_init(|| {
+            let mut found = Vec::new();
+            for (id, bytes, address) in self.unwind_tables() {
+                let bases = BaseAddresses::default().set_eh_frame(address);
+                match id {
+                    SectionId::EhFrame => {
+                        entries(id, &EhFrame::new(bytes.slice(), LittleEndian), &bases, &mut found)
+                    }
+                    _ => entries(id, &frame_table(bytes), &bases, &mut found),
+                }
+            }
+            found.sort_by_key(|(range, ..)| range.start);
+            found
+        })
+    }
+}
+
+fn frame_table(bytes: Slice<'_>) -> DebugFrame<Slice<'_>> {
+    let mut table = DebugFrame::new(bytes.slice(), LittleEndian);
+    table.set_address_size(8);
+    table
+}
+
+impl<'a> Query<'a> {
+    /// How the frame is found at an address; `None` where no table tells.
+    pub(super) fn cfa(&self, address: u64) -> Result<Option<Cfa<'a>>, DebugError> {
+        let unwound = self.info.unwound();
+        let after = unwound.partition_point(|(range, ..)| range.start <= address);
+        // Both tables may tell of it.
+        let candidates = unwound.get(after.saturating_sub(2)..after).unwrap_or_default();
+        let Some((_, id, offset)) = candidates.iter().rev().find(|(range, ..)| range.contains(&address))
+        else {
+            return Ok(None);
+        };
+        let [eh_frame, debug_frame] = self.info.unwind_tables();
+        let found = match id {
+            SectionId::EhFrame => {
+                let bases = BaseAddresses::default().set_eh_frame(eh_frame.2);
+                row(
+                    &EhFrame::new(eh_frame.1.slice(), LittleEndian),
+                    &bases,
+                    gimli::EhFrameOffset(*offset),
+                    address,
+                )
+            }
+            _ => {
+                let bases = BaseAddresses::default();
+                row(&frame_table(debug_frame.1), &bases, gimli::DebugFrameOffset(*offset), address)
+            }
+        };
+        let bad = |error: gimli::Error| super::sections::malformed(id.name(), *offset as u64, error);
+        found.map(Some).map_err(bad)
+    }
+}
