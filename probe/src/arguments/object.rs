@@ -1,9 +1,12 @@
-//! What names mean at a place of an object.
+//! What names mean at a place of an object: what its debug information says.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use crate::arguments::names::{Located, Names};
+use crate::arguments::operand::{Location, part};
 use crate::language::types::{TypeId, Types};
+use crate::symbols::debug::{self, DebugError, Scope, Variable};
 use crate::symbols::elf::Elf;
 use crate::symbols::resolve::{Objects, ResolveError};
 use crate::target::maps::{self, Maps};
@@ -19,6 +22,7 @@ struct Object<'a> {
     elf: Held<'a>,
     /// As the file has it.
     address: u64,
+    scope: OnceCell<Result<Scope, DebugError>>,
 }
 
 #[derive(Debug)]
@@ -27,20 +31,90 @@ enum Held<'a> {
     Own(Arc<Elf>),
 }
 
-impl Object<'_> {
+impl<'a> Object<'a> {
+    fn new(elf: Held<'a>, address: u64) -> Object<'a> {
+        Object { elf, address, scope: OnceCell::new() }
+    }
+
     fn elf(&self) -> &Elf {
         match &self.elf {
             Held::Lent(elf) => elf,
             Held::Own(elf) => elf,
         }
     }
+
+    fn scope(&self) -> Result<&Scope, &DebugError> {
+        let read = || self.elf().debug_info()?.scope(self.address);
+        self.scope.get_or_init(read).as_ref()
+    }
+
+    /// What is in scope by that name, or else there as long as the program.
+    fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
+        let scope = self.scope();
+        if let Ok(scope) = scope
+            && let Some(variable) = scope.variable(name)
+        {
+            return located(variable, &scope.types, types);
+        }
+        let global = self.elf().debug_info().and_then(|info| info.global(self.address, name));
+        match (global, scope) {
+            (Ok((variable, of)), _) => located(&variable, &of, types),
+            (Err(DebugError::NoVariable { .. }), Ok(scope)) => Err(no_variable(name, scope)),
+            (Err(error), _) => Err(error.to_string()),
+        }
+    }
+}
+
+fn no_variable(name: &str, scope: &Scope) -> String {
+    const MOST: usize = 12;
+    let variables = scope.frames.iter().flat_map(|frame| &frame.variables);
+    let mut names: Vec<&str> = variables.map(|variable| variable.name.as_str()).collect();
+    let more = if names.len() > MOST { ", …" } else { "" };
+    names.truncate(MOST);
+    match names.is_empty() {
+        true => format!("there is no variable `{name}` here, nor any other"),
+        false => format!("there is no variable `{name}` here; there is {}{more}", names.join(", ")),
+    }
+}
+
+/// A variable as arguments have it, with its type among `types`.
+fn located(variable: &Variable, from: &Types, types: &mut Types) -> Result<Located, String> {
+    let mut of = [variable.of];
+    let only = from.only(&mut of);
+    let distance = types.append(only);
+    let location = location(&variable.location)?;
+    Ok(Located { location, of: TypeId(of[0].0.saturating_add(distance)) })
+}
+
+fn location(of: &debug::Location) -> Result<Location, String> {
+    Ok(match of {
+        debug::Location::Memory(address) => Location::Memory(address.clone()),
+        debug::Location::Value(quadwords) => match &quadwords[..] {
+            [one] => Location::Bits(one.clone()),
+            several => Location::Pieces(
+                several.iter().map(|quadword| (8, Some(Location::Bits(quadword.clone())))).collect(),
+            ),
+        },
+        debug::Location::Pieces(pieces) => {
+            let piece = |piece: &debug::Piece| {
+                if !piece.bits.is_multiple_of(8) || !piece.skip.is_multiple_of(8) {
+                    return Err("it is in parts that are no whole bytes".to_owned());
+                }
+                let bytes = piece.bits / 8;
+                let there = location(&piece.location).ok();
+                Ok((bytes, there.and_then(|there| part(&there, piece.skip / 8, bytes))))
+            };
+            Location::Pieces(pieces.iter().map(piece).collect::<Result<_, _>>()?)
+        }
+        debug::Location::Unavailable(why) => return Err(why.to_string()),
+    })
 }
 
 impl<'a> ObjectNames<'a> {
     /// Those at `address`, as the file has it; none if the object is not known.
     #[must_use]
     pub fn new(elf: Option<&'a Elf>, address: u64) -> ObjectNames<'a> {
-        ObjectNames { object: elf.map(|elf| Object { elf: Held::Lent(elf), address }) }
+        ObjectNames { object: elf.map(|elf| Object::new(Held::Lent(elf), address)) }
     }
 
     /// Those at an address of a process, none where no file is mapped.
@@ -54,21 +128,33 @@ impl<'a> ObjectNames<'a> {
         }
         let elf = objects.mapped(maps, mapping)?;
         let address = mapping.file_offset(address).and_then(|offset| elf.address_of_offset(offset));
-        Ok(ObjectNames { object: address.map(|address| Object { elf: Held::Own(elf), address }) })
+        Ok(ObjectNames { object: address.map(|address| Object::new(Held::Own(elf), address)) })
     }
 }
 
 impl Names for ObjectNames<'_> {
-    fn variable(&self, name: &str, _: &mut Types) -> Result<Located, String> {
-        Err(format!("there is no variable `{name}` here"))
+    fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
+        match &self.object {
+            Some(object) => object.variable(name, types),
+            None => Err(format!("nothing is known here of a variable `{name}`")),
+        }
     }
 
-    fn variables(&self, _: &mut Types) -> Vec<(String, Result<Located, String>)> {
-        Vec::new()
+    fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
+        let Some(Ok(scope)) = self.object.as_ref().map(Object::scope) else { return Vec::new() };
+        // One that is hidden by another of its name cannot be named.
+        let visible = |variable: &&Variable| {
+            scope.variable(&variable.name).is_some_and(|nearest| std::ptr::eq(nearest, *variable))
+        };
+        let variables = scope.frames.iter().flat_map(|frame| &frame.variables).filter(visible);
+        variables.map(|variable| (variable.name.clone(), located(variable, &scope.types, types))).collect()
     }
 
-    fn type_named(&self, _: &str, _: &mut Types) -> Option<TypeId> {
-        None
+    fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId> {
+        let info = self.object.as_ref()?.elf().debug_info().ok()?;
+        let (of, from) = info.type_named(name).ok()?;
+        let distance = types.append(from);
+        Some(TypeId(of.0.saturating_add(distance)))
     }
 
     fn site(&self) -> Option<u64> {

@@ -78,6 +78,11 @@ pub enum DebugError {
         /// The virtual address.
         address: u64,
     },
+    /// No type of that name is known.
+    NoType {
+        /// The name.
+        name: String,
+    },
     /// No variable of that name is known.
     NoVariable {
         /// The name.
@@ -137,6 +142,7 @@ impl fmt::Display for DebugError {
             DebugError::NoPlace { address } => {
                 write!(f, "the debug information tells of no function at {address:#x}")
             }
+            DebugError::NoType { name } => write!(f, "there is no type `{name}`"),
             DebugError::NoVariable { name } => write!(f, "there is no variable `{name}`"),
             DebugError::AmbiguousVariable { name, candidates } => {
                 write!(f, "`{name}` is more than one variable: {}", candidates.join(", "))

@@ -187,6 +187,9 @@ fn matches(file: &str, name: &str) -> bool {
     file.strip_suffix(name).is_some_and(begins)
 }
 
+/// Whether an address begins a line, the address, and the blocks that it is in.
+type Best = (bool, u64, Vec<Rc<Block>>);
+
 impl DebugInfo {
     /// The addresses that `line` of the source file `file` stands for: one for each function and each inlined copy of one
     /// that has code for the line, where a statement begins for the first time. `file` is a path, or the end of one.
@@ -319,7 +322,7 @@ impl DebugInfo {
         let mut trouble = None;
         let mut next: Option<u64> = None;
         // By the unit and the entry of the function or copy: its best address, its frames.
-        let mut best: BTreeMap<(usize, Option<usize>), (bool, u64, Vec<Rc<Block>>)> = BTreeMap::new();
+        let mut best: BTreeMap<(usize, Option<usize>), Best> = BTreeMap::new();
         for unit in self.units_with_file(query, last, &mut trouble) {
             let Ok(lines) = query.lines(unit) else { continue };
             let is_meant = |row: &Row| row.statement && lines.file(*row) == Some(file);

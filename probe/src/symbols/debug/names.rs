@@ -14,7 +14,10 @@ pub(super) enum Kind {
     Function,
     /// One that is there as long as the program.
     Variable,
+    /// One by what it is defined in and its name, to complete a declaration.
     Type,
+    /// The same, and other names of types, by the name alone.
+    TypeName,
 }
 
 /// An entry in few bytes: programs have millions of them.
@@ -120,8 +123,13 @@ impl Names {
                 dw::DW_TAG_variable if !in_function && !declared => {
                     self.take(query, die, entry, Kind::Variable, name.as_deref())?;
                 }
-                tag if is_composite(tag) && !declared && name.is_some() => {
-                    self.named.extend(Packed::of(die).map(|die| (Kind::Type, inner, die)));
+                tag if !declared && (is_composite(tag) || is_name_of_type(tag)) => {
+                    if let (Some(name), Some(packed)) = (name.as_deref(), Packed::of(die)) {
+                        self.named.push((Kind::TypeName, hash(name), packed));
+                        if is_composite(tag) {
+                            self.named.push((Kind::Type, inner, packed));
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -188,6 +196,10 @@ fn is_composite(tag: dw::DwTag) -> bool {
             | dw::DW_TAG_union_type
             | dw::DW_TAG_enumeration_type
     )
+}
+
+fn is_name_of_type(tag: dw::DwTag) -> bool {
+    matches!(tag, dw::DW_TAG_typedef | dw::DW_TAG_base_type)
 }
 
 impl<'a> Query<'a> {

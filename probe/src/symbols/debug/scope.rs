@@ -171,6 +171,24 @@ impl DebugInfo {
     }
 }
 
+impl DebugInfo {
+    /// A type of that name, with or without what kind of type it is (`struct point`, `point`).
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn type_named(&self, name: &str) -> Result<(TypeId, Types), DebugError> {
+        let query = Query::new(self);
+        let kinds = ["struct ", "union ", "enum ", "class "];
+        let plain = kinds.into_iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name).trim();
+        let found = query.named(Kind::TypeName, plain)?;
+        let &die = found.first().ok_or_else(|| DebugError::NoType { name: name.to_owned() })?;
+        let mut describer = Describer::new(&query);
+        let of = describer.of(die);
+        describer.finish();
+        Ok((of, describer.types))
+    }
+}
+
 /// The quadwords of a register that a value of this size has.
 fn resize(location: Location, size: Option<u64>) -> Location {
     match (location, size) {
