@@ -1,0 +1,253 @@
+//! Arguments, conditions and lines of one's own, from outside. What is expected is what the program itself prints.
+
+#[path = "../../tests/scratch/mod.rs"]
+mod scratch;
+mod target;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use scratch::Scratch;
+use serde_json::Value;
+use target::STEPLESS;
+
+/// Prints what `work` is called with, in the words of the tests, then calls it.
+const PROGRAM: &str = r#"
+    #include <stdio.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    enum color { RED, GREEN = 5, BLUE };
+    struct inner { short n; const char *name; };
+    struct outer { struct inner in; enum color color; double d[2]; unsigned a : 3, b : 5; struct outer *next; };
+    static struct outer last = { { -9, "last" }, BLUE, { 0.5, -2 }, 7, 30, 0 };
+    int total;
+    __attribute__((noinline)) int work(int n, const char *text, double d, float f, struct outer *o, unsigned char c) {
+        __asm__ volatile("" :: "r"(o), "r"(text) : "memory");
+        return total += n + (int)d + (int)f + c;
+    }
+    static void call(int n) {
+        char text[20];
+        struct outer o = { { (short)(n * 100), "inner" }, n & 1 ? GREEN : RED, { n + 0.25, n * 2.0 }, n & 7, n & 31, &last };
+        snprintf(text, sizeof text, "text %d", n);
+        printf("%d %s %.17g %.9g %d %d %s %d %u %.17g %d\n", n, text, n * 1.5, n + 0.125f, 65 + n, o.in.n, last.in.name,
+               o.color, o.b, o.d[1], total);
+        fflush(stdout);
+        work(n, text, n * 1.5, n + 0.125f, &o, 65 + n);
+    }
+    int main(int argc, char **argv) {
+        for (int i = -2; i < 3; i++) call(i);
+        if (argc > 1 && fork() == 0) { for (int i = 10; i < 12; i++) call(i); return 0; }
+        while (wait(0) > 0) ;
+        return 0;
+    }
+"#;
+
+fn stepless(arguments: &[&str]) -> Output {
+    Command::new(STEPLESS).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs `trace --json`, and returns the program's lines and the events.
+#[track_caller]
+fn trace(scratch: &Scratch, arguments: &[&str], command: &[&str]) -> (Vec<String>, Vec<Value>) {
+    let file = scratch.path("events");
+    let arguments = [&["trace", "--json", "-o", text(&file)], arguments, &["--"], command].concat();
+    let output = stepless(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let events = std::fs::read_to_string(&file).unwrap();
+    let events = events.lines().map(|line| serde_json::from_str(line).unwrap());
+    (lines.lines().map(str::to_owned).collect(), events.collect())
+}
+
+/// An event's arguments as the program prints them.
+fn line(event: &Value) -> String {
+    let args = &event["args"];
+    let plain = |name: &str| match &args[name] {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{}", number.as_f64().unwrap()),
+        other => other.to_string(),
+    };
+    let names = ["n", "text", "d", "f", "c", "in", "last", "color", "b", "e", "total"];
+    names.map(plain).join(" ")
+}
+
+const BY_NAME: &str = "n=n text=text d=d f=f c=(int)c in=o->in.n last=o->next->in.name color=(int)o->color b=o->b \
+                       e=o->d[1] total=total";
+
+#[test]
+fn variables_are_what_the_program_says() {
+    let scratch = Scratch::new();
+    for flags in
+        [&["-g", "-O0"][..], &["-g", "-O2"], &["-g", "-O2", "-no-pie", "-fno-pie"], &["-g", "-gdwarf-4"]]
+    {
+        let program = scratch.compile("program", PROGRAM, flags);
+        let probe = format!("program:work {BY_NAME}");
+        let (lines, events) = trace(&scratch, &["-e", &probe], &[text(&program)]);
+        let shown: Vec<String> = events.iter().map(line).collect();
+        assert_eq!(lines.len(), 5, "{flags:?}");
+        assert_eq!(shown, lines, "{flags:?}");
+    }
+}
+
+/// Where the structures have what, in bytes, and where the arguments are, is what the ABI says; no debug information.
+#[test]
+fn registers_and_memory_are_what_the_program_says() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-O2"]);
+    let probe = "program:work n=%di:s32 text=+0(%si):string d=%xmm0:f64 f=%xmm1:f32 c=%cx:u8 in=+0(%dx):s16 \
+                 last=+0(+8(+48(%dx))):string color=+16(%dx):u32 b=+40(%dx):b5@3/8 e=+32(%dx):f64 total=$comm";
+    let (lines, events) = trace(&scratch, &["-e", probe], &[text(&program)]);
+    let without_total = |line: &String| line.rsplit_once(' ').unwrap().0.to_owned();
+    let shown: Vec<String> = events.iter().map(line).collect();
+    assert_eq!(
+        shown.iter().map(without_total).collect::<Vec<_>>(),
+        lines.iter().map(without_total).collect::<Vec<_>>()
+    );
+    assert!(shown.iter().all(|line| line.ends_with(" program")), "{shown:?}");
+}
+
+/// What a child is called with is found in its own memory, where the same file lies.
+#[test]
+fn children_have_variables_of_their_own() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    let probe = format!("program:work {BY_NAME} pid=pid");
+    let (lines, events) = trace(&scratch, &["--follow", "-e", &probe], &[text(&program), "fork"]);
+    let mut shown: Vec<String> = events.iter().map(line).collect();
+    let mut lines = lines;
+    shown.sort();
+    lines.sort();
+    assert_eq!(lines.len(), 7);
+    assert_eq!(shown, lines);
+    for event in &events {
+        assert_eq!(event["args"]["pid"], event["pid"]);
+    }
+    let pids: std::collections::HashSet<i64> =
+        events.iter().map(|event| event["pid"].as_i64().unwrap()).collect();
+    assert_eq!(pids.len(), 2);
+}
+
+/// The hits for which a condition does not hold are counted as filtered, and nothing else of them is told.
+#[test]
+fn conditions_filter() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    for (condition, hits) in [
+        ("n > 0", 2),
+        ("n < 0 || text == \"text 2\"", 3),
+        ("o->in.name == \"inner\" && o->next->in.name != \"first\"", 5),
+        ("d >= 1.5 && f < 2", 1),
+        ("comm == \"program\" && pid == tid", 5),
+        ("o->color == 5", 2),
+        ("%di == 2", 1),
+        ("*(char *)n == 1", 0),
+    ] {
+        let file = scratch.path("stat");
+        for arguments in [
+            vec![
+                "stat",
+                "--json",
+                "-o",
+                text(&file),
+                "-e",
+                "program:work",
+                "--if",
+                condition,
+                "--",
+                text(&program),
+            ],
+            vec![
+                "stat",
+                "--json",
+                "-o",
+                text(&file),
+                "-e",
+                &format!("program:work if {condition}"),
+                "--",
+                text(&program),
+            ],
+        ] {
+            let output = stepless(&arguments);
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            let document: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            let probe = &document["probes"][0];
+            assert_eq!((&probe["hits"], &probe["emulated"]), (&5.into(), &5.into()), "{condition}");
+            assert_eq!(probe["filtered"], 5 - hits, "{condition}");
+        }
+    }
+}
+
+#[test]
+fn one_in_so_many_hits_and_for_so_long() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    let (_, events) = trace(&scratch, &["--sample", "1/2", "-e", "program:work n=n"], &[text(&program)]);
+    let taken: Vec<i64> = events.iter().map(|event| event["args"]["n"].as_i64().unwrap()).collect();
+    assert_eq!(taken, [-2, 0, 2]);
+    let start = Instant::now();
+    let mut sleeping = Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = sleeping.id().to_string();
+    let output = stepless(&["stat", "--duration", "50ms", "-e", "libc.so.6:nanosleep", "-p", &pid]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(start.elapsed() >= Duration::from_millis(50));
+    assert_eq!(sleeping.try_wait().unwrap(), None);
+    sleeping.kill().unwrap();
+    sleeping.wait().unwrap();
+}
+
+#[test]
+fn lines_of_ones_own_and_all_variables() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    let file = scratch.path("events");
+    let format = "n={n} {{text}}={text} {o->color}";
+    let output = stepless(&[
+        "trace",
+        "-o",
+        text(&file),
+        "-e",
+        "program:work",
+        "--format-event",
+        format,
+        "--",
+        text(&program),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected: String = (-2..3)
+        .map(|n: i32| format!("n={n} {{text}}=text {n} {}\n", if n & 1 == 0 { "RED" } else { "GREEN" }))
+        .collect();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+    let (_, events) = trace(&scratch, &["--vars", "-e", "program:work"], &[text(&program)]);
+    for (event, n) in events.iter().zip(-2..) {
+        let args = event["args"].as_object().unwrap();
+        assert_eq!(args["n"], n);
+        assert_eq!(args["text"], format!("text {n}"));
+        let names: Vec<&str> = args.keys().map(String::as_str).collect();
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_said_with_its_column() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    for (probe, parts) in [
+        ("program:work x=nothing", &["`nothing`", "there is n, text"][..]),
+        ("program:work x=o->nothing", &["no member `nothing`", "in, color"]),
+        ("program:work x=+(", &["column 18"]),
+        ("program:work if n >", &["column 20"]),
+        ("program:work x=%zax", &["%zax"]),
+        ("program:work x=n:u9", &["u9", "u8 to u64"]),
+    ] {
+        let output = stepless(&["trace", "-e", probe, "--", text(&program)]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{probe}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{probe}: {stderr}");
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{probe}: {stderr}");
+    }
+}
