@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
+use std::ops::Range;
 
 use emu::{Displaced, Processor, Refusal};
 use iced_x86::{Code, Decoder, Instruction as Decoded};
@@ -180,6 +181,13 @@ pub fn of_function<'elf>(
 /// Where the instructions of `function` begin.
 pub(crate) fn starts_of<'elf>(elf: &'elf Elf, function: &Function) -> impl Iterator<Item = u64> + use<'elf> {
     starts(bytes_of(elf, function), function.address)
+}
+
+/// Where the instructions in these virtual addresses begin.
+pub(crate) fn starts_in<'elf>(elf: &'elf Elf, range: Range<u64>) -> impl Iterator<Item = u64> + use<'elf> {
+    let bytes = elf.code_at(range.start);
+    let size = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+    starts(bytes.get(..size.min(bytes.len())).unwrap_or_default(), range.start)
 }
 
 fn bytes_of<'elf>(elf: &'elf Elf, function: &Function) -> &'elf [u8] {

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use object::elf::{
@@ -23,13 +24,18 @@ use crate::symbols::debug::{DebugError, DebugInfo};
 use crate::target::lock;
 
 mod debug_file;
+mod indirect;
+mod names;
 mod sequences;
 mod symbols;
 mod unwind;
 
 pub(crate) use debug_file::Open;
+pub(crate) use indirect::Slot;
+pub use names::demangle;
+pub(crate) use names::without_spaces;
 pub(crate) use sequences::sequences;
-pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version, demangle};
+pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
 
 use debug_file::Link;
 
@@ -139,6 +145,7 @@ pub struct CodeRange {
 /// An executable or shared object.
 #[derive(Debug)]
 pub struct Elf {
+    number: u64,
     path: PathBuf,
     data: Arc<Vec<u8>>,
     position_independent: bool,
@@ -147,6 +154,7 @@ pub struct Elf {
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
     unwound: Vec<Range<u64>>,
+    slots: Vec<(u64, Slot)>,
     /// Where the instructions of one function begin, which was asked for last: many probes in a function are mostly
     /// looked up one after another.
     starts: Mutex<Option<(u64, Vec<u64>)>>,
@@ -194,9 +202,11 @@ impl Elf {
 
     fn with(path: &Path, data: Vec<u8>, others: Others<'_>) -> Result<Elf, ElfError> {
         let contents = parse(&Named { path }, data.as_slice(), others)?;
-        let Contents { position_independent, soname, segments, code, symbols, unwound, debug_file } =
+        let Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file } =
             contents;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Elf {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             path: path.to_owned(),
             data: Arc::new(data),
             position_independent,
@@ -205,6 +215,7 @@ impl Elf {
             code,
             symbols,
             unwound,
+            slots,
             starts: Mutex::default(),
             debug_file,
             debug: OnceLock::new(),
@@ -298,6 +309,21 @@ impl Elf {
         &self.unwound
     }
 
+    /// The virtual addresses of the function that begins at `address`, by its symbol or by unwind tables.
+    pub(crate) fn extent_of(&self, address: u64) -> Option<Range<u64>> {
+        let function = self.function_at(address).filter(|function| function.address == address);
+        if let Some(function) = function {
+            return Some(address..address.saturating_add(function.size));
+        }
+        let at = self.unwound.binary_search_by_key(&address, |function| function.start).ok()?;
+        self.unwound.get(at).cloned()
+    }
+
+    /// A number that no other value of this type has.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether the file knows of code at virtual address `address`, by a symbol or by its unwind tables. What lies
     /// between may be code that it does not tell of, or data.
     #[must_use]
@@ -313,6 +339,22 @@ impl Elf {
     /// There is none, or more than one, or it is not a function.
     pub fn lookup(&self, name: &SymbolName) -> Result<&Symbol, LookupError> {
         self.symbols.lookup(&self.path, name)
+    }
+
+    /// Finds the one function that is called `name`: by a linker, with its version or without, or by its author, with
+    /// parameters or without. `@0xADDRESS` behind it, a virtual address, tells it from others.
+    ///
+    /// # Errors
+    /// There is none, or more than one, or it is not a function.
+    pub fn find(&self, name: &str) -> Result<&Symbol, LookupError> {
+        self.symbols.find(&self.path, name)
+    }
+
+    /// Where the linker keeps what the resolver at that virtual address has answered.
+    pub(crate) fn indirect_slots(&self, resolver: u64) -> impl Iterator<Item = Slot> {
+        let start = self.slots.partition_point(|&(other, _)| other < resolver);
+        let slots = self.slots.get(start..).unwrap_or_default();
+        slots.iter().take_while(move |&&(other, _)| other == resolver).map(|&(_, slot)| slot)
     }
 
     /// Has `look` see where the instructions of `function` begin.
@@ -406,6 +448,7 @@ struct Contents {
     code: Vec<CodeRange>,
     symbols: symbols::Symbols,
     unwound: Vec<Range<u64>>,
+    slots: Vec<(u64, Slot)>,
     debug_file: Option<(PathBuf, File)>,
 }
 
@@ -460,7 +503,8 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
     let symbols = symbols.map_err(|error| named.malformed(error))?;
     let soname = named.soname(header, data)?;
     let unwound = unwind::functions(&sections, data);
-    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, debug_file })
+    let slots = indirect::slots(&sections, data, &segments);
+    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file })
 }
 
 fn section_table_size(header: &Header) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::target::maps::Maps;
 
@@ -25,6 +26,22 @@ pub trait Locate {
     /// [`LocateError::Unresolvable`] where waiting is in vain, such as a symbol that the object lacks or
     /// an offset inside an instruction.
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError>;
+
+    /// What it consists of in such an address space, where each part is a probe of its own: their names, each once.
+    /// `None` where it is one probe, which is so unless it says otherwise.
+    ///
+    /// # Errors
+    /// As [`Locate::locate`].
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        let _ = maps;
+        Ok(None)
+    }
+
+    /// The part that is called so, in whatever address space.
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        let _ = name;
+        None
+    }
 }
 
 /// Why there is no site.

@@ -5,6 +5,7 @@ pub mod code;
 pub mod debug;
 pub mod elf;
 pub mod glob;
+pub(crate) mod indirect;
 pub mod locate;
 pub mod recorded;
 pub mod resolve;

@@ -1,296 +1,54 @@
 //! Looks a [`ProbeSpec`] up in what a process has mapped.
 
-use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::fmt;
-use std::fs::{File, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
 
 use crate::symbols::code::{self, Boundary};
-use crate::symbols::elf::{self, Elf, ElfError, Function, LookupError, Symbol, SymbolName};
+use crate::symbols::elf::{self, Elf, Function, LookupError, Symbol};
 use crate::symbols::glob;
+use crate::symbols::indirect::Indirect;
 use crate::symbols::locate::{Locate, LocateError, Site};
 use crate::symbols::spec::{Name, PlaceSpec, ProbeSpec};
-use crate::target::mapped::{self, MappedError};
 use crate::target::maps::{self, Mapping, Maps};
+use crate::target::{lock, mapped};
 
-/// Why a probe names no site, for good.
-#[derive(Debug)]
-pub enum ResolveError {
-    /// The object's file cannot be used.
-    Elf(ElfError),
-    /// The symbol does not stand for one function.
-    Lookup(LookupError),
-    /// More than one mapped file goes by this name.
-    AmbiguousObject {
-        /// The name.
-        object: String,
-        /// The files.
-        paths: Vec<PathBuf>,
-    },
-    /// The probe has a form that is not supported yet.
-    NotSupported {
-        /// The name of the form.
-        form: &'static str,
-    },
-    /// The file that is mapped is not the one that its path now names.
-    Replaced {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The pattern matches no function.
-    NoMatch {
-        /// The pattern.
-        pattern: String,
-        /// The file.
-        path: PathBuf,
-    },
-    /// The offset lies beyond the function's end.
-    BeyondFunction {
-        /// The function.
-        symbol: String,
-        /// The offset, in bytes.
-        offset: u64,
-        /// The function's length, in bytes.
-        size: u64,
-    },
-    /// The place lies inside an instruction.
-    InsideInstruction {
-        /// The place, as the probe names it.
-        place: String,
-        /// The function that it lies in.
-        function: String,
-        /// How many bytes after the start of the function the instruction begins.
-        start: u64,
-    },
-    /// No code can run at this file offset.
-    NotCode {
-        /// The file.
-        path: PathBuf,
-        /// The file offset.
-        offset: u64,
-    },
-    /// Nothing is mapped at this address.
-    NotMapped {
-        /// The address.
-        address: u64,
-    },
-    /// What is mapped at this address is not executable.
-    NotExecutable {
-        /// The address.
-        address: u64,
-        /// What is mapped there.
-        mapping: String,
-    },
-}
+mod error;
+mod objects;
 
-impl fmt::Display for ResolveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ResolveError::Elf(error) => error.fmt(f),
-            ResolveError::Lookup(error) => error.fmt(f),
-            ResolveError::AmbiguousObject { object, paths } => {
-                let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "`{object}` is more than one mapped file: {}; give the path", paths.join(", "))
-            }
-            ResolveError::NotSupported { form } => write!(f, "{form} is not supported yet"),
-            ResolveError::Replaced { path } => write!(
-                f,
-                "{} was replaced on disk after it was mapped, so its symbols cannot be read; restart the target, \
-                 or be root",
-                maps::without_mark(path).display()
-            ),
-            ResolveError::NoMatch { pattern, path } => {
-                write!(f, "{} has no function that matches `{pattern}`", path.display())
-            }
-            ResolveError::BeyondFunction { symbol, offset, size } => {
-                write!(f, "`{symbol}+{offset:#x}` lies beyond the function, which is {size:#x} bytes long")
-            }
-            ResolveError::InsideInstruction { place, function, start } => write!(
-                f,
-                "`{place}` lies inside the instruction at {function}+{start:#x}, where a breakpoint would \
-                 change what it does"
-            ),
-            ResolveError::NotCode { path, offset } => {
-                write!(f, "file offset {offset:#x} of {} is not executable code", path.display())
-            }
-            ResolveError::NotMapped { address } => write!(f, "nothing is mapped at {address:#x}"),
-            ResolveError::NotExecutable { address, mapping } => {
-                write!(f, "{address:#x} is not executable: it lies in {mapping}")
-            }
-        }
-    }
-}
-
-impl Error for ResolveError {}
-
-impl From<ElfError> for ResolveError {
-    fn from(error: ElfError) -> Self {
-        ResolveError::Elf(error)
-    }
-}
-
-impl From<LookupError> for ResolveError {
-    fn from(error: LookupError) -> Self {
-        ResolveError::Lookup(error)
-    }
-}
-
-impl From<ResolveError> for LocateError {
-    fn from(error: ResolveError) -> Self {
-        LocateError::Unresolvable(Box::new(error))
-    }
-}
-
-/// ELF files that have been read, so that each is read once.
-#[derive(Debug, Default)]
-pub struct Objects {
-    files: Mutex<HashMap<(PathBuf, Identity), Arc<Elf>>>,
-    sonames: Mutex<HashMap<(PathBuf, Identity), Option<String>>>,
-    seen: Mutex<Seen>,
-}
-
-/// What was found in one answer to what a process has mapped, for those who look up many probes in it.
-#[derive(Debug, Default)]
-struct Seen {
-    /// That of [`Maps::number`].
-    number: u64,
-    /// The addresses of the mappings that objects were found in, by name.
-    objects: HashMap<String, u64>,
-    /// Their files, by the address of the mapping.
-    files: HashMap<u64, Arc<Elf>>,
-}
-
-/// What changes when a file is replaced or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Identity {
-    fn of(metadata: &Metadata) -> Identity {
-        let modified = metadata.modified().ok();
-        Identity { device: metadata.dev(), inode: metadata.ino(), length: metadata.len(), modified }
-    }
-
-    /// That of the code which the kernel provides.
-    const VDSO: Identity = Identity { device: 0, inode: 0, length: 0, modified: None };
-}
-
-impl Objects {
-    /// The file at `path` as this process sees it, read now or before.
-    ///
-    /// # Errors
-    /// As [`Elf::open`].
-    pub fn open(&self, path: &Path) -> Result<Arc<Elf>, ElfError> {
-        match std::fs::metadata(path) {
-            Ok(metadata) => self.known(path, Identity::of(&metadata), || Elf::open(path)),
-            // Which says why.
-            Err(_) => Elf::open(path).map(Arc::new),
-        }
-    }
-
-    /// The file that `mapping`, one of `maps`, maps: opened as its process sees it, and never another that
-    /// has its path.
-    ///
-    /// # Errors
-    /// It cannot be had any more, or it is no ELF file.
-    pub fn mapped(&self, maps: &Maps, mapping: &Mapping) -> Result<Arc<Elf>, ResolveError> {
-        if let Some(elf) = self.seen(maps, |seen| seen.files.get(&mapping.start).cloned()) {
-            return Ok(elf);
-        }
-        let elf = self.read_mapped(maps, mapping)?;
-        self.seen(maps, |seen| seen.files.insert(mapping.start, Arc::clone(&elf)));
-        Ok(elf)
-    }
-
-    /// What is known of that answer.
-    fn seen<R>(&self, maps: &Maps, look: impl FnOnce(&mut Seen) -> R) -> R {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.number != maps.number() {
-            *seen = Seen { number: maps.number(), ..Seen::default() };
-        }
-        look(&mut seen)
-    }
-
-    fn read_mapped(&self, maps: &Maps, mapping: &Mapping) -> Result<Arc<Elf>, ResolveError> {
-        let path = mapping.path.as_deref().unwrap_or(Path::new(""));
-        if mapping.is_vdso() {
-            let read = || {
-                let image = mapped::vdso(mapping).map_err(|source| named(path, source))?;
-                Elf::parse(path, image)
-            };
-            return Ok(self.known(path, Identity::VDSO, read)?);
-        }
-        let (file, identity) = open_mapped(maps, mapping)?;
-        let open = |debug_file: &Path| mapped::open_regular(maps.pid(), debug_file);
-        Ok(self.known(path, identity, || Elf::read(path, &file, &open))?)
-    }
-
-    /// Every file that is mapped with code in it, once.
-    pub fn all_mapped(&self, maps: &Maps) -> Vec<Result<Arc<Elf>, ResolveError>> {
-        files(maps).into_iter().map(|mapping| self.mapped(maps, mapping)).collect()
-    }
-
-    fn known(
-        &self,
-        path: &Path,
-        identity: Identity,
-        read: impl FnOnce() -> Result<Elf, ElfError>,
-    ) -> Result<Arc<Elf>, ElfError> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (path.to_owned(), identity);
-        if let Some(elf) = files.get(&key) {
-            return Ok(Arc::clone(elf));
-        }
-        let elf = Arc::new(read()?);
-        files.insert(key, Arc::clone(&elf));
-        Ok(elf)
-    }
-
-    /// DT_SONAME of what `mapping` maps, if that is an ELF file that has one.
-    fn soname(&self, maps: &Maps, mapping: &Mapping) -> Option<String> {
-        if mapping.is_vdso() {
-            return self.mapped(maps, mapping).ok()?.soname().map(str::to_owned);
-        }
-        let path = mapping.file()?;
-        let (file, identity) = open_mapped(maps, mapping).ok()?;
-        let mut sonames = self.sonames.lock().unwrap_or_else(PoisonError::into_inner);
-        let soname = sonames
-            .entry((path.to_owned(), identity))
-            .or_insert_with(|| elf::soname_of(path, file).ok().flatten());
-        soname.clone()
-    }
-}
-
-fn named(path: &Path, source: io::Error) -> ElfError {
-    ElfError::Read { path: path.to_owned(), source }
-}
-
-fn open_mapped(maps: &Maps, mapping: &Mapping) -> Result<(File, Identity), ResolveError> {
-    let path = mapping.path.as_deref().unwrap_or(Path::new(""));
-    let file = mapped::open(maps, mapping).map_err(|error| match error {
-        MappedError::Replaced => ResolveError::Replaced { path: path.to_owned() },
-        MappedError::Open(source) => named(path, source).into(),
-    })?;
-    let metadata = file.metadata().map_err(|source| named(path, source))?;
-    Ok((file, Identity::of(&metadata)))
-}
+pub use error::ResolveError;
+pub use objects::Objects;
+use objects::{absolute, find_object, is_same, named};
 
 /// A probe and what it takes to look it up.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     spec: ProbeSpec,
+    /// What else it may mean: a path may have a colon in it.
+    others: Vec<ProbeSpec>,
     objects: Arc<Objects>,
     /// Where relative paths start; otherwise in the current directory.
     base: Option<PathBuf>,
+    /// The functions that match, by the number of the file.
+    matching: Arc<Mutex<HashMap<u64, Arc<[String]>>>>,
+}
+
+/// What a probe names in its object.
+enum Named<'elf> {
+    /// Instructions, by their virtual addresses before relocation, each once, in their order.
+    Instructions(Vec<u64>),
+    /// Functions of which each is a probe of its own.
+    Functions(Vec<&'elf Function>),
+    /// The implementation of an indirect function.
+    Indirect {
+        /// The virtual address of its resolver.
+        resolver: u64,
+        /// How many bytes behind the start of the implementation.
+        offset: u64,
+        /// Each instruction of it is meant.
+        each: bool,
+    },
 }
 
 /// The sites of a probe before they are placed, for those who want to tell about them.
@@ -306,7 +64,8 @@ impl Resolver {
     /// A probe that shares what has been read with others.
     #[must_use]
     pub fn new(spec: ProbeSpec, objects: Arc<Objects>) -> Resolver {
-        Resolver { spec, objects, base: None }
+        let others = spec.other_readings();
+        Resolver { spec, others, objects, base: None, matching: Arc::default() }
     }
 
     /// The same, with relative paths that start at `base` rather than in the current directory.
@@ -321,21 +80,20 @@ impl Resolver {
         &self.spec
     }
 
+    /// Everything that it may mean, first what it means unless something else is there.
+    fn readings(&self) -> impl Iterator<Item = &ProbeSpec> {
+        std::iter::once(&self.spec).chain(&self.others)
+    }
+
     /// Finds as many mistakes as can be found without a target: those in a file that is given by its path.
     ///
     /// # Errors
     /// As [`Resolver::places`].
     pub fn check(&self) -> Result<(), ResolveError> {
-        self.check_form()?;
-        match self.spec.object() {
-            Some(object) if object.contains('/') => {
-                let path = Path::new(object);
-                let open = absolute(path, self.base.as_deref()).map_err(|source| named(path, source))?;
-                let elf = self.objects.open(if self.base.is_some() { &open } else { path })?;
-                self.addresses(&elf).map(|_| ())
-            }
-            _ => Ok(()),
-        }
+        self.check_file(|path| {
+            let absolute = absolute(path, self.base.as_deref()).map_err(|source| named(path, source))?;
+            Ok(self.objects.open(if self.base.is_some() { &absolute } else { path })?)
+        })
     }
 
     /// The same for a file that process `pid` has not mapped yet, but may, where it sees it.
@@ -343,16 +101,29 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::places`].
     pub fn check_for(&self, pid: i32) -> Result<(), ResolveError> {
+        self.check_file(|path| {
+            let read = || {
+                let absolute = absolute(path, self.base.as_deref())?;
+                mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
+            };
+            let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
+            let file = read().map_err(|source| named(path, source))?;
+            Ok(Arc::new(Elf::read(path, &file, &open)?))
+        })
+    }
+
+    fn check_file(&self, open: impl Fn(&Path) -> Result<Arc<Elf>, ResolveError>) -> Result<(), ResolveError> {
         self.check_form()?;
-        let Some(object) = self.spec.object().filter(|object| object.contains('/')) else { return Ok(()) };
-        let path = Path::new(object);
-        let read = || {
-            let absolute = absolute(path, self.base.as_deref())?;
-            mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
-        };
-        let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
-        let elf = Elf::read(path, &read().map_err(|source| named(path, source))?, &open)?;
-        self.addresses(&elf).map(|_| ())
+        let mut first = Ok(());
+        for (index, spec) in self.readings().enumerate() {
+            let Some(object) = spec.object().filter(|object| object.contains('/')) else { break };
+            match open(Path::new(object)) {
+                Ok(elf) => return self.named(spec, &elf).map(|_| ()),
+                Err(error) if index == 0 => first = Err(error),
+                Err(_) => {}
+            }
+        }
+        first
     }
 
     /// The sites, each with the name of its place.
@@ -373,15 +144,26 @@ impl Resolver {
         if let PlaceSpec::Address(address) = self.spec.place {
             return Ok(vec![self.find_address(address, maps, found)?]);
         }
-        let object = self.spec.object().unwrap_or_default();
-        let Some(file) = find_object(object, maps, &self.objects, self.base.as_deref())? else {
-            return Err(LocateError::NotMapped { object: object.to_owned() });
-        };
+        let (spec, file) = self.mapped(maps)?;
         let elf = self.objects.mapped(maps, file)?;
         let code: Vec<&Mapping> =
             maps.iter().filter(|mapping| mapping.is_executable() && is_same(file, mapping)).collect();
+        let addresses = match self.named(spec, &elf)? {
+            Named::Instructions(addresses) => addresses,
+            Named::Functions(functions) => functions.into_iter().map(|function| function.address).collect(),
+            Named::Indirect { resolver, offset, each } => {
+                let implementations = self.implementations(maps, &elf, &code, resolver)?;
+                let mut places = Vec::new();
+                for start in implementations {
+                    for address in self.of_implementation(maps, start, offset, each) {
+                        places.push(self.find_address(address, maps, &found)?);
+                    }
+                }
+                return Ok(places);
+            }
+        };
         let mut places = Vec::new();
-        for address in self.addresses(&elf)? {
+        for address in addresses {
             let not_code = |offset| ResolveError::NotCode { path: elf.path().to_owned(), offset };
             let Some(offset) = elf.offset_of_address(address) else {
                 return Err(not_code(address).into());
@@ -396,6 +178,77 @@ impl Resolver {
         Ok(places)
     }
 
+    /// The mapping of the object, and what the probe means by naming it.
+    fn mapped<'a>(&self, maps: &'a Maps) -> Result<(&ProbeSpec, &'a Mapping), LocateError> {
+        let mut found: Option<(&ProbeSpec, &Mapping)> = None;
+        let object = self.spec.object().unwrap_or_default();
+        let mut missing = LocateError::NotMapped { object: object.to_owned() };
+        for (index, spec) in self.readings().enumerate() {
+            let object = spec.object().unwrap_or_default();
+            let file = match find_object(object, maps, &self.objects, self.base.as_deref()) {
+                Ok(Some(file)) => file,
+                Ok(None) => continue,
+                Err(error) if index == 0 => {
+                    missing = error.into();
+                    continue;
+                }
+                // There need not be such a file.
+                Err(_) => continue,
+            };
+            if let Some((other, _)) = found {
+                let readings = [other, spec].map(ProbeSpec::quoted);
+                return Err(ResolveError::TwoReadings { text: self.spec.to_string(), readings }.into());
+            }
+            found = Some((spec, file));
+        }
+        found.ok_or(missing)
+    }
+
+    /// The addresses of what the resolver of an indirect function has answered, or may.
+    fn implementations(
+        &self,
+        maps: &Maps,
+        elf: &Elf,
+        code: &[&Mapping],
+        resolver: u64,
+    ) -> Result<Vec<u64>, ResolveError> {
+        let offset = elf.offset_of_address(resolver).unwrap_or_default();
+        let at = code.iter().find_map(|mapping| mapping.address_of(offset));
+        let at = at.ok_or_else(|| ResolveError::NotCode { path: elf.path().to_owned(), offset })?;
+        let code = |address: u64| {
+            /// More than an instruction has.
+            const SOME: usize = 16;
+            let mapping = maps::find(maps, address).filter(|mapping| mapping.is_executable())?;
+            let elf = self.objects.mapped(maps, mapping).ok()?;
+            let bytes = elf.code_at(elf.address_of_offset(mapping.file_offset(address)?)?);
+            bytes.get(..bytes.len().min(SOME)).map(<[u8]>::to_vec)
+        };
+        let bias = at.wrapping_sub(resolver);
+        let found = Indirect { maps, elf, resolver, bias, code: &code }.implementations();
+        if found.is_empty() {
+            let (name, path) = (self.spec.to_string(), elf.path().to_owned());
+            return Err(ResolveError::NoImplementation { name, path, resolver });
+        }
+        Ok(found)
+    }
+
+    /// The addresses that are meant of an implementation that begins at `start`.
+    fn of_implementation(&self, maps: &Maps, start: u64, offset: u64, each: bool) -> Vec<u64> {
+        let one = vec![start.wrapping_add(offset)];
+        if !each {
+            return one;
+        }
+        let starts = || {
+            let mapping = maps::find(maps, start)?;
+            let elf = self.objects.mapped(maps, mapping).ok()?;
+            let address = elf.address_of_offset(mapping.file_offset(start)?)?;
+            let bias = start.wrapping_sub(address);
+            let starts = code::starts_in(&elf, elf.extent_of(address)?);
+            Some(starts.map(|address| address.wrapping_add(bias)).collect())
+        };
+        starts().unwrap_or(one)
+    }
+
     /// Refuses the forms that are not supported yet.
     fn check_form(&self) -> Result<(), ResolveError> {
         let form = match &self.spec.place {
@@ -408,23 +261,29 @@ impl Resolver {
         Err(ResolveError::NotSupported { form })
     }
 
-    /// The virtual addresses that the probe names in its object, each once, in their order.
-    fn addresses(&self, elf: &Elf) -> Result<Vec<u64>, ResolveError> {
-        let address = match &self.spec.place {
-            PlaceSpec::Function { name, offset, .. } => match elf.lookup(&SymbolName::parse(&name.text)) {
+    /// What `spec`, which is one of the readings, names in its object.
+    fn named<'elf>(&self, spec: &ProbeSpec, elf: &'elf Elf) -> Result<Named<'elf>, ResolveError> {
+        let address = match &spec.place {
+            PlaceSpec::Function { name, offset, .. } => match elf.find(&name.text) {
                 Ok(found) => within(elf, found, &name.text, *offset)?,
+                Err(LookupError::Indirect { address: resolver, .. }) => {
+                    return Ok(Named::Indirect { resolver, offset: *offset, each: false });
+                }
                 // A name that is there comes before a pattern.
-                Err(LookupError::Unknown { .. }) if name.is_pattern() => return entries(elf, name),
+                Err(LookupError::Unknown { .. }) if name.is_pattern() => {
+                    if *offset != 0 {
+                        return Err(ResolveError::OffsetOfPattern { pattern: name.text.clone() });
+                    }
+                    return Ok(Named::Functions(matching(elf, &name.text)?));
+                }
                 Err(error) => return Err(error.into()),
             },
-            PlaceSpec::Number { number, .. } => elf
-                .address_of_offset(*number)
-                .ok_or_else(|| ResolveError::NotCode { path: elf.path().to_owned(), offset: *number })?,
             PlaceSpec::EachInstruction { name, .. } => return instructions(elf, name),
-            _ => return Ok(Vec::new()),
+            PlaceSpec::Number { number, object } => number_of(elf, object, *number)?,
+            _ => return Ok(Named::Instructions(Vec::new())),
         };
         self.check_boundary(elf, address)?;
-        Ok(vec![address])
+        Ok(Named::Instructions(vec![address]))
     }
 
     fn check_boundary(&self, elf: &Elf, address: u64) -> Result<(), ResolveError> {
@@ -465,11 +324,45 @@ impl Locate for Resolver {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         self.find(maps, |site, _, _| site)
     }
+
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        if !matches!(&self.spec.place, PlaceSpec::Function { name, .. } if name.is_pattern()) {
+            return Ok(None);
+        }
+        self.check_form()?;
+        let (spec, file) = self.mapped(maps)?;
+        let elf = self.objects.mapped(maps, file)?;
+        if let Some(parts) = lock(&self.matching).get(&elf.number()) {
+            return Ok(Some(Arc::clone(parts)));
+        }
+        let PlaceSpec::Function { object, name: pattern, .. } = &spec.place else { return Ok(None) };
+        let Named::Functions(functions) = self.named(spec, &elf)? else { return Ok(None) };
+        let called = |name: &str| matches(&pattern.text, name);
+        let names = functions.iter().map(|function| {
+            ProbeSpec::function(object.clone(), name_among(&elf, function, called)).to_string()
+        });
+        let parts: Arc<[String]> = names.collect();
+        lock(&self.matching).insert(elf.number(), Arc::clone(&parts));
+        Ok(Some(parts))
+    }
+
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        let part = Resolver::new(name.parse().ok()?, Arc::clone(&self.objects));
+        Some(Box::new(Resolver { base: self.base.clone(), ..part }))
+    }
 }
 
 impl Locate for ProbeSpec {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         Resolver::new(self.clone(), Arc::default()).locate(maps)
+    }
+
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        Resolver::new(self.clone(), Arc::default()).parts(maps)
+    }
+
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        Resolver::new(self.clone(), Arc::default()).part(name)
     }
 }
 
@@ -493,12 +386,23 @@ fn within(elf: &Elf, symbol: &Symbol, name: &str, offset: u64) -> Result<u64, Re
     address.ok_or_else(|| ResolveError::BeyondFunction { symbol: name.to_owned(), offset, size })
 }
 
+/// Whether a name, mangled or as its author wrote it, matches a pattern.
+fn matches(pattern: &str, name: &str) -> bool {
+    if glob::matches(pattern, name) {
+        return true;
+    }
+    let written = elf::demangle(name);
+    // Where parameters are written, some write spaces.
+    let spaced = || pattern.contains(['(', '<', ',', ' ']);
+    glob::matches(pattern, &written)
+        || spaced() && glob::matches(&elf::without_spaces(pattern), &elf::without_spaces(&written))
+}
+
 /// The functions whose names match a pattern.
 fn matching<'elf>(elf: &'elf Elf, pattern: &str) -> Result<Vec<&'elf Function>, ResolveError> {
-    let matches = |function: &&Function| {
-        !function.indirect && function.bare_names().any(|name| glob::matches(pattern, name))
-    };
-    let matching: Vec<&Function> = elf.functions().iter().filter(matches).collect();
+    let all = elf.functions().iter();
+    let matching: Vec<&Function> =
+        all.filter(|function| function.bare_names().any(|name| matches(pattern, name))).collect();
     if matching.is_empty() {
         let (pattern, path) = (pattern.to_owned(), elf.path().to_owned());
         return Err(ResolveError::NoMatch { pattern, path });
@@ -506,135 +410,86 @@ fn matching<'elf>(elf: &'elf Elf, pattern: &str) -> Result<Vec<&'elf Function>, 
     Ok(matching)
 }
 
-/// Where the functions begin whose names match.
-fn entries(elf: &Elf, name: &Name) -> Result<Vec<u64>, ResolveError> {
-    Ok(matching(elf, &name.text)?.into_iter().map(|function| function.address).collect())
+/// What a function is called so that this stands for no other: preferably as its author wrote it.
+#[must_use]
+pub fn unambiguous_name(elf: &Elf, function: &Function) -> String {
+    name_among(elf, function, |_| true)
+}
+
+/// The same, preferably of the names that are `wanted`.
+fn name_among(elf: &Elf, function: &Function, wanted: impl Fn(&str) -> bool) -> String {
+    let is_it = |name: &str| match elf.find(name) {
+        Ok(symbol) => symbol.address == function.address,
+        Err(LookupError::Indirect { address, .. }) => address == function.address,
+        Err(_) => false,
+    };
+    let names = || function.bare_names().chain(function.names.iter().map(String::as_str));
+    let (first, rest): (Vec<&str>, Vec<&str>) = names().partition(|name| wanted(name));
+    let ways =
+        first.into_iter().chain(rest).flat_map(|name| [elf::demangle(name).into_owned(), name.to_owned()]);
+    let mut ways = ways.filter(|name| is_it(name));
+    ways.next().unwrap_or_else(|| format!("{}@{:#x}", function.name(), function.address))
 }
 
 /// Where the instructions of the functions begin whose names match.
-fn instructions(elf: &Elf, name: &Name) -> Result<Vec<u64>, ResolveError> {
-    match elf.lookup(&SymbolName::parse(&name.text)) {
+fn instructions<'elf>(elf: &'elf Elf, name: &Name) -> Result<Named<'elf>, ResolveError> {
+    match elf.find(&name.text) {
         Ok(symbol) => {
             let function = elf.functions().iter().find(|function| function.address == symbol.address);
-            return Ok(function.map(|function| code::starts_of(elf, function).collect()).unwrap_or_default());
+            let starts = function.map(|function| code::starts_of(elf, function).collect());
+            return Ok(Named::Instructions(starts.unwrap_or_default()));
+        }
+        Err(LookupError::Indirect { address: resolver, .. }) => {
+            return Ok(Named::Indirect { resolver, offset: 0, each: true });
         }
         Err(LookupError::Unknown { .. }) if name.is_pattern() => {}
         Err(error) => return Err(error.into()),
     }
-    let starts = matching(elf, &name.text)?.into_iter().flat_map(|function| code::starts_of(elf, function));
-    let mut starts: Vec<u64> = starts.collect();
+    let matching = matching(elf, &name.text)?.into_iter().filter(|function| !function.indirect);
+    let mut starts: Vec<u64> = matching.flat_map(|function| code::starts_of(elf, function)).collect();
     // A function may lie within another.
     starts.sort_unstable();
     starts.dedup();
-    Ok(starts)
+    Ok(Named::Instructions(starts))
 }
 
-/// Whether two mappings are of one object.
-fn is_same(mapping: &Mapping, other: &Mapping) -> bool {
-    mapping.is_same_file(other) || (mapping.is_vdso() && other.is_vdso())
-}
-
-/// A mapping of each file that is mapped with code in it.
-fn files(maps: &Maps) -> Vec<&Mapping> {
-    let mut seen = HashSet::new();
-    let mut files = Vec::new();
-    for mapping in maps.iter().filter(|mapping| mapping.is_executable()) {
-        let has_file = mapping.file().is_some() || mapping.is_vdso();
-        if has_file && seen.insert((mapping.dev, mapping.inode, mapping.path.as_deref())) {
-            files.push(mapping);
-        }
-    }
-    files
-}
-
-/// The one mapped object with code that goes by the name `object`: its path, its file name, its SONAME, or
-/// the name of a program in PATH. Looked for now, or before in the same answer.
-fn find_object<'a>(
-    object: &str,
-    maps: &'a Maps,
-    objects: &Objects,
-    base: Option<&Path>,
-) -> Result<Option<&'a Mapping>, ResolveError> {
-    let known = objects.seen(maps, |seen| seen.objects.get(object).copied());
-    if let Some(mapping) = known.and_then(|start| maps::find(maps, start)) {
-        return Ok(Some(mapping));
-    }
-    let found = look_for_object(object, maps, objects, base)?;
-    if let Some(mapping) = found {
-        objects.seen(maps, |seen| seen.objects.insert(object.to_owned(), mapping.start));
-    }
-    Ok(found)
-}
-
-fn look_for_object<'a>(
-    object: &str,
-    maps: &'a Maps,
-    objects: &Objects,
-    base: Option<&Path>,
-) -> Result<Option<&'a Mapping>, ResolveError> {
-    let files = files(maps);
-    let one = |wanted: &dyn Fn(&Path, &Mapping) -> bool| {
-        let named = |file: &&&Mapping| file.path.as_deref().is_some_and(|path| wanted(path, file));
-        let found: Vec<&Mapping> = files.iter().filter(named).copied().collect();
-        match found.as_slice() {
-            [] => Ok(None),
-            [file] => Ok(Some(*file)),
-            files => Err(ResolveError::AmbiguousObject {
-                object: object.to_owned(),
-                paths: files.iter().filter_map(|file| file.path.clone()).collect(),
-            }),
-        }
+/// The virtual address that `number` means: as a file offset, or itself.
+fn number_of(elf: &Elf, object: &str, number: u64) -> Result<u64, ResolveError> {
+    let by_offset = elf.address_of_offset(number);
+    let itself = elf.offset_of_address(number).map(|_| number);
+    let (by_offset, itself) = match (by_offset, itself) {
+        (None, None) => return Err(ResolveError::NotCode { path: elf.path().to_owned(), offset: number }),
+        (Some(address), None) | (None, Some(address)) => return Ok(address),
+        (Some(address), Some(same)) if address == same => return Ok(address),
+        (Some(by_offset), Some(itself)) => (by_offset, itself),
     };
-    if object.contains('/') {
-        let path = Path::new(object);
-        if let Some(file) = one(&|known, _| known == path)? {
-            return Ok(Some(file));
+    // Where an instruction begins is meant rather than where none does.
+    let likely = |address| match code::boundary(elf, address) {
+        Boundary::Yes => 2,
+        Boundary::Unknown => 1,
+        Boundary::Inside { .. } => 0,
+    };
+    match likely(by_offset).cmp(&likely(itself)) {
+        Ordering::Greater => Ok(by_offset),
+        Ordering::Less => Ok(itself),
+        Ordering::Equal => {
+            let readings = [by_offset, itself].map(|address| unambiguous_place(elf, object, address));
+            Err(ResolveError::TwoReadings { text: ProbeSpec::number(object, number).to_string(), readings })
         }
-        if let Some(file) = one(&|known, _| maps::without_mark(known) == path)? {
-            return Ok(Some(file));
+    }
+}
+
+/// How to write that address so that it stands for no other.
+fn unambiguous_place(elf: &Elf, object: &str, address: u64) -> String {
+    match elf.function_at(address) {
+        Some(function) => {
+            let name = Name::literal(unambiguous_name(elf, function));
+            let (object, offset) = (object.to_owned(), address - function.address);
+            ProbeSpec::at(PlaceSpec::Function { object, name, offset }).to_string()
         }
-        let absolute = absolute(path, base).map_err(|source| named(path, source))?;
-        // Where it sees no such file yet, it may be on its way to where it does.
-        let seen = mapped::in_root(maps.pid(), &absolute).or_else(|_| mapped::path_only(&absolute));
-        let seen = seen.map_err(|source| named(path, source))?;
-        return one(&|known, mapping| is_found(&seen, known, mapping));
+        // These lines have file offsets alone.
+        None => {
+            format!("p {}:{:#x}", elf.path().display(), elf.offset_of_address(address).unwrap_or_default())
+        }
     }
-    if let Some(file) = one(&|path, _| path.file_name().is_some_and(|name| name == object))? {
-        return Ok(Some(file));
-    }
-    let unmarked = |path: &Path| maps::without_mark(path).file_name().is_some_and(|name| name == object);
-    if let Some(file) = one(&|path, _| unmarked(path))? {
-        return Ok(Some(file));
-    }
-    if let Some(file) = one(&|_, file| objects.soname(maps, file).as_deref() == Some(object))? {
-        return Ok(Some(file));
-    }
-    match program(maps.pid(), object, base) {
-        Some(seen) => one(&|known, mapping| is_found(&seen, known, mapping)),
-        None => Ok(None),
-    }
-}
-
-/// `path` from the root, where it starts at `base` or in the current directory.
-fn absolute(path: &Path, base: Option<&Path>) -> io::Result<PathBuf> {
-    match base {
-        Some(base) => std::path::absolute(base.join(path)),
-        None => std::path::absolute(path),
-    }
-}
-
-/// Whether a mapping is of the file that was found by its path.
-fn is_found(found: &File, path: &Path, mapping: &Mapping) -> bool {
-    mapped::is_same_inode(mapping, found)
-        || mapped::path_of(found).is_ok_and(|found| found == maps::without_mark(path))
-}
-
-/// The file that a shell would run for the command `name`, where process `pid` sees it.
-fn program(pid: i32, name: &str, base: Option<&Path>) -> Option<File> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).find_map(|directory| {
-        let directory = absolute(&directory, base).ok()?;
-        let file = mapped::in_root(pid, &directory.join(name)).ok()?;
-        file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
-    })
 }

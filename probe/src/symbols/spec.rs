@@ -133,10 +133,20 @@ impl ProbeSpec {
         ProbeSpec { place, on_return: false }
     }
 
-    /// The start of the function with that name, which is no pattern.
+    /// The start of the function with that name, which is quoted if it would mean something else.
     #[must_use]
     pub fn function(object: impl Into<String>, name: impl Into<String>) -> ProbeSpec {
-        ProbeSpec::at(PlaceSpec::Function { object: object.into(), name: Name::literal(name), offset: 0 })
+        let (object, name) = (object.into(), name.into());
+        let spec = |name| ProbeSpec::at(PlaceSpec::Function { object: object.clone(), name, offset: 0 });
+        let plain = spec(Name::plain(name.clone()));
+        // What it is quoted for may be the object.
+        let is_plain = format!("a:{name}").parse()
+            == Ok(ProbeSpec::at(PlaceSpec::Function {
+                object: "a".to_owned(),
+                name: Name::plain(name.clone()),
+                offset: 0,
+            }));
+        if is_plain { plain } else { spec(Name::literal(name)) }
     }
 
     /// A file offset in bytes, or a virtual address before relocation.
@@ -160,6 +170,20 @@ impl ProbeSpec {
     /// [`SpecError`] says what was expected, and where.
     pub fn parse_with_rest(text: &str) -> Result<(ProbeSpec, Rest<'_>), SpecError> {
         parse::with_rest(text)
+    }
+
+    /// What its text may mean besides: the object may end at a later colon.
+    pub(crate) fn other_readings(&self) -> Vec<ProbeSpec> {
+        parse::other_readings(self)
+    }
+
+    /// With quotes wherever it may have some.
+    pub(crate) fn quoted(&self) -> String {
+        let mut all = self.clone();
+        if let PlaceSpec::Function { name, .. } | PlaceSpec::EachInstruction { name, .. } = &mut all.place {
+            name.literal |= !name.is_pattern();
+        }
+        all.write(Quotes { object: true, within: true, sum: false })
     }
 
     /// The object that it names.

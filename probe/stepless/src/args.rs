@@ -11,10 +11,13 @@ use crate::watch::what::{parse_duration, parse_sample};
 
 const PROBES: &str = "\
 PROBE is one of
-  OBJECT:SYMBOL[+OFF]  an instruction of a function; OBJECT is a path, a file name or a SONAME
-  OBJECT:SYMBOL/*      each instruction of a function; SYMBOL may be a pattern with * and ?
-  OBJECT:0xOFFSET      a file offset
-  0xADDR               an address, with -p";
+  OBJECT:NAME[+OFF]  an instruction of a function; OBJECT is a path, a file name or a SONAME
+  OBJECT:PATTERN     the start of each function that matches, a probe of each; * stands for any letters, ? for one
+  OBJECT:NAME/*      each instruction of a function, or of those that match
+  OBJECT:0xNUMBER    a file offset, or an address as list, nm and objdump print it
+  0xADDR             an address in the process, with -p
+NAME is a linker's or the author's: foo, foo(int), _Z3fooi, app::Cart::total, main.(*T).Add, memcpy@GLIBC_2.14. A name
+that is there comes before a pattern; in quotes, '...', it means itself.";
 
 /// Probes any user-space instruction of a Linux/x86-64 process by emulating it.
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ pub(crate) enum Command {
     #[command(after_help = PROBES)]
     Stat(Watch),
     /// List the functions of a file or a process, or their instructions.
+    ///
+    /// Each line has the address before relocation, the file offset, the size in bytes, and the names.
     List(List),
     /// Say what one instruction does, or why it cannot be probed.
     #[command(after_help = PROBES)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use emu::Displaced;
 use iced_x86::{Decoder, Formatter, IntelFormatter};
-use probe::elf::{Elf, Function, demangle};
+use probe::elf::{Elf, Function, LookupError, demangle};
 use probe::resolve::{Objects, ResolveError};
 use probe::{code, glob};
 use serde::Serialize;
@@ -26,6 +26,8 @@ struct Object {
 #[derive(Debug, Serialize)]
 struct Listed {
     name: String,
+    /// The same or, where others have it, too, with the address: what a probe may name.
+    probe: String,
     demangled: String,
     aliases: Vec<String>,
     /// Before relocation.
@@ -106,7 +108,14 @@ fn functions(elf: &Elf, pattern: Option<&str>, arguments: &args::List) -> impl I
 
 fn listed(elf: &Elf, function: &Function, arguments: &args::List) -> Listed {
     let wants_sites = arguments.instructions || arguments.refused;
+    let name = function.names.first().cloned().unwrap_or_default();
+    let is_it = match elf.find(&name) {
+        Ok(symbol) => symbol.address == function.address,
+        Err(LookupError::Indirect { address, .. }) => address == function.address,
+        Err(_) => false,
+    };
     Listed {
+        probe: if is_it { name } else { format!("{name}@{:#x}", function.address) },
         name: function.names.first().cloned().unwrap_or_default(),
         demangled: demangle(function.name()).into_owned(),
         aliases: function.names.iter().skip(1).cloned().collect(),
@@ -150,8 +159,9 @@ pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>
 }
 
 fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
-    let Listed { name, demangled, address, size, .. } = function;
-    write!(out, "{address:>12x} {size:>8}  {name}")?;
+    let Listed { name, demangled, address, offset, size, .. } = function;
+    let hex = |offset: Option<u64>| offset.map_or_else(|| "-".to_owned(), |offset| format!("{offset:x}"));
+    write!(out, "{address:>12x} {:>10} {size:>8}  {}", hex(*offset), function.probe)?;
     if demangled != name && !name.starts_with(&format!("{demangled}@")) {
         write!(out, "  {demangled}")?;
     }
@@ -159,12 +169,13 @@ fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
         write!(out, " = {alias}")?;
     }
     if function.indirect {
-        write!(out, "  (resolver of an indirect function)")?;
+        write!(out, "  (indirect: chosen when the program starts)")?;
     }
     writeln!(out)?;
     for site in function.instructions.iter().flatten() {
         let distance = site.address.saturating_sub(*address);
-        write!(out, "{:>12x} {:>8}    {:<44}", site.address, format!("+{distance:#x}"), site.instruction)?;
+        let (offset, distance) = (hex(site.offset), format!("+{distance:#x}"));
+        write!(out, "{:>12x} {offset:>10} {distance:>8}    {:<44}", site.address, site.instruction)?;
         match &site.reason {
             None if site.undefined => writeln!(out, "  yes; raises #UD on this processor")?,
             None => writeln!(out, "  yes")?,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use object::elf::{
     FileHeader64, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_TLS,
@@ -12,6 +13,7 @@ use object::elf::{
 use object::read::elf::{SectionTable, Sym, SymbolTable, VersionTable};
 use object::{LittleEndian, ReadRef};
 
+use super::names::{self, Written};
 use super::{CodeRange, contains};
 
 type Header = FileHeader64<LittleEndian>;
@@ -200,12 +202,20 @@ impl fmt::Display for LookupError {
                 }
             }
             LookupError::Ambiguous { name, path, candidates } => {
-                write!(f, "`{name}` is more than one symbol of {}:", path.display())?;
+                write!(f, "`{name}` is more than one function of {}: write", path.display())?;
                 for (index, (candidate, address)) in candidates.iter().enumerate() {
-                    let comma = if index == 0 { "" } else { "," };
-                    write!(f, "{comma} {candidate} at {address:#x}")?;
+                    let or = if index == 0 { "" } else { " or" };
+                    // A name of its own says it, unless it is the same one.
+                    let twin = candidates.iter().filter(|(other, _)| other == candidate).count() > 1;
+                    match twin {
+                        true => write!(f, "{or} `{candidate}@{address:#x}`")?,
+                        false => write!(f, "{or} `{candidate}`")?,
+                    }
+                    if let Cow::Owned(written) = names::demangle(candidate) {
+                        write!(f, " ({written})")?;
+                    }
                 }
-                f.write_str("; name one by its version or by PATH:0xOFFSET")
+                Ok(())
             }
             LookupError::NotCode { name, path } => {
                 write!(f, "`{name}` in {} is data, not code", path.display())
@@ -228,6 +238,8 @@ pub(super) struct Symbols {
     /// In the order of name and address.
     symbols: Vec<Symbol>,
     functions: Vec<Function>,
+    /// Those of code by their authors' names, once somebody has asked.
+    written: OnceLock<Written>,
 }
 
 impl Symbols {
@@ -258,7 +270,7 @@ impl Symbols {
                 true
             }
         });
-        Ok(Symbols { symbols, functions })
+        Ok(Symbols { symbols, functions, written: OnceLock::new() })
     }
 
     pub(super) fn functions(&self) -> &[Function] {
@@ -274,7 +286,28 @@ impl Symbols {
         candidates.iter().rev().find(|function| contains(function.address, function.size, address))
     }
 
+    /// The symbol with that name, mangled where the language does that.
     pub(super) fn lookup(&self, path: &Path, wanted: &SymbolName) -> Result<&Symbol, LookupError> {
+        self.one(path, &wanted.to_string(), self.named(wanted))
+    }
+
+    /// The symbol that is called so, by a linker or by its author.
+    pub(super) fn find(&self, path: &Path, text: &str) -> Result<&Symbol, LookupError> {
+        let (name, address) = split_address(text);
+        let mut found = self.named(&SymbolName::parse(name));
+        if found.iter().all(|symbol| symbol.kind == SymbolKind::Data) {
+            let written = self.written.get_or_init(|| Written::of(&self.symbols));
+            let called = written.find(&self.symbols, name);
+            found = if called.is_empty() { found } else { called };
+        }
+        if let Some(address) = address {
+            found.retain(|symbol| symbol.address == address);
+        }
+        self.one(path, text, found)
+    }
+
+    /// The symbols with that name. Where it has no version, those that a reference without means.
+    fn named(&self, wanted: &SymbolName) -> Vec<&Symbol> {
         let start = self.symbols.partition_point(|symbol| symbol.name < wanted.name);
         let named = self.symbols.get(start..).unwrap_or_default();
         let named = named.iter().take_while(|symbol| symbol.name == wanted.name);
@@ -282,33 +315,70 @@ impl Symbols {
         if wanted.version.is_none() && found.iter().any(|symbol| symbol.is_default()) {
             found.retain(|symbol| symbol.is_default());
         }
+        found
+    }
+
+    /// The one place that `found` are at, which are called `name`.
+    fn one<'a>(&'a self, path: &Path, name: &str, found: Vec<&'a Symbol>) -> Result<&'a Symbol, LookupError> {
+        let mut found = found;
         if found.iter().any(|symbol| symbol.kind != SymbolKind::Data) {
             found.retain(|symbol| symbol.kind != SymbolKind::Data);
         }
-        let name = wanted.to_string();
+        let (name, path) = (name.to_owned(), path.to_owned());
         let Some(&first) = found.first() else {
-            return Err(LookupError::Unknown { similar: self.similar(wanted), name, path: path.to_owned() });
+            return Err(LookupError::Unknown { similar: self.similar(&name), name, path });
         };
         if found.iter().any(|symbol| symbol.address != first.address) {
             let candidates = found.iter().map(|symbol| (symbol.to_string(), symbol.address)).collect();
-            return Err(LookupError::Ambiguous { name, path: path.to_owned(), candidates });
+            return Err(LookupError::Ambiguous { name, path, candidates });
         }
         match first.kind {
             SymbolKind::Function | SymbolKind::Label => Ok(first),
-            SymbolKind::Data => Err(LookupError::NotCode { name, path: path.to_owned() }),
-            SymbolKind::Indirect => {
-                Err(LookupError::Indirect { name, path: path.to_owned(), address: first.address })
-            }
+            SymbolKind::Data => Err(LookupError::NotCode { name, path }),
+            SymbolKind::Indirect => Err(LookupError::Indirect { name, path, address: first.address }),
         }
     }
 
-    /// A few names that differ from `wanted` by version, case, or leading and trailing underscores.
-    fn similar(&self, wanted: &SymbolName) -> Vec<String> {
+    /// A few names that look like `wanted`: the nearest first.
+    fn similar(&self, wanted: &str) -> Vec<String> {
         const FEW: usize = 4;
+        /// So many are looked at.
+        const MOST: usize = 100_000;
         let plain = |name: &str| name.trim_matches('_').to_ascii_lowercase();
-        let wanted = plain(&wanted.name);
-        let alike = self.symbols.iter().filter(|symbol| plain(&symbol.name) == wanted);
-        alike.take(FEW).map(ToString::to_string).collect()
+        let last = |name: &str| {
+            let name = name.split(['(', '<', '@']).next().unwrap_or_default();
+            plain(name.rsplit([':', '.']).next().unwrap_or_default())
+        };
+        let (all, part) = (plain(wanted.split('@').next().unwrap_or_default()), last(wanted));
+        let most = (all.chars().count() / 4).clamp(1, 3);
+        let mut alike: Vec<(usize, String)> = Vec::new();
+        for symbol in self.symbols.iter().filter(|symbol| symbol.kind != SymbolKind::Data).take(MOST) {
+            let written = names::demangle(&symbol.name);
+            let same_part = part.len() > 2 && last(&written) == part;
+            let ways = [written.as_ref(), written.split('(').next().unwrap_or_default()];
+            let distances = ways.into_iter().filter_map(|way| names::distance(&plain(way), &all, most));
+            let distance = match distances.min() {
+                Some(distance) => distance,
+                None if same_part => most,
+                None => continue,
+            };
+            let shown = if written == symbol.name { symbol.to_string() } else { written.into_owned() };
+            if !alike.iter().any(|(_, other)| *other == shown) {
+                alike.push((distance, shown));
+            }
+        }
+        alike.sort();
+        alike.into_iter().take(FEW).map(|(_, name)| name).collect()
+    }
+}
+
+/// Takes `@0xADDRESS` off the end of a name, which tells it from others that are called the same.
+fn split_address(text: &str) -> (&str, Option<u64>) {
+    let split = text.rsplit_once("@0x").filter(|(name, _)| !name.is_empty());
+    let address = split.filter(|(_, digits)| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    match address.and_then(|(name, digits)| Some((name, u64::from_str_radix(digits, 16).ok()?))) {
+        Some((name, address)) => (name, Some(address)),
+        None => (text, None),
     }
 }
 
@@ -389,22 +459,4 @@ fn functions(symbols: &[Symbol], code: &[CodeRange]) -> Vec<Function> {
         next = function.address;
     }
     functions
-}
-
-/// The name as its author wrote it, for Rust and C++.
-#[must_use]
-pub fn demangle(name: &str) -> Cow<'_, str> {
-    if let Ok(demangled) = rustc_demangle::try_demangle(name) {
-        return Cow::Owned(format!("{demangled:#}"));
-    }
-    if name.starts_with("_Z") {
-        let options = cpp_demangle::DemangleOptions::default();
-        if let Some(demangled) = cpp_demangle::Symbol::new(name)
-            .ok()
-            .and_then(|symbol| symbol.demangle_with_options(&options).ok())
-        {
-            return Cow::Owned(demangled);
-        }
-    }
-    Cow::Borrowed(name)
 }

@@ -40,6 +40,25 @@ pub(super) fn with_rest(text: &str) -> Result<(ProbeSpec, Rest<'_>), SpecError> 
     Ok((spec, Rest { text: rest.trim(), offset }))
 }
 
+/// As [`ProbeSpec::other_readings`].
+pub(super) fn other_readings(spec: &ProbeSpec) -> Vec<ProbeSpec> {
+    let text = spec.to_string();
+    let is_path = spec.object().is_some_and(|object| object.contains('/') && text.starts_with(object));
+    let in_file = matches!(
+        spec.place,
+        PlaceSpec::Function { .. } | PlaceSpec::EachInstruction { .. } | PlaceSpec::Number { .. }
+    );
+    let parser = Parser { text: &text };
+    let (Ok((end, colons)), true) = (parser.scan(0), is_path && in_file) else { return Vec::new() };
+    let end = if spec.on_return { end - RETURN.len() } else { end };
+    let later = colons.iter().skip(1).filter_map(|&colon| {
+        let object = parser.slice(0, colon).to_owned();
+        let place = parser.in_object(object, colon + 1, end).ok()?;
+        Some(ProbeSpec { place, ..spec.clone() })
+    });
+    later.collect()
+}
+
 /// Whether `text` is a line of `uprobe_events` (Documentation/trace/uprobetracer.rst): `p`, `r` or `-`, with a name
 /// behind a colon or without, and then a path. A program may be called `p`, too.
 fn is_uprobe_event(text: &str) -> bool {
