@@ -53,6 +53,17 @@ pub enum Event<'a> {
         /// How many there are.
         total: usize,
     },
+    /// No breakpoint can be put where calls that a probe follows return to: these returns are missed.
+    NoReturnSite {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// The return address.
+        address: u64,
+        /// Why.
+        reason: &'a Unplaceable,
+    },
     /// A probe got a site, after it was made.
     Placed {
         /// The probe.
@@ -164,8 +175,12 @@ pub struct Counters {
     pub faulted: u64,
     /// Of these, how many the handler did not want.
     pub filtered: u64,
-    /// How often a thread passed without the handler running, as far as can be known.
+    /// How often a thread passed without the handler running, as far as can be known. Of returns, how many will not be
+    /// seen, as there can be no breakpoint.
     pub missed: u64,
+    /// Of calls that are followed, how many were left without a return: by an exception, by longjmp(3), or with their
+    /// thread or process.
+    pub dropped: u64,
 }
 
 /// The state of a probe.
@@ -174,6 +189,8 @@ pub struct Counters {
 pub struct ProbeReport {
     /// What was counted.
     pub counters: Counters,
+    /// What was counted of the returns, where calls are followed ([`Session::probe_calls`](crate::Session::probe_calls)).
+    pub returns: Option<Counters>,
     /// The addresses at which it has been placed, in any process, in the order of placement.
     pub sites: Vec<u64>,
     /// The sites that cannot be probed.

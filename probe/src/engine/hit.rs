@@ -1,11 +1,13 @@
 //! What a handler sees and decides.
 
+use std::cell::OnceCell;
 use std::io;
 use std::time::Duration;
 
 use emu::registers::Extended;
 use emu::{MemoryFault, Registers};
 
+use crate::engine::call::{Call, Part, Value};
 use crate::engine::host::{Handler, Request};
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
@@ -59,6 +61,9 @@ pub struct Hit<'a> {
     pub(crate) requests: &'a mut Vec<Request>,
     pub(crate) filtered: bool,
     pub(crate) discounted: bool,
+    /// Once somebody has asked for it.
+    pub(crate) time_ns: OnceCell<u64>,
+    pub(crate) part: Part,
 }
 
 impl Hit<'_> {
@@ -98,12 +103,43 @@ impl Hit<'_> {
         procfs::comm(self.tid())
     }
 
-    /// The time since the system booted, suspension excluded (`CLOCK_MONOTONIC`), in nanoseconds.
+    /// The time since the system booted, suspension excluded (`CLOCK_MONOTONIC`), in nanoseconds, when a handler of this
+    /// probe has first asked for it.
     #[must_use]
     pub fn time_ns(&self) -> u64 {
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-        let now = now.map(Duration::from).unwrap_or_default();
-        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+        *self.time_ns.get_or_init(now_ns)
+    }
+
+    /// Whether a call has just returned that the probe follows, rather than been made: then [`Hit::ip`] is the return
+    /// address.
+    #[must_use]
+    pub fn is_return(&self) -> bool {
+        matches!(self.part, Part::Return(_))
+    }
+
+    /// How long the call has taken that has just returned, in nanoseconds.
+    #[must_use]
+    pub fn duration_ns(&self) -> Option<u64> {
+        match &self.part {
+            Part::Return(call) => Some(call.duration_ns),
+            Part::None | Part::Entry(_) => None,
+        }
+    }
+
+    /// Has the call be followed that has just been made, and `value` be there when it returns.
+    pub(crate) fn follow(&mut self, value: impl Value) {
+        if let Part::Entry(wanted) = &mut self.part {
+            *wanted = Some(Box::new(value));
+        }
+    }
+
+    /// The call that has just returned. Once for each hit.
+    pub(crate) fn take_call<T: 'static>(&mut self) -> Option<Call<T>> {
+        let Part::Return(Call { function, entered_ns, duration_ns, value }) = &mut self.part else {
+            return None;
+        };
+        let value = *value.take()?.into_any().downcast().ok()?;
+        Some(Call { function: *function, entered_ns: *entered_ns, duration_ns: *duration_ns, value })
     }
 
     /// The thread's general registers, RIP, RFLAGS, segment bases and selectors.
@@ -207,7 +243,7 @@ impl Hit<'_> {
         source: impl Locate + Send + 'static,
         handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static,
     ) {
-        self.requests.push(Request::Add(Box::new(source), Handler::alone(handler)));
+        self.requests.push(Request::Add(Box::new(source), Handler::alone(handler).into()));
     }
 
     /// Has a probe removed, after this hit; also this one, as by [`Action::Remove`].
@@ -225,4 +261,11 @@ impl Hit<'_> {
     pub fn filter_out(&mut self) {
         self.filtered = true;
     }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub(crate) fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now = now.map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

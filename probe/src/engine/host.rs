@@ -38,6 +38,20 @@ impl Handler {
     }
 }
 
+/// What a probe calls.
+pub(crate) struct Handlers {
+    /// At each hit of its sites.
+    pub(crate) at: Handler,
+    /// When a call returns that has come by one, if calls are followed.
+    pub(crate) on_return: Option<Handler>,
+}
+
+impl From<Handler> for Handlers {
+    fn from(at: Handler) -> Handlers {
+        Handlers { at, on_return: None }
+    }
+}
+
 /// What hears of events.
 pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
 
@@ -55,7 +69,7 @@ pub(crate) enum Request {
     /// A probe is to be removed.
     Remove(ProbeId),
     /// A probe is to be placed.
-    Add(Box<dyn Locate + Send>, Handler),
+    Add(Box<dyn Locate + Send>, Handlers),
 }
 
 impl fmt::Debug for Request {
@@ -71,17 +85,17 @@ impl fmt::Debug for Request {
 #[derive(Default)]
 pub(crate) struct Closures {
     /// By probe.
-    handlers: RwLock<Vec<Arc<Handler>>>,
+    handlers: RwLock<Vec<Arc<Handlers>>>,
     observer: Mutex<Option<Observer>>,
 }
 
 impl Closures {
-    /// Takes up the handler of the next probe.
-    pub(crate) fn add(&self, handler: Handler) {
-        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(handler));
+    /// Takes up the handlers of the next probe.
+    pub(crate) fn add(&self, handlers: Handlers) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(handlers));
     }
 
-    /// Forgets the handler of the last probe.
+    /// Forgets the handlers of the last probe.
     pub(crate) fn remove_last(&self) {
         self.handlers.write().unwrap_or_else(PoisonError::into_inner).pop();
     }
@@ -94,10 +108,12 @@ impl Closures {
 impl Host for Closures {
     fn hit(&self, hit: &mut Hit<'_>) -> Option<Action> {
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
-        let handler = handlers.get(hit.probe().index()).cloned();
-        // It may take its time.
+        let of_probe = handlers.get(hit.probe().index()).cloned();
+        // They may take their time.
         drop(handlers);
-        handler?.call(hit)
+        let of_probe = of_probe?;
+        let handler = if hit.is_return() { of_probe.on_return.as_ref()? } else { &of_probe.at };
+        handler.call(hit)
     }
 
     fn event(&self, event: &Event<'_>) {

@@ -71,6 +71,8 @@ impl Tracer {
             Kinship::Sharing => {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
                 self.threads.add_stopped(&child, child_pid, space_id);
+                // It may be on its parent's stack.
+                self.inherit_calls(parent.tid(), space_id, tid, space_id);
                 self.threads.set_guest(tid, true);
                 if !self.shared.options.follow {
                     lock(&self.shared.transient).insert(child_pid);
@@ -87,10 +89,20 @@ impl Tracer {
                 copy.settle();
                 let copy = self.shared.add_space(copy);
                 self.threads.add_stopped(&child, child_pid, copy);
+                self.inherit_calls(parent.tid(), space_id, tid, copy);
                 self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
         }
         self.threads.resume(child, 0);
+    }
+
+    /// A process that a thread has made is in the same calls.
+    fn inherit_calls(&mut self, parent: i32, from: SpaceId, child: i32, to: SpaceId) {
+        let stack = self.threads.get(parent).and_then(|parent| parent.stack.clone());
+        if let Some(child) = self.threads.get_mut(child) {
+            child.stack = stack;
+        }
+        self.shared.calls.copy(from, parent, to, child);
     }
 
     /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
@@ -151,6 +163,7 @@ impl Tracer {
             post.send(Mail::Forget { pid });
         }
         let spaces = self.threads.register.leave_one(pid, self.threads.me);
+        self.shared.count_dropped(self.shared.calls.of_process(pid));
         self.forget_own(pid);
         for space in spaces {
             if self.threads.register.is_deserted(space)

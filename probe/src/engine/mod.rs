@@ -1,9 +1,13 @@
 //! From a stop to the resume: sessions, the probes in them, hits, and the lives of threads and mappings.
 
+pub(crate) mod call;
+pub(crate) mod calls;
 pub(crate) mod compat;
 mod copies;
 mod embryo;
 pub mod event;
+mod follow;
+mod goroutine;
 pub mod hit;
 pub(crate) mod host;
 mod kin;
@@ -16,6 +20,7 @@ mod placement;
 mod sequences;
 pub(crate) mod session;
 pub(crate) mod shared;
+mod tail;
 pub(crate) mod tracer;
 mod trap;
 mod workers;

@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
-use crate::engine::host::{Handler, Request};
+use crate::engine::host::{Handler, Handlers, Request};
 use crate::engine::shared::Placed;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{AT_A_TIME, SharedSpace, Unplaceable};
+use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::errno;
 use crate::target::maps::Maps;
@@ -34,9 +34,9 @@ impl Tracer {
     pub(crate) fn place(
         &mut self,
         source: Box<dyn Locate + Send>,
-        handler: Handler,
+        handlers: impl Into<Handlers>,
     ) -> Result<ProbeId, ProbeError> {
-        let id = self.shared.enter(source, handler);
+        let id = self.shared.enter(source, handlers.into());
         match self.place_everywhere(id, false).map_err(ProbeError::Maps) {
             Ok(()) => self.check_or_drop(id),
             Err(error) => {
@@ -53,7 +53,7 @@ impl Tracer {
     ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError> {
         let mappings = self.mappings().map_err(ProbeError::Maps)?;
         let placed = probes.map(|(source, handler)| {
-            let id = self.shared.enter(source, handler);
+            let id = self.shared.enter(source, handler.into());
             self.locate_in(id, &mappings, false);
             self.check_or_drop(id)
         });
@@ -105,8 +105,8 @@ impl Tracer {
     pub(crate) fn grant(&mut self, request: Request) {
         match request {
             Request::Remove(id) => self.remove(id),
-            Request::Add(source, handler) => {
-                let id = self.shared.enter(source, handler);
+            Request::Add(source, handlers) => {
+                let id = self.shared.enter(source, handlers);
                 // Where the mappings cannot be read, the probe waits until they can.
                 if let Err(error) = self.place_everywhere(id, true) {
                     let target = self.shared.target;
@@ -154,16 +154,25 @@ impl Tracer {
             return;
         }
         let sites = placed.sites.clone();
+        let calls = probe.calls.as_deref();
+        let returns: Vec<u64> =
+            calls.map(|calls| lock(&calls.sites).placed.drain().collect()).unwrap_or_default();
         drop(placed);
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
-            // Others want it in between.
-            for sites in sites.chunks(AT_A_TIME) {
-                let lost = space.write().withdraw(sites, id.0);
-                overwritten.extend(lost.into_iter().map(|site| (space_id, site)));
+            for (sites, purpose) in [(&sites, Purpose::site(id.0)), (&returns, Purpose::return_site(id.0))] {
+                // Others want it in between.
+                for sites in sites.chunks(AT_A_TIME) {
+                    let lost = space.write().withdraw(sites, purpose);
+                    overwritten.extend(lost.into_iter().map(|site| (space_id, site)));
+                }
             }
         }
         drop(placing);
+        if calls.is_some() {
+            // They may return yet, which nobody wants to know.
+            shared.calls.of_probe(id.0);
+        }
         for (space, address) in overwritten {
             self.tell_overwritten(space, address);
         }
@@ -206,7 +215,7 @@ impl Tracer {
             wanted.binary_search(site).is_err() && text.breakpoint(*site).is_some_and(|here| !here.in_copy)
         };
         let gone: Vec<u64> = placed.sites.iter().copied().filter(is_gone).collect();
-        text.withdraw(&gone, id.0);
+        text.withdraw(&gone, Purpose::site(id.0));
         drop(text);
         let placing = Placing { id, space: &space, pid, maps, later };
         self.place_sites(placing, &mut placed, &wanted);
@@ -233,7 +242,7 @@ impl Tracer {
             }
             done += addresses.len();
             // For some at a time: threads that are at other sites are served meanwhile.
-            let outcomes = space.write().place_all(addresses, maps, id.0);
+            let outcomes = space.write().place_all(addresses, maps, Purpose::site(id.0));
             if outcomes.is_empty() {
                 continue;
             }

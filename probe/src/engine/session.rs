@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::engine::call::Call;
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
-use crate::engine::host::Handler;
+use crate::engine::host::{Handler, Handlers};
 use crate::engine::lost::Lookout;
 use crate::engine::shared::Shared;
 use crate::engine::tracer::{Tracer, attach_error};
@@ -296,6 +297,58 @@ impl Session {
         self.tracer.place(Box::new(source), Handler::Together(Box::new(handler)))
     }
 
+    /// Places a probe that follows calls: `entry` is called when a thread reaches the first instruction of a function,
+    /// which `source` must name, and `on_return` when that very call has returned, with what `entry` has handed over.
+    /// Where that is `None`, or the hit is [filtered out](Hit::filter_out), the call is not followed.
+    ///
+    /// At a return the thread is where the call returns to, with its result as the psABI has it: integers in RAX, or
+    /// RAX and RDX, floating point in XMM0, or XMM0 and XMM1, and the address of larger structures in RAX.
+    ///
+    /// Nothing on the stack is touched: a breakpoint is put where calls return to, once for each such place, and stays
+    /// until the probe is removed. A call is known again by its stack pointer and by whose stack that is: the thread's,
+    /// the goroutine's in Go, and otherwise by the stack pointer alone, in whichever thread. So recursion, tail calls,
+    /// exceptions, longjmp(3), coroutines, stacks that move, and shadow stacks are as they were. Calls that are left
+    /// without a return are [`Counters::dropped`](crate::Counters::dropped), once that is noticed: when something
+    /// further out on the same stack is hit, or where the thread ends. Of calls that were made before the probe was
+    /// placed nothing is seen; those that have not returned when it is removed are forgotten. A process that is
+    /// forked, if followed, returns from the same calls as its parent.
+    ///
+    /// Two things cannot be told: that a function has been left by longjmp(3), of another C library than glibc, if the
+    /// thread then comes to the place behind its call without another call; and that it has been left at all, if then
+    /// the same call instruction, from the same depth, calls another function that nobody follows. Their return is taken
+    /// for that of the first.
+    ///
+    /// # Errors
+    /// Those of [`Session::probe`].
+    pub fn probe_calls<T: Clone + Send + 'static>(
+        &mut self,
+        source: impl Locate + Send + 'static,
+        mut entry: impl FnMut(&mut Hit<'_>) -> Option<T> + Send + 'static,
+        mut on_return: impl FnMut(&mut Hit<'_>, Call<T>) -> Action + Send + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        let at = Handler::alone(move |hit: &mut Hit<'_>| follow(entry(hit), hit));
+        let on_return =
+            Handler::alone(move |hit: &mut Hit<'_>| come_back(hit, |hit, call| on_return(hit, call)));
+        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(on_return) })
+    }
+
+    /// The same with handlers that may be called for several threads of the target at once.
+    ///
+    /// # Errors
+    /// Those of [`Session::probe`].
+    pub fn probe_calls_together<T: Clone + Send + 'static>(
+        &mut self,
+        source: impl Locate + Send + 'static,
+        entry: impl Fn(&mut Hit<'_>) -> Option<T> + Send + Sync + 'static,
+        on_return: impl Fn(&mut Hit<'_>, Call<T>) -> Action + Send + Sync + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        let at = Handler::Together(Box::new(move |hit: &mut Hit<'_>| follow(entry(hit), hit)));
+        let on_return = Handler::Together(Box::new(move |hit: &mut Hit<'_>| {
+            come_back(hit, |hit, call| on_return(hit, call))
+        }));
+        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(on_return) })
+    }
+
     /// Places several probes as [`Session::probe`] does. What the target has mapped is looked at once for all of them,
     /// which is most of what placing a probe of one site costs.
     ///
@@ -451,6 +504,25 @@ impl Session {
             self.tracer.read_captains_mail();
         }
         self.tracer.have_others_rest();
+    }
+}
+
+/// The handler of an entry has handed `value` over.
+fn follow<T: Clone + Send + 'static>(value: Option<T>, hit: &mut Hit<'_>) -> Action {
+    if let Some(value) = value {
+        hit.follow(value);
+    }
+    Action::Continue
+}
+
+/// Calls the handler of a return.
+fn come_back<T: 'static>(
+    hit: &mut Hit<'_>,
+    on_return: impl FnOnce(&mut Hit<'_>, Call<T>) -> Action,
+) -> Action {
+    match hit.take_call() {
+        Some(call) => on_return(hit, call),
+        None => Action::Continue,
     }
 }
 

@@ -11,15 +11,16 @@ use std::time::Instant;
 
 use nix::sys::ptrace::Options;
 
+use crate::engine::calls::{Calls, Frame};
 use crate::engine::event::{Counters, Event, ProbeReport};
 use crate::engine::hit::ProbeId;
-use crate::engine::host::{Closures, Handler, Host};
+use crate::engine::host::{Closures, Handlers, Host};
 use crate::engine::session::SessionOptions;
 use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::crew::Crew;
 use crate::executor::ptrace::register::Register;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{SharedSpace, Space, Unplaceable};
+use crate::executor::space::{Purpose, SharedSpace, Space, Unplaceable};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::{Failure, SharedFailures};
 use crate::target::lock;
@@ -33,6 +34,7 @@ pub(crate) struct Tally {
     pub(crate) faulted: AtomicU64,
     pub(crate) filtered: AtomicU64,
     pub(crate) missed: AtomicU64,
+    pub(crate) dropped: AtomicU64,
 }
 
 impl Tally {
@@ -50,6 +52,7 @@ impl Tally {
             faulted: value(&self.faulted),
             filtered: value(&self.filtered),
             missed: value(&self.missed),
+            dropped: value(&self.dropped),
         }
     }
 }
@@ -57,7 +60,26 @@ impl Tally {
 /// A probe of the session.
 pub(crate) struct Probe {
     pub(crate) tally: Tally,
+    /// Of one that follows calls.
+    pub(crate) calls: Option<Box<Returns>>,
     pub(crate) placed: Mutex<Placed>,
+}
+
+/// The returns of the calls that a probe follows.
+#[derive(Debug, Default)]
+pub(crate) struct Returns {
+    pub(crate) tally: Tally,
+    /// To be locked after [`Probe::placed`].
+    pub(crate) sites: Mutex<ReturnSites>,
+}
+
+/// Where calls return to.
+#[derive(Debug, Default)]
+pub(crate) struct ReturnSites {
+    /// In any address space.
+    pub(crate) placed: HashSet<u64>,
+    /// Where there can be no breakpoint, which has been told.
+    pub(crate) refused: HashSet<(SpaceId, u64)>,
 }
 
 /// Where a probe is.
@@ -70,9 +92,18 @@ pub(crate) struct Placed {
 }
 
 impl Probe {
-    fn new(source: Box<dyn Locate + Send>) -> Probe {
+    fn new(source: Box<dyn Locate + Send>, calls: bool) -> Probe {
         let placed = Placed { source, sites: Vec::new(), refused: Vec::new(), pending: None, removed: false };
-        Probe { tally: Tally::default(), placed: Mutex::new(placed) }
+        let calls = calls.then(Box::default);
+        Probe { tally: Tally::default(), calls, placed: Mutex::new(placed) }
+    }
+
+    /// What is counted of the hits that the probe wants a breakpoint for.
+    pub(crate) fn tally_of(&self, purpose: Purpose) -> &Tally {
+        match self.calls.as_deref() {
+            Some(calls) if purpose.is_return_site() => &calls.tally,
+            _ => &self.tally,
+        }
     }
 
     pub(crate) fn report(&self) -> ProbeReport {
@@ -80,6 +111,7 @@ impl Probe {
         let pending = placed.pending.clone().filter(|_| placed.sites.is_empty());
         ProbeReport {
             counters: self.tally.counters(),
+            returns: self.calls.as_deref().map(|calls| calls.tally.counters()),
             sites: placed.sites.clone(),
             refused: placed.refused.clone(),
             pending,
@@ -122,6 +154,8 @@ pub(crate) struct Shared {
     /// How often a probe has been added or taken back.
     pub(crate) version: AtomicU64,
     pub(crate) host: Closures,
+    /// Those that have not returned.
+    pub(crate) calls: Calls,
     /// Held by who places or removes probes.
     pub(crate) placing: Mutex<()>,
     /// Children that share the target's memory and are traced only until they execute another program.
@@ -154,6 +188,7 @@ impl Shared {
             probes: RwLock::default(),
             version: AtomicU64::new(0),
             host: Closures::default(),
+            calls: Calls::default(),
             placing: Mutex::default(),
             transient: Mutex::default(),
             status: Mutex::default(),
@@ -192,10 +227,13 @@ impl Shared {
     }
 
     pub(crate) fn remove_space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
+        self.count_dropped(self.calls.in_space(id));
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
     pub(crate) fn clear_spaces(&self) {
+        // They may return yet.
+        self.calls.clear();
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -209,10 +247,10 @@ impl Shared {
     }
 
     /// Books a probe, without a site so far.
-    pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handler: Handler) -> ProbeId {
+    pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        probes.push(Arc::new(Probe::new(source)));
-        self.host.add(handler);
+        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some())));
+        self.host.add(handlers);
         self.version.fetch_add(1, Ordering::Release);
         ProbeId(probes.len() - 1)
     }
@@ -222,6 +260,16 @@ impl Shared {
         self.probes.write().unwrap_or_else(PoisonError::into_inner).pop();
         self.host.remove_last();
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts calls that will never return.
+    pub(crate) fn count_dropped(&self, frames: Vec<Frame>) {
+        for frame in frames.into_iter().filter(|frame| !frame.copied) {
+            let probe = self.probe(ProbeId(frame.probe));
+            if let Some(calls) = probe.as_deref().and_then(|probe| probe.calls.as_deref()) {
+                Tally::count(&calls.tally.dropped);
+            }
+        }
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {

@@ -20,7 +20,7 @@ use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
-use crate::executor::space::Space;
+use crate::executor::space::{Purpose, Space};
 use crate::target::{lock, procfs, system};
 
 /// What a tracer has for itself. It belongs to its thread, as ptrace does.
@@ -32,7 +32,7 @@ pub(crate) struct Tracer {
     /// Breakpoints that were lost during a hit, to be reported after it.
     pub(crate) lost: Vec<u64>,
     /// The probes of the breakpoint that is served.
-    pub(crate) here: Vec<usize>,
+    pub(crate) here: Vec<Purpose>,
     pub(crate) affinity: Affinity,
     pub(crate) alarm: Arc<Alarm>,
     /// The processes that there were before the target was attached to, until the session runs.
@@ -178,6 +178,7 @@ impl Tracer {
     /// A thread ended; if it is a leader, so did its process.
     pub(crate) fn ended(&mut self, tid: i32, status: i32) {
         let Some(thread) = self.threads.remove(tid) else { return };
+        self.shared.count_dropped(self.shared.calls.of_thread(tid));
         let status = ExitStatus::from_raw(status);
         if tid == thread.pid {
             lock(&self.shared.transient).remove(&tid);

@@ -1,6 +1,7 @@
 //! A thread is about to take a SIGTRAP: whose it is, what handlers want, and what is done then.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::engine::call::Part;
 use crate::engine::compat;
 use crate::engine::event::Event;
-use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
-use crate::engine::host::{Closures, Host, Request};
+use crate::engine::follow::{At, Passage, Wanted};
+use crate::engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
+use crate::engine::host::{Host, Request};
 use crate::engine::perform::{self, How};
-use crate::engine::shared::{Probe, Tally};
+use crate::engine::shared::{Probe, Shared, Tally};
 use crate::engine::tracer::Tracer;
 use crate::executor::Executor;
 use crate::executor::ptrace::Ptrace;
@@ -21,15 +24,17 @@ use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::executor::rseq;
-use crate::executor::space::SharedSpace;
+use crate::executor::space::{Purpose, SharedSpace};
 
 /// What the handlers of a hit want.
 #[derive(Default)]
 struct Verdict {
     then: Then,
     requests: Vec<Request>,
-    /// Those probes that want no more hits, so that this is none of theirs.
+    /// Those of the probes that want no more hits, so that this is none of theirs, by where they stand.
     over: Vec<usize>,
+    /// The calls that are to be followed.
+    wanted: Vec<Wanted>,
     detach: bool,
     stop: bool,
     /// What they have written could not be stored, or not all of it.
@@ -78,9 +83,8 @@ const SLOW: Duration = Duration::from_millis(1);
 /// A hit that is being served.
 struct Serving<'a> {
     thread: Ptrace<'a>,
-    host: &'a Closures,
+    shared: &'a Shared,
     probes: &'a [Arc<Probe>],
-    here: &'a [usize],
 }
 
 impl Tracer {
@@ -108,7 +112,7 @@ impl Tracer {
             thread.served = None;
         }
         if may_abort && self.aborts_sequence(&stopped, space_id, address, address) {
-            self.count(|tally| &tally.missed);
+            self.count_missed();
             let stored = self.registers.store(&stopped);
             self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
@@ -148,12 +152,20 @@ impl Tracer {
         // It matters until the thread has a tracer of its own.
         let timed = self.threads.get(tid).is_some_and(|thread| !thread.is_busy());
         self.look_at_probes();
-        let Serving { mut thread, host, probes, here } = self.serving(stopped, place.space);
+        let mut here = std::mem::take(&mut self.here);
+        let Serving { mut thread, shared, probes } = self.serving(stopped, place.space);
         let mut verdict = Verdict::default();
         let mut slow = false;
         if !again {
             let start = timed.then(Instant::now);
-            verdict = handle(&mut thread, host, probes, here, pid);
+            let at = At { shared, probes, pid, space_id, space: place.space, address };
+            let mut passage =
+                if at.concerns(&here) { at.pass(&mut thread, &mut here) } else { Passage::default() };
+            verdict = handle(&mut thread, at, &here, &mut passage);
+            // Before the thread goes on, whoever executes the instruction.
+            for wanted in verdict.wanted.drain(..) {
+                at.follow(tid, &passage, wanted);
+            }
             slow = start.is_some_and(|start| start.elapsed() >= SLOW);
         }
         // Handlers may take their time.
@@ -181,14 +193,15 @@ impl Tracer {
                 }
             }
         };
+        self.here = here;
         self.settle(verdict, performed.map(|performed| performed.how), tid, place);
         Served { signal: performed.map_or(Some(0), |performed| performed.signal), slow }
     }
 
     /// Books what a hit has come to, and does what its handlers have asked for.
     fn settle(&mut self, verdict: Verdict, how: Option<How>, tid: i32, place: Place<'_>) {
-        if !verdict.over.is_empty() {
-            self.here.retain(|index| !verdict.over.contains(index));
+        for &index in verdict.over.iter().rev() {
+            self.here.remove(index);
         }
         match how {
             Some(How::Emulated) => self.count(|tally| &tally.emulated),
@@ -232,7 +245,7 @@ impl Tracer {
             self.look_up(&stopped, space, site);
         }
         self.look_at_probes();
-        self.count(|tally| &tally.missed);
+        self.count_missed();
         let signal = match (site, &space) {
             (Some(site), Some(space)) => self.serving(&mut stopped, space).thread.stand_aside(site),
             _ => libc::SIGTRAP,
@@ -251,30 +264,30 @@ impl Tracer {
             lost: &mut self.lost,
             affinity: &mut self.affinity,
         };
-        Serving { thread, host: &self.shared.host, probes: &self.probes, here: &self.here }
+        Serving { thread, shared: &self.shared, probes: &self.probes }
+    }
+
+    /// Counts that the handlers of the probes here do not run. Whether a call has returned is not known.
+    fn count_missed(&mut self) {
+        self.here.retain(|purpose| !purpose.is_return_site());
+        self.count(|tally| &tally.missed);
     }
 
     /// Counts for every probe that is served.
     fn count(&self, counter: impl Fn(&Tally) -> &AtomicU64) {
-        for &index in &self.here {
-            if let Some(probe) = self.probes.get(index) {
-                Tally::count(counter(&probe.tally));
+        for &purpose in &self.here {
+            if let Some(probe) = self.probes.get(purpose.probe()) {
+                Tally::count(counter(probe.tally_of(purpose)));
             }
         }
     }
 }
 
 /// Calls the handlers of the probes `here`, and stores what they have changed. RIP stays that of the instruction.
-fn handle(
-    thread: &mut impl Executor,
-    host: &impl Host,
-    probes: &[Arc<Probe>],
-    here: &[usize],
-    pid: i32,
-) -> Verdict {
+fn handle(thread: &mut impl Executor, at: At<'_>, here: &[Purpose], passage: &mut Passage) -> Verdict {
     let before = GeneralRegisters::of(thread.registers());
     let mut registers = before.clone();
-    let mut verdict = call(thread, host, probes, here, pid, &mut registers);
+    let mut verdict = call(thread, at, here, passage, &mut registers);
     let target = std::mem::replace(&mut registers.rip, before.rip);
     if target != before.rip && !matches!(verdict.then, Then::GoTo(_)) {
         verdict.then = Then::GoTo(target);
@@ -285,29 +298,36 @@ fn handle(
 
 fn call(
     thread: &mut impl Executor,
-    host: &impl Host,
-    probes: &[Arc<Probe>],
-    here: &[usize],
-    pid: i32,
+    at: At<'_>,
+    here: &[Purpose],
+    passage: &mut Passage,
     registers: &mut GeneralRegisters,
 ) -> Verdict {
     let mut verdict = Verdict::default();
     let ip = registers.rip;
-    for &index in here {
-        let Some(probe) = probes.get(index) else { continue };
-        let id = ProbeId(index);
+    for (index, &purpose) in here.iter().enumerate() {
+        let Some(probe) = at.probes.get(purpose.probe()) else { continue };
+        let id = ProbeId(purpose.probe());
+        let time_ns = OnceCell::new();
+        let part = passage.part(probe, purpose, || *time_ns.get_or_init(hit::now_ns));
         let mut hit = Hit {
             probe: id,
-            pid,
+            pid: at.pid,
             ip,
             registers: &mut *registers,
             thread: &mut *thread,
             requests: &mut verdict.requests,
             filtered: false,
             discounted: false,
+            time_ns,
+            part,
         };
-        let action = panic::catch_unwind(AssertUnwindSafe(|| host.hit(&mut hit)));
-        let (filtered, discounted) = (hit.filtered, hit.discounted);
+        let action = panic::catch_unwind(AssertUnwindSafe(|| at.shared.host.hit(&mut hit)));
+        let Hit { filtered, discounted, .. } = hit;
+        let followed = match std::mem::replace(&mut hit.part, Part::None) {
+            Part::Entry(Some(value)) if !filtered && !discounted => Some((value, hit.time_ns())),
+            _ => None,
+        };
         // The thread must go on, whatever becomes of the run.
         let action = action.unwrap_or_else(|payload| {
             verdict.panic = Some(payload);
@@ -319,10 +339,13 @@ fn call(
         };
         match discounted {
             true => verdict.over.push(index),
-            false => Tally::count(&probe.tally.hits),
+            false => Tally::count(&probe.tally_of(purpose).hits),
         }
         if filtered {
-            Tally::count(&probe.tally.filtered);
+            Tally::count(&probe.tally_of(purpose).filtered);
+        }
+        if let Some((value, entered_ns)) = followed {
+            verdict.wanted.push(Wanted { probe: purpose.probe(), entered_ns, value });
         }
         match action {
             Action::Continue => {}

@@ -7,6 +7,7 @@ pub(crate) mod space;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use emu::{Displaced, Exception, MemoryFault, Outcome, Registers};
 
@@ -19,6 +20,9 @@ pub(crate) trait ThreadState: fmt::Debug {
 
     /// The processor on which it ran last; `None` if it has just been killed.
     fn processor(&self) -> Option<u32>;
+
+    /// Where the stack is that it was made with; empty where that cannot be told. Looked up once.
+    fn own_stack(&mut self) -> Range<u64>;
 
     /// The register file with all that can be fetched. Its general registers are those of the stop.
     ///

@@ -25,7 +25,7 @@ mod copies;
 mod intact;
 mod window;
 
-pub(crate) use breakpoint::{Breakpoint, Origin};
+pub(crate) use breakpoint::{Breakpoint, Origin, Purpose};
 use breakpoint::{Original, Removed};
 pub(crate) use copies::Copied;
 pub(crate) use intact::Missing;
@@ -406,7 +406,7 @@ impl Space {
         &mut self,
         address: u64,
         maps: &Maps,
-        probe: Option<usize>,
+        probe: Option<Purpose>,
     ) -> Result<(), Unplaceable> {
         let ground = self.ground(address, maps)?;
         self.place_on(&ground, address, maps, probe, &mut Window::new())
@@ -417,7 +417,7 @@ impl Space {
         &mut self,
         addresses: &[u64],
         maps: &Maps,
-        probe: usize,
+        probe: Purpose,
     ) -> Vec<(u64, Result<(), Unplaceable>)> {
         let mut window = Window::new();
         let mut ground: Option<Ground<'_>> = None;
@@ -446,7 +446,7 @@ impl Space {
         ground: &Ground<'_>,
         address: u64,
         maps: &Maps,
-        probe: Option<usize>,
+        probe: Option<Purpose>,
         window: &mut Window,
     ) -> Result<(), Unplaceable> {
         if !self.breakpoints.contains_key(&address) {
@@ -476,7 +476,7 @@ impl Space {
 
     /// Takes `probe` off each of `addresses`, and the breakpoints with it that nobody else needs.
     /// Returns those that the program had overwritten.
-    pub(crate) fn withdraw(&mut self, addresses: &[u64], probe: usize) -> Vec<u64> {
+    pub(crate) fn withdraw(&mut self, addresses: &[u64], probe: Purpose) -> Vec<u64> {
         let mut window = Window::new();
         let mut overwritten = Vec::new();
         for &address in addresses {
@@ -615,10 +615,10 @@ mod tests {
         let (code, mut space) = (nops(), own_space());
         let start = code.as_ptr() as u64;
         let site = start + 32;
-        space.place(site, &maps(start, 0), Some(0)).unwrap();
+        space.place(site, &maps(start, 0), Some(Purpose::site(0))).unwrap();
         assert_eq!(code[32].load(Ordering::Relaxed), INT3);
         space.forget_unmapped(&[mapping(start + 16, 0)]);
-        assert!(space.withdraw(&[site], 0).is_empty());
+        assert!(space.withdraw(&[site], Purpose::site(0)).is_empty());
         assert_eq!(code[32].load(Ordering::Relaxed), NOP);
     }
 
@@ -626,8 +626,8 @@ mod tests {
     fn what_was_removed_is_forgotten_with_its_mapping() {
         let (code, mut space) = (nops(), own_space());
         let start = code.as_ptr() as u64;
-        space.place(start, &maps(start, 1), Some(0)).unwrap();
-        space.withdraw(&[start], 0);
+        space.place(start, &maps(start, 1), Some(Purpose::site(0))).unwrap();
+        space.withdraw(&[start], Purpose::site(0));
         // Another file, which has an INT3 of its own there.
         code[0].store(INT3, Ordering::Relaxed);
         space.forget_unmapped(&[mapping(start, 2)]);

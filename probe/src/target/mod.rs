@@ -9,6 +9,7 @@ pub mod maps;
 pub(crate) mod pages;
 pub(crate) mod procfs;
 pub(crate) mod sharing;
+pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod system;
 

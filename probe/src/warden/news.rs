@@ -167,6 +167,8 @@ pub enum Event {
     Ended { pid: i32, status: ExitStatus },
     /// A probe of many sites is being placed.
     Placing { probe: ProbeId, pid: i32, done: u64, total: u64 },
+    /// No breakpoint can be put where calls that a probe follows return to.
+    NoReturnSite { probe: ProbeId, pid: i32, refusal: Refusal },
     /// A probe got a site, after it was made.
     Placed { probe: ProbeId, pid: i32, address: u64 },
     /// A site of a probe cannot be probed.
@@ -219,6 +221,7 @@ pub(crate) enum Sent {
     Placing(u32, i32, u64, u64),
     Placed(u32, i32, u64),
     Refused(u32, i32, Refusal),
+    NoReturnSite(u32, i32, Refusal),
     Unresolvable(u32, i32, String),
     Failed(i32, i32, String, i32),
     Rejected(i32, i32, i32),
@@ -246,6 +249,9 @@ impl Sent {
             Of::Placed { probe, pid, address } => Sent::Placed(index(probe), *pid, *address),
             Of::Refused { probe, pid, address, reason } => {
                 Sent::Refused(index(probe), *pid, Refusal::new(*address, reason))
+            }
+            Of::NoReturnSite { probe, pid, address, reason } => {
+                Sent::NoReturnSite(index(probe), *pid, Refusal::new(*address, reason))
             }
             Of::Unresolvable { probe, pid, error } => {
                 Sent::Unresolvable(index(probe), *pid, error.to_string())
@@ -277,6 +283,9 @@ impl Event {
             }
             Sent::Placed(index, pid, address) => Event::Placed { probe: probe(index), pid, address },
             Sent::Refused(index, pid, refusal) => Event::Refused { probe: probe(index), pid, refusal },
+            Sent::NoReturnSite(index, pid, refusal) => {
+                Event::NoReturnSite { probe: probe(index), pid, refusal }
+            }
             Sent::Unresolvable(index, pid, error) => Event::Unresolvable { probe: probe(index), pid, error },
             Sent::Failed(pid, tid, request, error) => {
                 Event::Failed { pid, tid, request, error: Errno::from_raw(error) }
@@ -296,6 +305,8 @@ impl Event {
 pub struct Report {
     /// What was counted.
     pub counters: Counters,
+    /// What was counted of the returns, where calls are followed.
+    pub returns: Option<Counters>,
     /// Of the hits that count as filtered, for how many the condition had no value: it divided by zero, or read memory
     /// that cannot be read.
     pub undefined: u64,
@@ -307,10 +318,23 @@ pub struct Report {
     pub pending: Option<String>,
 }
 
+/// [`Counters`] on their way.
+type SentCounters = [u64; 7];
+
+fn sent(counters: Counters) -> SentCounters {
+    let Counters { hits, emulated, native, faulted, filtered, missed, dropped } = counters;
+    [hits, emulated, native, faulted, filtered, missed, dropped]
+}
+
+fn counted([hits, emulated, native, faulted, filtered, missed, dropped]: SentCounters) -> Counters {
+    Counters { hits, emulated, native, faulted, filtered, missed, dropped }
+}
+
 /// [`Report`] on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SentReport {
-    counters: [u64; 6],
+    counters: SentCounters,
+    returns: Option<SentCounters>,
     undefined: u64,
     sites: u64,
     refused: Vec<Refusal>,
@@ -319,10 +343,10 @@ pub(crate) struct SentReport {
 
 impl SentReport {
     pub(crate) fn new(report: &event::ProbeReport, undefined: u64) -> SentReport {
-        let Counters { hits, emulated, native, faulted, filtered, missed } = report.counters;
         let refused = report.refused.iter().map(|(address, reason)| Refusal::new(*address, reason));
         SentReport {
-            counters: [hits, emulated, native, faulted, filtered, missed],
+            counters: sent(report.counters),
+            returns: report.returns.map(sent),
             undefined,
             sites: report.sites.len() as u64,
             refused: refused.collect(),
@@ -333,10 +357,15 @@ impl SentReport {
 
 impl From<SentReport> for Report {
     fn from(sent: SentReport) -> Report {
-        let [hits, emulated, native, faulted, filtered, missed] = sent.counters;
-        let counters = Counters { hits, emulated, native, faulted, filtered, missed };
-        let SentReport { undefined, sites, refused, pending, .. } = sent;
-        Report { counters, undefined, sites, refused, pending }
+        let SentReport { counters, returns, undefined, sites, refused, pending } = sent;
+        Report {
+            counters: counted(counters),
+            returns: returns.map(counted),
+            undefined,
+            sites,
+            refused,
+            pending,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod threads;
 pub(crate) mod xstate;
 
 use std::io;
+use std::ops::Range;
 
 use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, Touches, UserMemory};
 use nix::errno::Errno;
@@ -25,7 +26,7 @@ use nix::errno::Errno;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::space::SharedSpace;
 use crate::executor::{Attempt, Executor, Natively, Stuck, ThreadState};
-use crate::target::{lock, procfs};
+use crate::target::{lock, procfs, stack};
 use affinity::Affinity;
 use memory::{Accessor, Staging};
 use registers::{Fetched, rip, set_rip};
@@ -109,6 +110,13 @@ impl ThreadState for Ptrace<'_> {
 
     fn processor(&self) -> Option<u32> {
         procfs::processor_of(self.tid())
+    }
+
+    fn own_stack(&mut self) -> Range<u64> {
+        let (tid, fs_base) = (self.tid(), self.registers.file.fs_base);
+        let Some(thread) = self.threads.get_mut(tid) else { return 0..0 };
+        let pid = thread.pid;
+        thread.stack.get_or_insert_with(|| stack::of_thread(pid, tid, fs_base)).clone()
     }
 
     fn whole(&mut self) -> io::Result<&mut Registers> {

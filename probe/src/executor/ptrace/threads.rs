@@ -1,6 +1,7 @@
 //! The threads that are traced, and what the kernel reports of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -90,6 +91,8 @@ pub(crate) struct Thread {
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
     pub(crate) served: Option<u64>,
+    /// Where its own stack is, once that has been asked for.
+    pub(crate) stack: Option<Range<u64>>,
     /// How often it has reached a probe, up to where it counts as busy.
     pub(crate) hits: u32,
 }
@@ -192,6 +195,7 @@ impl Threads {
             blocked,
             fresh: false,
             served: None,
+            stack: None,
             hits: 0,
         };
         self.register.add(tid, pid, space, self.me);

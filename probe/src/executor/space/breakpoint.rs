@@ -82,8 +82,8 @@ pub(crate) struct Breakpoint {
     /// The instruction that it displaced, from its first hit on.
     decoded: OnceLock<Box<Displaced>>,
     /// What is mapped here.
-    pub(super) origin: Arc<Origin>,
-    /// The probes that have a site here, by index.
+    pub(crate) origin: Arc<Origin>,
+    /// The probes that want it.
     pub(crate) probes: Probes,
     /// How often it was hit.
     pub(crate) hits: Hits,
@@ -173,19 +173,44 @@ impl Clone for Hits {
     }
 }
 
-/// The probes that have a site at an address, by index. Mostly it is one.
+/// A probe, and what it wants a breakpoint for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Purpose(usize);
+
+impl Purpose {
+    /// It is a site of the probe with that index.
+    pub(crate) fn site(probe: usize) -> Purpose {
+        Purpose(probe << 1)
+    }
+
+    /// Calls that have come by a site of that probe return to it.
+    pub(crate) fn return_site(probe: usize) -> Purpose {
+        Purpose(probe << 1 | 1)
+    }
+
+    /// The index of the probe.
+    pub(crate) fn probe(self) -> usize {
+        self.0 >> 1
+    }
+
+    pub(crate) fn is_return_site(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// The probes that want a breakpoint. Mostly it is one.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Probes {
     #[default]
     None,
-    One(usize),
+    One(Purpose),
     #[expect(clippy::box_collection, reason = "it is seldom, and the others are not to pay for it")]
-    Several(Box<Vec<usize>>),
+    Several(Box<Vec<Purpose>>),
 }
 
 impl Probes {
     /// Adds `probe` unless it is there.
-    pub(super) fn add(&mut self, probe: usize) {
+    pub(super) fn add(&mut self, probe: Purpose) {
         if self.contains(&probe) {
             return;
         }
@@ -196,7 +221,7 @@ impl Probes {
         }
     }
 
-    pub(super) fn remove(&mut self, probe: usize) {
+    pub(super) fn remove(&mut self, probe: Purpose) {
         match self {
             Probes::One(one) if *one == probe => *self = Probes::None,
             Probes::Several(all) => all.retain(|&other| other != probe),
@@ -206,9 +231,9 @@ impl Probes {
 }
 
 impl Deref for Probes {
-    type Target = [usize];
+    type Target = [Purpose];
 
-    fn deref(&self) -> &[usize] {
+    fn deref(&self) -> &[Purpose] {
         match self {
             Probes::None => &[],
             Probes::One(probe) => std::slice::from_ref(probe),
@@ -258,19 +283,22 @@ mod tests {
 
     #[test]
     fn probes_are_a_set_in_the_order_of_placement() {
+        let [one, two, back, other] =
+            [Purpose::site(1), Purpose::site(2), Purpose::return_site(1), Purpose::return_site(2)];
         let mut probes = Probes::default();
-        for probe in [3, 1, 3, 2] {
+        for probe in [back, one, back, two] {
             probes.add(probe);
         }
-        assert_eq!(*probes, [3, 1, 2]);
-        for (probe, left) in [(3, &[1, 2][..]), (7, &[1, 2]), (2, &[1]), (1, &[])] {
+        assert_eq!(*probes, [back, one, two]);
+        for (probe, left) in [(back, &[one, two][..]), (other, &[one, two]), (two, &[one]), (one, &[])] {
             probes.remove(probe);
             assert_eq!(&*probes, left);
         }
-        probes.add(5);
-        probes.remove(6);
-        assert_eq!(*probes, [5]);
-        probes.remove(5);
+        probes.add(two);
+        probes.remove(other);
+        assert_eq!(*probes, [two]);
+        probes.remove(two);
         assert!(probes.is_empty());
+        assert_eq!([one, back].map(|probe| (probe.probe(), probe.is_return_site())), [(1, false), (1, true)]);
     }
 }
