@@ -190,7 +190,13 @@ impl Tracer {
         if placed.removed {
             return;
         }
-        let sites = match placed.source.locate(maps) {
+        let located = match placed.source.is_on_return() && probe.calls.is_none() {
+            true => Err(LocateError::Unresolvable(
+                "returns are of calls that are followed: use probe_calls".into(),
+            )),
+            false => placed.source.locate(maps),
+        };
+        let sites = match located {
             Ok(sites) => sites,
             Err(error) => {
                 let news = match (&error, placed.pending.as_deref()) {

@@ -342,11 +342,11 @@ impl Session {
         entry: impl Fn(&mut Hit<'_>) -> Option<T> + Send + Sync + 'static,
         on_return: impl Fn(&mut Hit<'_>, Call<T>) -> Action + Send + Sync + 'static,
     ) -> Result<ProbeId, ProbeError> {
-        let at = Handler::Together(Box::new(move |hit: &mut Hit<'_>| follow(entry(hit), hit)));
-        let on_return = Handler::Together(Box::new(move |hit: &mut Hit<'_>| {
-            come_back(hit, |hit, call| on_return(hit, call))
-        }));
-        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(on_return) })
+        self.place_calls(
+            source,
+            move |hit| follow(entry(hit), hit),
+            move |hit| come_back(hit, |hit, call| on_return(hit, call)),
+        )
     }
 
     /// Places several probes as [`Session::probe`] does. What the target has mapped is looked at once for all of them,
@@ -369,6 +369,18 @@ impl Session {
             (source, Handler::alone(handler))
         });
         self.tracer.place_many(probes)
+    }
+
+    /// The same with handlers that say what becomes of the instruction at the entry, too, and ask for the call to be
+    /// followed.
+    pub(crate) fn place_calls(
+        &mut self,
+        source: impl Locate + Send + 'static,
+        entry: impl Fn(&mut Hit<'_>) -> Action + Send + Sync + 'static,
+        on_return: impl Fn(&mut Hit<'_>) -> Action + Send + Sync + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        let (at, on_return) = (Handler::Together(Box::new(entry)), Handler::Together(Box::new(on_return)));
+        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(on_return) })
     }
 
     /// Removes a probe. Threads that have trapped on it already run the original instruction.

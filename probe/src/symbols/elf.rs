@@ -24,18 +24,18 @@ use crate::symbols::debug::{DebugError, DebugInfo};
 use crate::target::lock;
 
 mod debug_file;
+mod go;
 mod indirect;
 mod names;
-mod go;
 mod sequences;
 mod symbols;
 mod unwind;
 
 pub(crate) use debug_file::Open;
+pub(crate) use go::is_go;
 pub(crate) use indirect::Slot;
 pub use names::demangle;
 pub(crate) use names::without_spaces;
-pub(crate) use go::is_go;
 pub(crate) use sequences::sequences;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
 

@@ -42,6 +42,12 @@ pub trait Locate {
         let _ = name;
         None
     }
+
+    /// Whether the sites are functions whose returns are meant: then only a probe that follows calls can have them
+    /// ([`Session::probe_calls`](crate::Session::probe_calls)).
+    fn is_on_return(&self) -> bool {
+        false
+    }
 }
 
 /// Why there is no site.

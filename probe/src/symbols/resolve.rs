@@ -255,7 +255,7 @@ impl Resolver {
             PlaceSpec::Line { .. } => "a line of the source",
             PlaceSpec::Usdt { .. } => "a USDT probe",
             PlaceSpec::UprobeEvent(_) => "a line in the syntax of uprobe_events",
-            _ if self.spec.on_return => "a probe on a function's return",
+            PlaceSpec::EachInstruction { .. } if self.spec.on_return => "the return of an instruction",
             _ => return Ok(()),
         };
         Err(ResolveError::NotSupported { form })
@@ -283,7 +283,19 @@ impl Resolver {
             _ => return Ok(Named::Instructions(Vec::new())),
         };
         self.check_boundary(elf, address)?;
+        self.check_entry(elf, address)?;
         Ok(Named::Instructions(vec![address]))
+    }
+
+    /// A return is known by where the function was called from, which only its first instruction can tell.
+    fn check_entry(&self, elf: &Elf, address: u64) -> Result<(), ResolveError> {
+        match elf.function_at(address) {
+            Some(function) if self.spec.on_return && function.address != address => {
+                let function = function.name().to_owned();
+                Err(ResolveError::InsideFunction { place: self.spec.to_string(), function })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_boundary(&self, elf: &Elf, address: u64) -> Result<(), ResolveError> {
@@ -316,6 +328,7 @@ impl Resolver {
             return Ok(found(site, None, address));
         };
         self.check_boundary(&elf, in_file)?;
+        self.check_entry(&elf, in_file)?;
         Ok(found(site, Some(&elf), in_file))
     }
 }
@@ -350,6 +363,10 @@ impl Locate for Resolver {
         let part = Resolver::new(name.parse().ok()?, Arc::clone(&self.objects));
         Some(Box::new(Resolver { base: self.base.clone(), ..part }))
     }
+
+    fn is_on_return(&self) -> bool {
+        self.spec.on_return
+    }
 }
 
 impl Locate for ProbeSpec {
@@ -363,6 +380,10 @@ impl Locate for ProbeSpec {
 
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
         Resolver::new(self.clone(), Arc::default()).part(name)
+    }
+
+    fn is_on_return(&self) -> bool {
+        self.on_return
     }
 }
 

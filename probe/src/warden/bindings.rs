@@ -78,7 +78,9 @@ impl Bindings {
 
     /// Binds what is not the same everywhere at the sites of a probe.
     fn bind_all(&self, resolver: &Resolver, maps: &Maps) -> Result<Vec<Site>, LocateError> {
-        if self.known.read().unwrap_or_else(PoisonError::into_inner).only.is_some() {
+        // Where calls return to is not known yet.
+        if resolver.is_on_return() || self.known.read().unwrap_or_else(PoisonError::into_inner).only.is_some()
+        {
             return resolver.locate(maps);
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());
@@ -112,5 +114,18 @@ pub(crate) struct WithBindings {
 impl Locate for WithBindings {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         self.bindings.bind_all(&self.resolver, maps)
+    }
+
+    fn is_on_return(&self) -> bool {
+        self.resolver.is_on_return()
+    }
+
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        self.resolver.parts(maps)
+    }
+
+    /// Its arguments are bound when it is hit.
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        self.resolver.part(name)
     }
 }

@@ -50,6 +50,15 @@ impl From<ProbeSpec> for Place {
     }
 }
 
+impl From<Place> for SentPlace {
+    fn from(place: Place) -> SentPlace {
+        match place {
+            Place::Spec(spec) => SentPlace::spec(&spec),
+            Place::Address(address) => SentPlace::Address(address),
+        }
+    }
+}
+
 type Observer = Box<dyn FnMut(News)>;
 type Handler = Box<dyn FnMut(&mut Asked<'_>) -> Action>;
 
@@ -291,11 +300,25 @@ impl Client {
     /// # Errors
     /// [`WardenError::Probe`], if the place names nothing that exists, or if none of its sites can be probed.
     pub fn probe(&mut self, place: impl Into<Place>, program: Program) -> Result<ProbeId, WardenError> {
-        let place = match place.into() {
-            Place::Spec(spec) => SentPlace::spec(&spec),
-            Place::Address(address) => SentPlace::Address(address),
-        };
-        match self.call(&Request::Probe { place, program })? {
+        self.place(&Request::Probe { place: place.into().into(), program })
+    }
+
+    /// As [`Session::probe_calls`](crate::Session::probe_calls), with programs that the warden runs when a function is
+    /// entered, and when that call has returned. Calls are followed unless `entry` filters them out.
+    ///
+    /// # Errors
+    /// As [`Client::probe`].
+    pub fn probe_calls(
+        &mut self,
+        place: impl Into<Place>,
+        entry: Program,
+        on_return: Program,
+    ) -> Result<ProbeId, WardenError> {
+        self.place(&Request::ProbeCalls { place: place.into().into(), entry, on_return })
+    }
+
+    fn place(&mut self, request: &Request) -> Result<ProbeId, WardenError> {
+        match self.call(request)? {
             Reply::Placed { probe, report } if probe as usize == self.placed.len() => {
                 self.placed.push(report.into());
                 Ok(ProbeId(probe as usize))
@@ -543,12 +566,12 @@ impl Client {
             }
             match record.kind {
                 kind::HIT => {
-                    let mut hit = Record::of_words(&record.words).ok_or_else(strange)?;
-                    if let Some(arguments) = &mut hit.arguments {
-                        let key = (hit.probe.index() as u32, arguments.number);
-                        arguments.binding = self.bindings.get(&key).map(Arc::clone);
-                    }
-                    self.tell(News::Hit(hit));
+                    let hit = Record::of_words(&record.words).ok_or_else(strange)?;
+                    self.tell_hit(hit);
+                }
+                kind::RETURN => {
+                    let hit = Record::of_return(&record.words).ok_or_else(strange)?;
+                    self.tell_hit(hit);
                 }
                 kind::EVENT => {
                     let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
@@ -581,6 +604,14 @@ impl Client {
             self.tell(News::Lost(news));
         }
         Ok(found)
+    }
+
+    fn tell_hit(&mut self, mut hit: Record) {
+        if let Some(arguments) = &mut hit.arguments {
+            let key = (hit.probe.index() as u32, arguments.number);
+            arguments.binding = self.bindings.get(&key).map(Arc::clone);
+        }
+        self.tell(News::Hit(hit));
     }
 
     fn tell_event(&mut self, sent: Sent) {

@@ -24,6 +24,8 @@ pub(crate) mod kind {
     pub(crate) const ASK: u8 = 3;
     /// [`End`](super::End), as bytes: the last record.
     pub(crate) const END: u8 = 4;
+    /// The duration in nanoseconds, and a [`Record`](crate::warden::news::Record).
+    pub(crate) const RETURN: u8 = 5;
 }
 
 /// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.
@@ -49,6 +51,12 @@ pub(crate) enum Request {
     Probe {
         place: SentPlace,
         program: Program,
+    },
+    /// A probe that follows calls.
+    ProbeCalls {
+        place: SentPlace,
+        entry: Program,
+        on_return: Program,
     },
     Remove {
         probe: u32,

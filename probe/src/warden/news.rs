@@ -50,6 +50,9 @@ pub struct Record {
     pub cpu: Option<u32>,
     /// The registers that [`Fields::register`] has asked for.
     pub registers: Vec<(Register, u64)>,
+    /// How long the call has taken, in nanoseconds, where this is the return of one that is followed; see
+    /// [`Call::duration_ns`](crate::Call::duration_ns).
+    pub duration_ns: Option<u64>,
     /// The arguments, if [`Fields::arguments`] was asked for and they could be had.
     pub arguments: Option<Arguments>,
 }
@@ -95,6 +98,12 @@ impl Record {
         words
     }
 
+    /// As the words of a return.
+    pub(crate) fn of_return(words: &[u64]) -> Option<Record> {
+        let (&duration_ns, rest) = words.split_first()?;
+        Some(Record { duration_ns: Some(duration_ns), ..Record::of_words(rest)? })
+    }
+
     /// The same back; `None` if they are none.
     pub(crate) fn of_words(words: &[u64]) -> Option<Record> {
         let (&[first, who, time_ns, ip], rest) = words.split_first_chunk::<4>()?;
@@ -116,6 +125,7 @@ impl Record {
             ip,
             cpu,
             registers,
+            duration_ns: None,
         })
     }
 }
@@ -487,9 +497,12 @@ mod tests {
             ip: u64::MAX,
             cpu: Some(7),
             registers: vec![(Register::Rax, 1), (Register::Rdi, 2)],
+            duration_ns: None,
         };
         let words = record.to_words(fields);
-        assert_eq!(Record::of_words(&words), Some(record));
+        assert_eq!(Record::of_words(&words), Some(record.clone()));
+        let returned = Record { duration_ns: Some(8), ..record };
+        assert_eq!(Record::of_return(&[&[8], &*words].concat()), Some(returned));
         for length in 0..words.len() {
             assert_eq!(Record::of_words(&words[..length]), None);
         }

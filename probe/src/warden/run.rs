@@ -61,6 +61,12 @@ impl Runner {
         Runner { program, outlet, shared, undefined, bindings, taken }
     }
 
+    /// Runs the program at the entry of a function, whose call is to be followed unless that is filtered out.
+    pub(crate) fn entry(&self, hit: &mut Hit<'_>) -> Action {
+        hit.follow(());
+        self.hit(hit)
+    }
+
     /// Runs the program at a hit.
     pub(crate) fn hit(&self, hit: &mut Hit<'_>) -> Action {
         let mut action = Action::Continue;
@@ -165,6 +171,11 @@ fn record(outlet: &Outlet, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
         ip: hit.ip(),
         cpu: if fields.has_cpu() { hit.cpu() } else { None },
         registers: fields.registers().map(|register| (register, registers.get(register))).collect(),
+        duration_ns: hit.duration_ns(),
     };
-    outlet.record(kind::HIT, &record.to_words(fields));
+    let words = record.to_words(fields);
+    match record.duration_ns {
+        None => outlet.record(kind::HIT, &words),
+        Some(duration_ns) => outlet.record(kind::RETURN, &[&[duration_ns], &*words].concat()),
+    };
 }

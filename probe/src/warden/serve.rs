@@ -230,6 +230,9 @@ struct Service<'a> {
     kill_with: bool,
 }
 
+/// A program, and what its arguments come to where there are some.
+type Bound = (Option<Arc<Bindings>>, Program);
+
 /// What follows a request.
 #[derive(PartialEq, Eq)]
 enum Next {
@@ -359,7 +362,10 @@ impl Service<'_> {
                 Ok(false) => Reply::Hatched(None),
                 Err(error) => Reply::CannotAttach(error.into()),
             }),
-            Request::Probe { place, program } => outlet.reply(&self.place(session, place, program)),
+            Request::Probe { place, program } => outlet.reply(&self.place(session, place, program, None)),
+            Request::ProbeCalls { place, entry, on_return } => {
+                outlet.reply(&self.place(session, place, entry, Some(on_return)));
+            }
             Request::Remove { probe } => {
                 session.remove(ProbeId(probe as usize));
                 outlet.reply(&Reply::Done);
@@ -380,31 +386,45 @@ impl Service<'_> {
         }
     }
 
-    fn place(&self, session: &mut Session, place: SentPlace, program: Program) -> Reply {
+    /// Places a probe, which follows calls if there is a program for their returns.
+    fn place(
+        &self,
+        session: &mut Session,
+        place: SentPlace,
+        program: Program,
+        on_return: Option<Program>,
+    ) -> Reply {
         let not_placed = |reason: String| Reply::NotPlaced { reason };
-        if !program.is_valid() {
+        if !program.is_valid() || on_return.as_ref().is_some_and(|program| !program.is_valid()) {
             return not_placed("the program of the probe is not valid".to_owned());
         }
-        let bindings = program
-            .get_template()
-            .map(|template| Arc::new(Bindings::new(template.clone(), Arc::clone(&self.warden.objects))));
+        let bindings = |program: &Program| {
+            let template = program.get_template()?;
+            let bindings = Arc::new(Bindings::new(template.clone(), Arc::clone(&self.warden.objects)));
+            lock(&self.warden.bindings).push(Arc::downgrade(&bindings));
+            Some(bindings)
+        };
+        let at_entry = (bindings(&program), program);
+        let on_return = on_return.map(|program| (bindings(&program), program));
         let resolver = match place {
             // An address is what it is, however it is written.
-            SentPlace::Address(address) if bindings.is_none() => {
-                return self.place_at(session, Address(address), program, None);
+            SentPlace::Address(address) if at_entry.0.is_none() => {
+                return self.place_at(session, Address(address), at_entry, on_return);
             }
             SentPlace::Address(address) => self.resolver(ProbeSpec::at(PlaceSpec::Address(address))),
             SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
-                Ok(spec) => self.resolver(spec).relative_to(base.into_path()),
+                Ok(spec) => {
+                    let spec = ProbeSpec { on_return: spec.on_return || on_return.is_some(), ..spec };
+                    self.resolver(spec).relative_to(base.into_path())
+                }
                 Err(error) => return not_placed(error.to_string()),
             },
         };
-        match bindings {
-            None => self.place_at(session, resolver, program, None),
+        match &at_entry.0 {
+            None => self.place_at(session, resolver, at_entry, on_return),
             Some(bindings) => {
-                lock(&self.warden.bindings).push(Arc::downgrade(&bindings));
-                let source = WithBindings { resolver, bindings: Arc::clone(&bindings) };
-                self.place_at(session, source, program, Some(bindings))
+                let source = WithBindings { resolver, bindings: Arc::clone(bindings) };
+                self.place_at(session, source, at_entry, on_return)
             }
         }
     }
@@ -417,13 +437,22 @@ impl Service<'_> {
         &self,
         session: &mut Session,
         source: impl Locate + Send + 'static,
-        program: Program,
-        bindings: Option<Arc<Bindings>>,
+        at_entry: Bound,
+        on_return: Option<Bound>,
     ) -> Reply {
         let undefined = Arc::new(AtomicU64::new(0));
-        let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
-        let runner = Runner::new(program, outlet, limit, Arc::clone(&undefined), bindings);
-        match session.probe_together(source, move |hit: &mut Hit<'_>| runner.hit(hit)) {
+        let runner = |(bindings, program): Bound| {
+            let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
+            Runner::new(program, outlet, limit, Arc::clone(&undefined), bindings)
+        };
+        let entry = runner(at_entry);
+        let placed = match on_return.map(runner) {
+            None => session.probe_together(source, move |hit: &mut Hit<'_>| entry.hit(hit)),
+            Some(on_return) => {
+                session.place_calls(source, move |hit| entry.entry(hit), move |hit| on_return.hit(hit))
+            }
+        };
+        match placed {
             Ok(id) => {
                 self.warden.undefined().push(undefined);
                 let report = session.report(id).map(|report| SentReport::new(&report, 0));

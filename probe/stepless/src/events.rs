@@ -20,6 +20,11 @@ pub(crate) struct Event<'a> {
     pub(crate) ip: u64,
     #[serde(serialize_with = "as_map")]
     pub(crate) args: Vec<(&'a str, Value)>,
+    /// How long the call has taken, and RAX, if this is a return.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) duration_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retval: Option<u64>,
     /// What is printed instead, as text.
     #[serde(skip)]
     pub(crate) line: Option<String>,
@@ -40,6 +45,9 @@ pub(crate) struct Counts {
     pub(crate) missed: u64,
     /// Hits of instructions that only the thread itself can execute: it did, the others held.
     pub(crate) native: u64,
+    /// Of returns: calls that were left without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dropped: Option<u64>,
 }
 
 /// A place where events go, one after the other, each at once.
@@ -112,6 +120,13 @@ impl<W: Write> Events<W> {
         }
         let (seconds, rest) = (since_ns / NS_PER_S, since_ns % NS_PER_S);
         write!(line, "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}", event.tid, event.probe, event.ip)?;
+        if let Some(duration_ns) = event.duration_ns {
+            let (us, rest) = (duration_ns / NS_PER_US, duration_ns % NS_PER_US);
+            write!(line, "  {us}.{rest:03} us")?;
+        }
+        if let Some(value) = event.retval {
+            write!(line, " = {value:#x}")?;
+        }
         event.args.iter().try_for_each(|(name, value)| write!(line, "  {name}={value}"))?;
         writeln!(line)
     }
@@ -139,16 +154,22 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
     let width = counts.iter().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).max(LEAST);
     // At once, so that what the command prints meanwhile does not come between.
     let mut text = Vec::new();
-    writeln!(
+    write!(
         text,
         "{:<width$} {:>12} {:>12} {:>9} {:>9} {:>9} {:>9}",
         "PROBE", "HITS", "EMULATED", "FAULTED", "FILTERED", "MISSED", "NATIVE"
     )?;
-    for Counts { probe, hits, emulated, faulted, filtered, missed, native } in counts {
-        writeln!(
+    let returns = counts.iter().any(|counts| counts.dropped.is_some());
+    writeln!(text, "{}", if returns { "   DROPPED" } else { "" })?;
+    for Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped } in counts {
+        write!(
             text,
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
         )?;
+        match dropped {
+            Some(dropped) => writeln!(text, " {dropped:>9}")?,
+            None => writeln!(text)?,
+        }
     }
     out.write_all(&text)?;
     out.flush()
@@ -169,6 +190,8 @@ mod tests {
             time_ns,
             ip: 0x1234,
             args,
+            duration_ns: None,
+            retval: None,
         }
     }
 
@@ -190,6 +213,19 @@ mod tests {
              1.000000001        8  libc.so.6:malloc  0x1234  n=-3\n"
         );
         assert_eq!(printed(Format::Text, &[]), "");
+    }
+
+    #[test]
+    fn a_return_has_its_duration_and_its_result() {
+        let event = Event { duration_ns: Some(12_034), retval: Some(42), ..event(1) };
+        let printed = |format| {
+            let mut out = Vec::new();
+            Events::new(&mut out, format, 16).print(&event).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(printed(Format::Text).ends_with("0x1234  12.034 us = 0x2a\n"));
+        let value: serde_json::Value = serde_json::from_str(&printed(Format::Json)).unwrap();
+        assert_eq!((&value["duration_ns"], &value["retval"]), (&12_034.into(), &42.into()));
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub enum ResolveError {
         /// How many bytes after the start of the function the instruction begins.
         start: u64,
     },
+    /// The place is to tell of a function's return, and is not the function's start.
+    InsideFunction {
+        /// The place, as the probe names it.
+        place: String,
+        /// The function that it lies in.
+        function: String,
+    },
     /// There is no code there.
     NotCode {
         /// The file.
@@ -140,6 +147,10 @@ impl fmt::Display for ResolveError {
                 f,
                 "`{place}` lies inside the instruction at {function}+{start:#x}, where a breakpoint would \
                  change what it does"
+            ),
+            ResolveError::InsideFunction { place, function } => write!(
+                f,
+                "`{place}` lies inside {function}, of which only the start tells where it returns to; give that"
             ),
             ResolveError::NotCode { path, offset } => {
                 let path = path.display();

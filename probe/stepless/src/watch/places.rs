@@ -72,7 +72,12 @@ pub(super) fn place(
     let launched = client.is_launched();
     let mut probes = Vec::new();
     for (index, resolver) in resolvers.iter().enumerate() {
-        let probe = match client.probe(resolver.spec().clone(), shared.program(index)) {
+        let spec = resolver.spec().clone();
+        let placed = match spec.on_return {
+            true => client.probe_calls(spec, Program::new(), shared.program(index)),
+            false => client.probe(spec, shared.program(index)),
+        };
+        let probe = match placed {
             Ok(probe) => probe,
             Err(error) => {
                 if launched {

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use probe::ProbeId;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
-use probe::warden::{ClientStop, Event as EngineEvent, News, Program, Record};
+use probe::warden::{ClientStop, Event as EngineEvent, News, Program, Record, Refusal};
 
 use super::places::place_name;
 use super::what::{Symbols, What};
@@ -130,6 +131,8 @@ impl Shared {
             time_ns: hit.time_ns,
             ip: hit.ip,
             args,
+            duration_ns: hit.duration_ns,
+            retval: hit.duration_ns.and_then(|_| hit.registers.first()).map(|&(_, value)| value),
         };
         if let Err(error) = signals.writing(|| state.events.print(&event)) {
             state.broken = Some(error);
@@ -154,6 +157,9 @@ impl Shared {
                 if state.started && state.placing.is_none() {
                     self.tell_refused(&mut state, *pid);
                 }
+            }
+            EngineEvent::NoReturnSite { probe, pid, refusal } => {
+                self.tell_no_return_site(*probe, *pid, refusal)
             }
             EngineEvent::Placing { probe, pid, done, total } => {
                 let progress = state.placing.get_or_insert_with(|| {
@@ -204,6 +210,14 @@ impl Shared {
             }
             _ => {}
         }
+    }
+
+    fn tell_no_return_site(&self, probe: ProbeId, pid: i32, refusal: &Refusal) {
+        let name = self.names.get(probe.index()).map_or("", String::as_str);
+        let maps = Maps::read(pid).ok();
+        let place = maps.and_then(|maps| place_name(&maps, &self.objects, refusal.address));
+        let place = place.unwrap_or_else(|| format!("{:#x}", refusal.address));
+        warn(&format!("`{name}` misses returns to {place}: {}", refusal.kind));
     }
 
     /// The program has done something to text with a probe in it.

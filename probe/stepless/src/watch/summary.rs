@@ -78,8 +78,10 @@ fn nothing_placed(client: &mut Client, obstacles: &[String], signals: &Signals) 
 fn counts(reports: &[Report], shared: &Shared) -> Vec<Counts> {
     let count = |(report, name): (&Report, &String)| {
         let probe = name.clone();
-        let probe::Counters { hits, emulated, native, faulted, filtered, missed, .. } = report.counters;
-        Counts { probe, hits, emulated, faulted, filtered, missed, native }
+        let counters = report.returns.unwrap_or(report.counters);
+        let probe::Counters { hits, emulated, native, faulted, filtered, missed, dropped, .. } = counters;
+        let dropped = report.returns.map(|_| dropped);
+        Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped }
     };
     reports.iter().zip(&shared.names).map(count).collect()
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use probe::arguments::{Line, SyntaxError, Template, Value};
+use probe::language::Register;
 use probe::maps::{self, Maps};
 use probe::resolve::Objects;
 use probe::spec::ProbeSpec;
@@ -21,6 +22,8 @@ pub(super) struct What {
     /// How many of the template's arguments stand in `args`; those of the line follow.
     named: usize,
     line: Option<Line>,
+    /// Whether the hits are returns.
+    on_return: bool,
 }
 
 impl What {
@@ -30,7 +33,7 @@ impl What {
     }
 
     fn new(arguments: &Watch, text: &str) -> Result<What, Failure> {
-        let (_, rest) = ProbeSpec::parse_with_rest(text)?;
+        let (spec, rest) = ProbeSpec::parse_with_rest(text)?;
         let within = |error: SyntaxError| SyntaxError {
             text: text.to_owned(),
             column: error.column + rest.offset,
@@ -49,7 +52,7 @@ impl What {
         if arguments.variables {
             template = template.with_variables();
         }
-        Ok(What { template, named, line })
+        Ok(What { template, named, line, on_return: spec.on_return })
     }
 
     /// What the warden does at each hit.
@@ -74,6 +77,9 @@ impl What {
         }
         if self.template.has_arguments() {
             fields = fields.arguments();
+        }
+        if self.on_return {
+            fields = fields.register(Register::Rax);
         }
         program.record(fields)
     }
