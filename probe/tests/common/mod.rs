@@ -83,6 +83,11 @@ impl Function {
         self.offsets.len()
     }
 
+    /// The file offsets.
+    pub(crate) fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
     /// The file offset of the first.
     pub(crate) fn offset(&self) -> u64 {
         self.offsets[0]
@@ -144,6 +149,22 @@ impl Target {
 
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).unwrap()
+    }
+
+    /// Writes so many bytes to its standard input.
+    pub(crate) fn ask(&mut self, bytes: u64) {
+        use std::io::Write;
+        let bytes = vec![b'x'; usize::try_from(bytes).unwrap()];
+        self.0.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
+    }
+
+    /// Closes its standard input, and has `session` serve it to its end; returns its exit code.
+    pub(crate) fn finish_in(mut self, session: &mut Session) -> Option<i32> {
+        self.close_input();
+        match session.run_for(Duration::from_secs(60)) {
+            RunEnd::Ended(status) => status.and_then(|status| status.code()),
+            other => panic!("the target did not end: {other:?}"),
+        }
     }
 
     /// Closes its standard input, which tells it to go on.
