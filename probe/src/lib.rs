@@ -68,6 +68,7 @@ mod symbols;
 mod target;
 pub mod warden;
 
+pub use engine::builder::{BuildError, Events, Observation, ProbeBuilder};
 pub use engine::call::Call;
 pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};

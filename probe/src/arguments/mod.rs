@@ -13,6 +13,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub(crate) mod bindings;
 mod capture;
 mod compile;
 mod lexer;
@@ -23,6 +24,7 @@ mod registers;
 mod syntax;
 mod template;
 mod value;
+mod values;
 
 pub use lexer::SyntaxError;
 pub use names::{Located, Names, NoNames};
@@ -30,3 +32,4 @@ pub use object::ObjectNames;
 pub use operand::Location;
 pub use template::{Binding, Line, Template};
 pub use value::{Text, Value};
+pub use values::Values;

@@ -58,6 +58,9 @@ type Frames = Vec<Frame>;
 
 type Shard = HashMap<(SpaceId, Owner), Frames>;
 
+/// A file: its device and inode.
+type File = ((u32, u32), u64);
+
 /// How many locks there are, so that tracers seldom wait for each other.
 const SHARDS: usize = 16;
 
@@ -72,7 +75,7 @@ pub(crate) struct Calls {
     /// What code says of two functions, by address space.
     jumps: Mutex<HashMap<(SpaceId, u64, u64), Jumps>>,
     /// Whether files are Go's, by device and inode.
-    go: Mutex<HashMap<((u32, u32), u64), bool>>,
+    go: Mutex<HashMap<File, bool>>,
 }
 
 /// What is pending at a place to which a call has just been made.

@@ -1,5 +1,6 @@
 //! From a stop to the resume: sessions, the probes in them, hits, and the lives of threads and mappings.
 
+pub(crate) mod builder;
 pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod compat;
@@ -14,6 +15,7 @@ mod kin;
 pub(crate) mod leave;
 mod lifecycle;
 pub(crate) mod lost;
+mod machine;
 mod pause;
 pub(crate) mod perform;
 mod placement;

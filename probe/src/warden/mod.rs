@@ -53,9 +53,7 @@
 //! (`kernel.yama.ptrace_scope` is 1), a program that the client launches permits the warden to trace it, before its exec.
 
 mod asked;
-mod bindings;
 mod client;
-mod machine;
 mod message;
 mod news;
 mod outlet;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use emu::Rflags;
 
+use crate::arguments::bindings::Bound;
 use crate::engine::event;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::target::{lock, procfs};
-use crate::warden::bindings::Bound;
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
 use crate::warden::ring::{self, Ring, SLOTS, Slot, Turn, Writer, Written};

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::arguments::bindings::{Bindings, Bound};
 use crate::engine::hit::{Action, Hit};
 use crate::language::Undefined;
-use crate::warden::bindings::{Bindings, Bound};
-use crate::warden::machine::AtHit;
 use crate::warden::message::kind;
 use crate::warden::news::{Arguments, Record};
 use crate::warden::outlet::Outlet;
@@ -75,7 +74,7 @@ impl Runner {
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
                 Step::Filter(condition) => {
-                    let value = condition.evaluate(&mut AtHit(hit));
+                    let value = condition.evaluate(hit);
                     if !self.goes_on(hit, value.map(|value| value != 0)) {
                         break;
                     }
@@ -83,7 +82,7 @@ impl Runner {
                 Step::Condition => {
                     // Where nothing is known of the site, nothing is known of what holds there.
                     let holds = match &bound {
-                        Some(bound) => bound.binding.holds(&mut AtHit(hit)),
+                        Some(bound) => bound.binding.holds(hit),
                         None => Err(Undefined::Unavailable),
                     };
                     if !self.goes_on(hit, holds) {
@@ -159,7 +158,7 @@ fn record(outlet: &Outlet, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
     let bound = bound.filter(|_| fields.has_arguments());
     let arguments = bound.map(|bound| {
         bound.told.get_or_init(|| outlet.bound(hit.probe(), bound));
-        Arguments { number: bound.number, taken: bound.binding.take(&mut AtHit(hit)), binding: None }
+        Arguments { number: bound.number, taken: bound.binding.take(hit), binding: None }
     });
     let registers = hit.registers();
     let record = Record {

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
+use crate::arguments::bindings::{Bindings, WithBindings};
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Hit, ProbeId};
 use crate::engine::leave::Left;
@@ -23,7 +24,6 @@ use crate::symbols::locate::{Address, Locate};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
 use crate::target::{lock, system};
-use crate::warden::bindings::{Bindings, WithBindings};
 use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;

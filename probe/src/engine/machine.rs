@@ -1,34 +1,32 @@
-//! A thread at a hit, as expressions see it.
+//! A hit, as expressions see it.
 
 use emu::registers::{Extended, Float80};
 
 use crate::engine::hit::Hit;
 use crate::language::{Circumstance, ExtendedRegister, Machine, Register};
 
-pub(crate) struct AtHit<'a, 'b>(pub(crate) &'a mut Hit<'b>);
-
-impl Machine for AtHit<'_, '_> {
+impl Machine for Hit<'_> {
     fn register(&mut self, register: Register) -> u64 {
-        self.0.registers().get(register)
+        Hit::registers(self).get(register)
     }
 
     fn extended(&mut self, register: ExtendedRegister, quadword: u8) -> Option<u64> {
-        quadword_of(self.0.extended().ok()?, register, quadword)
+        quadword_of(Hit::extended(self).ok()?, register, quadword)
     }
 
     fn circumstance(&mut self, what: Circumstance) -> Option<u64> {
         Some(match what {
-            Circumstance::Pid => u64::from(self.0.pid().cast_unsigned()),
-            Circumstance::Tid => u64::from(self.0.tid().cast_unsigned()),
-            Circumstance::Cpu => u64::from(self.0.cpu()?),
-            Circumstance::Time => self.0.time_ns(),
-            Circumstance::CommLow => half_of(&self.0.comm()?, 0),
-            Circumstance::CommHigh => half_of(&self.0.comm()?, 8),
+            Circumstance::Pid => u64::from(Hit::pid(self).cast_unsigned()),
+            Circumstance::Tid => u64::from(Hit::tid(self).cast_unsigned()),
+            Circumstance::Cpu => u64::from(Hit::cpu(self)?),
+            Circumstance::Time => Hit::time_ns(self),
+            Circumstance::CommLow => half_of(&Hit::comm(self)?, 0),
+            Circumstance::CommHigh => half_of(&Hit::comm(self)?, 8),
         })
     }
 
     fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
-        self.0.read_up_to(address, bytes)
+        Hit::read_up_to(self, address, bytes)
     }
 }
 

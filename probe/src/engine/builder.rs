@@ -1,0 +1,258 @@
+//! Probes as users write them, with arguments and conditions, for sessions.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+use crate::arguments::bindings::{Bindings, WithBindings};
+use crate::arguments::{SyntaxError, Template, Values};
+use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::session::{RunEnd, Session};
+use crate::error::ProbeError;
+use crate::symbols::resolve::{Objects, Resolver};
+use crate::symbols::spec::{ProbeSpec, SpecError};
+use crate::target::lock;
+
+/// A probe with arguments and a condition: where, what, and when.
+///
+/// As text, it is what the command takes, `PROBE [NAME=FETCH…] [if EXPRESSION]`, such as
+/// `libc.so.6:malloc size=%di:u64 if size > 4096`.
+///
+/// ```
+/// use std::process::Command;
+///
+/// use probe::{Action, ProbeBuilder, Session};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut session = Session::launch(Command::new("true"))?;
+/// let start = session.entry().ok_or("it has ended already")?;
+/// let count: ProbeBuilder = format!("{start:#x}").parse()?;
+/// let count = count.argument("arguments", "+0(%sp):u64")?;
+/// session.watch(&count, |_, values| {
+///     println!("it has {} arguments", values.get("arguments").map_or(0, |value| value.as_u64().unwrap_or(0)));
+///     Action::Continue
+/// })?;
+/// session.run();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ProbeBuilder {
+    spec: ProbeSpec,
+    template: Template,
+    objects: Arc<Objects>,
+}
+
+/// Why a text is no probe with arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// It does not begin with a place.
+    Place(SpecError),
+    /// What stands behind that is neither an argument nor a condition.
+    Syntax(SyntaxError),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Place(error) => error.fmt(f),
+            BuildError::Syntax(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl FromStr for ProbeBuilder {
+    type Err = BuildError;
+
+    fn from_str(text: &str) -> Result<ProbeBuilder, BuildError> {
+        let (spec, rest) = ProbeSpec::parse_with_rest(text).map_err(BuildError::Place)?;
+        let within = |error: SyntaxError| {
+            let column = error.column + rest.offset;
+            BuildError::Syntax(SyntaxError { text: text.to_owned(), column, what: error.what })
+        };
+        let template = rest.text.parse().map_err(within)?;
+        Ok(ProbeBuilder { template, ..ProbeBuilder::new(spec) })
+    }
+}
+
+impl ProbeBuilder {
+    /// A probe without arguments or a condition.
+    #[must_use]
+    pub fn new(spec: ProbeSpec) -> ProbeBuilder {
+        ProbeBuilder { spec, template: Template::new(), objects: Arc::default() }
+    }
+
+    /// The same with another argument, an expression or one of the kernel's.
+    ///
+    /// # Errors
+    /// The text is none, or there is one of that name.
+    pub fn argument(self, name: &str, text: &str) -> Result<ProbeBuilder, SyntaxError> {
+        Ok(ProbeBuilder { template: self.template.with_argument(Some(name), text)?, ..self })
+    }
+
+    /// The same for hits only at which the expression is not 0, besides other conditions.
+    ///
+    /// # Errors
+    /// The text is none.
+    pub fn condition(self, text: &str) -> Result<ProbeBuilder, SyntaxError> {
+        Ok(ProbeBuilder { template: self.template.with_condition(text)?, ..self })
+    }
+
+    /// The same with all parameters and local variables, by debug information.
+    #[must_use]
+    pub fn variables(self) -> ProbeBuilder {
+        ProbeBuilder { template: self.template.with_variables(), ..self }
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn spec(&self) -> &ProbeSpec {
+        &self.spec
+    }
+
+    fn source(&self) -> WithBindings {
+        let resolver = Resolver::new(self.spec.clone(), Arc::clone(&self.objects));
+        let bindings = Arc::new(Bindings::new(self.template.clone(), Arc::clone(&self.objects)));
+        WithBindings { resolver, bindings }
+    }
+}
+
+/// A hit, or a return, with what was taken at it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Observation {
+    /// The probe.
+    pub probe: ProbeId,
+    /// The process.
+    pub pid: i32,
+    /// The thread.
+    pub tid: i32,
+    /// As [`Hit::time_ns`].
+    pub time_ns: u64,
+    /// The address of the instruction or, of a return, where the call returns to.
+    pub ip: u64,
+    /// As [`Hit::duration_ns`].
+    pub duration_ns: Option<u64>,
+    /// The arguments.
+    pub values: Values,
+}
+
+/// Hits one after the other, as they come; see [`Session::events`].
+///
+/// When it is dropped, its probes are removed.
+#[derive(Debug)]
+pub struct Events<'a> {
+    session: &'a mut Session,
+    probes: Vec<ProbeId>,
+    queue: Arc<Mutex<VecDeque<Observation>>>,
+    over: bool,
+}
+
+impl Session {
+    /// As [`Session::probe`], or [`Session::probe_calls`] where the place says `%return`, with a handler that gets the
+    /// arguments. It is called where the condition holds; other hits are counted as filtered.
+    ///
+    /// # Errors
+    /// Also a name that means nothing at the place, as [`ProbeError::Locate`].
+    pub fn watch(
+        &mut self,
+        probe: &ProbeBuilder,
+        mut handler: impl FnMut(&mut Hit<'_>, &Values) -> Action + Send + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        let source = probe.source();
+        let bindings = Arc::clone(&source.bindings);
+        let mut observe = move |hit: &mut Hit<'_>| {
+            let Some(bound) = bindings.at(hit.pid(), hit.ip()) else {
+                hit.filter_out();
+                return Action::Continue;
+            };
+            if bound.binding.holds(hit) != Ok(true) {
+                hit.filter_out();
+                return Action::Continue;
+            }
+            let values = Values::new(&bound.binding, hit);
+            handler(hit, &values)
+        };
+        match probe.spec.on_return {
+            true => self.probe_calls(source, |_| Some(()), move |hit, _| observe(hit)),
+            false => self.probe(source, observe),
+        }
+    }
+
+    /// The hits of several probes, one after the other. The target runs while the next one is waited for, and after that
+    /// until the session is asked for something else: threads wait for nobody to have seen their hits.
+    ///
+    /// ```no_run
+    /// use probe::{ProbeBuilder, Session};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut session = Session::attach(1234)?;
+    /// let malloc: ProbeBuilder = "libc.so.6:malloc size=%di:u64".parse()?;
+    /// for event in session.events(&[malloc])?.take(10) {
+    ///     println!("{} {}", event.tid, event.values);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::watch`]; then none of the probes is placed.
+    pub fn events(&mut self, probes: &[ProbeBuilder]) -> Result<Events<'_>, ProbeError> {
+        let queue: Arc<Mutex<VecDeque<Observation>>> = Arc::default();
+        let mut events = Events { session: self, probes: Vec::new(), queue, over: false };
+        for probe in probes {
+            let (queue, stop) = (Arc::clone(&events.queue), events.session.stop_handle());
+            let id = events.session.watch(probe, move |hit, values| {
+                lock(&queue).push_back(Observation {
+                    probe: hit.probe(),
+                    pid: hit.pid(),
+                    tid: hit.tid(),
+                    time_ns: hit.time_ns(),
+                    ip: hit.ip(),
+                    duration_ns: hit.duration_ns(),
+                    values: values.clone(),
+                });
+                stop.request();
+                Action::Continue
+            })?;
+            events.probes.push(id);
+        }
+        Ok(events)
+    }
+}
+
+impl Events<'_> {
+    /// The probes, in the order in which they were given.
+    #[must_use]
+    pub fn probes(&self) -> &[ProbeId] {
+        &self.probes
+    }
+}
+
+impl Iterator for Events<'_> {
+    type Item = Observation;
+
+    fn next(&mut self) -> Option<Observation> {
+        loop {
+            if let Some(event) = lock(&self.queue).pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            self.over = !matches!(self.session.run(), RunEnd::StopRequested | RunEnd::Timeout);
+        }
+    }
+}
+
+impl Drop for Events<'_> {
+    fn drop(&mut self) {
+        for &probe in &self.probes {
+            self.session.remove(probe);
+        }
+    }
+}
