@@ -124,8 +124,8 @@ impl Locate for WithBindings {
         self.resolver.parts(maps)
     }
 
-    /// Its arguments are bound when it is hit.
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
-        self.resolver.part(name)
+        let resolver = self.resolver.part_called(name)?;
+        Some(Box::new(WithBindings { resolver, bindings: Arc::clone(&self.bindings) }))
     }
 }

@@ -64,6 +64,15 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a Unplaceable,
     },
+    /// A probe of several functions consists of this one, among others, which has its own counts and its handler.
+    Part {
+        /// The probe.
+        probe: ProbeId,
+        /// The part.
+        part: ProbeId,
+        /// What the part is called.
+        name: &'a str,
+    },
     /// A probe got a site, after it was made.
     Placed {
         /// The probe.
@@ -197,4 +206,7 @@ pub struct ProbeReport {
     pub refused: Vec<(u64, Arc<Unplaceable>)>,
     /// Why it has never been placed, if so: the object is not there yet, or lacks what the probe names.
     pub pending: Option<Arc<LocateError>>,
+    /// The probes that it consists of, if it is one of several functions, with their names: they have the sites and the
+    /// counts.
+    pub parts: Vec<(String, ProbeId)>,
 }

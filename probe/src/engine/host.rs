@@ -1,5 +1,6 @@
 //! Who is told of hits and events, and what can be asked for in return.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -12,24 +13,34 @@ type Closure = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
 
 /// What a probe calls at each hit.
 pub(crate) enum Handler {
-    /// By one thread at a time, and by none once it has asked to be removed.
-    Alone(Mutex<Option<Closure>>),
+    /// By one thread at a time, and by none once it has asked for the probe to be removed.
+    Alone(Mutex<Alone>),
     /// By any number of threads at once.
     Together(Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>),
 }
 
+/// A closure, and the indices of the probes that it wants no more hits of: the parts of one have it in common.
+pub(crate) struct Alone {
+    closure: Closure,
+    gone: HashSet<usize>,
+}
+
 impl Handler {
     pub(crate) fn alone(handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static) -> Handler {
-        Handler::Alone(Mutex::new(Some(Box::new(handler))))
+        Handler::Alone(Mutex::new(Alone { closure: Box::new(handler), gone: HashSet::new() }))
     }
 
     fn call(&self, hit: &mut Hit<'_>) -> Option<Action> {
         match self {
             Handler::Alone(handler) => {
-                let mut handler = lock(handler);
-                let action = handler.as_mut()?(hit);
+                let Alone { closure, gone } = &mut *lock(handler);
+                let probe = hit.probe().index();
+                if gone.contains(&probe) {
+                    return None;
+                }
+                let action = closure(hit);
                 if action == Action::Remove {
-                    *handler = None;
+                    gone.insert(probe);
                 }
                 Some(action)
             }
@@ -93,6 +104,14 @@ impl Closures {
     /// Takes up the handlers of the next probe.
     pub(crate) fn add(&self, handlers: Handlers) {
         self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(handlers));
+    }
+
+    /// The next probe has the handlers of that one, of which it is a part.
+    pub(crate) fn add_part(&self, whole: ProbeId) {
+        let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handler) = handlers.get(whole.index()).cloned() {
+            handlers.push(handler);
+        }
     }
 
     /// Forgets the handlers of the last probe.

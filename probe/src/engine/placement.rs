@@ -130,6 +130,9 @@ impl Tracer {
     fn check_placed(&mut self, id: ProbeId) -> Result<(), ProbeError> {
         let Some(probe) = self.shared.probe(id) else { return Ok(()) };
         let mut placed = lock(&probe.placed);
+        if !placed.parts.is_empty() {
+            return Ok(());
+        }
         // Nobody else has seen what is wrong with it.
         let pending = placed.pending.take_if(|error| matches!(**error, LocateError::Unresolvable(_)));
         if let Some(error) = pending.and_then(Arc::into_inner) {
@@ -157,6 +160,7 @@ impl Tracer {
         let calls = probe.calls.as_deref();
         let returns: Vec<u64> =
             calls.map(|calls| lock(&calls.sites).placed.drain().collect()).unwrap_or_default();
+        let parts: Vec<ProbeId> = placed.parts.values().copied().collect();
         drop(placed);
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
@@ -177,6 +181,7 @@ impl Tracer {
             self.tell_overwritten(space, address);
         }
         self.tell_all_failures();
+        parts.into_iter().for_each(|part| self.remove(part));
     }
 
     /// Locates a probe in one address space, and makes its breakpoints there what the answer says. An error is
@@ -190,17 +195,26 @@ impl Tracer {
         if placed.removed {
             return;
         }
-        let located = match placed.source.is_on_return() && probe.calls.is_none() {
-            true => Err(LocateError::Unresolvable(
-                "returns are of calls that are followed: use probe_calls".into(),
-            )),
-            false => placed.source.locate(maps),
+        let located = match placed.source.parts(maps) {
+            Ok(Some(names)) => {
+                placed.pending = None;
+                let parts = self.parts(id, &mut placed, &names);
+                drop(placed);
+                return self.locate_parts(id, &parts, space_id, maps);
+            }
+            Ok(None) if placed.source.is_on_return() && probe.calls.is_none() => Err(
+                LocateError::Unresolvable("returns are of calls that are followed: use probe_calls".into()),
+            ),
+            Ok(None) => placed.source.locate(maps),
+            Err(error) => Err(error),
         };
         let sites = match located {
             Ok(sites) => sites,
             Err(error) => {
                 let news = match (&error, placed.pending.as_deref()) {
                     (LocateError::NotMapped { .. }, _) => false,
+                    // Another file of that name has others.
+                    _ if probe.is_part => false,
                     (LocateError::Unresolvable(_), Some(LocateError::Unresolvable(_))) => false,
                     (LocateError::Unresolvable(_), _) => true,
                 };
@@ -225,6 +239,41 @@ impl Tracer {
         drop(text);
         let placing = Placing { id, space: &space, pid, maps, later };
         self.place_sites(placing, &mut placed, &wanted);
+    }
+
+    /// The parts of a probe that have these names, which are made where there are none.
+    fn parts(&self, whole: ProbeId, placed: &mut Placed, names: &[String]) -> Vec<ProbeId> {
+        let mut parts = Vec::with_capacity(names.len());
+        for name in names {
+            let known = placed.parts.get(name).copied();
+            let part = known.or_else(|| {
+                let part = self.shared.enter_part(placed.source.part(name)?, whole);
+                placed.parts.insert(name.clone(), part);
+                self.tell(&Event::Part { probe: whole, part, name });
+                Some(part)
+            });
+            parts.extend(part);
+        }
+        parts
+    }
+
+    /// Locates the parts of a probe.
+    fn locate_parts(&mut self, whole: ProbeId, parts: &[ProbeId], space: SpaceId, maps: &Maps) {
+        /// After how many the observer hears of it.
+        const STRIDE: usize = 256;
+        let (pid, total) = (self.shared.pid_in(space), parts.len());
+        for (done, &part) in parts.iter().enumerate() {
+            if self.shared.wishes.ending.load(Ordering::SeqCst) {
+                return;
+            }
+            if total > STRIDE && done.is_multiple_of(STRIDE) {
+                self.tell(&Event::Placing { probe: whole, pid, done, total });
+            }
+            self.locate(part, space, maps, true);
+        }
+        if total > STRIDE {
+            self.tell(&Event::Placing { probe: whole, pid, done: total, total });
+        }
     }
 
     /// Puts a probe on those of `addresses` where it is not yet.
@@ -306,8 +355,11 @@ impl Tracer {
         let copied = space.forget_unmapped(&maps);
         drop(space);
         self.tell_copied(space_id, copied);
-        for index in 0..shared.probes().len() {
-            self.locate(ProbeId(index), space_id, &maps, true);
+        for (index, probe) in shared.probes().iter().enumerate() {
+            // Parts are located with the whole.
+            if !probe.is_part {
+                self.locate(ProbeId(index), space_id, &maps, true);
+            }
         }
         drop(placing);
     }

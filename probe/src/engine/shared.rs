@@ -62,6 +62,8 @@ pub(crate) struct Probe {
     pub(crate) tally: Tally,
     /// Of one that follows calls.
     pub(crate) calls: Option<Box<Returns>>,
+    /// Whether it is a part of another one.
+    pub(crate) is_part: bool,
     pub(crate) placed: Mutex<Placed>,
 }
 
@@ -89,13 +91,22 @@ pub(crate) struct Placed {
     pub(crate) refused: Vec<(u64, Arc<Unplaceable>)>,
     pub(crate) pending: Option<Arc<LocateError>>,
     pub(crate) removed: bool,
+    /// The probes that it consists of, by name; then it has no sites of its own.
+    pub(crate) parts: HashMap<String, ProbeId>,
 }
 
 impl Probe {
-    fn new(source: Box<dyn Locate + Send>, calls: bool) -> Probe {
-        let placed = Placed { source, sites: Vec::new(), refused: Vec::new(), pending: None, removed: false };
+    fn new(source: Box<dyn Locate + Send>, calls: bool, is_part: bool) -> Probe {
+        let placed = Placed {
+            source,
+            sites: Vec::new(),
+            refused: Vec::new(),
+            pending: None,
+            removed: false,
+            parts: HashMap::new(),
+        };
         let calls = calls.then(Box::default);
-        Probe { tally: Tally::default(), calls, placed: Mutex::new(placed) }
+        Probe { tally: Tally::default(), calls, is_part, placed: Mutex::new(placed) }
     }
 
     /// What is counted of the hits that the probe wants a breakpoint for.
@@ -108,13 +119,15 @@ impl Probe {
 
     pub(crate) fn report(&self) -> ProbeReport {
         let placed = lock(&self.placed);
-        let pending = placed.pending.clone().filter(|_| placed.sites.is_empty());
+        let is_nowhere = placed.sites.is_empty() && placed.parts.is_empty();
+        let pending = placed.pending.clone().filter(|_| is_nowhere);
         ProbeReport {
             counters: self.tally.counters(),
             returns: self.calls.as_deref().map(|calls| calls.tally.counters()),
             sites: placed.sites.clone(),
             refused: placed.refused.clone(),
             pending,
+            parts: placed.parts.iter().map(|(name, &id)| (name.clone(), id)).collect(),
         }
     }
 }
@@ -249,8 +262,18 @@ impl Shared {
     /// Books a probe, without a site so far.
     pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some())));
+        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some(), false)));
         self.host.add(handlers);
+        self.version.fetch_add(1, Ordering::Release);
+        ProbeId(probes.len() - 1)
+    }
+
+    /// Books a probe that is a part of `whole`, and has its handler.
+    pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> ProbeId {
+        let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
+        let calls = probes.get(whole.index()).is_some_and(|whole| whole.calls.is_some());
+        probes.push(Arc::new(Probe::new(source, calls, true)));
+        self.host.add_part(whole);
         self.version.fetch_add(1, Ordering::Release);
         ProbeId(probes.len() - 1)
     }

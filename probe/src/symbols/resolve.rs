@@ -178,6 +178,12 @@ impl Resolver {
         Ok(places)
     }
 
+    /// The part of it with that name.
+    pub(crate) fn part_called(&self, name: &str) -> Option<Resolver> {
+        let part = Resolver::new(name.parse().ok()?, Arc::clone(&self.objects));
+        Some(Resolver { base: self.base.clone(), ..part })
+    }
+
     /// The mapping of the object, and what the probe means by naming it.
     fn mapped<'a>(&self, maps: &'a Maps) -> Result<(&ProbeSpec, &'a Mapping), LocateError> {
         let mut found: Option<(&ProbeSpec, &Mapping)> = None;
@@ -360,8 +366,7 @@ impl Locate for Resolver {
     }
 
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
-        let part = Resolver::new(name.parse().ok()?, Arc::clone(&self.objects));
-        Some(Box::new(Resolver { base: self.base.clone(), ..part }))
+        Some(Box::new(self.part_called(name)?))
     }
 
     fn is_on_return(&self) -> bool {

@@ -83,10 +83,14 @@ pub struct Client {
     observer: Option<Observer>,
     /// By the number of the probe.
     handlers: HashMap<usize, Handler>,
-    /// By probe: what became of it when it was placed.
-    placed: Vec<Report>,
-    /// What the arguments of a probe come to, by the numbers of both.
-    bindings: HashMap<(u32, u32), Arc<Binding>>,
+    /// That of a probe which is being placed, so that its number is not known yet.
+    next_handler: Option<Handler>,
+    /// By the number of a part: that of the probe which it is a part of.
+    parts: HashMap<usize, usize>,
+    /// By the number of the probe: what became of it when it was placed.
+    placed: HashMap<usize, Report>,
+    /// What the arguments of a probe come to, by the numbers of both. Those of parts are the whole's.
+    bindings: HashMap<(usize, u32), Arc<Binding>>,
     end: Option<End>,
     lost: u64,
     affinity: Affinity,
@@ -175,7 +179,9 @@ impl Client {
             replies: VecDeque::new(),
             observer: None,
             handlers: HashMap::new(),
-            placed: Vec::new(),
+            next_handler: None,
+            parts: HashMap::new(),
+            placed: HashMap::new(),
             bindings: HashMap::new(),
             end: None,
             lost: 0,
@@ -319,8 +325,8 @@ impl Client {
 
     fn place(&mut self, request: &Request) -> Result<ProbeId, WardenError> {
         match self.call(request)? {
-            Reply::Placed { probe, report } if probe as usize == self.placed.len() => {
-                self.placed.push(report.into());
+            Reply::Placed { probe, report } => {
+                self.placed.insert(probe as usize, report.into());
                 Ok(ProbeId(probe as usize))
             }
             Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
@@ -345,12 +351,12 @@ impl Client {
     ) -> Result<ProbeId, WardenError> {
         let asks = program.steps().contains(&Step::Ask);
         let program = if asks { program } else { program.step(Step::Ask) };
-        // A running target can ask before the answer is here that tells the number; which is the next.
-        let number = self.placed.len();
-        self.handlers.insert(number, Box::new(handler));
+        // A running target can ask before the answer is here that tells the number.
+        self.next_handler = Some(Box::new(handler));
         let placed = self.probe(place, program);
-        if placed.is_err() {
-            self.handlers.remove(&number);
+        let handler = self.next_handler.take();
+        if let (Ok(probe), Some(handler)) = (&placed, handler) {
+            self.handlers.insert(probe.index(), handler);
         }
         placed
     }
@@ -366,7 +372,7 @@ impl Client {
     /// What became of a probe when it was placed. What happens to it later is told by events.
     #[must_use]
     pub fn placement(&self, probe: ProbeId) -> Option<&Report> {
-        self.placed.get(probe.index())
+        self.placed.get(&probe.index())
     }
 
     /// What became of a probe so far, also after the target has ended or been left; `None` if it is not of this client.
@@ -578,7 +584,8 @@ impl Client {
                     let sent: Sent = parse(&bytes).map_err(corrupt)?;
                     match sent {
                         Sent::Bound(probe, number, binding) => {
-                            self.bindings.insert((probe, number), Arc::new(*binding));
+                            let whole = self.whole_of(probe as usize);
+                            self.bindings.insert((whole, number), Arc::new(*binding));
                         }
                         sent => self.tell_event(sent),
                     }
@@ -608,14 +615,22 @@ impl Client {
 
     fn tell_hit(&mut self, mut hit: Record) {
         if let Some(arguments) = &mut hit.arguments {
-            let key = (hit.probe.index() as u32, arguments.number);
+            let key = (self.whole_of(hit.probe.index()), arguments.number);
             arguments.binding = self.bindings.get(&key).map(Arc::clone);
         }
         self.tell(News::Hit(hit));
     }
 
+    /// The number of the probe of which that one is a part, or its own.
+    fn whole_of(&self, probe: usize) -> usize {
+        self.parts.get(&probe).copied().unwrap_or(probe)
+    }
+
     fn tell_event(&mut self, sent: Sent) {
         if let Some(event) = Event::of(sent) {
+            if let Event::Part { probe, part, .. } = &event {
+                self.parts.insert(part.index(), probe.index());
+            }
             self.tell(News::Event(event));
         }
     }
@@ -630,7 +645,8 @@ impl Client {
     fn answer(&mut self, question: Question) {
         self.affinity.join(question.cpu);
         let Some(mut asked) = Asked::new(question, &self.ring) else { return };
-        let action = match self.handlers.get_mut(&asked.probe().index()) {
+        let whole = self.whole_of(asked.probe().index());
+        let action = match self.handlers.get_mut(&whole).or(self.next_handler.as_mut()) {
             Some(handler) => handler(&mut asked),
             None => Action::Continue,
         };

@@ -179,6 +179,8 @@ pub enum Event {
     Placing { probe: ProbeId, pid: i32, done: u64, total: u64 },
     /// No breakpoint can be put where calls that a probe follows return to.
     NoReturnSite { probe: ProbeId, pid: i32, refusal: Refusal },
+    /// A probe of several functions consists of this one, among others.
+    Part { probe: ProbeId, part: ProbeId, name: String },
     /// A probe got a site, after it was made.
     Placed { probe: ProbeId, pid: i32, address: u64 },
     /// A site of a probe cannot be probed.
@@ -229,6 +231,7 @@ pub(crate) enum Sent {
     Inaccessible(i32, SystemError),
     Ended(i32, i32),
     Placing(u32, i32, u64, u64),
+    Part(u32, u32, String),
     Placed(u32, i32, u64),
     Refused(u32, i32, Refusal),
     NoReturnSite(u32, i32, Refusal),
@@ -256,6 +259,7 @@ impl Sent {
             Of::Placing { probe, pid, done, total } => {
                 Sent::Placing(index(probe), *pid, *done as u64, *total as u64)
             }
+            Of::Part { probe, part, name } => Sent::Part(index(probe), index(part), (*name).to_owned()),
             Of::Placed { probe, pid, address } => Sent::Placed(index(probe), *pid, *address),
             Of::Refused { probe, pid, address, reason } => {
                 Sent::Refused(index(probe), *pid, Refusal::new(*address, reason))
@@ -291,6 +295,7 @@ impl Event {
             Sent::Placing(index, pid, done, total) => {
                 Event::Placing { probe: probe(index), pid, done, total }
             }
+            Sent::Part(whole, part, name) => Event::Part { probe: probe(whole), part: probe(part), name },
             Sent::Placed(index, pid, address) => Event::Placed { probe: probe(index), pid, address },
             Sent::Refused(index, pid, refusal) => Event::Refused { probe: probe(index), pid, refusal },
             Sent::NoReturnSite(index, pid, refusal) => {

@@ -1,11 +1,13 @@
 //! Programs run at hits.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::arguments::bindings::{Bindings, Bound};
 use crate::engine::hit::{Action, Hit};
 use crate::language::Undefined;
+use crate::target::lock;
 use crate::warden::message::kind;
 use crate::warden::news::{Arguments, Record};
 use crate::warden::outlet::Outlet;
@@ -36,13 +38,27 @@ impl SharedLimit {
     }
 }
 
+/// For how many hits a condition had no value, by the index of the probe.
+#[derive(Debug, Default)]
+pub(crate) struct UndefinedCounts(Mutex<HashMap<usize, u64>>);
+
+impl UndefinedCounts {
+    fn count(&self, probe: usize) {
+        *lock(&self.0).entry(probe).or_default() += 1;
+    }
+
+    pub(crate) fn of(&self, probe: usize) -> u64 {
+        lock(&self.0).get(&probe).copied().unwrap_or(0)
+    }
+}
+
 /// A program and what it counts.
 #[derive(Debug)]
 pub(crate) struct Runner {
     program: Program,
     outlet: Arc<Outlet>,
     shared: Arc<SharedLimit>,
-    undefined: Arc<AtomicU64>,
+    undefined: Arc<UndefinedCounts>,
     bindings: Option<Arc<Bindings>>,
     /// By step: how many hits of a limit are taken.
     taken: Vec<AtomicU64>,
@@ -53,7 +69,7 @@ impl Runner {
         program: Program,
         outlet: Arc<Outlet>,
         shared: Arc<SharedLimit>,
-        undefined: Arc<AtomicU64>,
+        undefined: Arc<UndefinedCounts>,
         bindings: Option<Arc<Bindings>>,
     ) -> Runner {
         let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
@@ -135,7 +151,7 @@ impl Runner {
     /// Whether the steps behind a condition are taken.
     fn goes_on(&self, hit: &mut Hit<'_>, holds: Result<bool, Undefined>) -> bool {
         if holds.is_err() {
-            self.undefined.fetch_add(1, Ordering::Relaxed);
+            self.undefined.count(hit.probe().index());
         }
         let goes_on = holds == Ok(true);
         if !goes_on {

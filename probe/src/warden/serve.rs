@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
 use crate::warden::program::Program;
 use crate::warden::ring::Ring;
-use crate::warden::run::{Runner, SharedLimit};
+use crate::warden::run::{Runner, SharedLimit, UndefinedCounts};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
 
@@ -136,8 +135,7 @@ struct Warden {
     objects: Arc<Objects>,
     /// Of all probes with arguments.
     bindings: Arc<Mutex<Vec<Weak<Bindings>>>>,
-    /// By probe: for how many hits a condition was undefined.
-    undefined: Mutex<Vec<Arc<AtomicU64>>>,
+    undefined: Arc<UndefinedCounts>,
 }
 
 /// What is left when the target has been.
@@ -157,16 +155,12 @@ impl Warden {
             limit: Arc::default(),
             objects: Arc::default(),
             bindings: Arc::default(),
-            undefined: Mutex::default(),
+            undefined: Arc::default(),
         }
     }
 
     fn requests(&self) -> MutexGuard<'_, mpsc::Receiver<Request>> {
         lock(&self.requests)
-    }
-
-    fn undefined(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
-        lock(&self.undefined)
     }
 
     /// There is a request for the thread that serves the target.
@@ -187,7 +181,7 @@ impl Warden {
     }
 
     fn report(&self, probe: u32, report: Option<ProbeReport>) -> Option<SentReport> {
-        let undefined = self.undefined().get(probe as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+        let undefined = self.undefined.of(probe as usize);
         report.map(|report| SentReport::new(&report, undefined))
     }
 }
@@ -440,10 +434,9 @@ impl Service<'_> {
         at_entry: Bound,
         on_return: Option<Bound>,
     ) -> Reply {
-        let undefined = Arc::new(AtomicU64::new(0));
         let runner = |(bindings, program): Bound| {
             let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
-            Runner::new(program, outlet, limit, Arc::clone(&undefined), bindings)
+            Runner::new(program, outlet, limit, Arc::clone(&self.warden.undefined), bindings)
         };
         let entry = runner(at_entry);
         let placed = match on_return.map(runner) {
@@ -454,7 +447,6 @@ impl Service<'_> {
         };
         match placed {
             Ok(id) => {
-                self.warden.undefined().push(undefined);
                 let report = session.report(id).map(|report| SentReport::new(&report, 0));
                 match (u32::try_from(id.index()), report) {
                     (Ok(probe), Some(report)) => Reply::Placed { probe, report },

@@ -48,6 +48,9 @@ pub(crate) struct Counts {
     /// Of returns: calls that were left without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dropped: Option<u64>,
+    /// Whether it is one of several functions that a pattern stands for.
+    #[serde(skip)]
+    pub(crate) is_part: bool,
 }
 
 /// A place where events go, one after the other, each at once.
@@ -68,6 +71,11 @@ impl<W: Write> Events<W> {
     /// Events of probes whose names have at most `width` letters.
     pub(crate) fn new(out: W, format: Format, width: usize) -> Events<W> {
         Events { out, format, width, start_ns: None, line: String::new() }
+    }
+
+    /// There is a probe whose name has `width` letters.
+    pub(crate) fn widen(&mut self, width: usize) {
+        self.width = self.width.max(width);
     }
 
     /// Prints one event.
@@ -151,7 +159,13 @@ fn perfetto(event: &Event<'_>) -> serde_json::Value {
 /// Prints the counts as a table.
 pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Result<()> {
     const LEAST: usize = "PROBE".len();
-    let width = counts.iter().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).max(LEAST);
+    /// As many functions of a pattern are shown without a hit.
+    const FEW: usize = 10;
+    let idle = |counts: &&Counts| counts.is_part && counts.hits == 0;
+    let left_out = counts.iter().filter(idle).count();
+    let left_out = if left_out > FEW { left_out } else { 0 };
+    let shown = || counts.iter().filter(move |counts| left_out == 0 || !idle(counts));
+    let width = shown().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).max(LEAST);
     // At once, so that what the command prints meanwhile does not come between.
     let mut text = Vec::new();
     write!(
@@ -161,7 +175,7 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
     )?;
     let returns = counts.iter().any(|counts| counts.dropped.is_some());
     writeln!(text, "{}", if returns { "   DROPPED" } else { "" })?;
-    for Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped } in counts {
+    for Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped, .. } in shown() {
         write!(
             text,
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
@@ -170,6 +184,9 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
             Some(dropped) => writeln!(text, " {dropped:>9}")?,
             None => writeln!(text)?,
         }
+    }
+    if left_out != 0 {
+        writeln!(text, "({left_out} functions without a hit)")?;
     }
     out.write_all(&text)?;
     out.flush()

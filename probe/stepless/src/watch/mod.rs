@@ -1,6 +1,7 @@
 //! `stepless trace` and `stepless stat`.
 
 mod places;
+mod rows;
 mod state;
 mod summary;
 pub(crate) mod what;

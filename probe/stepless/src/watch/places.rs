@@ -89,12 +89,11 @@ pub(super) fn place(
         probes.push(probe);
         let Some(report) = client.placement(probe) else { continue };
         let mut state = shared.lock();
-        if let Some(placed) = state.placed.get_mut(index) {
-            *placed += report.sites;
-        }
-        if let Some(refused) = state.refused.get_mut(index) {
+        state.rows.made(index, probe);
+        if let Some(row) = state.rows.of_mut(probe) {
+            row.placed += report.sites;
             let found = report.refused.iter().map(|refusal| (refusal.address, refusal.kind.clone()));
-            refused.extend(found);
+            row.refused.extend(found);
         }
     }
     if launched {

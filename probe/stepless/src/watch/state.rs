@@ -5,12 +5,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use probe::ProbeId;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
 use probe::warden::{ClientStop, Event as EngineEvent, News, Program, Record, Refusal};
 
 use super::places::place_name;
+use super::rows::{Row, Rows};
 use super::what::{Symbols, What};
 use super::{Mode, Out, inaccessible};
 use crate::args::{Format, Watch};
@@ -24,8 +24,7 @@ const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} le
 
 /// What those share who hear of news.
 pub(super) struct Shared {
-    pub(super) names: Vec<String>,
-    /// By probe.
+    /// By probe on the command line.
     what: Vec<What>,
     programs: Vec<Program>,
     symbols: Symbols,
@@ -41,9 +40,7 @@ pub(super) struct State {
     pub(super) broken: Option<io::Error>,
     /// Whether the program runs, rather than its dynamic linker.
     pub(super) started: bool,
-    pub(super) placed: Vec<u64>,
-    /// By probe: the sites that were left out and have not been told about.
-    pub(super) refused: Vec<Vec<(u64, String)>>,
+    pub(super) rows: Rows,
     /// Of a probe that is being placed on many sites.
     pub(super) placing: Option<Progress>,
     pub(super) failure: Option<String>,
@@ -64,15 +61,14 @@ impl Shared {
         objects: Arc<Objects>,
         out: Out,
     ) -> Shared {
-        let names: Vec<String> = resolvers.iter().map(|resolver| resolver.spec().to_string()).collect();
-        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let rows = Rows::new(resolvers.iter().map(|resolver| resolver.spec().to_string()));
+        let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         let format = arguments.format();
         let state = State {
             events: Events::new(out, format, width),
             broken: None,
             started: arguments.pid.is_some(),
-            placed: vec![0; names.len()],
-            refused: vec![Vec::new(); names.len()],
+            rows,
             placing: None,
             failure: None,
             failed: Vec::new(),
@@ -82,7 +78,6 @@ impl Shared {
         let printing = mode == Mode::Trace;
         let programs = what.iter().map(|what| what.program(arguments, printing)).collect();
         Shared {
-            names,
             what,
             programs,
             symbols: Symbols::new(Arc::clone(&objects)),
@@ -119,12 +114,13 @@ impl Shared {
         if state.broken.is_some() {
             return;
         }
+        let state = &mut *state;
         let nothing = What::default();
-        let what = self.what.get(hit.probe.index()).unwrap_or(&nothing);
+        let what = state.rows.index_of(hit.probe).and_then(|index| self.what.get(index)).unwrap_or(&nothing);
         let (args, line) = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
         let event = Event {
             line,
-            probe: self.names.get(hit.probe.index()).map_or("", String::as_str),
+            probe: state.rows.name(hit.probe),
             pid: hit.pid,
             tid: hit.tid,
             cpu: hit.cpu,
@@ -144,14 +140,18 @@ impl Shared {
     pub(super) fn observe(&self, event: &EngineEvent) {
         let mut state = self.lock();
         match event {
+            EngineEvent::Part { probe, part, name } => {
+                state.events.widen(name.chars().count());
+                state.rows.add_part(*probe, *part, name);
+            }
             EngineEvent::Placed { probe, .. } => {
-                if let Some(placed) = state.placed.get_mut(probe.index()) {
-                    *placed += 1;
+                if let Some(row) = state.rows.of_mut(*probe) {
+                    row.placed += 1;
                 }
             }
             EngineEvent::Refused { probe, pid, refusal } => {
-                if let Some(refused) = state.refused.get_mut(probe.index()) {
-                    refused.push((refusal.address, refusal.kind.clone()));
+                if let Some(row) = state.rows.of_mut(*probe) {
+                    row.refused.push((refusal.address, refusal.kind.clone()));
                 }
                 // Otherwise once all its sites have been seen to.
                 if state.started && state.placing.is_none() {
@@ -159,13 +159,13 @@ impl Shared {
                 }
             }
             EngineEvent::NoReturnSite { probe, pid, refusal } => {
-                self.tell_no_return_site(*probe, *pid, refusal)
+                self.tell_no_return_site(state.rows.name(*probe), *pid, refusal)
             }
             EngineEvent::Placing { probe, pid, done, total } => {
+                let name = state.rows.name(*probe).to_owned();
                 let progress = state.placing.get_or_insert_with(|| {
-                    let name = self.names.get(probe.index()).map_or("", String::as_str);
                     let progress = Progress::new(*total, PLACING);
-                    progress.message(name.to_owned());
+                    progress.message(name);
                     progress
                 });
                 progress.reach(*done);
@@ -177,7 +177,7 @@ impl Shared {
                 }
             }
             EngineEvent::Unresolvable { probe, error, .. } => {
-                let name = self.names.get(probe.index()).map_or("", String::as_str);
+                let name = state.rows.name(*probe);
                 if state.started {
                     warn(&format!("`{name}`: {error}"));
                 } else {
@@ -194,7 +194,7 @@ impl Shared {
             }
             EngineEvent::Inaccessible { pid, error } => {
                 let line = inaccessible(*pid, error);
-                if state.placed.iter().any(|&placed| placed > 0) {
+                if state.rows.is_any_placed() {
                     warn(&line);
                 } else {
                     // It may be all that there is to say in the end.
@@ -212,8 +212,7 @@ impl Shared {
         }
     }
 
-    fn tell_no_return_site(&self, probe: ProbeId, pid: i32, refusal: &Refusal) {
-        let name = self.names.get(probe.index()).map_or("", String::as_str);
+    fn tell_no_return_site(&self, name: &str, pid: i32, refusal: &Refusal) {
         let maps = Maps::read(pid).ok();
         let place = maps.and_then(|maps| place_name(&maps, &self.objects, refusal.address));
         let place = place.unwrap_or_else(|| format!("{:#x}", refusal.address));
@@ -280,12 +279,9 @@ impl Shared {
     pub(super) fn start(&self, pid: i32) -> bool {
         let mut state = self.lock();
         state.started = true;
-        for (index, name) in self.names.iter().enumerate() {
-            let placed = state.placed.get(index).is_some_and(|&placed| placed > 0);
-            let refused = state.refused.get(index).and_then(|refused| refused.first()).cloned();
-            if let (false, Some((_, reason))) = (placed, refused) {
-                state.failure.get_or_insert_with(|| format!("`{name}` cannot be probed: {reason}"));
-            }
+        let refused = state.rows.first_refused();
+        if let Some(line) = refused.map(|(name, reason)| format!("`{name}` cannot be probed: {reason}")) {
+            state.failure.get_or_insert(line);
         }
         let may_start = state.failure.is_none();
         if may_start {
@@ -297,7 +293,7 @@ impl Shared {
     /// Says which sites in process `pid` were left out, and why: one line for each reason.
     pub(super) fn tell_refused(&self, state: &mut State, pid: i32) {
         let maps = Maps::read(pid).ok();
-        for (name, refused) in self.names.iter().zip(&mut state.refused) {
+        for Row { name, refused, .. } in state.rows.iter_mut() {
             let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (address, reason) in refused.drain(..) {
                 let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));

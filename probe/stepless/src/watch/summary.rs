@@ -9,6 +9,7 @@ use probe::warden::{Client, Report};
 use serde::Serialize;
 
 use super::Mode;
+use super::rows::Row;
 use super::state::{Shared, State};
 use crate::args::Format;
 use crate::events::{Counts, print_counts};
@@ -24,17 +25,23 @@ pub(super) fn finish(
     mode: Mode,
 ) -> Result<ExitCode, Failure> {
     let launched = client.is_launched();
-    let reports = probes.iter().map(|&probe| Ok(client.report(probe)?.unwrap_or_default()));
-    let reports = reports.collect::<Result<Vec<Report>, Failure>>()?;
+    let reports = reports(&mut client, probes)?;
+    let rows: Vec<(ProbeId, String, bool)> = {
+        let state = shared.lock();
+        let known =
+            state.rows.counted().filter_map(|row| Some((row.probe?, row.name.clone(), row.is_part())));
+        known.collect()
+    };
+    let ids: Vec<ProbeId> = rows.iter().map(|&(probe, ..)| probe).collect();
+    let counts = counts(&self::reports(&mut client, &ids)?, &rows);
     signals.release();
-    let counts = counts(&reports, shared);
     let mut state = shared.lock();
     if let Some(failure) = state.failure.take() {
         return Err(Failure(failure));
     }
     let ending = signals.ending().is_some();
-    let obstacles = obstacles(&reports, &state, shared);
-    if launched && !ending && state.placed.iter().all(|&placed| placed == 0) {
+    let obstacles = obstacles(&reports, &state);
+    if !ending && !state.rows.is_any_placed() {
         drop(state);
         return Err(nothing_placed(&mut client, &obstacles, signals));
     }
@@ -56,18 +63,27 @@ pub(super) fn finish(
     Ok(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)))
 }
 
+/// What became of each of these probes.
+fn reports(client: &mut Client, probes: &[ProbeId]) -> Result<Vec<Report>, Failure> {
+    probes.iter().map(|&probe| Ok(client.report(probe)?.unwrap_or_default())).collect()
+}
+
 /// Why probes, or processes that should have them, have none: a line for each.
-fn obstacles(reports: &[Report], state: &State, shared: &Shared) -> Vec<String> {
-    let pending = |(report, name): (&Report, &String)| {
+fn obstacles(reports: &[Report], state: &State) -> Vec<String> {
+    let pending = |(report, row): (&Report, &Row)| {
         let error = report.pending.as_ref()?;
-        Some(format!("`{name}` was never placed: {error}"))
+        Some(format!("`{}` was never placed: {error}", row.name))
     };
-    let pending = reports.iter().zip(&shared.names).filter_map(pending);
+    let pending = reports.iter().zip(state.rows.iter()).filter_map(pending);
     state.inaccessible.clone().into_iter().chain(pending).collect()
 }
 
-/// A command that ran without a probe.
+/// A command that ran, or a process that was looked at, without a probe.
 fn nothing_placed(client: &mut Client, obstacles: &[String], signals: &Signals) -> Failure {
+    if !client.is_launched() {
+        signals.over();
+        return Failure::new(obstacles.first().map_or("no probe was ever placed", String::as_str));
+    }
     let status = client.wait().map(shell_status);
     signals.over();
     let why = obstacles.first().map_or("no probe was ever placed", String::as_str);
@@ -75,15 +91,15 @@ fn nothing_placed(client: &mut Client, obstacles: &[String], signals: &Signals) 
     Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
 }
 
-fn counts(reports: &[Report], shared: &Shared) -> Vec<Counts> {
-    let count = |(report, name): (&Report, &String)| {
-        let probe = name.clone();
+fn counts(reports: &[Report], rows: &[(ProbeId, String, bool)]) -> Vec<Counts> {
+    let count = |(report, (_, name, is_part)): (&Report, &(ProbeId, String, bool))| {
+        let (probe, is_part) = (name.clone(), *is_part);
         let counters = report.returns.unwrap_or(report.counters);
         let probe::Counters { hits, emulated, native, faulted, filtered, missed, dropped, .. } = counters;
         let dropped = report.returns.map(|_| dropped);
-        Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped }
+        Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped, is_part }
     };
-    reports.iter().zip(&shared.names).map(count).collect()
+    reports.iter().zip(rows).map(count).collect()
 }
 
 fn print(
