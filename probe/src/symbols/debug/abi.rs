@@ -8,7 +8,7 @@ use super::location::{Location, Piece, Unavailable};
 use super::scope::Language;
 use super::types::Describer;
 use crate::language::types::{Encoding, Type, TypeId, Types};
-use crate::language::{Binary, Expression, ExtendedRegister, Register};
+use crate::language::{Binary, Expression, ExtendedRegister, Register, Unary, Width};
 
 /// The most parts that are looked at of what might be passed in registers.
 const MOST_LEAVES: usize = 32;
@@ -99,14 +99,14 @@ fn alignment(types: &Types, of: TypeId, leaves: &[Leaf]) -> u64 {
 struct Left {
     general: std::slice::Iter<'static, Register>,
     vector: std::ops::Range<u8>,
-    /// From the stack pointer at the entry.
+    /// From the first argument there, which lies behind the return address.
     stack: u64,
 }
 
 impl Left {
     fn on_stack(&mut self, size: u64, align: u64) -> Location {
         self.stack = self.stack.next_multiple_of(align.max(1));
-        let at = self.stack;
+        let at = self.stack.saturating_add(8);
         self.stack = self.stack.saturating_add(size);
         Location::Memory(Expression::register(Register::Rsp).binary(Binary::Add, at.into()))
     }
@@ -121,6 +121,18 @@ impl Left {
 
     fn vector_quadword(&mut self) -> Option<Expression> {
         self.vector().map(|number| Expression::extended(ExtendedRegister::Vector(number), 0))
+    }
+
+    /// A scalar: in a register or, where none is left, on the stack.
+    fn scalar(&mut self, class: Class) -> Expression {
+        let register = match class {
+            Class::Integer => self.general(),
+            _ => self.vector_quadword(),
+        };
+        register.unwrap_or_else(|| match self.on_stack(8, 8) {
+            Location::Memory(address) => address.unary(Unary::Load(Width::Quadword)),
+            _ => 0.into(),
+        })
     }
 
     fn has(&self, general: usize, vector: usize) -> bool {
@@ -141,7 +153,7 @@ pub(super) fn passed(
     let mut left = Left {
         general: if go { GO.iter() } else { SYSTEM_V.iter() },
         vector: 0..if go { 15 } else { 8 },
-        stack: 8,
+        stack: 0,
     };
     if !go && function.is_some_and(|function| returns_in_memory(query, language, function)) {
         let _ = left.general();
@@ -152,10 +164,9 @@ pub(super) fn passed(
             Language::Go => go_place(types, of, &mut left),
             Language::Rust => rust_place(types, of, &mut left),
             _ => match type_die {
-                Some(at) if query.is_passed_by_reference(at) => match left.general() {
-                    Some(pointer) => Location::Memory(pointer),
-                    None => Location::Unavailable(Unavailable::NotStored),
-                },
+                Some(at) if query.is_passed_by_reference(at, 0) => {
+                    Location::Memory(left.scalar(Class::Integer))
+                }
                 Some(at) if query.is_vector(at) => vector_place(types, of, &mut left),
                 _ => system_v_place(types, of, language, &mut left),
             },
@@ -230,30 +241,14 @@ fn rust_place(types: &Types, of: TypeId, left: &mut Left) -> Location {
     }
     match leaves(types, of).as_deref() {
         Some(leaves @ ([_] | [_, _])) if leaves.iter().all(|leaf| leaf.class != Class::X87) => {
-            let float = leaves.iter().filter(|leaf| leaf.class == Class::Float).count();
-            if left.has(leaves.len() - float, float) {
-                return in_pieces(leaves, size, left);
-            }
-            // What is left over goes to the stack, one scalar after the other.
-            match leaves {
-                [_] => left.on_stack(8, 8),
-                _ => Location::Unavailable(Unavailable::NotStored),
-            }
+            in_pieces(leaves, size, left)
         }
         // How an enumeration with contents is passed depends on what it contains.
         None if size <= 16 => Location::Unavailable(Unavailable::NotStored),
         _ if size <= 16 => {
-            let needed = usize::try_from(size.div_ceil(8)).unwrap_or(2);
-            if left.has(needed, 0) {
-                Location::Value((0..needed).filter_map(|_| left.general()).collect())
-            } else {
-                Location::Unavailable(Unavailable::NotStored)
-            }
+            Location::Value((0..size.div_ceil(8)).map(|_| left.scalar(Class::Integer)).collect())
         }
-        _ => match left.general() {
-            Some(pointer) => Location::Memory(pointer),
-            None => Location::Unavailable(Unavailable::NotStored),
-        },
+        _ => Location::Memory(left.scalar(Class::Integer)),
     }
 }
 
@@ -286,14 +281,10 @@ fn has_long_array(types: &Types, of: TypeId, depth: usize) -> bool {
 }
 
 fn in_pieces(leaves: &[Leaf], size: u64, left: &mut Left) -> Location {
-    let mut take = |leaf: &Leaf| match leaf.class {
-        Class::Integer => left.general(),
-        _ => left.vector_quadword(),
-    };
     if let [leaf] = leaves
         && leaf.offset == 0
     {
-        return Location::Value(take(leaf).into_iter().collect());
+        return Location::Value(vec![left.scalar(leaf.class)]);
     }
     let gap = |bytes: u64| Piece { bits: bytes * 8, skip: 0, location: Location::Value(vec![0.into()]) };
     let mut pieces = Vec::new();
@@ -302,7 +293,7 @@ fn in_pieces(leaves: &[Leaf], size: u64, left: &mut Left) -> Location {
         if leaf.offset > at {
             pieces.push(gap(leaf.offset - at));
         }
-        let location = Location::Value(take(leaf).into_iter().collect());
+        let location = Location::Value(vec![left.scalar(leaf.class)]);
         pieces.push(Piece { bits: leaf.bytes * 8, skip: 0, location });
         at = leaf.offset + leaf.bytes;
     }
@@ -317,7 +308,7 @@ fn returns_in_memory(query: &Query<'_>, language: Language, function: Die) -> bo
     let Ok(completed) = query.completed(function) else { return false };
     let Some((at, value)) = query.attribute(&completed, dw::DW_AT_type) else { return false };
     let Ok(Some(of)) = query.reference(at, Some(value)) else { return false };
-    if query.is_passed_by_reference(of) {
+    if query.is_passed_by_reference(of, 0) {
         return true;
     }
     if query.is_vector(of) {
@@ -345,11 +336,60 @@ impl<'a> Query<'a> {
         self.reference(at, Some(value)).ok()?
     }
 
-    /// Whether values of the type are passed by a pointer, whatever their size (DW_CC_pass_by_reference).
-    fn is_passed_by_reference(&self, of: Die) -> bool {
-        let convention =
-            self.stripped(of).and_then(|(_, entry)| entry.attr_value(dw::DW_AT_calling_convention));
-        convention == Some(AttributeValue::CallingConvention(dw::DW_CC_pass_by_reference))
+    /// Whether values of the type are passed by a pointer, whatever their size: a class that says so
+    /// (DW_CC_pass_by_reference), or one that cannot be copied byte by byte (Itanium C++ ABI, section 3.1.1).
+    fn is_passed_by_reference(&self, of: Die, depth: usize) -> bool {
+        const DEEPEST: usize = 8;
+        let Some((die, entry)) = self.stripped(of) else { return false };
+        if !matches!(entry.tag, dw::DW_TAG_structure_type | dw::DW_TAG_class_type) || depth > DEEPEST {
+            return false;
+        }
+        let convention = entry.attr_value(dw::DW_AT_calling_convention);
+        if let Some(AttributeValue::CallingConvention(convention)) = convention {
+            return convention == dw::DW_CC_pass_by_reference;
+        }
+        let name = self.type_name(die);
+        let plain = name.split('<').next().unwrap_or_default();
+        let mut found = false;
+        let mut parts = Vec::new();
+        let listed = self.children(die, |child, entry| {
+            found |= entry.has_attr(dw::DW_AT_virtuality);
+            match entry.tag {
+                // What the compiler makes itself follows from the parts.
+                dw::DW_TAG_subprogram
+                    if !entry.has_attr(dw::DW_AT_artificial) && !entry.has_attr(dw::DW_AT_defaulted) =>
+                {
+                    let called = self.type_name(child);
+                    found |= called.starts_with('~') || (called == plain && self.copies_itself(child, die));
+                }
+                dw::DW_TAG_member | dw::DW_TAG_inheritance if !entry.has_attr(dw::DW_AT_external) => {
+                    parts.extend(self.reference(child, entry.attr_value(dw::DW_AT_type))?);
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        listed.is_ok()
+            && (found || parts.into_iter().any(|part| self.is_passed_by_reference(part, depth + 1)))
+    }
+
+    /// Whether a constructor takes one of its own class by reference, and nothing else.
+    fn copies_itself(&self, constructor: Die, class: Die) -> bool {
+        let mut parameters = Vec::new();
+        let listed = self.children(constructor, |child, entry| {
+            if entry.tag == dw::DW_TAG_formal_parameter && !entry.has_attr(dw::DW_AT_artificial) {
+                parameters.push(self.reference(child, entry.attr_value(dw::DW_AT_type))?);
+            }
+            Ok(())
+        });
+        let [Some(parameter)] = parameters.as_slice() else { return false };
+        let refers = || {
+            let (die, entry) = self.stripped(*parameter)?;
+            let reference = matches!(entry.tag, dw::DW_TAG_reference_type | dw::DW_TAG_rvalue_reference_type);
+            let to = self.reference(die, entry.attr_value(dw::DW_AT_type)).ok()??;
+            Some(reference && self.stripped(to)?.0 == class)
+        };
+        listed.is_ok() && refers() == Some(true)
     }
 
     /// Whether it is a vector, which one register holds.
