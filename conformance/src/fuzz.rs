@@ -21,6 +21,10 @@ use crate::vectors;
 use crate::vectors::format::{Case, Form, Reader};
 use crate::vectors::replay::Replayer;
 
+mod debug_info;
+
+pub use debug_info::debug_info;
+
 /// A case: where its instruction and state are drawn from, and what of the state is the fuzzer's own.
 #[derive(Debug, Arbitrary)]
 struct Input {

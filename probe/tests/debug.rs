@@ -4,9 +4,15 @@ mod scratch;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use object::{Object, ObjectSection};
 use probe::debug::{DebugError, LinePlace};
 use probe::elf::Elf;
+use probe::spec::ProbeSpec;
+use probe::{Action, Hit, RunEnd, Session};
 use scratch::{Scratch, run, strip};
 
 const HEADER: &str = r#"
@@ -223,5 +229,97 @@ fn go_and_rust_have_lines() {
             assert_eq!(debug.function_line("main.(*Counter).Add", 9).unwrap(), places);
         }
         other => println!("skipped: no Go program could be made: {other:?}"),
+    }
+}
+
+/// Asks everything that can be asked of it.
+fn ask(elf: &Elf, addresses: &[u64]) -> usize {
+    let Ok(debug) = elf.debug_info() else { return 0 };
+    let mut answers = 0;
+    for (file, line) in [("main.c", 5), ("twice.h", 8), ("main.c", 4), ("nothing.c", 1)] {
+        answers += usize::from(debug.line(file, line).is_ok());
+    }
+    for (function, line) in [("twice", 8), ("second", 9), ("main", 13)] {
+        answers += usize::from(debug.function_line(function, line).is_ok());
+    }
+    for &address in addresses {
+        answers += debug.frames(address).map_or(0, |frames| frames.len());
+        answers += debug.scope(address).map_or(0, |scope| scope.types.len());
+    }
+    answers + usize::from(debug.global(addresses[0], "counter").is_ok())
+}
+
+#[test]
+fn corrupt_debug_information_is_an_error_or_an_answer() {
+    let scratch = Scratch::new();
+    for flags in [&["-O2", "-gdwarf-5"][..], &["-O1", "-gdwarf-4", "-fdebug-types-section"]] {
+        let program = compile(&scratch, "program", flags);
+        let elf = open(&program);
+        let addresses: Vec<u64> = ["first", "second", "main"]
+            .into_iter()
+            .flat_map(|name| {
+                let function = elf.functions().iter().find(|function| function.name() == name).unwrap();
+                [function.address, function.address + function.size / 2]
+            })
+            .collect();
+        let whole = ask(&elf, &addresses);
+        assert!(whole > 20, "{whole}");
+        let contents = std::fs::read(&program).unwrap();
+        let file = object::File::parse(&*contents).unwrap();
+        let sections = file.sections().filter(|section| {
+            let name = section.name().unwrap();
+            name.starts_with(".debug_") || name == ".eh_frame"
+        });
+        let bytes: Vec<u64> = sections
+            .filter_map(|section| section.file_range())
+            .flat_map(|(start, size)| start..start + size)
+            .collect();
+        assert!(bytes.len() > 1000);
+        let started = std::time::Instant::now();
+        let mut other = 0;
+        for mask in [0xff, 0x01, 0x80] {
+            for &at in &bytes {
+                let mut broken = contents.clone();
+                broken[at as usize] ^= mask;
+                let answers = Elf::parse(&program, broken).map_or(0, |elf| ask(&elf, &addresses));
+                other += usize::from(answers != whole);
+            }
+        }
+        // Most bytes mean something.
+        assert!(other > bytes.len() / 4, "{other} of {}", 3 * bytes.len());
+        let each = started.elapsed() / u32::try_from(3 * bytes.len()).unwrap();
+        assert!(each < Duration::from_millis(50), "{each:?}");
+    }
+}
+
+#[test]
+fn a_probe_on_a_line_is_hit_in_each_copy() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "program", &["-O2"]);
+    for (text, expected) in [
+        ("twice.h:8", Ok(3)),
+        ("program:inc/twice.h:8", Ok(3)),
+        ("second:9", Ok(1)),
+        ("twice:8", Ok(3)),
+        ("twice.h:7", Err("no code at line 7 of")),
+        ("second:5", Err("line 5 is not in `second`")),
+    ] {
+        let mut session = Session::launch(Command::new(&program)).unwrap();
+        let hits = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&hits);
+        let count = move |_: &mut Hit<'_>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Action::Continue
+        };
+        let placed = session.probe(text.parse::<ProbeSpec>().unwrap(), count);
+        match (expected, placed) {
+            (Ok(expected), Ok(_)) => {
+                let end = session.run_for(Duration::from_secs(30));
+                assert!(matches!(end, RunEnd::Ended(Some(status)) if status.success()), "{end:?}");
+                assert_eq!(hits.load(Ordering::Relaxed), expected, "{text}");
+            }
+            (Err(expected), Err(error)) => assert!(error.to_string().contains(expected), "{text}: {error}"),
+            (expected, placed) => panic!("{text}: {expected:?}, but {placed:?}"),
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use emu::registers::Float80;
-use probe::debug::{Location, Scope, Source, Variable, VariableKind};
+use probe::debug::{DebugError, Location, Scope, Source, Variable, VariableKind};
 use probe::elf::Elf;
 use probe::language::types::{Encoding, Member, Type, TypeId, Types};
 use probe::language::{Circumstance, ExtendedRegister, Machine, Register, float_of_extended};
@@ -338,13 +338,18 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
     let text = std::fs::read_to_string(source(source_name)).unwrap();
     let mut stops = BTreeSet::new();
     for (number, _) in text.lines().enumerate().filter(|(_, line)| line.contains("stop ")) {
-        let places = debug.line(source_name, number as u64 + 1).unwrap_or_else(|error| panic!("{error}"));
-        stops.extend(places.iter().map(|place| place.address));
+        match debug.line(source_name, number as u64 + 1) {
+            Ok(places) => stops.extend(places.iter().map(|place| place.address)),
+            // The optimizer may leave a line out.
+            Err(error @ DebugError::NoCode { .. }) => println!("left out: {error}"),
+            Err(error) => panic!("{error}"),
+        }
     }
     let entries = entries(&elf, functions);
     let ours = ours(program, &elf, &stops.union(&entries).copied().collect());
     let theirs = theirs(scratch, program, bias, &stops, &entries);
-    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    // Its steps may carry gdb across a stop.
+    assert!(theirs.keys().all(|address| ours.contains_key(address)));
     let mut compared = Compared::default();
     for (address, theirs) in theirs {
         let entry = entries.contains(&address);
@@ -409,6 +414,59 @@ fn made(command: &mut Command) -> bool {
             println!("skipped: {command:?}: {other:?}");
             false
         }
+    }
+}
+
+/// What a global variable has at the first hit of a line of the C program.
+fn global(program: &Path, object: &Path, source_name: &str, stop: &str, name: &str) -> Parts {
+    let elf = Elf::open(object).unwrap();
+    let debug = elf.debug_info().unwrap();
+    let text = std::fs::read_to_string(source_name).unwrap();
+    let line = text.lines().position(|line| line.contains(stop)).unwrap() as u64 + 1;
+    let address = debug.line(source_name, line).unwrap()[0].address;
+    let (variable, types) = debug.global(address, name).unwrap();
+    let found: Arc<Mutex<Parts>> = Arc::default();
+    let told = Arc::clone(&found);
+    let handler = move |hit: &mut Hit<'_>| {
+        *told.lock().unwrap() = leaves(&variable, &types, &mut Thread(hit));
+        Action::Remove
+    };
+    let mut session = Session::launch(Command::new(program)).unwrap();
+    let place = InFile(object.to_owned(), elf.offset_of_address(address).unwrap());
+    session.probe(place, handler).unwrap();
+    let end = session.run_for(Duration::from_secs(30));
+    assert!(matches!(end, RunEnd::Ended(Some(status)) if status.success()), "{end:?}");
+    std::mem::take(&mut *found.lock().unwrap())
+}
+
+#[test]
+fn variables_of_the_program_and_of_the_thread_are_found() {
+    let scratch = Scratch::new();
+    let source = source("program.c");
+    for flags in [&["-O1", "-no-pie"][..], &["-O1", "-pie", "-fPIE"], &["-O0", "-static"]] {
+        let program = scratch.path("program");
+        assert!(made(Command::new("cc").args(["-g", "-o"]).arg(&program).arg(&source).args(flags)));
+        let value = |name: &str| global(&program, &program, source.to_str().unwrap(), "stop rest", name);
+        for (name, expected) in [("counter", "i42"), ("per_thread", "i7")] {
+            assert_eq!(value(name), Parts::from([(name.to_owned(), expected.to_owned())]), "{flags:?}");
+        }
+    }
+    // In a library, whose block of thread-local variables has a number that only the process knows.
+    let code = "_Thread_local int before = 3;\nstatic _Thread_local long mine = 11;\nvoid f(void) {\n    mine += before; /* \
+                stop f */\n}\n";
+    for model in ["global-dynamic", "initial-exec"] {
+        let library = scratch.write("library.c", code);
+        let object = scratch.path("liblibrary.so");
+        let model = format!("-ftls-model={model}");
+        let mut command = Command::new("cc");
+        command.args(["-g", "-shared", "-fPIC", &model, "-o"]).arg(&object).arg(&library);
+        assert!(made(&mut command));
+        let main = scratch.write("main.c", "void f(void);\nint main(void) { f(); return 0; }");
+        let program = scratch.path("program");
+        let search = format!("-Wl,-rpath,{}", scratch.path("").display());
+        assert!(made(Command::new("cc").arg("-o").arg(&program).arg(main).arg(&object).arg(search)));
+        let found = global(&program, &object, library.to_str().unwrap(), "stop f", "mine");
+        assert_eq!(found, Parts::from([("mine".to_owned(), "i11".to_owned())]), "{model}");
     }
 }
 

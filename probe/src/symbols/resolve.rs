@@ -15,6 +15,7 @@ use crate::target::maps::{self, Mapping, Maps};
 use crate::target::{lock, mapped};
 
 mod error;
+mod lines;
 mod objects;
 
 pub use error::ResolveError;
@@ -144,6 +145,9 @@ impl Resolver {
         if let PlaceSpec::Address(address) = self.spec.place {
             return Ok(vec![self.find_address(address, maps, found)?]);
         }
+        if let PlaceSpec::Line { .. } = self.spec.place {
+            return self.find_lines(maps, found);
+        }
         let (spec, file) = self.mapped(maps)?;
         let elf = self.objects.mapped(maps, file)?;
         let code: Vec<&Mapping> =
@@ -258,7 +262,6 @@ impl Resolver {
     /// Refuses the forms that are not supported yet.
     fn check_form(&self) -> Result<(), ResolveError> {
         let form = match &self.spec.place {
-            PlaceSpec::Line { .. } => "a line of the source",
             PlaceSpec::Usdt { .. } => "a USDT probe",
             PlaceSpec::UprobeEvent(_) => "a line in the syntax of uprobe_events",
             PlaceSpec::EachInstruction { .. } if self.spec.on_return => "the return of an instruction",
@@ -285,6 +288,9 @@ impl Resolver {
                 Err(error) => return Err(error.into()),
             },
             PlaceSpec::EachInstruction { name, .. } => return instructions(elf, name),
+            PlaceSpec::Line { .. } => {
+                return Ok(Named::Instructions(self.line_addresses(elf).map_err(ResolveError::Debug)?));
+            }
             PlaceSpec::Number { number, object } => number_of(elf, object, *number)?,
             _ => return Ok(Named::Instructions(Vec::new())),
         };

@@ -281,6 +281,8 @@ pub(super) struct Query<'a> {
     pub(super) dwarf: Dwarf<Slice<'a>>,
     units: RefCell<HashMap<usize, Rc<Unit<'a>>>>,
     blocks: RefCell<HashMap<Die, Rc<Vec<Rc<Block>>>>>,
+    /// The hashes of the types that units only declare, by their offsets.
+    declared: RefCell<HashMap<usize, Rc<HashMap<usize, u64>>>>,
     left: Cell<u64>,
 }
 
@@ -292,6 +294,7 @@ impl<'a> Query<'a> {
             dwarf,
             units: RefCell::default(),
             blocks: RefCell::default(),
+            declared: RefCell::default(),
             left: Cell::new(info.allowance()),
         }
     }
@@ -332,6 +335,14 @@ impl<'a> Query<'a> {
 
     pub(super) fn keep_blocks(&self, function: Die, blocks: &Rc<Vec<Rc<Block>>>) {
         self.blocks.borrow_mut().insert(function, Rc::clone(blocks));
+    }
+
+    pub(super) fn declared_types(&self, unit: usize) -> Option<Rc<HashMap<usize, u64>>> {
+        self.declared.borrow().get(&unit).cloned()
+    }
+
+    pub(super) fn keep_declared_types(&self, unit: usize, types: HashMap<usize, u64>) {
+        self.declared.borrow_mut().insert(unit, Rc::new(types));
     }
 
     fn read_unit(&self, index: usize) -> Result<Unit<'a>, DebugError> {

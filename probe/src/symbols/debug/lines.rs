@@ -193,7 +193,8 @@ type Best = (bool, u64, Vec<Rc<Block>>);
 impl DebugInfo {
     /// The addresses that `line` of the source file `file` stands for: one for each function and each inlined copy of one
     /// that has code for the line, where a statement begins for the first time. `file` is a path, or the end of one.
-    /// The line on which a function begins is its first address.
+    /// The line on which a function begins is its first address. An inlined copy of which the optimizer has left no code
+    /// of its own counts as a part of what it was inlined into.
     ///
     /// # Errors
     /// There is no such file, or more than one, or no code for the line.
@@ -237,6 +238,24 @@ impl DebugInfo {
                 Err(self.trouble().cloned().unwrap_or(DebugError::NoFunction { function }))
             }
             (true, None) => Err(DebugError::OutsideFunction { function, line, places }),
+        }
+    }
+
+    /// [`DebugInfo::line`] or, where `within` is no source file, [`DebugInfo::function_line`].
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn source_line(&self, within: &str, line: u64) -> Result<Vec<LinePlace>, DebugError> {
+        let no_file = match self.line(within, line) {
+            Ok(places) => return Ok(places),
+            Err(error @ (DebugError::NoCode { .. } | DebugError::AmbiguousFile { .. })) => return Err(error),
+            Err(error) => error,
+        };
+        let looks_like_file =
+            || within.contains('/') || within.rsplit_once('.').is_some_and(|(_, end)| end.len() < 5);
+        match self.function_line(within, line) {
+            Err(DebugError::NoFunction { .. }) if looks_like_file() => Err(no_file),
+            other => other,
         }
     }
 
@@ -325,7 +344,9 @@ impl DebugInfo {
         let mut best: BTreeMap<(usize, Option<usize>), Best> = BTreeMap::new();
         for unit in self.units_with_file(query, last, &mut trouble) {
             let Ok(lines) = query.lines(unit) else { continue };
-            let is_meant = |row: &Row| row.statement && lines.file(*row) == Some(file);
+            let same = lines.files.iter().zip(0u32..).filter(|(name, _)| *name == file);
+            let numbers: Vec<u32> = same.map(|(_, number)| number).collect();
+            let is_meant = |row: &Row| row.statement && numbers.contains(&row.file);
             for row in lines.all().filter(is_meant) {
                 query.spend(1)?;
                 match u64::from(row.line) {

@@ -1,5 +1,6 @@
 //! Where functions, variables and types are described, by their names: made once, from all units.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use gimli::constants as dw;
@@ -256,26 +257,29 @@ impl<'a> Query<'a> {
         Ok(own.or(found.first()).copied())
     }
 
+    /// The hash of a type that is only declared there, of all those of its unit at once.
     fn hash_of_type(&self, wanted: Die) -> Result<Option<u64>, DebugError> {
+        if let Some(known) = self.declared_types(wanted.unit) {
+            return Ok(known.get(&wanted.offset).copied());
+        }
         let unit = self.unit(wanted.unit)?;
         let root = Die { unit: wanted.unit, offset: unit.header.root_offset().0 };
         let mut within: Vec<u64> = vec![0];
-        let mut found = None;
+        let mut found = HashMap::new();
         self.descend(root, |die, entry, depth| {
-            if found.is_some() || die.offset > wanted.offset {
-                return Ok(false);
-            }
             within.truncate(usize::try_from(depth).unwrap_or(1).max(1));
             let outer = within.last().copied().unwrap_or_default();
             let name = entry.attr(dw::DW_AT_name).and_then(|name| self.text(&unit, name.value()));
             let inner = name.as_deref().map_or(outer, |name| hash_within(outer, name));
             within.push(inner);
-            if die == wanted {
-                found = name.map(|_| inner);
+            if name.is_some() && is_composite(entry.tag) && entry.has_attr(dw::DW_AT_declaration) {
+                found.insert(die.offset, inner);
             }
             Ok(true)
         })?;
-        Ok(found)
+        let hash = found.get(&wanted.offset).copied();
+        self.keep_declared_types(wanted.unit, found);
+        Ok(hash)
     }
 }
 

@@ -302,7 +302,22 @@ impl<'a> Query<'a> {
                 if declared {
                     continue;
                 }
-                if let Some(variable) = self.variable(around, describer, child, depth)? {
+                let variable = match self.variable(around, describer, child, depth) {
+                    // One that is corrupt leaves the others alone.
+                    Err(error) if error != DebugError::TooMuch => {
+                        let what = Unavailable::Corrupt { what: error.to_string() };
+                        self.plain_name(&completed).map(|name| Variable {
+                            name,
+                            kind: VariableKind::Local,
+                            of: describer.of(child),
+                            location: Location::Unavailable(what),
+                            source: Source::Debug,
+                            depth,
+                        })
+                    }
+                    variable => variable?,
+                };
+                if let Some(variable) = variable {
                     let is_place = |value| matches!(value, AttributeValue::Exprloc(_));
                     let place = self.attribute(&completed, dw::DW_AT_location);
                     let slot = place.is_some_and(|(_, value)| is_place(value))

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::symbols::debug::DebugError;
 use crate::symbols::elf::{ElfError, LookupError};
 use crate::symbols::locate::LocateError;
 use crate::target::maps;
@@ -22,6 +23,8 @@ pub enum ResolveError {
         /// The files.
         paths: Vec<PathBuf>,
     },
+    /// The debug information does not answer.
+    Debug(DebugError),
     /// The probe has a form that is not supported yet.
     NotSupported {
         /// The name of the form.
@@ -111,6 +114,7 @@ impl fmt::Display for ResolveError {
         match self {
             ResolveError::Elf(error) => error.fmt(f),
             ResolveError::Lookup(error) => error.fmt(f),
+            ResolveError::Debug(error) => error.fmt(f),
             ResolveError::AmbiguousObject { object, paths } => {
                 let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
                 write!(f, "`{object}` is more than one mapped file: {}; give the path", paths.join(", "))
