@@ -64,6 +64,7 @@ mod engine;
 pub mod error;
 mod executor;
 pub mod language;
+pub mod stacks;
 mod symbols;
 mod target;
 pub mod warden;

@@ -11,8 +11,18 @@ use crate::engine::call::{Call, Part, Value};
 use crate::engine::host::{Handler, Request};
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
+use crate::stacks::{Caller, Memory, StackFrame, Unwinder};
 use crate::symbols::locate::Locate;
 use crate::target::{keys, procfs};
+
+/// Memory that a stack is in.
+struct ThreadMemory<'a>(&'a mut dyn ThreadState);
+
+impl Memory for ThreadMemory<'_> {
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        self.0.read_up_to(address, bytes)
+    }
+}
 
 /// Names a probe of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -225,6 +235,14 @@ impl Hit<'_> {
         let mut bytes = [0; 8];
         self.read(address, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// The calls that have led here, the thread's own place first, without frame pointers; `most` of them at most. It ends
+    /// where a stack does, or where nothing tells how to go on.
+    pub fn stack(&mut self, unwinder: &Unwinder, most: usize) -> Vec<StackFrame> {
+        let gpr = self.registers.gpr;
+        let caller = Caller { pid: self.pid, gpr: &gpr, ip: self.ip };
+        unwinder.stack(&caller, &mut ThreadMemory(self.thread), most)
     }
 
     /// Stores `bytes` into the thread's memory, as far as the thread itself could.

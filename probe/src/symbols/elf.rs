@@ -20,7 +20,7 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 use object::{LittleEndian, ReadCache, ReadRef};
 
 use crate::symbols::code::starts_of;
-use crate::symbols::debug::{DebugError, DebugInfo};
+use crate::symbols::debug::{DebugError, DebugInfo, UnwindTables};
 use crate::target::lock;
 
 mod debug_file;
@@ -378,6 +378,11 @@ impl Elf {
             DebugInfo::read(&self.path, &self.data, code.collect(), self.debug_file.as_ref()).map(Arc::new)
         };
         self.debug.get_or_init(read).clone()
+    }
+
+    /// Its unwind tables, read now; `None` where it has none.
+    pub(crate) fn unwind_tables(&self) -> Option<UnwindTables> {
+        UnwindTables::read(&self.data)
     }
 
     fn file_bytes(&self, offset: u64, size: u64) -> &[u8] {

@@ -19,3 +19,6 @@ pub use info::DebugInfo;
 pub use lines::LinePlace;
 pub use location::{Location, Piece, Unavailable};
 pub use scope::{Language, Scope, ScopeFrame, Source, Variable, VariableKind};
+
+pub(crate) use sections::Slice;
+pub(crate) use unwind::UnwindTables;

@@ -19,7 +19,7 @@ use object::{LittleEndian as Little, ReadCache, ReadRef};
 
 use super::error::DebugError;
 
-pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
+pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 type Header = FileHeader64<Little>;
 
@@ -108,7 +108,12 @@ pub(super) struct Sections(Vec<Section>);
 impl Sections {
     /// Those in the contents of a file.
     pub(super) fn in_memory(data: &Arc<Vec<u8>>) -> Result<Sections, DebugError> {
-        Sections::read(data.as_slice(), &InMemory(data))
+        Sections::read(data.as_slice(), &InMemory(data), &READ)
+    }
+
+    /// The unwind tables alone in the contents of a file.
+    pub(super) fn unwind_tables(data: &Arc<Vec<u8>>) -> Result<Sections, DebugError> {
+        Sections::read(data.as_slice(), &InMemory(data), &[SectionId::EhFrame, SectionId::DebugFrame])
     }
 
     /// Those of the debug file at `path`.
@@ -118,17 +123,21 @@ impl Sections {
             .map_err(|error| DebugError::Read { path: path.to_owned(), what: error.to_string() })?
             .len();
         let cache = ReadCache::new(file);
-        Sections::read(&cache, &OnDisk { path, file, length })
+        Sections::read(&cache, &OnDisk { path, file, length }, &READ)
     }
 
-    fn read<'data, R: ReadRef<'data>>(data: R, source: &dyn Source) -> Result<Sections, DebugError> {
+    fn read<'data, R: ReadRef<'data>>(
+        data: R,
+        source: &dyn Source,
+        wanted: &[SectionId],
+    ) -> Result<Sections, DebugError> {
         let broken = |error: object::Error| malformed("section headers", 0, error);
         let header = Header::parse(data).map_err(broken)?;
         let table = header.sections(Little, data).map_err(broken)?;
         let mut sections = Vec::new();
         for section in table.iter() {
             let Ok(name) = table.section_name(Little, section) else { continue };
-            let Some((id, old)) = READ.iter().find_map(|id| names(*id, name)) else { continue };
+            let Some((id, old)) = wanted.iter().find_map(|id| names(*id, name)) else { continue };
             if section.sh_type(Little) == SHT_NOBITS || sections.iter().any(|known: &Section| known.id == id)
             {
                 continue;

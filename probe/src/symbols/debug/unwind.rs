@@ -1,6 +1,7 @@
 //! Where a function's frame is, by the unwind tables (DWARF 5, section 6.4).
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, Encoding, Expression, Format, LittleEndian,
@@ -9,10 +10,10 @@ use gimli::{
 
 use super::error::DebugError;
 use super::info::{DebugInfo, Query};
-use super::sections::Slice;
+use super::sections::{Sections, Slice};
 
 /// What an entry of an unwind table is of, and where it stands in which.
-pub(super) type Unwound = (Range<u64>, SectionId, usize);
+pub(crate) type Unwound = (Range<u64>, SectionId, usize);
 
 /// How the canonical frame address is computed.
 pub(super) enum Cfa<'a> {
@@ -51,6 +52,41 @@ where
             Cfa::Computed(expression.get(table)?, encoding)
         }
     })
+}
+
+/// The unwind tables of an object, without any debug information.
+#[derive(Debug)]
+pub(crate) struct UnwindTables(Sections);
+
+impl UnwindTables {
+    /// Those in the contents of a file; `None` where there are none, or they cannot be read.
+    pub(crate) fn read(data: &Arc<Vec<u8>>) -> Option<UnwindTables> {
+        let sections = Sections::unwind_tables(data).ok()?;
+        let any = sections.has(SectionId::EhFrame) || sections.has(SectionId::DebugFrame);
+        any.then_some(UnwindTables(sections))
+    }
+
+    /// Where each function is that they tell of, in the order of their starts.
+    pub(crate) fn functions(&self) -> Vec<Unwound> {
+        let mut found = Vec::new();
+        let (eh_frame, bases) = self.eh_frame();
+        entries(SectionId::EhFrame, &eh_frame, &bases, &mut found);
+        // It says the same again, where both are there.
+        if found.is_empty() {
+            entries(SectionId::DebugFrame, &self.debug_frame(), &BaseAddresses::default(), &mut found);
+        }
+        found.sort_by_key(|(range, ..)| range.start);
+        found
+    }
+
+    pub(crate) fn eh_frame(&self) -> (EhFrame<Slice<'_>>, BaseAddresses) {
+        let bases = BaseAddresses::default().set_eh_frame(self.0.address(SectionId::EhFrame));
+        (EhFrame::new(self.0.get(SectionId::EhFrame).slice(), LittleEndian), bases)
+    }
+
+    pub(crate) fn debug_frame(&self) -> DebugFrame<Slice<'_>> {
+        frame_table(self.0.get(SectionId::DebugFrame))
+    }
 }
 
 impl DebugInfo {

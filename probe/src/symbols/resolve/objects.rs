@@ -101,6 +101,30 @@ impl Objects {
         Ok(self.known(path, identity, || Elf::read(path, &file, &open))?)
     }
 
+    /// The file that `mapping` of process `pid` maps: `file`, if that is given, or what the process shows, or what has
+    /// that path and inode number now; `None` where there is none that can be read.
+    pub(crate) fn of_mapping(&self, pid: i32, mapping: &Mapping, file: Option<&File>) -> Option<Arc<Elf>> {
+        let path = mapping.path.as_deref()?;
+        if mapping.is_vdso() {
+            let own = Maps::read(std::process::id().cast_signed()).ok()?;
+            return self.mapped(&own, own.iter().find(|own| own.is_vdso())?).ok();
+        }
+        let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
+        let read = |file: &File| {
+            let identity = Identity::of(&file.metadata().ok()?);
+            self.known(path, identity, || Elf::read(path, file, &open)).ok()
+        };
+        if let Some(file) = file {
+            return read(file);
+        }
+        let shown = Maps::read(pid).ok().and_then(|maps| open_mapped(&maps, mapping).ok());
+        if let Some((file, _)) = shown {
+            return read(&file);
+        }
+        let file = elf::open_regular(path).ok()?;
+        file.metadata().is_ok_and(|metadata| metadata.ino() == mapping.inode).then(|| read(&file))?
+    }
+
     /// Every file that is mapped with code in it, once.
     pub fn all_mapped(&self, maps: &Maps) -> Vec<Result<Arc<Elf>, ResolveError>> {
         files(maps).into_iter().map(|mapping| self.mapped(maps, mapping)).collect()
