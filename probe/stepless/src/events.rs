@@ -240,7 +240,7 @@ mod tests {
             Events::new(&mut out, format, 16).print(&event).unwrap();
             String::from_utf8(out).unwrap()
         };
-        assert!(printed(Format::Text).ends_with("0x1234  12.034 us = 0x2a\n"));
+        assert!(printed(Format::Text).ends_with("0x1234  12.034 us = 0x2a  n=-3\n"));
         let value: serde_json::Value = serde_json::from_str(&printed(Format::Json)).unwrap();
         assert_eq!((&value["duration_ns"], &value["retval"]), (&12_034.into(), &42.into()));
     }
