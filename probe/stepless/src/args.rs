@@ -44,6 +44,27 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Count how many of the instructions in files can be probed.
     Census(Census),
+    /// Write manual pages into a directory.
+    Man(Man),
+    /// Print a script by which a shell completes the arguments.
+    Completions(Completions),
+}
+
+/// The version, as `--version` prints it.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Where stepless.1 and the others go.
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
 }
 
 /// What `trace` and `stat` have in common.

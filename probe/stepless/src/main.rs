@@ -10,6 +10,7 @@ mod args;
 mod census;
 mod events;
 mod explain;
+mod generate;
 mod list;
 mod output;
 mod progress;
@@ -60,6 +61,8 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Census(arguments) => census::run(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
         Command::Trace(arguments) => watch::run(&arguments, watch::Mode::Trace),
         Command::Stat(arguments) => watch::run(&arguments, watch::Mode::Stat),
     };

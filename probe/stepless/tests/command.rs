@@ -260,3 +260,30 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// Both are made from the definition of the command, so that they name every subcommand and every argument.
+#[test]
+fn manual_pages_and_completions_name_every_argument() {
+    let scratch = Scratch::new();
+    let directory = scratch.path("man");
+    let output = stepless(&["man", text(&directory)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let help = String::from_utf8(stepless(&["trace", "--help"]).stdout).unwrap();
+    let page = std::fs::read_to_string(directory.join("stepless-trace.1")).unwrap();
+    // roff has its hyphens escaped.
+    let page = page.replace("\\-", "-");
+    let flags: Vec<&str> =
+        help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2).collect();
+    assert!(flags.len() > 10, "{help}");
+    for flag in flags {
+        let flag = flag.trim_matches(|letter: char| !letter.is_alphanumeric() && letter != '-');
+        assert!(page.contains(flag), "{flag}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(stepless(&["completions", shell]).stdout).unwrap();
+        for word in ["trace", "stat", "list", "explain", "census", "follow"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    refuses(&["man", "/proc/none"], "/proc/none");
+}
