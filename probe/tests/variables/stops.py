@@ -44,7 +44,7 @@ def leaves(value, name, out, depth):
             out[name] = f"i{number & MASKS[kind.sizeof]}"
         else:
             out[name] = "other"
-    except gdb.error as error:
+    except (gdb.error, KeyboardInterrupt) as error:
         text = str(error)
         if "optimized out" in text:
             out[name] = "optimized out"
@@ -73,7 +73,7 @@ def frames():
                 seen.add(symbol.name)
                 try:
                     leaves(symbol.value(frame), symbol.name, out, 0)
-                except (gdb.error, TypeError, RuntimeError) as error:
+                except (gdb.error, TypeError, RuntimeError, KeyboardInterrupt) as error:
                     out[symbol.name] = f"error {error}"
             if block.function is not None:
                 break
@@ -86,6 +86,9 @@ def frames():
 
 
 gdb.execute("set pagination off")
+# It has assertions that some values do not meet.
+for setting in ("quit", "corefile"):
+    gdb.execute(f"maintenance set internal-error {setting} no")
 gdb.execute("set exec-wrapper env -i")
 gdb.execute("starti", to_string=True)
 entries = {int(address, 16) for address in os.environ["ENTRIES"].split()}
