@@ -42,6 +42,24 @@ fn owned(name: String, numbers: Vec<u32>, boxed: Box<i64>) -> usize {
     total
 }
 
+pub enum Shape {
+    Dot,
+    Circle(f32),
+    Box { width: u16, height: u64 },
+}
+
+#[inline(never)]
+fn variants(shape: &Shape, own: Shape, maybe: Option<u32>, niche: Option<&u8>, result: Result<Level, u16>, empty: ()) -> u64 {
+    let area = match (shape, &own) {
+        (Shape::Circle(radius), _) => *radius as u64,
+        (_, Shape::Box { width, height }) => u64::from(*width) * height,
+        _ => 0,
+    };
+    let total = area + u64::from(maybe.unwrap_or(0)) + u64::from(*niche.unwrap_or(&7));
+    black_box((total, result.is_ok(), empty)); // stop variants
+    total
+}
+
 #[inline(never)]
 fn looped(n: u32) -> u32 {
     let mut total = 0;
@@ -59,6 +77,8 @@ fn main() {
     sum += aggregates(Point { x: 3, y: -4 }, wide, (9, 10), "text", &[1, 2, 3], black_box(Level::High));
     sum += owned("owner".to_string(), vec![7, 8], Box::new(5)) as u64;
     sum += u64::from(looped(n + 2));
+    let shapes = [Shape::Circle(2.5), Shape::Dot];
+    sum += variants(&shapes[n as usize - 1], Shape::Box { width: 3, height: 4 }, Some(n), None, Ok(Level::Low), ());
     black_box(Level::Low);
     println!("{}", sum & 1);
 }

@@ -105,7 +105,7 @@ struct Left {
 
 impl Left {
     fn on_stack(&mut self, size: u64, align: u64) -> Location {
-        self.stack = self.stack.next_multiple_of(align.max(1));
+        self.stack = self.stack.checked_next_multiple_of(align.max(1)).unwrap_or(u64::MAX);
         let at = self.stack.saturating_add(8);
         self.stack = self.stack.saturating_add(size);
         Location::Memory(Expression::register(Register::Rsp).binary(Binary::Add, at.into()))
@@ -229,7 +229,7 @@ fn system_v_place(types: &Types, of: TypeId, language: Language, left: &mut Left
         }
     }
     let align = alignment(types, of, parts.as_deref().unwrap_or_default());
-    left.on_stack(size.next_multiple_of(8), align)
+    left.on_stack(size.checked_next_multiple_of(8).unwrap_or(size), align)
 }
 
 /// Scalars, and pairs of them, each in a register of its own; other small values in general registers; large ones by
@@ -286,7 +286,11 @@ fn in_pieces(leaves: &[Leaf], size: u64, left: &mut Left) -> Location {
     {
         return Location::Value(vec![left.scalar(leaf.class)]);
     }
-    let gap = |bytes: u64| Piece { bits: bytes * 8, skip: 0, location: Location::Value(vec![0.into()]) };
+    let gap = |bytes: u64| Piece {
+        bits: bytes.saturating_mul(8),
+        skip: 0,
+        location: Location::Value(vec![0.into()]),
+    };
     let mut pieces = Vec::new();
     let mut at = 0;
     for leaf in leaves {
@@ -294,8 +298,8 @@ fn in_pieces(leaves: &[Leaf], size: u64, left: &mut Left) -> Location {
             pieces.push(gap(leaf.offset - at));
         }
         let location = Location::Value(vec![left.scalar(leaf.class)]);
-        pieces.push(Piece { bits: leaf.bytes * 8, skip: 0, location });
-        at = leaf.offset + leaf.bytes;
+        pieces.push(Piece { bits: leaf.bytes.saturating_mul(8), skip: 0, location });
+        at = leaf.offset.saturating_add(leaf.bytes);
     }
     if size > at {
         pieces.push(gap(size - at));
@@ -329,6 +333,23 @@ fn returns_in_memory(query: &Query<'_>, language: Language, function: Die) -> bo
 }
 
 impl<'a> Query<'a> {
+    /// Whether the optimizer may have changed how a function is called: one that nobody else can call, or a copy of one.
+    /// Only GCC says whether it optimizes.
+    pub(super) fn is_convention_open(&self, function: Die) -> bool {
+        let Ok(unit) = self.unit(function.unit) else { return true };
+        let root = Die { unit: function.unit, offset: unit.header.root_offset().0 };
+        let producer = self.entry(root).ok().and_then(|(_, root)| root.attr_value(dw::DW_AT_producer));
+        let producer = producer.and_then(|producer| self.text(&unit, producer)).unwrap_or_default();
+        let mut levels = producer.split(" -O").skip(1);
+        if levels.all(|level| level.starts_with('0')) {
+            return false;
+        }
+        let Ok(completed) = self.completed(function) else { return true };
+        let external = self.attribute(&completed, dw::DW_AT_external).is_some();
+        let copied = completed.first().is_some_and(|(_, entry)| entry.has_attr(dw::DW_AT_abstract_origin));
+        !external || copied
+    }
+
     /// The type of a variable.
     fn type_of_variable(&self, die: Die) -> Option<Die> {
         let completed = self.completed(die).ok()?;

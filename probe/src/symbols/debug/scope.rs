@@ -421,7 +421,8 @@ impl<'a> Query<'a> {
             return;
         }
         let by_function = around.frame_is_set_up_by_function();
-        let passed = if around.at_entry {
+        let is_known = |function| !self.is_convention_open(function);
+        let passed = if around.at_entry && around.function.is_some_and(is_known) {
             let parameters = drafts
                 .iter()
                 .filter(|draft| draft.frame == 0 && draft.variable.kind == VariableKind::Parameter);

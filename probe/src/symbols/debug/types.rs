@@ -70,7 +70,7 @@ impl<'q, 'a> Describer<'q, 'a> {
         let query = self.query;
         let (unit, entry) = query.entry(die)?;
         let name = || entry.attr_value(dw::DW_AT_name).and_then(|name| query.text(&unit, name));
-        let bytes = || size(&entry).unwrap_or(0);
+        let bytes = || size_of_entry(&entry).unwrap_or(0);
         if let Some(other) = query.reference(die, entry.attr_value(dw::DW_AT_signature))? {
             return Ok(Type::Alias { name: query.type_name(die), of: self.of(other) });
         }
@@ -215,7 +215,8 @@ impl<'q, 'a> Describer<'q, 'a> {
             (None, None) => offset.saturating_mul(8),
         };
         let aligned = first / 8 / storage * storage;
-        let fits = first - aligned * 8 + size <= storage * 8 && aligned + storage <= bytes;
+        let fits = (first - aligned * 8).saturating_add(size) <= storage * 8
+            && aligned.saturating_add(storage) <= bytes;
         let offset = if fits { aligned } else { first / 8 };
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let bits = Some((narrow(first - offset * 8), narrow(size)));
@@ -255,7 +256,7 @@ impl<'q, 'a> Describer<'q, 'a> {
             Some(Some(encoding)) => matches!(encoding, dw::DW_ATE_signed | dw::DW_ATE_signed_char),
             _ => enumerators.iter().any(|(_, value)| *value < 0),
         };
-        let bytes = size(entry).or_else(|| query.size(of, 0)).unwrap_or(4);
+        let bytes = size_of_entry(entry).or_else(|| query.size(of, 0)).unwrap_or(4);
         let name = entry.attr_value(dw::DW_AT_name).and_then(|name| query.text(unit, name));
         // A compiler may write -1 as the number without sign that has the same bits.
         let bits = u32::try_from(bytes.clamp(1, 8) * 8).unwrap_or(64);
@@ -268,10 +269,6 @@ impl<'q, 'a> Describer<'q, 'a> {
         }
         Ok(Type::Enumeration { name, bytes, signed, enumerators })
     }
-}
-
-fn size(entry: &Entry<'_>) -> Option<u64> {
-    size_of_entry(entry)
 }
 
 fn size_of_entry(entry: &Entry<'_>) -> Option<u64> {
