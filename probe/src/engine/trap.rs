@@ -156,7 +156,18 @@ impl Tracer {
         let Serving { mut thread, shared, probes } = self.serving(stopped, place.space);
         let mut verdict = Verdict::default();
         let mut slow = false;
-        if !again {
+        if again {
+            // Whoever has returned has been told.
+            here.retain(|purpose| !purpose.is_return_site());
+            here.extend(
+                thread
+                    .threads
+                    .get_mut(tid)
+                    .map(|thread| std::mem::take(&mut thread.returned))
+                    .into_iter()
+                    .flatten(),
+            );
+        } else {
             let start = timed.then(Instant::now);
             let at = At { shared, probes, pid, space_id, space: place.space, address };
             let mut passage =
@@ -210,6 +221,8 @@ impl Tracer {
             Some(How::Again) => {
                 if let Some(thread) = self.threads.get_mut(tid) {
                     thread.served = Some(place.address);
+                    thread.returned.clear();
+                    thread.returned.extend(self.here.iter().filter(|purpose| purpose.is_return_site()));
                 }
             }
             Some(How::NotAtAll) | None => {}

@@ -61,6 +61,13 @@ asm(".text\n.type jumps,@function\n"
     "jumps: push %rbx\nlea before(%rip),%rdi\ncall _setjmp@PLT\ntest %eax,%eax\njne 1f\n"
     "mov jumped(%rip),%rdi\ncall outer\n1: incq jumped(%rip)\npop %rbx\nret\n.size jumps,.-jumps\n");
 
+void leaves(void);
+// Longjmp leads elsewhere, to another call, and leaves all registers as they were.
+asm(".text\n.type leaves,@function\n"
+    "leaves: push %rbx\nlea before(%rip),%rdi\ncall _setjmp@PLT\ntest %eax,%eax\njne 1f\n"
+    "mov jumped(%rip),%rdi\ncall outer\njmp 2f\n1: call nothing\n2: incq jumped(%rip)\npop %rbx\nret\n"
+    ".type nothing,@function\nnothing: ret\n.size nothing,.-nothing\n.size leaves,.-leaves\n");
+
 static void by_longjmp(long rounds) {
     for (volatile long i = 0; i < rounds; i++) {
         if (setjmp(before) == 0) CALL(outer, i);
@@ -69,6 +76,16 @@ static void by_longjmp(long rounds) {
         long n = jumped;
         jumps();
         if (n % 2 == 0) came_back("outer", n, n * 10 + 1);
+    }
+    for (jumped = 0; jumped < rounds;) {
+        // Twice in a row.
+        jumped |= 1;
+        leaves();
+        jumped |= 1;
+        leaves();
+        long n = jumped;
+        leaves();
+        came_back("outer", n, n * 10 + 1);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
 use crate::executor::ptrace::register::Register;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
+use crate::executor::space::Purpose;
 use crate::target::failure::{Failure, Failures};
 use crate::target::procfs;
 use crate::target::system;
@@ -91,6 +92,8 @@ pub(crate) struct Thread {
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
     pub(crate) served: Option<u64>,
+    /// The return sites for which they have been called then.
+    pub(crate) returned: Vec<Purpose>,
     /// Where its own stack is, once that has been asked for.
     pub(crate) stack: Option<Range<u64>>,
     /// How often it has reached a probe, up to where it counts as busy.
@@ -195,6 +198,7 @@ impl Threads {
             blocked,
             fresh: false,
             served: None,
+            returned: Vec::new(),
             stack: None,
             hits: 0,
         };
