@@ -32,6 +32,10 @@
 //! [`warden`] has a process of its own for that, which leaves the target whatever happens to the one that it serves;
 //! what is to happen at a hit is sent to it as data.
 //!
+//! Functions can be followed from their entry to their return ([`Session::probe_calls`]), by a breakpoint where they return
+//! to. No return address is rewritten: whatever unwinds the stack, moves it, or holds it against a shadow stack finds it
+//! as it is.
+//!
 //! Threads of the target that reach probes again and again are served by threads of their own, so that they need not wait
 //! for each other ([`SessionOptions::tracers`]); handlers of one probe are called one at a time, unless placed by
 //! [`Session::probe_together`]. A thread changes from one to another while it waits in a circle, with all signals blocked,

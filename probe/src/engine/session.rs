@@ -309,7 +309,8 @@ impl Session {
     /// the goroutine's in Go, and otherwise by the stack pointer alone, in whichever thread. So recursion, tail calls,
     /// exceptions, longjmp(3), coroutines, stacks that move, and shadow stacks are as they were. Calls that are left
     /// without a return are [`Counters::dropped`](crate::Counters::dropped), once that is noticed: when something
-    /// further out on the same stack is hit, or where the thread ends. Of calls that were made before the probe was
+    /// further out on the same stack is hit, or where the thread ends. A function of Go that begins again, for want of
+    /// stack or to let others run, has been called once. Of calls that were made before the probe was
     /// placed nothing is seen; those that have not returned when it is removed are forgotten. A process that is
     /// forked, if followed, returns from the same calls as its parent.
     ///

@@ -93,6 +93,64 @@ fn programs_count_filter_record_and_end() {
     }
 }
 
+/// `leaf` returns 2, 4 and 7.
+#[test]
+fn programs_run_at_entries_and_returns() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &[]);
+    let rax = || Fields::new().register(Register::Rax);
+    let odd =
+        Expression::register(Register::Rdi).unary(Unary::Cast(Width::Byte)).binary(Binary::And, 1u64.into());
+    let large = Expression::register(Register::Rax)
+        .unary(Unary::Cast(Width::Doubleword))
+        .binary(Binary::Greater, 3u64.into());
+    for (entry, on_return, entered, returned, recorded) in [
+        (Program::new(), Program::new(), (3, 0), (3, 0), &[][..]),
+        (Program::new(), Program::new().record(rax()), (3, 0), (3, 0), &[2, 4, 7]),
+        (Program::new().filter(odd), Program::new().record(rax()), (3, 2 - 1), (2, 0), &[2, 7]),
+        (Program::new(), Program::new().filter(large).record(rax()), (3, 0), (3, 1), &[4, 7]),
+        (Program::new(), Program::new().limit(2).record(rax()), (2, 0), (2, 0), &[2, 4]),
+        (Program::new(), Program::new().record(rax()).then(Then::Remove), (1, 0), (1, 0), &[2]),
+    ] {
+        let (mut client, hits) = launched(&program);
+        let probe = client.probe_calls(spec("program:leaf"), entry.clone(), on_return.clone()).unwrap();
+        ended_with(&mut client, 7);
+        let report = client.report(probe).unwrap().unwrap();
+        let returns = report.returns.unwrap();
+        let counted = |counters: probe::Counters| (counters.hits, counters.filtered);
+        assert_eq!(
+            (counted(report.counters), counted(returns)),
+            (entered, returned),
+            "{entry:?} {on_return:?}"
+        );
+        assert_eq!((returns.emulated, returns.dropped, returns.missed), (returned.0, 0, 0));
+        let hits = hits.borrow();
+        let results = hits.iter().map(|hit| hit.registers[0].1 & u64::from(u32::MAX));
+        assert_eq!(results.collect::<Vec<_>>(), recorded, "{entry:?} {on_return:?}");
+        assert!(
+            hits.iter().all(|hit| hit.probe == probe && hit.duration_ns.is_some_and(|ns| ns < hit.time_ns))
+        );
+    }
+}
+
+#[test]
+fn returns_are_those_of_functions() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &[]);
+    let (mut client, _) = launched(&program);
+    for (place, why) in
+        [("program:leaf+2", "lies inside leaf"), ("program:leaf/*", "the return of an instruction")]
+    {
+        let error = client.probe_calls(spec(place), Program::new(), Program::new()).unwrap_err();
+        assert!(error.to_string().contains(why), "{place}: {error}");
+    }
+    let error = client.probe(spec("program:leaf%return"), Program::new()).unwrap_err();
+    assert!(error.to_string().contains("probe_calls"), "{error}");
+    let probe = client.probe_calls(spec("program:leaf%return"), Program::new(), Program::new()).unwrap();
+    ended_with(&mut client, 7);
+    assert_eq!(client.report(probe).unwrap().unwrap().returns.unwrap().hits, 3);
+}
+
 #[test]
 fn a_limit_is_shared_by_all_probes_and_ends_the_run() {
     let scratch = Scratch::new();

@@ -83,6 +83,45 @@ fn events_are_json_lines_with_the_promised_keys() {
     }
 }
 
+/// `leaf` returns 2, 4 and 7, and `main` 7.
+#[test]
+fn returns_are_counted_and_told_with_duration_and_result() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &[]);
+    let probes = ["-e", "program:leaf%return", "-e", "program:main%return", "-e", "program:leaf"];
+    let plain = Command::new(&program).output().unwrap();
+    let output = stepless(&[&["stat", "--json"], &probes[..], &["--", text(&program)]].concat());
+    assert_eq!((&output.stdout, output.status.code()), (&plain.stdout, Some(7)));
+    let document: Value = serde_json::from_slice(&output.stderr).unwrap();
+    for (probe, hits) in document["probes"].as_array().unwrap().iter().zip([3, 1]) {
+        assert_eq!((&probe["hits"], &probe["emulated"]), (&hits.into(), &hits.into()), "{probe}");
+        assert_eq!((&probe["dropped"], &probe["missed"]), (&0.into(), &0.into()), "{probe}");
+    }
+    assert_eq!(document["probes"][2].get("dropped"), None);
+    let file = scratch.path("events");
+    let output = [&["trace", "--json", "-o", text(&file)], &probes[..], &["--", text(&program)]].concat();
+    assert_eq!(stepless(&output).status.code(), Some(7));
+    let events = std::fs::read_to_string(&file).unwrap();
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let returns = events.iter().filter(|event| event.get("retval").is_some());
+    let results: Vec<(&str, u64)> = returns
+        .clone()
+        .map(|event| {
+            (event["probe"].as_str().unwrap(), event["retval"].as_u64().unwrap() & u64::from(u32::MAX))
+        })
+        .collect();
+    let leaf = "program:leaf%return";
+    assert_eq!(results, [(leaf, 2), (leaf, 4), (leaf, 7), ("program:main%return", 7)]);
+    // That of `main` contains the others.
+    let durations: Vec<u64> = returns.map(|event| event["duration_ns"].as_u64().unwrap()).collect();
+    assert!(durations[3] > durations[..3].iter().sum(), "{durations:?}");
+    let entries = events.iter().filter(|event| event["probe"] == "program:leaf");
+    assert_eq!(entries.filter(|event| event.get("duration_ns").is_none()).count(), 3);
+    let summary = stepless(&["stat", "-e", leaf, "--", text(&program)]);
+    let summary = String::from_utf8(summary.stderr).unwrap();
+    assert!(summary.lines().next().unwrap().ends_with("DROPPED"), "{summary}");
+}
+
 #[test]
 fn each_instruction_of_a_function_is_a_site() {
     let scratch = Scratch::new();
