@@ -33,6 +33,7 @@ mod unwinder;
 mod walk;
 
 pub use module::Module;
+pub(crate) use module::SentModule;
 pub use place::{Function, Place, Symbolizer};
 pub(crate) use unwinder::Caller;
 pub use unwinder::{StackFrame, Unwinder};

@@ -82,8 +82,9 @@ impl Table {
 
     fn read(&self, address: u64) -> Option<Row> {
         let after = self.functions.partition_point(|(range, ..)| range.start <= address);
-        let (_, section, offset) =
-            self.functions.get(after.checked_sub(1)?).filter(|(range, ..)| range.contains(&address))?;
+        // Both tables may tell of it.
+        let candidates = self.functions.get(after.saturating_sub(2)..after)?;
+        let (_, section, offset) = candidates.iter().rev().find(|(range, ..)| range.contains(&address))?;
         match section {
             SectionId::EhFrame => {
                 let (table, bases) = self.tables.eh_frame();

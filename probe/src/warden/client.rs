@@ -21,6 +21,7 @@ use crate::engine::hit::{Action, ProbeId};
 use crate::engine::session::{RunEnd, SessionOptions};
 use crate::error::AttachError;
 use crate::executor::ptrace::sys;
+use crate::stacks::Module;
 use crate::symbols::spec::ProbeSpec;
 use crate::target::launch::Embryo;
 use crate::target::procfs;
@@ -33,6 +34,7 @@ use crate::warden::program::{Program, Step};
 use crate::warden::ring::{self, Reader, Ring};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
+use crate::warden::totals::{Modules, Totals};
 
 /// Where a probe goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +93,7 @@ pub struct Client {
     placed: HashMap<usize, Report>,
     /// What the arguments of a probe come to, by the numbers of both. Those of parts are the whole's.
     bindings: HashMap<(usize, u32), Arc<Binding>>,
+    modules: Modules,
     end: Option<End>,
     lost: u64,
     affinity: Affinity,
@@ -183,6 +186,7 @@ impl Client {
             parts: HashMap::new(),
             placed: HashMap::new(),
             bindings: HashMap::new(),
+            modules: Modules::new(),
             end: None,
             lost: 0,
             affinity: Affinity::default(),
@@ -386,6 +390,31 @@ impl Client {
         }
     }
 
+    /// What the steps of its program have added up of a probe's hits so far, also after the target has ended or been
+    /// left; `None` if it is not of this client.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn totals(&mut self, probe: ProbeId) -> Result<Option<Totals>, WardenError> {
+        match self.call(&Request::Totals { probe: number_of(probe) })? {
+            Reply::Totals(totals) => {
+                // What it has told of modules comes another way.
+                while self.drain()? != Found::Nothing {}
+                Ok(totals.map(|totals| Totals::of(totals, &self.modules)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether records of hits are dropped, and counted by [`News::Lost`], when there is no room for them. Otherwise, hits
+    /// wait.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn drop_when_full(&mut self, drop: bool) -> Result<(), WardenError> {
+        self.done(&Request::WhenFull { drop })
+    }
+
     /// Has the target served from now on, and hears of news until it ends, [`ClientStop`] is asked for, or a program
     /// or a handler has stopped everything ([`RunEnd::Stopped`]); in the last case the target has been left.
     ///
@@ -572,11 +601,11 @@ impl Client {
             }
             match record.kind {
                 kind::HIT => {
-                    let hit = Record::of_words(&record.words).ok_or_else(strange)?;
+                    let hit = Record::of_words(&record.words, &self.modules).ok_or_else(strange)?;
                     self.tell_hit(hit);
                 }
                 kind::RETURN => {
-                    let hit = Record::of_return(&record.words).ok_or_else(strange)?;
+                    let hit = Record::of_return(&record.words, &self.modules).ok_or_else(strange)?;
                     self.tell_hit(hit);
                 }
                 kind::EVENT => {
@@ -586,6 +615,10 @@ impl Client {
                         Sent::Bound(probe, number, binding) => {
                             let whole = self.whole_of(probe as usize);
                             self.bindings.insert((whole, number), Arc::new(*binding));
+                        }
+                        Sent::Module(module) => {
+                            let module = Module::from(module);
+                            self.modules.insert(module.number(), Arc::new(module));
                         }
                         sent => self.tell_event(sent),
                     }

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::symbols::spec::ProbeSpec;
 use crate::warden::news::{SentAttachError, SentReport, SystemError};
 use crate::warden::program::Program;
+use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
@@ -64,8 +65,16 @@ pub(crate) enum Request {
     Report {
         probe: u32,
     },
+    /// What was added up of a probe.
+    Totals {
+        probe: u32,
+    },
     Limit {
         hits: u64,
+    },
+    /// Whether records are dropped when there is no room for them.
+    WhenFull {
+        drop: bool,
     },
     /// Has stops served from now on, also the first one of a program that was launched.
     Run,
@@ -130,6 +139,7 @@ pub(crate) enum Reply {
         reason: String,
     },
     Report(Option<SentReport>),
+    Totals(Option<SentTotals>),
     /// How the target ended, as far as it is known.
     Left {
         status: Option<i32>,

@@ -53,6 +53,7 @@
 //! (`kernel.yama.ptrace_scope` is 1), a program that the client launches permits the warden to trace it, before its exec.
 
 mod asked;
+mod callers;
 mod client;
 mod message;
 mod news;
@@ -63,10 +64,12 @@ mod run;
 mod serve;
 mod shared;
 mod socket;
+mod totals;
 
 pub use asked::Asked;
 pub use client::{Client, ClientStop, Place};
 pub use news::{Arguments, Event, News, Record, Refusal, Report, WardenError};
-pub use program::{Fields, Program, Step, Then};
+pub use program::{Fields, Measure, Program, Step, Then};
 pub use serve::serve;
 pub use shared::own_program;
+pub use totals::{Bucket, CountedStack, Histogram, Totals};

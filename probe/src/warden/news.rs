@@ -16,8 +16,10 @@ use crate::engine::hit::ProbeId;
 use crate::error::AttachError;
 use crate::executor::space::Unplaceable;
 use crate::language::Register;
+use crate::stacks::{SentModule, StackFrame};
 use crate::warden::program::Fields;
 use crate::warden::ring;
+use crate::warden::totals::{Modules, SentFrame, frame_of, sent_frame};
 
 /// What a warden tells its client.
 #[derive(Debug)]
@@ -27,8 +29,8 @@ pub enum News {
     Hit(Record),
     /// Something has happened to the target or to a probe.
     Event(Event),
-    /// So many records and events were dropped while the client's process was stopped (SIGSTOP, SIGTSTP), for which
-    /// the target does not wait.
+    /// So many records and events were dropped: while the client's process was stopped (SIGSTOP, SIGTSTP), for which
+    /// the target does not wait, or as [`Client::drop_when_full`](crate::warden::Client::drop_when_full) wishes.
     Lost(u64),
 }
 
@@ -53,6 +55,10 @@ pub struct Record {
     /// How long the call has taken, in nanoseconds, where this is the return of one that is followed; see
     /// [`Call::duration_ns`](crate::Call::duration_ns).
     pub duration_ns: Option<u64>,
+    /// The thread's name, if [`Fields::comm`] was asked for and it could be had.
+    pub comm: Option<Vec<u8>>,
+    /// The stack, the thread's own place first, with as many frames as [`Fields::stack`] has asked for.
+    pub stack: Vec<StackFrame>,
     /// The arguments, if [`Fields::arguments`] was asked for and they could be had.
     pub arguments: Option<Arguments>,
 }
@@ -91,6 +97,12 @@ impl Record {
             words.push(self.cpu.map_or(NO_CPU, u64::from));
         }
         words.extend(self.registers.iter().map(|&(_, value)| value));
+        if fields.has_comm() {
+            words.extend(comm_words(self.comm.as_deref().unwrap_or_default()));
+        }
+        if fields.frames() > 0 {
+            words.extend(frame_words(&self.stack));
+        }
         if fields.has_arguments() {
             words.push(self.arguments.as_ref().map_or(NO_ARGUMENTS, |arguments| arguments.number.into()));
             words.extend(self.arguments.iter().flat_map(|arguments| ring::words_of(&arguments.taken)));
@@ -99,19 +111,27 @@ impl Record {
     }
 
     /// As the words of a return.
-    pub(crate) fn of_return(words: &[u64]) -> Option<Record> {
+    pub(crate) fn of_return(words: &[u64], modules: &Modules) -> Option<Record> {
         let (&duration_ns, rest) = words.split_first()?;
-        Some(Record { duration_ns: Some(duration_ns), ..Record::of_words(rest)? })
+        Some(Record { duration_ns: Some(duration_ns), ..Record::of_words(rest, modules)? })
     }
 
     /// The same back; `None` if they are none.
-    pub(crate) fn of_words(words: &[u64]) -> Option<Record> {
+    pub(crate) fn of_words(words: &[u64], modules: &Modules) -> Option<Record> {
         let (&[first, who, time_ns, ip], rest) = words.split_first_chunk::<4>()?;
         let mut rest = rest.iter().copied();
         let fields = Fields::of_bits((first >> 32) as u32);
         let cpu = if fields.has_cpu() { u32::try_from(rest.next()?).ok() } else { None };
         let registers = fields.registers().map(|register| Some((register, rest.next()?)));
         let registers = registers.collect::<Option<_>>()?;
+        let comm = match fields.has_comm() {
+            true => comm_of([rest.next()?, rest.next()?]),
+            false => None,
+        };
+        let stack = match fields.frames() {
+            0 => Vec::new(),
+            _ => frames_of(&mut rest, modules)?,
+        };
         let arguments = match fields.has_arguments() {
             true => arguments_of(rest.next()?, &rest.collect::<Vec<_>>())?,
             false => None,
@@ -126,8 +146,45 @@ impl Record {
             cpu,
             registers,
             duration_ns: None,
+            comm,
+            stack,
         })
     }
+}
+
+/// A name, with zeros behind it.
+fn comm_words(name: &[u8]) -> [u64; 2] {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(name).for_each(|(byte, &letter)| *byte = letter);
+    let (low, high) = bytes.split_at(8);
+    [low, high].map(|half| half.try_into().map_or(0, u64::from_le_bytes))
+}
+
+fn comm_of(words: [u64; 2]) -> Option<Vec<u8>> {
+    let bytes = words.map(u64::to_le_bytes).concat();
+    let name = bytes.split(|&byte| byte == 0).next()?;
+    (!name.is_empty()).then(|| name.to_vec())
+}
+
+/// How many there are, their addresses, and two of the rest in each word.
+fn frame_words(frames: &[StackFrame]) -> Vec<u64> {
+    let sent: Vec<SentFrame> = frames.iter().map(sent_frame).collect();
+    let mut words = vec![sent.len() as u64];
+    words.extend(sent.iter().map(|&(ip, _)| ip));
+    let numbers = |pair: &[SentFrame]| low_high(pair[0].1, pair.get(1).map_or(0, |&(_, number)| number));
+    words.extend(sent.chunks(2).map(numbers));
+    words
+}
+
+fn frames_of(words: &mut impl Iterator<Item = u64>, modules: &Modules) -> Option<Vec<StackFrame>> {
+    const MOST: u64 = 1 << 16;
+    let count = words.next().filter(|&count| count <= MOST)? as usize;
+    let ips: Vec<u64> = words.by_ref().take(count).collect();
+    let numbers: Vec<u64> = words.by_ref().take(count.div_ceil(2)).collect();
+    let numbers = numbers.iter().flat_map(|&pair| [pair as u32, (pair >> 32) as u32]);
+    let frames = ips.iter().zip(numbers).map(|(&ip, number)| frame_of((ip, number), modules));
+    let frames: Vec<StackFrame> = frames.collect();
+    (frames.len() == count).then_some(frames)
 }
 
 /// `None` if the words are no arguments; otherwise those, if there are some.
@@ -244,6 +301,8 @@ pub(crate) enum Sent {
     Sequence(i32, u64),
     /// The probe, and the number of the binding.
     Bound(u32, u32, Box<Binding>),
+    /// What frames of stacks belong to.
+    Module(SentModule),
 }
 
 impl Sent {
@@ -287,7 +346,7 @@ impl Event {
     pub(crate) fn of(sent: Sent) -> Option<Event> {
         let probe = |index: u32| ProbeId(index as usize);
         Some(match sent {
-            Sent::Bound(..) => return None,
+            Sent::Bound(..) | Sent::Module(_) => return None,
             Sent::Followed(pid, parent) => Event::Followed { pid, parent },
             Sent::Exec(pid) => Event::Exec { pid },
             Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },
@@ -492,7 +551,8 @@ mod tests {
 
     #[test]
     fn records_come_back_from_their_words() {
-        let fields = Fields::new().cpu().arguments().register(Register::Rdi).register(Register::Rax);
+        let fields =
+            Fields::new().cpu().arguments().comm().stack(9).register(Register::Rdi).register(Register::Rax);
         let record = Record {
             arguments: Some(Arguments { number: 9, taken: vec![1, 2, 3], binding: None }),
             probe: ProbeId(3),
@@ -502,14 +562,18 @@ mod tests {
             ip: u64::MAX,
             cpu: Some(7),
             registers: vec![(Register::Rax, 1), (Register::Rdi, 2)],
+            comm: Some(b"worker".to_vec()),
+            stack: [(1, true), (2, false), (u64::MAX, false)]
+                .map(|(ip, exact)| StackFrame { ip, exact, module: None })
+                .to_vec(),
             duration_ns: None,
         };
-        let words = record.to_words(fields);
-        assert_eq!(Record::of_words(&words), Some(record.clone()));
+        let (words, modules) = (record.to_words(fields), Modules::new());
+        assert_eq!(Record::of_words(&words, &modules), Some(record.clone()));
         let returned = Record { duration_ns: Some(8), ..record };
-        assert_eq!(Record::of_return(&[&[8], &*words].concat()), Some(returned));
+        assert_eq!(Record::of_return(&[&[8], &*words].concat(), &modules), Some(returned));
         for length in 0..words.len() {
-            assert_eq!(Record::of_words(&words[..length]), None);
+            assert_eq!(Record::of_words(&words[..length], &modules), None);
         }
     }
 

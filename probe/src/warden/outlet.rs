@@ -10,6 +10,7 @@ use emu::Rflags;
 use crate::arguments::bindings::Bound;
 use crate::engine::event;
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::stacks::Module;
 use crate::target::{lock, procfs};
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
@@ -29,6 +30,8 @@ pub(crate) struct Outlet {
     client: i32,
     /// Whether the client has vanished: nothing waits for it any more.
     gone: AtomicBool,
+    /// Whether records are dropped when there is no room for them.
+    drops: AtomicBool,
     /// Whether the client was stopped when last looked at, and when that was.
     stopped: Mutex<Option<(Instant, bool)>>,
     slots: Mutex<Slots>,
@@ -56,6 +59,7 @@ impl Outlet {
             replies,
             client,
             gone: AtomicBool::new(false),
+            drops: AtomicBool::new(false),
             stopped: Mutex::new(None),
             slots: Mutex::new(Slots { free: (0..SLOTS).collect(), given_up: Vec::new() }),
             number: AtomicU32::new(1),
@@ -95,6 +99,18 @@ impl Outlet {
         }
     }
 
+    /// Tells what frames of stacks belong to, before any record with them.
+    pub(crate) fn module(&self, module: &Module) {
+        if let Ok(bytes) = postcard::to_stdvec(&Sent::Module(module.to_sent())) {
+            self.keep(kind::EVENT, &bytes);
+        }
+    }
+
+    /// Whether records of hits are dropped from now on when there is no room for them.
+    pub(crate) fn drop_when_full(&self, drop: bool) {
+        self.drops.store(drop, Ordering::SeqCst);
+    }
+
     /// Tells that no probe is served any more.
     pub(crate) fn end(&self, end: End) {
         if let Ok(bytes) = postcard::to_stdvec(&end) {
@@ -127,7 +143,7 @@ impl Outlet {
                     return true;
                 }
                 Written::Full if self.is_gone() => return false,
-                Written::Full if self.client_is_stopped() => {
+                Written::Full if self.drops(kind) || self.client_is_stopped() => {
                     self.ring.lose(1);
                     return false;
                 }
@@ -138,6 +154,11 @@ impl Outlet {
                 }
             }
         }
+    }
+
+    /// Whether a record is not waited with. A question is.
+    fn drops(&self, kind: u8) -> bool {
+        kind != kind::ASK && self.drops.load(Ordering::SeqCst)
     }
 
     /// Whether the client's process is stopped by a signal, so that there is no use in waiting for it.

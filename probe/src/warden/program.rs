@@ -41,11 +41,25 @@ pub enum Step {
     SharedLimit,
     /// A [`Record`](crate::warden::Record) of the hit goes to the client.
     Record(Fields),
+    /// Counts the stack of the hit, with so many frames at most: see [`Totals`](crate::warden::Totals).
+    CountStack(u16),
+    /// Counts a number of the hit, by powers of two: see [`Totals`](crate::warden::Totals).
+    Histogram(Measure),
     /// The client's handler decides, to whom the hit is sent: see
     /// [`Client::probe_with`](crate::warden::Client::probe_with). While the client is stopped, this does nothing.
     Ask,
     /// What becomes of the instruction and the probe. The last one counts.
     Then(Then),
+}
+
+/// A number of a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Measure {
+    /// An argument of the program's [`Template`], by its place in it.
+    Argument(u32),
+    /// How long the call has taken, in nanoseconds, where the hit is its return.
+    Duration,
 }
 
 /// What becomes of the instruction and the probe.
@@ -68,9 +82,18 @@ pub enum Then {
 pub struct Fields {
     cpu: bool,
     arguments: bool,
+    comm: bool,
+    /// How many frames of the stack.
+    frames: u16,
     /// Bit n for the register with number n.
     registers: u32,
 }
+
+/// Behind the registers.
+const FRAMES_SHIFT: u32 = Register::ALL.len() as u32;
+/// As many as nine bits can say.
+const MOST_FRAMES: u16 = (1 << 9) - 1;
+const _: () = assert!(FRAMES_SHIFT + 9 <= 29);
 
 impl Fields {
     /// Nothing.
@@ -91,6 +114,18 @@ impl Fields {
         Fields { arguments: true, ..self }
     }
 
+    /// Also the thread's name. One that has just been changed may not be seen yet.
+    #[must_use]
+    pub fn comm(self) -> Fields {
+        Fields { comm: true, ..self }
+    }
+
+    /// Also the stack, with so many frames at most, up to 511; with one frame, what the address belongs to.
+    #[must_use]
+    pub fn stack(self, frames: u16) -> Fields {
+        Fields { frames: frames.min(MOST_FRAMES), ..self }
+    }
+
     /// Also that register.
     #[must_use]
     pub fn register(self, register: Register) -> Fields {
@@ -109,6 +144,18 @@ impl Fields {
         self.arguments
     }
 
+    /// Whether the thread's name is wanted.
+    #[must_use]
+    pub fn has_comm(self) -> bool {
+        self.comm
+    }
+
+    /// How many frames of the stack are wanted.
+    #[must_use]
+    pub fn frames(self) -> u16 {
+        self.frames
+    }
+
     /// The registers that are wanted, in the order of their numbers.
     pub fn registers(self) -> impl Iterator<Item = Register> {
         Register::ALL.into_iter().filter(move |&register| self.registers & 1 << register as u32 != 0)
@@ -116,13 +163,20 @@ impl Fields {
 
     /// As a word of a record.
     pub(crate) fn to_bits(self) -> u32 {
-        self.registers | u32::from(self.cpu) << 31 | u32::from(self.arguments) << 30
+        let flags = u32::from(self.cpu) << 31 | u32::from(self.arguments) << 30 | u32::from(self.comm) << 29;
+        self.registers | flags | u32::from(self.frames) << FRAMES_SHIFT
     }
 
     /// The same back. Unknown bits are left out.
     pub(crate) fn of_bits(bits: u32) -> Fields {
         let known = (1 << Register::ALL.len()) - 1;
-        Fields { cpu: bits >> 31 != 0, arguments: bits >> 30 & 1 != 0, registers: bits & known }
+        Fields {
+            cpu: bits >> 31 != 0,
+            arguments: bits >> 30 & 1 != 0,
+            comm: bits >> 29 & 1 != 0,
+            frames: (bits >> FRAMES_SHIFT) as u16 & MOST_FRAMES,
+            registers: bits & known,
+        }
     }
 }
 
@@ -191,6 +245,18 @@ impl Program {
         self.step(Step::Record(fields))
     }
 
+    /// [`Step::CountStack`] behind the others.
+    #[must_use]
+    pub fn count_stack(self, frames: u16) -> Program {
+        self.step(Step::CountStack(frames))
+    }
+
+    /// [`Step::Histogram`] behind the others.
+    #[must_use]
+    pub fn histogram(self, measure: Measure) -> Program {
+        self.step(Step::Histogram(measure))
+    }
+
     /// [`Step::Then`] behind the others.
     #[must_use]
     pub fn then(self, then: Then) -> Program {
@@ -216,10 +282,18 @@ mod tests {
 
     #[test]
     fn fields_come_back_from_their_bits() {
-        let fields = Fields::new().cpu().arguments().register(Register::GsBase).register(Register::Rax);
+        let fields = Fields::new()
+            .cpu()
+            .arguments()
+            .comm()
+            .stack(300)
+            .register(Register::GsBase)
+            .register(Register::Rax);
         assert_eq!(Fields::of_bits(fields.to_bits()), fields);
         assert_eq!(fields.registers().collect::<Vec<_>>(), [Register::Rax, Register::GsBase]);
-        let every = Register::ALL.into_iter().fold(Fields::new().cpu().arguments(), Fields::register);
+        let every = Register::ALL
+            .into_iter()
+            .fold(Fields::new().cpu().arguments().comm().stack(u16::MAX), Fields::register);
         assert_eq!(Fields::of_bits(u32::MAX), every);
     }
 
@@ -231,6 +305,8 @@ mod tests {
             .limit(7)
             .shared_limit()
             .record(Fields::new().cpu())
+            .count_stack(7)
+            .histogram(Measure::Argument(1))
             .step(Step::Ask)
             .then(Then::Skip);
         let bytes = postcard::to_stdvec(&program).unwrap();

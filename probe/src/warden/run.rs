@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::arguments::Value;
 use crate::arguments::bindings::{Bindings, Bound};
-use crate::engine::hit::{Action, Hit};
+use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::language::Undefined;
 use crate::target::lock;
+use crate::warden::callers::Callers;
 use crate::warden::message::kind;
 use crate::warden::news::{Arguments, Record};
 use crate::warden::outlet::Outlet;
-use crate::warden::program::{Fields, Program, Step, Then};
+use crate::warden::program::{Fields, Measure, Program, Step, Then};
+use crate::warden::totals::Tally;
 
 /// How many hits are left until the limit that all probes share.
 #[derive(Debug)]
@@ -38,27 +41,38 @@ impl SharedLimit {
     }
 }
 
-/// For how many hits a condition had no value, by the index of the probe.
+/// What all programs share.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) limit: SharedLimit,
+    pub(crate) callers: Callers,
+    /// By the index of the probe.
+    pub(crate) counted: Mutex<HashMap<usize, Arc<Counted>>>,
+}
+
+impl Common {
+    /// What is counted of a probe, from now on or already.
+    pub(crate) fn counted(&self, probe: ProbeId) -> Arc<Counted> {
+        Arc::clone(lock(&self.counted).entry(probe.index()).or_default())
+    }
+}
+
+/// What programs count of one probe.
 #[derive(Debug, Default)]
-pub(crate) struct UndefinedCounts(Mutex<HashMap<usize, u64>>);
-
-impl UndefinedCounts {
-    fn count(&self, probe: usize) {
-        *lock(&self.0).entry(probe).or_default() += 1;
-    }
-
-    pub(crate) fn of(&self, probe: usize) -> u64 {
-        lock(&self.0).get(&probe).copied().unwrap_or(0)
-    }
+pub(crate) struct Counted {
+    /// For how many hits a condition had no value.
+    pub(crate) undefined: AtomicU64,
+    pub(crate) tally: Tally,
 }
 
 /// A program and what it counts.
 #[derive(Debug)]
 pub(crate) struct Runner {
     program: Program,
-    outlet: Arc<Outlet>,
-    shared: Arc<SharedLimit>,
-    undefined: Arc<UndefinedCounts>,
+    common: Arc<Common>,
+    /// The number of its first histogram.
+    first: usize,
     bindings: Option<Arc<Bindings>>,
     /// By step: how many hits of a limit are taken.
     taken: Vec<AtomicU64>,
@@ -67,13 +81,12 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(
         program: Program,
-        outlet: Arc<Outlet>,
-        shared: Arc<SharedLimit>,
-        undefined: Arc<UndefinedCounts>,
         bindings: Option<Arc<Bindings>>,
+        common: Arc<Common>,
+        first: usize,
     ) -> Runner {
         let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
-        Runner { program, outlet, shared, undefined, bindings, taken }
+        Runner { program, common, first, bindings, taken }
     }
 
     /// Runs the program at the entry of a function, whose call is to be followed unless that is filtered out.
@@ -86,6 +99,7 @@ impl Runner {
     pub(crate) fn hit(&self, hit: &mut Hit<'_>) -> Action {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
+        let mut histogram = self.first;
         let bound = self.bindings.as_ref().and_then(|bindings| bindings.at(hit.pid(), hit.ip()));
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
@@ -123,16 +137,25 @@ impl Runner {
                         }
                     }
                 }
-                Step::SharedLimit => match self.shared.take() {
+                Step::SharedLimit => match self.common.limit.take() {
                     Some(is_last) => last_of_all |= is_last,
                     None => {
                         hit.discount();
                         return Action::Stop;
                     }
                 },
-                Step::Record(fields) => record(&self.outlet, hit, *fields, bound.as_deref()),
+                Step::Record(fields) => record(&self.common, hit, *fields, bound.as_deref()),
+                Step::CountStack(frames) => {
+                    let stack = self.common.callers.stack(hit, *frames, &self.common.outlet);
+                    self.common.counted(hit.probe()).tally.count_stack(&stack);
+                }
+                Step::Histogram(measure) => {
+                    let value = measured(*measure, hit, bound.as_deref());
+                    self.common.counted(hit.probe()).tally.count_value(histogram, value.as_ref());
+                    histogram += 1;
+                }
                 Step::Ask => {
-                    if let Some(answer) = self.outlet.ask(hit) {
+                    if let Some(answer) = self.common.outlet.ask(hit) {
                         action = answer;
                     }
                 }
@@ -151,7 +174,7 @@ impl Runner {
     /// Whether the steps behind a condition are taken.
     fn goes_on(&self, hit: &mut Hit<'_>, holds: Result<bool, Undefined>) -> bool {
         if holds.is_err() {
-            self.undefined.count(hit.probe().index());
+            self.common.counted(hit.probe()).undefined.fetch_add(1, Ordering::Relaxed);
         }
         let goes_on = holds == Ok(true);
         if !goes_on {
@@ -170,12 +193,30 @@ fn action_of(then: Then) -> Action {
     }
 }
 
-fn record(outlet: &Outlet, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bound>) {
+/// A number of a hit, if it has it.
+fn measured(measure: Measure, hit: &mut Hit<'_>, bound: Option<&Bound>) -> Option<Value> {
+    match measure {
+        Measure::Duration => hit.duration_ns().map(Value::Unsigned),
+        Measure::Argument(index) => {
+            let binding = &bound?.binding;
+            let taken = binding.take(hit);
+            let value = binding.values(&taken).nth(index as usize).map(|(_, value)| value);
+            value
+        }
+    }
+}
+
+fn record(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bound>) {
+    let Common { outlet, callers, .. } = common;
     let bound = bound.filter(|_| fields.has_arguments());
     let arguments = bound.map(|bound| {
         bound.told.get_or_init(|| outlet.bound(hit.probe(), bound));
         Arguments { number: bound.number, taken: bound.binding.take(hit), binding: None }
     });
+    let stack = match fields.frames() {
+        0 => Vec::new(),
+        frames => callers.stack(hit, frames, outlet),
+    };
     let registers = hit.registers();
     let record = Record {
         arguments,
@@ -187,6 +228,8 @@ fn record(outlet: &Outlet, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
         cpu: if fields.has_cpu() { hit.cpu() } else { None },
         registers: fields.registers().map(|register| (register, registers.get(register))).collect(),
         duration_ns: hit.duration_ns(),
+        comm: if fields.has_comm() { callers.name(hit) } else { None },
+        stack,
     };
     let words = record.to_words(fields);
     match record.duration_ns {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
@@ -23,12 +24,13 @@ use crate::symbols::locate::{Address, Locate};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
 use crate::target::{lock, system};
+use crate::warden::callers::Callers;
 use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
-use crate::warden::program::Program;
+use crate::warden::program::{Program, Step};
 use crate::warden::ring::Ring;
-use crate::warden::run::{Runner, SharedLimit, UndefinedCounts};
+use crate::warden::run::{Common, Counted, Runner, SharedLimit};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
 
@@ -131,11 +133,10 @@ struct Warden {
     outlet: Arc<Outlet>,
     requests: Mutex<mpsc::Receiver<Request>>,
     stop: OnceLock<StopHandle>,
-    limit: Arc<SharedLimit>,
+    common: Arc<Common>,
     objects: Arc<Objects>,
     /// Of all probes with arguments.
     bindings: Arc<Mutex<Vec<Weak<Bindings>>>>,
-    undefined: Arc<UndefinedCounts>,
 }
 
 /// What is left when the target has been.
@@ -148,19 +149,30 @@ struct Finished {
 
 impl Warden {
     fn new(outlet: Arc<Outlet>, requests: mpsc::Receiver<Request>) -> Warden {
+        let objects = Arc::<Objects>::default();
+        let callers = Callers::new(Arc::clone(&objects));
+        let limit = SharedLimit::default();
+        let common = Common { outlet: Arc::clone(&outlet), limit, callers, counted: Mutex::default() };
         Warden {
             outlet,
             requests: Mutex::new(requests),
             stop: OnceLock::new(),
-            limit: Arc::default(),
-            objects: Arc::default(),
+            common: Arc::new(common),
+            objects,
             bindings: Arc::default(),
-            undefined: Arc::default(),
         }
     }
 
     fn requests(&self) -> MutexGuard<'_, mpsc::Receiver<Request>> {
         lock(&self.requests)
+    }
+
+    fn counted(&self, probe: u32) -> Option<Arc<Counted>> {
+        lock(&self.common.counted).get(&(probe as usize)).map(Arc::clone)
+    }
+
+    fn totals(&self, probe: u32) -> Reply {
+        Reply::Totals(self.counted(probe).map(|counted| counted.tally.to_sent()))
     }
 
     /// There is a request for the thread that serves the target.
@@ -181,7 +193,7 @@ impl Warden {
     }
 
     fn report(&self, probe: u32, report: Option<ProbeReport>) -> Option<SentReport> {
-        let undefined = self.undefined.of(probe as usize);
+        let undefined = self.counted(probe).map_or(0, |counted| counted.undefined.load(Ordering::Relaxed));
         report.map(|report| SentReport::new(&report, undefined))
     }
 }
@@ -203,8 +215,13 @@ fn supervise(warden: &Arc<Warden>) {
                 let report = finished.left.as_ref().and_then(|left| left.report(ProbeId(probe as usize)));
                 warden.outlet.reply(&Reply::Report(warden.report(probe, report)));
             }
+            Request::Totals { probe } => warden.outlet.reply(&warden.totals(probe)),
             Request::Leave => warden.outlet.reply(&Reply::Left { status }),
-            Request::Remove { .. } | Request::Run | Request::Kill | Request::Limit { .. } => {
+            Request::Remove { .. }
+            | Request::Run
+            | Request::Kill
+            | Request::Limit { .. }
+            | Request::WhenFull { .. } => {
                 warden.outlet.reply(&Reply::Done);
             }
             _ => warden.refuse("the target has been left"),
@@ -304,9 +321,14 @@ impl Service<'_> {
                 self.start(Session::seize_embryo(pid, options), false);
             }
             Request::Limit { hits } => {
-                self.warden.limit.set(hits);
+                self.warden.common.limit.set(hits);
                 outlet.reply(&Reply::Done);
             }
+            Request::WhenFull { drop } => {
+                outlet.drop_when_full(drop);
+                outlet.reply(&Reply::Done);
+            }
+            Request::Totals { probe } => outlet.reply(&self.warden.totals(probe)),
             Request::Leave => return Next::Leave,
             // Answered elsewhere.
             Request::Flush | Request::End => {}
@@ -329,7 +351,11 @@ impl Service<'_> {
             Ok(mut session) => {
                 let outlet = Arc::clone(&self.warden.outlet);
                 let bindings = Arc::clone(&self.warden.bindings);
+                let common = Arc::clone(&self.warden.common);
                 session.observe(move |event| {
+                    if let Event::Exec { pid } | Event::Ended { pid, .. } = event {
+                        common.callers.forget(*pid);
+                    }
                     if let Event::Exec { pid } = event {
                         lock(&bindings).iter().filter_map(Weak::upgrade).for_each(|known| known.forget(*pid));
                     }
@@ -434,12 +460,12 @@ impl Service<'_> {
         at_entry: Bound,
         on_return: Option<Bound>,
     ) -> Reply {
-        let runner = |(bindings, program): Bound| {
-            let (outlet, limit) = (Arc::clone(&self.warden.outlet), Arc::clone(&self.warden.limit));
-            Runner::new(program, outlet, limit, Arc::clone(&self.warden.undefined), bindings)
+        let histograms = at_entry.1.steps().iter().filter(|step| matches!(step, Step::Histogram(_))).count();
+        let runner = |(bindings, program): Bound, first| {
+            Runner::new(program, bindings, Arc::clone(&self.warden.common), first)
         };
-        let entry = runner(at_entry);
-        let placed = match on_return.map(runner) {
+        let entry = runner(at_entry, 0);
+        let placed = match on_return.map(|on_return| runner(on_return, histograms)) {
             None => session.probe_together(source, move |hit: &mut Hit<'_>| entry.hit(hit)),
             Some(on_return) => {
                 session.place_calls(source, move |hit| entry.entry(hit), move |hit| on_return.hit(hit))

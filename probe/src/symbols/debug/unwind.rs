@@ -71,10 +71,7 @@ impl UnwindTables {
         let mut found = Vec::new();
         let (eh_frame, bases) = self.eh_frame();
         entries(SectionId::EhFrame, &eh_frame, &bases, &mut found);
-        // It says the same again, where both are there.
-        if found.is_empty() {
-            entries(SectionId::DebugFrame, &self.debug_frame(), &BaseAddresses::default(), &mut found);
-        }
+        entries(SectionId::DebugFrame, &self.debug_frame(), &BaseAddresses::default(), &mut found);
         found.sort_by_key(|(range, ..)| range.start);
         found
     }
