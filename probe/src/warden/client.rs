@@ -391,7 +391,7 @@ impl Client {
     }
 
     /// What the steps of its program have added up of a probe's hits so far, also after the target has ended or been
-    /// left; `None` if it is not of this client.
+    /// left; `None` if there is nothing. Each part of a probe has its own.
     ///
     /// # Errors
     /// [`WardenError::Gone`].

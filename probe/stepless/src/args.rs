@@ -85,6 +85,19 @@ pub(crate) struct Watch {
     /// Print to FILE rather than to stdout (with -p) or stderr (with a command).
     #[arg(short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Show the stack of each hit, with N functions at most; of stat, count the stacks.
+    #[arg(
+        long, value_name = "N", num_args = 0..=1, default_missing_value = "128",
+        value_parser = clap::value_parser!(u16).range(1..=MOST_FRAMES)
+    )]
+    pub(crate) stack: Option<u16>,
+    /// Of stat: count which values EXPRESSION has at the hits, by powers of two; `duration` is how long a call has taken,
+    /// in nanoseconds, of a probe with %return.
+    #[arg(long = "histogram", value_name = "EXPRESSION")]
+    pub(crate) histograms: Vec<String>,
+    /// What happens to hits when what reads them is slower.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnFull::Wait)]
+    pub(crate) on_full: OnFull,
     /// Probe the processes that the target starts, too.
     #[arg(long)]
     pub(crate) follow: bool,
@@ -127,9 +140,27 @@ pub(crate) enum Format {
     Text,
     /// A line of JSON.
     Json,
-    /// Trace events that the Perfetto viewer opens.
+    /// A trace that the Perfetto viewer opens: binary, with calls of probes with %return as slices.
     Perfetto,
+    /// Stacks with how often they were seen, as flame graph tools read them.
+    Folded,
+    /// Calls as a tree, with how long each has taken.
+    Tree,
 }
+
+/// What happens when hits come faster than what is printed of them is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFull {
+    /// The target waits.
+    Wait,
+    /// What there is no room for is dropped, and counted.
+    Drop,
+}
+
+/// The most functions of a stack.
+const MOST_FRAMES: i64 = 500;
+/// So many without a word.
+pub(crate) const FRAMES: u16 = 128;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {

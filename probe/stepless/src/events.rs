@@ -1,12 +1,25 @@
 //! How hits and summaries are printed.
 
-use std::fmt::{self, Write as _};
+mod folded;
+mod histogram;
+mod perfetto;
+mod text;
+mod tree;
+
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use probe::arguments::Value;
+use probe::stacks::{Function, Place};
 use serde::{Serialize, Serializer};
 
 use crate::args::Format;
+
+pub(crate) use folded::{print_folded, print_stacks};
+pub(crate) use histogram::print_histogram;
+use perfetto::Perfetto;
+use text::Text;
+use tree::Tree;
 
 /// One hit.
 #[derive(Debug, Serialize)]
@@ -14,10 +27,14 @@ pub(crate) struct Event<'a> {
     pub(crate) probe: &'a str,
     pub(crate) pid: i32,
     pub(crate) tid: i32,
+    pub(crate) comm: Option<String>,
     pub(crate) cpu: Option<u32>,
     /// `CLOCK_MONOTONIC`.
     pub(crate) time_ns: u64,
     pub(crate) ip: u64,
+    /// What lies at `ip`.
+    #[serde(flatten, serialize_with = "as_keys")]
+    pub(crate) place: Option<Arc<Place>>,
     #[serde(serialize_with = "as_map")]
     pub(crate) args: Vec<(&'a str, Value)>,
     /// How long the call has taken, and RAX, if this is a return.
@@ -25,13 +42,78 @@ pub(crate) struct Event<'a> {
     pub(crate) duration_ns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retval: Option<u64>,
+    /// Whether it is the entry of a call whose return is an event, too.
+    #[serde(skip)]
+    pub(crate) is_entry: bool,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_frames")]
+    pub(crate) stack: Option<Vec<Arc<Place>>>,
     /// What is printed instead, as text.
     #[serde(skip)]
     pub(crate) line: Option<String>,
 }
 
+/// A function on a stack, as JSON has it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Frame<'a> {
+    ip: u64,
+    #[serde(flatten)]
+    at: At<'a>,
+    inlined: bool,
+}
+
+/// Where an address lies.
+#[derive(Debug, Default, Serialize)]
+struct At<'a> {
+    function: Option<&'a str>,
+    offset: Option<u64>,
+    file: Option<&'a str>,
+    line: Option<u64>,
+    object: Option<String>,
+}
+
+impl<'a> At<'a> {
+    fn new(place: &'a Place, function: Option<&'a Function>) -> At<'a> {
+        At {
+            function: function.and_then(|function| function.name.as_deref()),
+            // Without a function, where it is in the object.
+            offset: function.map_or(place.address, |function| function.offset),
+            file: function.and_then(|function| function.file.as_deref()),
+            line: function.and_then(|function| function.line),
+            object: place.object.as_ref().map(|object| object.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+/// The functions at each place of a stack.
+pub(crate) fn frames(stack: &[Arc<Place>]) -> Vec<Frame<'_>> {
+    stack.iter().flat_map(|place| frames_at(place)).collect()
+}
+
+fn frames_at<'a>(place: &'a Place) -> Vec<Frame<'a>> {
+    let inlined = |function: &Function| function.inlined;
+    let known = place.functions.iter().map(Some);
+    let unknown = place.functions.is_empty().then_some(None);
+    let new = |function: Option<&'a Function>| Frame {
+        ip: place.ip,
+        at: At::new(place, function),
+        inlined: function.is_some_and(inlined),
+    };
+    known.chain(unknown).map(new).collect()
+}
+
 fn as_map<S: Serializer>(args: &[(&str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(args.iter().map(|(name, value)| (name, value)))
+}
+
+fn as_keys<S: Serializer>(place: &Option<Arc<Place>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match place {
+        Some(place) => At::new(place, place.functions.last()).serialize(serializer),
+        None => At::default().serialize(serializer),
+    }
+}
+
+fn as_frames<S: Serializer>(stack: &Option<Vec<Arc<Place>>>, serializer: S) -> Result<S::Ok, S::Error> {
+    frames(stack.as_deref().unwrap_or_default()).serialize(serializer)
 }
 
 /// The counts of one probe.
@@ -56,56 +138,67 @@ pub(crate) struct Counts {
 /// A place where events go, one after the other, each at once.
 pub(crate) struct Events<W: Write> {
     out: W,
-    format: Format,
-    /// Of the probe column.
-    width: usize,
-    /// When the first event happened.
-    start_ns: Option<u64>,
-    line: String,
+    form: Form,
+    buffer: Vec<u8>,
+}
+
+enum Form {
+    Text(Text),
+    Json,
+    Tree(Tree),
+    Perfetto(Box<Perfetto>),
+    /// Nothing before the end.
+    Folded,
 }
 
 const NS_PER_US: u64 = 1000;
 const NS_PER_S: u64 = 1_000_000_000;
 
 impl<W: Write> Events<W> {
-    /// Events of probes whose names have at most `width` letters.
-    pub(crate) fn new(out: W, format: Format, width: usize) -> Events<W> {
-        Events { out, format, width, start_ns: None, line: String::new() }
+    /// Events of probes whose names have at most `width` letters, in colours if that is wanted.
+    pub(crate) fn new(out: W, format: Format, width: usize, coloured: bool) -> Events<W> {
+        let form = match format {
+            Format::Text => Form::Text(Text::new(width, coloured)),
+            Format::Json => Form::Json,
+            Format::Tree => Form::Tree(Tree::new(coloured)),
+            Format::Perfetto => Form::Perfetto(Box::default()),
+            Format::Folded => Form::Folded,
+        };
+        Events { out, form, buffer: Vec::new() }
     }
 
     /// There is a probe whose name has `width` letters.
     pub(crate) fn widen(&mut self, width: usize) {
-        self.width = self.width.max(width);
+        if let Form::Text(text) = &mut self.form {
+            text.widen(width);
+        }
     }
 
     /// Prints one event.
     pub(crate) fn print(&mut self, event: &Event<'_>) -> io::Result<()> {
-        let first = self.start_ns.is_none();
-        let start_ns = *self.start_ns.get_or_insert(event.time_ns);
-        self.line.clear();
-        match self.format {
-            Format::Text => {
-                let since_ns = event.time_ns.saturating_sub(start_ns);
-                self.text(event, first, since_ns).map_err(io::Error::other)?;
+        self.buffer.clear();
+        match &mut self.form {
+            Form::Text(text) => text.event(event, &mut self.buffer)?,
+            Form::Json => {
+                serde_json::to_writer(&mut self.buffer, event)?;
+                self.buffer.push(b'\n');
             }
-            Format::Json => {
-                self.line = serde_json::to_string(event).map_err(io::Error::from)?;
-                self.line.push('\n');
-            }
-            Format::Perfetto => {
-                self.line.push_str(if first { PERFETTO_START } else { ",\n" });
-                self.line.push_str(&perfetto(event).to_string());
-            }
+            Form::Tree(tree) => tree.event(event, &mut self.buffer)?,
+            Form::Perfetto(perfetto) => perfetto.event(event, &mut self.buffer),
+            Form::Folded => {}
         }
-        self.out.write_all(self.line.as_bytes())
+        self.out.write_all(&self.buffer)
     }
 
     /// Prints what the format needs at its end.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        if self.format == Format::Perfetto {
-            let start = if self.start_ns.is_none() { PERFETTO_START } else { "" };
-            write!(self.out, "{start}\n]}}\n")?;
+        self.buffer.clear();
+        match &mut self.form {
+            Form::Perfetto(perfetto) => perfetto.finish(&mut self.buffer),
+            Form::Tree(tree) => tree.finish(&mut self.buffer)?,
+            Form::Text(_) | Form::Json | Form::Folded => {}
         }
+        self.out.write_all(&self.buffer)?;
         self.out.flush()
     }
 
@@ -113,47 +206,6 @@ impl<W: Write> Events<W> {
     pub(crate) fn out(&mut self) -> &mut W {
         &mut self.out
     }
-
-    fn text(&mut self, event: &Event<'_>, first: bool, since_ns: u64) -> fmt::Result {
-        let (line, width) = (&mut self.line, self.width);
-        if let Some(text) = &event.line {
-            line.push_str(text);
-            if !text.ends_with('\n') {
-                line.push('\n');
-            }
-            return Ok(());
-        }
-        if first {
-            writeln!(line, "{:>14} {:>8}  {:<width$}  IP", "TIME", "TID", "PROBE")?;
-        }
-        let (seconds, rest) = (since_ns / NS_PER_S, since_ns % NS_PER_S);
-        write!(line, "{seconds:>4}.{rest:09} {:>8}  {:<width$}  {:#x}", event.tid, event.probe, event.ip)?;
-        if let Some(duration_ns) = event.duration_ns {
-            let (us, rest) = (duration_ns / NS_PER_US, duration_ns % NS_PER_US);
-            write!(line, "  {us}.{rest:03} us")?;
-        }
-        if let Some(value) = event.retval {
-            write!(line, " = {value:#x}")?;
-        }
-        event.args.iter().try_for_each(|(name, value)| write!(line, "  {name}={value}"))?;
-        writeln!(line)
-    }
-}
-
-const PERFETTO_START: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
-
-/// An instant event in the Trace Event Format, which has microseconds.
-fn perfetto(event: &Event<'_>) -> serde_json::Value {
-    let time_us = event.time_ns as f64 / NS_PER_US as f64;
-    let mut args = serde_json::json!({ "ip": format!("{:#x}", event.ip), "cpu": event.cpu });
-    for (name, value) in &event.args {
-        args[*name] = serde_json::json!(value);
-    }
-    serde_json::json!({
-        "name": event.probe, "cat": "probe", "ph": "i", "s": "t", "ts": time_us,
-        "pid": event.pid, "tid": event.tid,
-        "args": args,
-    })
 }
 
 /// Prints the counts as a table.
@@ -196,79 +248,66 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
 mod tests {
     use super::*;
 
-    fn event(time_ns: u64) -> Event<'static> {
+    pub(super) fn event(time_ns: u64) -> Event<'static> {
         let args = vec![("n", Value::Signed(-3))];
+        let function = |name: &str, inlined: bool| Function {
+            name: Some(name.to_owned()),
+            offset: (!inlined).then_some(0x1c),
+            file: Some("/src/app.c".to_owned()),
+            line: Some(12),
+            inlined,
+        };
+        let place = Arc::new(Place {
+            ip: 0x1234,
+            object: Some("/lib/libc.so.6".into()),
+            address: Some(0x34),
+            functions: vec![function("small", true), function("malloc", false)],
+        });
+        let unknown = Arc::new(Place { ip: 0x77, ..Place::default() });
         Event {
             line: None,
             probe: "libc.so.6:malloc",
             pid: 7,
             tid: 8,
+            comm: Some("app".to_owned()),
             cpu: Some(1),
             time_ns,
             ip: 0x1234,
+            place: Some(Arc::clone(&place)),
             args,
             duration_ns: None,
             retval: None,
+            is_entry: false,
+            stack: Some(vec![place, unknown]),
         }
     }
 
-    fn printed(format: Format, times: &[u64]) -> String {
+    pub(super) fn printed(format: Format, events: &[Event<'_>]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut events = Events::new(&mut out, format, 16);
-        times.iter().for_each(|&time| events.print(&event(time)).unwrap());
-        events.finish().unwrap();
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn text_is_aligned_and_counts_from_the_first_event() {
-        let text = printed(Format::Text, &[5_000_000_000, 6_000_000_001]);
-        assert_eq!(
-            text,
-            "          TIME      TID  PROBE             IP\n   \
-             0.000000000        8  libc.so.6:malloc  0x1234  n=-3\n   \
-             1.000000001        8  libc.so.6:malloc  0x1234  n=-3\n"
-        );
-        assert_eq!(printed(Format::Text, &[]), "");
-    }
-
-    #[test]
-    fn a_return_has_its_duration_and_its_result() {
-        let event = Event { duration_ns: Some(12_034), retval: Some(42), ..event(1) };
-        let printed = |format| {
-            let mut out = Vec::new();
-            Events::new(&mut out, format, 16).print(&event).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        assert!(printed(Format::Text).ends_with("0x1234  12.034 us = 0x2a  n=-3\n"));
-        let value: serde_json::Value = serde_json::from_str(&printed(Format::Json)).unwrap();
-        assert_eq!((&value["duration_ns"], &value["retval"]), (&12_034.into(), &42.into()));
+        let mut printing = Events::new(&mut out, format, 16, false);
+        events.iter().for_each(|event| printing.print(event).unwrap());
+        printing.finish().unwrap();
+        out
     }
 
     #[test]
     fn json_is_one_document_per_line() {
-        let text = printed(Format::Json, &[1, 2]);
+        let text = String::from_utf8(printed(Format::Json, &[event(1), event(2)])).unwrap();
         for (line, time) in text.lines().zip([1, 2]) {
             let value: serde_json::Value = serde_json::from_str(line).unwrap();
-            let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
-            keys.sort_unstable();
-            assert_eq!(keys, ["args", "cpu", "ip", "pid", "probe", "tid", "time_ns"]);
+            for key in ["args", "cpu", "ip", "pid", "probe", "tid", "time_ns"] {
+                assert!(value.get(key).is_some(), "{key}");
+            }
             assert_eq!(value["time_ns"], time);
             assert_eq!(value["args"], serde_json::json!({ "n": -3 }));
+            assert_eq!((&value["function"], &value["offset"]), (&"malloc".into(), &0x1c.into()));
+            let stack = value["stack"].as_array().unwrap();
+            let functions: Vec<_> = stack.iter().map(|frame| frame["function"].as_str()).collect();
+            assert_eq!(functions, [Some("small"), Some("malloc"), None]);
+            assert_eq!(stack[0]["inlined"], true);
+            assert_eq!((&stack[1]["file"], &stack[1]["line"]), (&"/src/app.c".into(), &12.into()));
+            assert_eq!((&stack[1]["object"], &stack[2]["ip"]), (&"/lib/libc.so.6".into(), &0x77.into()));
         }
         assert_eq!(text.lines().count(), 2);
-    }
-
-    #[test]
-    fn perfetto_is_one_document_however_many_events() {
-        for count in 0..3 {
-            let text = printed(Format::Perfetto, &[1000, 2500][..count.min(2)]);
-            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let events = value["traceEvents"].as_array().unwrap();
-            assert_eq!(events.len(), count.min(2));
-            if let Some(event) = events.get(1) {
-                assert_eq!(event["ts"], 2.5);
-            }
-        }
     }
 }

@@ -7,11 +7,12 @@ mod summary;
 pub(crate) mod what;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 
+use anstream::{AutoStream, ColorChoice};
 use probe::resolve::{Objects, Resolver};
 use probe::warden::{self, Client};
 use probe::{ProbeId, RunEnd, SessionOptions};
@@ -40,9 +41,7 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     if arguments.pid.is_some() != arguments.command.is_empty() {
         return Err(Failure::new("probe what? give either -p PID or -- CMD"));
     }
-    if mode == Mode::Stat && arguments.format() == Format::Perfetto {
-        return Err(Failure::new("stat prints no events, so it has no perfetto format; see trace"));
-    }
+    check_format(arguments, mode)?;
     let objects = Arc::new(Objects::default());
     let what = What::of_all(arguments)?;
     let resolvers = resolvers(arguments, &objects)?;
@@ -83,15 +82,44 @@ fn serve(
     Ok((client, probes))
 }
 
-/// Where the command prints.
-fn output(arguments: &Watch) -> Result<Out, Failure> {
+/// Finds wishes that go together badly.
+fn check_format(arguments: &Watch, mode: Mode) -> Result<(), Failure> {
+    let refused = |what: &str| Err(Failure::new(what));
+    match (mode, arguments.format()) {
+        (Mode::Stat, Format::Perfetto) => {
+            refused("stat prints no events, so it has no perfetto format; see trace")
+        }
+        (Mode::Stat, Format::Tree) => refused("stat prints no events, so it has no tree format; see trace"),
+        (Mode::Trace, _) if !arguments.histograms.is_empty() => {
+            refused("trace adds nothing up, so it has no --histogram; see stat")
+        }
+        (Mode::Trace, Format::Perfetto) if arguments.output.is_none() => {
+            let to_people = match arguments.pid {
+                Some(_) => io::stdout().is_terminal(),
+                // What the command prints there would be in it.
+                None => true,
+            };
+            if !to_people {
+                return Ok(());
+            }
+            refused("the perfetto format is not text; give a file for it by -o FILE")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the command prints, and whether in colours.
+fn output(arguments: &Watch) -> Result<(Out, bool), Failure> {
+    let coloured = |choice| choice != ColorChoice::Never;
     Ok(match &arguments.output {
         Some(path) => {
             let named = |error| Failure::new(format!("{}: {error}", path.display()));
-            Box::new(File::create(path).map_err(named)?)
+            (Box::new(File::create(path).map_err(named)?), false)
         }
-        None if arguments.pid.is_some() => Box::new(io::stdout()),
-        None => Box::new(io::stderr()),
+        None if arguments.pid.is_some() => {
+            (Box::new(io::stdout()), coloured(AutoStream::choice(&io::stdout())))
+        }
+        None => (Box::new(io::stderr()), coloured(AutoStream::choice(&io::stderr()))),
     })
 }
 
@@ -121,6 +149,9 @@ fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<C
     }
     if let Some((pid, error)) = client.inaccessible() {
         shared.lock().inaccessible = Some(inaccessible(pid, error));
+    }
+    if shared.drops {
+        client.drop_when_full(true)?;
     }
     if let Some(limit) = shared.limit {
         client.limit(limit)?;

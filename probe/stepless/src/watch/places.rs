@@ -13,6 +13,7 @@ use probe::warden::{Asked, Client, Place, Program};
 use probe::{Action, ProbeId, code};
 
 use super::state::Shared;
+use super::what::Programs;
 use crate::args::Watch;
 use crate::{Failure, target, warn};
 
@@ -73,9 +74,10 @@ pub(super) fn place(
     let mut probes = Vec::new();
     for (index, resolver) in resolvers.iter().enumerate() {
         let spec = resolver.spec().clone();
-        let placed = match spec.on_return {
-            true => client.probe_calls(spec, Program::new(), shared.program(index)),
-            false => client.probe(spec, shared.program(index)),
+        let Programs { at, on_return } = shared.programs(index);
+        let placed = match on_return {
+            Some(on_return) => client.probe_calls(spec, at, on_return),
+            None => client.probe(spec, at),
         };
         let probe = match placed {
             Ok(probe) => probe,

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
-use probe::warden::{ClientStop, Event as EngineEvent, News, Program, Record, Refusal};
+use probe::stacks::{Place, StackFrame, Symbolizer};
+use probe::warden::{ClientStop, Event as EngineEvent, News, Record, Refusal};
 
 use super::places::place_name;
 use super::rows::{Row, Rows};
-use super::what::{Symbols, What};
+use super::what::{Programs, Symbols, What};
 use super::{Mode, Out, inaccessible};
-use crate::args::{Format, Watch};
+use crate::args::{Format, OnFull, Watch};
 use crate::events::{Event, Events};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -26,8 +27,14 @@ const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} le
 pub(super) struct Shared {
     /// By probe on the command line.
     what: Vec<What>,
-    programs: Vec<Program>,
+    programs: Vec<Programs>,
     symbols: Symbols,
+    symbolizer: Symbolizer,
+    /// Whether stacks are shown.
+    stacks: bool,
+    pub(super) coloured: bool,
+    /// Whether events are dropped when there is no room for them, rather than waited with.
+    pub(super) drops: bool,
     pub(super) objects: Arc<Objects>,
     pub(super) format: Format,
     pub(super) limit: Option<u64>,
@@ -50,6 +57,8 @@ pub(super) struct State {
     pub(super) changed: u32,
     /// Which process could not be opened, and why, before any probe was placed.
     pub(super) inaccessible: Option<String>,
+    /// How many events were dropped, as the user wishes.
+    pub(super) lost: u64,
 }
 
 impl Shared {
@@ -59,13 +68,13 @@ impl Shared {
         resolvers: &[Resolver],
         what: Vec<What>,
         objects: Arc<Objects>,
-        out: Out,
+        (out, coloured): (Out, bool),
     ) -> Shared {
         let rows = Rows::new(resolvers.iter().map(|resolver| resolver.spec().to_string()));
         let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         let format = arguments.format();
         let state = State {
-            events: Events::new(out, format, width),
+            events: Events::new(out, format, width, coloured),
             broken: None,
             started: arguments.pid.is_some(),
             rows,
@@ -74,13 +83,17 @@ impl Shared {
             failed: Vec::new(),
             changed: 0,
             inaccessible: None,
+            lost: 0,
         };
-        let printing = mode == Mode::Trace;
-        let programs = what.iter().map(|what| what.program(arguments, printing)).collect();
+        let programs = what.iter().map(|what| what.programs(arguments, mode)).collect();
         Shared {
             what,
             programs,
             symbols: Symbols::new(Arc::clone(&objects)),
+            symbolizer: Symbolizer::new(Arc::clone(&objects)),
+            stacks: arguments.stack.is_some(),
+            drops: arguments.on_full == OnFull::Drop,
+            coloured,
             objects,
             format,
             limit: arguments.limit,
@@ -93,8 +106,18 @@ impl Shared {
     }
 
     /// What the warden does at each hit of a probe.
-    pub(super) fn program(&self, index: usize) -> Program {
+    pub(super) fn programs(&self, index: usize) -> Programs {
         self.programs.get(index).cloned().unwrap_or_default()
+    }
+
+    /// The expressions of which histograms of a probe are wanted.
+    pub(super) fn histograms(&self, index: usize) -> Vec<String> {
+        self.what.get(index).map(|what| what.histograms().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// What lies on a stack.
+    pub(super) fn places(&self, stack: &[StackFrame]) -> Vec<Arc<Place>> {
+        stack.iter().map(|frame| self.symbolizer.place(frame)).collect()
     }
 
     /// The warden has news.
@@ -102,6 +125,8 @@ impl Shared {
         match news {
             News::Hit(hit) => self.hit(hit, stop, signals),
             News::Event(event) => self.observe(event),
+            // That is told at the end.
+            News::Lost(events) if self.drops => self.lock().lost += events,
             News::Lost(1) => warn("1 event lost while stepless was stopped"),
             News::Lost(events) => warn(&format!("{events} events lost while stepless was stopped")),
             _ => {}
@@ -118,8 +143,13 @@ impl Shared {
         let nothing = What::default();
         let what = state.rows.index_of(hit.probe).and_then(|index| self.what.get(index)).unwrap_or(&nothing);
         let (args, line) = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
+        let places = self.places(&hit.stack);
         let event = Event {
             line,
+            comm: hit.comm.as_deref().map(|comm| String::from_utf8_lossy(comm).into_owned()),
+            place: places.first().map(Arc::clone),
+            is_entry: hit.duration_ns.is_none() && what.has_entries(),
+            stack: self.stacks.then_some(places),
             probe: state.rows.name(hit.probe),
             pid: hit.pid,
             tid: hit.tid,

@@ -1,18 +1,24 @@
 //! What there is to say when the run is over: the counts, why probes were never placed, and the exit status.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use probe::ProbeId;
-use probe::warden::{Client, Report};
-use serde::Serialize;
+use probe::stacks::Place;
+use probe::warden::{Bucket, Client, Histogram, Report, Totals};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::Mode;
 use super::rows::Row;
 use super::state::{Shared, State};
 use crate::args::Format;
-use crate::events::{Counts, print_counts};
+use crate::events::{Counts, Frame, frames, print_counts, print_folded, print_histogram, print_stacks};
 use crate::signals::Signals;
 use crate::{Failure, warn};
 
@@ -34,6 +40,7 @@ pub(super) fn finish(
     };
     let ids: Vec<ProbeId> = rows.iter().map(|&(probe, ..)| probe).collect();
     let counts = counts(&self::reports(&mut client, &ids)?, &rows);
+    let details = details(&mut client, &ids, shared)?;
     signals.release();
     let mut state = shared.lock();
     if let Some(failure) = state.failure.take() {
@@ -50,7 +57,9 @@ pub(super) fn finish(
     let mut wait = || if launched && !ending { client.wait() } else { client.status() };
     let needs_status = mode == Mode::Stat && shared.format == Format::Json;
     let early = if needs_status { wait() } else { None };
-    let printed = signals.writing(|| print(&mut state, &counts, early.map(shell_status), shared, mode));
+    let printed =
+        signals.writing(|| print(&mut state, (&counts, &details), early.map(shell_status), shared, mode));
+    tell_lost(&state, &details);
     drop(state);
     let status = early.or_else(wait).map(shell_status);
     signals.over();
@@ -104,15 +113,29 @@ fn counts(reports: &[Report], rows: &[(ProbeId, String, bool)]) -> Vec<Counts> {
 
 fn print(
     state: &mut State,
-    counts: &[Counts],
+    (counts, details): (&[Counts], &[Detail]),
     target_status: Option<i32>,
     shared: &Shared,
     mode: Mode,
 ) -> io::Result<()> {
     #[derive(Serialize)]
     struct Document<'a> {
-        probes: &'a [Counts],
+        probes: Vec<Probe<'a>>,
         target_status: Option<i32>,
+    }
+    #[derive(Serialize)]
+    struct Probe<'a> {
+        #[serde(flatten)]
+        counts: &'a Counts,
+        #[serde(flatten)]
+        detail: &'a Detail,
+    }
+    if shared.format == Format::Folded && state.broken.is_none() {
+        let stacks: Vec<_> = details.iter().flat_map(|detail| detail.stacks.iter().cloned()).collect();
+        print_folded(state.events.out(), &stacks)?;
+        if mode == Mode::Stat {
+            return Ok(());
+        }
     }
     if mode == Mode::Trace {
         let finished = match state.broken.take() {
@@ -125,12 +148,138 @@ fn print(
     }
     let out = state.events.out();
     if shared.format == Format::Json {
-        let mut line = serde_json::to_vec(&Document { probes: counts, target_status })?;
+        let probes = counts.iter().zip(details).map(|(counts, detail)| Probe { counts, detail }).collect();
+        let mut line = serde_json::to_vec(&Document { probes, target_status })?;
         line.push(b'\n');
         out.write_all(&line)?;
         return out.flush();
     }
-    print_counts(out, counts)
+    print_counts(out, counts)?;
+    for (counts, detail) in counts.iter().zip(details) {
+        for (expression, histogram) in &detail.histograms {
+            print_histogram(out, &counts.probe, expression, histogram)?;
+        }
+        print_stacks(out, &counts.probe, &detail.stacks, shared.coloured)?;
+    }
+    Ok(())
+}
+
+/// What was added up of a probe.
+#[derive(Debug, Default)]
+struct Detail {
+    stacks: Vec<(Vec<Arc<Place>>, u64)>,
+    other_stacks: u64,
+    histograms: Vec<(String, Histogram)>,
+}
+
+impl Detail {
+    fn new(totals: Totals, expressions: Vec<String>, shared: &Shared) -> Detail {
+        // What lies at the same places at different addresses, in processes of their own, is the same stack.
+        let mut stacks: Vec<(Vec<Arc<Place>>, u64)> = Vec::new();
+        let mut known: HashMap<Vec<Line>, usize> = HashMap::new();
+        for stack in totals.stacks {
+            let places = shared.places(&stack.frames);
+            let key = places.iter().map(|place| Line::of(place)).collect();
+            match known.get(&key).and_then(|&index| stacks.get_mut(index)) {
+                Some((_, count)) => *count += stack.count,
+                None => {
+                    known.insert(key, stacks.len());
+                    stacks.push((places, stack.count));
+                }
+            }
+        }
+        stacks.sort_by_key(|&(_, count)| Reverse(count));
+        let mut histograms = totals.histograms;
+        // One that no hit has reached is not there.
+        histograms.resize_with(expressions.len(), Histogram::default);
+        let histograms = expressions.into_iter().zip(histograms).collect();
+        Detail { stacks, other_stacks: totals.other_stacks, histograms }
+    }
+}
+
+/// What was added up of each of these probes.
+fn details(client: &mut Client, probes: &[ProbeId], shared: &Shared) -> Result<Vec<Detail>, Failure> {
+    let mut details = Vec::new();
+    for &probe in probes {
+        let totals = client.totals(probe)?.unwrap_or_default();
+        let index = shared.lock().rows.index_of(probe);
+        let expressions = index.map(|index| shared.histograms(index)).unwrap_or_default();
+        details.push(Detail::new(totals, expressions, shared));
+    }
+    Ok(details)
+}
+
+/// What makes a place: the address in its file or, where there is none, in its process.
+#[derive(PartialEq, Eq, Hash)]
+struct Line(Option<PathBuf>, u64);
+
+impl Line {
+    fn of(place: &Place) -> Line {
+        Line(place.object.clone(), place.address.unwrap_or(place.ip))
+    }
+}
+
+impl Serialize for Detail {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Stack<'a> {
+            count: u64,
+            frames: Vec<Frame<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Values<'a> {
+            expression: &'a str,
+            undefined: u64,
+            buckets: Vec<Row>,
+        }
+        #[derive(Serialize)]
+        struct Row {
+            from: serde_json::Value,
+            to: serde_json::Value,
+            count: u64,
+        }
+        let mut map = serializer.serialize_map(None)?;
+        if !self.stacks.is_empty() {
+            let stacks = self.stacks.iter();
+            let stacks = stacks.map(|(stack, count)| Stack { count: *count, frames: frames(stack) });
+            map.serialize_entry("stacks", &stacks.collect::<Vec<_>>())?;
+            map.serialize_entry("other_stacks", &self.other_stacks)?;
+        }
+        if !self.histograms.is_empty() {
+            let row = |&(bucket, count): &(Bucket, u64)| Row {
+                from: whole(bucket.from()),
+                to: whole(bucket.to()),
+                count,
+            };
+            let mut values = Vec::new();
+            for (expression, histogram) in &self.histograms {
+                let buckets = histogram.buckets.iter().map(row).collect();
+                values.push(Values { expression, undefined: histogram.undefined, buckets });
+            }
+            map.serialize_entry("histograms", &values)?;
+        }
+        map.end()
+    }
+}
+
+/// A number, without a point where it is an integer.
+fn whole(value: f64) -> serde_json::Value {
+    /// Of these, each integer is itself as a double.
+    const MOST: f64 = (1u64 << 53) as f64;
+    if value.fract() == 0.0 && value.abs() <= MOST { (value as i64).into() } else { value.into() }
+}
+
+/// What was not printed, or not counted one by one.
+fn tell_lost(state: &State, details: &[Detail]) {
+    match state.lost {
+        0 => {}
+        1 => warn("1 event was lost: what reads them is slower than the target"),
+        lost => warn(&format!("{lost} events were lost: what reads them is slower than the target")),
+    }
+    let others: u64 = details.iter().map(|detail| detail.other_stacks).sum();
+    if others > 0 {
+        warn(&format!("{others} hits had stacks that were not kept, since there were too many"));
+    }
 }
 
 /// The status as a shell has it: 128 and the signal's number for a process that was killed.

@@ -9,11 +9,12 @@ use probe::language::Register;
 use probe::maps::{self, Maps};
 use probe::resolve::Objects;
 use probe::spec::ProbeSpec;
-use probe::warden::{Arguments, Fields, Program};
+use probe::warden::{Arguments, Fields, Measure, Program};
 
+use super::Mode;
 use super::places::place_name;
 use crate::Failure;
-use crate::args::{Format, Watch};
+use crate::args::{FRAMES, Format, Watch};
 
 /// What is wanted of the hits of one probe.
 #[derive(Debug, Default)]
@@ -22,8 +23,26 @@ pub(super) struct What {
     /// How many of the template's arguments stand in `args`; those of the line follow.
     named: usize,
     line: Option<Line>,
-    /// Whether the hits are returns.
-    on_return: bool,
+    /// The expressions of which histograms are wanted, and where they stand in the template.
+    histograms: Vec<(String, Measure)>,
+    /// Whether calls are followed to their returns, and which end of them the template is of.
+    calls: Option<End>,
+    /// Whether the other end is an event, too.
+    both: bool,
+}
+
+/// An end of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Entry,
+    Return,
+}
+
+/// What the warden does at each hit; of a probe that follows calls, at entries and at returns.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Programs {
+    pub(super) at: Program,
+    pub(super) on_return: Option<Program>,
 }
 
 impl What {
@@ -49,14 +68,62 @@ impl What {
             let (parsed, with_line) = Line::parse(text, template)?;
             (line, template) = (Some(parsed), with_line);
         }
+        let mut histograms = Vec::new();
+        for expression in &arguments.histograms {
+            let measure = if expression.trim() == DURATION && spec.on_return {
+                Measure::Duration
+            } else {
+                // A name that nobody can write.
+                let name = format!("{{{}", template.arguments());
+                let index = u32::try_from(template.arguments()).unwrap_or(u32::MAX);
+                template = template.with_argument(Some(&name), expression)?;
+                Measure::Argument(index)
+            };
+            histograms.push((expression.clone(), measure));
+        }
         if arguments.variables {
             template = template.with_variables();
         }
-        Ok(What { template, named, line, on_return: spec.on_return })
+        let tree = arguments.format() == Format::Tree;
+        let calls = match (spec.on_return, tree) {
+            (true, _) => Some(End::Return),
+            (false, true) => Some(End::Entry),
+            (false, false) => None,
+        };
+        let both = tree || arguments.format() == Format::Perfetto;
+        Ok(What { template, named, line, histograms, calls, both })
     }
 
-    /// What the warden does at each hit.
-    pub(super) fn program(&self, arguments: &Watch, prints: bool) -> Program {
+    /// The expressions of which histograms are wanted.
+    pub(super) fn histograms(&self) -> impl Iterator<Item = &str> {
+        self.histograms.iter().map(|(expression, _)| expression.as_str())
+    }
+
+    /// Whether a hit without a duration is the entry of a call.
+    pub(super) fn has_entries(&self) -> bool {
+        self.calls.is_some() && self.both
+    }
+
+    /// What the warden does.
+    pub(super) fn programs(&self, arguments: &Watch, mode: Mode) -> Programs {
+        let other = || match self.both && prints(arguments, mode) {
+            true => Program::new().record(fields(arguments)),
+            false => Program::new(),
+        };
+        let own = |limits| self.program(arguments, mode, limits);
+        let result = |program: Program| program.record(fields(arguments).register(Register::Rax));
+        match self.calls {
+            None => Programs { at: own(true), on_return: None },
+            Some(End::Return) => Programs { at: other(), on_return: Some(own(true)) },
+            Some(End::Entry) => {
+                let limited = Program::new();
+                let limited = if arguments.limit.is_some() { limited.shared_limit() } else { limited };
+                Programs { at: own(false), on_return: Some(result(limited)) }
+            }
+        }
+    }
+
+    fn program(&self, arguments: &Watch, mode: Mode, limits: bool) -> Program {
         let mut program = Program::new();
         if !self.template.is_empty() {
             program = program.template(self.template.clone());
@@ -64,21 +131,21 @@ impl What {
         if let Some(one_in) = arguments.sample {
             program = program.sample(one_in.get());
         }
-        if arguments.limit.is_some() {
+        if limits && arguments.limit.is_some() {
             program = program.shared_limit();
         }
-        if !prints {
-            return program;
+        for &(_, measure) in &self.histograms {
+            program = program.histogram(measure);
         }
-        let mut fields = Fields::new();
-        // The processor costs a file.
-        if arguments.format() != Format::Text {
-            fields = fields.cpu();
+        if !prints(arguments, mode) {
+            let counts = arguments.stack.is_some() || arguments.format() == Format::Folded;
+            return if counts { program.count_stack(arguments.stack.unwrap_or(FRAMES)) } else { program };
         }
+        let mut fields = fields(arguments);
         if self.template.has_arguments() {
             fields = fields.arguments();
         }
-        if self.on_return {
+        if self.calls == Some(End::Return) {
             fields = fields.register(Register::Rax);
         }
         program.record(fields)
@@ -109,6 +176,30 @@ impl What {
         (values, line)
     }
 }
+
+/// Whether each hit is an event that is printed.
+fn prints(arguments: &Watch, mode: Mode) -> bool {
+    mode == Mode::Trace && arguments.format() != Format::Folded
+}
+
+/// What is recorded of each hit besides arguments.
+fn fields(arguments: &Watch) -> Fields {
+    let stack = arguments.stack.unwrap_or(0);
+    if arguments.format_event.is_some() {
+        return Fields::new().stack(stack);
+    }
+    let fields = match arguments.format() {
+        Format::Tree => return Fields::new(),
+        // The processor costs a file.
+        Format::Text => Fields::new(),
+        _ => Fields::new().cpu(),
+    };
+    // The first frame says what the address belongs to.
+    fields.comm().stack(stack.max(1))
+}
+
+/// How long a call has taken, in an expression.
+const DURATION: &str = "duration";
 
 /// In a line of one's own, texts have no quotes.
 fn plain(value: &Value) -> String {
