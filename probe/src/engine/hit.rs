@@ -238,8 +238,11 @@ impl Hit<'_> {
     }
 
     /// The calls that have led here, the thread's own place first, without frame pointers; `most` of them at most. It ends
-    /// where a stack does, or where nothing tells how to go on.
+    /// where a stack does, or where nothing tells how to go on. Of 32-bit code, it is the thread's own place alone.
     pub fn stack(&mut self, unwinder: &Unwinder, most: usize) -> Vec<StackFrame> {
+        const CODE_64: u16 = 0x33;
+        let is_64 = self.registers.segment.get(emu::registers::segment::CS) == Some(&CODE_64);
+        let most = if is_64 { most } else { most.min(1) };
         let gpr = self.registers.gpr;
         let caller = Caller { pid: self.pid, gpr: &gpr, ip: self.ip };
         unwinder.stack(&caller, &mut ThreadMemory(self.thread), most)
