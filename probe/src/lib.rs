@@ -84,5 +84,5 @@ pub use error::{AttachError, ProbeError};
 pub use executor::ptrace::atomic::Ways;
 pub use executor::space::Unplaceable;
 pub use symbols::locate::{self, Locate, LocateError, Site};
-pub use symbols::{census, code, debug, elf, glob, recorded, resolve, spec};
+pub use symbols::{census, code, debug, elf, glob, recorded, resolve, similar, spec};
 pub use target::maps;

@@ -204,7 +204,7 @@ impl Locate for InFile {
         let mapped = maps.iter().filter(|mapping| mapping.file() == Some(&self.0) && mapping.is_executable());
         let sites: Vec<_> = mapped.filter_map(|mapping| mapping.address_of(self.1)).collect();
         if sites.is_empty() {
-            return Err(LocateError::NotMapped { object: self.0.display().to_string() });
+            return Err(LocateError::NotMapped { object: self.0.display().to_string(), instead: Vec::new() });
         }
         Ok(sites.into_iter().map(|address| Site { address }).collect())
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace::Options;
+
 use crate::engine::call::Call;
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
@@ -152,16 +154,7 @@ impl Session {
     /// # Errors
     /// [`AttachError`]; the process has not been touched then.
     pub fn attach_with(pid: i32, options: SessionOptions) -> Result<Session, AttachError> {
-        if pid <= 0 {
-            return Err(AttachError::NoSuchProcess { pid });
-        }
-        let pid = procfs::process_of(pid).ok_or(AttachError::NoSuchProcess { pid })?;
-        if u32::try_from(pid) == Ok(std::process::id()) {
-            return Err(AttachError::Own);
-        }
-        if procfs::elf_class(pid) == Some(1) {
-            return Err(AttachError::Not64Bit { pid });
-        }
+        let pid = attachable(pid)?;
         /// A thread whose end has been waited for lets go of what it traced a moment later.
         const LETTING_GO: Duration = Duration::from_millis(50);
         let deadline = Instant::now() + LETTING_GO;
@@ -180,6 +173,21 @@ impl Session {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Attaches to another process, which has the same probes from now on. The session goes on until it has ended, too;
+    /// [`Session::pid`] and [`Session::status`] stay those of the first.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the process has not been touched then.
+    pub fn attach_also(&mut self, pid: i32) -> Result<(), AttachError> {
+        let pid = attachable(pid)?;
+        if self.shared().register.contains(pid) {
+            return Ok(());
+        }
+        let space = self.tracer.occupy(pid, Options::empty())?;
+        self.tracer.relocate(space, pid);
+        Ok(())
     }
 
     /// Starts a program, traced from its first instruction, and stopped there until [`Session::run`].
@@ -537,6 +545,21 @@ fn come_back<T: 'static>(
         Some(call) => on_return(hit, call),
         None => Action::Continue,
     }
+}
+
+/// The process that `pid`, one of its threads, belongs to, if it can be attached to at all.
+fn attachable(pid: i32) -> Result<i32, AttachError> {
+    if pid <= 0 {
+        return Err(AttachError::NoSuchProcess { pid });
+    }
+    let pid = procfs::process_of(pid).ok_or(AttachError::NoSuchProcess { pid })?;
+    if u32::try_from(pid) == Ok(std::process::id()) {
+        return Err(AttachError::Own);
+    }
+    if procfs::elf_class(pid) == Some(1) {
+        return Err(AttachError::Not64Bit { pid });
+    }
+    Ok(pid)
 }
 
 impl Drop for Session {

@@ -58,6 +58,8 @@ pub enum LocateError {
     NotMapped {
         /// The object, as the probe names it.
         object: String,
+        /// What is mapped instead: names that look like it, or, of a few, all.
+        instead: Vec<String>,
     },
     /// The probe names nothing that exists, or more than one thing.
     Unresolvable(Box<dyn Error + Send + Sync>),
@@ -66,7 +68,11 @@ pub enum LocateError {
 impl fmt::Display for LocateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LocateError::NotMapped { object } => write!(f, "{object} is not mapped in the target"),
+            LocateError::NotMapped { object, instead } => {
+                write!(f, "{object} is not mapped in the target")?;
+                let is = if instead.len() == 1 { "is" } else { "are" };
+                if instead.is_empty() { Ok(()) } else { write!(f, "; {} {is}", instead.join(", ")) }
+            }
             LocateError::Unresolvable(reason) => reason.fmt(f),
         }
     }
@@ -90,7 +96,7 @@ impl Locate for Address {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         match crate::target::maps::find(maps, self.0) {
             Some(_) => Ok(vec![Site { address: self.0 }]),
-            None => Err(LocateError::NotMapped { object: format!("{:#x}", self.0) }),
+            None => Err(LocateError::NotMapped { object: format!("{:#x}", self.0), instead: Vec::new() }),
         }
     }
 }

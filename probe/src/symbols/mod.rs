@@ -9,4 +9,5 @@ pub(crate) mod indirect;
 pub mod locate;
 pub mod recorded;
 pub mod resolve;
+pub mod similar;
 pub mod spec;

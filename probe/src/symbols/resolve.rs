@@ -20,7 +20,7 @@ mod objects;
 
 pub use error::ResolveError;
 pub use objects::Objects;
-use objects::{absolute, find_object, is_same, named};
+use objects::{absolute, find_object, is_same, named, similar_objects};
 
 /// A probe and what it takes to look it up.
 #[derive(Clone, Debug)]
@@ -192,14 +192,14 @@ impl Resolver {
     fn mapped<'a>(&self, maps: &'a Maps) -> Result<(&ProbeSpec, &'a Mapping), LocateError> {
         let mut found: Option<(&ProbeSpec, &Mapping)> = None;
         let object = self.spec.object().unwrap_or_default();
-        let mut missing = LocateError::NotMapped { object: object.to_owned() };
+        let mut wrong = None;
         for (index, spec) in self.readings().enumerate() {
             let object = spec.object().unwrap_or_default();
             let file = match find_object(object, maps, &self.objects, self.base.as_deref()) {
                 Ok(Some(file)) => file,
                 Ok(None) => continue,
                 Err(error) if index == 0 => {
-                    missing = error.into();
+                    wrong = Some(error);
                     continue;
                 }
                 // There need not be such a file.
@@ -211,7 +211,12 @@ impl Resolver {
             }
             found = Some((spec, file));
         }
-        found.ok_or(missing)
+        found.ok_or_else(|| match wrong {
+            Some(error) => error.into(),
+            None => {
+                LocateError::NotMapped { object: object.to_owned(), instead: similar_objects(object, maps) }
+            }
+        })
     }
 
     /// The addresses of what the resolver of an indirect function has answered, or may.

@@ -207,7 +207,8 @@ impl Client {
         self.warden.id().cast_signed()
     }
 
-    /// As [`Session::attach_with`](crate::Session::attach_with).
+    /// As [`Session::attach_with`](crate::Session::attach_with) and, once there is a target,
+    /// [`Session::attach_also`](crate::Session::attach_also), with the options of the first.
     ///
     /// # Errors
     /// [`WardenError`]; the process has not been touched then.
@@ -218,7 +219,9 @@ impl Client {
         }
         match self.call(&Request::Attach { pid, follow: options.follow, tracers: options.tracers })? {
             Reply::Attached { pid } => {
-                self.target = pid;
+                if self.target == 0 {
+                    self.target = pid;
+                }
                 Ok(())
             }
             Reply::CannotAttach(error) => Err(WardenError::Attach(error.into())),

@@ -312,6 +312,14 @@ impl Service<'_> {
             Request::Hello { version: VERSION } => outlet.reply(&Reply::Done),
             Request::Hello { version } => self.warden.refuse(&format!("it is {VERSION}, and not {version}")),
             Request::Attach { pid, follow, tracers } => {
+                if let Some(session) = &mut self.session {
+                    let attached = session.attach_also(pid);
+                    outlet.reply(&match attached {
+                        Ok(()) => Reply::Attached { pid },
+                        Err(error) => Reply::CannotAttach(error.into()),
+                    });
+                    return Next::GoOn;
+                }
                 let options = SessionOptions { follow, tracers, ..SessionOptions::default() };
                 self.start(Session::attach_with(pid, options), true);
             }

@@ -73,9 +73,13 @@ pub(crate) struct Watch {
     /// Where to probe; may be given more than once.
     #[arg(short = 'e', value_name = "PROBE", required = true)]
     pub(crate) probes: Vec<String>,
-    /// The running process to probe.
-    #[arg(short, value_name = "PID")]
-    pub(crate) pid: Option<i32>,
+    /// A running process to probe, or all that are called NAME or run a program of that name; may be given more than
+    /// once.
+    #[arg(short, value_name = "PID|NAME", allow_hyphen_values = true)]
+    pub(crate) pid: Vec<String>,
+    /// Only hits of this thread; may be given more than once. Names its process, too, where there is no -p.
+    #[arg(long, value_name = "TID")]
+    pub(crate) tid: Vec<i32>,
     /// Print JSON: one line per event, or one document.
     #[arg(long, conflicts_with = "format")]
     pub(crate) json: bool,
@@ -128,6 +132,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Whether running processes are to be probed, rather than a command.
+    pub(crate) fn attaches(&self) -> bool {
+        !self.pid.is_empty() || !self.tid.is_empty()
+    }
+
     /// What `--json` and `--format` say together.
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.format }

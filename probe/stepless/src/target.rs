@@ -1,15 +1,81 @@
 //! The process that `-p` names.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
 use probe::elf::ElfError;
-use probe::maps::Maps;
+use probe::maps::{self, Maps};
+use probe::similar;
 
 use crate::Failure;
 
 /// The longest that an instruction can be, in bytes (SDM volume 2, section 2.3.11).
 pub(crate) const LONGEST: usize = 15;
+
+/// The processes that are meant by numbers or names, or have these threads; each once.
+pub(crate) fn named(names: &[String], threads: &[i32]) -> Result<Vec<i32>, Failure> {
+    let mut processes = Vec::new();
+    for name in names {
+        match name.parse() {
+            Ok(pid) => processes.push(pid),
+            Err(_) => processes.extend(called(name)?),
+        }
+    }
+    for &tid in threads {
+        let missing = || Failure::new(format!("there is no thread {tid}"));
+        let pid = process_of(tid).ok_or_else(missing)?;
+        if !names.is_empty() && !processes.contains(&pid) {
+            return Err(Failure::new(format!(
+                "thread {tid} is of process {pid}, which is none of those given"
+            )));
+        }
+        processes.push(pid);
+    }
+    let mut seen = HashSet::new();
+    processes.retain(|&pid| seen.insert(pid));
+    Ok(processes)
+}
+
+/// The process of a thread.
+fn process_of(tid: i32) -> Option<i32> {
+    let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The processes that are called `name`, or whose program is.
+fn called(name: &str) -> Result<Vec<i32>, Failure> {
+    /// How much of a name a process has (TASK_COMM_LEN, less its end).
+    const LONGEST_NAME: usize = 15;
+    let entries = std::fs::read_dir("/proc").map_err(|error| about(0, &error))?;
+    let own = std::process::id().cast_signed();
+    let mut all = Vec::new();
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(pid) = pid.filter(|&pid| pid != own) else { continue };
+        let command = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let command = String::from_utf8_lossy(command.trim_ascii_end()).into_owned();
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let program = program.as_deref().map(maps::without_mark).and_then(Path::file_name);
+        let program = program.map(|program| program.to_string_lossy().into_owned());
+        // One without a program is a kernel's thread or has ended.
+        let Some(program) = program else { continue };
+        let cut = command.len() == LONGEST_NAME && name.starts_with(&command);
+        if command == name || program == name || cut {
+            found.push(pid);
+        }
+        all.extend([command, program]);
+    }
+    if !found.is_empty() {
+        found.sort_unstable();
+        return Ok(found);
+    }
+    let near = similar::nearest(name, all.iter().map(String::as_str), 4);
+    let near = if near.is_empty() { String::new() } else { format!("; there is {}", near.join(", ")) };
+    Err(Failure::new(format!("no process is called `{name}`{near}")))
+}
 
 /// What process `pid` has mapped.
 pub(crate) fn maps(pid: i32) -> Result<Maps, Failure> {

@@ -277,7 +277,7 @@ fn wrong_usage_is_one_line_and_status_2() {
     let with = |rest: &[&'static str]| -> Vec<&str> { [&["stat"], &probe[..], rest].concat() };
     refuses(&with(&[]), "-p PID or -- CMD");
     refuses(&with(&["-p", "1", "--", "true"]), "-p PID or -- CMD");
-    refuses(&with(&["-p", "x"]), "'x'");
+    refuses(&with(&["-p", "no such name"]), "no process is called");
     refuses(&with(&["--format", "perfetto", "--", "true"]), "perfetto");
     refuses(&with(&["--limit", "0", "--", "true"]), "--limit");
     refuses(&with(&["-o", "/nothing/here", "--", "true"]), "/nothing/here");

@@ -103,7 +103,10 @@ impl Locate for Function {
             .map(|address| Site { address })
             .collect();
         if sites.is_empty() {
-            return Err(LocateError::NotMapped { object: self.path.display().to_string() });
+            return Err(LocateError::NotMapped {
+                object: self.path.display().to_string(),
+                instead: Vec::new(),
+            });
         }
         Ok(sites)
     }

@@ -15,6 +15,7 @@ use object::{LittleEndian, ReadRef};
 
 use super::names::{self, Written};
 use super::{CodeRange, contains};
+use crate::symbols::similar::distance;
 
 type Header = FileHeader64<LittleEndian>;
 
@@ -356,7 +357,7 @@ impl Symbols {
             let written = names::demangle(&symbol.name);
             let same_part = part.len() > 2 && last(&written) == part;
             let ways = [written.as_ref(), written.split('(').next().unwrap_or_default()];
-            let distances = ways.into_iter().filter_map(|way| names::distance(&plain(way), &all, most));
+            let distances = ways.into_iter().filter_map(|way| distance(&plain(way), &all, most));
             let distance = match distances.min() {
                 Some(distance) => distance,
                 None if same_part => most,

@@ -1,6 +1,6 @@
 //! Lines of the source as probes name them.
 
-use super::objects::{files, find_object, is_same};
+use super::objects::{files, find_object, is_same, similar_objects};
 use super::{ResolveError, Resolver};
 use crate::symbols::debug::DebugError;
 use crate::symbols::elf::Elf;
@@ -20,7 +20,10 @@ impl Resolver {
             None => files(maps),
             Some(name) => match find_object(name, maps, &self.objects, self.base.as_deref())? {
                 Some(file) => vec![file],
-                None => return Err(LocateError::NotMapped { object: name.clone() }),
+                None => {
+                    let instead = similar_objects(name, maps);
+                    return Err(LocateError::NotMapped { object: name.clone(), instead });
+                }
             },
         };
         let mut places = Vec::new();
@@ -54,7 +57,7 @@ impl Resolver {
             // An object that has it may still come.
             _ => {
                 let object = format!("a source file or function `{within}` with debug information");
-                Err(LocateError::NotMapped { object })
+                Err(LocateError::NotMapped { object, instead: Vec::new() })
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::ResolveError;
 use crate::symbols::elf::{self, Elf, ElfError};
+use crate::symbols::similar;
 use crate::target::mapped::{self, MappedError};
 use crate::target::maps::{self, Mapping, Maps};
 
@@ -283,4 +284,21 @@ fn program(pid: i32, name: &str, base: Option<&Path>) -> Option<File> {
         let file = mapped::in_root(pid, &directory.join(name)).ok()?;
         file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
     })
+}
+
+/// The names of mapped files that look like `object`, or of all where these are a few.
+pub(super) fn similar_objects(object: &str, maps: &Maps) -> Vec<String> {
+    const FEW: usize = 4;
+    let name = |path: &Path| {
+        let name = maps::without_mark(path).file_name()?.to_str()?;
+        Some(name.to_owned())
+    };
+    let names: Vec<String> =
+        files(maps).into_iter().filter_map(|mapping| name(mapping.path.as_deref()?)).collect();
+    let wanted = object.rsplit('/').next().unwrap_or_default();
+    let near = similar::nearest(wanted, names.iter().map(String::as_str), FEW);
+    match near.is_empty() && names.len() <= FEW {
+        true => names,
+        false => near,
+    }
 }

@@ -19,7 +19,7 @@ use probe::{ProbeId, RunEnd, SessionOptions};
 
 use crate::args::{Format, Watch};
 use crate::signals::{self, Signals};
-use crate::{Failure, warn};
+use crate::{Failure, target, warn};
 
 use places::{check_places, place, resolvers};
 use state::Shared;
@@ -38,20 +38,21 @@ pub(crate) enum Mode {
 type Out = Box<dyn Write + Send>;
 
 pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
-    if arguments.pid.is_some() != arguments.command.is_empty() {
+    if arguments.attaches() != arguments.command.is_empty() {
         return Err(Failure::new("probe what? give either -p PID or -- CMD"));
     }
     check_format(arguments, mode)?;
     let objects = Arc::new(Objects::default());
     let what = What::of_all(arguments)?;
     let resolvers = resolvers(arguments, &objects)?;
-    if let Some(pid) = arguments.pid {
+    let targets = target::named(&arguments.pid, &arguments.tid)?;
+    for &pid in &targets {
         check_places(pid, &resolvers)?;
     }
     let out = output(arguments)?;
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, what, objects, out));
     let signals = Signals::block();
-    let result = serve(arguments, &resolvers, &shared, &signals)
+    let result = serve(arguments, &targets, &resolvers, &shared, &signals)
         .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
     // One that has ended the target, too, may have come just now. Not by this thread, for which SIGPIPE may be waiting.
     std::thread::scope(|scope| scope.spawn(|| signals.collect()).join().ok());
@@ -65,11 +66,12 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
 /// Places the probes and hears of their hits. The target is as it was when this returns.
 fn serve(
     arguments: &Watch,
+    targets: &[i32],
     resolvers: &[Resolver],
     shared: &Arc<Shared>,
     signals: &Signals,
 ) -> Result<(Client, Vec<ProbeId>), Failure> {
-    let mut client = start(arguments, shared, signals)?;
+    let mut client = start(arguments, targets, shared, signals)?;
     let probes = place(&mut client, resolvers, shared)?;
     let goes_on = || !signals.is_interrupted() && shared.lock().broken.is_none();
     let deadline = arguments.duration.and_then(|time| Instant::now().checked_add(time));
@@ -116,15 +118,18 @@ fn output(arguments: &Watch) -> Result<(Out, bool), Failure> {
             let named = |error| Failure::new(format!("{}: {error}", path.display()));
             (Box::new(File::create(path).map_err(named)?), false)
         }
-        None if arguments.pid.is_some() => {
-            (Box::new(io::stdout()), coloured(AutoStream::choice(&io::stdout())))
-        }
+        None if arguments.attaches() => (Box::new(io::stdout()), coloured(AutoStream::choice(&io::stdout()))),
         None => (Box::new(io::stderr()), coloured(AutoStream::choice(&io::stderr()))),
     })
 }
 
 /// Attaches to the process or starts the command, by a warden, ready to be interrupted.
-fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<Client, Failure> {
+fn start(
+    arguments: &Watch,
+    targets: &[i32],
+    shared: &Arc<Shared>,
+    signals: &Signals,
+) -> Result<Client, Failure> {
     let mut own =
         Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
     own.arg(crate::WARDEN);
@@ -137,15 +142,17 @@ fn start(arguments: &Watch, shared: &Arc<Shared>, signals: &Signals) -> Result<C
         kill_with: arguments.kill_with,
         ..SessionOptions::default()
     };
-    match (arguments.pid, arguments.command.split_first()) {
-        (Some(pid), _) => client.attach(pid, options)?,
-        (None, Some((program, rest))) => {
+    for &pid in targets {
+        client.attach(pid, options)?;
+    }
+    match arguments.command.split_first() {
+        Some((program, rest)) => {
             let mut command = Command::new(program);
             command.args(rest);
             signals.as_inherited(|| client.launch(command, options))?;
             signals.launched(client.pid());
         }
-        (None, None) => return Err(Failure::new("probe what? give either -p PID or -- CMD")),
+        None => {}
     }
     if let Some((pid, error)) = client.inaccessible() {
         shared.lock().inaccessible = Some(inaccessible(pid, error));

@@ -22,12 +22,12 @@ pub(super) fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec
     let mut resolvers = Vec::new();
     for text in &arguments.probes {
         let (spec, _) = ProbeSpec::parse_with_rest(text)?;
-        if arguments.pid.is_none() && matches!(spec.place, PlaceSpec::Address(_)) {
+        if !arguments.attaches() && matches!(spec.place, PlaceSpec::Address(_)) {
             return Err(Failure::new(format!("`{spec}` is an address, which means something only with -p")));
         }
         let resolver = Resolver::new(spec, Arc::clone(objects));
         // A process that runs may see other files than we do.
-        if arguments.pid.is_none() {
+        if !arguments.attaches() {
             resolver.check()?;
         }
         resolvers.push(resolver);
@@ -44,14 +44,16 @@ pub(super) fn check_places(pid: i32, resolvers: &[Resolver]) -> Result<(), Failu
         let places = match resolver.places(&maps) {
             Ok(places) => places,
             // A file that is there may be mapped later.
-            Err(LocateError::NotMapped { object }) if object.contains('/') => {
+            Err(error @ LocateError::NotMapped { .. }) => {
+                // A file that is there may be mapped later.
+                if !spec.object().is_some_and(|object| object.contains('/')) {
+                    return Err(Failure::new(format!(
+                        "process {pid}: {error}; give its path to wait for it"
+                    )));
+                }
                 resolver.check_for(pid)?;
-                warn(&format!("{object} is not mapped in process {pid}; `{spec}` waits for it"));
+                warn(&format!("process {pid}: {error}; `{spec}` waits for it"));
                 continue;
-            }
-            Err(LocateError::NotMapped { object }) => {
-                let line = format!("process {pid} has not mapped {object}; give its path to wait for it");
-                return Err(Failure::new(line));
             }
             Err(error) => return Err(error.into()),
         };

@@ -76,7 +76,7 @@ impl Shared {
         let state = State {
             events: Events::new(out, format, width, coloured),
             broken: None,
-            started: arguments.pid.is_some(),
+            started: arguments.attaches(),
             rows,
             placing: None,
             failure: None,

@@ -62,6 +62,10 @@ impl What {
         if let Some(condition) = &arguments.condition {
             template = template.with_condition(condition)?;
         }
+        if !arguments.tid.is_empty() {
+            let threads: Vec<String> = arguments.tid.iter().map(|tid| format!("$tid == {tid}")).collect();
+            template = template.with_condition(&threads.join(" || "))?;
+        }
         let named = template.arguments();
         let mut line = None;
         if let Some(text) = &arguments.format_event {
