@@ -382,3 +382,20 @@ fn a_number_is_an_address_or_a_file_offset() {
         }
     }
 }
+
+#[test]
+fn a_path_may_have_a_colon_in_it() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("a:b")).unwrap();
+    let source =
+        "int leaf(int x) { __asm__ volatile(\"\"); return x + 1; }\nint main(void) { return leaf(1); }";
+    let path = scratch.compile("a:b/program", source, &[]);
+    let elf = Elf::open(&path).unwrap();
+    let (maps, objects) = (as_mapped(&elf), Arc::new(Objects::default()));
+    let leaf = elf.find("leaf").unwrap().address;
+    let spec = format!("{}:leaf", path.display());
+    assert_eq!(locate(&spec, &maps, &objects).unwrap(), [leaf]);
+    assert_eq!(locate(&format!("'{}':leaf", path.display()), &maps, &objects).unwrap(), [leaf]);
+    let spec: ProbeSpec = spec.parse().unwrap();
+    assert!(Resolver::new(spec, Arc::clone(&objects)).check().is_ok());
+}

@@ -26,6 +26,7 @@ use crate::target::lock;
 mod debug_file;
 mod go;
 mod indirect;
+mod minidebug;
 mod names;
 mod sequences;
 mod symbols;
@@ -37,6 +38,7 @@ pub(crate) use indirect::Slot;
 pub use names::demangle;
 pub(crate) use names::without_spaces;
 pub(crate) use sequences::sequences;
+pub(crate) use symbols::why_stripped;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
 
 use debug_file::Link;
@@ -335,6 +337,12 @@ impl Elf {
         unwound || self.function_at(address).is_some()
     }
 
+    /// Where its debug file was looked for in vain, if its symbols have been taken out of it.
+    #[must_use]
+    pub fn stripped(&self) -> Option<&[PathBuf]> {
+        self.symbols.stripped.as_deref()
+    }
+
     /// Finds the one symbol that `name` stands for.
     ///
     /// # Errors
@@ -504,10 +512,16 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
             let link = Link::of(&sections, data).map_err(|error| named.malformed(error))?;
             others(&link)
         };
-    let others =
-        || debug_file.as_ref().map_or_else(Vec::new, |(path, file)| debug_file::symbols(path, file, &code));
+    let others = || match &debug_file {
+        Some((path, file)) => debug_file::symbols(path, file, &code),
+        None => minidebug::symbols(&sections, data, &code),
+    };
     let symbols = symbols::Symbols::read(&sections, data, &code, others);
-    let symbols = symbols.map_err(|error| named.malformed(error))?;
+    let mut symbols = symbols.map_err(|error| named.malformed(error))?;
+    if !is_complete(b".symtab") && debug_file.is_none() {
+        let link = Link::of(&sections, data).map_err(|error| named.malformed(error))?;
+        symbols.stripped = Some(link.places(named.path));
+    }
     let soname = named.soname(header, data)?;
     let unwound = unwind::functions(&sections, data);
     let slots = indirect::slots(&sections, data, &segments);

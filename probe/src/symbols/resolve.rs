@@ -219,6 +219,24 @@ impl Resolver {
         })
     }
 
+    /// If it names an indirect function: what its implementation is called that the process uses or, as long as that is
+    /// not known, each that it may use.
+    #[must_use]
+    pub fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        let (spec, file) = self.mapped(maps).ok()?;
+        let elf = self.objects.mapped(maps, file).ok()?;
+        let Ok(Named::Indirect { .. }) = self.named(spec, &elf) else { return None };
+        let name = |site: Site, elf: Option<&Elf>, address: u64| {
+            let name = elf.and_then(|elf| name_of(elf, address));
+            let place = || {
+                let file = elf?.path().file_name()?.to_string_lossy().into_owned();
+                Some(format!("{file}:{address:#x}"))
+            };
+            name.or_else(place).unwrap_or_else(|| format!("{:#x}", site.address))
+        };
+        self.find(maps, name).ok()
+    }
+
     /// The addresses of what the resolver of an indirect function has answered, or may.
     fn implementations(
         &self,
@@ -442,7 +460,8 @@ fn matching<'elf>(elf: &'elf Elf, pattern: &str) -> Result<Vec<&'elf Function>, 
         all.filter(|function| function.bare_names().any(|name| matches(pattern, name))).collect();
     if matching.is_empty() {
         let (pattern, path) = (pattern.to_owned(), elf.path().to_owned());
-        return Err(ResolveError::NoMatch { pattern, path });
+        let stripped = elf.stripped().map(<[PathBuf]>::to_vec);
+        return Err(ResolveError::NoMatch { pattern, path, stripped });
     }
     Ok(matching)
 }

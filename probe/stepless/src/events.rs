@@ -117,7 +117,7 @@ fn as_frames<S: Serializer>(stack: &Option<Vec<Arc<Place>>>, serializer: S) -> R
 }
 
 /// The counts of one probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Counts {
     pub(crate) probe: String,
     pub(crate) hits: u64,
@@ -130,6 +130,9 @@ pub(crate) struct Counts {
     /// Of returns: calls that were left without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dropped: Option<u64>,
+    /// Of an indirect function: what the implementations are called that are probed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) implementations: Vec<String>,
     /// Whether it is one of several functions that a pattern stands for.
     #[serde(skip)]
     pub(crate) is_part: bool,
@@ -227,7 +230,10 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
     )?;
     let returns = counts.iter().any(|counts| counts.dropped.is_some());
     writeln!(text, "{}", if returns { "   DROPPED" } else { "" })?;
-    for Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped, .. } in shown() {
+    for Counts {
+        probe, hits, emulated, faulted, filtered, missed, native, dropped, implementations, ..
+    } in shown()
+    {
         write!(
             text,
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
@@ -235,6 +241,9 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
         match dropped {
             Some(dropped) => writeln!(text, " {dropped:>9}")?,
             None => writeln!(text)?,
+        }
+        if !implementations.is_empty() {
+            writeln!(text, "  is {}", implementations.join(" or "))?;
         }
     }
     if left_out != 0 {

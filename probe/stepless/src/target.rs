@@ -102,6 +102,34 @@ pub(crate) fn check(pid: i32) -> Result<(), Failure> {
     }
 }
 
+/// What there is to say of process `pid` if its program is set to run as another user, and does not: the kernel takes that
+/// away from a program that is traced by who may not trace all.
+pub(crate) fn without_privileges(pid: i32) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    const SET_USER: u32 = libc::S_ISUID;
+    const SET_GROUP: u32 = libc::S_ISGID | libc::S_IXGRP;
+    let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let effective = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let user = file.mode() & SET_USER != 0 && effective("Uid:").is_some_and(|own| own != file.uid());
+    let group =
+        file.mode() & SET_GROUP == SET_GROUP && effective("Gid:").is_some_and(|own| own != file.gid());
+    let name = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let who = match (user, group) {
+        (true, _) => format!("user {}", file.uid()),
+        (false, true) => format!("group {}", file.gid()),
+        (false, false) => return None,
+    };
+    Some(format!(
+        "{} is to run as {who}, and does not while it is traced by this user; be root, or start it first and use -p",
+        name.display()
+    ))
+}
+
 /// Reads up to `length` bytes of the memory of `pid` at `address`, as many as there are.
 pub(crate) fn read_memory(pid: i32, address: u64, length: usize) -> Result<Vec<u8>, Failure> {
     use std::os::unix::fs::FileExt;

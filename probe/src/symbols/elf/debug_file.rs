@@ -65,6 +65,11 @@ impl Link {
             .map(|(f, p)| (p, f))
     }
 
+    /// Where the debug file of the file at `path` is looked for.
+    pub(super) fn places(&self, path: &Path) -> Vec<PathBuf> {
+        self.candidates(path, Path::new(DIRECTORY)).into_iter().map(|(place, _)| place).collect()
+    }
+
     /// Where GDB looks, in its order.
     fn candidates(&self, path: &Path, directory: &Path) -> Vec<(PathBuf, Proof<'_>)> {
         let mut candidates = Vec::new();

@@ -164,6 +164,8 @@ pub enum LookupError {
         path: PathBuf,
         /// Names that look like it.
         similar: Vec<String>,
+        /// If the file is stripped: where its debug file was looked for.
+        stripped: Option<Vec<PathBuf>>,
     },
     /// The file defines it at more than one address.
     Ambiguous {
@@ -195,12 +197,12 @@ pub enum LookupError {
 impl fmt::Display for LookupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LookupError::Unknown { name, path, similar } => {
+            LookupError::Unknown { name, path, similar, stripped } => {
                 write!(f, "{} has no symbol `{name}`", path.display())?;
-                match similar.as_slice() {
-                    [] => Ok(()),
-                    similar => write!(f, "; it has `{}`", similar.join("`, `")),
+                if !similar.is_empty() {
+                    write!(f, "; it has `{}`", similar.join("`, `"))?;
                 }
+                f.write_str(&why_stripped(stripped.as_deref()))
             }
             LookupError::Ambiguous { name, path, candidates } => {
                 write!(f, "`{name}` is more than one function of {}: write", path.display())?;
@@ -241,6 +243,8 @@ pub(super) struct Symbols {
     functions: Vec<Function>,
     /// Those of code by their authors' names, once somebody has asked.
     written: OnceLock<Written>,
+    /// If they have been taken out of the file: where its debug file was looked for in vain.
+    pub(super) stripped: Option<Vec<PathBuf>>,
 }
 
 impl Symbols {
@@ -271,7 +275,7 @@ impl Symbols {
                 true
             }
         });
-        Ok(Symbols { symbols, functions, written: OnceLock::new() })
+        Ok(Symbols { symbols, functions, written: OnceLock::new(), stripped: None })
     }
 
     pub(super) fn functions(&self) -> &[Function] {
@@ -327,7 +331,8 @@ impl Symbols {
         }
         let (name, path) = (name.to_owned(), path.to_owned());
         let Some(&first) = found.first() else {
-            return Err(LookupError::Unknown { similar: self.similar(&name), name, path });
+            let stripped = self.stripped.clone();
+            return Err(LookupError::Unknown { similar: self.similar(&name), name, path, stripped });
         };
         if found.iter().any(|symbol| symbol.address != first.address) {
             let candidates = found.iter().map(|symbol| (symbol.to_string(), symbol.address)).collect();
@@ -371,6 +376,16 @@ impl Symbols {
         alike.sort();
         alike.into_iter().take(FEW).map(|(_, name)| name).collect()
     }
+}
+
+/// What there is to add where a file is stripped, whose debug file was looked for at these places.
+pub(crate) fn why_stripped(places: Option<&[PathBuf]>) -> String {
+    let Some(places) = places else { return String::new() };
+    if places.is_empty() {
+        return "; the file is stripped, and names no debug file".to_owned();
+    }
+    let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+    format!("; the file is stripped, and its debug file is none of {}", places.join(", "))
 }
 
 /// Takes `@0xADDRESS` off the end of a name, which tells it from others that are called the same.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::symbols::debug::DebugError;
-use crate::symbols::elf::{ElfError, LookupError};
+use crate::symbols::elf::{ElfError, LookupError, why_stripped};
 use crate::symbols::locate::LocateError;
 use crate::target::maps;
 
@@ -62,6 +62,8 @@ pub enum ResolveError {
         pattern: String,
         /// The file.
         path: PathBuf,
+        /// If the file is stripped: where its debug file was looked for.
+        stripped: Option<Vec<PathBuf>>,
     },
     /// The offset lies beyond the function's end.
     BeyondFunction {
@@ -141,8 +143,9 @@ impl fmt::Display for ResolveError {
                  or be root",
                 maps::without_mark(path).display()
             ),
-            ResolveError::NoMatch { pattern, path } => {
-                write!(f, "{} has no function that matches `{pattern}`", path.display())
+            ResolveError::NoMatch { pattern, path, stripped } => {
+                write!(f, "{} has no function that matches `{pattern}`", path.display())?;
+                f.write_str(&why_stripped(stripped.as_deref()))
             }
             ResolveError::BeyondFunction { symbol, offset, size } => {
                 write!(f, "`{symbol}+{offset:#x}` lies beyond the function, which is {size:#x} bytes long")

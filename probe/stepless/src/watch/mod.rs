@@ -96,11 +96,8 @@ fn check_format(arguments: &Watch, mode: Mode) -> Result<(), Failure> {
             refused("trace adds nothing up, so it has no --histogram; see stat")
         }
         (Mode::Trace, Format::Perfetto) if arguments.output.is_none() => {
-            let to_people = match arguments.pid {
-                Some(_) => io::stdout().is_terminal(),
-                // What the command prints there would be in it.
-                None => true,
-            };
+            // What a command prints would be in it.
+            let to_people = !arguments.attaches() || io::stdout().is_terminal();
             if !to_people {
                 return Ok(());
             }

@@ -104,6 +104,9 @@ pub(super) fn place(
         watch_start(client, shared);
     } else {
         shared.tell_refused(&mut shared.lock(), client.pid());
+        if let Ok(maps) = Maps::read(client.pid()) {
+            shared.name_implementations(&maps);
+        }
     }
     Ok(probes)
 }

@@ -14,6 +14,8 @@ pub(super) struct Row {
     pub(super) placed: u64,
     /// The sites that were left out and have not been told about.
     pub(super) refused: Vec<(u64, String)>,
+    /// Of an indirect function: what the implementations are called that are probed.
+    pub(super) implementations: Vec<String>,
     /// The row of the probe that it is a part of.
     whole: Option<usize>,
     /// The rows of its parts.
@@ -22,7 +24,15 @@ pub(super) struct Row {
 
 impl Row {
     fn new(name: String) -> Row {
-        Row { name, probe: None, placed: 0, refused: Vec::new(), whole: None, parts: Vec::new() }
+        Row {
+            name,
+            probe: None,
+            placed: 0,
+            refused: Vec::new(),
+            implementations: Vec::new(),
+            whole: None,
+            parts: Vec::new(),
+        }
     }
 
     /// Whether it is a part of a probe.

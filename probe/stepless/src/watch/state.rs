@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use probe::locate::LocateError;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
 use probe::stacks::{Place, StackFrame, Symbolizer};
@@ -18,7 +19,7 @@ use crate::args::{Format, OnFull, Watch};
 use crate::events::{Event, Events};
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::warn;
+use crate::{target, warn};
 
 /// The bar of sites that are being probed.
 const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} left  {wide_msg}";
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) coloured: bool,
     /// Whether events are dropped when there is no room for them, rather than waited with.
     pub(super) drops: bool,
+    resolvers: Vec<Resolver>,
     pub(super) objects: Arc<Objects>,
     pub(super) format: Format,
     pub(super) limit: Option<u64>,
@@ -94,6 +96,7 @@ impl Shared {
             stacks: arguments.stack.is_some(),
             drops: arguments.on_full == OnFull::Drop,
             coloured,
+            resolvers: resolvers.to_vec(),
             objects,
             format,
             limit: arguments.limit,
@@ -316,8 +319,35 @@ impl Shared {
         let may_start = state.failure.is_none();
         if may_start {
             self.tell_refused(&mut state, pid);
+            drop(state);
+            self.look_at_start(pid);
         }
         may_start
+    }
+
+    /// Says which probes wait, and why, in a program that is about to start.
+    fn look_at_start(&self, pid: i32) {
+        let Ok(maps) = Maps::read(pid) else { return };
+        if let Some(line) = target::without_privileges(pid) {
+            warn(&line);
+        }
+        self.name_implementations(&maps);
+        for resolver in &self.resolvers {
+            if let Err(error @ LocateError::NotMapped { .. }) = resolver.places(&maps) {
+                warn(&format!("`{}` waits: {error}", resolver.spec()));
+            }
+        }
+    }
+
+    /// Keeps what the indirect functions come to in a process.
+    pub(super) fn name_implementations(&self, maps: &Maps) {
+        let names: Vec<Option<Vec<String>>> =
+            self.resolvers.iter().map(|resolver| resolver.implementation_names(maps)).collect();
+        for (row, names) in self.lock().rows.iter_mut().zip(names) {
+            if let Some(names) = names {
+                row.implementations = names;
+            }
+        }
     }
 
     /// Says which sites in process `pid` were left out, and why: one line for each reason.

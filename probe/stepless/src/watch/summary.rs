@@ -32,14 +32,12 @@ pub(super) fn finish(
 ) -> Result<ExitCode, Failure> {
     let launched = client.is_launched();
     let reports = reports(&mut client, probes)?;
-    let rows: Vec<(ProbeId, String, bool)> = {
+    let rows: Vec<(ProbeId, Counts)> = {
         let state = shared.lock();
-        let known =
-            state.rows.counted().filter_map(|row| Some((row.probe?, row.name.clone(), row.is_part())));
-        known.collect()
+        state.rows.counted().filter_map(|row| Some((row.probe?, of_row(row)))).collect()
     };
-    let ids: Vec<ProbeId> = rows.iter().map(|&(probe, ..)| probe).collect();
-    let counts = counts(&self::reports(&mut client, &ids)?, &rows);
+    let ids: Vec<ProbeId> = rows.iter().map(|&(probe, _)| probe).collect();
+    let counts = counts(&self::reports(&mut client, &ids)?, rows);
     let details = details(&mut client, &ids, shared)?;
     signals.release();
     let mut state = shared.lock();
@@ -100,13 +98,22 @@ fn nothing_placed(client: &mut Client, obstacles: &[String], signals: &Signals) 
     Failure::new(format!("{why}; the command ran without probes and ended with {status}"))
 }
 
-fn counts(reports: &[Report], rows: &[(ProbeId, String, bool)]) -> Vec<Counts> {
-    let count = |(report, (_, name, is_part)): (&Report, &(ProbeId, String, bool))| {
-        let (probe, is_part) = (name.clone(), *is_part);
+/// The counts of a row, before they are known.
+fn of_row(row: &Row) -> Counts {
+    Counts {
+        probe: row.name.clone(),
+        is_part: row.is_part(),
+        implementations: row.implementations.clone(),
+        ..Counts::default()
+    }
+}
+
+fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>) -> Vec<Counts> {
+    let count = |(report, (_, row)): (&Report, (ProbeId, Counts))| {
         let counters = report.returns.unwrap_or(report.counters);
         let probe::Counters { hits, emulated, native, faulted, filtered, missed, dropped, .. } = counters;
         let dropped = report.returns.map(|_| dropped);
-        Counts { probe, hits, emulated, faulted, filtered, missed, native, dropped, is_part }
+        Counts { hits, emulated, faulted, filtered, missed, native, dropped, ..row }
     };
     reports.iter().zip(rows).map(count).collect()
 }
