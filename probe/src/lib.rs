@@ -60,6 +60,8 @@
 //! ([`Unplaceable::Sequence`]). Where no object lists the sequence, the first hit is aborted and the probe taken out
 //! ([`Event::Sequence`]).
 //!
+//! A probe whose text must not change, or cannot, is placed by hardware breakpoints: [`locate::Hardware`].
+//!
 //! A system call that a signal interrupts and that is restarted reaches a probe on its instruction again, as
 //! the processor does, and is another hit.
 
@@ -80,6 +82,7 @@ pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 pub use engine::leave::Left;
 pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use error::{AttachError, ProbeError};
+pub use executor::hardware::HardwareRefusal;
 #[doc(hidden)]
 pub use executor::ptrace::atomic::Ways;
 pub use executor::space::Unplaceable;

@@ -156,6 +156,18 @@ pub enum Event<'a> {
         /// breakpoint any more, and hits there are none.
         served: bool,
     },
+    /// A thread that was just made has no hardware breakpoint for a site, because somebody else has set its debug
+    /// registers, or because no file descriptors are left: what it executes there is not seen, and not counted.
+    Unwatched {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+        /// The address.
+        address: u64,
+        /// That of perf_event_open(2).
+        error: Errno,
+    },
     /// A thread has hit a probed instruction in a restartable sequence (rseq(2)), or before one, that no object
     /// lists. The kernel aborts it, as after any preemption, and it would be so at each hit: the breakpoint has been
     /// taken out.
@@ -185,7 +197,8 @@ pub struct Counters {
     /// Of these, how many the handler did not want.
     pub filtered: u64,
     /// How often a thread passed without the handler running, as far as can be known. Of returns, how many will not be
-    /// seen, as there can be no breakpoint.
+    /// seen, as there can be no breakpoint. At hardware breakpoints the kernel counts them: they are exact once the
+    /// threads that passed have ended or the probe is removed.
     pub missed: u64,
     /// Of calls that are followed, how many were left without a return: by an exception, by longjmp(3), or with their
     /// thread or process.
@@ -200,6 +213,8 @@ pub struct ProbeReport {
     pub counters: Counters,
     /// What was counted of the returns, where calls are followed ([`Session::probe_calls`](crate::Session::probe_calls)).
     pub returns: Option<Counters>,
+    /// Whether its sites are hardware breakpoints; see [`locate::Hardware`](crate::locate::Hardware).
+    pub hardware: bool,
     /// The addresses at which it has been placed, in any process, in the order of placement.
     pub sites: Vec<u64>,
     /// The sites that cannot be probed.

@@ -106,12 +106,15 @@ impl Session {
 
 impl Tracer {
     /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each
-    /// sleeps, or has run for longer than that takes. One that does neither in time is interrupted.
+    /// sleeps, or has run for longer than that takes. One that does neither in time is interrupted, and so is one that
+    /// holds back the signal of a hardware breakpoint.
     pub(crate) fn settle_down(&mut self) {
         /// Far longer than the kernel runs from an INT3, or from having copied an address space, to the stop.
         const LONGEST_WAY: u64 = 4_000_000;
         const PATIENCE: Duration = Duration::from_secs(2);
         let deadline = Instant::now() + PATIENCE;
+        // Whose signals wait in threads that block SIGTRAP.
+        let by_hardware = self.threads.register.uses_hardware();
         let mut before: HashMap<i32, u64> = HashMap::new();
         for (tid, _) in self.threads.iter().filter(|(_, thread)| thread.is_running()) {
             before.insert(tid, procfs::run_time(tid).unwrap_or(u64::MAX));
@@ -122,16 +125,23 @@ impl Tracer {
                 Some(Report::Ended { tid, status }) => self.ended(tid, status),
                 Some(Report::Interrupted | Report::Nobody) => {}
                 None => {
+                    let mut holding = Vec::new();
                     before.retain(|&tid, &mut before| {
                         let thread = self.threads.get(tid).filter(|thread| thread.is_running());
                         let has_run = |now: u64| now.saturating_sub(before) > LONGEST_WAY;
                         thread.is_some_and(|thread| {
+                            if by_hardware && procfs::holds_back(tid, libc::SIGTRAP) {
+                                holding.push(tid);
+                                return true;
+                            }
                             !thread.in_vfork
                                 && !procfs::sleeps(tid, libc::SIGTRAP)
                                 && !procfs::run_time(tid).is_some_and(has_run)
                                 && !procfs::has_exited(tid)
                         })
                     });
+                    // Nobody else could take the signal from them.
+                    holding.into_iter().for_each(|tid| self.threads.interrupt(tid));
                     if before.is_empty() {
                         return;
                     }

@@ -141,6 +141,11 @@ impl Tracer {
         let tid = stopped.tid();
         if lock(&self.shared.transient).remove(&tid) {
             self.forget_process(&stopped);
+            let mut stopped = stopped;
+            // The signals that wait survive the exec.
+            if self.threads.register.uses_hardware() && self.take_pending(&mut stopped) == Err(Gone) {
+                return self.threads.resume(stopped, 0);
+            }
             self.threads.let_go(stopped, 0);
             return;
         }
@@ -269,18 +274,15 @@ impl Tracer {
         }
         let space = self.threads.get(tid).map(|thread| thread.space);
         let mut stopped = stopped;
-        // A thread that has executed an INT3 and is interrupted before it stops for it has a SIGTRAP
-        // waiting, which would kill it.
-        if !matches!(stopped.stop, Stop::Signal(_))
-            && self.has_pending_breakpoint(&stopped)
-            && self.threads.run_on(&mut stopped, Resume::Continue, 0) == Err(Gone)
-        {
+        if self.take_pending(&mut stopped) == Err(Gone) {
             return self.threads.resume(stopped, 0);
         }
         let signal = match stopped.stop.signal() {
             libc::SIGTRAP
                 if space.is_some_and(|space| {
-                    self.rewind(&stopped, space) || self.recover_copy(&stopped, space)
+                    self.swallow(&stopped, space)
+                        || self.rewind(&stopped, space)
+                        || self.recover_copy(&stopped, space)
                 }) =>
             {
                 0
@@ -288,6 +290,43 @@ impl Tracer {
             signal => signal,
         };
         self.threads.let_go(stopped, signal);
+    }
+
+    /// A thread that has reached a breakpoint and is interrupted before it stops for it has a SIGTRAP waiting, which
+    /// would kill it: has it stop for that. So has one that blocks the signal and has passed a hardware breakpoint.
+    fn take_pending(&mut self, stopped: &mut Stopped) -> Result<(), Gone> {
+        const MOST_SIGNALS: usize = 8;
+        let by_hardware = self.threads.register.uses_hardware();
+        for _ in 0..MOST_SIGNALS {
+            match stopped.stop {
+                Stop::Signal(libc::SIGTRAP) => return Ok(()),
+                // A signal comes first, to its handler, if there is one.
+                Stop::Signal(signal) if by_hardware && self.has_pending_breakpoint(stopped) => {
+                    self.threads.interrupt(stopped.tid());
+                    self.threads.run_on(stopped, Resume::Continue, signal)?;
+                }
+                Stop::Signal(_) => return Ok(()),
+                _ => {
+                    if self.has_pending_breakpoint(stopped) {
+                        self.threads.take_pending_trap(stopped)?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the SIGTRAP that a thread is about to take is that of a hardware breakpoint, which it never takes. One
+    /// that has been removed meanwhile was none any more.
+    pub(crate) fn swallow(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
+        let Some(signalled) = self.threads.signalled(stopped) else { return false };
+        if !signalled.late
+            && let Some(space) = self.shared.space(space)
+        {
+            space.read().hardware.stopped(stopped.tid(), signalled.address);
+        }
+        true
     }
 
     fn has_pending_breakpoint(&mut self, stopped: &Stopped) -> bool {

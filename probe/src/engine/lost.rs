@@ -101,6 +101,10 @@ impl Tracer {
         let Some(maps) = self.maps_in(space_id) else { return };
         if let Some(space) = self.shared.space(space_id) {
             space.write().look_anew(&maps, &mut self.lost);
+            // Breakpoints of the hardware do not go with their mappings, and there may be none at the dynamic linker.
+            if self.shared.options.hardware || space.read().has_watched() {
+                self.relocate(space_id, maps.pid());
+            }
         }
         self.tell_lost(space_id);
     }

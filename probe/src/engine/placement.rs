@@ -11,8 +11,9 @@ use crate::engine::host::{Handler, Handlers, Request};
 use crate::engine::shared::Placed;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
+use crate::executor::hardware::{HardwareRefusal, Passed};
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable};
+use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable, Wanted};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::failure::errno;
 use crate::target::maps::Maps;
@@ -27,6 +28,11 @@ struct Placing<'a> {
     maps: &'a Maps,
     /// The probe exists already, so that its host is told by events.
     later: bool,
+    /// Of one whose sites are to be hardware breakpoints.
+    passed: Option<&'a Passed>,
+    threads: &'a dyn Fn() -> Vec<i32>,
+    /// It follows calls.
+    follows: bool,
 }
 
 impl Tracer {
@@ -232,12 +238,18 @@ impl Tracer {
         let mut text = space.write();
         let is_gone = |site: &u64| {
             // What a copy was made of may have no mapping any more.
-            wanted.binary_search(site).is_err() && text.breakpoint(*site).is_some_and(|here| !here.in_copy)
+            wanted.binary_search(site).is_err() && text.site(*site).is_some_and(|here| !here.in_copy)
         };
         let gone: Vec<u64> = placed.sites.iter().copied().filter(is_gone).collect();
         text.withdraw(&gone, Purpose::site(id.0));
         drop(text);
-        let placing = Placing { id, space: &space, pid, maps, later };
+        let passed = probe.passed.as_ref();
+        if passed.is_some() {
+            self.shared.register.use_hardware();
+        }
+        let threads = || self.shared.register.in_space(space_id);
+        let follows = probe.calls.is_some();
+        let placing = Placing { id, space: &space, pid, maps, later, passed, threads: &threads, follows };
         self.place_sites(placing, &mut placed, &wanted);
     }
 
@@ -280,7 +292,7 @@ impl Tracer {
     fn place_sites(&self, placing: Placing<'_>, placed: &mut Placed, addresses: &[u64]) {
         /// After how many sites the observer hears of it.
         const STRIDE: usize = 1024;
-        let Placing { id, space, pid, maps, later } = placing;
+        let Placing { id, space, pid, maps, later, passed, threads, .. } = placing;
         // The sites that it has or had, and those that were refused, when there is something to compare with them.
         let mut known: Option<(HashSet<u64>, HashSet<u64>)> = None;
         let total = addresses.len();
@@ -297,7 +309,16 @@ impl Tracer {
             }
             done += addresses.len();
             // For some at a time: threads that are at other sites are served meanwhile.
-            let outcomes = space.write().place_all(addresses, maps, Purpose::site(id.0));
+            let outcomes = match passed {
+                Some(_) if placing.follows => {
+                    let refused = || Unplaceable::Hardware(HardwareRefusal::Calls);
+                    addresses.iter().map(|&address| (address, Err(refused()))).collect()
+                }
+                Some(passed) => {
+                    space.write().watch_all(addresses, maps, Purpose::site(id.0), passed, threads)
+                }
+                None => space.write().place_all(addresses, maps, Purpose::site(id.0)),
+            };
             if outcomes.is_empty() {
                 continue;
             }
@@ -374,7 +395,14 @@ impl Tracer {
         for address in rendezvous.into_iter().chain(entry) {
             // Where there can be no breakpoint, probes in objects that are mapped later stay pending, and are
             // reported so.
-            let placed = space.write().place(address, &maps, None);
+            let placed = match self.shared.options.hardware {
+                true => {
+                    self.shared.register.use_hardware();
+                    let threads = || self.shared.register.in_space(space_id);
+                    space.write().watch(address, &maps, Wanted::Internal, &threads)
+                }
+                false => space.write().place(address, &maps, None),
+            };
             if let Err(Unplaceable::Memory(error)) = placed {
                 self.threads.note::<()>(tid, "accessing /proc/PID/mem", Err(errno(&error)));
             }

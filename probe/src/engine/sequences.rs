@@ -35,8 +35,8 @@ impl Tracer {
         let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
         let mut space = space.write();
         space.sequences.add(sequence.clone(), &maps);
-        let mut sites: Vec<u64> = space.within(sequence).map(|(site, _)| site).collect();
-        if !sites.contains(&site) && space.breakpoint(site).is_some() {
+        let mut sites = space.sites_within(sequence);
+        if !sites.contains(&site) && space.site(site).is_some() {
             sites.push(site);
         }
         for &site in &sites {

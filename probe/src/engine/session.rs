@@ -38,6 +38,10 @@ pub struct SessionOptions {
     /// that reach probes again and again are served by threads of their own, as long as there are fewer, so that they
     /// need not wait for each other.
     pub tracers: u16,
+    /// Change no byte of the target's text: every probe is placed by hardware breakpoints, as by
+    /// [`locate::Hardware`](crate::locate::Hardware), of which there are four. The session itself uses those that are
+    /// left, to see at once which objects the dynamic linker maps; if none is, it looks for them twice a second.
+    pub hardware: bool,
 }
 
 /// Why [`Session::run`] returned.
@@ -400,7 +404,7 @@ impl Session {
     /// What became of a probe so far; `None` if it is not of this session.
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
-        self.shared().probe(id).map(|probe| probe.report())
+        self.shared().report(id)
     }
 
     /// The target's exit status, once it has ended.

@@ -16,6 +16,7 @@ use crate::engine::event::{Counters, Event, ProbeReport};
 use crate::engine::hit::ProbeId;
 use crate::engine::host::{Closures, Handlers, Host};
 use crate::engine::session::SessionOptions;
+use crate::executor::hardware::Passed;
 use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::crew::Crew;
 use crate::executor::ptrace::register::Register;
@@ -64,6 +65,8 @@ pub(crate) struct Probe {
     pub(crate) calls: Option<Box<Returns>>,
     /// Whether it is a part of another one.
     pub(crate) is_part: bool,
+    /// Of one whose sites are hardware breakpoints: how often threads have passed them unnoticed.
+    pub(crate) passed: Option<Passed>,
     pub(crate) placed: Mutex<Placed>,
 }
 
@@ -96,7 +99,7 @@ pub(crate) struct Placed {
 }
 
 impl Probe {
-    fn new(source: Box<dyn Locate + Send>, calls: bool, is_part: bool) -> Probe {
+    fn new(source: Box<dyn Locate + Send>, calls: bool, is_part: bool, by_hardware: bool) -> Probe {
         let placed = Placed {
             source,
             sites: Vec::new(),
@@ -106,7 +109,8 @@ impl Probe {
             parts: HashMap::new(),
         };
         let calls = calls.then(Box::default);
-        Probe { tally: Tally::default(), calls, is_part, placed: Mutex::new(placed) }
+        let passed = by_hardware.then(Passed::default);
+        Probe { tally: Tally::default(), calls, is_part, passed, placed: Mutex::new(placed) }
     }
 
     /// What is counted of the hits that the probe wants a breakpoint for.
@@ -118,12 +122,19 @@ impl Probe {
     }
 
     pub(crate) fn report(&self) -> ProbeReport {
+        let mut counters = self.tally.counters();
+        if let Some(passed) = &self.passed {
+            // One that was on its way when a breakpoint was removed, and another placed there, counts for neither.
+            let passed = passed.load(Ordering::Relaxed).cast_signed().max(0);
+            counters.missed += passed.cast_unsigned();
+        }
         let placed = lock(&self.placed);
         let is_nowhere = placed.sites.is_empty() && placed.parts.is_empty();
         let pending = placed.pending.clone().filter(|_| is_nowhere);
         ProbeReport {
-            counters: self.tally.counters(),
+            counters,
             returns: self.calls.as_deref().map(|calls| calls.tally.counters()),
+            hardware: self.passed.is_some(),
             sites: placed.sites.clone(),
             refused: placed.refused.clone(),
             pending,
@@ -224,6 +235,7 @@ impl Shared {
 
     pub(crate) fn add_space(&self, space: Space) -> SpaceId {
         let id = self.next_space.fetch_add(1, Ordering::Relaxed);
+        self.register.add_space(id, Arc::clone(&space.hardware));
         let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
         spaces.insert(id, Arc::new(SharedSpace::new(space)));
         id
@@ -241,12 +253,14 @@ impl Shared {
 
     pub(crate) fn remove_space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
         self.count_dropped(self.calls.in_space(id));
+        self.register.remove_space(id);
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
     pub(crate) fn clear_spaces(&self) {
         // They may return yet.
         self.calls.clear();
+        self.register.clear_spaces();
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -259,10 +273,20 @@ impl Shared {
         self.probes.read().unwrap_or_else(PoisonError::into_inner).get(id.0).cloned()
     }
 
+    /// What became of a probe so far.
+    pub(crate) fn report(&self, id: ProbeId) -> Option<ProbeReport> {
+        let probe = self.probe(id)?;
+        if probe.passed.is_some() {
+            self.spaces().iter().for_each(|(_, space)| space.read().hardware.settle());
+        }
+        Some(probe.report())
+    }
+
     /// Books a probe, without a site so far.
     pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some(), false)));
+        let by_hardware = self.options.hardware || source.is_by_hardware();
+        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some(), false, by_hardware)));
         self.host.add(handlers);
         self.version.fetch_add(1, Ordering::Release);
         ProbeId(probes.len() - 1)
@@ -271,8 +295,10 @@ impl Shared {
     /// Books a probe that is a part of `whole`, and has its handler.
     pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> ProbeId {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        let calls = probes.get(whole.index()).is_some_and(|whole| whole.calls.is_some());
-        probes.push(Arc::new(Probe::new(source, calls, true)));
+        let of_whole = probes.get(whole.index());
+        let calls = of_whole.is_some_and(|whole| whole.calls.is_some());
+        let by_hardware = of_whole.is_some_and(|whole| whole.passed.is_some());
+        probes.push(Arc::new(Probe::new(source, calls, true, by_hardware)));
         self.host.add_part(whole);
         self.version.fetch_add(1, Ordering::Release);
         ProbeId(probes.len() - 1)

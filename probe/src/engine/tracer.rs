@@ -14,6 +14,7 @@ use nix::sys::ptrace::{self, Options};
 use crate::engine::event::Event;
 use crate::engine::shared::{Probe, Shared};
 use crate::error::AttachError;
+use crate::executor::hardware::Unwatched;
 use crate::executor::ptrace::affinity::Affinity;
 use crate::executor::ptrace::memory::Staging;
 use crate::executor::ptrace::registers::Fetched;
@@ -110,6 +111,10 @@ impl Tracer {
     pub(crate) fn tell_all_failures(&mut self) {
         self.shared.tell_failures(self.threads.take_failures());
         self.shared.tell_failures(self.shared.failures.take());
+        for Unwatched { tid, address, error } in self.shared.register.take_unwatched() {
+            let pid = self.shared.register.process_of(tid).unwrap_or(tid);
+            self.tell(&Event::Unwatched { pid, tid, address, error });
+        }
     }
 
     /// Has `probes` be all that there are.

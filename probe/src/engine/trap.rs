@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use emu::Rflags;
 use nix::errno::Errno;
 
 use crate::engine::call::Part;
@@ -19,6 +20,7 @@ use crate::engine::perform::{self, How};
 use crate::engine::shared::{Probe, Shared, Tally};
 use crate::engine::tracer::Tracer;
 use crate::executor::Executor;
+use crate::executor::perf::Signalled;
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::Stopped;
@@ -54,10 +56,14 @@ enum Then {
 
 /// The breakpoint at which a thread has stopped.
 struct Here {
+    /// Where it is.
+    address: u64,
     /// How often it was hit, modulo 2 to the power of 32.
     hits: u32,
     /// Whether the dynamic linker calls this function when it has changed its list of objects.
     internal: bool,
+    /// Whether it is one of the hardware, before which the thread is.
+    by_hardware: bool,
 }
 
 /// Where a thread is that has reached a probe.
@@ -93,20 +99,31 @@ impl Tracer {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
+        let signalled = self.threads.signalled(&stopped);
         let fetched = self.registers.fetch(&stopped);
         if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
-            return self.pass_by(stopped, space_id);
+            return self.pass_by(stopped, space_id, signalled);
         }
-        let address = self.registers.file.rip.wrapping_sub(1);
-        let Some(space) = self.shared.space(space_id) else { return self.pass_on(stopped) };
-        let Some(Here { hits, internal }) = self.look_up(&stopped, &space, address) else {
-            let ours = self.rewind(&stopped, space_id) || self.recover_copy(&stopped, space_id);
+        let Some(space) = self.shared.space(space_id) else {
+            let signal = if signalled.is_some() { 0 } else { stopped.stop.signal() };
+            return self.threads.resume(stopped, signal);
+        };
+        let Some(here) = self.look_up(&stopped, &space, space_id, signalled) else {
+            let ours = signalled.is_some()
+                || self.rewind(&stopped, space_id)
+                || self.recover_copy(&stopped, space_id);
             let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
+        let Here { address, hits, internal, by_hardware } = here;
         let may_abort = rseq::is_due(hits);
         self.affinity.follow(tid);
-        self.threads.put_back_mask(&stopped);
+        if by_hardware {
+            // Which the processor has set for the instruction to pass, and would for the next one.
+            self.registers.file.rflags -= Rflags::RF;
+        } else {
+            self.threads.put_back_mask(&stopped);
+        }
         self.registers.file.rip = address;
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.served = None;
@@ -126,22 +143,94 @@ impl Tracer {
         if internal {
             self.relocate(space_id, tid);
         }
+        let again = self.threads.get(tid).is_some_and(|thread| thread.served == Some(address));
+        if by_hardware && (signal != 0 || again) {
+            self.come_again(&stopped);
+        }
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {
             self.threads.resume(stopped, signal);
         }
     }
 
-    /// The breakpoint at `address` for which a thread has stopped, if so; its probes are those that are served next.
-    fn look_up(&mut self, stopped: &Stopped, space: &SharedSpace, address: u64) -> Option<Here> {
+    /// The breakpoint for which a thread has stopped, if so; its probes are those that are served next.
+    fn look_up(
+        &mut self,
+        stopped: &Stopped,
+        space: &SharedSpace,
+        space_id: SpaceId,
+        signalled: Option<Signalled>,
+    ) -> Option<Here> {
         self.here.clear();
+        let rip = self.registers.file.rip;
+        match signalled {
+            Some(Signalled { address, late: false }) if address == rip => {
+                self.look_up_watched(stopped.tid(), space, space_id, address)
+            }
+            // One that the thread has held back is in the queue for as long as that, and takes the place of an INT3's.
+            signalled => self.look_up_placed(stopped, space, rip.wrapping_sub(1), signalled.is_some()),
+        }
+    }
+
+    /// The breakpoint at `address`, where a thread has stopped behind an INT3; `surely` if it can be that of nobody else.
+    fn look_up_placed(
+        &mut self,
+        stopped: &Stopped,
+        space: &SharedSpace,
+        address: u64,
+        surely: bool,
+    ) -> Option<Here> {
         let space = space.read();
         let breakpoint = space.breakpoint(address)?;
-        if breakpoint.ambiguous && !self.threads.is_breakpoint(stopped, true) {
+        if breakpoint.ambiguous && !surely && !self.threads.is_breakpoint(stopped, true) {
             return None;
         }
         self.here.extend_from_slice(&breakpoint.probes);
-        Some(Here { hits: breakpoint.hits.count(), internal: breakpoint.internal })
+        let (hits, internal) = (breakpoint.hits.count(), breakpoint.internal);
+        Some(Here { address, hits, internal, by_hardware: false })
+    }
+
+    /// The hardware breakpoint at `address`, before which a thread has stopped.
+    fn look_up_watched(
+        &mut self,
+        tid: i32,
+        space: &SharedSpace,
+        space_id: SpaceId,
+        address: u64,
+    ) -> Option<Here> {
+        let text = space.read();
+        if !text.hardware.stopped(tid, address) {
+            return None;
+        }
+        let is_another = text.is_another(address);
+        drop(text);
+        if is_another {
+            // Something else may be mapped there by now, where it stays.
+            self.relocate(space_id, tid);
+            space.write().is_changing(address);
+        }
+        let text = space.read();
+        let breakpoint = text.watched(address)?;
+        self.here.extend_from_slice(&breakpoint.probes);
+        let (hits, mut internal) = (breakpoint.hits.count(), breakpoint.internal);
+        // The thread does not come to an INT3 in the same place.
+        if let Some(placed) = text.breakpoint(address) {
+            self.here.extend_from_slice(&placed.probes);
+            internal |= placed.internal;
+        }
+        Some(Here { address, hits, internal, by_hardware: true })
+    }
+
+    /// A thread comes back to a hardware breakpoint, or takes a signal that the instruction has raised and may: it is to
+    /// stop there once more. The processor marks what has faulted to pass it.
+    fn come_again(&mut self, stopped: &Stopped) {
+        let tid = stopped.tid();
+        let fetched = self.registers.fetch(stopped);
+        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
+            self.registers.file.rflags -= Rflags::RF;
+            let stored = self.registers.store(stopped);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
+        }
     }
 
     /// A thread is at a breakpoint; `again` if the handlers have been called already.
@@ -248,14 +337,18 @@ impl Tracer {
     }
 
     /// Lets a thread go on whose registers the kernel does not show: without its breakpoint, if it is at one.
-    fn pass_by(&mut self, mut stopped: Stopped, space_id: SpaceId) {
+    fn pass_by(&mut self, mut stopped: Stopped, space_id: SpaceId, signalled: Option<Signalled>) {
         let tid = stopped.tid();
+        if signalled.is_some_and(|signalled| !signalled.late) {
+            // The processor has marked it to pass, which is counted as such.
+            return self.threads.resume(stopped, 0);
+        }
         let rip = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped));
         let site = rip.map(|rip| rip.wrapping_sub(1));
         self.here.clear();
         let space = self.shared.space(space_id);
         if let (Some(site), Some(space)) = (site, &space) {
-            self.look_up(&stopped, space, site);
+            self.look_up_placed(&stopped, space, site, signalled.is_some());
         }
         self.look_at_probes();
         self.count_missed();

@@ -1,6 +1,8 @@
 //! Performing a displaced instruction on behalf of a stopped thread.
 
 pub(crate) mod general;
+pub(crate) mod hardware;
+pub(crate) mod perf;
 pub(crate) mod ptrace;
 pub(crate) mod rseq;
 pub(crate) mod space;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use emu::Displaced;
 
+use crate::executor::hardware::{Hardware, HardwareRefusal};
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::rseq::Sequences;
@@ -22,12 +23,14 @@ use crate::target::sharing::Sharing;
 
 mod breakpoint;
 mod copies;
+mod hardware;
 mod intact;
 mod window;
 
 pub(crate) use breakpoint::{Breakpoint, Origin, Purpose};
 use breakpoint::{Original, Removed};
 pub(crate) use copies::Copied;
+pub(crate) use hardware::Wanted;
 pub(crate) use intact::Missing;
 use intact::executable;
 use window::Window;
@@ -62,6 +65,8 @@ pub enum Unplaceable {
     },
     /// The target's memory cannot be accessed.
     Memory(io::Error),
+    /// There is no hardware breakpoint for it.
+    Hardware(HardwareRefusal),
 }
 
 impl Unplaceable {
@@ -75,6 +80,7 @@ impl Unplaceable {
             Unplaceable::Sequence => "restartable sequence",
             Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
+            Unplaceable::Hardware(refusal) => refusal.reason(),
         }
     }
 }
@@ -94,6 +100,7 @@ impl fmt::Display for Unplaceable {
                 f.write_str(")")
             }
             Unplaceable::Memory(error) => write!(f, "the target's memory cannot be accessed: {error}"),
+            Unplaceable::Hardware(refusal) => refusal.fmt(f),
         }
     }
 }
@@ -103,6 +110,7 @@ impl std::error::Error for Unplaceable {
         match self {
             Unplaceable::Instruction { why, .. } => Some(why),
             Unplaceable::Memory(error) => Some(error),
+            Unplaceable::Hardware(refusal) => Some(refusal),
             _ => None,
         }
     }
@@ -124,6 +132,10 @@ pub(crate) struct Space {
     memory: File,
     pages: Pages,
     breakpoints: BTreeMap<u64, Breakpoint>,
+    /// Those of the hardware, of which no byte of text tells.
+    by_hardware: BTreeMap<u64, Breakpoint>,
+    /// By which threads stop at them.
+    pub(crate) hardware: Arc<Hardware>,
     /// Where breakpoints have been, and the byte that belongs there: a thread may have trapped on one
     /// before it was removed.
     removed: BTreeMap<u64, Removed>,
@@ -185,7 +197,7 @@ impl SharedSpace {
     /// Those that are given up are added to `lost`.
     pub(crate) fn displaced_now(&self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
         let space = self.read();
-        let steady = space.breakpoint(site).filter(|here| !here.changing);
+        let steady = space.site(site).filter(|here| !here.changing);
         if let Some(&displaced) = steady.and_then(|here| here.displaced(site)) {
             return Some(displaced);
         }
@@ -223,6 +235,8 @@ impl Space {
             memory,
             pages: Pages::open(tid),
             breakpoints: BTreeMap::new(),
+            by_hardware: BTreeMap::new(),
+            hardware: Arc::default(),
             removed: BTreeMap::new(),
             former: BTreeMap::new(),
             origins: HashSet::new(),
@@ -244,6 +258,8 @@ impl Space {
     pub(crate) fn copy_for(&self, tid: i32) -> io::Result<Space> {
         Ok(Space {
             breakpoints: self.breakpoints.clone(),
+            by_hardware: self.by_hardware.clone(),
+            hardware: Arc::new(self.hardware.copy()),
             removed: self.removed.clone(),
             former: self.former.clone(),
             origins: self.origins.clone(),
@@ -385,12 +401,18 @@ impl Space {
 
     /// The mapping of `address`, if breakpoints can be placed in it.
     fn ground<'a>(&mut self, address: u64, maps: &'a Maps) -> Result<Ground<'a>, Unplaceable> {
+        let ground = self.executable_ground(address, maps)?;
+        if ground.mapping.perms.contains(Permissions::SHARED) {
+            return Err(Unplaceable::Shared);
+        }
+        Ok(ground)
+    }
+
+    /// The mapping of `address`, if code runs in it.
+    fn executable_ground<'a>(&mut self, address: u64, maps: &'a Maps) -> Result<Ground<'a>, Unplaceable> {
         let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
         if !mapping.is_executable() {
             return Err(Unplaceable::NotExecutable);
-        }
-        if mapping.perms.contains(Permissions::SHARED) {
-            return Err(Unplaceable::Shared);
         }
         self.sequences.look_at(maps, mapping);
         if self.watched.is_empty() {
@@ -480,6 +502,7 @@ impl Space {
         let mut window = Window::new();
         let mut overwritten = Vec::new();
         for &address in addresses {
+            self.withdraw_watch(address, probe);
             let here = self.breakpoints.get_mut(&address);
             let Some(breakpoint) = here.filter(|here| here.probes.contains(&probe)) else { continue };
             breakpoint.probes.remove(probe);
@@ -492,6 +515,7 @@ impl Space {
 
     /// Takes every probe off. Returns the addresses at which the program had overwritten the breakpoint.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
+        self.unwatch_all();
         let mut window = Window::new();
         let addresses: Vec<u64> = self.breakpoints.keys().copied().collect();
         let lifted = addresses.into_iter().filter(|&address| self.lift_by(address, &mut window));
@@ -537,8 +561,10 @@ impl Space {
     /// Takes the breakpoint at `address` away, whoever needs it, and says whether there is, or was, one of
     /// ours and is none now.
     pub(crate) fn give_up(&mut self, address: u64) -> bool {
+        let watched = self.unwatch(address);
+        let placed = self.breakpoint(address).is_some();
         self.lift(address);
-        self.was_removed(address)
+        self.was_removed(address) || watched && !placed
     }
 
     /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.

@@ -48,6 +48,66 @@ pub trait Locate {
     fn is_on_return(&self) -> bool {
         false
     }
+
+    /// Whether the sites are to be hardware breakpoints; see [`Hardware`].
+    fn is_by_hardware(&self) -> bool {
+        false
+    }
+}
+
+/// The same sites, by hardware breakpoints: not a byte of text is changed, so that loads see it as it is, and text can be
+/// probed that cannot be written, or that other processes map, too.
+///
+/// A thread has four of them, which all probes share. They are perf events (perf_event_open(2)), which root, or who may
+/// trace the target while `kernel.perf_event_paranoid` is at most 2, can have on Linux 5.13 and later; they end with the
+/// process that traces. A hit is the same, but for a thread that blocks SIGTRAP: it goes on, and its hits are counted as
+/// missed. Such a thread has a SIGTRAP pending from then on until it unblocks the signal, or until the session leaves it;
+/// it never takes it, but sigpending(2), sigwait(3) and signalfd(2) show it.
+///
+/// ```
+/// use std::process::Command;
+///
+/// use probe::locate::{Address, Hardware};
+/// use probe::{Action, ProbeError, RunEnd, Session, Unplaceable};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut session = Session::launch(Command::new("true"))?;
+/// let start = session.entry().ok_or("it has ended already")?;
+/// let probe = match session.probe(Hardware(Address(start)), |_| Action::Continue) {
+///     Err(ProbeError::Unplaceable { reason: reason @ Unplaceable::Hardware(_), .. }) => {
+///         eprintln!("not here: {reason}");
+///         return Ok(());
+///     }
+///     placed => placed?,
+/// };
+/// assert!(matches!(session.run(), RunEnd::Ended(Some(status)) if status.success()));
+/// assert_eq!(session.report(probe).map(|report| report.counters.emulated), Some(1));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hardware<L>(pub L);
+
+impl<L: Locate> Locate for Hardware<L> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
+        self.0.locate(maps)
+    }
+
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        self.0.parts(maps)
+    }
+
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        self.0.part(name)
+    }
+
+    fn is_on_return(&self) -> bool {
+        self.0.is_on_return()
+    }
+
+    fn is_by_hardware(&self) -> bool {
+        true
+    }
 }
 
 /// Why there is no site.

@@ -133,6 +133,12 @@ pub(crate) fn comm(tid: i32) -> Option<Vec<u8>> {
     Some(name)
 }
 
+/// Whether thread `tid` blocks `signal`, and has one of its own waiting.
+pub(crate) fn holds_back(tid: i32, signal: i32) -> bool {
+    let has = |set: &str| signals(tid, set).is_some_and(|set| set & (1 << (signal - 1)) != 0);
+    has("SigPnd") && has("SigBlk")
+}
+
 /// The name of process `pid`, at most 15 bytes.
 pub(crate) fn name_of(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&comm(pid)?).into_owned())

@@ -17,8 +17,11 @@ pub(crate) struct Callers {
     /// The numbers of the modules that the client knows.
     told: Mutex<HashSet<u32>>,
     /// By thread: its name, and when that was read.
-    names: Mutex<HashMap<i32, (Instant, Option<Vec<u8>>)>>,
+    names: Mutex<HashMap<i32, Read>>,
 }
+
+/// A name, and when it was read.
+type Read = (Instant, Option<Vec<u8>>);
 
 impl Callers {
     pub(crate) fn new(objects: Arc<Objects>) -> Callers {

@@ -217,7 +217,8 @@ impl Client {
         if procfs::process_of(pid).and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id()) {
             return Err(WardenError::Attach(AttachError::Own));
         }
-        match self.call(&Request::Attach { pid, follow: options.follow, tracers: options.tracers })? {
+        let SessionOptions { follow, tracers, hardware, .. } = options;
+        match self.call(&Request::Attach { pid, follow, tracers, hardware })? {
             Reply::Attached { pid } => {
                 if self.target == 0 {
                     self.target = pid;
@@ -240,8 +241,8 @@ impl Client {
         let failed = |error| WardenError::Attach(AttachError::Launch { program: program.clone(), error });
         let mut embryo = Embryo::fork(command, Some(self.warden())).map_err(failed)?;
         let pid = embryo.pid;
-        let SessionOptions { follow, kill_with, tracers } = options;
-        match self.call(&Request::Seize { pid, follow, kill_with, tracers })? {
+        let SessionOptions { follow, kill_with, tracers, hardware } = options;
+        match self.call(&Request::Seize { pid, follow, kill_with, tracers, hardware })? {
             Reply::Attached { .. } => {}
             reply => {
                 // Not let go, it ends. That is not what to tell.

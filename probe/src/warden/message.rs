@@ -13,7 +13,7 @@ use crate::warden::program::Program;
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
@@ -39,12 +39,14 @@ pub(crate) enum Request {
         pid: i32,
         follow: bool,
         tracers: u16,
+        hardware: bool,
     },
     /// Traces a process that waits before exec.
     Seize {
         pid: i32,
         follow: bool,
         tracers: u16,
+        hardware: bool,
         kill_with: bool,
     },
     /// Waits for the exec.

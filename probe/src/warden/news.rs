@@ -254,6 +254,8 @@ pub enum Event {
     Restored { pid: i32, address: u64, missing: Duration },
     /// The program has copied text with a breakpoint in it.
     Copied { pid: i32, address: u64, of: u64, served: bool },
+    /// A thread that was just made has no hardware breakpoint for a site.
+    Unwatched { pid: i32, tid: i32, address: u64, error: Errno },
     /// A breakpoint in a restartable sequence has been taken out.
     Sequence { pid: i32, address: u64 },
 }
@@ -298,6 +300,7 @@ pub(crate) enum Sent {
     Overwritten(i32, u64, Duration),
     Restored(i32, u64, Duration),
     Copied(i32, u64, u64, bool),
+    Unwatched(i32, i32, u64, i32),
     Sequence(i32, u64),
     /// The probe, and the number of the binding.
     Bound(u32, u32, Box<Binding>),
@@ -336,6 +339,9 @@ impl Sent {
             Of::Overwritten { pid, address, missing } => Sent::Overwritten(*pid, *address, *missing),
             Of::Restored { pid, address, missing } => Sent::Restored(*pid, *address, *missing),
             Of::Copied { pid, address, of, served } => Sent::Copied(*pid, *address, *of, *served),
+            Of::Unwatched { pid, tid, address, error } => {
+                Sent::Unwatched(*pid, *tid, *address, *error as i32)
+            }
             Of::Sequence { pid, address } => Sent::Sequence(*pid, *address),
         })
     }
@@ -368,6 +374,9 @@ impl Event {
             Sent::Overwritten(pid, address, missing) => Event::Overwritten { pid, address, missing },
             Sent::Restored(pid, address, missing) => Event::Restored { pid, address, missing },
             Sent::Copied(pid, address, of, served) => Event::Copied { pid, address, of, served },
+            Sent::Unwatched(pid, tid, address, error) => {
+                Event::Unwatched { pid, tid, address, error: Errno::from_raw(error) }
+            }
             Sent::Sequence(pid, address) => Event::Sequence { pid, address },
         })
     }
@@ -384,6 +393,8 @@ pub struct Report {
     /// Of the hits that count as filtered, for how many the condition had no value: it divided by zero, or read memory
     /// that cannot be read.
     pub undefined: u64,
+    /// Whether its sites are hardware breakpoints.
+    pub hardware: bool,
     /// At how many addresses it has been placed, in any process.
     pub sites: u64,
     /// The sites that cannot be probed.
@@ -410,6 +421,7 @@ pub(crate) struct SentReport {
     counters: SentCounters,
     returns: Option<SentCounters>,
     undefined: u64,
+    hardware: bool,
     sites: u64,
     refused: Vec<Refusal>,
     pending: Option<String>,
@@ -422,6 +434,7 @@ impl SentReport {
             counters: sent(report.counters),
             returns: report.returns.map(sent),
             undefined,
+            hardware: report.hardware,
             sites: report.sites.len() as u64,
             refused: refused.collect(),
             pending: report.pending.as_ref().map(ToString::to_string),
@@ -431,11 +444,12 @@ impl SentReport {
 
 impl From<SentReport> for Report {
     fn from(sent: SentReport) -> Report {
-        let SentReport { counters, returns, undefined, sites, refused, pending } = sent;
+        let SentReport { counters, returns, undefined, hardware, sites, refused, pending } = sent;
         Report {
             counters: counted(counters),
             returns: returns.map(counted),
             undefined,
+            hardware,
             sites,
             refused,
             pending,

@@ -200,8 +200,7 @@ fn measured(measure: Measure, hit: &mut Hit<'_>, bound: Option<&Bound>) -> Optio
         Measure::Argument(index) => {
             let binding = &bound?.binding;
             let taken = binding.take(hit);
-            let value = binding.values(&taken).nth(index as usize).map(|(_, value)| value);
-            value
+            binding.values(&taken).nth(index as usize).map(|(_, value)| value)
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 
 use crate::arguments::bindings::{Bindings, WithBindings};
@@ -86,6 +87,10 @@ fn stand_apart() {
         if lower && std::fs::write("/proc/self/oom_score_adj", score).is_ok() {
             break;
         }
+    }
+    // A hardware breakpoint takes a descriptor in each thread.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
     if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);
@@ -311,7 +316,7 @@ impl Service<'_> {
         match request {
             Request::Hello { version: VERSION } => outlet.reply(&Reply::Done),
             Request::Hello { version } => self.warden.refuse(&format!("it is {VERSION}, and not {version}")),
-            Request::Attach { pid, follow, tracers } => {
+            Request::Attach { pid, follow, tracers, hardware } => {
                 if let Some(session) = &mut self.session {
                     let attached = session.attach_also(pid);
                     outlet.reply(&match attached {
@@ -320,12 +325,12 @@ impl Service<'_> {
                     });
                     return Next::GoOn;
                 }
-                let options = SessionOptions { follow, tracers, ..SessionOptions::default() };
+                let options = SessionOptions { follow, tracers, hardware, ..SessionOptions::default() };
                 self.start(Session::attach_with(pid, options), true);
             }
-            Request::Seize { pid, follow, kill_with, tracers } => {
+            Request::Seize { pid, follow, kill_with, tracers, hardware } => {
                 self.kill_with = kill_with;
-                let options = SessionOptions { follow, kill_with, tracers };
+                let options = SessionOptions { follow, kill_with, tracers, hardware };
                 self.start(Session::seize_embryo(pid, options), false);
             }
             Request::Limit { hits } => {

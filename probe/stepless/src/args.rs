@@ -105,6 +105,9 @@ pub(crate) struct Watch {
     /// Probe the processes that the target starts, too.
     #[arg(long)]
     pub(crate) follow: bool,
+    /// Change no byte of the target's text: probe by hardware breakpoints, of which a thread has four.
+    #[arg(long)]
+    pub(crate) hardware: bool,
     /// Stop probing after N hits.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,

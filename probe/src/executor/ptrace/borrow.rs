@@ -133,10 +133,13 @@ impl Loan {
         Some(Loan { address, bytes: copy, pattern })
     }
 
-    /// Whether it is there still, and no breakpoint on it.
+    /// Whether it is there still, and no breakpoint on it, of which one of the hardware does not show.
     fn is_still_there(&self, space: &Space) -> bool {
         let mut now = [0; LONGEST];
         let length = self.pattern.length;
+        if space.watched(self.address).is_some() {
+            return false;
+        }
         match (now.get_mut(..length), self.bytes.get(..length)) {
             (Some(now), Some(known)) => {
                 space.read_raw(self.address, now).is_ok_and(|read| read == length) && now == known
@@ -193,7 +196,8 @@ fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
             let Ok(count) = space.read_raw(address, chunk) else { break };
             let read = chunk.get(..count)?;
             let loan = (0..read.len())
-                .find_map(|offset| Loan::at(need, address + offset as u64, read.get(offset..)?));
+                .filter_map(|offset| Loan::at(need, address + offset as u64, read.get(offset..)?))
+                .find(|loan| space.watched(loan.address).is_none());
             if loan.is_some() {
                 return loan;
             }

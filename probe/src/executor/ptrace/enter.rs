@@ -58,15 +58,22 @@ impl Ptrace<'_> {
     }
 
     /// Has the thread execute the displaced instruction at `site` itself, while the other threads that share its
-    /// memory are held and the breakpoint is lifted.
+    /// memory are held and the breakpoint is lifted. One of the hardware it passes, and nobody need be held.
     pub(super) fn execute_in_place(&mut self, site: u64, how: Natively) -> Attempt {
         let tid = self.thread.tid();
         let stepping = self.registers.file.rflags.contains(Rflags::TF);
         self.registers.file.rip = site;
-        if self.store_refused() {
+        let (placed, watched) = {
+            let space = self.space.read();
+            (space.breakpoint(site).is_some(), space.watched(site).is_some())
+        };
+        self.registers.file.rflags.set(Rflags::RF, watched);
+        let refused = self.store_refused();
+        self.registers.file.rflags -= Rflags::RF;
+        if refused {
             return Attempt::Unavailable;
         }
-        let others = self.threads.get(tid).map(|thread| thread.space);
+        let others = self.threads.get(tid).filter(|_| placed).map(|thread| thread.space);
         let held = others.is_some_and(|space| self.threads.hold_others(space, tid));
         let repeats = how == Natively::Repeat;
         let how = if stepping && repeats { Natively::Once } else { how };

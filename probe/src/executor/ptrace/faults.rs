@@ -87,8 +87,12 @@ impl Ptrace<'_> {
     pub(super) fn deliver(&mut self, exception: Exception, site: u64) -> Attempt {
         let tid = self.thread.tid();
         if exception == Exception::Breakpoint {
-            // The stop that we are in is that of an INT3: it only has to be taken, even if it was blocked.
+            // The stop that we are in is that of an INT3, or is to be: it only has to be taken, even if it was blocked.
             self.threads.unblock_trap(self.thread);
+            if self.is_watched(site) {
+                let signal = signal_of(exception, &self.registers.file, &self.space.read());
+                self.set_signal_info(signal);
+            }
             return Attempt::Raised(libc::SIGTRAP);
         }
         let mut signal = signal_of(exception, &self.registers.file, &self.space.read());
@@ -152,6 +156,10 @@ impl Ptrace<'_> {
         }
     }
 
+    fn is_watched(&self, site: u64) -> bool {
+        self.space.read().watched(site).is_some()
+    }
+
     /// Says whether the kernel does not refuse that.
     fn set_signal_info(&mut self, signal: Signal) -> bool {
         let info = sys::fault_siginfo(signal.number, signal.code, signal.address, signal.key);
@@ -163,7 +171,8 @@ impl Ptrace<'_> {
     /// its handler gets.
     fn substitute(&mut self, exception: Exception, signal: Signal) -> Attempt {
         let tid = self.thread.tid();
-        if !exception.is_trap() {
+        // Passing a hardware breakpoint would be a hit that nobody sees.
+        if !exception.is_trap() && !self.is_watched(self.registers.file.rip) {
             self.registers.file.rflags |= Rflags::RF;
             let stored = self.registers.store(self.thread);
             self.threads.note(tid, "PTRACE_SETREGS", stored);

@@ -121,6 +121,9 @@ impl Locked {
     fn is_still_there(&self, space: &Space) -> bool {
         let mut now = [0; LONGEST];
         let length = self.length;
+        if space.watched(self.address).is_some() {
+            return false;
+        }
         match (now.get_mut(..length), self.bytes.get(..length)) {
             (Some(now), Some(known)) => {
                 space.read_raw(self.address, now).is_ok_and(|read| read == length) && now == known

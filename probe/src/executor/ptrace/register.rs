@@ -1,21 +1,33 @@
 //! Which threads are traced, by any tracer of the session.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
+use crate::executor::hardware::{Hardware, Unwatched};
 use crate::executor::ptrace::crew::TracerId;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::target::lock;
 
 /// All threads that the tracers of a session trace, and those on their way from one to another.
+///
+/// Who is booked in an address space is armed with the hardware breakpoints of that, and whose entry goes loses them.
 #[derive(Debug, Default)]
-pub(crate) struct Register(Mutex<Entries>);
+pub(crate) struct Register {
+    entries: Mutex<Entries>,
+    /// Whether there have been hardware breakpoints, whose signals may be on their way.
+    uses_hardware: AtomicBool,
+    /// Threads that could not be armed, which has not been told yet.
+    unwatched: Mutex<Vec<Unwatched>>,
+    any_unwatched: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Entries {
     by_tid: HashMap<i32, Entry>,
     /// How many threads run in each address space.
     populations: HashMap<SpaceId, usize>,
+    hardware: HashMap<SpaceId, Arc<Hardware>>,
 }
 
 /// What every tracer may know of a thread.
@@ -28,41 +40,99 @@ struct Entry {
     tracer: TracerId,
 }
 
+/// What a thread is to be freed of, and armed with.
+struct Move {
+    left: Option<Arc<Hardware>>,
+    joined: Option<Arc<Hardware>>,
+}
+
 impl Entries {
-    fn insert(&mut self, tid: i32, entry: Entry) {
-        self.remove(tid);
+    fn insert(&mut self, tid: i32, entry: Entry) -> Move {
+        let left = self.remove(tid);
         self.by_tid.insert(tid, entry);
         *self.populations.entry(entry.space).or_default() += 1;
+        Move { left, joined: self.hardware.get(&entry.space).cloned() }
     }
 
-    fn remove(&mut self, tid: i32) {
-        let Some(entry) = self.by_tid.remove(&tid) else { return };
+    /// Returns what the thread is to be freed of.
+    fn remove(&mut self, tid: i32) -> Option<Arc<Hardware>> {
+        let entry = self.by_tid.remove(&tid)?;
         if let Some(population) = self.populations.get_mut(&entry.space) {
             *population -= 1;
             if *population == 0 {
                 self.populations.remove(&entry.space);
             }
         }
+        self.hardware.get(&entry.space).cloned()
     }
 }
 
 impl Register {
+    /// Takes up an address space.
+    pub(crate) fn add_space(&self, space: SpaceId, hardware: Arc<Hardware>) {
+        lock(&self.entries).hardware.insert(space, hardware);
+    }
+
+    /// Forgets an address space.
+    pub(crate) fn remove_space(&self, space: SpaceId) {
+        lock(&self.entries).hardware.remove(&space);
+    }
+
+    /// Forgets all address spaces.
+    pub(crate) fn clear_spaces(&self) {
+        lock(&self.entries).hardware.clear();
+    }
+
+    /// There are hardware breakpoints from now on.
+    pub(crate) fn use_hardware(&self) {
+        self.uses_hardware.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there are, or have been, hardware breakpoints.
+    pub(crate) fn uses_hardware(&self) -> bool {
+        self.uses_hardware.load(Ordering::SeqCst)
+    }
+
+    /// Takes the threads that could not be armed.
+    pub(crate) fn take_unwatched(&self) -> Vec<Unwatched> {
+        // Looked at after each stop.
+        match self.any_unwatched.load(Ordering::Acquire) && self.any_unwatched.swap(false, Ordering::AcqRel) {
+            true => std::mem::take(&mut lock(&self.unwatched)),
+            false => Vec::new(),
+        }
+    }
+
+    /// Not with the entries locked, for it takes a while.
+    fn settle(&self, tid: i32, Move { left, joined }: Move) {
+        if let Some(left) = left {
+            left.disarm(tid);
+        }
+        let unwatched = joined.map(|joined| joined.arm(tid)).unwrap_or_default();
+        if !unwatched.is_empty() {
+            lock(&self.unwatched).extend(unwatched);
+            self.any_unwatched.store(true, Ordering::Release);
+        }
+    }
+
     /// Takes up a thread, of that tracer. One of that number that another has had is none any more.
     pub(crate) fn add(&self, tid: i32, pid: i32, space: SpaceId, tracer: TracerId) {
-        lock(&self.0).insert(tid, Entry { pid, space, guest: false, tracer });
+        let moved = lock(&self.entries).insert(tid, Entry { pid, space, guest: false, tracer });
+        self.settle(tid, moved);
     }
 
     /// Forgets a thread, if it is that tracer's: the number of one that is gone may be that of another's by now.
     pub(crate) fn remove(&self, tid: i32, tracer: TracerId) {
-        let mut entries = lock(&self.0);
+        let mut entries = lock(&self.entries);
         if entries.by_tid.get(&tid).is_some_and(|entry| entry.tracer == tracer) {
-            entries.remove(tid);
+            let left = entries.remove(tid);
+            drop(entries);
+            self.settle(tid, Move { left, joined: None });
         }
     }
 
     /// Says who traces a thread now.
     pub(crate) fn set_tracer(&self, tid: i32, tracer: TracerId) {
-        if let Some(entry) = lock(&self.0).by_tid.get_mut(&tid) {
+        if let Some(entry) = lock(&self.entries).by_tid.get_mut(&tid) {
             entry.tracer = tracer;
         }
     }
@@ -70,62 +140,68 @@ impl Register {
     /// Of process `pid`, which executes another program, one thread is left, of that tracer and in no address space so
     /// far. Returns the address spaces in which threads of it have been.
     pub(crate) fn leave_one(&self, pid: i32, tracer: TracerId) -> Vec<SpaceId> {
-        let mut entries = lock(&self.0);
+        let mut entries = lock(&self.entries);
         let old = entries.by_tid.iter().filter(|(_, entry)| entry.pid == pid);
         let old: Vec<(i32, SpaceId)> = old.map(|(&tid, entry)| (tid, entry.space)).collect();
         // All at once, so that nobody finds that there are none.
-        old.iter().for_each(|&(tid, _)| entries.remove(tid));
-        entries.insert(pid, Entry { pid, space: SpaceId::MAX, guest: false, tracer });
+        let left: Vec<_> = old.iter().map(|&(tid, _)| (tid, entries.remove(tid))).collect();
+        let moved = entries.insert(pid, Entry { pid, space: SpaceId::MAX, guest: false, tracer });
+        drop(entries);
+        left.into_iter().for_each(|(tid, left)| self.settle(tid, Move { left, joined: None }));
+        self.settle(pid, moved);
         old.into_iter().map(|(_, space)| space).collect()
     }
 
     /// Says in which address space a thread runs.
     pub(crate) fn set_space(&self, tid: i32, space: SpaceId) {
-        let mut entries = lock(&self.0);
-        if let Some(known) = entries.by_tid.get(&tid).copied() {
-            entries.insert(tid, Entry { space, ..known });
-        }
+        let mut entries = lock(&self.entries);
+        let Some(known) = entries.by_tid.get(&tid).copied().filter(|known| known.space != space) else {
+            return;
+        };
+        let moved = entries.insert(tid, Entry { space, ..known });
+        drop(entries);
+        self.settle(tid, moved);
     }
 
     /// Says whether the process of `tid` shares the address space of another one, which had it first.
     pub(crate) fn set_guest(&self, tid: i32, guest: bool) {
-        if let Some(entry) = lock(&self.0).by_tid.get_mut(&tid) {
+        if let Some(entry) = lock(&self.entries).by_tid.get_mut(&tid) {
             entry.guest = guest;
         }
     }
 
     pub(crate) fn contains(&self, tid: i32) -> bool {
-        lock(&self.0).by_tid.contains_key(&tid)
+        lock(&self.entries).by_tid.contains_key(&tid)
     }
 
     /// Whether no thread is traced.
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.0).by_tid.is_empty()
+        lock(&self.entries).by_tid.is_empty()
     }
 
     /// The process of thread `tid`.
     pub(crate) fn process_of(&self, tid: i32) -> Option<i32> {
-        lock(&self.0).by_tid.get(&tid).map(|entry| entry.pid)
+        lock(&self.entries).by_tid.get(&tid).map(|entry| entry.pid)
     }
 
     /// A process that runs in `space`.
     pub(crate) fn process_in(&self, space: SpaceId) -> Option<i32> {
-        lock(&self.0).by_tid.values().find(|entry| entry.space == space).map(|entry| entry.pid)
+        lock(&self.entries).by_tid.values().find(|entry| entry.space == space).map(|entry| entry.pid)
     }
 
     /// How many threads of process `pid` are traced.
     pub(crate) fn threads_of(&self, pid: i32) -> usize {
-        lock(&self.0).by_tid.values().filter(|entry| entry.pid == pid).count()
+        lock(&self.entries).by_tid.values().filter(|entry| entry.pid == pid).count()
     }
 
     /// The processes that are traced, and the address space of each.
     pub(crate) fn processes(&self) -> Vec<(i32, SpaceId)> {
-        lock(&self.0).by_tid.values().map(|entry| (entry.pid, entry.space)).collect()
+        lock(&self.entries).by_tid.values().map(|entry| (entry.pid, entry.space)).collect()
     }
 
     /// The threads that run in `space`, guests last: those may execute another program any time.
     pub(crate) fn in_space(&self, space: SpaceId) -> Vec<i32> {
-        let entries = lock(&self.0);
+        let entries = lock(&self.entries);
         let threads = entries.by_tid.iter().filter(|(_, entry)| entry.space == space);
         let mut threads: Vec<(bool, i32)> = threads.map(|(&tid, entry)| (entry.guest, tid)).collect();
         drop(entries);
@@ -135,12 +211,12 @@ impl Register {
 
     /// Whether no thread runs in `space` any more.
     pub(crate) fn is_deserted(&self, space: SpaceId) -> bool {
-        !lock(&self.0).populations.contains_key(&space)
+        !lock(&self.entries).populations.contains_key(&space)
     }
 
     /// Whether threads other than `tid` share `space`.
     pub(crate) fn has_others(&self, space: SpaceId, tid: i32) -> bool {
-        let entries = lock(&self.0);
+        let entries = lock(&self.entries);
         let itself = entries.by_tid.get(&tid).is_some_and(|entry| entry.space == space);
         entries.populations.get(&space).is_some_and(|&population| population > usize::from(itself))
     }

@@ -12,6 +12,7 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::executor::perf::Signalled;
 use crate::target::failure::ignore_death;
 use crate::target::system;
 
@@ -252,6 +253,11 @@ impl Stopped {
         ptrace::getsiginfo(system::pid(self.tid)).map(|info| is_breakpoint_info(&info))
     }
 
+    /// What the signal that it is about to take says of a hardware breakpoint of ours; `None` if it is another.
+    pub(crate) fn signalled(&self) -> Result<Option<Signalled>> {
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Signalled::of(&info))
+    }
+
     /// Whether the kernel has sent the signal that it is about to take, on its own account.
     pub(crate) fn is_from_kernel(&self) -> Result<bool> {
         ptrace::getsiginfo(system::pid(self.tid)).map(|info| info.si_code > 0)
@@ -264,7 +270,7 @@ impl Stopped {
             .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
     }
 
-    /// Whether the SIGTRAP of an INT3 waits in the thread's own queue.
+    /// Whether the SIGTRAP of an INT3, or of a hardware breakpoint of ours, waits in the thread's own queue.
     pub(crate) fn has_pending_breakpoint(&self) -> Result<bool> {
         /// `struct ptrace_peeksiginfo_args` (linux/ptrace.h).
         #[repr(C)]
@@ -283,7 +289,8 @@ impl Stopped {
             // SAFETY: `range` is laid out as the kernel has it, and `found` has room for `count` entries.
             let result = unsafe { libc::ptrace(libc::PTRACE_PEEKSIGINFO, self.tid, address, data) };
             let read = usize::try_from(Errno::result(result)?).unwrap_or(0).min(COUNT);
-            if found.iter().take(read).any(is_breakpoint_info) {
+            let is_ours = |info: &siginfo_t| is_breakpoint_info(info) || Signalled::of(info).is_some();
+            if found.iter().take(read).any(is_ours) {
                 return Ok(true);
             }
             if read < COUNT {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::executor::perf::Signalled;
 use crate::executor::ptrace::atomic::Atomics;
 use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
 use crate::executor::ptrace::register::Register;
@@ -167,6 +168,33 @@ impl Threads {
     /// say.
     pub(crate) fn is_breakpoint(&mut self, thread: &Stopped, likely: bool) -> bool {
         self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.is_breakpoint()).unwrap_or(likely)
+    }
+
+    /// What the SIGTRAP that a thread is about to take says of a hardware breakpoint of ours, if it is that of one.
+    pub(crate) fn signalled(&mut self, thread: &Stopped) -> Option<Signalled> {
+        if !self.register.uses_hardware() {
+            return None;
+        }
+        self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.signalled()).flatten()
+    }
+
+    /// Has a thread stop for a SIGTRAP that waits in its queue, whether or not it blocks that. Says whether it has.
+    pub(crate) fn take_pending_trap(&mut self, thread: &mut Stopped) -> Result<bool, Gone> {
+        let tid = thread.tid();
+        let mask = self.note(tid, "PTRACE_GETSIGMASK", thread.signal_mask());
+        let blocked = mask.filter(|mask| mask & bit(libc::SIGTRAP) != 0);
+        if let Some(mask) = blocked
+            && self
+                .note(tid, "PTRACE_SETSIGMASK", thread.set_signal_mask(mask & !bit(libc::SIGTRAP)))
+                .is_none()
+        {
+            return Ok(false);
+        }
+        let stopped = self.run_on(thread, Resume::Continue, 0)?;
+        if let Some(mask) = blocked {
+            self.note(tid, "PTRACE_SETSIGMASK", thread.set_signal_mask(mask));
+        }
+        Ok(stopped)
     }
 
     /// Takes up thread `tid`, which runs.

@@ -29,6 +29,7 @@ impl Space {
     /// program has taken along into a copy at the same address: the addresses of those with probes are returned. Where
     /// it has moved the mapping of a file elsewhere, the original bytes are put back.
     pub(crate) fn forget_unmapped(&mut self, maps: &[Mapping]) -> Vec<u64> {
+        self.unwatch_unmapped(maps);
         let stays = |address: u64, known: &Origin| {
             maps::find(maps, address).is_some_and(|mapping| *known == Origin::of(mapping))
         };

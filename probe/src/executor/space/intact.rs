@@ -152,10 +152,13 @@ impl Space {
 
     /// The instruction behind the breakpoint at `site`, as it is now; `None` where there is no breakpoint any more.
     pub(super) fn displaced_now(&mut self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
-        if self.breakpoint(site)?.changing {
-            self.reread(site, lost);
+        if self.site(site)?.changing {
+            match self.breakpoint(site) {
+                Some(_) => self.reread(site, lost),
+                None => self.reread_watched(site, lost),
+            }
         }
-        self.breakpoint(site)?.displaced(site).copied()
+        self.site(site)?.displaced(site).copied()
     }
 
     /// Decodes the instruction at `site` anew, for the program may have changed it. Where it cannot be probed any more,

@@ -137,6 +137,7 @@ fn start(
     let options = SessionOptions {
         follow: arguments.follow,
         kill_with: arguments.kill_with,
+        hardware: arguments.hardware,
         ..SessionOptions::default()
     };
     for &pid in targets {

@@ -121,7 +121,9 @@ fn watch_start(client: &mut Client, shared: &Arc<Shared>) {
         }
         Action::Remove
     };
-    let placed = client.entry().map(|entry| client.probe_with(Place::Address(entry), Program::new(), start));
+    // Not a byte is to be changed, and all debug registers may be wanted.
+    let entry = client.entry().filter(|_| !shared.hardware);
+    let placed = entry.map(|entry| client.probe_with(Place::Address(entry), Program::new(), start));
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
         shared.start(client.pid());

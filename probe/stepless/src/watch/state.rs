@@ -24,6 +24,9 @@ use crate::{target, warn};
 /// The bar of sites that are being probed.
 const PLACING: &str = "{bar:30} {percent:>3} % {pos}/{len} instructions {eta} left  {wide_msg}";
 
+/// Of threads that could not be armed one is told for each error.
+const UNWATCHED: &str = "perf_event_open";
+
 /// What those share who hear of news.
 pub(super) struct Shared {
     /// By probe on the command line.
@@ -40,6 +43,8 @@ pub(super) struct Shared {
     pub(super) objects: Arc<Objects>,
     pub(super) format: Format,
     pub(super) limit: Option<u64>,
+    /// Whether no byte of text is to be changed.
+    pub(super) hardware: bool,
     pub(super) state: Mutex<State>,
 }
 
@@ -100,6 +105,7 @@ impl Shared {
             objects,
             format,
             limit: arguments.limit,
+            hardware: arguments.hardware,
             state: Mutex::new(state),
         }
     }
@@ -238,6 +244,16 @@ impl Shared {
             | EngineEvent::Restored { .. }
             | EngineEvent::Copied { .. }
             | EngineEvent::Sequence { .. } => self.tell_changed(&mut state, event),
+            EngineEvent::Unwatched { pid, tid, address, error }
+                if !state.failed.iter().any(|(known, why)| known == UNWATCHED && why == error) =>
+            {
+                state.failed.push((UNWATCHED.to_owned(), *error));
+                let why = error.desc();
+                warn(&format!(
+                    "thread {tid} of process {pid} has no hardware breakpoint at {address:#x} ({why}), and maybe more \
+                     threads; their hits are neither seen nor counted"
+                ));
+            }
             EngineEvent::Rejected { tid, error, .. } => {
                 warn(&format!("the registers of thread {tid} could not be changed: {error}"));
             }

@@ -1,0 +1,139 @@
+//! perf events that stop a thread before it executes an instruction (perf_event_open(2)).
+
+#![allow(unsafe_code, reason = "a raw system call; it is wrapped here in a function that is safe to call")]
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{FromRawFd, RawFd};
+
+use libc::siginfo_t;
+use nix::Result;
+use nix::errno::Errno;
+
+/// What tells our SIGTRAPs from those of events that others have opened: "stepless".
+const MARK: u64 = u64::from_be_bytes(*b"stepless");
+
+/// An event of a thread. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Event(File);
+
+/// `struct perf_event_attr` (linux/perf_event.h), as of `PERF_ATTR_SIZE_VER7`.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    breakpoint_type: u32,
+    breakpoint_address: u64,
+    breakpoint_length: u64,
+    unused: [u64; 6],
+    signal_data: u64,
+}
+
+impl Event {
+    /// That thread `tid` is about to execute the instruction at `address`: it is sent a SIGTRAP. If it blocks that, it
+    /// goes on, and is only counted.
+    ///
+    /// # Errors
+    /// ENOSPC where all debug registers of the thread are in use; and those of the system call.
+    pub(crate) fn at(tid: i32, address: u64) -> Result<Event> {
+        const PERF_TYPE_BREAKPOINT: u32 = 5;
+        const HW_BREAKPOINT_X: u32 = 4;
+        const EXCLUDE_KERNEL: u64 = 1 << 5;
+        const EXCLUDE_HYPERVISOR: u64 = 1 << 6;
+        const REMOVE_ON_EXEC: u64 = 1 << 36;
+        const SIGTRAP: u64 = 1 << 37;
+        const PERF_FLAG_FD_CLOEXEC: u64 = 1 << 3;
+        const ANY: i32 = -1;
+        const SIZE: usize = size_of::<Attributes>();
+        const { assert!(SIZE == 128) };
+        let attributes = Attributes {
+            kind: PERF_TYPE_BREAKPOINT,
+            size: SIZE as u32,
+            sample_period: 1,
+            flags: EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | REMOVE_ON_EXEC | SIGTRAP,
+            breakpoint_type: HW_BREAKPOINT_X,
+            breakpoint_address: address,
+            // What the kernel demands of one for instructions.
+            breakpoint_length: size_of::<libc::c_long>() as u64,
+            signal_data: MARK,
+            ..Attributes::default()
+        };
+        let attributes = &raw const attributes;
+        // SAFETY: the kernel reads `size` bytes of the attributes, which live through the call, and follows no address
+        // in them.
+        let result = unsafe {
+            libc::syscall(libc::SYS_perf_event_open, attributes, tid, ANY, ANY, PERF_FLAG_FD_CLOEXEC)
+        };
+        let descriptor = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
+        // SAFETY: the descriptor is new, so nobody else has it.
+        Ok(Event(unsafe { File::from_raw_fd(descriptor) }))
+    }
+
+    /// How often it has happened, whether or not the thread has taken the signal.
+    pub(crate) fn count(&self) -> u64 {
+        let mut count = [0; 8];
+        let read = (&self.0).read_exact(&mut count);
+        if read.is_ok() { u64::from_ne_bytes(count) } else { 0 }
+    }
+}
+
+/// What the signal of an event of ours says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Signalled {
+    /// The address of the instruction.
+    pub(crate) address: u64,
+    /// Whether the thread has blocked the signal, and gone on.
+    pub(crate) late: bool,
+}
+
+impl Signalled {
+    /// `None` for another signal.
+    pub(crate) fn of(info: &siginfo_t) -> Option<Signalled> {
+        /// siginfo_t with the `_perf` member (asm-generic/siginfo.h).
+        #[repr(C)]
+        struct Perf {
+            signo: i32,
+            errno: i32,
+            code: i32,
+            padding: i32,
+            address: u64,
+            data: u64,
+            kind: u32,
+            flags: u32,
+        }
+        const TRAP_PERF: i32 = 6;
+        const TRAP_PERF_FLAG_ASYNC: u32 = 1;
+        const { assert!(size_of::<Perf>() <= size_of::<siginfo_t>()) };
+        // SAFETY: siginfo_t is larger than `Perf`, as just asserted, consists of initialised bytes, and `Perf` of
+        // integers, for which any are valid.
+        let perf = unsafe { std::ptr::read_unaligned((&raw const *info).cast::<Perf>()) };
+        (perf.signo == libc::SIGTRAP && perf.code == TRAP_PERF && perf.data == MARK)
+            .then_some(Signalled { address: perf.address, late: perf.flags & TRAP_PERF_FLAG_ASYNC != 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_of_others_are_none_of_ours() {
+        // SAFETY: all-zero bytes are a valid siginfo_t.
+        let mut info: siginfo_t = unsafe { std::mem::zeroed() };
+        (info.si_signo, info.si_code) = (libc::SIGTRAP, 6);
+        assert_eq!(Signalled::of(&info), None);
+        let mark = (&raw mut info).cast::<u64>().wrapping_add(3);
+        // SAFETY: the fourth word lies within siginfo_t, which is aligned to 8 bytes.
+        unsafe { *mark = MARK };
+        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false }));
+        info.si_signo = libc::SIGSEGV;
+        assert_eq!(Signalled::of(&info), None);
+    }
+}
