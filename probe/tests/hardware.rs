@@ -6,8 +6,10 @@ mod refuse;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -532,9 +534,45 @@ fn a_target_is_detached_from_under_traffic() {
         }
         session.detach();
         let Counters { hits, emulated, missed, .. } = counters(&session, id);
-        let counted = count.load(std::sync::atomic::Ordering::Relaxed);
+        let counted = count.load(Ordering::Relaxed);
         assert_eq!((hits, emulated, missed), (counted, counted, 0));
     }
+    assert_eq!(target.finish(), Some(0));
+}
+
+/// A child that is being made has all our descriptors, and so the events, until it executes its program.
+#[test]
+fn a_target_is_detached_from_while_children_are_made() {
+    if !are_there() {
+        return;
+    }
+    let program = compile("hardware", &[]);
+    let target = Target::start(&program, &["busy"]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let mut command = Command::new("true");
+                // So that it is forked.
+                #[allow(unsafe_code, reason = "what is called between fork and exec is one system call")]
+                // SAFETY: it allocates nothing, and takes no lock.
+                unsafe {
+                    command.pre_exec(|| {
+                        let time = libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+                        libc::nanosleep(&raw const time, std::ptr::null_mut());
+                        Ok(())
+                    });
+                }
+                assert!(command.status().unwrap().success());
+            }
+        });
+        for _ in 0..20 {
+            let mut session = Session::attach(target.pid()).unwrap();
+            session.probe(Hardware(Function::whole(&program, "work")), proceed).unwrap();
+            assert_eq!(session.run_for(Duration::from_millis(5)), RunEnd::Timeout);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
     assert_eq!(target.finish(), Some(0));
 }
 
@@ -550,13 +588,14 @@ fn a_target_is_left_without_an_interruption() {
         let serve = move || {
             let mut session = Session::attach(pid).unwrap();
             let id = session.probe(Hardware(Function::whole(&program, "work")), proceed).unwrap();
-            assert_eq!(session.run_for(Duration::from_millis(20)), RunEnd::Timeout);
+            while counters(&session, id).hits == 0 {
+                assert_eq!(session.run_for(Duration::from_millis(10)), RunEnd::Timeout);
+            }
             (session.leave(), id)
         };
         let (left, id) = std::thread::spawn(serve).join().unwrap();
         let Counters { hits, emulated, missed, .. } = left.report(id).unwrap().counters;
         assert_eq!((emulated, missed), (hits, 0));
-        assert!(hits > 0);
     }
     assert_eq!(target.finish(), Some(0));
 }
@@ -611,4 +650,34 @@ fn a_thread_that_cannot_be_armed_is_told() {
     });
     let (told, site) = told.join().unwrap();
     assert_eq!(told, vec![(site, nix::errno::Errno::ENOSPC); 25 * 8]);
+}
+
+/// A debug register that is not used any more keeps its address, and the processor tells of that, too, when the same one
+/// is in another.
+#[test]
+fn a_site_that_moves_to_another_debug_register_is_hit_as_before() {
+    if !are_there() {
+        return;
+    }
+    let program = compile("hardware", &[]);
+    let target = Target::start(&program, &["busy"]);
+    let mut session = Session::attach(target.pid()).unwrap();
+    let work = Function::whole(&program, "work").locate(&Maps::read(target.pid()).unwrap()).unwrap();
+    let place =
+        |session: &mut Session, site: &Site| session.probe(Hardware(Address(site.address)), proceed).unwrap();
+    let [first, second, third] = work[..] else { panic!("{work:?}") };
+    let mut ids = [first, second, third].map(|site| place(&mut session, &site));
+    for _ in 0..20 {
+        assert_eq!(session.run_for(Duration::from_millis(5)), RunEnd::Timeout);
+        // The others move up when a thread gets a processor next.
+        session.remove(ids[0]);
+        assert_eq!(session.run_for(Duration::from_millis(20)), RunEnd::Timeout);
+        ids[0] = place(&mut session, &first);
+    }
+    session.detach();
+    for id in ids {
+        let Counters { hits, emulated, missed, .. } = counters(&session, id);
+        assert_eq!((emulated, missed), (hits, 0));
+    }
+    assert_eq!(target.finish(), Some(0));
 }

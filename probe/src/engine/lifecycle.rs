@@ -280,7 +280,7 @@ impl Tracer {
         let signal = match stopped.stop.signal() {
             libc::SIGTRAP
                 if space.is_some_and(|space| {
-                    self.swallow(&stopped, space)
+                    self.threads.signalled(&stopped).is_some()
                         || self.rewind(&stopped, space)
                         || self.recover_copy(&stopped, space)
                 }) =>
@@ -306,27 +306,14 @@ impl Tracer {
                     self.threads.run_on(stopped, Resume::Continue, signal)?;
                 }
                 Stop::Signal(_) => return Ok(()),
-                _ => {
-                    if self.has_pending_breakpoint(stopped) {
-                        self.threads.take_pending_trap(stopped)?;
-                    }
-                    return Ok(());
+                // It may have been asked to stop more than once.
+                _ if self.has_pending_breakpoint(stopped) => {
+                    self.threads.take_pending_trap(stopped)?;
                 }
+                _ => return Ok(()),
             }
         }
         Ok(())
-    }
-
-    /// Whether the SIGTRAP that a thread is about to take is that of a hardware breakpoint, which it never takes. One
-    /// that has been removed meanwhile was none any more.
-    pub(crate) fn swallow(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
-        let Some(signalled) = self.threads.signalled(stopped) else { return false };
-        if !signalled.late
-            && let Some(space) = self.shared.space(space)
-        {
-            space.read().hardware.stopped(stopped.tid(), signalled.address);
-        }
-        true
     }
 
     fn has_pending_breakpoint(&mut self, stopped: &Stopped) -> bool {

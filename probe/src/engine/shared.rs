@@ -124,9 +124,7 @@ impl Probe {
     pub(crate) fn report(&self) -> ProbeReport {
         let mut counters = self.tally.counters();
         if let Some(passed) = &self.passed {
-            // One that was on its way when a breakpoint was removed, and another placed there, counts for neither.
-            let passed = passed.load(Ordering::Relaxed).cast_signed().max(0);
-            counters.missed += passed.cast_unsigned();
+            counters.missed += passed.load(Ordering::Relaxed);
         }
         let placed = lock(&self.placed);
         let is_nowhere = placed.sites.is_empty() && placed.parts.is_empty();

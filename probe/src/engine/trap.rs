@@ -121,7 +121,8 @@ impl Tracer {
         if by_hardware {
             // Which the processor has set for the instruction to pass, and would for the next one.
             self.registers.file.rflags -= Rflags::RF;
-        } else {
+        }
+        if signalled.is_none_or(|signalled| signalled.forced) {
             self.threads.put_back_mask(&stopped);
         }
         self.registers.file.rip = address;
@@ -164,11 +165,16 @@ impl Tracer {
         self.here.clear();
         let rip = self.registers.file.rip;
         match signalled {
-            Some(Signalled { address, late: false }) if address == rip => {
+            Some(Signalled { address, late: false, .. }) if address == rip => {
                 self.look_up_watched(stopped.tid(), space, space_id, address)
             }
             // One that the thread has held back is in the queue for as long as that, and takes the place of an INT3's.
-            signalled => self.look_up_placed(stopped, space, rip.wrapping_sub(1), signalled.is_some()),
+            signalled => {
+                if signalled.is_some() {
+                    space.read().hardware.unblocked(stopped.tid());
+                }
+                self.look_up_placed(stopped, space, rip.wrapping_sub(1), signalled.is_some())
+            }
         }
     }
 

@@ -137,17 +137,10 @@ pub(crate) struct Unwatched {
 /// The hardware breakpoints of an address space.
 #[derive(Debug, Default)]
 pub(crate) struct Hardware {
-    sites: Mutex<Sites>,
+    /// In the order of placement.
+    sites: Mutex<Vec<Site>>,
     /// Whether there are any, looked at for each thread that comes or goes.
     any: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Sites {
-    /// In the order of placement.
-    now: Vec<Site>,
-    /// Where there were others lately: a thread may be on its way to its stop.
-    former: Vec<Former>,
 }
 
 #[derive(Debug)]
@@ -159,37 +152,21 @@ struct Site {
     events: HashMap<i32, Counted>,
 }
 
-#[derive(Debug)]
-struct Former {
-    address: u64,
-    passed: Vec<(Purpose, Passed)>,
-}
-
 /// The event of a thread, and what has become of those times that it counts.
 #[derive(Debug)]
 struct Counted {
     event: Event,
-    /// How many were stops that were served.
-    served: u64,
-    /// How many have been told to be none.
-    told: u64,
+    /// How many were stops that were served, or are known to have been none.
+    known: u64,
 }
 
 impl Counted {
-    /// Finds out how often the thread has passed, and adds what is new of it.
-    fn settle(&mut self, passed: &[(Purpose, Passed)], on_its_way: u64) {
-        let now = self.event.count().saturating_sub(self.served).saturating_sub(on_its_way);
-        let new = now.wrapping_sub(std::mem::replace(&mut self.told, now));
-        if new != 0 {
-            add(passed, new);
-        }
-    }
-}
-
-/// Adds to each, or takes off, modulo 2 to the power of 64.
-fn add(passed: &[(Purpose, Passed)], times: u64) {
-    for (_, passed) in passed {
-        passed.fetch_add(times, Ordering::Relaxed);
+    /// Finds out how often the thread has passed since it was last asked. So many of these times it may be on its way to
+    /// its stop.
+    fn passed(&mut self, on_its_way: u64) -> u64 {
+        let new = self.event.count().saturating_sub(self.known).saturating_sub(on_its_way);
+        self.known += new;
+        new
     }
 }
 
@@ -197,36 +174,47 @@ impl Site {
     fn open(&mut self, tid: i32) -> Result<(), Errno> {
         if !self.events.contains_key(&tid) {
             let event = Event::at(tid, self.address)?;
-            self.events.insert(tid, Counted { event, served: 0, told: 0 });
+            self.events.insert(tid, Counted { event, known: 0 });
         }
         Ok(())
     }
 
-    fn close(&mut self, tid: i32) {
-        if let Some(mut counted) = self.events.remove(&tid) {
-            counted.settle(&self.passed, 0);
+    /// Adds up how often threads have passed so far.
+    fn settle(&mut self) {
+        const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
+        for (&tid, counted) in &mut self.events {
+            if counted.event.count() == counted.known {
+                continue;
+            }
+            // One that takes the signal has not passed before it unblocked it, which was noticed.
+            let takes = procfs::blocked(tid).is_some_and(|blocked| blocked & TRAP == 0);
+            add(&self.passed, counted.passed(u64::from(takes)));
         }
     }
 
-    /// Ends all events.
-    fn end(mut self) -> Former {
-        for counted in self.events.values_mut() {
-            counted.settle(&self.passed, 0);
+    /// Adds up how often a thread has passed that is not on its way to a stop.
+    fn settle_for(&mut self, tid: i32) {
+        if let Some(counted) = self.events.get_mut(&tid) {
+            add(&self.passed, counted.passed(0));
         }
-        Former { address: self.address, passed: self.passed }
+    }
+}
+
+fn add(passed: &[(Purpose, Passed)], times: u64) {
+    for (_, passed) in passed {
+        passed.fetch_add(times, Ordering::Relaxed);
     }
 }
 
 impl Hardware {
     /// The same sites for an address space that is a copy, where no thread has been armed.
     pub(crate) fn copy(&self) -> Hardware {
-        let now: Vec<Site> = lock(&self.sites)
-            .now
+        let sites: Vec<Site> = lock(&self.sites)
             .iter()
             .map(|site| Site { address: site.address, passed: site.passed.clone(), events: HashMap::new() })
             .collect();
-        let any = AtomicBool::new(!now.is_empty());
-        Hardware { sites: Mutex::new(Sites { now, former: Vec::new() }), any }
+        let any = AtomicBool::new(!sites.is_empty());
+        Hardware { sites: Mutex::new(sites), any }
     }
 
     /// Takes up a site, at which threads that come from now on stop.
@@ -237,17 +225,17 @@ impl Hardware {
     /// There are four others.
     pub(crate) fn add(&self, address: u64) -> Result<(), HardwareRefusal> {
         let mut sites = lock(&self.sites);
-        if sites.now.len() >= REGISTERS {
-            return Err(HardwareRefusal::Full { sites: sites.now.iter().map(|site| site.address).collect() });
+        if sites.len() >= REGISTERS {
+            return Err(HardwareRefusal::Full { sites: sites.iter().map(|site| site.address).collect() });
         }
-        sites.now.push(Site { address, passed: Vec::new(), events: HashMap::new() });
+        sites.push(Site { address, passed: Vec::new(), events: HashMap::new() });
         self.any.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     /// Where there are breakpoints, in the order of placement.
     pub(crate) fn addresses(&self) -> Vec<u64> {
-        lock(&self.sites).now.iter().map(|site| site.address).collect()
+        lock(&self.sites).iter().map(|site| site.address).collect()
     }
 
     /// Arms those `threads` that are not yet.
@@ -256,7 +244,7 @@ impl Hardware {
     /// One of them cannot be; then the site is to be removed.
     pub(crate) fn arm_all(&self, address: u64, threads: &[i32]) -> Result<(), HardwareRefusal> {
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.now.iter_mut().find(|site| site.address == address) else { return Ok(()) };
+        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return Ok(()) };
         for &tid in threads {
             match site.open(tid) {
                 // It has ended.
@@ -270,36 +258,26 @@ impl Hardware {
     /// Has `passed` count, for a probe, how often threads pass the site from now on.
     pub(crate) fn count_for(&self, address: u64, probe: Purpose, passed: &Passed) {
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.now.iter_mut().find(|site| site.address == address) else { return };
-        for counted in site.events.values_mut() {
-            counted.settle(&site.passed, 0);
-        }
+        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return };
+        site.settle();
         site.passed.push((probe, Arc::clone(passed)));
     }
 
     /// Takes a probe off the site.
     pub(crate) fn count_no_more(&self, address: u64, probe: Purpose) {
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.now.iter_mut().find(|site| site.address == address) else { return };
-        for counted in site.events.values_mut() {
-            counted.settle(&site.passed, 0);
-        }
+        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return };
+        site.settle();
         site.passed.retain(|&(other, _)| other != probe);
     }
 
-    /// Takes a site away: no thread stops there any more, but for those that have been there.
+    /// Takes a site away: no thread stops there any more, but for those that are on their way.
     pub(crate) fn remove(&self, address: u64) {
-        /// A stop follows what leads to it within microseconds, unless nobody takes it from the kernel.
-        const MOST_FORMER: usize = 64;
         let mut sites = lock(&self.sites);
-        let Some(index) = sites.now.iter().position(|site| site.address == address) else { return };
-        let former = sites.now.remove(index).end();
-        self.any.store(!sites.now.is_empty(), Ordering::SeqCst);
-        sites.former.retain(|other| other.address != address);
-        if sites.former.len() >= MOST_FORMER {
-            sites.former.remove(0);
-        }
-        sites.former.push(former);
+        let Some(index) = sites.iter().position(|site| site.address == address) else { return };
+        let mut site = sites.remove(index);
+        self.any.store(!sites.is_empty(), Ordering::SeqCst);
+        site.settle();
     }
 
     /// Arms a thread that has come. Returns where that could not be.
@@ -308,7 +286,7 @@ impl Hardware {
             return Vec::new();
         }
         let mut sites = lock(&self.sites);
-        let opened = sites.now.iter_mut().map(|site| (site.address, site.open(tid)));
+        let opened = sites.iter_mut().map(|site| (site.address, site.open(tid)));
         let failed = opened.filter_map(|(address, opened)| Some((address, opened.err()?)));
         let failed = failed.filter(|&(_, error)| error != Errno::ESRCH);
         failed.map(|(address, error)| Unwatched { tid, address, error }).collect()
@@ -317,41 +295,32 @@ impl Hardware {
     /// Forgets a thread that is none of the address space any more.
     pub(crate) fn disarm(&self, tid: i32) {
         if self.any.load(Ordering::SeqCst) {
-            lock(&self.sites).now.iter_mut().for_each(|site| site.close(tid));
+            for site in &mut *lock(&self.sites) {
+                site.settle_for(tid);
+                site.events.remove(&tid);
+            }
         }
     }
 
-    /// A thread has stopped at `address`, before the instruction. Says whether there is a breakpoint still; otherwise it
-    /// was removed meanwhile, and nothing is missed.
+    /// A thread has stopped at `address`, before the instruction. Says whether there is a breakpoint still.
     pub(crate) fn stopped(&self, tid: i32, address: u64) -> bool {
         let mut sites = lock(&self.sites);
-        if let Some(site) = sites.now.iter_mut().find(|site| site.address == address) {
-            if let Some(counted) = site.events.get_mut(&tid) {
-                counted.served += 1;
-            }
-            return true;
+        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return false };
+        if let Some(counted) = site.events.get_mut(&tid) {
+            counted.known += 1;
         }
-        if let Some(former) = sites.former.iter().find(|former| former.address == address) {
-            add(&former.passed, u64::MAX);
-        }
-        false
+        true
+    }
+
+    /// A thread that blocked the signal takes it now: what it has passed until then it has passed.
+    pub(crate) fn unblocked(&self, tid: i32) {
+        lock(&self.sites).iter_mut().for_each(|site| site.settle_for(tid));
     }
 
     /// Adds up how often threads have passed sites so far.
     pub(crate) fn settle(&self) {
-        const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
-        if !self.any.load(Ordering::SeqCst) {
-            return;
-        }
-        for site in &mut lock(&self.sites).now {
-            for (&tid, counted) in &mut site.events {
-                if counted.event.count() == counted.served.wrapping_add(counted.told) {
-                    continue;
-                }
-                // One that takes the signal may be on its way.
-                let takes = procfs::blocked(tid).is_some_and(|blocked| blocked & TRAP == 0);
-                counted.settle(&site.passed, u64::from(takes));
-            }
+        if self.any.load(Ordering::SeqCst) {
+            lock(&self.sites).iter_mut().for_each(Site::settle);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use libc::siginfo_t;
 use nix::Result;
@@ -84,13 +84,29 @@ impl Event {
     }
 }
 
+impl Drop for Event {
+    /// Ends it at once: a child that is being made may have the descriptor, too, until it executes a program.
+    fn drop(&mut self) {
+        /// `_IO('$', 1)`.
+        const PERF_EVENT_IOC_DISABLE: libc::c_ulong = 0x2401;
+        // SAFETY: the request takes no pointer. Of one that has ended with its thread nothing is left to disable.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), PERF_EVENT_IOC_DISABLE, 0) };
+    }
+}
+
 /// What the signal of an event of ours says.
+///
+/// A debug register keeps its address when nobody uses it, and the processor tells of it as well where another has the
+/// same (SDM volume 3, section 19.2.3, of DR6): then the kernel sends a SIGTRAP of its own, and as one is pending, not that
+/// of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signalled {
     /// The address of the instruction.
     pub(crate) address: u64,
     /// Whether the thread has blocked the signal, and gone on.
     pub(crate) late: bool,
+    /// Whether the kernel has forced the signal, so that the thread does not block it any more if it did.
+    pub(crate) forced: bool,
 }
 
 impl Signalled {
@@ -108,14 +124,21 @@ impl Signalled {
             kind: u32,
             flags: u32,
         }
+        const TRAP_HWBKPT: i32 = 4;
         const TRAP_PERF: i32 = 6;
         const TRAP_PERF_FLAG_ASYNC: u32 = 1;
         const { assert!(size_of::<Perf>() <= size_of::<siginfo_t>()) };
         // SAFETY: siginfo_t is larger than `Perf`, as just asserted, consists of initialised bytes, and `Perf` of
         // integers, for which any are valid.
         let perf = unsafe { std::ptr::read_unaligned((&raw const *info).cast::<Perf>()) };
-        (perf.signo == libc::SIGTRAP && perf.code == TRAP_PERF && perf.data == MARK)
-            .then_some(Signalled { address: perf.address, late: perf.flags & TRAP_PERF_FLAG_ASYNC != 0 })
+        let address = perf.address;
+        match (perf.signo, perf.code) {
+            (libc::SIGTRAP, TRAP_PERF) if perf.data == MARK => {
+                Some(Signalled { address, late: perf.flags & TRAP_PERF_FLAG_ASYNC != 0, forced: false })
+            }
+            (libc::SIGTRAP, TRAP_HWBKPT) => Some(Signalled { address, late: false, forced: true }),
+            _ => None,
+        }
     }
 }
 
@@ -132,7 +155,7 @@ mod tests {
         let mark = (&raw mut info).cast::<u64>().wrapping_add(3);
         // SAFETY: the fourth word lies within siginfo_t, which is aligned to 8 bytes.
         unsafe { *mark = MARK };
-        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false }));
+        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false, forced: false }));
         info.si_signo = libc::SIGSEGV;
         assert_eq!(Signalled::of(&info), None);
     }

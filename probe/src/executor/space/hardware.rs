@@ -169,7 +169,8 @@ impl Space {
             !here.changing
                 && self.code_at(address).is_ok_and(|(now, read)| {
                     let length = here.original().length();
-                    now.get(..read.min(length)) != here.original().bytes().get(..length)
+                    // What is not there any more ends with its process.
+                    read >= length && now.get(..length) != here.original().bytes().get(..length)
                 })
         })
     }
