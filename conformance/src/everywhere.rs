@@ -1,6 +1,6 @@
 //! A probe on every instruction of some functions of a program, which must not notice.
 //!
-//! The program runs twice, with the same addresses: once with a single probe, at `_exit`, which reads the
+//! The program runs twice, or as often as hardware breakpoints are needed, with the same addresses: once with a single probe, at `_exit`, which reads the
 //! memory map, and once with probes everywhere besides. Output, exit status and maps must be the same.
 
 use std::collections::BTreeMap;
@@ -8,17 +8,22 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::personality::{self, Persona};
 use probe::resolve::{Objects, Resolver};
 use probe::spec::ProbeSpec;
-use probe::{Action, ProbeId, RunEnd, Session};
+use probe::{Action, ProbeError, ProbeId, RunEnd, Session, Unplaceable};
 use serde::Serialize;
+
+use crate::executor::{AT_A_TIME, Executor, Window};
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// How often the program ran with probes: by hardware breakpoints, four instructions are probed at a time.
+    pub runs: u64,
     /// Instructions that were probed.
     pub sites: u64,
     /// Instructions that were not, by reason.
@@ -54,50 +59,85 @@ struct Observed {
     maps: Option<Vec<u8>>,
 }
 
-/// Runs the program that `command` makes, with and without probes on every instruction that `spec` names.
+/// Runs the program that `command` makes, with and without probes on every instruction that `spec` names, by `executor`.
 ///
 /// Its standard input is empty.
 ///
 /// # Errors
 /// One of the runs could not be made: the program could not be started, the function is not there, none of
 /// its instructions can be probed, or a system call failed.
-pub fn run(command: impl Fn() -> Command, spec: ProbeSpec) -> Result<Report, Box<dyn Error>> {
+pub fn run(
+    command: impl Fn() -> Command,
+    spec: ProbeSpec,
+    executor: Executor,
+) -> Result<Report, Box<dyn Error>> {
     let persona = personality::get()?;
     personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
-    let result = run_twice(command, spec);
+    let result = compare(command, spec, executor);
     personality::set(persona)?;
     result
 }
 
-fn run_twice(command: impl Fn() -> Command, spec: ProbeSpec) -> Result<Report, Box<dyn Error>> {
-    let mut report = Report::default();
+fn compare(
+    command: impl Fn() -> Command,
+    spec: ProbeSpec,
+    executor: Executor,
+) -> Result<Report, Box<dyn Error>> {
+    let objects = Arc::new(Objects::default());
+    let resolver = || Resolver::new(spec.clone(), Arc::clone(&objects));
+    let mut report = Report { same_output: true, same_status: true, same_maps: true, ..Report::default() };
     let plain = observe(command(), |_| Ok(None), |_, _| Ok(()))?;
-    let probed = observe(
-        command(),
-        |session| {
-            let resolver = Resolver::new(spec, Arc::new(Objects::default()));
-            Ok(Some(session.probe(resolver, |_| Action::Continue)?))
-        },
-        |session, probe| count(session, probe, &mut report),
-    )?;
-    report.same_output = plain.output == probed.output && plain.error == probed.error;
-    report.same_status = plain.status == probed.status;
-    report.same_maps = plain.maps == probed.maps;
+    match executor {
+        Executor::Ptrace => {
+            let place = |session: &mut Session| Ok(Some(session.probe(resolver(), |_| Action::Continue)?));
+            add_run(command(), &plain, place, &mut report)?;
+        }
+        Executor::Hardware => {
+            let (total, mut from) = (Arc::new(AtomicUsize::new(0)), 0);
+            loop {
+                let window = Window { all: resolver(), from, total: Arc::clone(&total) };
+                let mut refused = None;
+                let place = |session: &mut Session| match session.probe(window, |_| Action::Continue) {
+                    Ok(probe) => Ok(Some(probe)),
+                    Err(ProbeError::Unplaceable { reason: reason @ Unplaceable::Hardware(_), .. }) => {
+                        Err(reason.into())
+                    }
+                    // None of these can be probed, but others may.
+                    Err(ProbeError::Unplaceable { address, reason }) => {
+                        refused = Some((address, reason));
+                        Ok(None)
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                add_run(command(), &plain, place, &mut report)?;
+                let total = total.load(Ordering::Relaxed);
+                if let Some((address, reason)) = refused {
+                    let number = total.saturating_sub(from).min(AT_A_TIME) as u64;
+                    *report.refused.entry(reason.reason().to_owned()).or_default() += number;
+                    report.refused_sites.push((address, reason.to_string()));
+                }
+                from += AT_A_TIME;
+                if from >= total {
+                    break;
+                }
+            }
+        }
+    }
     Ok(report)
 }
 
-fn count(session: &Session, probe: ProbeId, report: &mut Report) -> Result<(), Box<dyn Error>> {
-    let Some(probe) = session.report(probe) else { return Ok(()) };
-    if let Some(pending) = probe.pending {
-        return Err(pending.to_string().into());
-    }
-    report.sites = probe.sites.len() as u64;
-    report.hits = probe.counters.hits;
-    report.emulated = probe.counters.emulated;
-    for (address, reason) in probe.refused {
-        *report.refused.entry(reason.reason().to_string()).or_default() += 1;
-        report.refused_sites.push((address, reason.to_string()));
-    }
+/// Runs the program with the probes that `place` places, and adds what that came to.
+fn add_run(
+    command: Command,
+    plain: &Observed,
+    place: impl FnOnce(&mut Session) -> Result<Option<ProbeId>, Box<dyn Error>>,
+    report: &mut Report,
+) -> Result<(), Box<dyn Error>> {
+    let probed = observe(command, place, |session, probe| count(session, probe, report))?;
+    report.runs += 1;
+    report.same_output &= plain.output == probed.output && plain.error == probed.error;
+    report.same_status &= plain.status == probed.status;
+    report.same_maps &= plain.maps == probed.maps;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ pub mod codes;
 pub mod compare;
 pub mod diff;
 pub mod everywhere;
+pub mod executor;
 pub mod features;
 pub mod floating_point;
 pub mod fuzz;

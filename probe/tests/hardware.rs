@@ -540,6 +540,15 @@ fn a_target_is_detached_from_under_traffic() {
     assert_eq!(target.finish(), Some(0));
 }
 
+/// Says so when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A child that is being made has all our descriptors, and so the events, until it executes its program.
 #[test]
 fn a_target_is_detached_from_while_children_are_made() {
@@ -550,6 +559,7 @@ fn a_target_is_detached_from_while_children_are_made() {
     let target = Target::start(&program, &["busy"]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let mut command = Command::new("true");
@@ -571,7 +581,6 @@ fn a_target_is_detached_from_while_children_are_made() {
             session.probe(Hardware(Function::whole(&program, "work")), proceed).unwrap();
             assert_eq!(session.run_for(Duration::from_millis(5)), RunEnd::Timeout);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert_eq!(target.finish(), Some(0));
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use conformance::everywhere::{self, Report};
 use probe::spec::ProbeSpec;
 
-use super::{Out, conclude, could_not_run, print_json, to_stdout};
+use super::{Executor, Out, conclude, could_not_run, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Which of its functions; * and ? stand for anything.
     #[arg(long, value_name = "GLOB")]
     symbol: String,
+    /// What performs the displaced instructions.
+    #[arg(long, value_enum, default_value_t = Executor::Ptrace)]
+    executor: Executor,
     /// Prints one JSON document.
     #[arg(long)]
     json: bool,
@@ -29,13 +32,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Some((program, rest)) = arguments.command.split_first() else {
         return could_not_run("which program? give -- CMD");
     };
+    let Some(executor) = arguments.executor.chosen() else { return could_not_run(Executor::MISSING) };
     let command = || {
         let mut command = Command::new(program);
         command.args(rest);
         command
     };
     let spec = ProbeSpec::each_instruction(arguments.object.clone(), arguments.symbol.clone());
-    let report = match everywhere::run(command, spec) {
+    let report = match everywhere::run(command, spec, executor) {
         Ok(report) => report,
         Err(error) => return could_not_run(error),
     };
@@ -51,7 +55,8 @@ fn print(out: Out<'_>, report: &Report) -> io::Result<()> {
     let same = |same| if same { "same" } else { "ANOTHER" };
     writeln!(
         out,
-        "{} sites, {} refused, {} hits, {} of them emulated; {} output, {} status, {} maps",
+        "{} runs, {} sites, {} refused, {} hits, {} of them emulated; {} output, {} status, {} maps",
+        report.runs,
         report.sites,
         report.refused.values().sum::<u64>(),
         report.hits,

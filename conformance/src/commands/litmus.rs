@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use conformance::litmus::{self, Options, Report};
 
-use super::{Out, conclude, could_not_run, print_json, to_stdout};
+use super::{Executor, Out, conclude, could_not_run, print_json, to_stdout};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -25,24 +25,12 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Executor {
-    /// A tracer.
-    Ptrace,
-    /// Hardware breakpoints.
-    Hardware,
-    /// The process itself.
-    #[value(name = "self")]
-    Itself,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    if arguments.executor != Executor::Ptrace {
-        return could_not_run("there is no such executor yet; use --executor ptrace");
-    }
+    let Some(executor) = arguments.executor.chosen() else { return could_not_run(Executor::MISSING) };
     let options = Options {
         time: Duration::from_secs(arguments.seconds),
         rounds: arguments.rounds,
+        executor,
         ..Options::default()
     };
     let report = litmus::run(&options, |test| {

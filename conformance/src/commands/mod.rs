@@ -13,6 +13,8 @@ use std::fmt;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+use conformance::executor;
 use serde::Serialize;
 
 /// It ran, and something does not hold.
@@ -34,6 +36,31 @@ pub(crate) fn conclude(printed: io::Result<()>, holds: bool) -> ExitCode {
         Ok(()) => ExitCode::from(DOES_NOT_HOLD),
         Err(error) => could_not_run(format_args!("stdout: {error}")),
     }
+}
+
+/// `--executor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Executor {
+    /// A tracer.
+    Ptrace,
+    /// Hardware breakpoints.
+    Hardware,
+    /// The process itself.
+    #[value(name = "self")]
+    Itself,
+}
+
+impl Executor {
+    /// `None` where there is no such executor yet.
+    pub(crate) fn chosen(self) -> Option<executor::Executor> {
+        match self {
+            Executor::Ptrace => Some(executor::Executor::Ptrace),
+            Executor::Hardware => Some(executor::Executor::Hardware),
+            Executor::Itself => None,
+        }
+    }
+
+    pub(crate) const MISSING: &str = "there is no such executor yet; use --executor ptrace or hardware";
 }
 
 /// Where commands print.

@@ -11,12 +11,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use probe::resolve::{Objects, Resolver};
 use probe::spec::ProbeSpec;
 use probe::{Action, RunEnd, Session, Ways};
 use serde::Serialize;
+
+use crate::executor::{AT_A_TIME, Executor, Window};
 
 /// How much is done.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub struct Options {
     pub time: Duration,
     /// Of each test so many rounds, however long that takes.
     pub rounds: Option<u64>,
+    /// What performs the displaced instructions; by hardware breakpoints, four instructions are probed in turn.
+    pub executor: Executor,
     /// How atomic accesses are made; all but for showing that the tests can fail.
     #[doc(hidden)]
     pub ways: Ways,
@@ -35,7 +40,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { time: Duration::from_secs(60), rounds: None, ways: Ways::all(), prefix: String::new() }
+        Options {
+            time: Duration::from_secs(60),
+            rounds: None,
+            executor: Executor::default(),
+            ways: Ways::all(),
+            prefix: String::new(),
+        }
     }
 }
 
@@ -240,12 +251,31 @@ impl Error for Broken {}
 /// The exit status of a program for which the processor lacks something.
 const LACKING: i32 = 77;
 
+/// Which instructions are probed by hardware breakpoints in the next run of a program.
+#[derive(Default)]
+struct Turn {
+    runs: usize,
+    /// How many there are, in the function that has most.
+    total: Arc<AtomicUsize>,
+}
+
+impl Turn {
+    /// The function, one of so many, and the index of the first of its instructions.
+    fn next(&mut self, functions: usize) -> (usize, usize) {
+        let windows = self.total.load(Ordering::Relaxed).div_ceil(AT_A_TIME).max(1);
+        let (function, window) = (self.runs % functions, self.runs / functions % windows);
+        self.runs += 1;
+        (function, window * AT_A_TIME)
+    }
+}
+
 /// Runs a program once, and adds what it saw to `test`. Says whether it could.
 fn once(
     plan: &Plan,
     programs: &Programs,
     rounds: u64,
-    ways: Ways,
+    options: &Options,
+    turn: &mut Turn,
     test: &mut Test,
 ) -> Result<bool, Box<dyn Error>> {
     const PATIENCE: Duration = Duration::from_secs(300);
@@ -253,16 +283,29 @@ fn once(
     let mut command = plan.command(programs, rounds);
     command.stdout(writer);
     let mut session = Session::launch(command)?;
-    session.restrict_atomics(ways);
+    session.restrict_atomics(options.ways);
     let object = path(&programs.path(plan.program))?;
     let mut probes = vec![plan.function.clone()];
     if plan.function == "bts" || plan.name.starts_with("lock_bts") {
         probes.push(plan.function.replace("bts", "btr"));
     }
+    let place = |pattern: &String| {
+        let spec = ProbeSpec::each_instruction(object.clone(), pattern.clone());
+        Resolver::new(spec, Arc::new(Objects::default()))
+    };
     let mut ids = Vec::new();
-    for pattern in probes {
-        let spec = ProbeSpec::each_instruction(object.clone(), pattern);
-        ids.push(session.probe(Resolver::new(spec, Arc::new(Objects::default())), |_| Action::Continue)?);
+    match options.executor {
+        Executor::Ptrace => {
+            for pattern in &probes {
+                ids.push(session.probe(place(pattern), |_| Action::Continue)?);
+            }
+        }
+        Executor::Hardware => {
+            let (function, from) = turn.next(probes.len());
+            let all = probes.get(function).map(place).ok_or("there is no function")?;
+            let window = Window { all, from, total: Arc::clone(&turn.total) };
+            ids.push(session.probe(window, |_| Action::Continue)?);
+        }
     }
     let status = match session.run_for(PATIENCE) {
         RunEnd::Ended(Some(status)) => status,
@@ -312,11 +355,11 @@ pub fn run(options: &Options, mut progress: impl FnMut(&Test)) -> Result<Report,
     for (index, plan) in plans.iter().enumerate() {
         let mut test = Test { name: plan.name.clone(), ..Test::default() };
         let due = start + options.time * (index as u32 + 1) / plans.len().max(1) as u32;
-        let mut able = true;
+        let (mut able, mut turn) = (true, Turn::default());
         loop {
             let left = options.rounds.map(|rounds| rounds.saturating_sub(test.rounds));
             let at_a_time = left.map_or(SOME, |left| (left / plan.threads).clamp(1, MANY));
-            able &= once(plan, &programs, at_a_time, options.ways, &mut test)?;
+            able &= once(plan, &programs, at_a_time, options, &mut turn, &mut test)?;
             let ended = match options.rounds {
                 Some(rounds) => test.rounds >= rounds,
                 None => Instant::now() >= due,

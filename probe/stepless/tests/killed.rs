@@ -215,6 +215,46 @@ fn a_target_that_was_attached_to_outlives_the_command() {
     }
 }
 
+/// By hardware breakpoints, as far as there are enough.
+fn attach_by_hardware(pid: i32) -> Command {
+    let mut command = stepless_command();
+    command.args(PROBES).args(["--hardware", "-p", &pid.to_string()]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Whether the system has hardware breakpoints for us; if not, that is told.
+fn has_hardware(pid: i32) -> bool {
+    let mut command = attach_by_hardware(pid);
+    let output = command.args(["--limit", "1"]).stderr(Stdio::piped()).output().unwrap();
+    if !output.status.success() {
+        println!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success()
+}
+
+#[test]
+fn a_target_with_hardware_breakpoints_outlives_the_command() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch);
+    for threads in [1, 8] {
+        let mut alone = Command::new(&program);
+        let (mut child, computing) = Computing::start(alone.arg(threads.to_string()));
+        let mut computing = computing.unwrap();
+        for round in 0..rounds() {
+            if !has_hardware(computing.pid) {
+                break;
+            }
+            let mut command = attach_by_hardware(computing.pid).spawn().unwrap();
+            pass(random(Duration::from_millis(200)));
+            killed(&mut command);
+            assert!(computing.is_unharmed(), "round {round} with {threads} threads");
+        }
+        drop(computing);
+        child.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_target_that_was_launched_outlives_the_command() {
     let scratch = Scratch::new();
@@ -280,38 +320,50 @@ fn warden_of(pid: u32) -> Option<i32> {
     })
 }
 
-/// Where the warden itself is killed nobody takes its breakpoints out: how many targets live is printed, and is no promise.
+/// Where the warden itself is killed nobody takes its breakpoints out, though those of the hardware go with it: how many
+/// targets live is printed, and is no promise.
 #[test]
 fn a_command_whose_warden_is_killed_says_so() {
     let scratch = Scratch::new();
     let program = compile(&scratch);
-    let mut alive = 0;
-    for _ in 0..rounds() {
-        let (mut child, computing) = Computing::start(Command::new(&program).arg("1"));
-        let mut computing = computing.unwrap();
-        let mut command = stepless_command();
-        command.args(PROBES).args(["-p", &computing.pid.to_string()]);
-        let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let warden = loop {
-            // `env` has executed the command in its place.
-            if let Some(warden) = warden_of(command.id()).filter(|_| computing.is_traced()) {
-                break warden;
+    for by_hardware in [false, true] {
+        let mut alive = 0;
+        for _ in 0..rounds() {
+            let (mut child, computing) = Computing::start(Command::new(&program).arg("1"));
+            let mut computing = computing.unwrap();
+            if by_hardware && !has_hardware(computing.pid) {
+                return;
             }
-            assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
-        };
-        pass(random(Duration::from_millis(50)));
-        kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
-        // Long enough for a thread that runs to meet the next breakpoint.
-        pass(Duration::from_millis(50));
-        alive += u32::from(computing.answer().is_some_and(|(_, differences)| differences == 0));
-        let output = command.wait_with_output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(2) && told.contains("was killed"), "{:?} {told}", output.status);
-        drop(computing);
-        child.wait().unwrap();
+            let mut command = stepless_command();
+            command.args(PROBES).args(["-p", &computing.pid.to_string()]);
+            command.args(by_hardware.then_some("--hardware"));
+            let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let warden = loop {
+                // `env` has executed the command in its place.
+                if let Some(warden) = warden_of(command.id()).filter(|_| computing.is_traced()) {
+                    break warden;
+                }
+                assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
+            };
+            pass(random(Duration::from_millis(50)));
+            kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
+            // Long enough for a thread that runs to meet the next breakpoint.
+            pass(Duration::from_millis(50));
+            alive += u32::from(computing.answer().is_some_and(|(_, differences)| differences == 0));
+            let output = command.wait_with_output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.code() == Some(2) && told.contains("was killed"),
+                "{:?} {told}",
+                output.status
+            );
+            drop(computing);
+            child.wait().unwrap();
+        }
+        let how = if by_hardware { "hardware breakpoints" } else { "INT3" };
+        eprintln!("{alive} of {} targets with {how} outlived their warden", rounds());
     }
-    eprintln!("{alive} of {} targets outlived their warden", rounds());
 }
 
 fn state_of(pid: u32) -> char {
