@@ -346,7 +346,8 @@ fn a_command_whose_warden_is_killed_says_so() {
                 }
                 assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
             };
-            pass(random(Duration::from_millis(50)));
+            // At full speed by then.
+            pass(Duration::from_millis(50) + random(Duration::from_millis(50)));
             kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
             // Long enough for a thread that runs to meet the next breakpoint.
             pass(Duration::from_millis(50));
