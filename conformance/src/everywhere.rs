@@ -1,7 +1,8 @@
 //! A probe on every instruction of some functions of a program, which must not notice.
 //!
-//! The program runs twice, or as often as hardware breakpoints are needed, with the same addresses: once with a single probe, at `_exit`, which reads the
-//! memory map, and once with probes everywhere besides. Output, exit status and maps must be the same.
+//! The program runs twice, or as often as hardware breakpoints need it, with the same addresses: once with a single
+//! probe, at `_exit`, which reads the memory map, and then with probes everywhere besides. Output, exit status and maps
+//! must be the same.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -138,6 +139,22 @@ fn add_run(
     report.same_output &= plain.output == probed.output && plain.error == probed.error;
     report.same_status &= plain.status == probed.status;
     report.same_maps &= plain.maps == probed.maps;
+    Ok(())
+}
+
+/// Adds what became of the probe of one run.
+fn count(session: &Session, probe: ProbeId, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let Some(probe) = session.report(probe) else { return Ok(()) };
+    if let Some(pending) = probe.pending {
+        return Err(pending.to_string().into());
+    }
+    report.sites += probe.sites.len() as u64;
+    report.hits += probe.counters.hits;
+    report.emulated += probe.counters.emulated;
+    for (address, reason) in probe.refused {
+        *report.refused.entry(reason.reason().to_string()).or_default() += 1;
+        report.refused_sites.push((address, reason.to_string()));
+    }
     Ok(())
 }
 
