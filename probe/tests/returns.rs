@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use common::{Function, Target, compile, counter, finish};
 use emu::registers::gpr;
 use probe::spec::ProbeSpec;
-use probe::{Action, Counters, Hit, ProbeId, RunEnd, Session, SessionOptions};
+use probe::{Action, Counters, Event, Hit, ProbeId, RunEnd, Session, SessionOptions, Unplaceable};
 
 /// Calls that have returned: the function, its argument, and its result.
 type Pairs = Vec<(String, u64, u64)>;
@@ -405,6 +405,29 @@ fn a_call_returns_when_its_probe_has_been_removed() {
 #[test]
 fn a_call_returns_when_its_process_has_been_detached_from() {
     while_it_waits(|session, _| session.detach());
+}
+
+/// The program starts with the number of its arguments where others have a return address.
+#[test]
+fn where_there_can_be_no_breakpoint_is_told_and_missed() {
+    let program = compile("returns", &[]);
+    let mut command = Command::new(&program);
+    command.args(["doubled", "1"]).stdout(Stdio::null());
+    let mut session = Session::launch(command).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    session.observe(move |event| {
+        if let Event::NoReturnSite { probe, address, reason: Unplaceable::Unmapped, .. } = event {
+            tell.lock().unwrap().push((*probe, *address));
+        }
+    });
+    let start = Function::entry(&program, "_start");
+    let probe = session.probe_calls(start, |_| Some(()), |_, _| Action::Continue).unwrap();
+    assert_eq!(finish(&mut session), 0);
+    let report = session.report(probe).unwrap();
+    let returns = report.returns.unwrap();
+    assert_eq!((report.counters.hits, returns.hits, returns.missed, returns.dropped), (1, 0, 1, 0));
+    assert_eq!(*told.lock().unwrap(), [(probe, 3)]);
 }
 
 #[test]

@@ -143,14 +143,11 @@ fn start(
     for &pid in targets {
         client.attach(pid, options)?;
     }
-    match arguments.command.split_first() {
-        Some((program, rest)) => {
-            let mut command = Command::new(program);
-            command.args(rest);
-            signals.as_inherited(|| client.launch(command, options))?;
-            signals.launched(client.pid());
-        }
-        None => {}
+    if let Some((program, rest)) = arguments.command.split_first() {
+        let mut command = Command::new(program);
+        command.args(rest);
+        signals.as_inherited(|| client.launch(command, options))?;
+        signals.launched(client.pid());
     }
     if let Some((pid, error)) = client.inaccessible() {
         shared.lock().inaccessible = Some(inaccessible(pid, error));
