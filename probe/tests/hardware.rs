@@ -479,7 +479,7 @@ struct Vdso;
 impl Locate for Vdso {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         use object::{Object, ObjectSymbol};
-        let absent = || LocateError::NotMapped { object: "[vdso]".to_owned() };
+        let absent = || LocateError::NotMapped { object: "[vdso]".to_owned(), instead: Vec::new() };
         let mapping = maps.iter().find(|mapping| mapping.is_vdso()).ok_or_else(absent)?;
         let mut image = vec![0; usize::try_from(mapping.end - mapping.start).unwrap()];
         let memory = File::open(format!("/proc/{}/mem", maps.pid())).unwrap();
@@ -512,7 +512,7 @@ impl Locate for InFile {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         match probe::maps::find(maps, self.1).filter(|mapping| mapping.inode == self.0) {
             Some(_) => Ok(vec![Site { address: self.1 }]),
-            None => Err(LocateError::NotMapped { object: format!("inode {}", self.0) }),
+            None => Err(LocateError::NotMapped { object: format!("inode {}", self.0), instead: Vec::new() }),
         }
     }
 }
