@@ -7,6 +7,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
 use emu::{Mxcsr, Processor, Registers, Rflags, Touches};
 use iced_x86::Code;
+use probe::arguments::{NoNames, Template};
+use probe::language::{Circumstance, ExtendedRegister, Machine, Register};
 use probe::recorded;
 use probe::spec::ProbeSpec;
 
@@ -199,9 +201,75 @@ pub fn probe_spec(data: &[u8]) {
     assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
 }
 
+/// A thread with bytes of a fuzzer as its memory, at small addresses.
+struct Given<'a>(&'a [u8]);
+
+impl Machine for Given<'_> {
+    fn register(&mut self, register: Register) -> u64 {
+        register as u64
+    }
+
+    fn extended(&mut self, _: ExtendedRegister, quadword: u8) -> Option<u64> {
+        (quadword < 8).then(|| u64::from(quadword) << 60 | 1)
+    }
+
+    fn circumstance(&mut self, _: Circumstance) -> Option<u64> {
+        Some(1)
+    }
+
+    fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        let there = usize::try_from(address).ok().and_then(|start| self.0.get(start..)).unwrap_or_default();
+        let length = there.len().min(bytes.len());
+        bytes.iter_mut().zip(there).for_each(|(byte, &from)| *byte = from);
+        length
+    }
+}
+
+/// Parses any text as arguments and a condition, takes them from a thread, and shows what was taken, and what was not.
+///
+/// # Panics
+/// What is printed is not parsed as the same, or what is compiled is not valid.
+pub fn arguments(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(template) = text.parse::<Template>() else { return };
+    // A name that can be given to an argument otherwise than by `NAME=` is not printed so that it can be parsed.
+    if let Ok(again) = template.to_string().parse::<Template>() {
+        assert_eq!(again.to_string(), template.to_string(), "{text:?}");
+    }
+    let Ok(binding) = template.bind(&NoNames) else { return };
+    assert!(binding.is_valid(), "{text:?}");
+    let mut thread = Given(data);
+    let _ = binding.holds(&mut thread);
+    let taken = binding.take(&mut thread);
+    assert_eq!(binding.values(&taken).count(), binding.names().count());
+    for (_, value) in binding.values(&taken).chain(binding.values(data)) {
+        let _ = (value.to_string(), serde_json::to_string(&value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As for probes.
+    #[test]
+    fn arguments_of_random_parts_do_no_harm() {
+        const PARTS: [&str; 40] = [
+            "a=", "%di", "%xmm0", "%st1", "(", ")", "+8(", "-0(", "@16", "@+1", ":u8", ":s64", ":string",
+            ":x8[3]", ":b3@1/8", ":f64", ":f32[4]", ":symbol", "*", "&", "->x", "[1]", "1", "0x10", "1.5",
+            "\"t\"", "'c'", "comm", "pid", "$stack2", "$comm", "$retval", " if ", "==", "&&", " ", "?", ":",
+            "(int)", "sizeof",
+        ];
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize
+        };
+        for _ in 0..100_000 {
+            let text: String = (0..next() % 9).map(|_| PARTS[next() % PARTS.len()]).collect();
+            arguments(text.as_bytes());
+        }
+    }
 
     /// What the fuzzer does, for as long as a test may take: texts of parts that mean something.
     #[test]
