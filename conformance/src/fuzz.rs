@@ -7,10 +7,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use emu::registers::Float80;
 use emu::{Mxcsr, Processor, Registers, Rflags, Touches};
 use iced_x86::Code;
-use probe::arguments::{NoNames, Template};
+use probe::arguments::{NoNames, Template, unknown_arguments};
+use probe::elf::{Elf, Usdt};
 use probe::language::{Circumstance, ExtendedRegister, Machine, Register};
 use probe::recorded;
-use probe::spec::ProbeSpec;
+use probe::spec::{ProbeSpec, UprobeEvent};
 
 use crate::codes;
 use crate::compare::compare;
@@ -201,6 +202,57 @@ pub fn probe_spec(data: &[u8]) {
     assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
 }
 
+/// Takes any bytes for the contents of a file, and reads the probes that its author has put into it.
+///
+/// # Panics
+/// Only if that does.
+pub fn usdt_notes(data: &[u8]) {
+    let Ok(elf) = Elf::parse(std::path::Path::new("fuzz"), data.to_vec()) else { return };
+    let Ok(probes) = elf.usdt() else { return };
+    for probe in probes {
+        let unknown = unknown_arguments(&elf, probe);
+        assert!(unknown.len() <= probe.arguments.len(), "{unknown:?}");
+    }
+}
+
+/// Takes any text for the arguments of a USDT probe.
+///
+/// # Panics
+/// One is unknown that is not there.
+pub fn usdt_arguments(data: &[u8]) {
+    thread_local! {
+        static ELF: Elf = {
+            let program = std::env::current_exe().expect("this program has a file");
+            Elf::open(&program).expect("it is an ELF file")
+        };
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (provider, name, arguments) = ("fuzz".to_owned(), "fuzz".to_owned(), text.to_owned());
+    let probe = Usdt { provider, name, address: 0x1000, semaphore: None, arguments };
+    let unknown = ELF.with(|elf| unknown_arguments(elf, &probe));
+    assert!(unknown.iter().all(|&(number, _)| (1..=text.len()).contains(&number)), "{text:?}: {unknown:?}");
+}
+
+/// Parses any text as a line of `uprobe_events` with its arguments.
+///
+/// # Panics
+/// A mistake is said to be outside of the text, or the line that is printed is not parsed as the same.
+pub fn uprobe_event(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if !UprobeEvent::is_line(text) {
+        return;
+    }
+    match ProbeSpec::parse_with_rest(text) {
+        Ok((spec, rest)) => {
+            assert_eq!(spec.to_string().parse::<ProbeSpec>().as_ref(), Ok(&spec), "{text:?}");
+            if let Err(error) = Template::behind(&spec, rest.text) {
+                assert!(error.column <= rest.text.len(), "{error:?}");
+            }
+        }
+        Err(error) => assert!((1..=text.len() + 1).contains(&error.column), "{error:?}"),
+    }
+}
+
 /// A thread with bytes of a fuzzer as its memory, at small addresses.
 struct Given<'a>(&'a [u8]);
 
@@ -268,6 +320,54 @@ mod tests {
         for _ in 0..100_000 {
             let text: String = (0..next() % 9).map(|_| PARTS[next() % PARTS.len()]).collect();
             arguments(text.as_bytes());
+        }
+    }
+
+    /// The same with lines of `uprobe_events`, and arguments of USDT probes.
+    #[test]
+    fn lines_and_operands_of_random_parts_do_no_harm() {
+        const EVENT: [&str; 24] = [
+            "p", "r", "-", ":", "a", "/", "/x:", "0x1", "(", ")", "%return", " ", "%di", "=", "+8(", "@",
+            "@+", "u8", "[", "]", "b1@2/8", "\\", "\"", "$stack",
+        ];
+        const OPERANDS: [&str; 24] = [
+            "8@",
+            "-4@",
+            "4f@",
+            "$",
+            "%rax",
+            "%eax",
+            "(",
+            ")",
+            ",",
+            "8",
+            "-",
+            "+",
+            "main",
+            "%rip",
+            "%fs:",
+            "0x",
+            " ",
+            "%xmm0",
+            "%st",
+            "(%rax",
+            "@",
+            "\u{e9}",
+            "f",
+            "99999999999999999999",
+        ];
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize
+        };
+        for _ in 0..100_000 {
+            let parts = next() % 14;
+            let text: String = (0..parts).map(|_| EVENT[next() % EVENT.len()]).collect();
+            uprobe_event(format!("p /x:0x1 {text}").as_bytes());
+            uprobe_event(text.as_bytes());
+            let text: String = (0..parts).map(|_| OPERANDS[next() % OPERANDS.len()]).collect();
+            usdt_arguments(text.as_bytes());
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use crate::arguments::{Binding, NoNames, ObjectNames, SyntaxError, Template};
-use crate::symbols::locate::{Locate, LocateError, Site};
+use crate::arguments::{Binding, NoNames, ObjectNames, ProbeNames, SyntaxError, Template};
+use crate::symbols::locate::{Counter, Locate, LocateError, Site};
 use crate::symbols::resolve::{Objects, Resolver};
+use crate::symbols::spec::{PlaceSpec, ProbeSpec};
 use crate::target::maps::Maps;
 use crate::target::procfs;
 
@@ -22,6 +23,8 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(crate) struct Bindings {
     template: Template,
+    /// The probe.
+    spec: ProbeSpec,
     objects: Arc<Objects>,
     known: RwLock<Known>,
 }
@@ -38,9 +41,11 @@ struct Known {
 }
 
 impl Bindings {
-    pub(crate) fn new(template: Template, objects: Arc<Objects>) -> Bindings {
-        let bindings = Bindings { template, objects, known: RwLock::default() };
-        if bindings.template.is_closed()
+    pub(crate) fn new(template: Template, spec: ProbeSpec, objects: Arc<Objects>) -> Bindings {
+        let bindings = Bindings { template, spec, objects, known: RwLock::default() };
+        // At each site of one of USDT, its arguments are elsewhere.
+        if !matches!(bindings.spec.place, PlaceSpec::Usdt { .. })
+            && bindings.template.is_closed()
             && let Ok(binding) = bindings.template.bind(&NoNames)
         {
             let mut known = bindings.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +64,7 @@ impl Bindings {
         drop(known);
         let maps = Maps::read(pid).ok()?;
         let names = ObjectNames::at(&self.objects, &maps, address).ok()?;
-        self.bind(pid, address, &names).ok()
+        self.bind(pid, address, names).ok()
     }
 
     /// Forgets what is known of a process, which executes another program.
@@ -68,8 +73,8 @@ impl Bindings {
         known.sites.retain(|&(of, _), _| of != pid);
     }
 
-    fn bind(&self, pid: i32, address: u64, names: &ObjectNames<'_>) -> Result<Arc<Bound>, SyntaxError> {
-        let binding = self.template.bind(names)?;
+    fn bind(&self, pid: i32, address: u64, names: ObjectNames<'_>) -> Result<Arc<Bound>, SyntaxError> {
+        let binding = self.template.bind(&ProbeNames::new(&self.spec, names))?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let bound = known.enter(binding);
         known.sites.insert((pid, address), Arc::clone(&bound));
@@ -85,7 +90,7 @@ impl Bindings {
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());
         let bound = resolver.find(maps, |site, elf, address| {
-            self.bind(pid, site.address, &ObjectNames::new(elf, address)).map(|_| site)
+            self.bind(pid, site.address, ObjectNames::new(elf, address)).map(|_| site)
         })?;
         let bound: Result<Vec<Site>, SyntaxError> = bound.into_iter().collect();
         bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
@@ -114,6 +119,10 @@ pub(crate) struct WithBindings {
 impl Locate for WithBindings {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         self.bindings.bind_all(&self.resolver, maps)
+    }
+
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        self.resolver.counters(maps)
     }
 
     fn is_on_return(&self) -> bool {

@@ -208,6 +208,12 @@ impl<'a> Compiler<'a> {
                 if let Some(number) = numbered("stack") {
                     return Ok(self.untyped_at(plus(stack(), 8 * number)));
                 }
+                // A probe may have arguments of its own.
+                if numbered("arg").is_some()
+                    && let Some(own) = self.own_argument(node, name)?
+                {
+                    return Ok(own);
+                }
                 match numbered("arg") {
                     Some(number @ 1..=6) => {
                         let register = ARGUMENTS[number as usize - 1];
@@ -223,6 +229,17 @@ impl<'a> Compiler<'a> {
                 }
             }
         })
+    }
+
+    /// What the probe itself calls `$argN`; `None` where it has no arguments.
+    fn own_argument(&mut self, node: &Node, name: &str) -> Compiled<Option<Operand>> {
+        if !self.names.has_arguments() {
+            return Ok(None);
+        }
+        match self.names.variable(&format!("${name}"), self.types) {
+            Ok(found) => Ok(Some(Operand::new(found.location, found.of))),
+            Err(missing) => self.wrong(node, missing),
+        }
     }
 
     fn pointed_to(&mut self, node: &Node, pointer: &Node) -> Compiled<Operand> {

@@ -168,6 +168,10 @@ fn number(rest: &str) -> Option<(Word, usize)> {
     }
     match is_float {
         true => Some((Word::Float(rest[..length].parse().ok()?), length)),
+        // Octal, as C and the kernel have it.
+        false if length > 1 && rest.starts_with('0') => {
+            Some((Word::Number(u64::from_str_radix(&rest[..length], 8).ok()?), length))
+        }
         false => Some((Word::Number(rest[..length].parse().ok()?), length)),
     }
 }
@@ -229,7 +233,7 @@ mod tests {
         );
         assert_eq!(words("1.5 2e3"), [Word::Float(1.5), Word::Float(2000.0), Word::End]);
         assert_eq!(words(r#""a\"b" '\n'"#), [Word::Text("a\"b".into()), Word::Character('\n'), Word::End]);
-        for text in ["0x", "99999999999999999999", "\"a", "'ab'", "''", "$", "%", "#", "\"\\"] {
+        for text in ["0x", "08", "99999999999999999999", "\"a", "'ab'", "''", "$", "%", "#", "\"\\"] {
             let error = tokens(text).unwrap_err();
             assert_eq!(error.text, text);
         }

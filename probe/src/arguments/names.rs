@@ -23,6 +23,17 @@ pub trait Names {
     /// All parameters and local variables, in the order of their declaration, each with why it cannot be had if so.
     fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)>;
 
+    /// What the author of the probe wanted to have known at it, in their order, each with why it cannot be had if so.
+    fn arguments(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
+        let _ = types;
+        Vec::new()
+    }
+
+    /// Whether `$argN` are these arguments, rather than those of a function at its entry.
+    fn has_arguments(&self) -> bool {
+        false
+    }
+
     /// The type that the name stands for.
     fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId>;
 

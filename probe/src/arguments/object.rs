@@ -132,6 +132,13 @@ impl<'a> ObjectNames<'a> {
     }
 }
 
+impl ObjectNames<'_> {
+    /// The object.
+    pub(crate) fn elf(&self) -> Option<&Elf> {
+        self.object.as_ref().map(Object::elf)
+    }
+}
+
 impl Names for ObjectNames<'_> {
     fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
         match &self.object {

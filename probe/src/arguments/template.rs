@@ -26,6 +26,8 @@ pub struct Template {
     condition: Option<(String, Node)>,
     /// Whether all variables are wanted, too.
     variables: bool,
+    /// Whether the arguments that the probe itself has are wanted, too.
+    of_probe: bool,
 }
 
 /// A template on its way.
@@ -34,6 +36,7 @@ struct Sent {
     arguments: Vec<(String, String)>,
     condition: Option<String>,
     variables: bool,
+    of_probe: bool,
 }
 
 impl From<Template> for Sent {
@@ -43,6 +46,7 @@ impl From<Template> for Sent {
             arguments: arguments.collect(),
             condition: template.condition.map(|(text, _)| text),
             variables: template.variables,
+            of_probe: template.of_probe,
         }
     }
 }
@@ -51,7 +55,8 @@ impl TryFrom<Sent> for Template {
     type Error = SyntaxError;
 
     fn try_from(sent: Sent) -> Result<Template, SyntaxError> {
-        let mut template = Template { variables: sent.variables, ..Template::default() };
+        let mut template =
+            Template { variables: sent.variables, of_probe: sent.of_probe, ..Template::default() };
         for (name, text) in sent.arguments {
             template = template.with_argument(Some(&name), &text)?;
         }
@@ -94,7 +99,7 @@ impl Template {
     /// Whether there is something to take at a hit.
     #[must_use]
     pub fn has_arguments(&self) -> bool {
-        self.variables || !self.arguments.is_empty()
+        self.variables || self.of_probe || !self.arguments.is_empty()
     }
 
     /// How many arguments are written.
@@ -107,6 +112,13 @@ impl Template {
     #[must_use]
     pub fn with_variables(mut self) -> Template {
         self.variables = true;
+        self
+    }
+
+    /// The same with the arguments that the probe itself has, as one of USDT does, behind those that are written.
+    #[must_use]
+    pub fn with_arguments_of_probe(mut self) -> Template {
+        self.of_probe = true;
         self
     }
 
@@ -164,7 +176,7 @@ impl Template {
     /// Whether it means the same at each site.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        !self.variables && self.bind(&NoNames).is_ok()
+        !self.variables && !self.of_probe && self.bind(&NoNames).is_ok()
     }
 
     /// Compiles it for a site.
@@ -183,14 +195,16 @@ impl Template {
             let argument = Argument::new(name.clone(), &types, &operand);
             arguments.push(argument.map_err(|what| SyntaxError::new(text, fetch.node.column, what))?);
         }
+        let mut more = if self.of_probe { names.arguments(&mut types) } else { Vec::new() };
         if self.variables {
-            for (name, found) in names.variables(&mut types) {
-                let argument = found.and_then(|found| {
-                    let operand = Operand::new(found.location, found.of);
-                    Argument::new(name.clone(), &types, &operand).map_err(str::to_owned)
-                });
-                arguments.push(argument.unwrap_or_else(|why| Argument::missing(name, why)));
-            }
+            more.extend(names.variables(&mut types));
+        }
+        for (name, found) in more {
+            let argument = found.and_then(|found| {
+                let operand = Operand::new(found.location, found.of);
+                Argument::new(name.clone(), &types, &operand).map_err(str::to_owned)
+            });
+            arguments.push(argument.unwrap_or_else(|why| Argument::missing(name, why)));
         }
         let mut roots: Vec<TypeId> = arguments.iter().map(|argument| argument.of).collect();
         let types = types.only(&mut roots);
@@ -217,6 +231,20 @@ impl FromStr for Template {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Template, SyntaxError> {
+        Template::parse(text, false)
+    }
+}
+
+impl Template {
+    /// Those of a line of `uprobe_events`, where an argument without a name is called `argN`.
+    ///
+    /// # Errors
+    /// As for other arguments.
+    pub(crate) fn of_event(text: &str) -> Result<Template, SyntaxError> {
+        Template::parse(text, true)
+    }
+
+    fn parse(text: &str, numbered: bool) -> Result<Template, SyntaxError> {
         let mut template = Template::new();
         let mut rest = text;
         loop {
@@ -242,6 +270,8 @@ impl FromStr for Template {
             let shifted = |error: SyntaxError| {
                 here(SyntaxError::new(text, error.column + word.len() - fetch.len(), error.what))
             };
+            let number = format!("arg{}", template.arguments() + 1);
+            let name = name.or(numbered.then_some(&*number));
             template = template.with_argument(name, fetch).map_err(shifted)?;
             rest = behind;
         }

@@ -11,13 +11,14 @@ use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::session::{RunEnd, Session};
 use crate::error::ProbeError;
 use crate::symbols::resolve::{Objects, Resolver};
-use crate::symbols::spec::{ProbeSpec, SpecError};
+use crate::symbols::spec::{PlaceSpec, ProbeSpec, SpecError};
 use crate::target::lock;
 
 /// A probe with arguments and a condition: where, what, and when.
 ///
 /// As text, it is what the command takes, `PROBE [NAME=FETCH…] [if EXPRESSION]`, such as
-/// `libc.so.6:malloc size=%di:u64 if size > 4096`.
+/// `libc.so.6:malloc size=%di:u64 if size > 4096`. A USDT probe without arguments has those that its author gave it,
+/// `arg1`, `arg2` and so on.
 ///
 /// ```
 /// use std::process::Command;
@@ -74,7 +75,7 @@ impl FromStr for ProbeBuilder {
             let column = error.column + rest.offset;
             BuildError::Syntax(SyntaxError { text: text.to_owned(), column, what: error.what })
         };
-        let template = rest.text.parse().map_err(within)?;
+        let template = Template::behind(&spec, rest.text).map_err(within)?;
         Ok(ProbeBuilder { template, ..ProbeBuilder::new(spec) })
     }
 }
@@ -116,7 +117,11 @@ impl ProbeBuilder {
 
     fn source(&self) -> WithBindings {
         let resolver = Resolver::new(self.spec.clone(), Arc::clone(&self.objects));
-        let bindings = Arc::new(Bindings::new(self.template.clone(), Arc::clone(&self.objects)));
+        let mut template = self.template.clone();
+        if matches!(self.spec.place, PlaceSpec::Usdt { .. }) && !template.has_arguments() {
+            template = template.with_arguments_of_probe();
+        }
+        let bindings = Arc::new(Bindings::new(template, self.spec.clone(), Arc::clone(&self.objects)));
         WithBindings { resolver, bindings }
     }
 }

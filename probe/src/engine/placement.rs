@@ -14,7 +14,7 @@ use crate::error::ProbeError;
 use crate::executor::hardware::{HardwareRefusal, Passed};
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable, Wanted};
-use crate::symbols::locate::{Locate, LocateError};
+use crate::symbols::locate::{Counter, Locate, LocateError};
 use crate::target::failure::errno;
 use crate::target::maps::Maps;
 use crate::target::{linker, lock, procfs};
@@ -26,6 +26,8 @@ struct Placing<'a> {
     space: &'a SharedSpace,
     pid: i32,
     maps: &'a Maps,
+    /// Those of its sites.
+    counters: &'a [Counter],
     /// The probe exists already, so that its host is told by events.
     later: bool,
     /// Of one whose sites are to be hardware breakpoints.
@@ -33,6 +35,24 @@ struct Placing<'a> {
     threads: &'a dyn Fn() -> Vec<i32>,
     /// It follows calls.
     follows: bool,
+}
+
+impl Placing<'_> {
+    /// Has the program know that somebody wants to know of the site at `address`, where it asks. If that cannot be, there
+    /// is no breakpoint any more.
+    fn hold_counters(&self, address: u64) -> Result<(), Unplaceable> {
+        let Placing { id, space, maps, .. } = *self;
+        let mut counters = self.counters.iter().filter(|counter| counter.site == address).peekable();
+        if counters.peek().is_none() {
+            return Ok(());
+        }
+        let mut space = space.write();
+        let held = counters.try_for_each(|counter| space.hold(counter.address, id.0, maps));
+        if held.is_err() {
+            space.withdraw(&[address], Purpose::site(id.0));
+        }
+        held
+    }
 }
 
 impl Tracer {
@@ -170,6 +190,7 @@ impl Tracer {
         drop(placed);
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
+            space.write().let_down(id.0, |_| false);
             for (sites, purpose) in [(&sites, Purpose::site(id.0)), (&returns, Purpose::return_site(id.0))] {
                 // Others want it in between.
                 for sites in sites.chunks(AT_A_TIME) {
@@ -241,6 +262,8 @@ impl Tracer {
             wanted.binary_search(site).is_err() && text.site(*site).is_some_and(|here| !here.in_copy)
         };
         let gone: Vec<u64> = placed.sites.iter().copied().filter(is_gone).collect();
+        let counters = placed.source.counters(maps);
+        text.let_down(id.0, |counter| counters.iter().any(|wanted| wanted.address == counter));
         text.withdraw(&gone, Purpose::site(id.0));
         drop(text);
         let passed = probe.passed.as_ref();
@@ -249,7 +272,17 @@ impl Tracer {
         }
         let threads = || self.shared.register.in_space(space_id);
         let follows = probe.calls.is_some();
-        let placing = Placing { id, space: &space, pid, maps, later, passed, threads: &threads, follows };
+        let placing = Placing {
+            id,
+            space: &space,
+            pid,
+            maps,
+            counters: &counters,
+            later,
+            passed,
+            threads: &threads,
+            follows,
+        };
         self.place_sites(placing, &mut placed, &wanted);
     }
 
@@ -327,7 +360,7 @@ impl Tracer {
                 (placed.sites.iter().copied().collect(), refused.collect())
             });
             for (address, outcome) in outcomes {
-                match outcome {
+                match outcome.and_then(|()| placing.hold_counters(address)) {
                     Ok(()) => {
                         if !sites.contains(&address) {
                             placed.sites.push(address);

@@ -23,6 +23,7 @@ use crate::target::sharing::Sharing;
 
 mod breakpoint;
 mod copies;
+mod counters;
 mod hardware;
 mod intact;
 mod window;
@@ -56,6 +57,12 @@ pub enum Unplaceable {
     /// The instruction is in a restartable sequence (rseq(2)), or announces one: the kernel would abort it at every
     /// hit, and the program would begin it again and again.
     Sequence,
+    /// The program could not be told that somebody wants to know of the site: the counter by which it is told is not in
+    /// memory that the program has for itself and can write to.
+    Counter {
+        /// The address of the counter.
+        address: u64,
+    },
     /// The instruction is one that cannot be probed.
     Instruction {
         /// Why.
@@ -78,6 +85,7 @@ impl Unplaceable {
             Unplaceable::NotExecutable => "not executable",
             Unplaceable::Shared => "shared mapping",
             Unplaceable::Sequence => "restartable sequence",
+            Unplaceable::Counter { .. } => "semaphore not writable",
             Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
             Unplaceable::Hardware(refusal) => refusal.reason(),
@@ -93,6 +101,11 @@ impl fmt::Display for Unplaceable {
             Unplaceable::Shared => f.write_str("the mapping is shared with other processes"),
             Unplaceable::Sequence => f.write_str(
                 "the instruction is in a restartable sequence (rseq), which every hit would abort",
+            ),
+            Unplaceable::Counter { address } => write!(
+                f,
+                "its semaphore at {address:#x}, by which the program learns that it is probed, is not in private \
+                 memory that can be written to"
             ),
             Unplaceable::Instruction { why, bytes } => {
                 write!(f, "{why} (bytes")?;
@@ -143,6 +156,9 @@ pub(crate) struct Space {
     former: BTreeMap<u64, Removed>,
     /// What those are in, each once.
     origins: HashSet<Arc<Origin>>,
+    /// The counters to which one was added, by address, and those from which it was taken away again.
+    counters: BTreeMap<u64, counters::Held>,
+    lowered: BTreeMap<u64, counters::Held>,
     /// The executable mappings for which the breakpoints were last looked at.
     watched: Vec<Mapping>,
     pub(crate) sequences: Sequences,
@@ -240,6 +256,8 @@ impl Space {
             removed: BTreeMap::new(),
             former: BTreeMap::new(),
             origins: HashSet::new(),
+            counters: BTreeMap::new(),
+            lowered: BTreeMap::new(),
             watched: Vec::new(),
             sequences: Sequences::default(),
             located: Vec::new(),
@@ -256,7 +274,7 @@ impl Space {
 
     /// The address space that a forked thread `tid` got as a copy of this one, breakpoints included.
     pub(crate) fn copy_for(&self, tid: i32) -> io::Result<Space> {
-        Ok(Space {
+        let mut copy = Space {
             breakpoints: self.breakpoints.clone(),
             by_hardware: self.by_hardware.clone(),
             hardware: Arc::new(self.hardware.copy()),
@@ -267,7 +285,9 @@ impl Space {
             sequences: self.sequences.clone(),
             located: self.located.clone(),
             ..Space::open(tid, &self.failures)?
-        })
+        };
+        copy.inherit_counters(self);
+        Ok(copy)
     }
 
     /// Makes the bytes of a copied address space agree with its breakpoints: one may have been placed or
@@ -282,6 +302,7 @@ impl Space {
             self.put(address, INT3);
         }
         self.restore_removed();
+        self.let_down_unwanted();
     }
 
     fn restore_removed(&self) {
@@ -513,9 +534,10 @@ impl Space {
         overwritten
     }
 
-    /// Takes every probe off. Returns the addresses at which the program had overwritten the breakpoint.
+    /// Takes every probe off, and from every counter what was added for one. Returns the addresses at which the program had overwritten the breakpoint.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
         self.unwatch_all();
+        self.let_all_down();
         let mut window = Window::new();
         let addresses: Vec<u64> = self.breakpoints.keys().copied().collect();
         let lifted = addresses.into_iter().filter(|&address| self.lift_by(address, &mut window));

@@ -31,6 +31,7 @@ mod names;
 mod sequences;
 mod symbols;
 mod unwind;
+mod usdt;
 
 pub(crate) use debug_file::Open;
 pub(crate) use go::is_go;
@@ -40,6 +41,7 @@ pub(crate) use names::without_spaces;
 pub(crate) use sequences::sequences;
 pub(crate) use symbols::why_stripped;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
+pub use usdt::Usdt;
 
 use debug_file::Link;
 
@@ -165,6 +167,8 @@ pub struct Elf {
     /// Where it was found: in it are symbols and debug information that this file lacks.
     debug_file: Option<(PathBuf, File)>,
     debug: OnceLock<Result<Arc<DebugInfo>, DebugError>>,
+    /// Once somebody has asked: the probes of its author, or what is wrong with them.
+    usdt: OnceLock<Result<Vec<Usdt>, String>>,
 }
 
 impl Elf {
@@ -223,6 +227,7 @@ impl Elf {
             starts: Mutex::default(),
             debug_file,
             debug: OnceLock::new(),
+            usdt: OnceLock::new(),
         })
     }
 

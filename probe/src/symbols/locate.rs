@@ -13,6 +13,16 @@ pub struct Site {
     pub address: u64,
 }
 
+/// A counter in the target that belongs to a site: an integer of 16 bits by which the program learns how many want to
+/// know of it, as the semaphores of USDT probes are. While it is 0, the program need not get to the site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Counter {
+    /// The address of the site.
+    pub site: u64,
+    /// The address of the counter in the target.
+    pub address: u64,
+}
+
 /// Names the sites of one probe, given what is mapped.
 ///
 /// The engine asks again whenever objects may have been mapped or unmapped: at each exec, when the dynamic
@@ -26,6 +36,13 @@ pub trait Locate {
     /// [`LocateError::Unresolvable`] where waiting is in vain, such as a symbol that the object lacks or
     /// an offset inside an instruction.
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError>;
+
+    /// The counters of the sites, of which there are none unless it says otherwise. As long as a probe has a site, one is
+    /// added to its counter in each process.
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        let _ = maps;
+        Vec::new()
+    }
 
     /// What it consists of in such an address space, where each part is a probe of its own: their names, each once.
     /// `None` where it is one probe, which is so unless it says otherwise.

@@ -9,11 +9,12 @@ use crate::symbols::code::{self, Boundary};
 use crate::symbols::elf::{self, Elf, Function, LookupError, Symbol};
 use crate::symbols::glob;
 use crate::symbols::indirect::Indirect;
-use crate::symbols::locate::{Locate, LocateError, Site};
-use crate::symbols::spec::{Name, PlaceSpec, ProbeSpec};
+use crate::symbols::locate::{Counter, Locate, LocateError, Site};
+use crate::symbols::spec::{Name, PlaceSpec, ProbeSpec, UprobeEvent};
 use crate::target::maps::{self, Mapping, Maps};
 use crate::target::{lock, mapped};
 
+mod authored;
 mod error;
 mod lines;
 mod objects;
@@ -285,8 +286,6 @@ impl Resolver {
     /// Refuses the forms that are not supported yet.
     fn check_form(&self) -> Result<(), ResolveError> {
         let form = match &self.spec.place {
-            PlaceSpec::Usdt { .. } => "a USDT probe",
-            PlaceSpec::UprobeEvent(_) => "a line in the syntax of uprobe_events",
             PlaceSpec::EachInstruction { .. } if self.spec.on_return => "the return of an instruction",
             _ => return Ok(()),
         };
@@ -315,6 +314,11 @@ impl Resolver {
                 return Ok(Named::Instructions(self.line_addresses(elf).map_err(ResolveError::Debug)?));
             }
             PlaceSpec::Number { number, object } => number_of(elf, object, *number)?,
+            PlaceSpec::Usdt { .. } => return Ok(Named::Instructions(authored::addresses(spec, elf)?)),
+            PlaceSpec::UprobeEvent(UprobeEvent { offset, .. }) => {
+                let not_code = || ResolveError::NotCode { path: elf.path().to_owned(), offset: *offset };
+                elf.address_of_offset(*offset).ok_or_else(not_code)?
+            }
             _ => return Ok(Named::Instructions(Vec::new())),
         };
         self.check_boundary(elf, address)?;
@@ -373,8 +377,21 @@ impl Locate for Resolver {
         self.find(maps, |site, _, _| site)
     }
 
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        if !authored::has_counters(&self.spec) {
+            return Vec::new();
+        }
+        // Why there is none, who asks for the sites is told.
+        self.counters_in(maps).unwrap_or_default()
+    }
+
     fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
-        if !matches!(&self.spec.place, PlaceSpec::Function { name, .. } if name.is_pattern()) {
+        let is_several = match &self.spec.place {
+            PlaceSpec::Function { name, .. } => name.is_pattern(),
+            PlaceSpec::Usdt { provider, name, .. } => provider.is_pattern() || name.is_pattern(),
+            _ => false,
+        };
+        if !is_several {
             return Ok(None);
         }
         self.check_form()?;
@@ -382,6 +399,9 @@ impl Locate for Resolver {
         let elf = self.objects.mapped(maps, file)?;
         if let Some(parts) = lock(&self.matching).get(&elf.number()) {
             return Ok(Some(Arc::clone(parts)));
+        }
+        if let PlaceSpec::Usdt { .. } = spec.place {
+            return Ok(Some(authored::parts(spec, &elf)?));
         }
         let PlaceSpec::Function { object, name: pattern, .. } = &spec.place else { return Ok(None) };
         let Named::Functions(functions) = self.named(spec, &elf)? else { return Ok(None) };
@@ -406,6 +426,10 @@ impl Locate for Resolver {
 impl Locate for ProbeSpec {
     fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         Resolver::new(self.clone(), Arc::default()).locate(maps)
+    }
+
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        Resolver::new(self.clone(), Arc::default()).counters(maps)
     }
 
     fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {

@@ -8,8 +8,8 @@
 //! | `OBJECT:0xNUMBER` | a file offset or an address in the file, as nm and objdump print it |
 //! | `0xADDRESS` | an address in the process |
 //! | `[OBJECT:]FILE:LINE`, `[OBJECT:]FUNCTION:LINE` | a line of the source |
-//! | `usdt:OBJECT:PROVIDER:NAME` | a probe that its author has put there; PROVIDER and NAME may be patterns |
-//! | `p[:GROUP/NAME] PATH:OFFSET …` | a line in the syntax of the kernel's `uprobe_events` |
+//! | `usdt:OBJECT:PROVIDER:NAME` | a probe that its author has put there, in all of its places; PROVIDER and NAME may be patterns, of which each match is a probe. Its arguments are `arg1`, `arg2` and so on, counted as the kernel and perf do (bpftrace's `arg0` is `arg1`) |
+//! | `p[:[GROUP/][NAME]] PATH:OFFSET[%return][(COUNTER)] …` | a line in the syntax of the kernel's `uprobe_events`, and `r` in the place of `p` for `%return`; COUNTER is the file offset of a semaphore as USDT has it |
 //!
 //! `%return` behind a function, a pattern or a number means where it returns. OBJECT ends at the first colon that stands
 //! alone. What is in quotes, `'…'` or `"…"`, means itself: no pattern, no offset, no end at a colon or space; a quote is
@@ -18,9 +18,13 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::symbols::elf::Usdt;
 use crate::symbols::glob;
 
+mod event;
 mod parse;
+
+pub use event::UprobeEvent;
 
 /// A PROBE as the command line gives it, parsed but not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +82,8 @@ pub enum PlaceSpec {
         /// The name of the probe, or a pattern.
         name: Name,
     },
-    /// A line in the syntax of `uprobe_events`, as a whole.
-    UprobeEvent(String),
+    /// A line in the syntax of `uprobe_events`, but for its arguments.
+    UprobeEvent(UprobeEvent),
 }
 
 /// A name, or a pattern of names.
@@ -102,6 +106,12 @@ impl Name {
     #[must_use]
     pub fn plain(text: impl Into<String>) -> Name {
         Name { text: text.into(), literal: false }
+    }
+
+    /// Whether it is that name, or a pattern that it matches.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.text == name || (self.is_pattern() && glob::matches(&self.text, name))
     }
 
     /// Whether it stands for every name that matches, unless there is one that is exactly this.
@@ -195,7 +205,28 @@ impl ProbeSpec {
             | PlaceSpec::Number { object, .. }
             | PlaceSpec::Usdt { object, .. } => Some(object),
             PlaceSpec::Line { object, .. } => object.as_deref(),
-            PlaceSpec::Address(_) | PlaceSpec::UprobeEvent(_) => None,
+            PlaceSpec::UprobeEvent(event) => Some(&event.path),
+            PlaceSpec::Address(_) => None,
+        }
+    }
+
+    /// What it is called where its hits are shown: as it is written, but for a line of `uprobe_events`, whose event has
+    /// a name.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.place {
+            PlaceSpec::UprobeEvent(event) => event.to_string(),
+            _ => self.to_string(),
+        }
+    }
+
+    /// Whether it means a probe that an author has put into the object.
+    pub(crate) fn takes_usdt(&self, probe: &Usdt) -> bool {
+        match &self.place {
+            PlaceSpec::Usdt { provider, name, .. } => {
+                provider.matches(&probe.provider) && name.matches(&probe.name)
+            }
+            _ => false,
         }
     }
 
@@ -230,7 +261,7 @@ impl ProbeSpec {
             PlaceSpec::Usdt { object: file, provider, name } => {
                 format!("usdt:{}:{provider}:{name}", object(file))
             }
-            PlaceSpec::UprobeEvent(line) => line.clone(),
+            PlaceSpec::UprobeEvent(event) => return event.write(self.on_return),
         };
         place + if self.on_return { parse::RETURN } else { "" }
     }

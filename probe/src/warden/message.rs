@@ -13,7 +13,7 @@ use crate::warden::program::Program;
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {

@@ -431,27 +431,32 @@ impl Service<'_> {
         if !program.is_valid() || on_return.as_ref().is_some_and(|program| !program.is_valid()) {
             return not_placed("the program of the probe is not valid".to_owned());
         }
+        let (spec, base, is_address) = match place {
+            SentPlace::Address(address) => (ProbeSpec::at(PlaceSpec::Address(address)), None, Some(address)),
+            SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
+                Ok(spec) => {
+                    let spec = ProbeSpec { on_return: spec.on_return || on_return.is_some(), ..spec };
+                    (spec, Some(base.into_path()), None)
+                }
+                Err(error) => return not_placed(error.to_string()),
+            },
+        };
         let bindings = |program: &Program| {
-            let template = program.get_template()?;
-            let bindings = Arc::new(Bindings::new(template.clone(), Arc::clone(&self.warden.objects)));
+            let (template, objects) = (program.get_template()?.clone(), Arc::clone(&self.warden.objects));
+            let bindings = Arc::new(Bindings::new(template, spec.clone(), objects));
             lock(&self.warden.bindings).push(Arc::downgrade(&bindings));
             Some(bindings)
         };
         let at_entry = (bindings(&program), program);
         let on_return = on_return.map(|program| (bindings(&program), program));
-        let resolver = match place {
-            // An address is what it is, however it is written.
-            SentPlace::Address(address) if at_entry.0.is_none() => {
-                return self.place_at(session, Address(address), at_entry, on_return);
-            }
-            SentPlace::Address(address) => self.resolver(ProbeSpec::at(PlaceSpec::Address(address))),
-            SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
-                Ok(spec) => {
-                    let spec = ProbeSpec { on_return: spec.on_return || on_return.is_some(), ..spec };
-                    self.resolver(spec).relative_to(base.into_path())
-                }
-                Err(error) => return not_placed(error.to_string()),
-            },
+        // An address is what it is, however it is written.
+        if let (Some(address), None) = (is_address, &at_entry.0) {
+            return self.place_at(session, Address(address), at_entry, on_return);
+        }
+        let resolver = Resolver::new(spec, Arc::clone(&self.warden.objects));
+        let resolver = match base {
+            Some(base) => resolver.relative_to(base),
+            None => resolver,
         };
         match &at_entry.0 {
             None => self.place_at(session, resolver, at_entry, on_return),
@@ -460,10 +465,6 @@ impl Service<'_> {
                 self.place_at(session, source, at_entry, on_return)
             }
         }
-    }
-
-    fn resolver(&self, spec: ProbeSpec) -> Resolver {
-        Resolver::new(spec, Arc::clone(&self.warden.objects))
     }
 
     fn place_at(

@@ -16,6 +16,9 @@ PROBE is one of
   OBJECT:NAME/*      each instruction of a function, or of those that match
   OBJECT:0xNUMBER    a file offset, or an address as list, nm and objdump print it
   0xADDR             an address in the process, with -p
+  usdt:OBJECT:PROVIDER:NAME     a probe of the program's author, with arg1, arg2 and so on; names may be patterns
+  p[:[GROUP/]EVENT] PATH:OFFSET[%return][(COUNTER)] [NAME=FETCH[:TYPE]]...
+                     a line of the kernel's uprobe_events; r in the place of p, or %return, means where it returns
 NAME is a linker's or the author's: foo, foo(int), _Z3fooi, app::Cart::total, main.(*T).Add, memcpy@GLIBC_2.14. A name
 that is there comes before a pattern; in quotes, '...', it means itself.";
 
@@ -191,8 +194,8 @@ pub(crate) struct List {
     /// List only the instructions that cannot be probed.
     #[arg(long)]
     pub(crate) refused: bool,
-    /// List USDT probes.
-    #[arg(long)]
+    /// List USDT probes: address, file offset, semaphore, PROVIDER:NAME, arguments. GLOB is about NAME or PROVIDER:NAME.
+    #[arg(long, conflicts_with_all = ["instructions", "refused"])]
     pub(crate) usdt: bool,
     /// Print one JSON document.
     #[arg(long)]

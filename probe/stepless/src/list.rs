@@ -13,7 +13,7 @@ use probe::{code, glob};
 use serde::Serialize;
 
 use crate::output::{json_to_stdout, to_stdout};
-use crate::{Failure, args, target, warn};
+use crate::{Failure, args, target, usdt, warn};
 
 /// The functions of one file.
 #[derive(Debug, Serialize)]
@@ -54,14 +54,14 @@ struct Site {
 }
 
 pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
-    if arguments.usdt {
-        return Err(Failure::new("--usdt is not supported yet"));
-    }
     let (elfs, pattern) = match (arguments.pid, &arguments.file) {
         (Some(pid), pattern) => (mapped(pid)?, pattern.as_deref()),
         (None, Some(file)) => (vec![Arc::new(Elf::open(Path::new(file))?)], arguments.glob.as_deref()),
         (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
     };
+    if arguments.usdt {
+        return usdt::list(&elfs, pattern, arguments.json);
+    }
     if arguments.json {
         #[derive(Serialize)]
         struct Document {

@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod signals;
 mod target;
+mod usdt;
 mod watch;
 
 use args::{Cli, Command};
@@ -82,6 +83,17 @@ pub(crate) fn warn(line: &str) {
     let line = line.replace(|letter: char| letter.is_control(), " ");
     match writeln!(io::stderr(), "stepless: {line}") {
         // A closed stderr is the user's wish, and there is nowhere else to say so.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Shows on stderr which byte of what the user has written is meant.
+pub(crate) fn point_at(text: &str, byte: usize) {
+    let before = text.get(..byte).unwrap_or(text).chars().count();
+    let text = text.replace(|letter: char| letter.is_control(), " ");
+    let lines = format!("  {text}\n  {:before$}^", "");
+    match writeln!(io::stderr(), "{lines}") {
+        // As above.
         Ok(()) | Err(_) => {}
     }
 }

@@ -51,6 +51,7 @@ impl Space {
         self.former.extend(former.into_iter().take(MOST));
         self.origins.retain(|origin| Arc::strong_count(origin) > 1);
         self.sequences.forget_unmapped(maps);
+        self.forget_counters(maps);
         self.text = None;
         // What was not found may be there now.
         self.loans = Mutex::default();

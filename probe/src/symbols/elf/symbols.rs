@@ -282,6 +282,17 @@ impl Symbols {
         &self.functions
     }
 
+    /// The addresses of all symbols with that name, each once.
+    pub(super) fn addresses_of(&self, name: &str) -> impl Iterator<Item = u64> {
+        let start = self.symbols.partition_point(|symbol| symbol.name.as_str() < name);
+        let named = self.symbols.get(start..).unwrap_or_default();
+        let mut addresses: Vec<u64> =
+            named.iter().take_while(|symbol| symbol.name == name).map(|symbol| symbol.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.into_iter()
+    }
+
     pub(super) fn function_at(&self, address: u64) -> Option<&Function> {
         let after = self.functions.partition_point(|function| function.address <= address);
         // A function may lie within another: the nearest start whose size reaches far enough. Looking

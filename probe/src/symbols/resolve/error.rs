@@ -65,6 +65,15 @@ pub enum ResolveError {
         /// If the file is stripped: where its debug file was looked for.
         stripped: Option<Vec<PathBuf>>,
     },
+    /// The file has no such USDT probe.
+    NoUsdt {
+        /// The provider and the name, or patterns of them.
+        wanted: String,
+        /// The file.
+        path: PathBuf,
+        /// Some that it has.
+        there: Vec<String>,
+    },
     /// The offset lies beyond the function's end.
     BeyondFunction {
         /// The function.
@@ -120,6 +129,17 @@ impl fmt::Display for ResolveError {
             ResolveError::AmbiguousObject { object, paths } => {
                 let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
                 write!(f, "`{object}` is more than one mapped file: {}; give the path", paths.join(", "))
+            }
+            ResolveError::NoUsdt { path, there, .. } if there.is_empty() => {
+                write!(f, "{} has no USDT probes", path.display())
+            }
+            ResolveError::NoUsdt { wanted, path, there } => {
+                let path = path.display();
+                write!(
+                    f,
+                    "{path} has no USDT probe `{wanted}`; list --usdt shows those that it has, such as {}",
+                    there.join(", ")
+                )
             }
             ResolveError::NotSupported { form } => write!(f, "{form} is not supported yet"),
             ResolveError::TwoReadings { text, readings: [first, second] } => {

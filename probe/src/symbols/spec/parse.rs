@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Name, PlaceSpec, ProbeSpec, Rest, SpecError};
+use super::{Name, PlaceSpec, ProbeSpec, Rest, SpecError, event};
 
 /// What says that a function's return is meant.
 pub(super) const RETURN: &str = "%return";
@@ -29,9 +29,8 @@ impl FromStr for ProbeSpec {
 pub(super) fn with_rest(text: &str) -> Result<(ProbeSpec, Rest<'_>), SpecError> {
     let parser = Parser { text };
     let start = text.len() - text.trim_start().len();
-    if is_uprobe_event(text.trim()) {
-        let spec = ProbeSpec::at(PlaceSpec::UprobeEvent(text.trim().to_owned()));
-        return Ok((spec, Rest { text: "", offset: text.len() }));
+    if event::is_event(text.trim()) {
+        return event::parse(text);
     }
     let (end, colons) = parser.scan(start)?;
     let spec = parser.probe(start, end, &colons)?;
@@ -59,29 +58,8 @@ pub(super) fn other_readings(spec: &ProbeSpec) -> Vec<ProbeSpec> {
     later.collect()
 }
 
-/// Whether `text` is a line of `uprobe_events` (Documentation/trace/uprobetracer.rst): `p`, `r` or `-`, with a name
-/// behind a colon or without, and then a path. A program may be called `p`, too.
-fn is_uprobe_event(text: &str) -> bool {
-    let Some((first, rest)) = text.split_once(char::is_whitespace) else { return text.starts_with("-:") };
-    let (letter, name) = first.split_at_checked(1).unwrap_or_default();
-    let is_name =
-        |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_/.-".contains(&byte));
-    let named = name.is_empty() || name.strip_prefix(':').is_some_and(is_name);
-    if !named || !matches!(letter, "p" | "r" | "-") {
-        return false;
-    }
-    let second = rest.split_whitespace().next().unwrap_or_default();
-    let is_place = second.starts_with('/')
-        || second.rsplit_once(':').is_some_and(|(path, offset)| {
-            !path.is_empty()
-                && !path.ends_with(':')
-                && offset.starts_with(|letter: char| letter.is_ascii_digit())
-        });
-    name.is_empty() || letter == "-" || is_place && !begins_rest(rest)
-}
-
 /// Whether that cannot be more of a name: `if …`, `NAME=…`, or nothing.
-fn begins_rest(text: &str) -> bool {
+pub(super) fn begins_rest(text: &str) -> bool {
     let text = text.trim_start();
     if let Some(condition) = text.strip_prefix("if") {
         return condition.is_empty()

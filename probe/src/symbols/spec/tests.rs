@@ -58,10 +58,15 @@ fn every_form_is_parsed_and_printed_again() {
         ("usdt:/a:b/c:*:gc__*", usdt("/a:b/c", Name::plain("*"), Name::plain("gc__*"))),
         ("usdt:./p:'*':x", usdt("./p", Name::literal("*"), Name::plain("x"))),
         (
-            "p:grp/name /bin/ls:0x4000 %di",
-            ProbeSpec::at(PlaceSpec::UprobeEvent("p:grp/name /bin/ls:0x4000 %di".into())),
+            "p:grp/name /bin/ls:0x4000",
+            ProbeSpec::at(PlaceSpec::UprobeEvent(UprobeEvent {
+                group: "grp".into(),
+                event: "name".into(),
+                path: "/bin/ls".into(),
+                offset: 0x4000,
+                counter: None,
+            })),
         ),
-        ("r /bin/ls", ProbeSpec::at(PlaceSpec::UprobeEvent("r /bin/ls".into()))),
     ] {
         assert_eq!(parsed(text), spec, "{text}");
         assert_eq!(spec.to_string(), text);
@@ -102,7 +107,7 @@ fn what_stands_behind_a_probe_is_handed_on() {
         ("p:main x=a:0x1", "p:main", "x=a:0x1"),
         ("p:main if x", "p:main", "if x"),
         ("p:f(int, std::string)", "p:f(int, std::string)", ""),
-        ("p:n /bin/ls:0x10 a=%di", "p:n /bin/ls:0x10 a=%di", ""),
+        ("p:n /bin/ls:0x10 a=%di", "p:n /bin/ls:0x10", "a=%di"),
     ] {
         let (spec, found) = ProbeSpec::parse_with_rest(text).unwrap();
         assert_eq!((spec, found.text), (parsed(probe), rest), "{text}");

@@ -77,7 +77,7 @@ impl Shared {
         objects: Arc<Objects>,
         (out, coloured): (Out, bool),
     ) -> Shared {
-        let rows = Rows::new(resolvers.iter().map(|resolver| resolver.spec().to_string()));
+        let rows = Rows::new(resolvers.iter().map(|resolver| resolver.spec().label()));
         let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         let format = arguments.format();
         let state = State {

@@ -8,13 +8,13 @@ use probe::arguments::{Line, SyntaxError, Template, Value};
 use probe::language::Register;
 use probe::maps::{self, Maps};
 use probe::resolve::Objects;
-use probe::spec::ProbeSpec;
+use probe::spec::{PlaceSpec, ProbeSpec, UprobeEvent};
 use probe::warden::{Arguments, Fields, Measure, Program};
 
 use super::Mode;
 use super::places::place_name;
-use crate::Failure;
 use crate::args::{FRAMES, Format, Watch};
+use crate::{Failure, point_at};
 
 /// What is wanted of the hits of one probe.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct What {
     calls: Option<End>,
     /// Whether the other end is an event, too.
     both: bool,
+    /// Whether the arguments that the probe itself has are shown, as there are no others.
+    of_probe: bool,
 }
 
 /// An end of a call.
@@ -52,13 +54,28 @@ impl What {
     }
 
     fn new(arguments: &Watch, text: &str) -> Result<What, Failure> {
-        let (spec, rest) = ProbeSpec::parse_with_rest(text)?;
+        let (spec, rest) = match ProbeSpec::parse_with_rest(text) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                if UprobeEvent::is_line(text) {
+                    point_at(text, error.column - 1);
+                }
+                return Err(error.into());
+            }
+        };
+        let is_event = matches!(spec.place, PlaceSpec::UprobeEvent(_));
         let within = |error: SyntaxError| SyntaxError {
             text: text.to_owned(),
             column: error.column + rest.offset,
             what: error.what,
         };
-        let mut template: Template = rest.text.parse().map_err(within)?;
+        let mut template = Template::behind(&spec, rest.text).map_err(within).inspect_err(|error| {
+            // As the kernel shows it.
+            if is_event {
+                point_at(text, error.column);
+            }
+        })?;
+        let of_probe = matches!(spec.place, PlaceSpec::Usdt { .. }) && !template.has_arguments();
         if let Some(condition) = &arguments.condition {
             template = template.with_condition(condition)?;
         }
@@ -88,6 +105,7 @@ impl What {
         if arguments.variables {
             template = template.with_variables();
         }
+        let of_probe = of_probe && line.is_none();
         let tree = arguments.format() == Format::Tree;
         let calls = match (spec.on_return, tree) {
             (true, _) => Some(End::Return),
@@ -95,7 +113,7 @@ impl What {
             (false, false) => None,
         };
         let both = tree || arguments.format() == Format::Perfetto;
-        Ok(What { template, named, line, histograms, calls, both })
+        Ok(What { template, named, line, histograms, calls, both, of_probe })
     }
 
     /// The expressions of which histograms are wanted.
@@ -129,8 +147,14 @@ impl What {
 
     fn program(&self, arguments: &Watch, mode: Mode, limits: bool) -> Program {
         let mut program = Program::new();
-        if !self.template.is_empty() {
-            program = program.template(self.template.clone());
+        let mut template = self.template.clone();
+        // Nobody looks at them otherwise.
+        if self.of_probe && prints(arguments, mode) {
+            template = template.with_arguments_of_probe();
+        }
+        let has_arguments = template.has_arguments();
+        if !template.is_empty() {
+            program = program.template(template);
         }
         if let Some(one_in) = arguments.sample {
             program = program.sample(one_in.get());
@@ -146,7 +170,7 @@ impl What {
             return if counts { program.count_stack(arguments.stack.unwrap_or(FRAMES)) } else { program };
         }
         let mut fields = fields(arguments);
-        if self.template.has_arguments() {
+        if has_arguments {
             fields = fields.arguments();
         }
         if self.calls == Some(End::Return) {
