@@ -101,6 +101,42 @@ fn a_debug_file_is_found_by_its_build_id() {
 }
 
 #[test]
+fn a_stripped_file_may_have_kept_its_symbols_for_backtraces() {
+    let scratch = Scratch::new();
+    let path = scratch.compile("program", PROGRAM, &[]);
+    let hidden = Elf::open(&path).unwrap().find("hidden").unwrap().address;
+    let (symbols, section) = (scratch.path("symbols"), scratch.path("symbols.xz"));
+    let run = |command: &mut Command| {
+        let output = command.output();
+        if let Ok(output) = &output {
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        output.is_ok()
+    };
+    let made = run(Command::new("objcopy").arg("--only-keep-debug").args([&path, &symbols]))
+        && run(Command::new("xz").arg(&symbols));
+    if !made {
+        return println!("skipped: no objcopy or xz");
+    }
+    strip(&path, &[]);
+    assert!(Elf::open(&path).unwrap().find("hidden").is_err());
+    let argument = format!(".gnu_debugdata={}", section.display());
+    assert!(run(Command::new("objcopy").args(["--add-section", &argument]).arg(&path)));
+    assert_eq!(Elf::open(&path).unwrap().find("hidden").unwrap().address, hidden);
+    // One that is not what it says counts for nothing.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = bytes.windows(6).position(|bytes| bytes == b"\xfd7zXZ\0").unwrap();
+    for at in (start..bytes.len().min(start + 600)).step_by(7) {
+        bytes[at] ^= 0x55;
+        match Elf::parse(&path, bytes.clone()).map(|elf| elf.find("hidden").map(|symbol| symbol.address)) {
+            Ok(Ok(address)) => assert_eq!(address, hidden),
+            Ok(Err(_)) | Err(_) => {}
+        }
+        bytes[at] ^= 0x55;
+    }
+}
+
+#[test]
 fn a_stripped_library_keeps_what_it_exports() {
     let scratch = Scratch::new();
     let flags = ["-shared", "-fPIC", "-Wl,-soname,libthing.so.3"];

@@ -282,7 +282,9 @@ impl Session {
     /// Places a probe. No thread of the target is stopped for it.
     ///
     /// Where `source` names several sites, those that cannot be probed are in [`Session::report`]. Where its
-    /// object is not mapped yet, the probe waits for it.
+    /// object is not mapped yet, the probe waits for it. Where it has parts ([`Locate::parts`]), such as a pattern of
+    /// functions, each is a probe of its own with the same handler, which [`Event::Part`] and
+    /// [`ProbeReport::parts`] tell of.
     ///
     /// The handler is called by the thread that serves whoever has reached the probe, and by one at a time: others that
     /// reach it meanwhile wait. See [`Session::probe_together`].

@@ -226,7 +226,7 @@ impl fmt::Display for LookupError {
             LookupError::Indirect { name, path, address } => write!(
                 f,
                 "`{name}` in {} is an indirect function (IFUNC): the symbol, at {address:#x}, is the resolver \
-                 that chooses an implementation at load time; probe that implementation",
+                 that chooses an implementation when the program starts",
                 path.display()
             ),
         }
