@@ -177,6 +177,14 @@ impl Elf {
     /// # Errors
     /// It cannot be read, or is no executable or shared object for x86-64, or is cut short or corrupt.
     pub fn open(path: &Path) -> Result<Elf, ElfError> {
+        Elf::open_with(path, &[])
+    }
+
+    /// The same, and `debug_files` come first where one of them is the debug file.
+    ///
+    /// # Errors
+    /// As [`Elf::open`].
+    pub fn open_with(path: &Path, debug_files: &[PathBuf]) -> Result<Elf, ElfError> {
         let read = |source| ElfError::Read { path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(read)?;
         if metadata.is_dir() {
@@ -189,15 +197,20 @@ impl Elf {
         let file = File::open(path).map_err(read)?;
         // Not where a symbolic link to it lies.
         let real = std::fs::canonicalize(path).map_err(read)?;
-        Elf::with(path, whole(path, &file)?, &|link| link.file(&real, &open_regular))
+        Elf::with(path, whole(path, &file)?, &|link| link.file(&real, &open_regular, debug_files))
     }
 
-    /// Reads `file`, which is called `path`, and what `open` finds of its debug file.
+    /// Reads `file`, which is called `path`, and its debug file: one of `debug_files`, or what `open` finds.
     ///
     /// # Errors
     /// As [`Elf::open`].
-    pub(crate) fn read(path: &Path, file: &File, open: Open<'_>) -> Result<Elf, ElfError> {
-        Elf::with(path, whole(path, file)?, &|link| link.file(path, open))
+    pub(crate) fn read(
+        path: &Path,
+        file: &File,
+        open: Open<'_>,
+        debug_files: &[PathBuf],
+    ) -> Result<Elf, ElfError> {
+        Elf::with(path, whole(path, file)?, &|link| link.file(path, open, debug_files))
     }
 
     /// Takes `data` for the contents of the file at `path`, and looks for no debug file.

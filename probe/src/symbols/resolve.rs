@@ -110,7 +110,7 @@ impl Resolver {
             };
             let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
             let file = read().map_err(|source| named(path, source))?;
-            Ok(Arc::new(Elf::read(path, &file, &open)?))
+            Ok(Arc::new(Elf::read(path, &file, &open, &self.objects.debug_files())?))
         })
     }
 

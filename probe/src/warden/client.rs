@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ use crate::target::launch::Embryo;
 use crate::target::procfs;
 use crate::target::system;
 use crate::warden::asked::Asked;
-use crate::warden::message::{End, Reply, Request, SentPlace, VERSION, kind};
+use crate::warden::message::{End, Reply, Request, SentPath, SentPlace, VERSION, kind};
 use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
 use crate::warden::outlet::Question;
 use crate::warden::program::{Program, Step};
@@ -307,6 +308,17 @@ impl Client {
     /// [`WardenError::Gone`].
     pub fn limit(&mut self, hits: u64) -> Result<(), WardenError> {
         self.done(&Request::Limit { hits })
+    }
+
+    /// Has these files looked at first where the debug file of an object is looked for; they are taken where they fit.
+    /// For probes that are placed later.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn debug_files(&mut self, paths: &[PathBuf]) -> Result<(), WardenError> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let paths = paths.iter().map(|path| SentPath::new(&absolute(path))).collect();
+        self.done(&Request::DebugFiles { paths })
     }
 
     /// As [`Session::probe`](crate::Session::probe), with a program that the warden runs at each hit.

@@ -74,6 +74,10 @@ pub(crate) enum Request {
     Limit {
         hits: u64,
     },
+    /// Files that are looked at first where debug files are looked for.
+    DebugFiles {
+        paths: Vec<SentPath>,
+    },
     /// Whether records are dropped when there is no room for them.
     WhenFull {
         drop: bool,

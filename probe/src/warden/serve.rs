@@ -333,6 +333,10 @@ impl Service<'_> {
                 let options = SessionOptions { follow, kill_with, tracers, hardware };
                 self.start(Session::seize_embryo(pid, options), false);
             }
+            Request::DebugFiles { paths } => {
+                paths.into_iter().for_each(|path| self.warden.objects.add_debug_file(path.into_path()));
+                outlet.reply(&Reply::Done);
+            }
             Request::Limit { hits } => {
                 self.warden.common.limit.set(hits);
                 outlet.reply(&Reply::Done);

@@ -105,6 +105,10 @@ pub(crate) struct Watch {
     /// What happens to hits when what reads them is slower.
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnFull::Wait)]
     pub(crate) on_full: OnFull,
+    /// Take symbols and debug information from FILE where it is the debug file of an object, wherever it lies; may be
+    /// given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) debug_file: Vec<PathBuf>,
     /// Probe the processes that the target starts, too.
     #[arg(long)]
     pub(crate) follow: bool,

@@ -86,12 +86,15 @@ const CALLS: &str = r#"
 #[test]
 fn calls_of_an_indirect_function_are_counted_and_its_implementation_is_named() {
     let scratch = Scratch::new();
-    for flags in [&["-fno-builtin"][..], &["-fno-builtin", "-static"], &["-fno-builtin", "-static-pie", "-fPIE"]] {
+    for flags in
+        [&["-fno-builtin"][..], &["-fno-builtin", "-static"], &["-fno-builtin", "-static-pie", "-fPIE"]]
+    {
         let program = scratch.compile("calls", CALLS, flags);
         let object = if flags.len() == 1 { "libc.so.6" } else { "calls" };
         let probe = format!("{object}:strlen");
         let output = stepless(&["stat", "--json", "-e", &probe, "--", text(&program)]);
-        let document: Value = serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        let document: Value =
+            serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{}", stderr(&output)));
         let row = &document["probes"][0];
         assert_eq!(row["probe"], probe.as_str());
         assert!(row["hits"].as_u64().unwrap() >= 50, "{flags:?}: {document}");
@@ -141,6 +144,33 @@ fn a_file_that_is_stripped_is_said_to_be() {
 }
 
 #[test]
+fn a_debug_file_may_lie_anywhere() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-Wl,--build-id"]);
+    let (debug, other) = (scratch.path("somewhere"), scratch.path("other"));
+    for (from, to) in
+        [(&program, &debug), (&scratch.compile("twin", "int main(void) { return 1; }", &[]), &other)]
+    {
+        let made = Command::new("objcopy").arg("--only-keep-debug").args([from, to]).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return eprintln!("skipped: no objcopy");
+        }
+    }
+    scratch::strip(&program, &[]);
+    let probe = format!("{}:leaf", program.display());
+    let run = ["--", text(&program)];
+    let with = |files: &[&Path]| {
+        let files: Vec<&str> = files.iter().flat_map(|file| ["--debug-file", text(file)]).collect();
+        stepless(&[&["stat", "--json", "-e", probe.as_str()], &files[..], &run[..]].concat())
+    };
+    let document: Value = serde_json::from_slice(&with(&[&other, &debug]).stderr).unwrap();
+    assert_eq!(document["probes"][0]["hits"], 3);
+    // One that is of another file is not believed, and one that is none is refused.
+    assert!(stderr(&with(&[&other])).contains("stripped"));
+    assert!(stderr(&with(&[Path::new("/nothing/here")])).contains("/nothing/here"));
+}
+
+#[test]
 fn a_program_that_loses_its_privileges_is_told_of() {
     if !Uid::effective().is_root() {
         return eprintln!("skipped: only root can make a program that runs as another user");
@@ -183,7 +213,8 @@ fn several_processes_are_probed_by_number_or_name() {
             target.ask();
         }
         let output = child.wait_with_output().unwrap();
-        let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        let document: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
         assert_eq!(document["probes"][0]["hits"], 6, "{which:?}");
     }
     // One thread of one of them.
@@ -200,7 +231,8 @@ fn several_processes_are_probed_by_number_or_name() {
     targets[2].ask();
     targets[1].ask();
     let output = child.wait_with_output().unwrap();
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+    let document: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     assert_eq!((&document["probes"][0]["hits"], &document["probes"][0]["filtered"]), (&3.into(), &2.into()));
     for target in targets {
         target.finish();

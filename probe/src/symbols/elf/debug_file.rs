@@ -52,9 +52,18 @@ impl Link {
         Ok(Link { build_id: build_id(sections, data)?, named })
     }
 
-    /// The debug file of the file at `path`.
-    pub(super) fn file(&self, path: &Path, open: Open<'_>) -> Option<(PathBuf, File)> {
-        self.file_in(Path::new(DIRECTORY), path, open)
+    /// The debug file of the file at `path`: one of those that the user has named, as this process sees them, or where
+    /// it belongs.
+    pub(super) fn file(&self, path: &Path, open: Open<'_>, named: &[PathBuf]) -> Option<(PathBuf, File)> {
+        let proofs = || {
+            let build_id = self.build_id.as_deref().map(Proof::BuildId);
+            build_id.into_iter().chain(self.named.as_ref().map(|(_, crc)| Proof::Checksum(*crc)))
+        };
+        let fits = |place: &PathBuf| {
+            let file = proofs().find_map(|proof| proven(place, &proof, &super::open_regular))?;
+            Some((place.clone(), file))
+        };
+        named.iter().find_map(fits).or_else(|| self.file_in(Path::new(DIRECTORY), path, open))
     }
 
     fn file_in(&self, directory: &Path, path: &Path, open: Open<'_>) -> Option<(PathBuf, File)> {

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use super::ResolveError;
 use crate::symbols::elf::{self, Elf, ElfError};
 use crate::symbols::similar;
+use crate::target::lock;
 use crate::target::mapped::{self, MappedError};
 use crate::target::maps::{self, Mapping, Maps};
 
@@ -20,6 +21,7 @@ pub struct Objects {
     files: Mutex<HashMap<(PathBuf, Identity), Arc<Elf>>>,
     sonames: Mutex<HashMap<(PathBuf, Identity), Option<String>>>,
     seen: Mutex<Seen>,
+    debug_files: Mutex<Vec<PathBuf>>,
 }
 
 /// What was found in one answer to what a process has mapped, for those who look up many probes in it.
@@ -53,13 +55,26 @@ impl Identity {
 }
 
 impl Objects {
+    /// Has the file at `path`, as this process sees it, looked at first where a debug file is looked for. It is taken
+    /// where it fits by its build id or checksum; what has been read already stays as it is.
+    pub fn add_debug_file(&self, path: PathBuf) {
+        lock(&self.debug_files).push(path);
+    }
+
+    /// Those that have been added.
+    pub(super) fn debug_files(&self) -> Vec<PathBuf> {
+        lock(&self.debug_files).clone()
+    }
+
     /// The file at `path` as this process sees it, read now or before.
     ///
     /// # Errors
     /// As [`Elf::open`].
     pub fn open(&self, path: &Path) -> Result<Arc<Elf>, ElfError> {
         match std::fs::metadata(path) {
-            Ok(metadata) => self.known(path, Identity::of(&metadata), || Elf::open(path)),
+            Ok(metadata) => {
+                self.known(path, Identity::of(&metadata), || Elf::open_with(path, &self.debug_files()))
+            }
             // Which says why.
             Err(_) => Elf::open(path).map(Arc::new),
         }
@@ -99,7 +114,7 @@ impl Objects {
         }
         let (file, identity) = open_mapped(maps, mapping)?;
         let open = |debug_file: &Path| mapped::open_regular(maps.pid(), debug_file);
-        Ok(self.known(path, identity, || Elf::read(path, &file, &open))?)
+        Ok(self.known(path, identity, || Elf::read(path, &file, &open, &self.debug_files()))?)
     }
 
     /// The file that `mapping` of process `pid` maps: `file`, if that is given, or what the process shows, or what has
@@ -113,7 +128,7 @@ impl Objects {
         let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
         let read = |file: &File| {
             let identity = Identity::of(&file.metadata().ok()?);
-            self.known(path, identity, || Elf::read(path, file, &open)).ok()
+            self.known(path, identity, || Elf::read(path, file, &open, &self.debug_files())).ok()
         };
         if let Some(file) = file {
             return read(file);

@@ -43,6 +43,13 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
     }
     check_format(arguments, mode)?;
     let objects = Arc::new(Objects::default());
+    for path in &arguments.debug_file {
+        let named = |error| Failure::new(format!("{}: {error}", path.display()));
+        if !probe::census::looks_like_elf(path).map_err(named)? {
+            return Err(Failure::new(format!("{} is not an ELF file", path.display())));
+        }
+        objects.add_debug_file(path.clone());
+    }
     let what = What::of_all(arguments)?;
     let resolvers = resolvers(arguments, &objects)?;
     let targets = target::named(&arguments.pid, &arguments.tid)?;
@@ -154,6 +161,9 @@ fn start(
     }
     if shared.drops {
         client.drop_when_full(true)?;
+    }
+    if !arguments.debug_file.is_empty() {
+        client.debug_files(&arguments.debug_file)?;
     }
     if let Some(limit) = shared.limit {
         client.limit(limit)?;
