@@ -44,7 +44,7 @@ def leaves(value, name, out, depth):
             out[name] = f"i{number & MASKS[kind.sizeof]}"
         else:
             out[name] = "other"
-    except (gdb.error, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         text = str(error)
         if "optimized out" in text:
             out[name] = "optimized out"
@@ -73,7 +73,7 @@ def frames():
                 seen.add(symbol.name)
                 try:
                     leaves(symbol.value(frame), symbol.name, out, 0)
-                except (gdb.error, TypeError, RuntimeError, KeyboardInterrupt) as error:
+                except (Exception, KeyboardInterrupt) as error:
                     out[symbol.name] = f"error {error}"
             if block.function is not None:
                 break
