@@ -159,7 +159,12 @@ impl Leaves<'_> {
                     let at = offset + discriminant.offset;
                     let size = self.types.size_of(discriminant.of)?;
                     integer_at(self, format!("{name}."), at, size);
-                    self.number(at, size)
+                    // gdb takes any variant where it is not known which.
+                    let number = self.number(at, size);
+                    if number.is_none() {
+                        self.found.insert(name.clone(), "other".to_owned());
+                    }
+                    number
                 });
                 let is_meant = |variant: &&Variant| {
                     let mut numbers = variant.numbers.iter();
