@@ -81,6 +81,9 @@ pub trait Locate {
 /// missed. Such a thread has a SIGTRAP pending from then on until it unblocks the signal, or until the session leaves it;
 /// it never takes it, but sigpending(2), sigwait(3) and signalfd(2) show it.
 ///
+/// A hit takes longer, since the kernel writes debug registers whenever it switches to or from the thread: in a virtual
+/// machine, where its hypervisor sees each of these writes, five times as long as one of INT3 was seen.
+///
 /// ```
 /// use std::process::Command;
 ///
