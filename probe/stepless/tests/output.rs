@@ -67,7 +67,7 @@ fn text_has_columns_names_and_places() {
         "-e",
         "program:work",
         "-e",
-        "program:inner+0x1",
+        "program:inner/*",
         "--limit",
         "30",
         "--",
@@ -83,7 +83,7 @@ fn text_has_columns_names_and_places() {
         assert_eq!(&line[columns[0]..columns[0] + 8], "program ", "{line}");
         assert!(line[columns[1]..].starts_with("program:"), "{line}");
         let place = &line[columns[2]..];
-        assert!(place.starts_with("work ") || place.starts_with("inner+0x1 "), "{line}");
+        assert!(place.starts_with("work ") || place.starts_with("inner"), "{line}");
         assert!(place.contains("program.c:"), "{line}");
     }
 }
@@ -341,9 +341,9 @@ fn a_full_pipe_slows_the_target_or_what_is_lost_is_counted() {
         let mut reader = std::fs::File::open(&fifo).unwrap();
         if drops {
             // The target does not wait: it ends though nobody reads.
-            let mut done = String::new();
-            child.stdout.take().unwrap().read_to_string(&mut done).unwrap();
-            assert_eq!(done, "done\n");
+            let mut done = [0; 5];
+            child.stdout.as_mut().unwrap().read_exact(&mut done).unwrap();
+            assert_eq!(&done, b"done\n");
         }
         let mut events = String::new();
         reader.read_to_string(&mut events).unwrap();
