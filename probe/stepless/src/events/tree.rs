@@ -81,8 +81,9 @@ impl Tree {
                     );
                     return line(look, Some(duration_ns), event.tid, open.len(), &text, out);
                 };
-                let is_leaf = pending.is_some() && index + 1 == open.len();
-                if let (true, Some(call)) = (is_leaf, pending.take()) {
+                if index + 1 == open.len()
+                    && let Some(call) = pending.take()
+                {
                     open.pop();
                     return line(
                         look,
