@@ -331,6 +331,15 @@ fn an_indirect_function_is_the_implementation_that_we_call() {
         seen += 1;
     }
     assert!(seen > 10, "{seen}");
+    // Where nothing is known of the process, it is all that there are, and each is a function.
+    let (maps, objects) = (as_mapped(&elf), Arc::new(Objects::default()));
+    let all = locate(&format!("{}:memcpy", path.display()), &maps, &objects).unwrap();
+    assert!(all.len() > 2, "{all:x?}");
+    let is_function = |address: &u64| {
+        let starts = elf.unwound().iter().map(|function| function.start);
+        starts.chain(elf.functions().iter().map(|function| function.address)).any(|start| start == *address)
+    };
+    assert!(all.iter().all(is_function), "{all:x?}");
 }
 
 #[allow(unsafe_code, reason = "dlsym")]

@@ -34,7 +34,10 @@ mod own {
 
 /// How many instructions are executed, and ways gone, at most.
 const MOST_STEPS: usize = 200_000;
-const MOST_WAYS: usize = 4096;
+const MOST_WAYS: usize = 16_384;
+
+/// How often both ways are gone from one instruction; then the one that its flags say, so that loops end.
+const MOST_FORKS: usize = 16;
 
 /// Reads the code of the process, without breakpoints.
 pub(crate) type Code<'a> = &'a dyn Fn(u64) -> Option<Vec<u8>>;
@@ -51,9 +54,9 @@ pub(crate) struct Indirect<'a> {
 }
 
 impl Indirect<'_> {
-    /// The addresses of the implementation that the process uses or, where that cannot be known, of all that it may use.
-    /// None if the resolver does something that is not foreseen.
-    pub(crate) fn implementations(&self) -> Vec<u64> {
+    /// The addresses of the implementation that the process uses or, where that cannot be known, of all that it may use,
+    /// each of which `is_function` takes for one. None if the resolver does something that is not foreseen.
+    pub(crate) fn implementations(&self, is_function: impl Fn(u64) -> bool) -> Vec<u64> {
         let Ok(memory) = File::open(format!("/proc/{}/mem", self.maps.pid())) else { return Vec::new() };
         match self.kept(&memory) {
             Kept::Answer(address) => return vec![address],
@@ -65,7 +68,10 @@ impl Indirect<'_> {
                 }
             }
         }
-        self.run(&memory, true)
+        let mut all = self.run(&memory, true);
+        // Not every way is one that the processor would go.
+        all.retain(|&address| is_function(address));
+        all
     }
 
     /// What the linker has been told.
@@ -93,6 +99,7 @@ impl Indirect<'_> {
         let mut answers = Vec::new();
         let mut ways = vec![Way::start(self.resolver.wrapping_add(self.bias))];
         let mut seen = HashSet::new();
+        let mut forks: HashMap<u64, usize> = HashMap::new();
         let (mut steps, mut gone) = (0, 0);
         let mut decoded: HashMap<u64, Option<Displaced>> = HashMap::new();
         while let Some(mut way) = ways.pop() {
@@ -119,7 +126,10 @@ impl Indirect<'_> {
                     }
                     break;
                 };
-                if everywhere && displaced.instruction().condition_code() != ConditionCode::None {
+                let has_condition = displaced.instruction().condition_code() != ConditionCode::None;
+                let forked = forks.entry(rip).or_default();
+                if everywhere && has_condition && *forked < MOST_FORKS {
+                    *forked += 1;
                     if seen.insert((rip, way.registers.gpr)) {
                         ways.extend(way.fork(&displaced, memory));
                     }

@@ -258,7 +258,17 @@ impl Resolver {
             bytes.get(..bytes.len().min(SOME)).map(<[u8]>::to_vec)
         };
         let bias = at.wrapping_sub(resolver);
-        let found = Indirect { maps, elf, resolver, bias, code: &code }.implementations();
+        let is_function = |address: u64| {
+            let look = || {
+                let mapping = maps::find(maps, address)?;
+                let elf = self.objects.mapped(maps, mapping).ok()?;
+                let tells = !elf.functions().is_empty() || !elf.unwound().is_empty();
+                let address = elf.address_of_offset(mapping.file_offset(address)?)?;
+                Some(!tells || elf.extent_of(address).is_some())
+            };
+            look().unwrap_or(false)
+        };
+        let found = Indirect { maps, elf, resolver, bias, code: &code }.implementations(is_function);
         if found.is_empty() {
             let (name, path) = (self.spec.to_string(), elf.path().to_owned());
             return Err(ResolveError::NoImplementation { name, path, resolver });

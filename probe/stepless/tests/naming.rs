@@ -108,6 +108,35 @@ fn calls_of_an_indirect_function_are_counted_and_its_implementation_is_named() {
     assert!(stderr(&output).contains("\n  is "), "{}", stderr(&output));
 }
 
+/// Has an indirect function of its own, whose resolver asks the processor.
+const CHOOSES: &str = r#"
+    static int one(int x) { __asm__ volatile(""); return x + 1; }
+    static int other(int x) { __asm__ volatile(""); return x + 1; }
+    static int (*choose(void))(int) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("sse2") ? other : one;
+    }
+    int work(int) __attribute__((ifunc("choose")));
+    int main(void) {
+        int sum = 0;
+        for (int i = 0; i < 25; i++) sum = work(sum);
+        return sum != 25;
+    }
+"#;
+
+#[test]
+fn a_resolver_may_be_anybodys() {
+    let scratch = Scratch::new();
+    for flags in [&["-pie", "-fPIE"][..], &["-no-pie", "-fno-pie"], &["-fstack-protector-all"]] {
+        let program = scratch.compile("chooses", CHOOSES, flags);
+        let output = stepless(&["stat", "--json", "-e", "chooses:work", "--", text(&program)]);
+        let document: Value =
+            serde_json::from_slice(&output.stderr).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        assert_eq!(document["probes"][0]["hits"], 25, "{flags:?}: {document}");
+        assert_eq!(document["probes"][0]["implementations"], serde_json::json!(["other"]), "{flags:?}");
+    }
+}
+
 #[test]
 fn what_is_not_mapped_is_told_at_once_with_what_is() {
     let scratch = Scratch::new();
