@@ -83,9 +83,8 @@ static void by_longjmp(long rounds) {
         leaves();
         jumped |= 1;
         leaves();
-        long n = jumped;
         leaves();
-        came_back("outer", n, n * 10 + 1);
+        came_back("outer", jumped - 1, (jumped - 1) * 10 + 1);
     }
 }
 
