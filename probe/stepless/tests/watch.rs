@@ -258,7 +258,7 @@ fn a_probe_that_cannot_be_placed_keeps_the_command_from_starting() {
         (format!("{}:main", other.display()), "not an ELF file"),
         ("/nothing/here:main".to_owned(), "/nothing/here"),
         ("0x1000".to_owned(), "-p"),
-        ("usdt:libc.so.6:libc:setjmp".to_owned(), "not supported yet"),
+        ("usdt:libc.so.6:libc:setjmp".to_owned(), "has no USDT probes"),
         ("malloc".to_owned(), "not a probe"),
         ("libc.so.6:mall?c*q".to_owned(), "no function that matches"),
     ] {
