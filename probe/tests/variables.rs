@@ -397,6 +397,10 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
                 for (name, value) in theirs.iter().filter(|(name, _)| is_part(name)) {
                     let found = parts.get(name).or_else(|| parts.get(&variable.name)).map(String::as_str);
                     match found {
+                        // The program passes Ok(Level::Low). gdb 13 takes the other variant where the optimizer has left the
+                        // value in pieces.
+                        None if name == "result.Err.__0"
+                            && parts.get("result.Ok.__0").is_some_and(|ours| ours == "i255") => {}
                         // gdb cannot convert some to a number.
                         _ if value.starts_with("error") || value == "other" || found == Some("other") => {}
                         Some(found) if found == value || is_same_in_go(found, value) => {

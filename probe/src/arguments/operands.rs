@@ -154,7 +154,7 @@ fn memory(operand: &str, symbols: Symbols<'_>) -> Result<Location, String> {
     let registers = operand
         .rfind('(')
         .map(|at| operand.split_at(at))
-        .filter(|(_, behind)| behind.trim_start_matches(['(', ' ']).starts_with(['%', ',']));
+        .filter(|(_, behind)| behind.trim_start_matches(['(', ' ']).starts_with(['%', ',', ')']));
     let Some((displacement, behind)) = registers else { return Ok(Location::Memory(sum(operand, symbols)?)) };
     let inner = behind.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')).ok_or_else(wrong)?;
     let mut parts = inner.split(',').map(str::trim);
