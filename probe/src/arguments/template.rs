@@ -347,8 +347,16 @@ impl Argument {
             let nowhere = self.parts.iter().all(|part| matches!(part, Capture::Nowhere(_)));
             return if nowhere { Value::Missing("optimized out".to_owned()) } else { Value::Fault };
         }
-        let bytes: Vec<u8> = parts.into_iter().flat_map(|part| part.bytes).collect();
-        Shown { types, texts }.value(self.of, &bytes)
+        let mut nowhere = Vec::new();
+        let mut bytes: Vec<u8> = Vec::new();
+        for (part, capture) in parts.into_iter().zip(&self.parts) {
+            let start = bytes.len() as u64;
+            bytes.extend(part.bytes);
+            if matches!(capture, Capture::Nowhere(_)) {
+                nowhere.push(start..bytes.len() as u64);
+            }
+        }
+        Shown { types, texts, nowhere }.value(self.of, &bytes)
     }
 }
 
@@ -599,6 +607,13 @@ mod tests {
             let rdi = Expression::register(Register::Rdi);
             match name {
                 "s" => Ok(Located { location: Location::Memory(rdi), of }),
+                // Of which only the first member and the double are somewhere.
+                "pieces" => {
+                    let n = Location::Bits(Expression::from(5));
+                    let d = Location::Bits(Expression::from(0.5f64.to_bits()));
+                    let pieces = vec![(4, Some(n)), (20, None), (8, Some(d))];
+                    Ok(Located { location: Location::Pieces(pieces), of })
+                }
                 "p" => {
                     let of = types.add(Type::Pointer { to: Some(of), reference: false });
                     Ok(Located { location: Location::Bits(rdi), of })
@@ -691,6 +706,12 @@ mod tests {
             ("x=&s.name", "x=0x1008".to_owned()),
             ("x=(unsigned)s.n y=(s.n>0u)", String::new()),
             ("arg:p->n", "p->n=-7".to_owned()),
+            (
+                "pieces",
+                "pieces={n = 5, a = (optimized out), b = (optimized out), name = (optimized out), f = (optimized \
+                 out), d = 0.5}"
+                    .to_owned(),
+            ),
         ] {
             if !expected.is_empty() {
                 assert_eq!(shown(text, &Scope), expected, "{text}");

@@ -1,6 +1,7 @@
 //! Values as they are shown: as gdb prints them, and as JSON.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
@@ -213,6 +214,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) types: &'a Types,
     /// The texts that it leads to, by the distance of what leads there from its start.
     pub(crate) texts: Vec<(u64, Captured)>,
+    /// The bytes that the compiler keeps nowhere.
+    pub(crate) nowhere: Vec<Range<u64>>,
 }
 
 /// How deep structures are shown, how many elements of an array, and how much in all.
@@ -234,6 +237,9 @@ impl Shown<'_> {
         *count += 1;
         if depth > DEEPEST || *count > MOST_VALUES {
             return Value::Missing("...".to_owned());
+        }
+        if self.is_nowhere(of, offset) {
+            return Value::Missing("optimized out".to_owned());
         }
         let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
         match self.types.get_resolved(of) {
@@ -267,6 +273,17 @@ impl Shown<'_> {
             Some(Type::Text) => Value::Text(Text { bytes: rest.to_vec(), cut: false }),
             _ => Value::Missing("its type is not known".to_owned()),
         }
+    }
+
+    /// Whether it is something that is no use in part, and is not all there.
+    fn is_nowhere(&self, of: TypeId, offset: u64) -> bool {
+        let has_parts = match self.types.get_resolved(of) {
+            Some(Type::Structure { .. }) => true,
+            Some(Type::Array { element, .. }) => !is_letter(self.types, *element),
+            _ => false,
+        };
+        let end = offset.saturating_add(self.types.size_of(of).unwrap_or(1));
+        !has_parts && self.nowhere.iter().any(|range| range.start < end && range.end > offset)
     }
 
     fn array(
@@ -305,6 +322,7 @@ impl Shown<'_> {
         for member in members {
             let within = offset.wrapping_add(member.offset);
             let value = match member.bits {
+                Some(_) if self.is_nowhere(member.of, within) => Value::Missing("optimized out".to_owned()),
                 Some((first, length)) => self.bit_field(member.of, bytes, within, first, length),
                 None => self.at(member.of, bytes, within, depth + 1, count),
             };
@@ -333,7 +351,8 @@ impl Shown<'_> {
         };
         let value = if signed { (low.cast_signed() >> unused).cast_unsigned() } else { low >> unused };
         let size = self.types.size_of(of).filter(|&size| size <= 8).unwrap_or(8) as usize;
-        self.at(of, value.to_le_bytes().get(..size).unwrap_or_default(), 0, 0, &mut 0)
+        let alone = Shown { types: self.types, texts: Vec::new(), nowhere: Vec::new() };
+        alone.value(of, value.to_le_bytes().get(..size).unwrap_or_default())
     }
 
     fn variant(
@@ -344,6 +363,12 @@ impl Shown<'_> {
         depth: usize,
         count: &mut usize,
     ) -> Value {
+        let hidden = variants.discriminant.as_ref().is_some_and(|discriminant| {
+            self.is_nowhere(discriminant.of, offset.wrapping_add(discriminant.offset))
+        });
+        if hidden {
+            return Value::Missing("optimized out".to_owned());
+        }
         let number = variants.discriminant.as_ref().and_then(|discriminant| {
             let size = self.types.size_of(discriminant.of)?;
             let start = usize::try_from(offset.wrapping_add(discriminant.offset)).ok()?;
