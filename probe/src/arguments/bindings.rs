@@ -3,12 +3,23 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use crate::arguments::{Binding, NoNames, ObjectNames, ProbeNames, SyntaxError, Template};
+use crate::arguments::{
+    Binding, Names, NoNames, ObjectNames, ProbeNames, ReturnNames, SyntaxError, Template,
+};
 use crate::symbols::locate::{Counter, Locate, LocateError, Site};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
 use crate::target::maps::Maps;
 use crate::target::procfs;
+
+/// Where a thread is at a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) pid: i32,
+    pub(crate) address: u64,
+    /// The function that has just returned, if one has.
+    pub(crate) function: Option<u64>,
+}
 
 /// A binding, and whether the client has been told of it.
 #[derive(Debug)]
@@ -33,9 +44,9 @@ pub(crate) struct Bindings {
 struct Known {
     /// Each once.
     all: Vec<Arc<Bound>>,
-    /// By process and address. A child that was forked has its parent's text, and what it comes to is looked up at its
+    /// By place. A child that was forked has its parent's text, and what it comes to is looked up at its
     /// first hit.
-    sites: HashMap<(i32, u64), Arc<Bound>>,
+    sites: HashMap<Place, Arc<Bound>>,
     /// The one of all sites.
     only: Option<Arc<Bound>>,
 }
@@ -43,8 +54,10 @@ struct Known {
 impl Bindings {
     pub(crate) fn new(template: Template, spec: ProbeSpec, objects: Arc<Objects>) -> Bindings {
         let bindings = Bindings { template, spec, objects, known: RwLock::default() };
-        // At each site of one of USDT, its arguments are elsewhere.
+        // At each site of one of USDT, its arguments are elsewhere, and functions have results of their own.
+        let is_event = matches!(bindings.spec.place, PlaceSpec::UprobeEvent(_));
         if !matches!(bindings.spec.place, PlaceSpec::Usdt { .. })
+            && (is_event || !bindings.spec.on_return)
             && bindings.template.is_closed()
             && let Ok(binding) = bindings.template.bind(&NoNames)
         {
@@ -55,29 +68,35 @@ impl Bindings {
         bindings
     }
 
-    /// What it comes to at an address of a process; `None` if that cannot be known any more.
-    pub(crate) fn at(&self, pid: i32, address: u64) -> Option<Arc<Bound>> {
+    /// What it comes to at a hit; `None` if that cannot be known any more.
+    pub(crate) fn at(&self, place: Place) -> Option<Arc<Bound>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = known.only.as_ref().or_else(|| known.sites.get(&(pid, address))) {
+        if let Some(bound) = known.only.as_ref().or_else(|| known.sites.get(&place)) {
             return Some(Arc::clone(bound));
         }
         drop(known);
-        let maps = Maps::read(pid).ok()?;
-        let names = ObjectNames::at(&self.objects, &maps, address).ok()?;
-        self.bind(pid, address, names).ok()
+        let maps = Maps::read(place.pid).ok()?;
+        let names = ObjectNames::at(&self.objects, &maps, place.address).ok()?;
+        match place.function {
+            None => self.bind(place, &ProbeNames::new(&self.spec, names)).ok(),
+            Some(function) => {
+                let function = ObjectNames::at(&self.objects, &maps, function).ok()?;
+                self.bind(place, &ReturnNames::new(names, function)).ok()
+            }
+        }
     }
 
     /// Forgets what is known of a process, which executes another program.
     pub(crate) fn forget(&self, pid: i32) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.sites.retain(|&(of, _), _| of != pid);
+        known.sites.retain(|place, _| place.pid != pid);
     }
 
-    fn bind(&self, pid: i32, address: u64, names: ObjectNames<'_>) -> Result<Arc<Bound>, SyntaxError> {
-        let binding = self.template.bind(&ProbeNames::new(&self.spec, names))?;
+    fn bind(&self, place: Place, names: &dyn Names) -> Result<Arc<Bound>, SyntaxError> {
+        let binding = self.template.bind(names)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let bound = known.enter(binding);
-        known.sites.insert((pid, address), Arc::clone(&bound));
+        known.sites.insert(place, Arc::clone(&bound));
         Ok(bound)
     }
 
@@ -90,7 +109,8 @@ impl Bindings {
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());
         let bound = resolver.find(maps, |site, elf, address| {
-            self.bind(pid, site.address, ObjectNames::new(elf, address)).map(|_| site)
+            let place = Place { pid, address: site.address, function: None };
+            self.bind(place, &ProbeNames::new(&self.spec, ObjectNames::new(elf, address))).map(|_| site)
         })?;
         let bound: Result<Vec<Site>, SyntaxError> = bound.into_iter().collect();
         bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))

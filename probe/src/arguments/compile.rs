@@ -2,6 +2,7 @@
 
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::names::Names;
+use crate::arguments::object::RESULT;
 use crate::arguments::operand::{Class, INT, Location, Number, Operand, Place, U64, class_of, part, plus};
 use crate::arguments::registers::{self, Named};
 use crate::arguments::syntax::{Fetch, FetchType, Node, Syntax, TypeName};
@@ -196,7 +197,7 @@ impl<'a> Compiler<'a> {
         Ok(match name {
             "comm" => self.text(Place::Comm),
             "stack" => self.hexadecimal(stack()),
-            "retval" => match self.names.variable("$retval", self.types) {
+            "retval" => match self.names.variable(RESULT, self.types) {
                 Ok(found) => Operand::new(found.location, found.of),
                 Err(_) => self.hexadecimal(Expression::register(Register::Rax)),
             },

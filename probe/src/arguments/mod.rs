@@ -30,7 +30,7 @@ mod values;
 
 pub use lexer::SyntaxError;
 pub use names::{Located, Names, NoNames};
-pub use object::ObjectNames;
+pub use object::{ObjectNames, ReturnNames};
 pub use operand::Location;
 pub use probe::{ProbeNames, unknown_arguments};
 pub use template::{Binding, Line, Template};

@@ -139,6 +139,57 @@ impl ObjectNames<'_> {
     }
 }
 
+/// The names at a place that a function returns to: those there, and `$retval`, its result.
+#[derive(Debug)]
+pub struct ReturnNames<'a> {
+    names: ObjectNames<'a>,
+    function: ObjectNames<'a>,
+}
+
+impl<'a> ReturnNames<'a> {
+    /// `names` are those where it returns to, `function` those where it begins.
+    #[must_use]
+    pub fn new(names: ObjectNames<'a>, function: ObjectNames<'a>) -> ReturnNames<'a> {
+        ReturnNames { names, function }
+    }
+
+    fn result(&self, types: &mut Types) -> Option<Located> {
+        let function = self.function.object.as_ref()?;
+        let (found, of, from) = function.elf().debug_info().ok()?.result(function.address).ok()??;
+        let mut of = [of];
+        let distance = types.append(from.only(&mut of));
+        Some(Located { location: location(&found).ok()?, of: TypeId(of[0].0.saturating_add(distance)) })
+    }
+}
+
+impl Names for ReturnNames<'_> {
+    fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
+        match name {
+            RESULT => self.result(types).ok_or_else(|| "nothing is known of the result".to_owned()),
+            _ => self.names.variable(name, types),
+        }
+    }
+
+    fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
+        self.names.variables(types)
+    }
+
+    fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId> {
+        self.function.type_named(name, types)
+    }
+
+    fn site(&self) -> Option<u64> {
+        self.names.site()
+    }
+
+    fn address_of_offset(&self, offset: u64) -> Option<u64> {
+        self.names.address_of_offset(offset)
+    }
+}
+
+/// The name of a function's result.
+pub(crate) const RESULT: &str = "$retval";
+
 impl Names for ObjectNames<'_> {
     fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
         match &self.object {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use emu::registers::Extended;
 use emu::{MemoryFault, Registers};
 
+use crate::arguments::bindings::Place;
 use crate::engine::call::{Call, Part, Value};
 use crate::engine::host::{Handler, Request};
 use crate::executor::ThreadState;
@@ -134,6 +135,15 @@ impl Hit<'_> {
             Part::Return(call) => Some(call.duration_ns),
             Part::None | Part::Entry(_) => None,
         }
+    }
+
+    /// Where it is, as arguments have it.
+    pub(crate) fn place(&self) -> Place {
+        let function = match &self.part {
+            Part::Return(call) => Some(call.function),
+            Part::None | Part::Entry(_) => None,
+        };
+        Place { pid: self.pid, address: self.ip, function }
     }
 
     /// Has the call be followed that has just been made, and `value` be there when it returns.

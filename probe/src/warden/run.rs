@@ -100,7 +100,7 @@ impl Runner {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
         let mut histogram = self.first;
-        let bound = self.bindings.as_ref().and_then(|bindings| bindings.at(hit.pid(), hit.ip()));
+        let bound = self.bindings.as_ref().and_then(|bindings| bindings.at(hit.place()));
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
                 Step::Filter(condition) => {

@@ -41,7 +41,7 @@ pub(crate) struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) duration_ns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) retval: Option<u64>,
+    pub(crate) retval: Option<Value>,
     /// Whether it is the entry of a call whose return is an event, too.
     #[serde(skip)]
     pub(crate) is_entry: bool,

@@ -251,3 +251,64 @@ fn what_cannot_be_is_said_with_its_column() {
         assert!(parts.iter().all(|part| stderr.contains(part)), "{probe}: {stderr}");
     }
 }
+
+/// What calls return has the type that the function has, wherever the ABI puts it.
+#[test]
+fn results_have_the_types_of_their_functions() {
+    const RESULTS: &str = r#"
+        #include <stdio.h>
+        enum color { RED, GREEN = 5 };
+        struct pair { long a; double b; };
+        struct large { int n[6]; const char *name; };
+        #define FUNCTION(type, name, value) \
+            __attribute__((noinline)) type name(void) { __asm__ volatile(""); return value; }
+        FUNCTION(short, small, -3)
+        FUNCTION(double, number, 2.5)
+        FUNCTION(float, single, -0.25f)
+        FUNCTION(long double, wide, 1.5L)
+        FUNCTION(enum color, color, GREEN)
+        FUNCTION(const char *, text, "hello")
+        FUNCTION(struct pair, pair, ((struct pair) { 7, 0.5 }))
+        FUNCTION(struct large, large, ((struct large) { { 1, 2, 3, 4, 5, 6 }, "big" }))
+        int main(void) {
+            small(); number(); single(); wide(); color(); text();
+            struct pair p = pair(); struct large l = large();
+            return p.a == 7 && l.n[5] == 6 ? 0 : 1;
+        }
+    "#;
+    let scratch = Scratch::new();
+    for flags in [&["-g", "-O0"][..], &["-g", "-O2"]] {
+        let program = scratch.compile("results", RESULTS, flags);
+        let names = ["small", "number", "single", "wide", "color", "text", "pair", "large"];
+        let probes: Vec<String> = names.iter().map(|name| format!("results:{name}%return")).collect();
+        let arguments: Vec<&str> = probes.iter().flat_map(|probe| ["-e", probe]).collect();
+        let (_, events) = trace(&scratch, &arguments, &[text(&program)]);
+        let results: Vec<&Value> = events.iter().map(|event| &event["retval"]).collect();
+        let expected = serde_json::json!([
+            -3, 2.5, -0.25, 1.5, "GREEN", "hello", { "a": 7, "b": 0.5 }, { "n": [1, 2, 3, 4, 5, 6], "name": "big" },
+        ]);
+        assert_eq!(serde_json::json!(results), expected, "{flags:?}");
+    }
+}
+
+/// The condition and the arguments of a return can name the result.
+#[test]
+fn results_can_be_filtered_and_computed_with() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    let probe = "program:work%return twice=$retval*2 if $retval > 70";
+    let (_, events) = trace(&scratch, &["-e", probe], &[text(&program)]);
+    let all: Vec<i64> = (-2i64..3)
+        .scan(0, |total, n| {
+            // As the program adds them up, whose casts cut.
+            *total += n + (n as f64 * 1.5) as i64 + (n as f64 + 0.125) as i64 + 65 + n;
+            Some(*total)
+        })
+        .filter(|&total| total > 70)
+        .collect();
+    assert!(all.len() > 1 && all.len() < 5, "{all:?}");
+    let results =
+        |key: &str| -> Vec<i64> { events.iter().map(|event| event["args"][key].as_i64().unwrap()).collect() };
+    assert_eq!(results("twice"), all.iter().map(|total| 2 * total).collect::<Vec<_>>());
+    assert_eq!(events.iter().map(|event| event["retval"].as_i64().unwrap()).collect::<Vec<_>>(), all);
+}

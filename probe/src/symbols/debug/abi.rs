@@ -307,6 +307,45 @@ fn in_pieces(leaves: &[Leaf], size: u64, left: &mut Left) -> Location {
     Location::Pieces(pieces)
 }
 
+/// Where the result is when a function has returned, and of what type it is; `None` if there is none.
+pub(super) fn returned(
+    query: &Query<'_>,
+    language: Language,
+    function: Die,
+) -> Option<(Location, TypeId, Types)> {
+    const RESULTS: [Register; 2] = [Register::Rax, Register::Rdx];
+    let completed = query.completed(function).ok()?;
+    let (at, value) = query.attribute(&completed, dw::DW_AT_type)?;
+    let die = query.reference(at, Some(value)).ok()??;
+    let mut describer = Describer::new(query);
+    let of = describer.of(die);
+    describer.finish();
+    let types = describer.types;
+    let (general, vector) =
+        if language == Language::Go { (GO.iter(), 0..15) } else { (RESULTS.iter(), 0..2) };
+    let mut left = Left { general, vector, stack: 0 };
+    let x87 = |number| {
+        let register = ExtendedRegister::St(number);
+        vec![Expression::extended(register, 0), Expression::extended(register, 1)]
+    };
+    let location = match types.get_resolved(of) {
+        _ if language != Language::Go && returns_in_memory(query, language, function) => {
+            Location::Memory(Expression::register(Register::Rax))
+        }
+        Some(Type::Base { encoding: Encoding::Float, bytes: 9.., .. }) => Location::Value(x87(0)),
+        Some(Type::Base { encoding: Encoding::ComplexFloat, bytes: 17.., .. }) => {
+            Location::Value([x87(0), x87(1)].concat())
+        }
+        _ if query.is_vector(die) => vector_place(&types, of, &mut left),
+        _ => match language {
+            Language::Go => go_place(&types, of, &mut left),
+            Language::Rust => rust_place(&types, of, &mut left),
+            _ => system_v_place(&types, of, language, &mut left),
+        },
+    };
+    Some((location, of, types))
+}
+
 /// Whether the caller passes a pointer to where the result goes.
 fn returns_in_memory(query: &Query<'_>, language: Language, function: Die) -> bool {
     let Ok(completed) = query.completed(function) else { return false };

@@ -172,6 +172,21 @@ impl DebugInfo {
 }
 
 impl DebugInfo {
+    /// Where the result is of the function that begins at virtual address `address`, at the place that it returns to, and of
+    /// what type it is; `None` if it has none.
+    ///
+    /// # Errors
+    /// No function is known there, or what tells of it is corrupt.
+    pub fn result(&self, address: u64) -> Result<Option<(Location, TypeId, Types)>, DebugError> {
+        let query = Query::new(self);
+        for unit in self.units_at(address) {
+            if let Some(function) = query.blocks_at(unit, address)?.first() {
+                return Ok(abi::returned(&query, query.language(unit), function.die));
+            }
+        }
+        Err(DebugError::NoPlace { address })
+    }
+
     /// A type of that name, with or without what kind of type it is (`struct point`, `point`).
     ///
     /// # Errors

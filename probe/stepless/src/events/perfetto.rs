@@ -301,8 +301,8 @@ fn annotations(event: &Event<'_>) -> Vec<DebugAnnotation> {
     if let Some(cpu) = event.cpu {
         all.push(DebugAnnotation { uint_value: Some(cpu.into()), ..named("cpu") });
     }
-    if let Some(value) = event.retval {
-        all.push(DebugAnnotation { pointer_value: Some(value), ..named("retval") });
+    if let Some(value) = &event.retval {
+        all.push(annotation(named("retval"), value));
     }
     for (name, value) in &event.args {
         all.push(annotation(named(name), value));

@@ -115,8 +115,8 @@ impl Text {
         if let Some(duration_ns) = event.duration_ns {
             line += &format!("  {}", duration(duration_ns));
         }
-        if let Some(value) = event.retval {
-            line += &format!("{} {value:#x}", look.dim(" ="));
+        if let Some(value) = &event.retval {
+            line += &format!("{} {value}", look.dim(" ="));
         }
         for (name, value) in &event.args {
             line += &format!("  {}{value}", look.dim(format_args!("{name}=")));

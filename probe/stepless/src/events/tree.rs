@@ -69,7 +69,7 @@ impl Tree {
                 let began_ns = event.time_ns.saturating_sub(duration_ns);
                 let of = |call: &Call| (call.name == name).then_some(call.time_ns);
                 let index = returned(open, began_ns, of);
-                let result = event.retval.map(|value| format!(" = {value:#x}")).unwrap_or_default();
+                let result = event.retval.as_ref().map(|value| format!(" = {value}")).unwrap_or_default();
                 let result = if shown.is_empty() { result } else { format!("{result} ({shown})") };
                 let Some(index) = index else {
                     // It had begun before.

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
         }
         objects.add_debug_file(path.clone());
     }
-    let what = What::of_all(arguments)?;
+    let what = What::of_all(arguments, mode)?;
     let resolvers = resolvers(arguments, &objects)?;
     let targets = target::named(&arguments.pid, &arguments.tid)?;
     for &pid in &targets {

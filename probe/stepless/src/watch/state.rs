@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use probe::arguments::Value;
 use probe::locate::LocateError;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
@@ -151,10 +152,13 @@ impl Shared {
         let state = &mut *state;
         let nothing = What::default();
         let what = state.rows.index_of(hit.probe).and_then(|index| self.what.get(index)).unwrap_or(&nothing);
-        let (args, line) = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
+        let shown = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
+        // Of a call that is followed for its duration alone, RAX is all that is known.
+        let in_rax = hit.duration_ns.and_then(|_| hit.registers.first());
+        let in_rax = in_rax.map(|&(_, value)| Value::Hexadecimal(value));
         let places = self.places(&hit.stack);
         let event = Event {
-            line,
+            line: shown.line,
             comm: hit.comm.as_deref().map(|comm| String::from_utf8_lossy(comm).into_owned()),
             place: places.first().map(Arc::clone),
             is_entry: hit.duration_ns.is_none() && what.has_entries(),
@@ -165,9 +169,9 @@ impl Shared {
             cpu: hit.cpu,
             time_ns: hit.time_ns,
             ip: hit.ip,
-            args,
+            args: shown.arguments,
             duration_ns: hit.duration_ns,
-            retval: hit.duration_ns.and_then(|_| hit.registers.first()).map(|&(_, value)| value),
+            retval: shown.result.or(in_rax),
         };
         if let Err(error) = signals.writing(|| state.events.print(&event)) {
             state.broken = Some(error);

@@ -22,6 +22,8 @@ pub(super) struct What {
     template: Template,
     /// How many of the template's arguments stand in `args`; those of the line follow.
     named: usize,
+    /// The number of the argument that is the result of a call.
+    result: Option<usize>,
     line: Option<Line>,
     /// The expressions of which histograms are wanted, and where they stand in the template.
     histograms: Vec<(String, Measure)>,
@@ -49,11 +51,11 @@ pub(super) struct Programs {
 
 impl What {
     /// Of each probe on the command line, in their order.
-    pub(super) fn of_all(arguments: &Watch) -> Result<Vec<What>, Failure> {
-        arguments.probes.iter().map(|text| What::new(arguments, text)).collect()
+    pub(super) fn of_all(arguments: &Watch, mode: Mode) -> Result<Vec<What>, Failure> {
+        arguments.probes.iter().map(|text| What::new(arguments, mode, text)).collect()
     }
 
-    fn new(arguments: &Watch, text: &str) -> Result<What, Failure> {
+    fn new(arguments: &Watch, mode: Mode, text: &str) -> Result<What, Failure> {
         let (spec, rest) = match ProbeSpec::parse_with_rest(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -102,6 +104,13 @@ impl What {
             };
             histograms.push((expression.clone(), measure));
         }
+        // A line of `uprobe_events` says itself what it wants.
+        let mut result = None;
+        if spec.on_return && !is_event && prints(arguments, mode) {
+            result = Some(template.arguments());
+            // Nor can this one be written.
+            template = template.with_argument(Some("{$retval"), "$retval")?;
+        }
         if arguments.variables {
             template = template.with_variables();
         }
@@ -113,7 +122,7 @@ impl What {
             (false, false) => None,
         };
         let both = tree || arguments.format() == Format::Perfetto;
-        Ok(What { template, named, line, histograms, calls, both, of_probe })
+        Ok(What { template, named, result, line, histograms, calls, both, of_probe })
     }
 
     /// The expressions of which histograms are wanted.
@@ -179,13 +188,13 @@ impl What {
         program.record(fields)
     }
 
-    /// The arguments of a hit in `pid` and, if one is wanted, the line.
+    /// What there is to show of a hit in `pid`.
     pub(super) fn shown<'a>(
         &self,
         arguments: Option<&'a Arguments>,
         pid: i32,
         symbols: &Symbols,
-    ) -> (Vec<(&'a str, Value)>, Option<String>) {
+    ) -> Shown<'a> {
         let mut values: Vec<(&str, Value)> =
             arguments.iter().flat_map(|arguments| arguments.values()).collect();
         values.iter_mut().for_each(|(_, value)| symbols.name_all(value, pid));
@@ -195,14 +204,25 @@ impl What {
                 values.get(index).map_or_else(|| "(fault)".to_owned(), |(_, value)| plain(value))
             })
         });
+        let result = self.result.and_then(|index| values.get(index)).map(|(_, value)| value.clone());
         let mut index = 0;
         let of_line = self.named..self.template.arguments();
         values.retain(|_| {
             index += 1;
             !of_line.contains(&(index - 1))
         });
-        (values, line)
+        Shown { arguments: values, result, line }
     }
+}
+
+/// What there is to show of a hit.
+pub(super) struct Shown<'a> {
+    /// The arguments.
+    pub(super) arguments: Vec<(&'a str, Value)>,
+    /// What a call has returned.
+    pub(super) result: Option<Value>,
+    /// The line, if one is wanted.
+    pub(super) line: Option<String>,
 }
 
 /// Whether each hit is an event that is printed.
