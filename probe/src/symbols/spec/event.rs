@@ -37,7 +37,12 @@ impl UprobeEvent {
         let UprobeEvent { group, event, path, offset, counter } = self;
         let on_return = if on_return { super::parse::RETURN } else { "" };
         let counter = counter.map(|counter| format!("({counter:#x})")).unwrap_or_default();
-        format!("p:{group}/{event} {path}:{offset:#x}{on_return}{counter}")
+        let place = format!("{path}:{offset:#x}{on_return}{counter}");
+        // Behind a name, some paths could be taken for that of a program called `p`.
+        if group == GROUP && *event == default_name(path, *offset) {
+            return format!("p {place}");
+        }
+        format!("p:{group}/{event} {place}")
     }
 }
 
@@ -200,6 +205,9 @@ impl<'text> Line<'text> {
 fn default_name(path: &str, offset: u64) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     let stem = file.split(['.', '-', '_']).next().unwrap_or(file);
+    // A name has no other letters.
+    let stem: String =
+        stem.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
     let mut name = format!("p_{stem}_{offset:#x}");
     while name.len() >= MOST_LETTERS {
         name.pop();
@@ -270,6 +278,7 @@ mod tests {
                 "x=%di:u8",
             ),
             ("p:a.b /x:0x1(0)", event("a", "b", "/x", 1, None), false, ""),
+            ("p /a:<b>:0x1", event("uprobes", "p_a__b__0x1", "/a:<b>", 1, None), false, ""),
         ] {
             assert_eq!(parsed(text), (expected.clone(), on_return, rest), "{text}");
             let written = expected.write(on_return);
