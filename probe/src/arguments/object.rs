@@ -54,11 +54,13 @@ impl<'a> Object<'a> {
         if let Ok(scope) = scope
             && let Some(variable) = scope.variable(name)
         {
-            return located(variable, &scope.types, types);
+            return located(variable, &scope.types, types).map_err(|why| format!("`{name}`: {why}"));
         }
         let global = self.elf().debug_info().and_then(|info| info.global(self.address, name));
         match (global, scope) {
-            (Ok((variable, of)), _) => located(&variable, &of, types),
+            (Ok((variable, of)), _) => {
+                located(&variable, &of, types).map_err(|why| format!("`{name}`: {why}"))
+            }
             (Err(DebugError::NoVariable { .. }), Ok(scope)) => Err(no_variable(name, scope)),
             (Err(error), _) => Err(error.to_string()),
         }

@@ -5,6 +5,7 @@ use crate::arguments::operand::{Location, plus};
 use crate::arguments::registers::{self, Named};
 use crate::language::types::{Encoding, Type, TypeId, Types};
 use crate::language::{Binary, Expression, Register, Unary, Width};
+use crate::symbols::spec::number_of_c;
 
 /// An argument: where it is, and what it is.
 #[derive(Clone, Debug, PartialEq)]
@@ -231,7 +232,7 @@ fn sum_of(text: &str, symbols: Symbols<'_>) -> Result<Sum, String> {
         let end = unsigned.find(['+', '-', ' ']).unwrap_or(unsigned.len());
         let (term, behind) = unsigned.split_at(end);
         if term.starts_with(|letter: char| letter.is_ascii_digit()) {
-            let number = number(term).ok_or_else(|| format!("`{term}` is no number"))?;
+            let number = number_of_c(term).ok_or_else(|| format!("`{term}` is no number"))?;
             constant = constant.wrapping_add(if negative { number.wrapping_neg() } else { number });
         } else {
             if negative || symbol.is_some() || !is_symbol(term) {
@@ -254,18 +255,6 @@ fn sum_of(text: &str, symbols: Symbols<'_>) -> Result<Sum, String> {
 fn is_symbol(term: &str) -> bool {
     let is_letter = |letter: char| letter.is_alphanumeric() || "_.$@".contains(letter);
     !term.is_empty() && term.chars().all(is_letter)
-}
-
-/// As the assembler reads it: a leading 0 makes it octal.
-fn number(text: &str) -> Option<u64> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => (digits, 16),
-        None => match text.strip_prefix('0') {
-            Some(digits) if !digits.is_empty() => (digits, 8),
-            _ => (text, 10),
-        },
-    };
-    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 #[cfg(test)]

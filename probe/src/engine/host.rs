@@ -1,6 +1,6 @@
 //! Who is told of hits and events, and what can be asked for in return.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -22,12 +22,12 @@ pub(crate) enum Handler {
 /// A closure, and the indices of the probes that it wants no more hits of: the parts of one have it in common.
 pub(crate) struct Alone {
     closure: Closure,
-    gone: HashSet<usize>,
+    gone: BTreeSet<usize>,
 }
 
 impl Handler {
     pub(crate) fn alone(handler: impl FnMut(&mut Hit<'_>) -> Action + Send + 'static) -> Handler {
-        Handler::Alone(Mutex::new(Alone { closure: Box::new(handler), gone: HashSet::new() }))
+        Handler::Alone(Mutex::new(Alone { closure: Box::new(handler), gone: BTreeSet::new() }))
     }
 
     fn call(&self, hit: &mut Hit<'_>) -> Option<Action> {
@@ -54,7 +54,7 @@ pub(crate) struct Handlers {
     /// At each hit of its sites.
     pub(crate) at: Handler,
     /// When a call returns that has come by one, if calls are followed.
-    pub(crate) on_return: Option<Handler>,
+    pub(crate) on_return: Option<Box<Handler>>,
 }
 
 impl From<Handler> for Handlers {

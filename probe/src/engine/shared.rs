@@ -1,7 +1,7 @@
 //! What the tracers of a session share: the target's address spaces, the probes in them, and who hears of them.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -95,7 +95,7 @@ pub(crate) struct Placed {
     pub(crate) pending: Option<Arc<LocateError>>,
     pub(crate) removed: bool,
     /// The probes that it consists of, by name; then it has no sites of its own.
-    pub(crate) parts: HashMap<String, ProbeId>,
+    pub(crate) parts: BTreeMap<String, ProbeId>,
 }
 
 impl Probe {
@@ -106,7 +106,7 @@ impl Probe {
             refused: Vec::new(),
             pending: None,
             removed: false,
-            parts: HashMap::new(),
+            parts: BTreeMap::new(),
         };
         let calls = calls.then(Box::default);
         let passed = by_hardware.then(Passed::default);

@@ -25,6 +25,7 @@ mod event;
 mod parse;
 
 pub use event::UprobeEvent;
+pub(crate) use event::number_of_c;
 
 /// A PROBE as the command line gives it, parsed but not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -215,9 +215,13 @@ fn default_name(path: &str, offset: u64) -> String {
     name
 }
 
-/// A number as the kernel reads it: a leading 0x makes it hexadecimal, a leading 0 octal; a plus is allowed.
+/// A number as the kernel reads it: as C does, but for a plus, which is allowed.
 fn number(text: &str) -> Option<u64> {
-    let text = text.strip_prefix('+').unwrap_or(text);
+    number_of_c(text.strip_prefix('+').unwrap_or(text))
+}
+
+/// A number as C reads it, and assemblers do: a leading 0x makes it hexadecimal, a leading 0 octal.
+pub(crate) fn number_of_c(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
         None => match text.strip_prefix('0') {
@@ -225,7 +229,7 @@ fn number(text: &str) -> Option<u64> {
             _ => (text, 10),
         },
     };
-    // from_str_radix would take another sign.
+    // from_str_radix would take a sign.
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
