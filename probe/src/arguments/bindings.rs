@@ -37,6 +37,8 @@ pub(crate) struct Bindings {
     /// The probe.
     spec: ProbeSpec,
     objects: Arc<Objects>,
+    /// The one of all sites, where it is the same at each.
+    only: Option<Arc<Bound>>,
     known: RwLock<Known>,
 }
 
@@ -46,44 +48,54 @@ struct Known {
     all: Vec<Arc<Bound>>,
     /// By place. A child that was forked has its parent's text, and what it comes to is looked up at its
     /// first hit.
-    sites: HashMap<Place, Arc<Bound>>,
-    /// The one of all sites.
-    only: Option<Arc<Bound>>,
+    /// `None` where it comes to nothing, which has been told.
+    sites: HashMap<Place, Option<Arc<Bound>>>,
 }
 
 impl Bindings {
     pub(crate) fn new(template: Template, spec: ProbeSpec, objects: Arc<Objects>) -> Bindings {
-        let bindings = Bindings { template, spec, objects, known: RwLock::default() };
+        let mut known = Known::default();
         // At each site of one of USDT, its arguments are elsewhere, and functions have results of their own.
-        let is_event = matches!(bindings.spec.place, PlaceSpec::UprobeEvent(_));
-        if !matches!(bindings.spec.place, PlaceSpec::Usdt { .. })
-            && (is_event || !bindings.spec.on_return)
-            && bindings.template.is_closed()
-            && let Ok(binding) = bindings.template.bind(&NoNames)
-        {
-            let mut known = bindings.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.only = Some(known.enter(binding));
-            drop(known);
-        }
-        bindings
+        let is_event = matches!(spec.place, PlaceSpec::UprobeEvent(_));
+        let differs = matches!(spec.place, PlaceSpec::Usdt { .. }) || spec.on_return && !is_event;
+        let closed = template.is_closed() && !differs;
+        let only = closed.then(|| template.bind(&NoNames).ok()).flatten();
+        let only = only.map(|binding| known.enter(binding));
+        Bindings { template, spec, objects, only, known: RwLock::new(known) }
     }
 
-    /// What it comes to at a hit; `None` if that cannot be known any more.
-    pub(crate) fn at(&self, place: Place) -> Option<Arc<Bound>> {
+    /// What it comes to at a hit. `None` if it comes to nothing there: why, `tell` hears once.
+    pub(crate) fn at(&self, place: Place, tell: impl FnOnce(&LocateError)) -> Option<Arc<Bound>> {
+        if let Some(only) = &self.only {
+            return Some(Arc::clone(only));
+        }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = known.only.as_ref().or_else(|| known.sites.get(&place)) {
-            return Some(Arc::clone(bound));
+        if let Some(bound) = known.sites.get(&place) {
+            return bound.clone();
         }
         drop(known);
+        // It may be about to vanish, of which nothing is to be told.
         let maps = Maps::read(place.pid).ok()?;
-        let names = ObjectNames::at(&self.objects, &maps, place.address).ok()?;
-        match place.function {
-            None => self.bind(place, &ProbeNames::new(&self.spec, names)).ok(),
-            Some(function) => {
-                let function = ObjectNames::at(&self.objects, &maps, function).ok()?;
-                self.bind(place, &ReturnNames::new(names, function)).ok()
+        let bound = self.look_up(place, &maps);
+        if let Err(error) = &bound {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            let is_news = known.sites.insert(place, None).is_none();
+            drop(known);
+            if is_news {
+                tell(error);
             }
         }
+        bound.ok()
+    }
+
+    fn look_up(&self, place: Place, maps: &Maps) -> Result<Arc<Bound>, LocateError> {
+        let names = |address| ObjectNames::at(&self.objects, maps, address);
+        let here = names(place.address)?;
+        let bound = match place.function {
+            None => self.bind(place, &ProbeNames::new(&self.spec, here)),
+            Some(function) => self.bind(place, &ReturnNames::new(here, names(function)?)),
+        };
+        bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
     }
 
     /// Forgets what is known of a process, which executes another program.
@@ -96,15 +108,14 @@ impl Bindings {
         let binding = self.template.bind(names)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let bound = known.enter(binding);
-        known.sites.insert(place, Arc::clone(&bound));
+        known.sites.insert(place, Some(Arc::clone(&bound)));
         Ok(bound)
     }
 
     /// Binds what is not the same everywhere at the sites of a probe.
     fn bind_all(&self, resolver: &Resolver, maps: &Maps) -> Result<Vec<Site>, LocateError> {
         // Where calls return to is not known yet.
-        if resolver.is_on_return() || self.known.read().unwrap_or_else(PoisonError::into_inner).only.is_some()
-        {
+        if resolver.is_on_return() || self.only.is_some() {
             return resolver.locate(maps);
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());

@@ -13,10 +13,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arithmetic;
+mod binding;
 pub(crate) mod bindings;
 mod capture;
 mod compile;
 mod lexer;
+mod line;
 mod names;
 mod object;
 mod operand;
@@ -28,11 +31,13 @@ mod template;
 mod value;
 mod values;
 
+pub use binding::Binding;
 pub use lexer::SyntaxError;
+pub use line::Line;
 pub use names::{Located, Names, NoNames};
 pub use object::{ObjectNames, ReturnNames};
 pub use operand::Location;
 pub use probe::{ProbeNames, unknown_arguments};
-pub use template::{Binding, Line, Template};
+pub use template::Template;
 pub use value::{Text, Value};
 pub use values::Values;

@@ -24,8 +24,7 @@ pub trait Names {
     fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)>;
 
     /// What the author of the probe wanted to have known at it, in their order, each with why it cannot be had if so.
-    fn arguments(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
-        let _ = types;
+    fn arguments(&self, _types: &mut Types) -> Vec<(String, Result<Located, String>)> {
         Vec::new()
     }
 

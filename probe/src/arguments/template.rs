@@ -5,15 +5,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::capture::{self, Capture, Captured, captured};
+use crate::arguments::binding::{Argument, Binding};
 use crate::arguments::compile::Compiler;
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::names::{Names, NoNames};
 use crate::arguments::operand::Operand;
 use crate::arguments::syntax::{Fetch, Node, parse_expression, parse_fetch};
-use crate::arguments::value::{Shown, Text, Value, text_of};
-use crate::language::types::{Type, TypeId, Types};
-use crate::language::{Expression, Machine, Undefined};
+use crate::language::types::{TypeId, Types};
 
 /// Arguments and a condition, as a user writes them: `[NAME=]FETCH… [if EXPRESSION]`.
 ///
@@ -304,204 +302,16 @@ fn word_length(text: &str) -> usize {
     text.len()
 }
 
-/// An argument at a site.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Argument {
-    name: String,
-    of: TypeId,
-    /// Its parts, one behind the other.
-    parts: Vec<Capture>,
-    /// The texts that it leads to, by the distance of what leads there from its start.
-    texts: Vec<(u64, Capture)>,
-    /// Why there is none.
-    missing: Option<String>,
-}
-
-impl Argument {
-    fn new(name: String, types: &Types, operand: &Operand) -> Result<Argument, &'static str> {
-        let parts = capture::of_operand(types, operand)?;
-        let texts = capture::texts_of(types, operand);
-        Ok(Argument { name, of: operand.of, parts, texts, missing: None })
-    }
-
-    fn missing(name: String, why: String) -> Argument {
-        let of = TypeId(u32::MAX);
-        Argument { name, of, parts: Vec::new(), texts: Vec::new(), missing: Some(why) }
-    }
-
-    fn captures(&self) -> impl Iterator<Item = &Capture> {
-        self.parts.iter().chain(self.texts.iter().map(|(_, text)| text))
-    }
-
-    fn value(&self, types: &Types, captured: &mut dyn Iterator<Item = Captured>) -> Value {
-        if let Some(why) = &self.missing {
-            return Value::Missing(why.clone());
-        }
-        let parts: Vec<Captured> = self.parts.iter().filter_map(|_| captured.next()).collect();
-        let texts = self.texts.iter().filter_map(|&(at, _)| Some((at, captured.next()?))).collect();
-        let whole = parts.iter().any(|part| !part.fault) && parts.len() == self.parts.len();
-        if let (Some(Type::Text), [part]) = (types.get_resolved(self.of), &parts[..]) {
-            return text_of(part).map_or(Value::Fault, Value::Text);
-        }
-        if !whole {
-            let nowhere = self.parts.iter().all(|part| matches!(part, Capture::Nowhere(_)));
-            return if nowhere { Value::Missing("optimized out".to_owned()) } else { Value::Fault };
-        }
-        let mut nowhere = Vec::new();
-        let mut bytes: Vec<u8> = Vec::new();
-        for (part, capture) in parts.into_iter().zip(&self.parts) {
-            let start = bytes.len() as u64;
-            bytes.extend(part.bytes);
-            if matches!(capture, Capture::Nowhere(_)) {
-                nowhere.push(start..bytes.len() as u64);
-            }
-        }
-        Shown { types, texts, nowhere }.value(self.of, &bytes)
-    }
-}
-
-/// Arguments and a condition for a site, as data.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Binding {
-    condition: Option<Expression>,
-    arguments: Vec<Argument>,
-    types: Types,
-}
-
-impl Binding {
-    /// The names of the arguments.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.arguments.iter().map(|argument| argument.name.as_str())
-    }
-
-    /// Whether the condition holds; it does where there is none.
-    ///
-    /// # Errors
-    /// It has no value.
-    pub fn holds(&self, machine: &mut dyn Machine) -> Result<bool, Undefined> {
-        match &self.condition {
-            Some(condition) => condition.evaluate(machine).map(|value| value != 0),
-            None => Ok(true),
-        }
-    }
-
-    /// Takes the arguments, as bytes that [`Binding::values`] understands.
-    pub fn take(&self, machine: &mut dyn Machine) -> Vec<u8> {
-        let mut taken = Vec::new();
-        self.arguments
-            .iter()
-            .flat_map(Argument::captures)
-            .for_each(|capture| capture.take(machine, &mut taken));
-        taken
-    }
-
-    /// The arguments that were taken, each with its name. Of bytes that are none, it makes what it can.
-    pub fn values<'a>(&'a self, taken: &'a [u8]) -> impl Iterator<Item = (&'a str, Value)> {
-        let mut captured = captured(taken);
-        self.arguments
-            .iter()
-            .map(move |argument| (argument.name.as_str(), argument.value(&self.types, &mut captured)))
-    }
-
-    /// Whether its expressions are valid, and there are not too many.
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.condition.iter().all(Expression::is_valid)
-            && self.arguments.iter().flat_map(Argument::captures).all(Capture::is_valid)
-    }
-}
-
-/// A text of one's own with arguments in it, for each hit: `x={x} name={p->name}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// What stands before each argument, and behind the last.
-    literals: Vec<String>,
-    /// The arguments, by their number in the template.
-    arguments: Vec<usize>,
-}
-
-impl Line {
-    /// Parses a text, and adds what it needs to `template`. `{{` stands for `{`, `}}` for `}`.
-    ///
-    /// # Errors
-    /// What stands in braces is no argument, or a brace is missing.
-    pub fn parse(text: &str, template: Template) -> Result<(Line, Template), SyntaxError> {
-        let mut template = template;
-        let mut line = Line { literals: vec![String::new()], arguments: Vec::new() };
-        let mut rest = text;
-        while let Some(letter) = rest.chars().next() {
-            let at = text.len() - rest.len();
-            rest = &rest[letter.len_utf8()..];
-            let doubled = rest.starts_with(letter);
-            match letter {
-                '{' | '}' if doubled => {
-                    rest = &rest[1..];
-                    line.push(letter);
-                }
-                '}' => return Err(SyntaxError::new(text, at, "expected }} for a brace")),
-                '{' => {
-                    let Some(end) = rest.find('}') else {
-                        return Err(SyntaxError::new(text, at, "expected another brace that ends this"));
-                    };
-                    let written = &rest[..end];
-                    rest = &rest[end + 1..];
-                    line.arguments.push(template.arguments.len());
-                    line.literals.push(String::new());
-                    // A name that nobody can write.
-                    let name = format!("{{{}", template.arguments.len());
-                    let shifted =
-                        |error: SyntaxError| SyntaxError::new(text, at + 1 + error.column, error.what);
-                    template = template.with_argument(Some(&name), written).map_err(shifted)?;
-                }
-                '\\' if rest.starts_with(['n', 't', '\\']) => {
-                    let escape = if rest.starts_with('n') {
-                        '\n'
-                    } else if rest.starts_with('t') {
-                        '\t'
-                    } else {
-                        '\\'
-                    };
-                    line.push(escape);
-                    rest = &rest[1..];
-                }
-                letter => line.push(letter),
-            }
-        }
-        Ok((line, template))
-    }
-
-    fn push(&mut self, letter: char) {
-        if let Some(literal) = self.literals.last_mut() {
-            literal.push(letter);
-        }
-    }
-
-    /// The text with values in it: `shown` is asked for that of each argument, by its number in the template.
-    pub fn with(&self, mut shown: impl FnMut(usize) -> String) -> String {
-        let mut text = self.literals.first().cloned().unwrap_or_default();
-        for (&argument, literal) in self.arguments.iter().zip(self.literals.iter().skip(1)) {
-            text.push_str(&shown(argument));
-            text.push_str(literal);
-        }
-        text
-    }
-}
-
-impl Text {
-    /// As it is, without quotes; what is no UTF-8 is replaced.
-    #[must_use]
-    pub fn to_plain(&self) -> String {
-        String::from_utf8_lossy(&self.bytes).into_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::Line;
     use crate::arguments::names::Located;
     use crate::arguments::operand::Location;
+    use crate::language::types::Type;
     use crate::language::types::{Encoding, Member, StructureKind};
     use crate::language::{Circumstance, ExtendedRegister, Register};
+    use crate::language::{Expression, Machine, Undefined};
 
     /// Memory at 0x1000: a structure, texts, and numbers.
     struct Thread {

@@ -71,6 +71,14 @@ pub struct Text {
     pub cut: bool,
 }
 
+impl Text {
+    /// As it is, without quotes; what is no UTF-8 is replaced.
+    #[must_use]
+    pub fn to_plain(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Text { bytes, cut } = self;

@@ -39,8 +39,7 @@ pub trait Locate {
 
     /// The counters of the sites, of which there are none unless it says otherwise. As long as a probe has a site, one is
     /// added to its counter in each process.
-    fn counters(&self, maps: &Maps) -> Vec<Counter> {
-        let _ = maps;
+    fn counters(&self, _maps: &Maps) -> Vec<Counter> {
         Vec::new()
     }
 
@@ -49,14 +48,12 @@ pub trait Locate {
     ///
     /// # Errors
     /// As [`Locate::locate`].
-    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
-        let _ = maps;
+    fn parts(&self, _maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
         Ok(None)
     }
 
     /// The part that is called so, in whatever address space.
-    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
-        let _ = name;
+    fn part(&self, _name: &str) -> Option<Box<dyn Locate + Send>> {
         None
     }
 

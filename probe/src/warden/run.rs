@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::arguments::Value;
 use crate::arguments::bindings::{Bindings, Bound};
+use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::language::Undefined;
 use crate::target::lock;
@@ -100,7 +101,11 @@ impl Runner {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
         let mut histogram = self.first;
-        let bound = self.bindings.as_ref().and_then(|bindings| bindings.at(hit.place()));
+        let bound = self.bindings.as_ref().and_then(|bindings| {
+            let (probe, pid) = (hit.probe(), hit.pid());
+            let outlet = &self.common.outlet;
+            bindings.at(hit.place(), |error| outlet.event(&Event::Unresolvable { probe, pid, error }))
+        });
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {
                 Step::Filter(condition) => {

@@ -312,3 +312,17 @@ fn results_can_be_filtered_and_computed_with() {
     assert_eq!(results("twice"), all.iter().map(|total| 2 * total).collect::<Vec<_>>());
     assert_eq!(events.iter().map(|event| event["retval"].as_i64().unwrap()).collect::<Vec<_>>(), all);
 }
+
+/// What means nothing where a call returns to is told there, once, and the hits are counted all the same.
+#[test]
+fn what_a_return_does_not_know_is_told_once() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", PROGRAM, &["-g", "-O2"]);
+    let file = scratch.path("events");
+    let probe = "program:work%return x=nothing";
+    let output = stepless(&["trace", "--json", "-o", text(&file), "-e", probe, "--", text(&program)]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(stderr.lines().filter(|line| line.contains("`nothing`")).count(), 1, "{stderr}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 5);
+}

@@ -1,0 +1,116 @@
+//! Arguments and a condition for a site, as data: taken from a thread, and shown.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::capture::{self, Capture, Captured, captured};
+use crate::arguments::operand::Operand;
+use crate::arguments::value::{Shown, Value, text_of};
+use crate::language::types::{Type, TypeId, Types};
+use crate::language::{Expression, Machine, Undefined};
+
+/// An argument at a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Argument {
+    name: String,
+    pub(crate) of: TypeId,
+    /// Its parts, one behind the other.
+    parts: Vec<Capture>,
+    /// The texts that it leads to, by the distance of what leads there from its start.
+    texts: Vec<(u64, Capture)>,
+    /// Why there is none.
+    missing: Option<String>,
+}
+
+impl Argument {
+    pub(crate) fn new(name: String, types: &Types, operand: &Operand) -> Result<Argument, &'static str> {
+        let parts = capture::of_operand(types, operand)?;
+        let texts = capture::texts_of(types, operand);
+        Ok(Argument { name, of: operand.of, parts, texts, missing: None })
+    }
+
+    pub(crate) fn missing(name: String, why: String) -> Argument {
+        let of = TypeId(u32::MAX);
+        Argument { name, of, parts: Vec::new(), texts: Vec::new(), missing: Some(why) }
+    }
+
+    fn captures(&self) -> impl Iterator<Item = &Capture> {
+        self.parts.iter().chain(self.texts.iter().map(|(_, text)| text))
+    }
+
+    fn value(&self, types: &Types, captured: &mut dyn Iterator<Item = Captured>) -> Value {
+        if let Some(why) = &self.missing {
+            return Value::Missing(why.clone());
+        }
+        let parts: Vec<Captured> = self.parts.iter().filter_map(|_| captured.next()).collect();
+        let texts = self.texts.iter().filter_map(|&(at, _)| Some((at, captured.next()?))).collect();
+        let whole = parts.iter().any(|part| !part.fault) && parts.len() == self.parts.len();
+        if let (Some(Type::Text), [part]) = (types.get_resolved(self.of), &parts[..]) {
+            return text_of(part).map_or(Value::Fault, Value::Text);
+        }
+        if !whole {
+            let nowhere = self.parts.iter().all(|part| matches!(part, Capture::Nowhere(_)));
+            return if nowhere { Value::Missing("optimized out".to_owned()) } else { Value::Fault };
+        }
+        let mut nowhere = Vec::new();
+        let mut bytes: Vec<u8> = Vec::new();
+        for (part, capture) in parts.into_iter().zip(&self.parts) {
+            let start = bytes.len() as u64;
+            bytes.extend(part.bytes);
+            if matches!(capture, Capture::Nowhere(_)) {
+                nowhere.push(start..bytes.len() as u64);
+            }
+        }
+        Shown { types, texts, nowhere }.value(self.of, &bytes)
+    }
+}
+
+/// Arguments and a condition for a site, as data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub(crate) condition: Option<Expression>,
+    pub(crate) arguments: Vec<Argument>,
+    pub(crate) types: Types,
+}
+
+impl Binding {
+    /// The names of the arguments.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().map(|argument| argument.name.as_str())
+    }
+
+    /// Whether the condition holds; it does where there is none.
+    ///
+    /// # Errors
+    /// It has no value.
+    pub fn holds(&self, machine: &mut dyn Machine) -> Result<bool, Undefined> {
+        match &self.condition {
+            Some(condition) => condition.evaluate(machine).map(|value| value != 0),
+            None => Ok(true),
+        }
+    }
+
+    /// Takes the arguments, as bytes that [`Binding::values`] understands.
+    pub fn take(&self, machine: &mut dyn Machine) -> Vec<u8> {
+        let mut taken = Vec::new();
+        self.arguments
+            .iter()
+            .flat_map(Argument::captures)
+            .for_each(|capture| capture.take(machine, &mut taken));
+        taken
+    }
+
+    /// The arguments that were taken, each with its name. Of bytes that are none, it makes what it can.
+    pub fn values<'a>(&'a self, taken: &'a [u8]) -> impl Iterator<Item = (&'a str, Value)> {
+        let mut captured = captured(taken);
+        self.arguments
+            .iter()
+            .map(move |argument| (argument.name.as_str(), argument.value(&self.types, &mut captured)))
+    }
+
+    /// Whether its expressions are valid, and there are not too many.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.condition.iter().all(Expression::is_valid)
+            && self.arguments.iter().flat_map(Argument::captures).all(Capture::is_valid)
+    }
+}
