@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use scratch::Scratch;
 use serde_json::Value;
-use target::STEPLESS;
+use target::{ANSWERS, STEPLESS, Target};
 
 /// Prints what `work` is called with, in the words of the tests, then calls it.
 const PROGRAM: &str = r#"
@@ -189,15 +189,15 @@ fn one_in_so_many_hits_and_for_so_long() {
     let (_, events) = trace(&scratch, &["--sample", "1/2", "-e", "program:work n=n"], &[text(&program)]);
     let taken: Vec<i64> = events.iter().map(|event| event["args"]["n"].as_i64().unwrap()).collect();
     assert_eq!(taken, [-2, 0, 2]);
-    let start = Instant::now();
-    let mut sleeping = Command::new("sleep").arg("60").spawn().unwrap();
-    let pid = sleeping.id().to_string();
-    let output = stepless(&["stat", "--duration", "50ms", "-e", "libc.so.6:nanosleep", "-p", &pid]);
+    // One that has said that it is ready has mapped what it needs.
+    let mut waiting = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
+    let (pid, start) = (waiting.child.id().to_string(), Instant::now());
+    let output = stepless(&["stat", "--duration", "50ms", "-e", "answers:leaf", "-p", &pid]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(start.elapsed() >= Duration::from_millis(50));
-    assert_eq!(sleeping.try_wait().unwrap(), None);
-    sleeping.kill().unwrap();
-    sleeping.wait().unwrap();
+    assert_eq!(waiting.child.try_wait().unwrap(), None);
+    waiting.child.kill().unwrap();
+    waiting.child.wait().unwrap();
 }
 
 #[test]
