@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::watch::what::{parse_duration, parse_sample};
+use crate::trace::what::{parse_duration, parse_sample};
 
 const PROBES: &str = "\
 PROBE is one of
@@ -34,10 +34,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Print one event per hit, and a summary at the end.
     #[command(after_help = PROBES)]
-    Trace(Watch),
+    Trace(Tracing),
     /// Count hits, and print only the summary.
     #[command(after_help = PROBES)]
-    Stat(Watch),
+    Stat(Tracing),
     /// List the functions of a file or a process, or their instructions.
     ///
     /// Each line has the address before relocation, the file offset, the size in bytes, and the names.
@@ -72,7 +72,7 @@ pub(crate) struct Completions {
 
 /// What `trace` and `stat` have in common.
 #[derive(Debug, Args)]
-pub(crate) struct Watch {
+pub(crate) struct Tracing {
     /// Where to probe; may be given more than once.
     #[arg(short = 'e', value_name = "PROBE", required = true)]
     pub(crate) probes: Vec<String>,
@@ -141,7 +141,7 @@ pub(crate) struct Watch {
     pub(crate) command: Vec<OsString>,
 }
 
-impl Watch {
+impl Tracing {
     /// Whether running processes are to be probed, rather than a command.
     pub(crate) fn attaches(&self) -> bool {
         !self.pid.is_empty() || !self.tid.is_empty()

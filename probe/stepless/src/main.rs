@@ -16,8 +16,8 @@ mod output;
 mod progress;
 mod signals;
 mod target;
+mod trace;
 mod usdt;
-mod watch;
 
 use args::{Cli, Command};
 
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
         Command::Census(arguments) => census::run(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
-        Command::Trace(arguments) => watch::run(&arguments, watch::Mode::Trace),
-        Command::Stat(arguments) => watch::run(&arguments, watch::Mode::Stat),
+        Command::Trace(arguments) => trace::run(&arguments, trace::Mode::Trace),
+        Command::Stat(arguments) => trace::run(&arguments, trace::Mode::Stat),
     };
     match result {
         Ok(code) => code,

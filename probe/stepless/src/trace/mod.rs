@@ -17,7 +17,7 @@ use probe::resolve::{Objects, Resolver};
 use probe::warden::{self, Client};
 use probe::{ProbeId, RunEnd, SessionOptions};
 
-use crate::args::{Format, Watch};
+use crate::args::{Format, Tracing};
 use crate::signals::{self, Signals};
 use crate::{Failure, target, warn};
 
@@ -37,7 +37,7 @@ pub(crate) enum Mode {
 
 type Out = Box<dyn Write + Send>;
 
-pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Tracing, mode: Mode) -> Result<ExitCode, Failure> {
     if arguments.attaches() != arguments.command.is_empty() {
         return Err(Failure::new("probe what? give either -p PID or -- CMD"));
     }
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Watch, mode: Mode) -> Result<ExitCode, Failure> {
 
 /// Places the probes and hears of their hits. The target is as it was when this returns.
 fn serve(
-    arguments: &Watch,
+    arguments: &Tracing,
     targets: &[i32],
     resolvers: &[Resolver],
     shared: &Arc<Shared>,
@@ -92,7 +92,7 @@ fn serve(
 }
 
 /// Finds wishes that go together badly.
-fn check_format(arguments: &Watch, mode: Mode) -> Result<(), Failure> {
+fn check_format(arguments: &Tracing, mode: Mode) -> Result<(), Failure> {
     let refused = |what: &str| Err(Failure::new(what));
     match (mode, arguments.format()) {
         (Mode::Stat, Format::Perfetto) => {
@@ -115,7 +115,7 @@ fn check_format(arguments: &Watch, mode: Mode) -> Result<(), Failure> {
 }
 
 /// Where the command prints, and whether in colours.
-fn output(arguments: &Watch) -> Result<(Out, bool), Failure> {
+fn output(arguments: &Tracing) -> Result<(Out, bool), Failure> {
     let coloured = |choice| choice != ColorChoice::Never;
     Ok(match &arguments.output {
         Some(path) => {
@@ -129,7 +129,7 @@ fn output(arguments: &Watch) -> Result<(Out, bool), Failure> {
 
 /// Attaches to the process or starts the command, by a warden, ready to be interrupted.
 fn start(
-    arguments: &Watch,
+    arguments: &Tracing,
     targets: &[i32],
     shared: &Arc<Shared>,
     signals: &Signals,

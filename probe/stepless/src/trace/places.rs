@@ -14,11 +14,11 @@ use probe::{Action, ProbeId, code};
 
 use super::state::Shared;
 use super::what::Programs;
-use crate::args::Watch;
+use crate::args::Tracing;
 use crate::{Failure, target, warn};
 
 /// Parses the probes, and finds what is wrong with those that can be looked up without a target.
-pub(super) fn resolvers(arguments: &Watch, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
+pub(super) fn resolvers(arguments: &Tracing, objects: &Arc<Objects>) -> Result<Vec<Resolver>, Failure> {
     let mut resolvers = Vec::new();
     for text in &arguments.probes {
         let (spec, _) = ProbeSpec::parse_with_rest(text)?;

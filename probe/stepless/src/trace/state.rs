@@ -16,7 +16,7 @@ use super::places::place_name;
 use super::rows::{Row, Rows};
 use super::what::{Programs, Symbols, What};
 use super::{Mode, Out, inaccessible};
-use crate::args::{Format, OnFull, Watch};
+use crate::args::{Format, OnFull, Tracing};
 use crate::events::{Event, Events};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -71,7 +71,7 @@ pub(super) struct State {
 
 impl Shared {
     pub(super) fn new(
-        arguments: &Watch,
+        arguments: &Tracing,
         mode: Mode,
         resolvers: &[Resolver],
         what: Vec<What>,

@@ -13,7 +13,7 @@ use probe::warden::{Arguments, Fields, Measure, Program};
 
 use super::Mode;
 use super::places::place_name;
-use crate::args::{FRAMES, Format, Watch};
+use crate::args::{FRAMES, Format, Tracing};
 use crate::{Failure, point_at};
 
 /// What is wanted of the hits of one probe.
@@ -51,11 +51,11 @@ pub(super) struct Programs {
 
 impl What {
     /// Of each probe on the command line, in their order.
-    pub(super) fn of_all(arguments: &Watch, mode: Mode) -> Result<Vec<What>, Failure> {
+    pub(super) fn of_all(arguments: &Tracing, mode: Mode) -> Result<Vec<What>, Failure> {
         arguments.probes.iter().map(|text| What::new(arguments, mode, text)).collect()
     }
 
-    fn new(arguments: &Watch, mode: Mode, text: &str) -> Result<What, Failure> {
+    fn new(arguments: &Tracing, mode: Mode, text: &str) -> Result<What, Failure> {
         let (spec, rest) = match ProbeSpec::parse_with_rest(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -136,7 +136,7 @@ impl What {
     }
 
     /// What the warden does.
-    pub(super) fn programs(&self, arguments: &Watch, mode: Mode) -> Programs {
+    pub(super) fn programs(&self, arguments: &Tracing, mode: Mode) -> Programs {
         let other = || match self.both && prints(arguments, mode) {
             true => Program::new().record(fields(arguments)),
             false => Program::new(),
@@ -154,7 +154,7 @@ impl What {
         }
     }
 
-    fn program(&self, arguments: &Watch, mode: Mode, limits: bool) -> Program {
+    fn program(&self, arguments: &Tracing, mode: Mode, limits: bool) -> Program {
         let mut program = Program::new();
         let mut template = self.template.clone();
         // Nobody looks at them otherwise.
@@ -226,12 +226,12 @@ pub(super) struct Shown<'a> {
 }
 
 /// Whether each hit is an event that is printed.
-fn prints(arguments: &Watch, mode: Mode) -> bool {
+fn prints(arguments: &Tracing, mode: Mode) -> bool {
     mode == Mode::Trace && arguments.format() != Format::Folded
 }
 
 /// What is recorded of each hit besides arguments.
-fn fields(arguments: &Watch) -> Fields {
+fn fields(arguments: &Tracing) -> Fields {
     let stack = arguments.stack.unwrap_or(0);
     if arguments.format_event.is_some() {
         return Fields::new().stack(stack);
