@@ -8,7 +8,8 @@ use probe::warden::{self, Client, Fields, News, Program};
 use probe::{Action, SessionOptions};
 
 use crate::others::Scratch;
-use crate::{Failure, resolver, target};
+use crate::stepless::resolver;
+use crate::{Failure, target};
 
 const SYMBOL: &str = "peers_nop";
 

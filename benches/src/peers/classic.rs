@@ -11,7 +11,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use probe::maps::Maps;
 
-use crate::{Clock, Failure, resolver, target};
+use crate::clock::Clock;
+use crate::stepless::resolver;
+use crate::{Failure, target};
 
 /// The offset of RIP in `struct user`.
 const RIP: u64 =

@@ -7,9 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
-
-use nix::unistd::Pid;
-use probe::maps;
+use std::path::Path;
 
 use crate::Failure;
 
@@ -32,17 +30,28 @@ struct Attributes {
     probe_offset: u64,
 }
 
-/// A uprobe in one process and how often it was hit.
+/// Whose hits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The thread's.
+    Thread(i32),
+    /// Everybody's on the processor.
+    Processor(i32),
+}
+
+/// A uprobe, and how often it was hit.
 pub(crate) struct Counter(File);
 
 impl Counter {
-    /// Puts one into process `pid`, at an address of this program.
-    pub(crate) fn open(address: u64, pid: Pid) -> Result<Counter, Failure> {
+    /// Puts one at this offset of the file. It is not inherited: the kernel looks for the path again in the memory of
+    /// whoever makes a thread, where it is not, and so no thread can be made.
+    pub(crate) fn open(path: &Path, offset: u64, of: Of) -> Result<Counter, Failure> {
         const ANY: i32 = -1;
         const PERF_FLAG_FD_CLOEXEC: u64 = 1 << 3;
-        let maps = maps::read(nix::unistd::getpid().as_raw())?;
-        let mapping = maps::find(&maps, address).ok_or("the function is nowhere")?;
-        let (path, offset) = mapping.file().zip(mapping.file_offset(address)).ok_or("it is in no file")?;
+        let (pid, processor) = match of {
+            Of::Thread(tid) => (tid, ANY),
+            Of::Processor(number) => (ANY, number),
+        };
         let path = CString::new(path.as_os_str().as_bytes())?;
         let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")
             .map_err(|error| format!("the kernel has no uprobes for perf: {error}"))?;
@@ -59,8 +68,8 @@ impl Counter {
             libc::syscall(
                 libc::SYS_perf_event_open,
                 &raw const attributes,
-                pid.as_raw(),
-                ANY,
+                pid,
+                processor,
                 ANY,
                 PERF_FLAG_FD_CLOEXEC,
             )
