@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::others::{Scratch, output, place, result};
 use crate::{Failure, target};
 
-const SCRIPT: &str = include_str!("frida.py");
+const SCRIPT: &str = include_str!("intercept.py");
 
 /// The Python that `benches/install-peers` has made, or the system's.
 pub(crate) fn python() -> PathBuf {

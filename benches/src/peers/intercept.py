@@ -1,6 +1,7 @@
-"""Starts a program under frida, which calls an empty function at the start of one of the program's, and prints how often.
+"""Starts a program under frida, which calls an empty function at the start of one of the program's, or
+where it returns, and prints how often.
 
-frida.py js|native OFFSET REPORT PROGRAM [ARGUMENT...]
+intercept.py js|native|return OFFSET REPORT PROGRAM [ARGUMENT...]
 
 OFFSET is where the function is in the program's image. The program is ended once it has written REPORT."""
 
@@ -15,6 +16,8 @@ let hits = 0;
 Interceptor.attach(target, { onEnter() { hits++; } });
 rpc.exports = { hits() { return hits; } };
 """
+
+RETURN = JAVASCRIPT.replace("onEnter", "onLeave")
 
 NATIVE = """
 const cell = Memory.alloc(8);
@@ -35,17 +38,24 @@ def main():
     try:
         session = device.attach(pid)
         source = f"const target = Process.mainModule.base.add({offset});\n"
-        script = session.create_script(source + (JAVASCRIPT if way == "js" else NATIVE))
+        script = session.create_script(source + {"js": JAVASCRIPT, "native": NATIVE, "return": RETURN}[way])
+        ended = []
+        session.on("detached", lambda *reason: ended.append(reason[0]))
         script.load()
         device.resume(pid)
         deadline = time.monotonic() + 60
         while not (os.path.exists(report) and os.path.getsize(report)):
+            if ended:
+                sys.exit(f"the program has ended: {ended[0]}")
             if time.monotonic() > deadline:
                 sys.exit("the program has not come to its end")
             time.sleep(0.01)
         print(script.exports_sync.hits())
     finally:
-        device.kill(pid)
+        try:
+            device.kill(pid)
+        except frida.ProcessNotFoundError:
+            pass
 
 
 def version():
