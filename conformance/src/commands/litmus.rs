@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// So many rounds of each test, however long they take.
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
+    /// Only the tests whose names begin so.
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    test: String,
     /// What performs the displaced instructions.
     #[arg(long, value_enum, default_value_t = Executor::Ptrace)]
     executor: Executor,
@@ -31,6 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         time: Duration::from_secs(arguments.seconds),
         rounds: arguments.rounds,
         executor,
+        prefix: arguments.test.clone(),
         ..Options::default()
     };
     let report = litmus::run(&options, |test| {

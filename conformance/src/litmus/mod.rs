@@ -34,7 +34,6 @@ pub struct Options {
     #[doc(hidden)]
     pub ways: Ways,
     /// The names of the tests begin so.
-    #[doc(hidden)]
     pub prefix: String,
 }
 
