@@ -165,8 +165,8 @@ impl Tracer {
         self.here.clear();
         let rip = self.registers.file.rip;
         match signalled {
-            Some(Signalled { address, late: false, .. }) if address == rip => {
-                self.look_up_watched(stopped.tid(), space, space_id, address)
+            Some(Signalled { address, late: false, counted, .. }) if address == rip => {
+                self.look_up_watched(stopped.tid(), space, space_id, address, counted)
             }
             // One that the thread has held back is in the queue for as long as that, and takes the place of an INT3's.
             signalled => {
@@ -196,16 +196,17 @@ impl Tracer {
         Some(Here { address, hits, internal, by_hardware: false })
     }
 
-    /// The hardware breakpoint at `address`, before which a thread has stopped.
+    /// The hardware breakpoint at `address`, before which a thread has stopped; `counted` if its event says so, too.
     fn look_up_watched(
         &mut self,
         tid: i32,
         space: &SharedSpace,
         space_id: SpaceId,
         address: u64,
+        counted: bool,
     ) -> Option<Here> {
         let text = space.read();
-        if !text.hardware.stopped(tid, address) {
+        if !text.hardware.stopped(tid, address, counted) {
             return None;
         }
         let is_another = text.is_another(address);
@@ -353,14 +354,19 @@ impl Tracer {
         let site = rip.map(|rip| rip.wrapping_sub(1));
         self.here.clear();
         let space = self.shared.space(space_id);
-        if let (Some(site), Some(space)) = (site, &space) {
-            self.look_up_placed(&stopped, space, site, signalled.is_some());
-        }
+        let is_ours = |tracer: &mut Tracer, site: u64, space: &SharedSpace| {
+            tracer.look_up_placed(&stopped, space, site, signalled.is_some()).is_some()
+                || space.read().was_removed(site)
+        };
+        let ours = match (site, &space) {
+            (Some(site), Some(space)) if is_ours(self, site, space) => Some((site, space)),
+            _ => None,
+        };
         self.look_at_probes();
         self.count_missed();
-        let signal = match (site, &space) {
-            (Some(site), Some(space)) => self.serving(&mut stopped, space).thread.stand_aside(site),
-            _ => libc::SIGTRAP,
+        let signal = match ours {
+            Some((site, space)) => self.serving(&mut stopped, space).thread.stand_aside(site),
+            None => libc::SIGTRAP,
         };
         self.threads.resume(stopped, signal);
     }

@@ -302,12 +302,13 @@ impl Hardware {
         }
     }
 
-    /// A thread has stopped at `address`, before the instruction. Says whether there is a breakpoint still.
-    pub(crate) fn stopped(&self, tid: i32, address: u64) -> bool {
+    /// A thread has stopped at `address`, before the instruction, which its event has `counted`. Says whether there is a
+    /// breakpoint still.
+    pub(crate) fn stopped(&self, tid: i32, address: u64, counted: bool) -> bool {
         let mut sites = lock(&self.sites);
         let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return false };
-        if let Some(counted) = site.events.get_mut(&tid) {
-            counted.known += 1;
+        if let Some(event) = site.events.get_mut(&tid).filter(|_| counted) {
+            event.known += 1;
         }
         true
     }

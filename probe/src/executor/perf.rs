@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
+use emu::Rflags;
 use libc::siginfo_t;
 use nix::Result;
 use nix::errno::Errno;
@@ -107,9 +108,31 @@ pub(crate) struct Signalled {
     pub(crate) late: bool,
     /// Whether the kernel has forced the signal, so that the thread does not block it any more if it did.
     pub(crate) forced: bool,
+    /// Whether the event has counted it.
+    pub(crate) counted: bool,
+}
+
+/// What the kernel says of a debug exception (asm-generic/siginfo.h).
+const TRAP_BRKPT: i32 = 1;
+const TRAP_TRACE: i32 = 2;
+const TRAP_HWBKPT: i32 = 4;
+
+/// Whether a signal is that of a debug exception which the kernel takes for INT1's or a step's.
+///
+/// It believes DR6, where a step hides a breakpoint at an instruction, and where nothing at all means INT1. That is not
+/// always the processor's word: a hypervisor that has not seen the register cleared puts back what was in it.
+pub(crate) fn is_unnamed(info: &siginfo_t) -> bool {
+    info.si_signo == libc::SIGTRAP && matches!(info.si_code, TRAP_BRKPT | TRAP_TRACE)
 }
 
 impl Signalled {
+    /// What a signal that [is unnamed](is_unnamed) comes to in a thread with these registers: the processor sets RF in the
+    /// flags that it saves for a breakpoint at an instruction, and for no other debug exception.
+    pub(crate) fn unnamed(rip: u64, rflags: Rflags) -> Option<Signalled> {
+        let is_breakpoint = rflags.contains(Rflags::RF) && !rflags.contains(Rflags::TF);
+        is_breakpoint.then_some(Signalled { address: rip, late: false, forced: true, counted: false })
+    }
+
     /// `None` for another signal.
     pub(crate) fn of(info: &siginfo_t) -> Option<Signalled> {
         /// siginfo_t with the `_perf` member (asm-generic/siginfo.h).
@@ -124,7 +147,6 @@ impl Signalled {
             kind: u32,
             flags: u32,
         }
-        const TRAP_HWBKPT: i32 = 4;
         const TRAP_PERF: i32 = 6;
         const TRAP_PERF_FLAG_ASYNC: u32 = 1;
         const { assert!(size_of::<Perf>() <= size_of::<siginfo_t>()) };
@@ -134,9 +156,12 @@ impl Signalled {
         let address = perf.address;
         match (perf.signo, perf.code) {
             (libc::SIGTRAP, TRAP_PERF) if perf.data == MARK => {
-                Some(Signalled { address, late: perf.flags & TRAP_PERF_FLAG_ASYNC != 0, forced: false })
+                let late = perf.flags & TRAP_PERF_FLAG_ASYNC != 0;
+                Some(Signalled { address, late, forced: false, counted: true })
             }
-            (libc::SIGTRAP, TRAP_HWBKPT) => Some(Signalled { address, late: false, forced: true }),
+            (libc::SIGTRAP, TRAP_HWBKPT) => {
+                Some(Signalled { address, late: false, forced: true, counted: true })
+            }
             _ => None,
         }
     }
@@ -155,8 +180,23 @@ mod tests {
         let mark = (&raw mut info).cast::<u64>().wrapping_add(3);
         // SAFETY: the fourth word lies within siginfo_t, which is aligned to 8 bytes.
         unsafe { *mark = MARK };
-        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false, forced: false }));
+        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false, forced: false, counted: true }));
         info.si_signo = libc::SIGSEGV;
         assert_eq!(Signalled::of(&info), None);
+    }
+
+    #[test]
+    fn a_breakpoint_is_known_by_rf_where_the_kernel_takes_it_for_something_else() {
+        // SAFETY: all-zero bytes are a valid siginfo_t.
+        let mut info: siginfo_t = unsafe { std::mem::zeroed() };
+        for (code, unnamed) in [(TRAP_BRKPT, true), (TRAP_TRACE, true), (TRAP_HWBKPT, false), (0x80, false)] {
+            (info.si_signo, info.si_code) = (libc::SIGTRAP, code);
+            assert_eq!(is_unnamed(&info), unnamed, "{code}");
+        }
+        let breakpoint = Signalled { address: 0x1000, late: false, forced: true, counted: false };
+        assert_eq!(Signalled::unnamed(0x1000, Rflags::RF | Rflags::ZF), Some(breakpoint));
+        // A step, of which the processor saves no RF; and a program that steps itself.
+        assert_eq!(Signalled::unnamed(0x1000, Rflags::ZF), None);
+        assert_eq!(Signalled::unnamed(0x1000, Rflags::RF | Rflags::TF), None);
     }
 }

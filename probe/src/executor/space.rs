@@ -580,13 +580,12 @@ impl Space {
         }
     }
 
-    /// Takes the breakpoint at `address` away, whoever needs it, and says whether there is, or was, one of
-    /// ours and is none now.
+    /// Takes the breakpoint at `address` away, whoever needs it, and says whether nothing stops a thread there any more:
+    /// another may have done so before.
     pub(crate) fn give_up(&mut self, address: u64) -> bool {
-        let watched = self.unwatch(address);
-        let placed = self.breakpoint(address).is_some();
+        self.unwatch(address);
         self.lift(address);
-        self.was_removed(address) || watched && !placed
+        self.byte(address).is_some_and(|byte| byte != INT3)
     }
 
     /// Writes what the thread's own instructions could not, such as a signal frame that the kernel made.
@@ -668,6 +667,22 @@ mod tests {
         space.forget_unmapped(&[mapping(start + 16, 0)]);
         assert!(space.withdraw(&[site], Purpose::site(0)).is_empty());
         assert_eq!(code[32].load(Ordering::Relaxed), NOP);
+    }
+
+    #[test]
+    fn several_threads_can_give_up_a_breakpoint() {
+        let (code, mut space) = (nops(), own_space());
+        let start = code.as_ptr() as u64;
+        let nobody = Vec::new;
+        space.watch(start, &maps(start, 1), Wanted::Internal, &nobody).unwrap();
+        space.place(start + 1, &maps(start, 1), Some(Purpose::site(0))).unwrap();
+        for site in [start, start + 1] {
+            assert!(space.give_up(site) && space.give_up(site), "{site:#x}");
+            assert!(space.site(site).is_none());
+        }
+        // One of the program's own stops whoever comes.
+        code[2].store(INT3, Ordering::Relaxed);
+        assert!(!space.give_up(start + 2));
     }
 
     #[test]

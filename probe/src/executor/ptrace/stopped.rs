@@ -7,12 +7,13 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ptr;
 
+use emu::Rflags;
 use libc::{c_int, c_long, c_void, siginfo_t, user_regs_struct};
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
-use crate::executor::perf::Signalled;
+use crate::executor::perf::{self, Signalled};
 use crate::target::failure::ignore_death;
 use crate::target::system;
 
@@ -255,7 +256,14 @@ impl Stopped {
 
     /// What the signal that it is about to take says of a hardware breakpoint of ours; `None` if it is another.
     pub(crate) fn signalled(&self) -> Result<Option<Signalled>> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Signalled::of(&info))
+        let info = ptrace::getsiginfo(system::pid(self.tid))?;
+        match Signalled::of(&info) {
+            None if perf::is_unnamed(&info) => {
+                let registers = self.registers()?;
+                Ok(Signalled::unnamed(registers.rip, Rflags::from_bits_retain(registers.eflags)))
+            }
+            signalled => Ok(signalled),
+        }
     }
 
     /// Whether the kernel has sent the signal that it is about to take, on its own account.
