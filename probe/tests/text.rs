@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Function, Target, compile, counter, finish};
-use probe::locate::Address;
+use probe::locate::{Address, Hardware};
+use probe::maps::Maps;
 use probe::{Event, Locate, ProbeError, ProbeId, RunEnd, Session, Unplaceable};
 
 /// Where the program puts code of its own.
@@ -174,6 +177,32 @@ fn the_programs_own_breakpoints_stay_its_own() {
     assert_eq!(changing.heard.lock().unwrap()[..], []);
 }
 
+#[test]
+fn there_is_no_probe_where_somebody_else_has_a_breakpoint() {
+    let program = compile("text", &["-ldl"]);
+    let mut target = Target::start(&program, &["own"]);
+    let entry = || Function::entry(&program, "answer");
+    let address = entry().locate(&Maps::read(target.pid()).unwrap()).unwrap()[0].address;
+    let memory = File::options().read(true).write(true).open(format!("/proc/{}/mem", target.pid())).unwrap();
+    let mut original = [0];
+    memory.read_exact_at(&mut original, address).unwrap();
+    memory.write_all_at(&[0xCC], address).unwrap();
+    let mut session = Session::attach(target.pid()).unwrap();
+    for placed in [session.probe(entry(), counter().1), session.probe(Hardware(entry()), counter().1)] {
+        match placed {
+            Err(ProbeError::Unplaceable { address: refused, reason: Unplaceable::Occupied }) => {
+                assert_eq!(refused, address);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    memory.write_all_at(&original, address).unwrap();
+    let probe = session.probe(entry(), counter().1).unwrap();
+    target.close_input();
+    assert_eq!(finish(&mut session), 0);
+    assert_eq!(session.report(probe).unwrap().counters.hits, 10);
+}
+
 /// Compiles `sequence` and says whether it can be run.
 fn sequence(flags: &[&str]) -> Option<PathBuf> {
     let program = compile("sequence", flags);
@@ -228,7 +257,7 @@ fn a_sequence_that_an_object_lists_is_refused() {
         let mut session = Session::launch(Command::new(&program)).unwrap();
         for symbol in ["announce", "start", "commit"] {
             let place = Function::entry(&program, symbol);
-            let address = place.locate(&probe::maps::Maps::read(session.pid()).unwrap()).unwrap()[0].address;
+            let address = place.locate(&Maps::read(session.pid()).unwrap()).unwrap()[0].address;
             match session.probe(place, counter().1) {
                 Err(ProbeError::Unplaceable { address: refused, reason: Unplaceable::Sequence }) => {
                     assert_eq!(refused, address, "{symbol}");

@@ -57,6 +57,9 @@ pub enum Unplaceable {
     /// The instruction is in a restartable sequence (rseq(2)), or announces one: the kernel would abort it at every
     /// hit, and the program would begin it again and again.
     Sequence,
+    /// Somebody else has a breakpoint there, and is asked before us: the kernel for a uprobe of tracefs, perf or bpftrace,
+    /// another debugger; or one was left behind.
+    Occupied,
     /// The program could not be told that somebody wants to know of the site: the counter by which it is told is not in
     /// memory that the program has for itself and can write to.
     Counter {
@@ -85,6 +88,7 @@ impl Unplaceable {
             Unplaceable::NotExecutable => "not executable",
             Unplaceable::Shared => "shared mapping",
             Unplaceable::Sequence => "restartable sequence",
+            Unplaceable::Occupied => "another breakpoint",
             Unplaceable::Counter { .. } => "semaphore not writable",
             Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
@@ -101,6 +105,10 @@ impl fmt::Display for Unplaceable {
             Unplaceable::Shared => f.write_str("the mapping is shared with other processes"),
             Unplaceable::Sequence => f.write_str(
                 "the instruction is in a restartable sequence (rseq), which every hit would abort",
+            ),
+            Unplaceable::Occupied => f.write_str(
+                "somebody else has a breakpoint there (INT3, which its file has not): the kernel's uprobes (tracefs, perf, \
+                 bpftrace), another debugger, or one that was killed; end that, or restart the target",
             ),
             Unplaceable::Counter { address } => write!(
                 f,
@@ -498,6 +506,9 @@ impl Space {
             }
             let read = if ground.steady { window.code_at(self, address) } else { self.code_at(address) };
             let (buffer, length) = read.map_err(Unplaceable::Memory)?;
+            if buffer.first() == Some(&INT3) && self.is_anothers(address, maps, ground.mapping) {
+                return Err(Unplaceable::Occupied);
+            }
             let (original, _) = Original::decode(buffer.get(..length).unwrap_or_default(), address)?;
             if self.sequences.meet(address, original.length()) {
                 return Err(Unplaceable::Sequence);

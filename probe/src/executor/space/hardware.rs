@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::executor::hardware::{HardwareRefusal, Passed};
-use crate::executor::space::{Breakpoint, Origin, Purpose, Space, Unplaceable};
+use crate::executor::space::{Breakpoint, INT3, Origin, Purpose, Space, Unplaceable};
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 
 /// Who wants a hardware breakpoint.
@@ -96,6 +96,9 @@ impl Space {
             return Err(Unplaceable::Memory(std::io::ErrorKind::ResourceBusy.into()));
         }
         let (original, _) = self.decode(address)?;
+        if original.first() == INT3 && self.is_anothers(address, maps, ground.mapping) {
+            return Err(Unplaceable::Occupied);
+        }
         if self.sequences.meet(address, original.length()) {
             return Err(Unplaceable::Sequence);
         }

@@ -1,6 +1,7 @@
 //! Whether breakpoints and the text around them are still what they were. A program can change its text without
 //! anybody noticing: through a mapping that it can write, or could, and by having a page thrown away.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use emu::Displaced;
@@ -47,12 +48,25 @@ impl Space {
         }
     }
 
-    fn is_as_in_file(&mut self, page: u64, maps: &Maps, mapping: &Mapping) -> bool {
-        let (mut wanted, mut found) = ([0; PAGE as usize], [0; PAGE as usize]);
+    /// Whether the INT3 at `address`, which is none of ours, is not the file's either.
+    pub(super) fn is_anothers(&mut self, address: u64, maps: &Maps, mapping: &Mapping) -> bool {
+        let mut byte = [INT3];
+        let Some(offset) = mapping.file_offset(address) else { return false };
+        let read = self.file_of(maps, mapping).map(|file| file.read_at(&mut byte, offset));
+        matches!(read, Some(Ok(1))) && byte != [INT3]
+    }
+
+    /// The file that is mapped there.
+    fn file_of(&mut self, maps: &Maps, mapping: &Mapping) -> Option<&File> {
         if self.text.as_ref().is_none_or(|(known, _)| known != mapping) {
             self.text = Some((mapping.clone(), mapped::open(maps, mapping).ok()));
         }
-        let Some((_, Some(file))) = &self.text else { return false };
+        self.text.as_ref()?.1.as_ref()
+    }
+
+    fn is_as_in_file(&mut self, page: u64, maps: &Maps, mapping: &Mapping) -> bool {
+        let (mut wanted, mut found) = ([0; PAGE as usize], [0; PAGE as usize]);
+        let Some(file) = self.file_of(maps, mapping) else { return false };
         let Some(offset) = mapping.file_offset(page) else { return false };
         // Behind the end of the file there is nothing but zeros.
         let read = file.read_at(&mut wanted, offset);
