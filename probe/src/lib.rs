@@ -87,5 +87,5 @@ pub use executor::hardware::HardwareRefusal;
 pub use executor::ptrace::atomic::Ways;
 pub use executor::space::Unplaceable;
 pub use symbols::locate::{self, Locate, LocateError, Site};
-pub use symbols::{census, code, debug, elf, glob, recorded, resolve, similar, spec};
+pub use symbols::{census, code, coverage, debug, elf, glob, recorded, resolve, similar, spec};
 pub use target::maps;

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod calls;
 pub(crate) mod compat;
 mod copies;
+pub(crate) mod cover;
 mod embryo;
 pub mod event;
 mod follow;

@@ -97,7 +97,7 @@ impl Tracer {
         checked.map(|()| id)
     }
 
-    fn drop_last(&mut self, id: ProbeId) {
+    pub(crate) fn drop_last(&mut self, id: ProbeId) {
         self.remove(id);
         self.shared.take_back();
     }
@@ -142,7 +142,7 @@ impl Tracer {
         }
     }
 
-    fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
+    pub(crate) fn place_everywhere(&mut self, id: ProbeId, later: bool) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let placing = lock(&shared.placing);
         let mappings = self.mappings()?;
@@ -191,6 +191,11 @@ impl Tracer {
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
             space.write().let_down(id.0, |_| false);
+            let sites = if probe.cover.is_some() {
+                space.read().sites_of(Purpose::site(id.0))
+            } else {
+                sites.clone()
+            };
             for (sites, purpose) in [(&sites, Purpose::site(id.0)), (&returns, Purpose::return_site(id.0))] {
                 // Others want it in between.
                 for sites in sites.chunks(AT_A_TIME) {
@@ -221,6 +226,9 @@ impl Tracer {
         let mut placed = lock(&probe.placed);
         if placed.removed {
             return;
+        }
+        if let Some(cover) = &probe.cover {
+            return self.locate_cover(id, cover, space_id, maps);
         }
         let located = match placed.source.parts(maps) {
             Ok(Some(names)) => {

@@ -12,9 +12,10 @@ use std::time::Instant;
 use nix::sys::ptrace::Options;
 
 use crate::engine::calls::{Calls, Frame};
+use crate::engine::cover::{Cover, Sites};
 use crate::engine::event::{Counters, Event, ProbeReport};
-use crate::engine::hit::ProbeId;
-use crate::engine::host::{Closures, Handlers, Host};
+use crate::engine::hit::{Action, ProbeId};
+use crate::engine::host::{Closures, Handler, Handlers, Host};
 use crate::engine::session::SessionOptions;
 use crate::executor::hardware::Passed;
 use crate::executor::ptrace::atomic::Ways;
@@ -63,6 +64,8 @@ pub(crate) struct Probe {
     pub(crate) tally: Tally,
     /// Of one that follows calls.
     pub(crate) calls: Option<Box<Returns>>,
+    /// Of one that covers: it has no handler.
+    pub(crate) cover: Option<Arc<Cover>>,
     /// Whether it is a part of another one.
     pub(crate) is_part: bool,
     /// Of one whose sites are hardware breakpoints: how often threads have passed them unnoticed.
@@ -110,7 +113,7 @@ impl Probe {
         };
         let calls = calls.then(Box::default);
         let passed = by_hardware.then(Passed::default);
-        Probe { tally: Tally::default(), calls, is_part, passed, placed: Mutex::new(placed) }
+        Probe { tally: Tally::default(), calls, cover: None, is_part, passed, placed: Mutex::new(placed) }
     }
 
     /// What is counted of the hits that the probe wants a breakpoint for.
@@ -286,6 +289,16 @@ impl Shared {
         let by_hardware = self.options.hardware || source.is_by_hardware();
         probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some(), false, by_hardware)));
         self.host.add(handlers);
+        self.version.fetch_add(1, Ordering::Release);
+        ProbeId(probes.len() - 1)
+    }
+
+    /// Books a probe that covers.
+    pub(crate) fn enter_cover(&self, cover: Arc<Cover>) -> ProbeId {
+        let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
+        let probe = Probe::new(Box::new(Sites), false, false, false);
+        probes.push(Arc::new(Probe { cover: Some(cover), ..probe }));
+        self.host.add(Handler::Together(Box::new(|_| Action::Continue)).into());
         self.version.fetch_add(1, Ordering::Release);
         ProbeId(probes.len() - 1)
     }

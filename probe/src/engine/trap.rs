@@ -37,6 +37,8 @@ struct Verdict {
     over: Vec<usize>,
     /// The calls that are to be followed.
     wanted: Vec<Wanted>,
+    /// The probes that wanted this breakpoint once.
+    covered: Vec<Purpose>,
     detach: bool,
     stop: bool,
     /// What they have written could not be stored, or not all of it.
@@ -95,7 +97,7 @@ struct Serving<'a> {
 
 impl Tracer {
     /// A thread is about to take a SIGTRAP.
-    pub(crate) fn trapped(&mut self, mut stopped: Stopped) {
+    pub(crate) fn trapped(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
@@ -135,6 +137,12 @@ impl Tracer {
             self.threads.note(tid, "PTRACE_SETREGS", stored);
             return self.threads.resume(stopped, 0);
         }
+        self.look_at_probes();
+        let stopped = match !by_hardware && !internal && self.are_all_once() {
+            true => self.pass_once(stopped, &space, address),
+            false => Some(stopped),
+        };
+        let Some(mut stopped) = stopped else { return };
         let place = Place { pid, space_id, space: &space, address };
         let Served { signal, slow } = self.hit(&mut stopped, place, served == Some(address));
         let Some(signal) = signal else { return self.threads.put_back(Report::Stopped(stopped)) };
@@ -323,6 +331,9 @@ impl Tracer {
             }
             Some(How::NotAtAll) | None => {}
         }
+        for purpose in verdict.covered {
+            place.space.write().withdraw(&[place.address], purpose);
+        }
         if let Some(error) = verdict.rejected {
             self.tell(&Event::Rejected { pid: place.pid, tid, error });
         }
@@ -426,6 +437,19 @@ fn call(
     for (index, &purpose) in here.iter().enumerate() {
         let Some(probe) = at.probes.get(purpose.probe()) else { continue };
         let id = ProbeId(purpose.probe());
+        if let Some(cover) = &probe.cover {
+            let space = at.space.read();
+            if let Some(here) = space.site(ip)
+                && let Some(offset) = here.origin.file_offset(ip)
+            {
+                cover.count((here.origin.dev, here.origin.inode), offset);
+            }
+            Tally::count(&probe.tally.hits);
+            if cover.is_once() {
+                verdict.covered.push(purpose);
+            }
+            continue;
+        }
         let time_ns = OnceCell::new();
         let part = passage.part(probe, purpose, || *time_ns.get_or_init(hit::now_ns));
         let mut hit = Hit {

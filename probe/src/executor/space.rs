@@ -545,6 +545,28 @@ impl Space {
         overwritten
     }
 
+    /// The addresses of the breakpoints that `probe` wants.
+    pub(crate) fn sites_of(&self, probe: Purpose) -> Vec<u64> {
+        let wanted = self.breakpoints.iter().filter(|(_, breakpoint)| breakpoint.probes.contains(&probe));
+        wanted.map(|(&address, _)| address).collect()
+    }
+
+    /// Takes the breakpoint at `address` away, for which a thread has just stopped, whoever wants it. Returns its file and
+    /// its offset there; `None` where it could not be, or has no file, and is as it was.
+    pub(crate) fn lift_hit(&mut self, address: u64) -> Option<(((u32, u32), u64), u64)> {
+        let breakpoint = self.breakpoints.get(&address)?;
+        let offset = breakpoint.origin.file_offset(address)?;
+        let file = (breakpoint.origin.dev, breakpoint.origin.inode);
+        let removed = Removed::of(breakpoint);
+        // Another may have been written there where the program can do that, since the thread has executed this one.
+        if !removed.changing || self.byte(address) == Some(INT3) {
+            self.memory.write_all_at(&[removed.original], address).ok()?;
+        }
+        self.breakpoints.remove(&address);
+        self.removed.insert(address, removed);
+        Some((file, offset))
+    }
+
     /// Takes every probe off, and from every counter what was added for one. Returns the addresses at which the program had overwritten the breakpoint.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
         self.unwatch_all();

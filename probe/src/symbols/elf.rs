@@ -411,6 +411,23 @@ impl Elf {
         UnwindTables::read(&self.data)
     }
 
+    /// Where the function lies that holds virtual address `address`, by its symbol or by unwind tables.
+    pub(crate) fn extent_at(&self, address: u64) -> Option<Range<u64>> {
+        if let Some(function) = self.function_at(address) {
+            return Some(function.address..function.address.saturating_add(function.size));
+        }
+        let after = self.unwound.partition_point(|function| function.start <= address);
+        self.unwound.get(..after)?.last().filter(|function| function.contains(&address)).cloned()
+    }
+
+    /// Up to `length` bytes from virtual address `address` on, code or data, as the file has them.
+    pub(crate) fn data_at(&self, address: u64, length: u64) -> &[u8] {
+        let holds = |segment: &&Segment| contains(segment.address, segment.file_size, address);
+        let Some(segment) = self.segments.iter().find(holds) else { return &[] };
+        let skip = address - segment.address;
+        self.file_bytes(segment.offset + skip, length.min(segment.file_size - skip))
+    }
+
     fn file_bytes(&self, offset: u64, size: u64) -> &[u8] {
         // The ranges were checked against the file's length when it was parsed.
         let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(size)).ok());

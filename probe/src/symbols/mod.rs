@@ -2,6 +2,7 @@
 
 pub mod census;
 pub mod code;
+pub mod coverage;
 pub mod debug;
 pub mod elf;
 pub mod glob;

@@ -37,6 +37,14 @@ pub(super) struct Lines {
     rows: Vec<Row>,
 }
 
+/// A place in the code that belongs to a line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begins {
+    pub(super) row: Row,
+    /// Whether a statement of that line begins there.
+    pub(super) statement: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) address: u64,
@@ -50,7 +58,7 @@ pub(super) struct Row {
 }
 
 impl Lines {
-    fn read(query: &Query<'_>, index: usize) -> Result<Lines, DebugError> {
+    pub(super) fn read(query: &Query<'_>, index: usize) -> Result<Lines, DebugError> {
         let unit = query.unit(index)?;
         let Some(program) = unit.line_program.clone() else { return Ok(Lines::default()) };
         let mut lines = Lines { files: files(query, &unit, program.header()), ..Lines::default() };
@@ -107,6 +115,21 @@ impl Lines {
         self.files.get(row.file as usize).map(String::as_str)
     }
 
+    /// What the code belongs to from each address on at which that changes. Of rows with the same address the last counts,
+    /// as the others have no code; a statement begins where any of them says so of the same line.
+    pub(super) fn places(&self) -> impl Iterator<Item = Begins> {
+        let sequences =
+            self.sequences.iter().map(|(_, rows)| self.rows.get(rows.clone()).unwrap_or_default());
+        sequences.flat_map(|rows| {
+            rows.chunk_by(|row, next| row.address == next.address).filter_map(|same| {
+                let &row = same.last()?;
+                let is_of_line = |other: &&Row| other.file == row.file && other.line == row.line;
+                let statement = same.iter().filter(is_of_line).any(|row| row.statement);
+                Some(Begins { row, statement })
+            })
+        })
+    }
+
     fn all(&self) -> impl Iterator<Item = Row> {
         self.sequences.iter().flat_map(|(_, rows)| self.rows.get(rows.clone()).unwrap_or_default()).copied()
     }
@@ -134,7 +157,11 @@ impl Query<'_> {
 }
 
 /// The names of all files, by their numbers.
-fn files(query: &Query<'_>, unit: &Unit<'_>, header: &LineProgramHeader<Slice<'_>>) -> Vec<String> {
+pub(super) fn files(
+    query: &Query<'_>,
+    unit: &Unit<'_>,
+    header: &LineProgramHeader<Slice<'_>>,
+) -> Vec<String> {
     let names = (0..=header.file_names().len() as u64).map(|number| file(query, unit, header, number));
     names.map(Option::unwrap_or_default).collect()
 }

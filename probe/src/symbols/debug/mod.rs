@@ -9,6 +9,7 @@ mod location;
 mod names;
 mod scope;
 mod sections;
+mod statements;
 mod tls;
 mod types;
 mod unwind;
@@ -21,4 +22,5 @@ pub use location::{Location, Piece, Unavailable};
 pub use scope::{Language, Scope, ScopeFrame, Source, Variable, VariableKind};
 
 pub(crate) use sections::Slice;
+pub(crate) use statements::{Statement, Statements};
 pub(crate) use unwind::UnwindTables;
