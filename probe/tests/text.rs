@@ -218,12 +218,20 @@ fn sequence(flags: &[&str]) -> Option<PathBuf> {
 /// Runs `program` with a probe at the start of `symbol`; returns what it prints, what is told, and the probe's hits
 /// and misses.
 fn run_sequence(program: &PathBuf, symbol: &str) -> (String, Vec<Told>, u64, u64) {
+    run_with(program, symbol, Function::entry(program, symbol))
+}
+
+fn run_with(
+    program: &PathBuf,
+    symbol: &str,
+    place: impl Locate + Send + 'static,
+) -> (String, Vec<Told>, u64, u64) {
     let mut command = Command::new(program);
     let (reader, writer) = std::io::pipe().unwrap();
     command.stdout(writer);
     let mut session = Session::launch(command).unwrap();
     let heard = listen(&mut session);
-    let probe = session.probe(Function::entry(program, symbol), counter().1).unwrap();
+    let probe = session.probe(place, counter().1).unwrap();
     assert_eq!(finish(&mut session), 0, "{symbol}");
     let counters = session.report(probe).unwrap().counters;
     drop(session);
@@ -247,6 +255,19 @@ fn a_sequence_that_no_object_lists_is_aborted_once_and_goes_through() {
     for symbol in ["end", "increment"] {
         let (_, heard, hits, _) = run_sequence(&program, symbol);
         assert_eq!((hits, &heard[..]), (10, &[][..]), "{symbol}");
+    }
+}
+
+#[test]
+fn a_hardware_breakpoint_in_a_sequence_that_no_object_lists_is_taken_out() {
+    let Some(program) = sequence(&[]) else { return };
+    for symbol in ["start", "commit"] {
+        let (output, heard, hits, missed) =
+            run_with(&program, symbol, Hardware(Function::entry(&program, symbol)));
+        assert!(matches!(heard[..], [Told::Sequence(_)]), "{symbol}: {heard:?}");
+        assert_eq!((hits, missed), (0, 1), "{symbol}");
+        let aborts: u32 = output.trim().parse().unwrap();
+        assert!((1..=3).contains(&aborts), "{symbol}: {aborts}");
     }
 }
 

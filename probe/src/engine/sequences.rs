@@ -49,4 +49,17 @@ impl Tracer {
         }
         true
     }
+
+    /// A thread has stopped at `rip` for the hardware breakpoint at `site`, which is elsewhere. If that is an abort handler,
+    /// the kernel has sent it there on its way to the stop; then the breakpoint is taken out.
+    pub(crate) fn was_aborted(&mut self, stopped: &Stopped, space_id: SpaceId, site: u64, rip: u64) {
+        let Some(space) = self.shared.space(space_id) else { return };
+        let handler = rseq::is_handler(stopped, &space.read(), rip);
+        if handler != Ok(true) || space.read().watched(site).is_none() {
+            return;
+        }
+        space.write().give_up(site);
+        let pid = self.shared.pid_in(space_id);
+        self.tell(&Event::Sequence { pid, address: site });
+    }
 }

@@ -111,6 +111,9 @@ impl Tracer {
             return self.threads.resume(stopped, signal);
         };
         let Some(here) = self.look_up(&stopped, &space, space_id, signalled) else {
+            if let Some(Signalled { address, late: false, .. }) = signalled {
+                self.was_aborted(&stopped, space_id, address, self.registers.file.rip);
+            }
             let ours = signalled.is_some()
                 || self.rewind(&stopped, space_id)
                 || self.recover_copy(&stopped, space_id);

@@ -180,7 +180,10 @@ mod tests {
         let mark = (&raw mut info).cast::<u64>().wrapping_add(3);
         // SAFETY: the fourth word lies within siginfo_t, which is aligned to 8 bytes.
         unsafe { *mark = MARK };
-        assert_eq!(Signalled::of(&info), Some(Signalled { address: 0, late: false, forced: false, counted: true }));
+        assert_eq!(
+            Signalled::of(&info),
+            Some(Signalled { address: 0, late: false, forced: false, counted: true })
+        );
         info.si_signo = libc::SIGSEGV;
         assert_eq!(Signalled::of(&info), None);
     }

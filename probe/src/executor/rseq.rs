@@ -69,6 +69,17 @@ fn in_mapping(file: &File, mapping: &Mapping) -> Vec<Range<u64>> {
     placed.collect()
 }
 
+/// Whether a thread that is stopped at `rip` is at the start of an abort handler.
+///
+/// # Errors
+/// The kernel does not say, as before Linux 5.13.
+pub(crate) fn is_handler(thread: &Stopped, space: &Space, rip: u64) -> nix::Result<bool> {
+    let Some(rseq) = thread.rseq()? else { return Ok(false) };
+    let mut signature = [0; 4];
+    let read = space.read_raw(rip.wrapping_sub(signature.len() as u64), &mut signature);
+    Ok(read.is_ok_and(|read| read == signature.len()) && u32::from_le_bytes(signature) == rseq.signature)
+}
+
 /// The sequence that a thread has announced that it is in, whether it is there or not; `None`
 /// where there is none.
 ///
@@ -79,7 +90,7 @@ pub(crate) fn announced(thread: &Stopped, space: &Space) -> nix::Result<Option<R
     const RSEQ_CS: u64 = 8;
     /// In `struct rseq_cs`: where the sequence starts, and how long it is.
     const START: u64 = 8;
-    let Some(area) = thread.rseq_area()? else { return Ok(None) };
+    let Some(rseq) = thread.rseq()? else { return Ok(None) };
     // What cannot be read is nothing that the kernel could act on.
     let words = |address: u64| {
         let mut words = [[0; 8]; 2];
@@ -87,7 +98,7 @@ pub(crate) fn announced(thread: &Stopped, space: &Space) -> nix::Result<Option<R
         space.read_raw(address, bytes).ok().filter(|&read| read == bytes.len())?;
         Some(words.map(u64::from_le_bytes))
     };
-    let Some([description, _]) = words(area.wrapping_add(RSEQ_CS)).filter(|words| words[0] != 0) else {
+    let Some([description, _]) = words(rseq.area.wrapping_add(RSEQ_CS)).filter(|words| words[0] != 0) else {
         return Ok(None);
     };
     let Some([start, length]) = words(description.wrapping_add(START)) else { return Ok(None) };

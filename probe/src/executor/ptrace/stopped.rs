@@ -140,6 +140,15 @@ fn resume(tid: i32, how: Resume, signal: c_int) -> Result<()> {
 }
 
 /// Those requests that end a stop.
+/// What a thread has registered for restartable sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rseq {
+    /// The address of its `struct rseq`.
+    pub(crate) area: u64,
+    /// What stands in the four bytes before each of its abort handlers.
+    pub(crate) signature: u32,
+}
+
 impl Stopped {
     pub(crate) fn new(tid: i32, stop: Stop) -> Stopped {
         Stopped { tid, stop, tracer: PhantomData }
@@ -313,8 +322,8 @@ impl Stopped {
         ptrace::getevent(system::pid(self.tid)).and_then(|tid| i32::try_from(tid).map_err(|_| Errno::ESRCH))
     }
 
-    /// The address of its `struct rseq` (rseq(2)), if it has one.
-    pub(crate) fn rseq_area(&self) -> Result<Option<u64>> {
+    /// What it has registered for restartable sequences (rseq(2)), if so.
+    pub(crate) fn rseq(&self) -> Result<Option<Rseq>> {
         /// `struct ptrace_rseq_configuration` (linux/ptrace.h).
         #[repr(C)]
         struct Configuration {
@@ -329,7 +338,8 @@ impl Stopped {
         let size = mem::size_of::<Configuration>();
         // SAFETY: the address is the size of the structure, and the data points to that many writable bytes.
         let result = unsafe { libc::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, size, &raw mut found) };
-        Errno::result(result).map(|_| Some(found.address).filter(|&address| address != 0))
+        let rseq = Rseq { area: found.address, signature: found.signature };
+        Errno::result(result).map(|_| Some(rseq).filter(|rseq| rseq.area != 0))
     }
 
     /// Whether the thread has asked for SIGSYS in place of system calls (prctl's PR_SET_SYSCALL_USER_DISPATCH),
