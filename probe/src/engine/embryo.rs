@@ -33,7 +33,7 @@ impl Session {
                     self.tracer.threads.put_back(Report::Stopped(stopped));
                     return Ok(true);
                 }
-                Report::Stopped(stopped) => self.tracer.pass_on(stopped),
+                Report::Stopped(stopped) | Report::Turn(stopped) => self.tracer.pass_on(stopped),
                 Report::Ended { tid, status } => {
                     self.tracer.ended(tid, status);
                     if tid == pid {

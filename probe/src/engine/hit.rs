@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::io;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use emu::registers::Extended;
@@ -10,6 +11,7 @@ use emu::{MemoryFault, Registers};
 use crate::arguments::bindings::Place;
 use crate::engine::call::{Call, Part, Value};
 use crate::engine::host::{Handler, Request};
+use crate::engine::run_on::{Region, Step, Wish};
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
 use crate::stacks::{Caller, Memory, StackFrame, Unwinder};
@@ -70,6 +72,8 @@ pub struct Hit<'a> {
     pub(crate) registers: &'a mut GeneralRegisters,
     pub(crate) thread: &'a mut dyn ThreadState,
     pub(crate) requests: &'a mut Vec<Request>,
+    /// What the thread is to run on for.
+    pub(crate) wishes: &'a mut Vec<Wish>,
     pub(crate) filtered: bool,
     pub(crate) discounted: bool,
     /// Once somebody has asked for it.
@@ -280,6 +284,21 @@ impl Hit<'_> {
     /// Has a probe removed, after this hit; also this one, as by [`Action::Remove`].
     pub fn remove_probe(&mut self, probe: ProbeId) {
         self.requests.push(Request::Remove(probe));
+    }
+
+    /// Has the thread run on from here: its instructions, this one first, are emulated one after the other until `region`
+    /// is over. See [`run_on`](crate::run_on).
+    pub fn run_on(&mut self, region: Region) {
+        self.wishes.push(Wish { region, observer: None });
+    }
+
+    /// The same, with `observer` called behind each instruction, and at the end. Once it breaks, the region is over.
+    pub fn run_on_with(
+        &mut self,
+        region: Region,
+        observer: impl FnMut(&mut Step<'_>) -> ControlFlow<()> + Send + 'static,
+    ) {
+        self.wishes.push(Wish { region, observer: Some(Box::new(observer)) });
     }
 
     /// Has this hit not be counted at all: of several threads that reach a probe at once, it is of one that was behind

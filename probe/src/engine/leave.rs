@@ -113,6 +113,8 @@ impl Tracer {
         const LONGEST_WAY: u64 = 4_000_000;
         const PATIENCE: Duration = Duration::from_secs(2);
         let deadline = Instant::now() + PATIENCE;
+        self.regions.clear();
+        self.threads.end_standing();
         // Whose signals wait in threads that block SIGTRAP.
         let by_hardware = self.threads.register.uses_hardware();
         let mut before: HashMap<i32, u64> = HashMap::new();
@@ -121,7 +123,7 @@ impl Tracer {
         }
         loop {
             match self.threads.soon() {
-                Some(Report::Stopped(stopped)) => self.release(stopped),
+                Some(Report::Stopped(stopped) | Report::Turn(stopped)) => self.release(stopped),
                 Some(Report::Ended { tid, status }) => self.ended(tid, status),
                 Some(Report::Interrupted | Report::Nobody) => {}
                 None => {

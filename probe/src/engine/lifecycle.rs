@@ -185,6 +185,7 @@ impl Tracer {
     pub(crate) fn forget_own(&mut self, pid: i32) {
         let old = self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| tid);
         for tid in old.collect::<Vec<_>>() {
+            self.regions.remove(&tid);
             self.threads.give(tid);
         }
     }
@@ -219,6 +220,7 @@ impl Tracer {
     pub(crate) fn detach_own(&mut self) {
         /// For threads that cannot stop, or whose end does not come.
         const PATIENCE: Duration = Duration::from_secs(5);
+        self.regions.clear();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
         self.threads.gather(|_, thread| !thread.in_vfork, None);
@@ -255,9 +257,10 @@ impl Tracer {
 
     /// Releases every thread whose stop has been reported.
     pub(crate) fn release_all(&mut self) {
+        self.threads.end_standing();
         while let Some(report) = self.threads.queued() {
             match report {
-                Report::Stopped(stopped) => self.release(stopped),
+                Report::Stopped(stopped) | Report::Turn(stopped) => self.release(stopped),
                 Report::Ended { tid, status } => self.ended(tid, status),
                 Report::Interrupted | Report::Nobody => {}
             }

@@ -239,7 +239,7 @@ impl Session {
                     tracer.threads.put_back(Report::Stopped(stopped));
                     return Ok(session);
                 }
-                Report::Stopped(stopped) => tracer.pass_on(stopped),
+                Report::Stopped(stopped) | Report::Turn(stopped) => tracer.pass_on(stopped),
                 Report::Ended { tid, .. } if tid != pid => {}
                 Report::Interrupted => {}
                 // Killed just now. `embryo.stops` says so next.

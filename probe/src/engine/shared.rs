@@ -159,6 +159,13 @@ pub(crate) struct Wishes {
 }
 
 impl Wishes {
+    /// Whether threads are not to be served for long.
+    pub(crate) fn stop_serving(&self) -> bool {
+        [&self.detach, &self.stop, &self.ending, &self.panicked]
+            .into_iter()
+            .any(|wish| wish.load(Ordering::SeqCst))
+    }
+
     /// Something has panicked: the first such thing is what the run ends with.
     pub(crate) fn panic_with(&self, payload: Box<dyn Any + Send>) {
         lock(&self.panic).get_or_insert(payload);

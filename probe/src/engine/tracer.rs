@@ -1,6 +1,6 @@
 //! One tracer: a thread that serves the threads it has attached to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{self, AssertUnwindSafe};
@@ -12,10 +12,12 @@ use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 
 use crate::engine::event::Event;
+use crate::engine::run_on::{Regions, Running};
 use crate::engine::shared::{Probe, Shared};
 use crate::error::AttachError;
 use crate::executor::hardware::Unwatched;
 use crate::executor::ptrace::affinity::Affinity;
+use crate::executor::ptrace::kept::Kept;
 use crate::executor::ptrace::memory::Staging;
 use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
@@ -35,6 +37,10 @@ pub(crate) struct Tracer {
     /// The probes of the breakpoint that is served.
     pub(crate) here: Vec<Purpose>,
     pub(crate) affinity: Affinity,
+    /// The threads that run on, and why.
+    pub(crate) regions: HashMap<i32, Box<Regions>>,
+    pub(crate) running: Running,
+    pub(crate) kept: Kept,
     pub(crate) alarm: Arc<Alarm>,
     /// The processes that there were before the target was attached to, until the session runs.
     pub(crate) elders: Option<HashSet<i32>>,
@@ -75,6 +81,9 @@ impl Tracer {
             lost: Vec::new(),
             here: Vec::new(),
             affinity: Affinity::new(),
+            regions: HashMap::new(),
+            running: Running::new(),
+            kept: Kept::new(),
             alarm,
             elders: None,
             probes: Vec::new(),
@@ -128,16 +137,21 @@ impl Tracer {
 
     /// Serves what is reported next. Says whether anything can be.
     pub(crate) fn serve_next(&mut self) -> bool {
-        self.next_by(Tracer::serve)
+        self.next_by(Tracer::serve, Tracer::go_on)
     }
 
     /// Passes on what is reported next, of a target that is killed. Says whether anything can be.
     pub(crate) fn serve_dying(&mut self) -> bool {
-        self.next_by(Tracer::pass_on)
+        self.next_by(Tracer::pass_on, Tracer::pass_on)
     }
 
-    fn next_by(&mut self, serve: impl FnOnce(&mut Tracer, Stopped)) -> bool {
+    fn next_by(
+        &mut self,
+        serve: impl FnOnce(&mut Tracer, Stopped),
+        go_on: impl FnOnce(&mut Tracer, Stopped),
+    ) -> bool {
         match self.threads.next() {
+            Report::Turn(stopped) => go_on(self, stopped),
             Report::Stopped(stopped) => serve(self, stopped),
             Report::Ended { tid, status } => self.ended(tid, status),
             Report::Interrupted => {}
@@ -156,8 +170,15 @@ impl Tracer {
             _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
             Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
             Stop::Birth(birth) => self.gave_birth(stopped, birth),
+            Stop::SystemCall => self.go_on(stopped),
+            Stop::Interrupted if self.is_standing(stopped.tid()) => self.go_on(stopped),
             _ => self.pass_on(stopped),
         }
+    }
+
+    /// Whether a thread runs on and is not in a system call.
+    fn is_standing(&self, tid: i32) -> bool {
+        self.regions.contains_key(&tid) && self.threads.get(tid).is_some_and(|thread| !thread.to_return)
     }
 
     /// The same as [`Tracer::serve_next`], and a panic of the observer ends the run.
@@ -183,6 +204,7 @@ impl Tracer {
     /// A thread ended; if it is a leader, so did its process.
     pub(crate) fn ended(&mut self, tid: i32, status: i32) {
         let Some(thread) = self.threads.remove(tid) else { return };
+        self.regions.remove(&tid);
         self.shared.count_dropped(self.shared.calls.of_thread(tid));
         let status = ExitStatus::from_raw(status);
         if tid == thread.pid {

@@ -17,6 +17,7 @@ use crate::engine::follow::{At, Passage, Wanted};
 use crate::engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 use crate::engine::host::{Host, Request};
 use crate::engine::perform::{self, How};
+use crate::engine::run_on::{Observing, Regions, Wish};
 use crate::engine::shared::{Probe, Shared, Tally};
 use crate::engine::tracer::Tracer;
 use crate::executor::Executor;
@@ -39,6 +40,8 @@ struct Verdict {
     wanted: Vec<Wanted>,
     /// The probes that wanted this breakpoint once.
     covered: Vec<Purpose>,
+    /// What the thread is to run on for.
+    run_on: Vec<Wish>,
     detach: bool,
     stop: bool,
     /// What they have written could not be stored, or not all of it.
@@ -56,8 +59,8 @@ enum Then {
     GoTo(u64),
 }
 
-/// The breakpoint at which a thread has stopped.
-struct Here {
+/// The breakpoint at which a thread has stopped, or has come to without stopping.
+pub(crate) struct Here {
     /// Where it is.
     address: u64,
     /// How often it was hit, modulo 2 to the power of 32.
@@ -70,11 +73,23 @@ struct Here {
 
 /// Where a thread is that has reached a probe.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    pid: i32,
-    space_id: SpaceId,
-    space: &'a SharedSpace,
-    address: u64,
+pub(crate) struct Place<'a> {
+    pub(crate) pid: i32,
+    pub(crate) space_id: SpaceId,
+    pub(crate) space: &'a SharedSpace,
+    pub(crate) address: u64,
+}
+
+/// What has become of a thread that has come to a breakpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// It is served: the signal to go on with, whether other threads should not wait for its handlers, and whether its
+    /// registers are known.
+    Done { signal: i32, slow: bool, known: bool },
+    /// It is in a restartable sequence, which the kernel aborts.
+    Aborted,
+    /// It has stopped for the next breakpoint.
+    Trapped,
 }
 
 /// What a hit has come to.
@@ -83,6 +98,8 @@ struct Served {
     signal: Option<i32>,
     /// Its handlers have taken so long that other threads should not wait for them.
     slow: bool,
+    /// It has not executed anything itself, so that its registers are known.
+    known: bool,
 }
 
 /// How long handlers take that are slow.
@@ -97,7 +114,7 @@ struct Serving<'a> {
 
 impl Tracer {
     /// A thread is about to take a SIGTRAP.
-    pub(crate) fn trapped(&mut self, stopped: Stopped) {
+    pub(crate) fn trapped(&mut self, mut stopped: Stopped) {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
@@ -120,8 +137,7 @@ impl Tracer {
             let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
-        let Here { address, hits, internal, by_hardware } = here;
-        let may_abort = rseq::is_due(hits);
+        let Here { address, by_hardware, .. } = here;
         self.affinity.follow(tid);
         if by_hardware {
             // Which the processor has set for the instruction to pass, and would for the next one.
@@ -131,38 +147,84 @@ impl Tracer {
             self.threads.put_back_mask(&stopped);
         }
         self.registers.file.rip = address;
-        if let Some(thread) = self.threads.get_mut(tid) {
-            thread.served = None;
-        }
-        if may_abort && self.aborts_sequence(&stopped, space_id, address, address) {
-            self.count_missed();
-            let stored = self.registers.store(&stopped);
-            self.threads.note(tid, "PTRACE_SETREGS", stored);
-            return self.threads.resume(stopped, 0);
-        }
-        self.look_at_probes();
-        let stopped = match !by_hardware && !internal && self.are_all_once() {
-            true => self.pass_once(stopped, &space, address),
-            false => Some(stopped),
-        };
-        let Some(mut stopped) = stopped else { return };
         let place = Place { pid, space_id, space: &space, address };
-        let Served { signal, slow } = self.hit(&mut stopped, place, served == Some(address));
-        let Some(signal) = signal else { return self.threads.put_back(Report::Stopped(stopped)) };
-        if may_abort {
-            self.aborts_sequence(&stopped, space_id, address, self.registers.file.rip);
+        let mut regions = self.regions.remove(&tid);
+        self.look_at_probes();
+        if regions.is_none() && !by_hardware && !here.internal && self.are_all_once() {
+            if self.is_aborted(&stopped, place, &here) {
+                return self.threads.resume(stopped, 0);
+            }
+            let Some(back) = self.pass_once(stopped, &space, address) else { return };
+            stopped = back;
         }
-        if internal {
-            self.relocate(space_id, tid);
+        let mut arrived = self.arrive(&mut stopped, place, &here, served == Some(address), &mut regions);
+        if by_hardware && let Arrived::Done { signal, .. } = arrived {
+            let again = self.threads.get(tid).is_some_and(|thread| thread.served == Some(address));
+            if signal != 0 || again {
+                self.come_again(&stopped);
+            }
         }
-        let again = self.threads.get(tid).is_some_and(|thread| thread.served == Some(address));
-        if by_hardware && (signal != 0 || again) {
-            self.come_again(&stopped);
+        if let Some(mut regions) = regions {
+            let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
+            return self.end_turn(stopped, regions, turn);
         }
+        arrived = self.serve_neighbours(&mut stopped, place, arrived, &mut regions);
+        if let Some(mut regions) = regions {
+            let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
+            return self.end_turn(stopped, regions, turn);
+        }
+        let Arrived::Done { signal, slow, .. } = arrived else {
+            return match arrived {
+                Arrived::Trapped => self.threads.put_back(Report::Stopped(stopped)),
+                _ => self.threads.resume(stopped, 0),
+            };
+        };
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {
             self.threads.resume(stopped, signal);
         }
+    }
+
+    /// A thread is about to be served. Says whether it is in a restartable sequence instead, which the kernel aborts.
+    fn is_aborted(&mut self, stopped: &Stopped, place: Place<'_>, here: &Here) -> bool {
+        let tid = stopped.tid();
+        if let Some(thread) = self.threads.get_mut(tid) {
+            thread.served = None;
+        }
+        let address = place.address;
+        let aborted =
+            rseq::is_due(here.hits) && self.aborts_sequence(stopped, place.space_id, address, address);
+        if aborted {
+            self.count_missed();
+            let stored = self.registers.store(stopped);
+            self.threads.note(tid, "PTRACE_SETREGS", stored);
+        }
+        aborted
+    }
+
+    /// Serves a thread that has come to a breakpoint; `again` if the handlers have been called already.
+    pub(crate) fn arrive(
+        &mut self,
+        stopped: &mut Stopped,
+        place: Place<'_>,
+        here: &Here,
+        again: bool,
+        regions: &mut Option<Box<Regions>>,
+    ) -> Arrived {
+        let tid = stopped.tid();
+        let Place { space_id, address, .. } = place;
+        if self.is_aborted(stopped, place, here) {
+            return Arrived::Aborted;
+        }
+        let Served { signal, slow, known } = self.hit(stopped, place, again, regions);
+        let Some(signal) = signal else { return Arrived::Trapped };
+        if rseq::is_due(here.hits) {
+            self.aborts_sequence(stopped, space_id, address, self.registers.file.rip);
+        }
+        if here.internal {
+            self.relocate(space_id, tid);
+        }
+        Arrived::Done { signal, slow, known }
     }
 
     /// The breakpoint for which a thread has stopped, if so; its probes are those that are served next.
@@ -239,6 +301,25 @@ impl Tracer {
         Some(Here { address, hits, internal, by_hardware: true })
     }
 
+    /// The breakpoint of either kind at `address`, to which a thread has come without stopping.
+    pub(crate) fn look_up_ahead(&mut self, space: &SharedSpace, address: u64) -> Option<Here> {
+        self.here.clear();
+        let text = space.read();
+        let mut here = Here { address, hits: 0, internal: false, by_hardware: false };
+        let mut any = false;
+        for breakpoint in text.breakpoint(address).into_iter().chain(text.watched(address)) {
+            any = true;
+            for purpose in breakpoint.probes.iter() {
+                if !self.here.contains(purpose) {
+                    self.here.push(*purpose);
+                }
+            }
+            here.hits = breakpoint.hits.count();
+            here.internal |= breakpoint.internal;
+        }
+        any.then_some(here)
+    }
+
     /// A thread comes back to a hardware breakpoint, or takes a signal that the instruction has raised and may: it is to
     /// stop there once more. The processor marks what has faulted to pass it.
     fn come_again(&mut self, stopped: &Stopped) {
@@ -252,7 +333,13 @@ impl Tracer {
     }
 
     /// A thread is at a breakpoint; `again` if the handlers have been called already.
-    fn hit(&mut self, stopped: &mut Stopped, place: Place<'_>, again: bool) -> Served {
+    fn hit(
+        &mut self,
+        stopped: &mut Stopped,
+        place: Place<'_>,
+        again: bool,
+        regions: &mut Option<Box<Regions>>,
+    ) -> Served {
         let tid = stopped.tid();
         let Place { pid, space_id, address, .. } = place;
         let alone = tid != pid || !self.threads.register.has_others(space_id, tid);
@@ -285,6 +372,10 @@ impl Tracer {
                 at.follow(tid, &passage, wanted);
             }
             slow = start.is_some_and(|start| start.elapsed() >= SLOW);
+            for wish in verdict.run_on.drain(..) {
+                let regions = regions.get_or_insert_with(|| Box::new(Regions::new(pid)));
+                regions.add(wish, &mut thread);
+            }
         }
         // Handlers may take their time.
         let performed = if !alone && thread.threads.has_gone(tid) {
@@ -302,18 +393,22 @@ impl Tracer {
                 (Then::Skip, Some(displaced), None) => Some(address.wrapping_add(displaced.length() as u64)),
                 (Then::Skip, _, Some(compat)) => Some(address.wrapping_add(compat.length as u64)),
             };
-            match (next, displaced, compat) {
+            let observing = Observing::begin(regions.as_deref(), &mut thread, displaced);
+            let performed = match (next, displaced, compat) {
                 (None, _, Some(compat)) => Some(compat.perform(&mut thread, address)),
                 (None, Some(displaced), None) => Some(perform::perform(&mut thread, &displaced)),
                 (next, ..) => {
                     thread.go_to(next.unwrap_or(address));
                     None
                 }
-            }
+            };
+            observing.end(regions.as_mut(), &mut thread, performed);
+            performed
         };
         self.here = here;
         self.settle(verdict, performed.map(|performed| performed.how), tid, place);
-        Served { signal: performed.map_or(Some(0), |performed| performed.signal), slow }
+        let signal = performed.map_or(Some(0), |performed| performed.signal);
+        Served { signal, slow, known: performed.is_none_or(|performed| performed.how == How::Emulated) }
     }
 
     /// Books what a hit has come to, and does what its handlers have asked for.
@@ -395,6 +490,7 @@ impl Tracer {
             staging: &mut self.staging,
             lost: &mut self.lost,
             affinity: &mut self.affinity,
+            kept: &mut self.kept,
         };
         Serving { thread, shared: &self.shared, probes: &self.probes }
     }
@@ -462,6 +558,7 @@ fn call(
             registers: &mut *registers,
             thread: &mut *thread,
             requests: &mut verdict.requests,
+            wishes: &mut verdict.run_on,
             filtered: false,
             discounted: false,
             time_ns,

@@ -1,7 +1,9 @@
 //! Performing a displaced instruction on behalf of a stopped thread.
 
+pub(crate) mod code;
 pub(crate) mod general;
 pub(crate) mod hardware;
+pub(crate) mod log;
 pub(crate) mod perf;
 pub(crate) mod ptrace;
 pub(crate) mod rseq;
@@ -11,9 +13,11 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 
-use emu::{Displaced, Exception, MemoryFault, Outcome, Registers};
+use emu::{Displaced, Exception, MemoryFault, Outcome, Registers, UserMemory};
 
 use crate::executor::general::GeneralRegisters;
+use crate::executor::log::Log;
+use crate::target::maps::Mapping;
 
 /// A stopped thread, as handlers see it. What is not looked at is not fetched.
 pub(crate) trait ThreadState: fmt::Debug {
@@ -92,6 +96,83 @@ pub(crate) trait Executor: ThreadState {
     /// Takes the breakpoint at `site` away, which cannot be served, and sets the thread before the instruction.
     /// Returns the signal to resume it with.
     fn stand_aside(&mut self, site: u64) -> i32;
+}
+
+/// A stopped thread whose instructions are emulated one after the other, without its being resumed in between: what they
+/// change is stored when somebody is to see it.
+pub(crate) trait RunOn: Executor {
+    /// Its memory, of which some may be kept.
+    type Memory<'a>: TextMemory
+    where
+        Self: 'a;
+
+    /// Begins, or begins anew after the thread has run or somebody has looked at it.
+    fn begin(&mut self);
+
+    /// Its registers and its memory, for one instruction after the other.
+    fn parts(&mut self) -> (&mut Registers, Self::Memory<'_>);
+
+    /// Whether the extended registers are among them.
+    fn has_extended(&self) -> bool;
+
+    /// Fetches the extended registers. Says whether they could be had.
+    fn fetch_extended(&mut self) -> bool;
+
+    /// Stores all that instructions have changed, and keeps nothing. Says whether that could be done.
+    fn settle(&mut self) -> bool;
+
+    /// Has [`Executor::execute`] note which memory it reads and writes, until that is taken back.
+    fn note_accesses(&mut self, log: Option<Log>);
+
+    /// What has been noted.
+    fn take_accesses(&mut self) -> Option<Log>;
+
+    /// Whether the thread is in 64-bit code, and raises no debug exceptions of its own.
+    fn can_run_on(&self) -> bool;
+
+    /// Whether it is about to enter the kernel.
+    fn is_in_call(&self) -> bool;
+
+    /// Whether an instruction at `address` can be fetched, as far as the mappings say.
+    fn is_fetchable(&mut self, address: u64) -> bool {
+        self.parts().1.mapping(address).is_some_and(|mapping| mapping.is_executable())
+    }
+}
+
+/// How long text stays what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Steadiness {
+    /// As long as it is mapped.
+    Full,
+    /// As long as the thread does not run and stores nothing there.
+    Alone,
+    /// Others may change it any time.
+    None,
+}
+
+/// Memory from which instructions are fetched.
+pub(crate) trait TextMemory: UserMemory {
+    /// Fills `bytes` from `address` on as far as possible, without breakpoints, and returns how far that is. Stores there
+    /// are noted from now on.
+    fn text(&mut self, address: u64, bytes: &mut [u8]) -> usize;
+
+    /// What is mapped at `address`.
+    fn mapping(&mut self, address: u64) -> Option<Mapping>;
+
+    /// How long the page of `address` stays what it is.
+    fn steadiness(&mut self, address: u64) -> Steadiness;
+
+    /// Whether text has been stored to since the last time.
+    fn take_code_written(&mut self) -> bool;
+
+    /// Notes stores no more.
+    fn forget_text(&mut self);
+
+    /// Whether there is a breakpoint at `address`.
+    fn is_site(&mut self, address: u64) -> bool;
+
+    /// Whether an instruction is in a restartable sequence which others may disturb, or announces one.
+    fn in_sequence(&mut self, address: u64, length: usize) -> bool;
 }
 
 /// Why a displaced instruction is not done.

@@ -185,6 +185,8 @@ pub(crate) struct Space {
     text: Option<(Mapping, Option<File>)>,
     pub(crate) keys: Mutex<Keys>,
     transit: Transit,
+    /// How often a breakpoint has come or gone, or what is behind one has changed.
+    version: AtomicU64,
 }
 
 /// Threads that run in a circle, on a borrowed instruction, until another tracer stops them.
@@ -277,6 +279,7 @@ impl Space {
             text: None,
             keys: Mutex::new(Keys::new()),
             transit: Transit::default(),
+            version: AtomicU64::new(0),
         })
     }
 
@@ -335,6 +338,16 @@ impl Space {
             self.failures.note::<()>(self.tid, "writing to /proc/PID/mem", Err(errno(&error)));
         }
         false
+    }
+
+    /// As long as it stays, breakpoints are where they were.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// A breakpoint has come or gone.
+    fn note_change(&self) {
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
@@ -518,6 +531,7 @@ impl Space {
             self.removed.remove(&address);
             let breakpoint = Breakpoint::new(original, changing, Arc::clone(&ground.origin));
             self.breakpoints.insert(address, breakpoint);
+            self.note_change();
         }
         if let Some(breakpoint) = self.breakpoints.get_mut(&address) {
             match probe {
@@ -563,6 +577,7 @@ impl Space {
             self.memory.write_all_at(&[removed.original], address).ok()?;
         }
         self.breakpoints.remove(&address);
+        self.note_change();
         self.removed.insert(address, removed);
         Some((file, offset))
     }
@@ -587,6 +602,7 @@ impl Space {
 
     fn lift_by(&mut self, address: u64, window: &mut Window) -> bool {
         let Some(breakpoint) = self.breakpoints.remove(&address) else { return false };
+        self.note_change();
         let removed = Removed::of(&breakpoint);
         let (original, changing) = (removed.original, removed.changing);
         self.removed.insert(address, removed);

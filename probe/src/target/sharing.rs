@@ -45,6 +45,20 @@ impl Sharing {
         self.is_shared_at(tid, address) || last / PAGE != address / PAGE && self.is_shared_at(tid, last)
     }
 
+    /// What is mapped at `address` now, where the kernel can be asked without a path.
+    pub(crate) fn mapping(&mut self, tid: i32, address: u64) -> Option<Mapping> {
+        if let Some(file) = &self.file {
+            match system::mapping_at(file, address) {
+                Ok(mapping) => return Some(mapping),
+                Err(Errno::ENOENT) => return None,
+                Err(_) => self.file = None,
+            }
+        }
+        // It fails where the thread has just been killed.
+        self.maps = maps::read(tid).unwrap_or_default();
+        maps::find(&self.maps, address).cloned()
+    }
+
     fn is_shared_at(&mut self, tid: i32, address: u64) -> bool {
         if let Some(file) = &self.file {
             match system::is_shared_mapping(file, address) {

@@ -11,6 +11,8 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::target::maps::{Mapping, Permissions};
+
 /// Whether two processes share one address space; `None` where the kernel does not say.
 pub(crate) fn same_memory(a: i32, b: i32) -> Option<bool> {
     const KCMP_VM: c_int = 1;
@@ -23,11 +25,19 @@ pub(crate) fn same_memory(a: i32, b: i32) -> Option<bool> {
     }
 }
 
-/// Whether the mapping that `address` lies in is shared; `maps` is the file `/proc/PID/maps`.
+/// Whether `address` lies in a shared mapping, by `PROCMAP_QUERY` of `/proc/PID/maps`.
 ///
 /// # Errors
 /// ENOENT where nothing is mapped there, ENOTTY where the kernel does not know the request.
 pub(crate) fn is_shared_mapping(maps: &File, address: u64) -> Result<bool> {
+    mapping_at(maps, address).map(|mapping| mapping.perms.contains(Permissions::SHARED))
+}
+
+/// The mapping that `address` lies in, without its path, by the same request.
+///
+/// # Errors
+/// Those of [`is_shared_mapping`].
+pub(crate) fn mapping_at(maps: &File, address: u64) -> Result<Mapping> {
     /// `struct procmap_query` (linux/fs.h).
     #[repr(C)]
     #[derive(Default)]
@@ -51,11 +61,19 @@ pub(crate) fn is_shared_mapping(maps: &File, address: u64) -> Result<bool> {
     /// `_IOWR(PROCFS_IOCTL_MAGIC, 17, struct procmap_query)`.
     const PROCMAP_QUERY: libc::c_ulong =
         3 << 30 | (SIZE as libc::c_ulong) << 16 | (b'f' as libc::c_ulong) << 8 | 17;
-    const PROCMAP_QUERY_VMA_SHARED: u64 = 8;
     let mut query = Query { size: SIZE as u64, query_address: address, ..Query::default() };
     // SAFETY: the kernel reads and writes `size` bytes of the structure, and follows no address in it that is zero.
     let result = unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &raw mut query) };
-    Errno::result(result).map(|_| query.flags & PROCMAP_QUERY_VMA_SHARED != 0)
+    // Its flags have the bits of ours.
+    Errno::result(result).map(|_| Mapping {
+        start: query.start,
+        end: query.end,
+        perms: Permissions::from_bits_truncate(query.flags as u8),
+        offset: query.offset,
+        dev: (query.dev[0], query.dev[1]),
+        inode: query.inode,
+        path: None,
+    })
 }
 
 /// The calling thread's id.

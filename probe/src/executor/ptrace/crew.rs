@@ -80,6 +80,11 @@ impl Post {
         self.alarm.ring_in(1);
     }
 
+    /// Whether there is any.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.number.load(Ordering::SeqCst) != 0
+    }
+
     /// The next mail that is `wanted`, if there is one. The rest stays in its order.
     pub(crate) fn take(&self, wanted: impl Fn(&Mail) -> bool) -> Option<Mail> {
         // Asked after each stop.

@@ -7,11 +7,13 @@ pub(crate) mod crew;
 mod enter;
 pub(crate) mod faults;
 pub(crate) mod handover;
+pub(crate) mod kept;
 pub(crate) mod locked;
 pub(crate) mod mask;
 pub(crate) mod memory;
 pub(crate) mod register;
 pub(crate) mod registers;
+mod run_on;
 pub(crate) mod stopped;
 pub(crate) mod sys;
 pub(crate) mod threads;
@@ -24,10 +26,12 @@ use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags,
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
+use crate::executor::log::Recording;
 use crate::executor::space::SharedSpace;
 use crate::executor::{Attempt, Executor, Natively, Stuck, ThreadState};
 use crate::target::{lock, procfs, stack};
 use affinity::Affinity;
+use kept::Kept;
 use memory::{Accessor, Staging};
 use registers::{Fetched, rip, set_rip};
 use stopped::Stopped;
@@ -48,15 +52,16 @@ pub(crate) struct Ptrace<'a> {
     /// Breakpoints that the program has overwritten with what cannot be probed.
     pub(crate) lost: &'a mut Vec<u64>,
     pub(crate) affinity: &'a mut Affinity,
+    pub(crate) kept: &'a mut Kept,
 }
 
 impl Ptrace<'_> {
     fn memory(&mut self) -> Accessor<'_> {
-        self.parts().1
+        self.fetched().1
     }
 
     /// Its registers, and its memory.
-    fn parts(&mut self) -> (&mut Fetched, Accessor<'_>) {
+    fn fetched(&mut self) -> (&mut Fetched, Accessor<'_>) {
         let memory = Accessor {
             thread: self.thread,
             space: self.space,
@@ -82,7 +87,7 @@ impl Ptrace<'_> {
     }
 
     /// Stores what an instruction has changed.
-    fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
+    pub(super) fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
         let tid = self.thread.tid();
         if self.threads.is_gone(tid) {
             return Ok(());
@@ -174,8 +179,13 @@ impl Executor for Ptrace<'_> {
         }
         self.threads.memory_refused = false;
         self.threads.atomics.begin(displaced);
-        let (registers, mut memory) = self.parts();
-        let result = displaced.execute(&mut registers.file, &mut memory);
+        let mut log = self.threads.log.take();
+        let (registers, mut memory) = self.fetched();
+        let result = match &mut log {
+            None => displaced.execute(&mut registers.file, &mut memory),
+            Some(log) => displaced.execute(&mut registers.file, &mut Recording { memory: &mut memory, log }),
+        };
+        self.threads.log = log;
         self.registers.file.rflags = self.threads.atomics.flags(self.registers.file.rflags);
         if result.is_ok() && !self.registers.keeps_fixed_flags() {
             // POPF or IRET, which change nothing but registers.

@@ -20,11 +20,19 @@ pub(crate) struct Fetched {
     extended: Xstate,
     /// Whether a handler has asked for it at this hit.
     lent: bool,
+    /// Whether all of it is in the register file, to be stored when somebody is to see it.
+    pub(crate) has_extended: bool,
 }
 
 impl Fetched {
     pub(crate) fn new() -> Fetched {
-        Fetched { kernel: sys::no_registers(), file: Box::default(), extended: Xstate::new(), lent: false }
+        Fetched {
+            kernel: sys::no_registers(),
+            file: Box::default(),
+            extended: Xstate::new(),
+            lent: false,
+            has_extended: false,
+        }
     }
 
     /// Fetches the registers of `thread`.
@@ -150,6 +158,31 @@ impl Fetched {
         matches!(self.file.segment[segment::CS], USER_CS | XEN_USER_CS)
     }
 
+    /// Sets a thread back that a signal has kept from a system call, as the kernel would where no handler is to run
+    /// (`arch_do_signal_or_restart`). Says whether it has.
+    pub(crate) fn restart(&mut self, thread: &Stopped) -> nix::Result<bool> {
+        /// restart_syscall(2).
+        const RESTART: u64 = libc::SYS_restart_syscall as u64;
+        const LENGTH: u64 = 2;
+        /// That there is none (`struct pt_regs`).
+        const NO_CALL: u64 = u64::MAX;
+        let number = match restarted(&self.kernel) {
+            None => return Ok(false),
+            Some(Restarted::Same) => self.kernel.orig_rax,
+            Some(Restarted::Rest) => RESTART,
+        };
+        thread.poke_user(ORIG_RAX, NO_CALL)?;
+        self.kernel.orig_rax = NO_CALL;
+        self.file.gpr[emu::registers::gpr::RAX] = number;
+        self.file.rip = self.file.rip.wrapping_sub(LENGTH);
+        self.store(thread).map(|()| true)
+    }
+
+    /// Whether a signal has kept the thread from a system call which the kernel is about to restart.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        restarted(&self.kernel).is_some()
+    }
+
     /// What the kernel should have.
     fn merged(&self) -> user_regs_struct {
         let file = &*self.file;
@@ -196,8 +229,34 @@ fn words(registers: &user_regs_struct) -> [u64; 27] {
     ]
 }
 
+/// How a system call is restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restarted {
+    /// By the same call.
+    Same,
+    /// By restart_syscall(2).
+    Rest,
+}
+
+/// Whether a thread with these registers, in the stop that has interrupted a system call, makes it again, and how.
+pub(crate) fn restarted(registers: &user_regs_struct) -> Option<Restarted> {
+    const RESTARTSYS: i64 = -512;
+    const RESTARTNOINTR: i64 = -513;
+    const RESTARTNOHAND: i64 = -514;
+    const RESTART_RESTARTBLOCK: i64 = -516;
+    if (registers.orig_rax as i64) < 0 {
+        return None;
+    }
+    match registers.rax as i64 {
+        RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND => Some(Restarted::Same),
+        RESTART_RESTARTBLOCK => Some(Restarted::Rest),
+        _ => None,
+    }
+}
+
 /// Indices in `struct user`.
 const RCX: usize = 11;
+const ORIG_RAX: usize = 15;
 const RIP: usize = 16;
 
 /// Sets the RIP of a stopped thread, and its RCX where that is given.

@@ -164,8 +164,8 @@ impl Stopped {
     }
 
     /// Lets it go on, with `signal` unless that is 0.
-    pub(crate) fn resume(self, signal: c_int) -> Result<()> {
-        resume(self.forget(), Resume::Continue, signal)
+    pub(crate) fn resume(self, how: Resume, signal: c_int) -> Result<()> {
+        resume(self.forget(), how, signal)
     }
 
     /// Lets it go on for a moment: until its next stop has been waited for, it must not be used.
@@ -280,6 +280,13 @@ impl Stopped {
         ptrace::getsiginfo(system::pid(self.tid)).map(|info| info.si_code > 0)
     }
 
+    /// Whether the signal that it is about to take is that of a step.
+    pub(crate) fn is_step(&self) -> Result<bool> {
+        const TRAP_TRACE: c_int = 2;
+        ptrace::getsiginfo(system::pid(self.tid))
+            .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == TRAP_TRACE)
+    }
+
     /// Whether the stop is that at the first instruction of a signal handler.
     pub(crate) fn is_at_handler(&self) -> Result<bool> {
         // ptrace_notify: the signal is the code, too.
@@ -289,6 +296,22 @@ impl Stopped {
 
     /// Whether the SIGTRAP of an INT3, or of a hardware breakpoint of ours, waits in the thread's own queue.
     pub(crate) fn has_pending_breakpoint(&self) -> Result<bool> {
+        self.any_pending(false, |info| is_breakpoint_info(info) || Signalled::of(info).is_some())
+    }
+
+    /// Whether a signal waits that the thread does not block, in its own queue or in that of its process.
+    pub(crate) fn has_pending_signal(&self) -> Result<bool> {
+        let mask = self.signal_mask()?;
+        let is_taken = |info: &siginfo_t| {
+            let bit = 1u64.checked_shl(info.si_signo.wrapping_sub(1).cast_unsigned()).unwrap_or(0);
+            mask & bit == 0
+        };
+        Ok(self.any_pending(false, is_taken)? || self.any_pending(true, is_taken)?)
+    }
+
+    /// Whether one of the signals that wait, in the thread's own queue or in the one that its process has in common, is so.
+    fn any_pending(&self, common: bool, is_wanted: impl Fn(&siginfo_t) -> bool) -> Result<bool> {
+        const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
         /// `struct ptrace_peeksiginfo_args` (linux/ptrace.h).
         #[repr(C)]
         struct Range {
@@ -299,15 +322,15 @@ impl Stopped {
         const COUNT: usize = 16;
         let mut offset = 0;
         loop {
-            let range = Range { offset, flags: 0, count: COUNT as i32 };
+            let flags = if common { PTRACE_PEEKSIGINFO_SHARED } else { 0 };
+            let range = Range { offset, flags, count: COUNT as i32 };
             // SAFETY: all-zero bytes are a valid siginfo_t.
             let mut found: [siginfo_t; COUNT] = unsafe { mem::zeroed() };
             let (address, data) = (&raw const range, found.as_mut_ptr());
             // SAFETY: `range` is laid out as the kernel has it, and `found` has room for `count` entries.
             let result = unsafe { libc::ptrace(libc::PTRACE_PEEKSIGINFO, self.tid, address, data) };
             let read = usize::try_from(Errno::result(result)?).unwrap_or(0).min(COUNT);
-            let is_ours = |info: &siginfo_t| is_breakpoint_info(info) || Signalled::of(info).is_some();
-            if found.iter().take(read).any(is_ours) {
+            if found.iter().take(read).any(&is_wanted) {
                 return Ok(true);
             }
             if read < COUNT {

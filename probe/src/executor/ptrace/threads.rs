@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
+use crate::executor::log::Log;
 use crate::executor::perf::Signalled;
 use crate::executor::ptrace::atomic::Atomics;
 use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
 use crate::executor::ptrace::register::Register;
+use crate::executor::ptrace::registers;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
 use crate::executor::space::Purpose;
@@ -57,6 +59,8 @@ pub(crate) enum Report {
     Stopped(Stopped),
     /// A thread ended, with its wait status.
     Ended { tid: i32, status: i32 },
+    /// A thread has its turn that stands still while its instructions are emulated.
+    Turn(Stopped),
     /// A signal interrupted the wait.
     Interrupted,
     /// No thread is left.
@@ -99,6 +103,8 @@ pub(crate) struct Thread {
     pub(crate) stack: Option<Range<u64>>,
     /// How often it has reached a probe, up to where it counts as busy.
     pub(crate) hits: u32,
+    /// Whether it is to stop at the end of the system call that it is in.
+    pub(crate) to_return: bool,
 }
 
 /// All threads that one tracer traces.
@@ -124,6 +130,10 @@ pub(crate) struct Threads {
     /// Whether memory could not be accessed for another reason than that there is none.
     pub(crate) memory_refused: bool,
     pub(crate) atomics: Atomics,
+    /// Which memory an instruction reads and writes, if that is to be noted.
+    pub(crate) log: Option<Log>,
+    /// Threads that stand still while their instructions are emulated, whose turn comes.
+    standing: VecDeque<Stopped>,
 }
 
 impl Threads {
@@ -144,6 +154,8 @@ impl Threads {
             failures: Failures::default(),
             memory_refused: false,
             atomics: Atomics::new(),
+            log: None,
+            standing: VecDeque::new(),
         }
     }
 
@@ -229,6 +241,7 @@ impl Threads {
             returned: Vec::new(),
             stack: None,
             hits: 0,
+            to_return: false,
         };
         self.register.add(tid, pid, space, self.me);
         self.by_tid.insert(tid, thread);
@@ -375,13 +388,17 @@ impl Threads {
             if self.by_tid.is_empty() {
                 return Report::Nobody;
             }
-            match sys::wait(-1, true) {
+            match sys::wait(-1, self.standing.is_empty()) {
                 Ok(Some(found)) => {
                     if let Some(report) = self.take(found) {
                         return report;
                     }
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    if let Some(stopped) = self.next_standing() {
+                        return Report::Turn(stopped);
+                    }
+                }
                 Err(Errno::EINTR) => return Report::Interrupted,
                 // ECHILD: the kernel knows of no thread of ours.
                 Err(_) => {
@@ -390,6 +407,34 @@ impl Threads {
                 }
             }
         }
+    }
+
+    /// Has a thread wait for its turn, stopped.
+    pub(crate) fn stand(&mut self, stopped: Stopped) {
+        self.standing.push_back(stopped);
+    }
+
+    /// Of those that wait for their turn, the next.
+    fn next_standing(&mut self) -> Option<Stopped> {
+        while let Some(stopped) = self.standing.pop_front() {
+            match self.by_tid.get(&stopped.tid()) {
+                Some(thread) if !thread.gone => return Some(stopped),
+                _ => drop(stopped.forget()),
+            }
+        }
+        None
+    }
+
+    /// Has those that wait for their turn be reported as stopped, for nobody will see to them any more.
+    pub(crate) fn end_standing(&mut self) {
+        while let Some(stopped) = self.next_standing() {
+            self.queue.push_back(Report::Stopped(stopped));
+        }
+    }
+
+    /// Whether others wait: threads that have stopped, other tracers, or whoever wants the session's run to end.
+    pub(crate) fn are_others_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.post.has_mail() || !self.standing.is_empty() || sys::has_news()
     }
 
     /// The next report if there is one, or one comes soon.
@@ -565,7 +610,9 @@ impl Threads {
 
     /// Lets a thread go on, with `signal` unless it is 0.
     pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
-        self.release(stopped, "PTRACE_CONT", |stopped| stopped.resume(signal));
+        let to_return = self.by_tid.get(&stopped.tid()).is_some_and(|thread| thread.to_return);
+        let how = if to_return { Resume::Syscall } else { Resume::Continue };
+        self.release(stopped, how.request(), |stopped| stopped.resume(how, signal));
     }
 
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
@@ -710,14 +757,8 @@ impl Threads {
 /// The instruction that a thread with these registers executes again because the stop that it is in has
 /// interrupted a system call, if so.
 fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
-    const RESTARTSYS: i64 = -512;
-    const RESTARTNOINTR: i64 = -513;
-    const RESTARTNOHAND: i64 = -514;
-    const RESTART_RESTARTBLOCK: i64 = -516;
     const LENGTH: u64 = 2;
-    let restarts = registers.orig_rax as i64 >= 0
-        && matches!(registers.rax as i64, RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND | RESTART_RESTARTBLOCK);
-    restarts.then(|| registers.rip.wrapping_sub(LENGTH))
+    registers::restarted(&registers).map(|_| registers.rip.wrapping_sub(LENGTH))
 }
 
 impl Thread {

@@ -76,6 +76,7 @@ impl Space {
             }
             armed.map_err(Unplaceable::Hardware)?;
             self.by_hardware.insert(address, breakpoint);
+            self.note_change();
         }
         if let Some(breakpoint) = self.by_hardware.get_mut(&address) {
             match wanted {
@@ -128,6 +129,7 @@ impl Space {
     pub(super) fn unwatch(&mut self, address: u64) -> bool {
         let was = self.by_hardware.remove(&address).is_some();
         if was {
+            self.note_change();
             self.hardware.remove(address);
         }
         was

@@ -48,6 +48,16 @@ impl Space {
         }
     }
 
+    /// Whether nothing says that the page of `address`, in a private mapping of a file, has been written to by another
+    /// than us.
+    pub(crate) fn is_pristine(&self, address: u64) -> bool {
+        let page = address & !(PAGE - 1);
+        let end = page.saturating_add(PAGE);
+        let here = self.within(page..end).next().map(|(_, breakpoint)| breakpoint.changing);
+        let before = || self.removed.range(page..end).next().map(|(_, removed)| removed.changing);
+        here.or_else(before).map_or_else(|| !self.pages.is_own(address), |changing| !changing)
+    }
+
     /// Whether the INT3 at `address`, which is none of ours, is not the file's either.
     pub(super) fn is_anothers(&mut self, address: u64, maps: &Maps, mapping: &Mapping) -> bool {
         let mut byte = [INT3];
