@@ -14,8 +14,8 @@ use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace};
-use crate::symbols::coverage::{ObjectCoverage, Plan, coverable};
+use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable};
+use crate::symbols::coverage::{Coverage, CoveredSite, ObjectCoverage, Plan, coverable};
 use crate::symbols::locate::{Locate, LocateError, Site};
 use crate::symbols::resolve::Objects;
 use crate::target::lock;
@@ -93,14 +93,11 @@ impl Cover {
         !self.plan.is_counting()
     }
 
-    /// What was found so far, object by object.
-    pub(crate) fn objects(&self) -> Vec<ObjectCoverage> {
-        lock(&self.met).iter().map(|covered| covered.snapshot()).collect()
-    }
-
-    /// The objects that were left out though they are meant, and why.
-    pub(crate) fn left_out(&self) -> Vec<(PathBuf, String)> {
-        lock(&self.left_out).iter().map(|(path, why)| (path.clone(), why.clone())).collect()
+    /// What was found so far.
+    pub(crate) fn coverage(&self) -> Coverage {
+        let objects = lock(&self.met).iter().map(|covered| covered.snapshot()).collect();
+        let left_out = lock(&self.left_out).iter().map(|(path, why)| (path.clone(), why.clone())).collect();
+        Coverage { objects, left_out }
     }
 
     /// A thread has reached the site at that offset of that file.
@@ -154,7 +151,7 @@ impl Cover {
             return None;
         }
         let sites = template.sites.iter().zip(0u32..);
-        let offset = |(site, number): (&crate::coverage::CoveredSite, u32)| {
+        let offset = |(site, number): (&CoveredSite, u32)| {
             Some((elf.offset_of_address(site.address)?, number)).filter(|_| site.refused.is_none())
         };
         let mut offsets: Vec<(u64, u32)> = sites.filter_map(offset).collect();
@@ -324,9 +321,9 @@ impl Tracer {
 }
 
 /// The reason without values, so that those of many sites are the same.
-fn kind_of(reason: &crate::executor::space::Unplaceable) -> String {
+fn kind_of(reason: &Unplaceable) -> String {
     match reason {
-        crate::executor::space::Unplaceable::Instruction { why, .. } => why.to_string(),
+        Unplaceable::Instruction { why, .. } => why.to_string(),
         other => other.to_string(),
     }
 }
@@ -342,21 +339,21 @@ impl Session {
     /// # Errors
     /// [`ProbeError::Maps`].
     pub fn cover(&mut self, plan: Plan) -> Result<ProbeId, ProbeError> {
-        self.tracer.place_cover(Arc::new(Cover::new(plan, Arc::default())))
+        self.cover_with(plan, Arc::default())
     }
 
-    /// What was reached so far by a probe of [`Session::cover`], object by object; empty for any other.
-    #[must_use]
-    pub fn coverage(&self, id: ProbeId) -> Vec<ObjectCoverage> {
-        let probe = self.shared().probe(id);
-        probe.and_then(|probe| probe.cover.as_ref().map(|cover| cover.objects())).unwrap_or_default()
+    /// The same with files that may have been read already.
+    pub(crate) fn cover_with(&mut self, plan: Plan, objects: Arc<Objects>) -> Result<ProbeId, ProbeError> {
+        self.tracer.place_cover(Arc::new(Cover::new(plan, objects)))
     }
 
-    /// The objects that such a probe leaves out though they are meant, and why: that there is no debug information of them,
-    /// for instance.
+    /// What was reached so far by a probe of [`Session::cover`]; `None` for any other.
     #[must_use]
-    pub fn left_out(&self, id: ProbeId) -> Vec<(PathBuf, String)> {
-        let probe = self.shared().probe(id);
-        probe.and_then(|probe| probe.cover.as_ref().map(|cover| cover.left_out())).unwrap_or_default()
+    pub fn coverage(&self, id: ProbeId) -> Option<Coverage> {
+        self.cover_of(id).map(|cover| cover.coverage())
+    }
+
+    pub(crate) fn cover_of(&self, id: ProbeId) -> Option<Arc<Cover>> {
+        self.shared().probe(id)?.cover.clone()
     }
 }

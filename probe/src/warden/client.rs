@@ -343,7 +343,7 @@ impl Client {
         self.place(&Request::ProbeCalls { place: place.into().into(), entry, on_return })
     }
 
-    fn place(&mut self, request: &Request) -> Result<ProbeId, WardenError> {
+    pub(super) fn place(&mut self, request: &Request) -> Result<ProbeId, WardenError> {
         match self.call(request)? {
             Reply::Placed { probe, report } => {
                 self.placed.insert(probe as usize, report.into());
@@ -534,7 +534,7 @@ impl Client {
     }
 
     /// Makes a request and waits for the answer. News are heard of meanwhile.
-    fn call(&mut self, request: &Request) -> Result<Reply, WardenError> {
+    pub(super) fn call(&mut self, request: &Request) -> Result<Reply, WardenError> {
         if self.socket.send(request).is_err() {
             return Err(WardenError::Gone);
         }
@@ -743,11 +743,11 @@ impl Affinity {
     }
 }
 
-fn number_of(probe: ProbeId) -> u32 {
+pub(super) fn number_of(probe: ProbeId) -> u32 {
     u32::try_from(probe.index()).unwrap_or(u32::MAX)
 }
 
-fn unexpected(reply: &Reply) -> WardenError {
+pub(super) fn unexpected(reply: &Reply) -> WardenError {
     match reply {
         Reply::Refused(why) => WardenError::Protocol(why.clone()),
         other => WardenError::Protocol(format!("it answers {other:?}")),

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::symbols::coverage::{Coverage, Plan};
 use crate::symbols::spec::ProbeSpec;
 use crate::warden::news::{SentAttachError, SentReport, SystemError};
 use crate::warden::program::Program;
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
@@ -60,6 +61,14 @@ pub(crate) enum Request {
         place: SentPlace,
         entry: Program,
         on_return: Program,
+    },
+    /// A probe that covers.
+    Cover {
+        plan: Plan,
+    },
+    /// What that has found.
+    Coverage {
+        probe: u32,
     },
     Remove {
         probe: u32,
@@ -146,6 +155,7 @@ pub(crate) enum Reply {
     },
     Report(Option<SentReport>),
     Totals(Option<SentTotals>),
+    Coverage(Option<Box<Coverage>>),
     /// How the target ended, as far as it is known.
     Left {
         status: Option<i32>,

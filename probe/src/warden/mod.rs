@@ -55,6 +55,7 @@
 mod asked;
 mod callers;
 mod client;
+mod cover;
 mod message;
 mod news;
 mod outlet;

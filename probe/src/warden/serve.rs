@@ -1,6 +1,7 @@
 //! The warden's process: it reads requests, serves the target in a thread of its own, and leaves it when its client
 //! asks for that or vanishes.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -16,11 +17,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 
 use crate::arguments::bindings::{Bindings, WithBindings};
+use crate::engine::cover::Cover;
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Hit, ProbeId};
 use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
-use crate::error::AttachError;
+use crate::error::{AttachError, ProbeError};
+use crate::symbols::coverage::Plan;
 use crate::symbols::locate::{Address, Locate};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
@@ -140,6 +143,8 @@ struct Warden {
     stop: OnceLock<StopHandle>,
     common: Arc<Common>,
     objects: Arc<Objects>,
+    /// Those that cover, by the number of the probe.
+    covers: Mutex<HashMap<u32, Arc<Cover>>>,
     /// Of all probes with arguments.
     bindings: Arc<Mutex<Vec<Weak<Bindings>>>>,
 }
@@ -164,6 +169,7 @@ impl Warden {
             stop: OnceLock::new(),
             common: Arc::new(common),
             objects,
+            covers: Mutex::default(),
             bindings: Arc::default(),
         }
     }
@@ -178,6 +184,11 @@ impl Warden {
 
     fn totals(&self, probe: u32) -> Reply {
         Reply::Totals(self.counted(probe).map(|counted| counted.tally.to_sent()))
+    }
+
+    fn coverage(&self, probe: u32) -> Reply {
+        let cover = lock(&self.covers).get(&probe).map(Arc::clone);
+        Reply::Coverage(cover.map(|cover| Box::new(cover.coverage())))
     }
 
     /// There is a request for the thread that serves the target.
@@ -221,6 +232,7 @@ fn supervise(warden: &Arc<Warden>) {
                 warden.outlet.reply(&Reply::Report(warden.report(probe, report)));
             }
             Request::Totals { probe } => warden.outlet.reply(&warden.totals(probe)),
+            Request::Coverage { probe } => warden.outlet.reply(&warden.coverage(probe)),
             Request::Leave => warden.outlet.reply(&Reply::Left { status }),
             Request::Remove { .. }
             | Request::Run
@@ -346,6 +358,7 @@ impl Service<'_> {
                 outlet.reply(&Reply::Done);
             }
             Request::Totals { probe } => outlet.reply(&self.warden.totals(probe)),
+            Request::Coverage { probe } => outlet.reply(&self.warden.coverage(probe)),
             Request::Leave => return Next::Leave,
             // Answered elsewhere.
             Request::Flush | Request::End => {}
@@ -403,6 +416,7 @@ impl Service<'_> {
             Request::ProbeCalls { place, entry, on_return } => {
                 outlet.reply(&self.place(session, place, entry, Some(on_return)));
             }
+            Request::Cover { plan } => outlet.reply(&self.cover(session, plan)),
             Request::Remove { probe } => {
                 session.remove(ProbeId(probe as usize));
                 outlet.reply(&Reply::Done);
@@ -471,6 +485,17 @@ impl Service<'_> {
         }
     }
 
+    /// Places a probe that covers.
+    fn cover(&self, session: &mut Session, plan: Plan) -> Reply {
+        let placed = session.cover_with(plan, Arc::clone(&self.warden.objects));
+        if let Ok(id) = placed
+            && let Some(cover) = session.cover_of(id)
+        {
+            lock(&self.warden.covers).insert(id.index() as u32, cover);
+        }
+        Service::placed(session, placed)
+    }
+
     fn place_at(
         &self,
         session: &mut Session,
@@ -489,6 +514,11 @@ impl Service<'_> {
                 session.place_calls(source, move |hit| entry.entry(hit), move |hit| on_return.hit(hit))
             }
         };
+        Service::placed(session, placed)
+    }
+
+    /// What became of a probe.
+    fn placed(session: &Session, placed: Result<ProbeId, ProbeError>) -> Reply {
         match placed {
             Ok(id) => {
                 let report = session.report(id).map(|report| SentReport::new(&report, 0));

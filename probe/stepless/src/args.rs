@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Count how many of the instructions in files can be probed.
     Census(Census),
+    /// Find out which lines, blocks or instructions are executed.
+    Cover(crate::cover::Cover),
     /// Write manual pages into a directory.
     Man(Man),
     /// Print a script by which a shell completes the arguments.

@@ -8,12 +8,14 @@ use clap::error::ErrorKind;
 
 mod args;
 mod census;
+mod cover;
 mod events;
 mod explain;
 mod generate;
 mod list;
 mod output;
 mod progress;
+mod run;
 mod signals;
 mod target;
 mod trace;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::List(arguments) => list::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Census(arguments) => census::run(&arguments),
+        Command::Cover(arguments) => cover::run(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Trace(arguments) => trace::run(&arguments, trace::Mode::Trace),

@@ -17,6 +17,17 @@ use serde::{Deserialize, Serialize};
 pub(crate) use object::coverable;
 pub use plan::{Level, Plan};
 
+/// What of a target was reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Coverage {
+    /// Object by object.
+    pub objects: Vec<ObjectCoverage>,
+    /// The objects that were left out though they are meant, and why: that there is no debug information of them, for
+    /// instance.
+    pub left_out: Vec<(PathBuf, String)>,
+}
+
 /// What of one object was reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -12,13 +12,14 @@ use probe::resolve::{Objects, Resolver};
 use probe::stacks::{Place, StackFrame, Symbolizer};
 use probe::warden::{ClientStop, Event as EngineEvent, News, Record, Refusal};
 
+use super::Mode;
 use super::places::place_name;
 use super::rows::{Row, Rows};
 use super::what::{Programs, Symbols, What};
-use super::{Mode, Out, inaccessible};
 use crate::args::{Format, OnFull, Tracing};
 use crate::events::{Event, Events};
 use crate::progress::Progress;
+use crate::run::{Out, inaccessible};
 use crate::signals::Signals;
 use crate::{target, warn};
 

@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use probe::ProbeId;
@@ -19,6 +18,7 @@ use super::rows::Row;
 use super::state::{Shared, State};
 use crate::args::Format;
 use crate::events::{Counts, Frame, frames, print_counts, print_folded, print_histogram, print_stacks};
+use crate::run::shell_status;
 use crate::signals::Signals;
 use crate::{Failure, warn};
 
@@ -287,10 +287,4 @@ fn tell_lost(state: &State, details: &[Detail]) {
     if others > 0 {
         warn(&format!("{others} hits had stacks that were not kept, since there were too many"));
     }
-}
-
-/// The status as a shell has it: 128 and the signal's number for a process that was killed.
-fn shell_status(status: ExitStatus) -> i32 {
-    const KILLED: i32 = 128;
-    status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or(0))
 }

@@ -1,0 +1,115 @@
+//! What all commands have in common that run or attach to a target.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anstream::{AutoStream, ColorChoice};
+use probe::SessionOptions;
+use probe::warden::{self, Client, ClientStop, News};
+
+use crate::signals::{self, Signals};
+use crate::{Failure, warn};
+
+/// Where a command prints.
+pub(crate) type Out = Box<dyn Write + Send>;
+
+/// What is to be traced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    /// Processes that run already.
+    pub(crate) targets: &'a [i32],
+    /// The command to start, or nothing.
+    pub(crate) command: &'a [OsString],
+    pub(crate) options: SessionOptions,
+    /// Where debug files are looked for first.
+    pub(crate) debug_files: &'a [PathBuf],
+}
+
+impl Run<'_> {
+    /// Attaches to the processes or starts the command, by a warden, ready to be interrupted; `observer` hears of news.
+    pub(crate) fn start(
+        &self,
+        signals: &Signals,
+        observer: impl FnOnce(ClientStop) -> Box<dyn FnMut(News)>,
+    ) -> Result<Client, Failure> {
+        let mut own =
+            Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
+        own.arg(crate::WARDEN);
+        let mut client = Client::start(own)?;
+        let mut observer = observer(client.stop_handle());
+        client.observe(move |news| observer(news));
+        signals.watch(client.stop_handle());
+        for &pid in self.targets {
+            client.attach(pid, self.options)?;
+        }
+        if let Some((program, rest)) = self.command.split_first() {
+            let mut command = Command::new(program);
+            command.args(rest);
+            signals.as_inherited(|| client.launch(command, self.options))?;
+            signals.launched(client.pid());
+        }
+        if !self.debug_files.is_empty() {
+            client.debug_files(self.debug_files)?;
+        }
+        Ok(client)
+    }
+}
+
+/// Fails if one of these is no ELF file.
+pub(crate) fn check_debug_files(paths: &[PathBuf]) -> Result<(), Failure> {
+    for path in paths {
+        let named = |error| Failure::new(format!("{}: {error}", path.display()));
+        if !probe::census::looks_like_elf(path).map_err(named)? {
+            return Err(Failure::new(format!("{} is not an ELF file", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Where a command prints, and whether in colours: to a file, to stdout if it attaches, and otherwise to stderr.
+pub(crate) fn output(file: Option<&Path>, attaches: bool) -> Result<(Out, bool), Failure> {
+    let coloured = |choice| choice != ColorChoice::Never;
+    Ok(match file {
+        Some(path) => {
+            let named = |error| Failure::new(format!("{}: {error}", path.display()));
+            (Box::new(File::create(path).map_err(named)?), false)
+        }
+        None if attaches => (Box::new(io::stdout()), coloured(AutoStream::choice(&io::stdout()))),
+        None => (Box::new(io::stderr()), coloured(AutoStream::choice(&io::stderr()))),
+    })
+}
+
+/// What the command ends with, once the target is as it was: its result, or the signal that has ended it.
+pub(crate) fn end(result: Result<ExitCode, Failure>, signals: &Signals) -> Result<ExitCode, Failure> {
+    // One that has ended the target, too, may have come just now. Not by this thread, for which SIGPIPE may be waiting.
+    std::thread::scope(|scope| scope.spawn(|| signals.collect()).join().ok());
+    let Some(signal) = signals.ending() else { return result };
+    if let Err(Failure(line)) = result {
+        warn(&line);
+    }
+    Ok(signals::end(signal))
+}
+
+/// Why a process has no probes, and what to do.
+pub(crate) fn inaccessible(pid: i32, error: &io::Error) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    let name = name.map(|name| format!(" ({})", name.trim_end())).unwrap_or_default();
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it may not be read by this user; be root, or make its file readable"
+        }
+        io::ErrorKind::NotFound => "mount /proc",
+        _ => "it runs without probes",
+    };
+    format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
+}
+
+/// The status as a shell has it: 128 and the signal's number for a process that was killed.
+pub(crate) fn shell_status(status: ExitStatus) -> i32 {
+    const KILLED: i32 = 128;
+    status.code().unwrap_or_else(|| KILLED + status.signal().unwrap_or(0))
+}
