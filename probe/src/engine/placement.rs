@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
-use crate::engine::host::{Handler, Handlers, Request};
+use crate::engine::host::{Handlers, Request};
 use crate::engine::shared::Placed;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
@@ -75,11 +75,11 @@ impl Tracer {
     /// Makes several probes, with one look at what is mapped.
     pub(crate) fn place_many(
         &mut self,
-        probes: impl Iterator<Item = (Box<dyn Locate + Send>, Handler)>,
+        probes: impl Iterator<Item = (Box<dyn Locate + Send>, Handlers)>,
     ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError> {
         let mappings = self.mappings().map_err(ProbeError::Maps)?;
-        let placed = probes.map(|(source, handler)| {
-            let id = self.shared.enter(source, handler.into());
+        let placed = probes.map(|(source, handlers)| {
+            let id = self.shared.enter(source, handlers);
             self.locate_in(id, &mappings, false);
             self.check_or_drop(id)
         });

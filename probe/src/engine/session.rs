@@ -381,9 +381,17 @@ impl Session {
     {
         let probes = probes.into_iter().map(|(source, handler)| {
             let source: Box<dyn Locate + Send> = Box::new(source);
-            (source, Handler::alone(handler))
+            (source, Handler::alone(handler).into())
         });
         self.tracer.place_many(probes)
+    }
+
+    /// The same with handlers of any kind.
+    pub(crate) fn place_all(
+        &mut self,
+        probes: Vec<(Box<dyn Locate + Send>, Handlers)>,
+    ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError> {
+        self.tracer.place_many(probes.into_iter())
     }
 
     /// The same with handlers that say what becomes of the instruction at the entry, too, and ask for the call to be

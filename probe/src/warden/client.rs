@@ -28,14 +28,14 @@ use crate::target::launch::Embryo;
 use crate::target::procfs;
 use crate::target::system;
 use crate::warden::asked::Asked;
-use crate::warden::message::{End, Reply, Request, SentPath, SentPlace, VERSION, kind};
+use crate::warden::message::{End, Reply, Request, SentPath, SentPlace, SentProbe, VERSION, kind};
 use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
 use crate::warden::outlet::Question;
 use crate::warden::program::{Program, Step};
 use crate::warden::ring::{self, Reader, Ring};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
-use crate::warden::totals::{Modules, Totals};
+use crate::warden::totals::{Modules, SentTotals, Totals};
 
 /// Where a probe goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,7 +326,7 @@ impl Client {
     /// # Errors
     /// [`WardenError::Probe`], if the place names nothing that exists, or if none of its sites can be probed.
     pub fn probe(&mut self, place: impl Into<Place>, program: Program) -> Result<ProbeId, WardenError> {
-        self.place(&Request::Probe { place: place.into().into(), program })
+        self.place(place.into(), program, None)
     }
 
     /// As [`Session::probe_calls`](crate::Session::probe_calls), with programs that the warden runs when a function is
@@ -340,18 +340,56 @@ impl Client {
         entry: Program,
         on_return: Program,
     ) -> Result<ProbeId, WardenError> {
-        self.place(&Request::ProbeCalls { place: place.into().into(), entry, on_return })
+        self.place(place.into(), entry, Some(on_return))
     }
 
-    pub(super) fn place(&mut self, request: &Request) -> Result<ProbeId, WardenError> {
-        match self.call(request)? {
-            Reply::Placed { probe, report } => {
-                self.placed.insert(probe as usize, report.into());
-                Ok(ProbeId(probe as usize))
+    fn place(
+        &mut self,
+        place: Place,
+        at: Program,
+        on_return: Option<Program>,
+    ) -> Result<ProbeId, WardenError> {
+        only(self.probe_all([(place, at, on_return)])?)
+    }
+
+    /// Places several probes with one request: each as [`Client::probe`] does or, if there is a program for returns, as
+    /// [`Client::probe_calls`]. Returns for each, in their order, what that would return.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn probe_all(
+        &mut self,
+        probes: impl IntoIterator<Item = (Place, Program, Option<Program>)>,
+    ) -> Result<Vec<Result<ProbeId, WardenError>>, WardenError> {
+        let sent = |(place, at, on_return): (Place, Program, Option<Program>)| SentProbe {
+            place: place.into(),
+            at,
+            on_return,
+        };
+        let probes: Vec<SentProbe> = probes.into_iter().map(sent).collect();
+        let count = probes.len();
+        self.place_all(&Request::Probes(probes), count)
+    }
+
+    /// Makes a request that places so many probes.
+    pub(super) fn place_all(
+        &mut self,
+        request: &Request,
+        count: usize,
+    ) -> Result<Vec<Result<ProbeId, WardenError>>, WardenError> {
+        let placed = match self.call(request)? {
+            Reply::Placed(placed) if placed.len() == count => placed,
+            other => return Err(unexpected(&other)),
+        };
+        let known = |placed| match placed {
+            Ok((probe, report)) => {
+                let probe = ProbeId(probe as usize);
+                self.placed.insert(probe.index(), Report::from(report));
+                Ok(probe)
             }
-            Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
-            other => Err(unexpected(&other)),
-        }
+            Err(reason) => Err(WardenError::Probe(reason)),
+        };
+        Ok(placed.into_iter().map(known).collect())
     }
 
     /// The same with a handler, which [`Step::Ask`] in the program calls, or its end if there is none in it. The hit
@@ -400,8 +438,19 @@ impl Client {
     /// # Errors
     /// [`WardenError::Gone`].
     pub fn report(&mut self, probe: ProbeId) -> Result<Option<Report>, WardenError> {
-        match self.call(&Request::Report { probe: number_of(probe) })? {
-            Reply::Report(report) => Ok(report.map(Report::from)),
+        Ok(self.reports(&[probe])?.pop().flatten())
+    }
+
+    /// The same of several, with one request.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn reports(&mut self, probes: &[ProbeId]) -> Result<Vec<Option<Report>>, WardenError> {
+        let numbers = probes.iter().copied().map(number_of).collect();
+        match self.call(&Request::Reports { probes: numbers })? {
+            Reply::Reports(reports) if reports.len() == probes.len() => {
+                Ok(reports.into_iter().map(|report| report.map(Report::from)).collect())
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -412,11 +461,21 @@ impl Client {
     /// # Errors
     /// [`WardenError::Gone`].
     pub fn totals(&mut self, probe: ProbeId) -> Result<Option<Totals>, WardenError> {
-        match self.call(&Request::Totals { probe: number_of(probe) })? {
-            Reply::Totals(totals) => {
+        Ok(self.totals_of(&[probe])?.pop().flatten())
+    }
+
+    /// The same of several, with one request.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn totals_of(&mut self, probes: &[ProbeId]) -> Result<Vec<Option<Totals>>, WardenError> {
+        let numbers = probes.iter().copied().map(number_of).collect();
+        match self.call(&Request::Totals { probes: numbers })? {
+            Reply::Totals(totals) if totals.len() == probes.len() => {
                 // What it has told of modules comes another way.
                 while self.drain()? != Found::Nothing {}
-                Ok(totals.map(|totals| Totals::of(totals, &self.modules)))
+                let of = |totals: SentTotals| Totals::of(totals, &self.modules);
+                Ok(totals.into_iter().map(|totals| totals.map(of)).collect())
             }
             other => Err(unexpected(&other)),
         }
@@ -741,6 +800,11 @@ impl Affinity {
             let _ = sched_setaffinity(system::pid(0), own);
         }
     }
+}
+
+/// What became of the one probe of a request.
+pub(super) fn only(mut placed: Vec<Result<ProbeId, WardenError>>) -> Result<ProbeId, WardenError> {
+    placed.pop().unwrap_or_else(|| Err(WardenError::Protocol("it answers nothing".to_owned())))
 }
 
 pub(super) fn number_of(probe: ProbeId) -> u32 {

@@ -2,7 +2,7 @@
 
 use crate::engine::hit::ProbeId;
 use crate::symbols::coverage::{Coverage, Plan};
-use crate::warden::client::{Client, number_of, unexpected};
+use crate::warden::client::{Client, number_of, only, unexpected};
 use crate::warden::message::{Reply, Request};
 use crate::warden::news::WardenError;
 
@@ -13,7 +13,7 @@ impl Client {
     /// # Errors
     /// [`WardenError`].
     pub fn cover(&mut self, plan: Plan) -> Result<ProbeId, WardenError> {
-        self.place(&Request::Cover { plan })
+        only(self.place_all(&Request::Cover { plan }, 1)?)
     }
 
     /// As [`Session::coverage`](crate::Session::coverage), also after the target has ended or been left.

@@ -52,16 +52,8 @@ pub(crate) enum Request {
     },
     /// Waits for the exec.
     Hatch,
-    Probe {
-        place: SentPlace,
-        program: Program,
-    },
-    /// A probe that follows calls.
-    ProbeCalls {
-        place: SentPlace,
-        entry: Program,
-        on_return: Program,
-    },
+    /// Probes, all of which are placed with one look at what the target has mapped.
+    Probes(Vec<SentProbe>),
     /// A probe that covers.
     Cover {
         plan: Plan,
@@ -73,12 +65,13 @@ pub(crate) enum Request {
     Remove {
         probe: u32,
     },
-    Report {
-        probe: u32,
+    /// What became of these probes.
+    Reports {
+        probes: Vec<u32>,
     },
-    /// What was added up of a probe.
+    /// What was added up of them.
     Totals {
-        probe: u32,
+        probes: Vec<u32>,
     },
     Limit {
         hits: u64,
@@ -100,6 +93,19 @@ pub(crate) enum Request {
     /// Cuts short what is being done; the session is to be left next.
     End,
 }
+
+/// A probe that is to be placed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SentProbe {
+    pub(crate) place: SentPlace,
+    /// What is done at its hits.
+    pub(crate) at: Program,
+    /// What is done at the returns of the calls, which are followed then.
+    pub(crate) on_return: Option<Program>,
+}
+
+/// What became of one that was to be placed.
+pub(crate) type SentPlaced = Result<(u32, SentReport), String>;
 
 /// Where a probe goes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -145,16 +151,10 @@ pub(crate) enum Reply {
     /// What a program that was launched is like; `None` if it has ended instead.
     Hatched(Option<Hatched>),
     CannotAttach(SentAttachError),
-    /// The number of the probe, and what became of it.
-    Placed {
-        probe: u32,
-        report: SentReport,
-    },
-    NotPlaced {
-        reason: String,
-    },
-    Report(Option<SentReport>),
-    Totals(Option<SentTotals>),
+    /// Of each probe its number, and what became of it, or why it was not placed.
+    Placed(Vec<SentPlaced>),
+    Reports(Vec<Option<SentReport>>),
+    Totals(Vec<Option<SentTotals>>),
     Coverage(Option<Box<Coverage>>),
     /// How the target ended, as far as it is known.
     Left {

@@ -59,6 +59,7 @@ mod cover;
 mod message;
 mod news;
 mod outlet;
+mod placing;
 mod program;
 mod ring;
 mod run;

@@ -16,25 +16,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 
-use crate::arguments::bindings::{Bindings, WithBindings};
+use crate::arguments::bindings::Bindings;
 use crate::engine::cover::Cover;
 use crate::engine::event::{Event, ProbeReport};
-use crate::engine::hit::{Hit, ProbeId};
+use crate::engine::hit::ProbeId;
 use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
-use crate::error::{AttachError, ProbeError};
+use crate::error::AttachError;
 use crate::symbols::coverage::Plan;
-use crate::symbols::locate::{Address, Locate};
-use crate::symbols::resolve::{Objects, Resolver};
-use crate::symbols::spec::{PlaceSpec, ProbeSpec};
+use crate::symbols::resolve::Objects;
 use crate::target::{lock, system};
 use crate::warden::callers::Callers;
-use crate::warden::message::{End, Hatched, Reply, Request, SentPlace, VERSION};
+use crate::warden::message::{End, Hatched, Reply, Request, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
-use crate::warden::program::{Program, Step};
+use crate::warden::placing::{Placing, became};
 use crate::warden::ring::Ring;
-use crate::warden::run::{Common, Counted, Runner, SharedLimit};
+use crate::warden::run::{Common, Counted, SharedLimit};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
 
@@ -182,8 +180,9 @@ impl Warden {
         lock(&self.common.counted).get(&(probe as usize)).map(Arc::clone)
     }
 
-    fn totals(&self, probe: u32) -> Reply {
-        Reply::Totals(self.counted(probe).map(|counted| counted.tally.to_sent()))
+    fn totals(&self, probes: &[u32]) -> Reply {
+        let totals = |&probe: &u32| self.counted(probe).map(|counted| counted.tally.to_sent());
+        Reply::Totals(probes.iter().map(totals).collect())
     }
 
     fn coverage(&self, probe: u32) -> Reply {
@@ -208,9 +207,13 @@ impl Warden {
         self.outlet.reply(&Reply::Refused(why.to_owned()));
     }
 
-    fn report(&self, probe: u32, report: Option<ProbeReport>) -> Option<SentReport> {
-        let undefined = self.counted(probe).map_or(0, |counted| counted.undefined.load(Ordering::Relaxed));
-        report.map(|report| SentReport::new(&report, undefined))
+    fn reports(&self, probes: &[u32], report: impl Fn(ProbeId) -> Option<ProbeReport>) -> Reply {
+        let report = |&probe: &u32| {
+            let undefined =
+                self.counted(probe).map_or(0, |counted| counted.undefined.load(Ordering::Relaxed));
+            report(ProbeId(probe as usize)).map(|report| SentReport::new(&report, undefined))
+        };
+        Reply::Reports(probes.iter().map(report).collect())
     }
 }
 
@@ -227,11 +230,12 @@ fn supervise(warden: &Arc<Warden>) {
     }
     for request in warden.requests().iter() {
         match request {
-            Request::Report { probe } => {
-                let report = finished.left.as_ref().and_then(|left| left.report(ProbeId(probe as usize)));
-                warden.outlet.reply(&Reply::Report(warden.report(probe, report)));
+            Request::Reports { probes } => {
+                let left = finished.left.as_ref();
+                let report = |probe: ProbeId| left.and_then(|left| left.report(probe));
+                warden.outlet.reply(&warden.reports(&probes, report));
             }
-            Request::Totals { probe } => warden.outlet.reply(&warden.totals(probe)),
+            Request::Totals { probes } => warden.outlet.reply(&warden.totals(&probes)),
             Request::Coverage { probe } => warden.outlet.reply(&warden.coverage(probe)),
             Request::Leave => warden.outlet.reply(&Reply::Left { status }),
             Request::Remove { .. }
@@ -257,9 +261,6 @@ struct Service<'a> {
     runs_already: bool,
     kill_with: bool,
 }
-
-/// A program, and what its arguments come to where there are some.
-type Bound = (Option<Arc<Bindings>>, Program);
 
 /// What follows a request.
 #[derive(PartialEq, Eq)]
@@ -357,7 +358,7 @@ impl Service<'_> {
                 outlet.drop_when_full(drop);
                 outlet.reply(&Reply::Done);
             }
-            Request::Totals { probe } => outlet.reply(&self.warden.totals(probe)),
+            Request::Totals { probes } => outlet.reply(&self.warden.totals(&probes)),
             Request::Coverage { probe } => outlet.reply(&self.warden.coverage(probe)),
             Request::Leave => return Next::Leave,
             // Answered elsewhere.
@@ -412,18 +413,17 @@ impl Service<'_> {
                 Ok(false) => Reply::Hatched(None),
                 Err(error) => Reply::CannotAttach(error.into()),
             }),
-            Request::Probe { place, program } => outlet.reply(&self.place(session, place, program, None)),
-            Request::ProbeCalls { place, entry, on_return } => {
-                outlet.reply(&self.place(session, place, entry, Some(on_return)));
+            Request::Probes(probes) => {
+                let Warden { common, objects, bindings, .. } = &**self.warden;
+                outlet.reply(&Placing { common, objects, bindings }.place_all(session, probes));
             }
             Request::Cover { plan } => outlet.reply(&self.cover(session, plan)),
             Request::Remove { probe } => {
                 session.remove(ProbeId(probe as usize));
                 outlet.reply(&Reply::Done);
             }
-            Request::Report { probe } => {
-                let report = session.report(ProbeId(probe as usize));
-                outlet.reply(&Reply::Report(self.warden.report(probe, report)));
+            Request::Reports { probes } => {
+                outlet.reply(&self.warden.reports(&probes, |probe| session.report(probe)));
             }
             Request::Run => {
                 self.running = true;
@@ -437,54 +437,6 @@ impl Service<'_> {
         }
     }
 
-    /// Places a probe, which follows calls if there is a program for their returns.
-    fn place(
-        &self,
-        session: &mut Session,
-        place: SentPlace,
-        program: Program,
-        on_return: Option<Program>,
-    ) -> Reply {
-        let not_placed = |reason: String| Reply::NotPlaced { reason };
-        if !program.is_valid() || on_return.as_ref().is_some_and(|program| !program.is_valid()) {
-            return not_placed("the program of the probe is not valid".to_owned());
-        }
-        let (spec, base, is_address) = match place {
-            SentPlace::Address(address) => (ProbeSpec::at(PlaceSpec::Address(address)), None, Some(address)),
-            SentPlace::Spec { spec, base } => match spec.parse::<ProbeSpec>() {
-                Ok(spec) => {
-                    let spec = ProbeSpec { on_return: spec.on_return || on_return.is_some(), ..spec };
-                    (spec, Some(base.into_path()), None)
-                }
-                Err(error) => return not_placed(error.to_string()),
-            },
-        };
-        let bindings = |program: &Program| {
-            let (template, objects) = (program.get_template()?.clone(), Arc::clone(&self.warden.objects));
-            let bindings = Arc::new(Bindings::new(template, spec.clone(), objects));
-            lock(&self.warden.bindings).push(Arc::downgrade(&bindings));
-            Some(bindings)
-        };
-        let at_entry = (bindings(&program), program);
-        let on_return = on_return.map(|program| (bindings(&program), program));
-        // An address is what it is, however it is written.
-        if let (Some(address), None) = (is_address, &at_entry.0) {
-            return self.place_at(session, Address(address), at_entry, on_return);
-        }
-        let resolver = Resolver::new(spec, Arc::clone(&self.warden.objects));
-        let resolver = match base {
-            Some(base) => resolver.relative_to(base),
-            None => resolver,
-        };
-        match &at_entry.0 {
-            None => self.place_at(session, resolver, at_entry, on_return),
-            Some(bindings) => {
-                let source = WithBindings { resolver, bindings: Arc::clone(bindings) };
-                self.place_at(session, source, at_entry, on_return)
-            }
-        }
-    }
-
     /// Places a probe that covers.
     fn cover(&self, session: &mut Session, plan: Plan) -> Reply {
         let placed = session.cover_with(plan, Arc::clone(&self.warden.objects));
@@ -493,41 +445,6 @@ impl Service<'_> {
         {
             lock(&self.warden.covers).insert(id.index() as u32, cover);
         }
-        Service::placed(session, placed)
-    }
-
-    fn place_at(
-        &self,
-        session: &mut Session,
-        source: impl Locate + Send + 'static,
-        at_entry: Bound,
-        on_return: Option<Bound>,
-    ) -> Reply {
-        let histograms = at_entry.1.steps().iter().filter(|step| matches!(step, Step::Histogram(_))).count();
-        let runner = |(bindings, program): Bound, first| {
-            Runner::new(program, bindings, Arc::clone(&self.warden.common), first)
-        };
-        let entry = runner(at_entry, 0);
-        let placed = match on_return.map(|on_return| runner(on_return, histograms)) {
-            None => session.probe_together(source, move |hit: &mut Hit<'_>| entry.hit(hit)),
-            Some(on_return) => {
-                session.place_calls(source, move |hit| entry.entry(hit), move |hit| on_return.hit(hit))
-            }
-        };
-        Service::placed(session, placed)
-    }
-
-    /// What became of a probe.
-    fn placed(session: &Session, placed: Result<ProbeId, ProbeError>) -> Reply {
-        match placed {
-            Ok(id) => {
-                let report = session.report(id).map(|report| SentReport::new(&report, 0));
-                match (u32::try_from(id.index()), report) {
-                    (Ok(probe), Some(report)) => Reply::Placed { probe, report },
-                    _ => Reply::Refused("there are too many probes".to_owned()),
-                }
-            }
-            Err(error) => Reply::NotPlaced { reason: error.to_string() },
-        }
+        Reply::Placed(vec![became(session, placed)])
     }
 }

@@ -73,21 +73,20 @@ pub(super) fn place(
     shared: &Arc<Shared>,
 ) -> Result<Vec<ProbeId>, Failure> {
     let launched = client.is_launched();
-    let mut probes = Vec::new();
-    for (index, resolver) in resolvers.iter().enumerate() {
-        let spec = resolver.spec().clone();
+    let wanted = resolvers.iter().enumerate().map(|(index, resolver)| {
         let Programs { at, on_return } = shared.programs(index);
-        let placed = match on_return {
-            Some(on_return) => client.probe_calls(spec, at, on_return),
-            None => client.probe(spec, at),
-        };
+        (Place::Spec(resolver.spec().clone()), at, on_return)
+    });
+    let mut probes = Vec::new();
+    for (index, placed) in client.probe_all(wanted)?.into_iter().enumerate() {
         let probe = match placed {
             Ok(probe) => probe,
             Err(error) => {
                 if launched {
                     client.kill()?;
                 }
-                return Err(Failure::new(format!("`{}`: {error}", resolver.spec())));
+                let name = resolvers.get(index).map(|resolver| resolver.spec().to_string());
+                return Err(Failure::new(format!("`{}`: {error}", name.unwrap_or_default())));
             }
         };
         probes.push(probe);

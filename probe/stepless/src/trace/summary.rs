@@ -72,7 +72,7 @@ pub(super) fn finish(
 
 /// What became of each of these probes.
 fn reports(client: &mut Client, probes: &[ProbeId]) -> Result<Vec<Report>, Failure> {
-    probes.iter().map(|&probe| Ok(client.report(probe)?.unwrap_or_default())).collect()
+    Ok(client.reports(probes)?.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Why probes, or processes that should have them, have none: a line for each.
@@ -206,14 +206,12 @@ impl Detail {
 
 /// What was added up of each of these probes.
 fn details(client: &mut Client, probes: &[ProbeId], shared: &Shared) -> Result<Vec<Detail>, Failure> {
-    let mut details = Vec::new();
-    for &probe in probes {
-        let totals = client.totals(probe)?.unwrap_or_default();
+    let detail = |(totals, &probe): (Option<Totals>, &ProbeId)| {
         let index = shared.lock().rows.index_of(probe);
         let expressions = index.map(|index| shared.histograms(index)).unwrap_or_default();
-        details.push(Detail::new(totals, expressions, shared));
-    }
-    Ok(details)
+        Detail::new(totals.unwrap_or_default(), expressions, shared)
+    };
+    Ok(client.totals_of(probes)?.into_iter().zip(probes).map(detail).collect())
 }
 
 /// What makes a place: the address in its file or, where there is none, in its process.
