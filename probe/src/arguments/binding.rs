@@ -99,6 +99,22 @@ impl Binding {
         taken
     }
 
+    /// As [`Binding::take`], without the texts that pointers lead to, and so with no meaning but that it is the same as
+    /// before.
+    pub(crate) fn take_parts(&self, machine: &mut dyn Machine) -> Vec<u8> {
+        let mut taken = Vec::new();
+        self.arguments
+            .iter()
+            .flat_map(|argument| &argument.parts)
+            .for_each(|capture| capture.take(machine, &mut taken));
+        taken
+    }
+
+    /// What the arguments are made of, without those texts.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Capture> {
+        self.arguments.iter().flat_map(|argument| &argument.parts)
+    }
+
     /// The arguments that were taken, each with its name. Of bytes that are none, it makes what it can.
     pub fn values<'a>(&'a self, taken: &'a [u8]) -> impl Iterator<Item = (&'a str, Value)> {
         let mut captured = captured(taken);

@@ -98,6 +98,11 @@ impl Bindings {
         bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
     }
 
+    /// The files in which names are looked up.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// Forgets what is known of a process, which executes another program.
     pub(crate) fn forget(&self, pid: i32) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

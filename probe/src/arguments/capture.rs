@@ -58,6 +58,26 @@ impl Capture {
         out.extend(taken.bytes);
     }
 
+    /// The expressions that say what is taken.
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        let (first, second) = match self {
+            Capture::Value(one, _) | Capture::Memory(one, _) | Capture::Text(one, _) => (Some(one), None),
+            Capture::Counted(address, length, _) => (Some(address), Some(length)),
+            Capture::Extended(..) | Capture::Nowhere(_) | Capture::Comm | Capture::Constant(_) => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// Whether it is in a register, or a part of it is.
+    pub(crate) fn is_in_register(&self) -> bool {
+        match self {
+            Capture::Value(value, _) => value.is_of_registers(),
+            Capture::Counted(_, length, _) => length.is_of_registers(),
+            Capture::Extended(..) => true,
+            _ => false,
+        }
+    }
+
     /// Whether its expressions are valid.
     pub(crate) fn is_valid(&self) -> bool {
         match self {

@@ -16,7 +16,7 @@
 mod arithmetic;
 mod binding;
 pub(crate) mod bindings;
-mod capture;
+pub(crate) mod capture;
 mod compile;
 mod lexer;
 mod line;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::engine::hit::ProbeId;
+use crate::engine::watch::{Ending, WatchId, WatchRefusal, Watching};
 use crate::executor::space::Unplaceable;
 use crate::symbols::locate::LocateError;
 
@@ -167,6 +168,39 @@ pub enum Event<'a> {
         address: u64,
         /// That of perf_event_open(2).
         error: Errno,
+    },
+    /// Something is watched from now on.
+    Watching {
+        /// The watch.
+        watch: WatchId,
+        /// The process.
+        pid: i32,
+        /// The thread in whose function it began, if it ends with that.
+        tid: Option<i32>,
+        /// What.
+        watching: Watching,
+    },
+    /// Something is not watched that was to be.
+    NotWatched {
+        /// The watch.
+        watch: WatchId,
+        /// The process.
+        pid: i32,
+        /// The thread that was at the hit, if it was to begin at one.
+        tid: Option<i32>,
+        /// Why.
+        reason: &'a WatchRefusal,
+    },
+    /// Something is not watched any more.
+    WatchEnded {
+        /// The watch.
+        watch: WatchId,
+        /// The process.
+        pid: i32,
+        /// The thread in whose function it began, if it was to end with that.
+        tid: Option<i32>,
+        /// Why.
+        ending: &'a Ending,
     },
     /// A thread has hit a probed instruction in a restartable sequence (rseq(2)), or before one, that no object
     /// lists. The kernel aborts it, as after any preemption, and it would be so at each hit: the breakpoint has been

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use emu::registers::Extended;
@@ -12,6 +13,7 @@ use crate::arguments::bindings::Place;
 use crate::engine::call::{Call, Part, Value};
 use crate::engine::host::{Handler, Request};
 use crate::engine::run_on::{Region, Step, Wish};
+use crate::engine::watch::Watches;
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
 use crate::stacks::{Caller, Memory, StackFrame, Unwinder};
@@ -79,6 +81,7 @@ pub struct Hit<'a> {
     /// Once somebody has asked for it.
     pub(crate) time_ns: OnceCell<u64>,
     pub(crate) part: Part,
+    pub(crate) watches: &'a Arc<Watches>,
 }
 
 impl Hit<'_> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::watch::{Armed, Ending, RunsOn, Wanted};
 use crate::symbols::locate::Locate;
 use crate::target::lock;
 
@@ -81,6 +82,12 @@ pub(crate) enum Request {
     Remove(ProbeId),
     /// A probe is to be placed.
     Add(Box<dyn Locate + Send>, Handlers),
+    /// Something is to be watched, in the thread's address space.
+    Watch(Wanted),
+    /// The thread runs on for a watch, which is to be told.
+    RunsOn(RunsOn),
+    /// Something is not to be watched any more.
+    EndWatch(Arc<Armed>, Ending),
 }
 
 impl fmt::Debug for Request {
@@ -88,6 +95,9 @@ impl fmt::Debug for Request {
         match self {
             Request::Remove(id) => f.debug_tuple("Remove").field(id).finish(),
             Request::Add(..) => f.debug_tuple("Add").finish_non_exhaustive(),
+            Request::Watch(wanted) => f.debug_tuple("Watch").field(wanted).finish(),
+            Request::RunsOn(runs_on) => f.debug_tuple("RunsOn").field(runs_on).finish(),
+            Request::EndWatch(armed, _) => f.debug_tuple("EndWatch").field(armed).finish_non_exhaustive(),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::engine::event::ProbeReport;
 use crate::engine::hit::ProbeId;
 use crate::engine::session::Session;
 use crate::engine::tracer::Tracer;
+use crate::engine::watch::{WatchId, WatchReport};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::Report;
 use crate::target::procfs;
@@ -21,6 +22,7 @@ use crate::target::procfs;
 #[derive(Debug)]
 pub struct Left {
     probes: Vec<ProbeReport>,
+    watches: Vec<WatchReport>,
     inaccessible: Option<(i32, Arc<io::Error>)>,
     pid: i32,
     launched: bool,
@@ -32,6 +34,12 @@ impl Left {
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
         self.probes.get(id.0).cloned()
+    }
+
+    /// As [`Session::watch_report`].
+    #[must_use]
+    pub fn watch_report(&self, id: WatchId) -> Option<WatchReport> {
+        self.watches.get(id.index()).cloned()
     }
 
     /// As [`Session::inaccessible`].
@@ -96,6 +104,7 @@ impl Session {
         self.tracer.tell_all_failures();
         Left {
             probes: self.shared().probes().iter().map(|probe| probe.report()).collect(),
+            watches: self.shared().watches.reports(),
             inaccessible: self.inaccessible(),
             pid: self.pid(),
             launched: self.is_launched(),

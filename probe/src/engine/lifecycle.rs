@@ -90,6 +90,7 @@ impl Tracer {
                 let copy = self.shared.add_space(copy);
                 self.threads.add_stopped(&child, child_pid, copy);
                 self.inherit_calls(parent.tid(), space_id, tid, copy);
+                self.copy_watches(space_id, parent.tid(), copy, child_pid);
                 self.tell(&Event::Followed { pid: child_pid, parent: pid });
             }
         }
@@ -169,6 +170,7 @@ impl Tracer {
         }
         let spaces = self.threads.register.leave_one(pid, self.threads.me);
         self.shared.count_dropped(self.shared.calls.of_process(pid));
+        self.shared.watches.forget_process(pid);
         self.forget_own(pid);
         for space in spaces {
             if self.threads.register.is_deserted(space)

@@ -28,4 +28,5 @@ pub(crate) mod shared;
 mod tail;
 pub(crate) mod tracer;
 mod trap;
+pub mod watch;
 mod workers;

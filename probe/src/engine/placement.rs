@@ -10,6 +10,7 @@ use crate::engine::hit::ProbeId;
 use crate::engine::host::{Handlers, Request};
 use crate::engine::shared::Placed;
 use crate::engine::tracer::Tracer;
+use crate::engine::watch::RunsOn;
 use crate::error::ProbeError;
 use crate::executor::hardware::{HardwareRefusal, Passed};
 use crate::executor::ptrace::threads::SpaceId;
@@ -103,7 +104,7 @@ impl Tracer {
     }
 
     /// The address spaces of the target, each with what is mapped there.
-    fn mappings(&self) -> io::Result<Vec<(SpaceId, Maps)>> {
+    pub(crate) fn mappings(&self) -> io::Result<Vec<(SpaceId, Maps)>> {
         let mut mappings = Vec::new();
         for (space, _) in self.shared.spaces() {
             for tid in self.threads.register.in_space(space) {
@@ -131,6 +132,12 @@ impl Tracer {
     pub(crate) fn grant(&mut self, request: Request) {
         match request {
             Request::Remove(id) => self.remove(id),
+            // Once the instruction has been performed, and with the thread at hand.
+            Request::Watch(wanted) => self.wanted_watches.push(wanted),
+            Request::RunsOn(RunsOn { watch, pid, tid, watching }) => {
+                self.tell(&Event::Watching { watch, pid, tid: Some(tid), watching });
+            }
+            Request::EndWatch(armed, ending) => self.end(&armed, ending),
             Request::Add(source, handlers) => {
                 let id = self.shared.enter(source, handlers);
                 // Where the mappings cannot be read, the probe waits until they can.
@@ -423,6 +430,7 @@ impl Tracer {
                 self.locate(ProbeId(index), space_id, &maps, true);
             }
         }
+        self.watch_all_in(space_id, &maps);
         drop(placing);
     }
 

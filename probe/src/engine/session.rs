@@ -18,12 +18,14 @@ use crate::engine::host::{Handler, Handlers};
 use crate::engine::lost::Lookout;
 use crate::engine::shared::Shared;
 use crate::engine::tracer::{Tracer, attach_error};
+use crate::engine::watch::{Change, Watch, WatchId, WatchRefusal, WatchReport};
 use crate::error::{AttachError, ProbeError};
 use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::stopped::Stop;
 use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::symbols::locate::Locate;
+use crate::symbols::resolve::Objects;
 use crate::target::launch::Embryo;
 use crate::target::{linker, lock, procfs, system};
 
@@ -404,6 +406,42 @@ impl Session {
     ) -> Result<ProbeId, ProbeError> {
         let (at, on_return) = (Handler::Together(Box::new(entry)), Handler::Together(Box::new(on_return)));
         self.tracer.place(Box::new(source), Handlers { at, on_return: Some(Box::new(on_return)) })
+    }
+
+    /// Watches the value of an expression: `handler` is called with each change of it, and the thread that has made it, which
+    /// is stopped behind the instruction. Actions other than to go on, [`Action::Remove`], [`Action::Detach`] and
+    /// [`Action::Stop`] mean nothing there.
+    ///
+    /// What cannot be seen: what other processes write to memory that they share; what the kernel writes other than in
+    /// system calls of the target's own threads, or, without the privilege to know of it
+    /// ([`Watching::sees_kernel`](crate::watch::Watching::sees_kernel)), at all; and what is written through another
+    /// mapping of the same memory.
+    ///
+    /// # Errors
+    /// [`WatchRefusal`], if it cannot be watched in one of the processes that there are. Where its object is not mapped
+    /// yet, it is watched as soon as that is.
+    pub fn watch_changes(
+        &mut self,
+        watch: Watch,
+        handler: impl Fn(&mut Change<'_, '_>) -> Action + Send + Sync + 'static,
+    ) -> Result<WatchId, WatchRefusal> {
+        self.watch_changes_by(watch, Arc::default(), handler)
+    }
+
+    /// The same with files that have been read.
+    pub(crate) fn watch_changes_by(
+        &mut self,
+        watch: Watch,
+        objects: Arc<Objects>,
+        handler: impl Fn(&mut Change<'_, '_>) -> Action + Send + Sync + 'static,
+    ) -> Result<WatchId, WatchRefusal> {
+        self.tracer.watch(watch, objects, Box::new(handler))
+    }
+
+    /// What has become of a watch so far; `None` if it is not of this session.
+    #[must_use]
+    pub fn watch_report(&self, id: WatchId) -> Option<WatchReport> {
+        self.shared().watches.reports().get(id.index()).cloned()
     }
 
     /// Removes a probe. Threads that have trapped on it already run the original instruction.

@@ -17,6 +17,7 @@ use crate::engine::event::{Counters, Event, ProbeReport};
 use crate::engine::hit::{Action, ProbeId};
 use crate::engine::host::{Closures, Handler, Handlers, Host};
 use crate::engine::session::SessionOptions;
+use crate::engine::watch::Watches;
 use crate::executor::hardware::Passed;
 use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::crew::Crew;
@@ -188,6 +189,7 @@ pub(crate) struct Shared {
     pub(crate) host: Closures,
     /// Those that have not returned.
     pub(crate) calls: Calls,
+    pub(crate) watches: Arc<Watches>,
     /// Held by who places or removes probes.
     pub(crate) placing: Mutex<()>,
     /// Children that share the target's memory and are traced only until they execute another program.
@@ -221,6 +223,7 @@ impl Shared {
             version: AtomicU64::new(0),
             host: Closures::default(),
             calls: Calls::default(),
+            watches: Arc::default(),
             placing: Mutex::default(),
             transient: Mutex::default(),
             status: Mutex::default(),
@@ -261,6 +264,7 @@ impl Shared {
 
     pub(crate) fn remove_space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
         self.count_dropped(self.calls.in_space(id));
+        self.watches.forget_space(id);
         self.register.remove_space(id);
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
@@ -268,6 +272,7 @@ impl Shared {
     pub(crate) fn clear_spaces(&self) {
         // They may return yet.
         self.calls.clear();
+        self.watches.clear();
         self.register.clear_spaces();
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

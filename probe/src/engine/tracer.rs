@@ -14,6 +14,7 @@ use nix::sys::ptrace::{self, Options};
 use crate::engine::event::Event;
 use crate::engine::run_on::{Regions, Running};
 use crate::engine::shared::{Probe, Shared};
+use crate::engine::watch::Wanted;
 use crate::error::AttachError;
 use crate::executor::hardware::Unwatched;
 use crate::executor::ptrace::affinity::Affinity;
@@ -36,6 +37,8 @@ pub(crate) struct Tracer {
     pub(crate) lost: Vec<u64>,
     /// The probes of the breakpoint that is served.
     pub(crate) here: Vec<Purpose>,
+    /// What handlers of the hit that is served want to have watched.
+    pub(crate) wanted_watches: Vec<Wanted>,
     pub(crate) affinity: Affinity,
     /// The threads that run on, and why.
     pub(crate) regions: HashMap<i32, Box<Regions>>,
@@ -80,6 +83,7 @@ impl Tracer {
             staging: Staging::new(),
             lost: Vec::new(),
             here: Vec::new(),
+            wanted_watches: Vec::new(),
             affinity: Affinity::new(),
             regions: HashMap::new(),
             running: Running::new(),
@@ -118,6 +122,7 @@ impl Tracer {
 
     /// Tells what the kernel has refused and has not been told yet.
     pub(crate) fn tell_all_failures(&mut self) {
+        self.tell_ended_watches();
         self.shared.tell_failures(self.threads.take_failures());
         self.shared.tell_failures(self.shared.failures.take());
         for Unwatched { tid, address, error } in self.shared.register.take_unwatched() {

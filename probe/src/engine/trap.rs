@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use emu::Rflags;
+use emu::{Displaced, Rflags};
 use nix::errno::Errno;
 
 use crate::engine::call::Part;
@@ -106,9 +106,9 @@ struct Served {
 const SLOW: Duration = Duration::from_millis(1);
 
 /// A hit that is being served.
-struct Serving<'a> {
-    thread: Ptrace<'a>,
-    shared: &'a Shared,
+pub(crate) struct Serving<'a> {
+    pub(crate) thread: Ptrace<'a>,
+    pub(crate) shared: &'a Shared,
     probes: &'a [Arc<Probe>],
 }
 
@@ -127,6 +127,13 @@ impl Tracer {
             let signal = if signalled.is_some() { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
+        let here = Place { pid, space_id, space: &space, address: self.registers.file.rip };
+        if self.shared.watches.any() && self.has_written(&mut stopped, here, signalled) {
+            if let Some(stopped) = self.share_out(stopped, false) {
+                self.threads.resume(stopped, 0);
+            }
+            return;
+        }
         let Some(here) = self.look_up(&stopped, &space, space_id, signalled) else {
             if let Some(Signalled { address, late: false, .. }) = signalled {
                 self.was_aborted(&stopped, space_id, address, self.registers.file.rip);
@@ -216,7 +223,12 @@ impl Tracer {
         if self.is_aborted(stopped, place, here) {
             return Arrived::Aborted;
         }
+        let touches = match self.shared.watches.exist() {
+            true => place.space.read().site(address).and_then(|here| here.displaced(address)).map(Displaced::touches),
+            false => None,
+        };
         let Served { signal, slow, known } = self.hit(stopped, place, again, regions);
+        self.after_hit(stopped, place, touches);
         let Some(signal) = signal else { return Arrived::Trapped };
         if rseq::is_due(here.hits) {
             self.aborts_sequence(stopped, space_id, address, self.registers.file.rip);
@@ -238,7 +250,7 @@ impl Tracer {
         self.here.clear();
         let rip = self.registers.file.rip;
         match signalled {
-            Some(Signalled { address, late: false, counted, .. }) if address == rip => {
+            Some(Signalled { address, data: false, late: false, counted, .. }) if address == rip => {
                 self.look_up_watched(stopped.tid(), space, space_id, address, counted)
             }
             // One that the thread has held back is in the queue for as long as that, and takes the place of an INT3's.
@@ -481,7 +493,7 @@ impl Tracer {
     }
 
     /// A thread that is stopped in an address space, and who is to be asked.
-    fn serving<'a>(&'a mut self, stopped: &'a mut Stopped, space: &'a SharedSpace) -> Serving<'a> {
+    pub(crate) fn serving<'a>(&'a mut self, stopped: &'a mut Stopped, space: &'a SharedSpace) -> Serving<'a> {
         let thread = Ptrace {
             thread: stopped,
             threads: &mut self.threads,
@@ -563,6 +575,7 @@ fn call(
             discounted: false,
             time_ns,
             part,
+            watches: &at.shared.watches,
         };
         let action = panic::catch_unwind(AssertUnwindSafe(|| at.shared.host.hit(&mut hit)));
         let Hit { filtered, discounted, .. } = hit;

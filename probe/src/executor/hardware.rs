@@ -1,5 +1,5 @@
 //! Hardware breakpoints: addresses at which every thread of an address space stops before it executes the instruction,
-//! without a byte of text changed.
+//! without a byte of text changed, and data behind whose writing it stops.
 //!
 //! A thread has a perf event for each (perf_event_open(2), `PERF_TYPE_BREAKPOINT` with `sigtrap`), which takes one of its
 //! four debug registers and sends it a SIGTRAP. They go with their descriptors, so that a thread has none left when the
@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -123,6 +124,64 @@ impl fmt::Display for HardwareRefusal {
 
 impl std::error::Error for HardwareRefusal {}
 
+/// What a debug register is for: the instruction at an address, or so many bytes of data there, 1, 2, 4 or 8, aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Spot {
+    pub(crate) address: u64,
+    /// 0 for an instruction.
+    pub(crate) bytes: u8,
+}
+
+impl From<u64> for Spot {
+    /// That of an instruction.
+    fn from(address: u64) -> Spot {
+        Spot { address, bytes: 0 }
+    }
+}
+
+impl Spot {
+    /// Those that cover `range`, without a byte besides; `None` if a thread does not have so many.
+    pub(crate) fn of_range(range: &Range<u64>) -> Option<Vec<Spot>> {
+        let mut spots = Vec::new();
+        let mut address = range.start;
+        while address < range.end {
+            if spots.len() == REGISTERS {
+                return None;
+            }
+            let fits = |bytes: &u8| {
+                let bytes = u64::from(*bytes);
+                address.is_multiple_of(bytes) && range.end - address >= bytes
+            };
+            let bytes = [8u8, 4, 2, 1].into_iter().find(fits)?;
+            spots.push(Spot { address, bytes });
+            address = address.checked_add(bytes.into())?;
+        }
+        Some(spots)
+    }
+
+    /// Arms thread `tid`. Returns the event, and whether it has what the kernel writes.
+    fn event(self, tid: i32) -> Result<(Event, bool), Errno> {
+        if !self.is_data() {
+            return Ok((Event::at(tid, self.address)?, false));
+        }
+        let written = |kernel| Event::written(tid, self.address, self.bytes, kernel);
+        match written(true) {
+            Ok(event) => Ok((event, true)),
+            Err(Errno::EACCES | Errno::EPERM) => Ok((written(false)?, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_data(self) -> bool {
+        self.bytes != 0
+    }
+
+    /// Its bytes.
+    pub(crate) fn range(self) -> Range<u64> {
+        self.address..self.address.saturating_add(self.bytes.into())
+    }
+}
+
 /// For how many times a thread has passed sites of a probe unnoticed.
 pub(crate) type Passed = Arc<AtomicU64>;
 
@@ -145,7 +204,9 @@ pub(crate) struct Hardware {
 
 #[derive(Debug)]
 struct Site {
-    address: u64,
+    spot: Spot,
+    /// Of data: how many want it.
+    users: usize,
     /// By probe.
     passed: Vec<(Purpose, Passed)>,
     /// By thread.
@@ -156,6 +217,8 @@ struct Site {
 #[derive(Debug)]
 struct Counted {
     event: Event,
+    /// Of data: whether the kernel's own accesses count.
+    kernel: bool,
     /// How many were stops that were served, or are known to have been none.
     known: u64,
 }
@@ -173,14 +236,18 @@ impl Counted {
 impl Site {
     fn open(&mut self, tid: i32) -> Result<(), Errno> {
         if !self.events.contains_key(&tid) {
-            let event = Event::at(tid, self.address)?;
-            self.events.insert(tid, Counted { event, known: 0 });
+            let (event, kernel) = self.spot.event(tid)?;
+            self.events.insert(tid, Counted { event, kernel, known: 0 });
         }
         Ok(())
     }
 
     /// Adds up how often threads have passed so far.
     fn settle(&mut self) {
+        if self.spot.is_data() {
+            // Several times may be one stop, which comes yet, or one signal that waits.
+            return;
+        }
         const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
         for (&tid, counted) in &mut self.events {
             if counted.event.count() == counted.known {
@@ -211,7 +278,7 @@ impl Hardware {
     pub(crate) fn copy(&self) -> Hardware {
         let sites: Vec<Site> = lock(&self.sites)
             .iter()
-            .map(|site| Site { address: site.address, passed: site.passed.clone(), events: HashMap::new() })
+            .map(|site| Site { passed: site.passed.clone(), events: HashMap::new(), ..*site })
             .collect();
         let any = AtomicBool::new(!sites.is_empty());
         Hardware { sites: Mutex::new(sites), any }
@@ -223,28 +290,35 @@ impl Hardware {
     ///
     /// # Errors
     /// There are four others.
-    pub(crate) fn add(&self, address: u64) -> Result<(), HardwareRefusal> {
+    pub(crate) fn add(&self, spot: impl Into<Spot>) -> Result<(), HardwareRefusal> {
+        let spot = spot.into();
         let mut sites = lock(&self.sites);
-        if sites.len() >= REGISTERS {
-            return Err(HardwareRefusal::Full { sites: sites.iter().map(|site| site.address).collect() });
+        if let Some(site) = sites.iter_mut().find(|site| spot.is_data() && site.spot == spot) {
+            site.users += 1;
+            return Ok(());
         }
-        sites.push(Site { address, passed: Vec::new(), events: HashMap::new() });
+        if sites.len() >= REGISTERS {
+            return Err(HardwareRefusal::Full { sites: sites.iter().map(|site| site.spot.address).collect() });
+        }
+        sites.push(Site { spot, users: 1, passed: Vec::new(), events: HashMap::new() });
         self.any.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     /// Where there are breakpoints, in the order of placement.
     pub(crate) fn addresses(&self) -> Vec<u64> {
-        lock(&self.sites).iter().map(|site| site.address).collect()
+        let sites = lock(&self.sites);
+        sites.iter().filter(|site| !site.spot.is_data()).map(|site| site.spot.address).collect()
     }
 
     /// Arms those `threads` that are not yet.
     ///
     /// # Errors
     /// One of them cannot be; then the site is to be removed.
-    pub(crate) fn arm_all(&self, address: u64, threads: &[i32]) -> Result<(), HardwareRefusal> {
+    pub(crate) fn arm_all(&self, spot: impl Into<Spot>, threads: &[i32]) -> Result<(), HardwareRefusal> {
+        let spot = spot.into();
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return Ok(()) };
+        let Some(site) = sites.iter_mut().find(|site| site.spot == spot) else { return Ok(()) };
         for &tid in threads {
             match site.open(tid) {
                 // It has ended.
@@ -256,9 +330,10 @@ impl Hardware {
     }
 
     /// Has `passed` count, for a probe, how often threads pass the site from now on.
-    pub(crate) fn count_for(&self, address: u64, probe: Purpose, passed: &Passed) {
+    pub(crate) fn count_for(&self, spot: impl Into<Spot>, probe: Purpose, passed: &Passed) {
+        let spot = spot.into();
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return };
+        let Some(site) = sites.iter_mut().find(|site| site.spot == spot) else { return };
         site.settle();
         site.passed.push((probe, Arc::clone(passed)));
     }
@@ -266,18 +341,30 @@ impl Hardware {
     /// Takes a probe off the site.
     pub(crate) fn count_no_more(&self, address: u64, probe: Purpose) {
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return };
+        let Some(site) = sites.iter_mut().find(|site| site.spot == address.into()) else { return };
         site.settle();
         site.passed.retain(|&(other, _)| other != probe);
     }
 
     /// Takes a site away: no thread stops there any more, but for those that are on their way.
-    pub(crate) fn remove(&self, address: u64) {
+    pub(crate) fn remove(&self, spot: impl Into<Spot>) {
+        let spot = spot.into();
         let mut sites = lock(&self.sites);
-        let Some(index) = sites.iter().position(|site| site.address == address) else { return };
+        let Some(index) = sites.iter().position(|site| site.spot == spot) else { return };
+        if let Some(site) = sites.get_mut(index).filter(|site| site.users > 1) {
+            site.users -= 1;
+            return;
+        }
         let mut site = sites.remove(index);
         self.any.store(!sites.is_empty(), Ordering::SeqCst);
         site.settle();
+    }
+
+    /// Takes all data away.
+    pub(crate) fn remove_data(&self) {
+        let mut sites = lock(&self.sites);
+        sites.retain(|site| !site.spot.is_data());
+        self.any.store(!sites.is_empty(), Ordering::SeqCst);
     }
 
     /// Arms a thread that has come. Returns where that could not be.
@@ -286,7 +373,7 @@ impl Hardware {
             return Vec::new();
         }
         let mut sites = lock(&self.sites);
-        let opened = sites.iter_mut().map(|site| (site.address, site.open(tid)));
+        let opened = sites.iter_mut().map(|site| (site.spot.address, site.open(tid)));
         let failed = opened.filter_map(|(address, opened)| Some((address, opened.err()?)));
         let failed = failed.filter(|&(_, error)| error != Errno::ESRCH);
         failed.map(|(address, error)| Unwatched { tid, address, error }).collect()
@@ -306,7 +393,7 @@ impl Hardware {
     /// breakpoint still.
     pub(crate) fn stopped(&self, tid: i32, address: u64, counted: bool) -> bool {
         let mut sites = lock(&self.sites);
-        let Some(site) = sites.iter_mut().find(|site| site.address == address) else { return false };
+        let Some(site) = sites.iter_mut().find(|site| site.spot == address.into()) else { return false };
         if let Some(event) = site.events.get_mut(&tid).filter(|_| counted) {
             event.known += 1;
         }
@@ -315,7 +402,34 @@ impl Hardware {
 
     /// A thread that blocked the signal takes it now: what it has passed until then it has passed.
     pub(crate) fn unblocked(&self, tid: i32) {
-        lock(&self.sites).iter_mut().for_each(|site| site.settle_for(tid));
+        let mut sites = lock(&self.sites);
+        sites.iter_mut().filter(|site| !site.spot.is_data()).for_each(|site| site.settle_for(tid));
+    }
+
+    /// The data that a thread has written since this was last asked, each with how often.
+    pub(crate) fn written(&self, tid: i32) -> Vec<(Spot, u64)> {
+        let mut written = Vec::new();
+        if self.any.load(Ordering::SeqCst) {
+            for site in lock(&self.sites).iter_mut().filter(|site| site.spot.is_data()) {
+                if let Some(counted) = site.events.get_mut(&tid) {
+                    written.push((site.spot, counted.passed(0)));
+                }
+            }
+        }
+        written.retain(|&(_, times)| times > 0);
+        written
+    }
+
+    /// All data.
+    pub(crate) fn data(&self) -> Vec<Spot> {
+        lock(&self.sites).iter().map(|site| site.spot).filter(|spot| spot.is_data()).collect()
+    }
+
+    /// Whether it is told what the kernel writes in the threads' system calls.
+    pub(crate) fn sees_kernel(&self, spot: Spot) -> bool {
+        let sites = lock(&self.sites);
+        let site = sites.iter().find(|site| site.spot == spot);
+        site.is_some_and(|site| site.events.values().all(|counted| counted.kernel))
     }
 
     /// Adds up how often threads have passed sites so far.

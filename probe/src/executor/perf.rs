@@ -1,4 +1,5 @@
-//! perf events that stop a thread before it executes an instruction (perf_event_open(2)).
+//! perf events that stop a thread before it executes an instruction, or after it has written to memory
+//! (perf_event_open(2)).
 
 #![allow(unsafe_code, reason = "a raw system call; it is wrapped here in a function that is safe to call")]
 
@@ -13,6 +14,8 @@ use nix::errno::Errno;
 
 /// What tells our SIGTRAPs from those of events that others have opened: "stepless".
 const MARK: u64 = u64::from_be_bytes(*b"stepless");
+/// The same of those for data.
+const DATA_MARK: u64 = u64::from_be_bytes(*b"stepdata");
 
 /// An event of a thread. It ends when this is dropped.
 #[derive(Debug)]
@@ -37,6 +40,9 @@ struct Attributes {
     signal_data: u64,
 }
 
+/// What the kernel does on behalf of the thread does not count.
+const EXCLUDE_KERNEL: u64 = 1 << 5;
+
 impl Event {
     /// That thread `tid` is about to execute the instruction at `address`: it is sent a SIGTRAP. If it blocks that, it
     /// goes on, and is only counted.
@@ -44,9 +50,37 @@ impl Event {
     /// # Errors
     /// ENOSPC where all debug registers of the thread are in use; and those of the system call.
     pub(crate) fn at(tid: i32, address: u64) -> Result<Event> {
-        const PERF_TYPE_BREAKPOINT: u32 = 5;
         const HW_BREAKPOINT_X: u32 = 4;
-        const EXCLUDE_KERNEL: u64 = 1 << 5;
+        Event::open(tid, Attributes {
+            flags: EXCLUDE_KERNEL,
+            breakpoint_type: HW_BREAKPOINT_X,
+            breakpoint_address: address,
+            // What the kernel demands of one for instructions.
+            breakpoint_length: size_of::<libc::c_long>() as u64,
+            signal_data: MARK,
+            ..Attributes::default()
+        })
+    }
+
+    /// That thread `tid` has written to one of `bytes` bytes at `address`, which are 1, 2, 4 or 8 and aligned: it is sent a
+    /// SIGTRAP. With `kernel`, also that the kernel has in a system call of the thread; the signal is sent at its end then.
+    ///
+    /// # Errors
+    /// Those of [`Event::at`]; EACCES where the user may not know what the kernel does.
+    pub(crate) fn written(tid: i32, address: u64, bytes: u8, kernel: bool) -> Result<Event> {
+        const HW_BREAKPOINT_W: u32 = 2;
+        Event::open(tid, Attributes {
+            flags: if kernel { 0 } else { EXCLUDE_KERNEL },
+            breakpoint_type: HW_BREAKPOINT_W,
+            breakpoint_address: address,
+            breakpoint_length: bytes.into(),
+            signal_data: DATA_MARK,
+            ..Attributes::default()
+        })
+    }
+
+    fn open(tid: i32, wanted: Attributes) -> Result<Event> {
+        const PERF_TYPE_BREAKPOINT: u32 = 5;
         const EXCLUDE_HYPERVISOR: u64 = 1 << 6;
         const REMOVE_ON_EXEC: u64 = 1 << 36;
         const SIGTRAP: u64 = 1 << 37;
@@ -58,13 +92,8 @@ impl Event {
             kind: PERF_TYPE_BREAKPOINT,
             size: SIZE as u32,
             sample_period: 1,
-            flags: EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | REMOVE_ON_EXEC | SIGTRAP,
-            breakpoint_type: HW_BREAKPOINT_X,
-            breakpoint_address: address,
-            // What the kernel demands of one for instructions.
-            breakpoint_length: size_of::<libc::c_long>() as u64,
-            signal_data: MARK,
-            ..Attributes::default()
+            flags: wanted.flags | EXCLUDE_HYPERVISOR | REMOVE_ON_EXEC | SIGTRAP,
+            ..wanted
         };
         let attributes = &raw const attributes;
         // SAFETY: the kernel reads `size` bytes of the attributes, which live through the call, and follows no address
@@ -102,8 +131,10 @@ impl Drop for Event {
 /// of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Signalled {
-    /// The address of the instruction.
+    /// The address of the instruction, or of the data.
     pub(crate) address: u64,
+    /// Whether it is about data that was written, for sure.
+    pub(crate) data: bool,
     /// Whether the thread has blocked the signal, and gone on.
     pub(crate) late: bool,
     /// Whether the kernel has forced the signal, so that the thread does not block it any more if it did.
@@ -130,7 +161,7 @@ impl Signalled {
     /// flags that it saves for a breakpoint at an instruction, and for no other debug exception.
     pub(crate) fn unnamed(rip: u64, rflags: Rflags) -> Option<Signalled> {
         let is_breakpoint = rflags.contains(Rflags::RF) && !rflags.contains(Rflags::TF);
-        is_breakpoint.then_some(Signalled { address: rip, late: false, forced: true, counted: false })
+        is_breakpoint.then_some(Signalled { address: rip, data: false, late: false, forced: true, counted: false })
     }
 
     /// `None` for another signal.
@@ -155,12 +186,12 @@ impl Signalled {
         let perf = unsafe { std::ptr::read_unaligned((&raw const *info).cast::<Perf>()) };
         let address = perf.address;
         match (perf.signo, perf.code) {
-            (libc::SIGTRAP, TRAP_PERF) if perf.data == MARK => {
-                let late = perf.flags & TRAP_PERF_FLAG_ASYNC != 0;
-                Some(Signalled { address, late, forced: false, counted: true })
+            (libc::SIGTRAP, TRAP_PERF) if matches!(perf.data, MARK | DATA_MARK) => {
+                let (data, late) = (perf.data == DATA_MARK, perf.flags & TRAP_PERF_FLAG_ASYNC != 0);
+                Some(Signalled { address, data, late, forced: false, counted: true })
             }
             (libc::SIGTRAP, TRAP_HWBKPT) => {
-                Some(Signalled { address, late: false, forced: true, counted: true })
+                Some(Signalled { address, data: false, late: false, forced: true, counted: true })
             }
             _ => None,
         }
@@ -180,10 +211,11 @@ mod tests {
         let mark = (&raw mut info).cast::<u64>().wrapping_add(3);
         // SAFETY: the fourth word lies within siginfo_t, which is aligned to 8 bytes.
         unsafe { *mark = MARK };
-        assert_eq!(
-            Signalled::of(&info),
-            Some(Signalled { address: 0, late: false, forced: false, counted: true })
-        );
+        let signalled = Signalled { address: 0, data: false, late: false, forced: false, counted: true };
+        assert_eq!(Signalled::of(&info), Some(signalled));
+        // SAFETY: as above.
+        unsafe { *mark = DATA_MARK };
+        assert_eq!(Signalled::of(&info), Some(Signalled { data: true, ..signalled }));
         info.si_signo = libc::SIGSEGV;
         assert_eq!(Signalled::of(&info), None);
     }

@@ -585,6 +585,7 @@ impl Space {
     /// Takes every probe off, and from every counter what was added for one. Returns the addresses at which the program had overwritten the breakpoint.
     pub(crate) fn clear(&mut self) -> Vec<u64> {
         self.unwatch_all();
+        self.hardware.remove_data();
         self.let_all_down();
         let mut window = Window::new();
         let addresses: Vec<u64> = self.breakpoints.keys().copied().collect();

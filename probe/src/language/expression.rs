@@ -366,6 +366,39 @@ impl Expression {
         Expression { nodes }
     }
 
+    /// The general registers that it looks at.
+    pub(crate) fn registers(&self) -> impl Iterator<Item = Register> + '_ {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Register(register) => Some(*register),
+            _ => None,
+        })
+    }
+
+    /// Whether it has a register's value itself in it, rather than as a part of an address from which memory is read.
+    pub(crate) fn is_of_registers(&self) -> bool {
+        // How many operands are still to come, at each depth, and whether they make an address.
+        let mut open: Vec<(usize, bool)> = Vec::new();
+        for node in &self.nodes {
+            let within = open.last().is_some_and(|&(_, within)| within);
+            match node {
+                Node::Register(_) | Node::Extended(..) if !within => return true,
+                _ => {}
+            }
+            if let Some((left, _)) = open.last_mut() {
+                *left = left.saturating_sub(1);
+            }
+            let loads =
+                matches!(node, Node::Unary(Unary::Load(_) | Unary::LoadSigned(_) | Unary::LoadText));
+            if node.operands() > 0 {
+                open.push((node.operands(), within || loads));
+            }
+            while open.last().is_some_and(|&(left, _)| left == 0) {
+                open.pop();
+            }
+        }
+        false
+    }
+
     /// Whether it is complete, and neither too large nor too deep: a warden takes no other.
     #[must_use]
     pub fn is_valid(&self) -> bool {

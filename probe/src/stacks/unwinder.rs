@@ -107,6 +107,20 @@ impl Unwinder {
         frames
     }
 
+    /// Where the function of the thread's place returns to, and its stack pointer then; `None` where nothing tells.
+    pub(crate) fn caller(&self, caller: &Caller<'_>, memory: &mut dyn Memory) -> Option<(u64, u64)> {
+        let &Caller { pid, gpr, ip } = caller;
+        let module = self.module(pid, ip);
+        let step = self.step(module.as_deref(), ip, &Registers::new(gpr, ip), true, memory)?;
+        (!step.interrupted).then_some(())?;
+        Some((step.caller.ip().filter(|&ip| ip != 0)?, step.caller.get(Registers::RSP)?))
+    }
+
+    /// The files that modules are of.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     fn step(
         &self,
         module: Option<&Module>,

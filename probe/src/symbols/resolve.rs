@@ -21,7 +21,8 @@ mod objects;
 
 pub use error::ResolveError;
 pub use objects::Objects;
-use objects::{absolute, find_object, is_same, named, similar_objects};
+pub(crate) use objects::find_object;
+use objects::{absolute, is_same, named, similar_objects};
 
 /// A probe and what it takes to look it up.
 #[derive(Clone, Debug)]

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::engine::hit::Hit;
+use crate::engine::watch::Change;
 use crate::stacks::{StackFrame, Unwinder};
 use crate::symbols::resolve::Objects;
-use crate::target::lock;
+use crate::target::{lock, procfs};
 use crate::warden::outlet::Outlet;
 
 /// What is known of stacks and names, of all probes.
@@ -34,25 +35,43 @@ impl Callers {
         lock(&self.names).clear();
     }
 
+    /// What an address of a process belongs to, which the client knows then.
+    pub(crate) fn frame(&self, pid: i32, ip: u64, outlet: &Outlet) -> StackFrame {
+        let frame = StackFrame { ip, exact: true, module: self.unwinder.module(pid, ip) };
+        self.tell(std::slice::from_ref(&frame), outlet);
+        frame
+    }
+
     /// The stack at a hit, whose modules the client knows then.
     pub(crate) fn stack(&self, hit: &mut Hit<'_>, most: u16, outlet: &Outlet) -> Vec<StackFrame> {
         let frames = hit.stack(&self.unwinder, usize::from(most));
+        self.tell(&frames, outlet);
+        frames
+    }
+
+    /// The same at a change.
+    pub(crate) fn stack_of(&self, change: &mut Change<'_, '_>, most: u16, outlet: &Outlet) -> Vec<StackFrame> {
+        let frames = change.stack(&self.unwinder, usize::from(most));
+        self.tell(&frames, outlet);
+        frames
+    }
+
+    fn tell(&self, frames: &[StackFrame], outlet: &Outlet) {
         let mut told = lock(&self.told);
         for module in frames.iter().filter_map(|frame| frame.module.as_deref()) {
             if told.insert(module.number()) {
                 outlet.module(module);
             }
         }
-        frames
     }
 
     /// The name of the thread, as it was a moment ago: reading it costs a tenth of a hit.
-    pub(crate) fn name(&self, hit: &Hit<'_>) -> Option<Vec<u8>> {
+    pub(crate) fn name(&self, tid: i32) -> Option<Vec<u8>> {
         const FRESH: Duration = Duration::from_millis(50);
         /// Threads that are remembered.
         const MOST: usize = 4096;
         let mut names = lock(&self.names);
-        if let Some((read, name)) = names.get(&hit.tid())
+        if let Some((read, name)) = names.get(&tid)
             && read.elapsed() < FRESH
         {
             return name.clone();
@@ -60,8 +79,8 @@ impl Callers {
         if names.len() >= MOST {
             names.clear();
         }
-        let name = hit.comm();
-        names.insert(hit.tid(), (Instant::now(), name.clone()));
+        let name = procfs::comm(tid);
+        names.insert(tid, (Instant::now(), name.clone()));
         name
     }
 }

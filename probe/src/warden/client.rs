@@ -20,6 +20,7 @@ use nix::sys::time::TimeSpec;
 use crate::arguments::Binding;
 use crate::engine::hit::{Action, ProbeId};
 use crate::engine::session::{RunEnd, SessionOptions};
+use crate::engine::watch::{Watch, WatchId, WatchReport};
 use crate::error::AttachError;
 use crate::executor::ptrace::sys;
 use crate::stacks::Module;
@@ -28,10 +29,11 @@ use crate::target::launch::Embryo;
 use crate::target::procfs;
 use crate::target::system;
 use crate::warden::asked::Asked;
+use crate::warden::changes::{ChangeRecord, SentWatch, WatchBindings};
 use crate::warden::message::{End, Reply, Request, SentPath, SentPlace, SentProbe, VERSION, kind};
 use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
 use crate::warden::outlet::Question;
-use crate::warden::program::{Program, Step};
+use crate::warden::program::{Fields, Program, Step};
 use crate::warden::ring::{self, Reader, Ring};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
@@ -94,6 +96,8 @@ pub struct Client {
     placed: HashMap<usize, Report>,
     /// What the arguments of a probe come to, by the numbers of both. Those of parts are the whole's.
     bindings: HashMap<(usize, u32), Arc<Binding>>,
+    /// The same of watches.
+    watch_bindings: WatchBindings,
     modules: Modules,
     end: Option<End>,
     lost: u64,
@@ -187,6 +191,7 @@ impl Client {
             parts: HashMap::new(),
             placed: HashMap::new(),
             bindings: HashMap::new(),
+            watch_bindings: WatchBindings::new(),
             modules: Modules::new(),
             end: None,
             lost: 0,
@@ -417,6 +422,32 @@ impl Client {
             self.handlers.insert(probe.index(), handler);
         }
         placed
+    }
+
+    /// As [`Session::watch_changes`](crate::Session::watch_changes): each change is told by [`News::Change`], with the
+    /// thread's name and its stack if `fields` say so. [`Step::Watch`] begins one that is to begin at hits.
+    /// [`Client::limit`] is about changes, too.
+    ///
+    /// # Errors
+    /// [`WardenError::Probe`], if it cannot be watched.
+    pub fn watch(&mut self, watch: Watch, fields: Fields) -> Result<WatchId, WardenError> {
+        match self.call(&Request::Watch { watch, fields })? {
+            Reply::Watched { watch } => Ok(WatchId(watch)),
+            Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What has become of a watch so far, also after the target has ended or been left; `None` if it is not of this
+    /// client.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn watch_report(&mut self, watch: WatchId) -> Result<Option<WatchReport>, WardenError> {
+        match self.call(&Request::WatchReport { watch: watch.0 })? {
+            Reply::WatchReport(report) => Ok(report),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// As [`Session::remove`](crate::Session::remove).
@@ -683,6 +714,10 @@ impl Client {
                     let hit = Record::of_return(&record.words, &self.modules).ok_or_else(strange)?;
                     self.tell_hit(hit);
                 }
+                kind::CHANGE => {
+                    let change = ChangeRecord::of_words(&record.words, &self.watch_bindings, &self.modules);
+                    self.tell(News::Change(change.ok_or_else(strange)?));
+                }
                 kind::EVENT => {
                     let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
                     let sent: Sent = parse(&bytes).map_err(corrupt)?;
@@ -690,6 +725,9 @@ impl Client {
                         Sent::Bound(probe, number, binding) => {
                             let whole = self.whole_of(probe as usize);
                             self.bindings.insert((whole, number), Arc::new(*binding));
+                        }
+                        Sent::Watch(watch, SentWatch::Bound(number, binding)) => {
+                            self.watch_bindings.insert((watch.index(), number), Arc::new(*binding));
                         }
                         Sent::Module(module) => {
                             let module = Module::from(module);

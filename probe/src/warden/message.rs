@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::symbols::coverage::{Coverage, Plan};
+use crate::engine::watch::{Watch, WatchReport};
 use crate::symbols::spec::ProbeSpec;
 use crate::warden::news::{SentAttachError, SentReport, SystemError};
-use crate::warden::program::Program;
+use crate::warden::program::{Fields, Program};
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
@@ -28,6 +29,8 @@ pub(crate) mod kind {
     pub(crate) const END: u8 = 4;
     /// The duration in nanoseconds, and a [`Record`](crate::warden::news::Record).
     pub(crate) const RETURN: u8 = 5;
+    /// A change of what is watched.
+    pub(crate) const CHANGE: u8 = 6;
 }
 
 /// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.
@@ -75,6 +78,14 @@ pub(crate) enum Request {
     },
     Limit {
         hits: u64,
+    },
+    /// Watches the value of an expression, and records that of each change.
+    Watch {
+        watch: Watch,
+        fields: Fields,
+    },
+    WatchReport {
+        watch: u32,
     },
     /// Files that are looked at first where debug files are looked for.
     DebugFiles {
@@ -156,6 +167,10 @@ pub(crate) enum Reply {
     Reports(Vec<Option<SentReport>>),
     Totals(Vec<Option<SentTotals>>),
     Coverage(Option<Box<Coverage>>),
+    Watched {
+        watch: u32,
+    },
+    WatchReport(Option<WatchReport>),
     /// How the target ended, as far as it is known.
     Left {
         status: Option<i32>,

@@ -54,6 +54,7 @@
 
 mod asked;
 mod callers;
+mod changes;
 mod client;
 mod cover;
 mod message;
@@ -69,6 +70,7 @@ mod socket;
 mod totals;
 
 pub use asked::Asked;
+pub use changes::ChangeRecord;
 pub use client::{Client, ClientStop, Place};
 pub use news::{Arguments, Event, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Measure, Program, Step, Then};

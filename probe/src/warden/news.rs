@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::{Binding, Value};
 use crate::engine::event::{self, Counters};
 use crate::engine::hit::ProbeId;
+use crate::engine::watch::{WatchId, Watching};
 use crate::error::AttachError;
 use crate::executor::space::Unplaceable;
 use crate::language::Register;
 use crate::stacks::{SentModule, StackFrame};
+use crate::warden::changes::{ChangeRecord, SentWatch};
 use crate::warden::program::Fields;
 use crate::warden::ring;
 use crate::warden::totals::{Modules, SentFrame, frame_of, sent_frame};
@@ -27,6 +29,8 @@ use crate::warden::totals::{Modules, SentFrame, frame_of, sent_frame};
 pub enum News {
     /// A program has recorded a hit.
     Hit(Record),
+    /// What is watched has changed.
+    Change(ChangeRecord),
     /// Something has happened to the target or to a probe.
     Event(Event),
     /// So many records and events were dropped: while the client's process was stopped (SIGSTOP, SIGTSTP), for which
@@ -258,6 +262,12 @@ pub enum Event {
     Unwatched { pid: i32, tid: i32, address: u64, error: Errno },
     /// A breakpoint in a restartable sequence has been taken out.
     Sequence { pid: i32, address: u64 },
+    /// Something is watched from now on.
+    Watching { watch: WatchId, pid: i32, tid: Option<i32>, watching: Watching },
+    /// Something is not watched that was to be.
+    NotWatched { watch: WatchId, pid: i32, tid: Option<i32>, reason: String },
+    /// Something is not watched any more.
+    WatchEnded { watch: WatchId, pid: i32, tid: Option<i32>, ending: String },
 }
 
 /// A site that cannot be probed.
@@ -302,6 +312,7 @@ pub(crate) enum Sent {
     Copied(i32, u64, u64, bool),
     Unwatched(i32, i32, u64, i32),
     Sequence(i32, u64),
+    Watch(WatchId, SentWatch),
     /// The probe, and the number of the binding.
     Bound(u32, u32, Box<Binding>),
     /// What frames of stacks belong to.
@@ -343,6 +354,15 @@ impl Sent {
                 Sent::Unwatched(*pid, *tid, *address, *error as i32)
             }
             Of::Sequence { pid, address } => Sent::Sequence(*pid, *address),
+            Of::Watching { watch, pid, tid, watching } => {
+                Sent::Watch(*watch, SentWatch::Watching(*pid, *tid, *watching))
+            }
+            Of::NotWatched { watch, pid, tid, reason } => {
+                Sent::Watch(*watch, SentWatch::NotWatched(*pid, *tid, reason.to_string()))
+            }
+            Of::WatchEnded { watch, pid, tid, ending } => {
+                Sent::Watch(*watch, SentWatch::ended(*pid, *tid, ending))
+            }
         })
     }
 }
@@ -352,7 +372,16 @@ impl Event {
     pub(crate) fn of(sent: Sent) -> Option<Event> {
         let probe = |index: u32| ProbeId(index as usize);
         Some(match sent {
-            Sent::Bound(..) | Sent::Module(_) => return None,
+            Sent::Bound(..) | Sent::Module(_) | Sent::Watch(_, SentWatch::Bound(..)) => return None,
+            Sent::Watch(watch, SentWatch::Watching(pid, tid, watching)) => {
+                Event::Watching { watch, pid, tid, watching }
+            }
+            Sent::Watch(watch, SentWatch::NotWatched(pid, tid, reason)) => {
+                Event::NotWatched { watch, pid, tid, reason }
+            }
+            Sent::Watch(watch, SentWatch::Ended(pid, tid, ending)) => {
+                Event::WatchEnded { watch, pid, tid, ending }
+            }
             Sent::Followed(pid, parent) => Event::Followed { pid, parent },
             Sent::Exec(pid) => Event::Exec { pid },
             Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },

@@ -10,8 +10,10 @@ use emu::Rflags;
 use crate::arguments::bindings::Bound;
 use crate::engine::event;
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::watch::WatchId;
 use crate::stacks::Module;
 use crate::target::{lock, procfs};
+use crate::warden::changes::SentWatch;
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
 use crate::warden::ring::{self, Ring, SLOTS, Slot, Turn, Writer, Written};
@@ -95,6 +97,13 @@ impl Outlet {
     pub(crate) fn bound(&self, probe: ProbeId, bound: &Bound) {
         let sent = Sent::Bound(probe.index() as u32, bound.number, Box::new(bound.binding.clone()));
         if let Ok(bytes) = postcard::to_stdvec(&sent) {
+            self.keep(kind::EVENT, &bytes);
+        }
+    }
+
+    /// Tells of a watch.
+    pub(crate) fn watch(&self, watch: WatchId, sent: SentWatch) {
+        if let Ok(bytes) = postcard::to_stdvec(&Sent::Watch(watch, sent)) {
             self.keep(kind::EVENT, &bytes);
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::Template;
+use crate::engine::watch::WatchId;
 use crate::language::{Expression, Register};
 
 /// What happens at each hit of a probe: steps, one after the other. One without steps counts.
@@ -48,6 +49,8 @@ pub enum Step {
     /// The client's handler decides, to whom the hit is sent: see
     /// [`Client::probe_with`](crate::warden::Client::probe_with). While the client is stopped, this does nothing.
     Ask,
+    /// Something is watched from the hit on, as by [`Hit::watch`](crate::Hit::watch).
+    Watch(WatchId),
     /// What becomes of the instruction and the probe. The last one counts.
     Then(Then),
 }
@@ -255,6 +258,12 @@ impl Program {
     #[must_use]
     pub fn histogram(self, measure: Measure) -> Program {
         self.step(Step::Histogram(measure))
+    }
+
+    /// [`Step::Watch`] behind the others.
+    #[must_use]
+    pub fn watch(self, watch: WatchId) -> Program {
+        self.step(Step::Watch(watch))
     }
 
     /// [`Step::Then`] behind the others.

@@ -36,7 +36,7 @@ impl SharedLimit {
     }
 
     /// Takes one. `None` if there is none left; otherwise whether it is the last.
-    fn take(&self) -> Option<bool> {
+    pub(crate) fn take(&self) -> Option<bool> {
         let take = |left: u64| if left == UNLIMITED { Some(left) } else { left.checked_sub(1) };
         self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok().map(|before| before == 1)
     }
@@ -164,6 +164,7 @@ impl Runner {
                         action = answer;
                     }
                 }
+                Step::Watch(watch) => hit.watch(*watch),
                 Step::Then(then) => action = action_of(*then),
             }
         }
@@ -232,7 +233,7 @@ fn record(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
         cpu: if fields.has_cpu() { hit.cpu() } else { None },
         registers: fields.registers().map(|register| (register, registers.get(register))).collect(),
         duration_ns: hit.duration_ns(),
-        comm: if fields.has_comm() { callers.name(hit) } else { None },
+        comm: if fields.has_comm() { callers.name(hit.tid()) } else { None },
         stack,
     };
     let words = record.to_words(fields);

@@ -24,9 +24,11 @@ use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 use crate::error::AttachError;
 use crate::symbols::coverage::Plan;
+use crate::engine::watch::{Change, WatchId};
 use crate::symbols::resolve::Objects;
 use crate::target::{lock, system};
 use crate::warden::callers::Callers;
+use crate::warden::changes;
 use crate::warden::message::{End, Hatched, Reply, Request, VERSION};
 use crate::warden::news::SentReport;
 use crate::warden::outlet::Outlet;
@@ -237,6 +239,11 @@ fn supervise(warden: &Arc<Warden>) {
             }
             Request::Totals { probes } => warden.outlet.reply(&warden.totals(&probes)),
             Request::Coverage { probe } => warden.outlet.reply(&warden.coverage(probe)),
+            Request::WatchReport { watch } => {
+                let left = finished.left.as_ref();
+                let report = left.and_then(|left| left.watch_report(WatchId(watch)));
+                warden.outlet.reply(&Reply::WatchReport(report));
+            }
             Request::Leave => warden.outlet.reply(&Reply::Left { status }),
             Request::Remove { .. }
             | Request::Run
@@ -424,6 +431,17 @@ impl Service<'_> {
             }
             Request::Reports { probes } => {
                 outlet.reply(&self.warden.reports(&probes, |probe| session.report(probe)));
+            }
+            Request::Watch { watch, fields } => {
+                let (common, objects) = (Arc::clone(&self.warden.common), Arc::clone(&self.warden.objects));
+                let send = move |change: &mut Change<'_, '_>| changes::send(&common, fields, change);
+                outlet.reply(&match session.watch_changes_by(watch, objects, send) {
+                    Ok(WatchId(watch)) => Reply::Watched { watch },
+                    Err(refusal) => Reply::NotPlaced { reason: refusal.to_string() },
+                });
+            }
+            Request::WatchReport { watch } => {
+                outlet.reply(&Reply::WatchReport(session.watch_report(WatchId(watch))));
             }
             Request::Run => {
                 self.running = true;

@@ -275,6 +275,12 @@ impl Stopped {
         }
     }
 
+    /// Whether the signal that it is about to take is that of a debug exception which the kernel takes for INT1's or a
+    /// step's.
+    pub(crate) fn is_unnamed(&self) -> Result<bool> {
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| perf::is_unnamed(&info))
+    }
+
     /// Whether the kernel has sent the signal that it is about to take, on its own account.
     pub(crate) fn is_from_kernel(&self) -> Result<bool> {
         ptrace::getsiginfo(system::pid(self.tid)).map(|info| info.si_code > 0)

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::executor::hardware::{HardwareRefusal, Passed};
+use crate::executor::hardware::{HardwareRefusal, Passed, Spot};
 use crate::executor::space::{Breakpoint, INT3, Origin, Purpose, Space, Unplaceable};
 use crate::target::maps::{self, Mapping, Maps, Permissions};
 
@@ -109,11 +109,37 @@ impl Space {
         Ok(Breakpoint::new(original, changing, ground.origin))
     }
 
-    /// Has all threads stop at `address`, or none.
-    fn arm(&self, address: u64, threads: &dyn Fn() -> Vec<i32>) -> Result<(), HardwareRefusal> {
-        self.hardware.add(address)?;
+    /// Has all threads stop behind what writes to one of these, or none. What is not wanted any more is to be left to
+    /// [`Space::leave_data`].
+    pub(crate) fn watch_data(
+        &mut self,
+        spots: &[Spot],
+        threads: &dyn Fn() -> Vec<i32>,
+    ) -> Result<(), HardwareRefusal> {
+        for (done, &spot) in spots.iter().enumerate() {
+            let mut armed = self.arm(spot, threads);
+            while armed.is_err() && self.make_room() {
+                armed = self.arm(spot, threads);
+            }
+            if let Err(refusal) = armed {
+                self.leave_data(spots.get(..done).unwrap_or_default());
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// One who wanted to know of these does not any more.
+    pub(crate) fn leave_data(&self, spots: &[Spot]) {
+        spots.iter().for_each(|&spot| self.hardware.remove(spot));
+    }
+
+    /// Has all threads stop at `spot`, or none.
+    fn arm(&self, spot: impl Into<Spot>, threads: &dyn Fn() -> Vec<i32>) -> Result<(), HardwareRefusal> {
+        let spot = spot.into();
+        self.hardware.add(spot)?;
         // Behind, so that who comes meanwhile is in the list or arms itself.
-        self.hardware.arm_all(address, &threads()).inspect_err(|_| self.hardware.remove(address))
+        self.hardware.arm_all(spot, &threads()).inspect_err(|_| self.hardware.remove(spot))
     }
 
     /// Gives up one of the engine's own, if there is one: the last, which matters least.

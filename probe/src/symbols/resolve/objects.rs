@@ -211,7 +211,7 @@ pub(super) fn files(maps: &Maps) -> Vec<&Mapping> {
 
 /// The one mapped object with code that goes by the name `object`: its path, its file name, its SONAME, or
 /// the name of a program in PATH. Looked for now, or before in the same answer.
-pub(super) fn find_object<'a>(
+pub(crate) fn find_object<'a>(
     object: &str,
     maps: &'a Maps,
     objects: &Objects,
