@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Census(Census),
     /// Find out which lines, blocks or instructions are executed.
     Cover(crate::cover::Cover),
+    /// Find out who changes a variable, or the value of any expression.
+    Watch(crate::watch::Arguments),
     /// Write manual pages into a directory.
     Man(Man),
     /// Print a script by which a shell completes the arguments.
@@ -179,7 +181,7 @@ pub(crate) enum OnFull {
 }
 
 /// The most functions of a stack.
-const MOST_FRAMES: i64 = 500;
+pub(crate) const MOST_FRAMES: i64 = 500;
 /// So many without a word.
 pub(crate) const FRAMES: u16 = 128;
 

@@ -19,6 +19,7 @@ pub(crate) use folded::{print_folded, print_stacks};
 pub(crate) use histogram::print_histogram;
 use perfetto::Perfetto;
 use text::Text;
+pub(crate) use text::{Look, stack_lines};
 use tree::Tree;
 
 /// One hit.
@@ -63,7 +64,7 @@ pub(crate) struct Frame<'a> {
 
 /// Where an address lies.
 #[derive(Debug, Default, Serialize)]
-struct At<'a> {
+pub(crate) struct At<'a> {
     function: Option<&'a str>,
     offset: Option<u64>,
     file: Option<&'a str>,
@@ -72,7 +73,7 @@ struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    fn new(place: &'a Place, function: Option<&'a Function>) -> At<'a> {
+    pub(crate) fn new(place: &'a Place, function: Option<&'a Function>) -> At<'a> {
         At {
             function: function.and_then(|function| function.name.as_deref()),
             // Without a function, where it is in the object.

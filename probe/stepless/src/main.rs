@@ -20,6 +20,7 @@ mod signals;
 mod target;
 mod trace;
 mod usdt;
+mod watch;
 
 use args::{Cli, Command};
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Census(arguments) => census::run(&arguments),
         Command::Cover(arguments) => cover::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Trace(arguments) => trace::run(&arguments, trace::Mode::Trace),

@@ -66,7 +66,14 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn look(bound: &Bound, registers: &GeneralRegisters, memory: Read<'_>) -> Seen {
-        let mut machine = Frozen::new(registers, &mut *memory);
+        // What is shown is what was compared, whoever writes meanwhile.
+        let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut noting = |address, bytes: &mut [u8]| {
+            let read = memory(address, bytes);
+            pieces.push((address, bytes.get(..read).unwrap_or_default().to_vec()));
+            read
+        };
+        let mut machine = Frozen::new(registers, &mut noting);
         let parts = bound.binding.take_parts(&mut machine);
         let address = bound
             .binding
@@ -76,7 +83,17 @@ impl Seen {
             .and_then(|_| machine.last())
             .map(|range| range.start);
         let ranges = machine.into_ranges();
-        let taken = bound.binding.take(&mut Frozen::new(registers, memory));
+        let mut again = |address, bytes: &mut [u8]| {
+            let known = pieces.iter().find(|(start, piece)| *start == address && piece.len() == bytes.len());
+            match known {
+                Some((_, piece)) => {
+                    bytes.copy_from_slice(piece);
+                    piece.len()
+                }
+                None => memory(address, bytes),
+            }
+        };
+        let taken = bound.binding.take(&mut Frozen::new(registers, &mut again));
         Seen { parts, taken, ranges, address }
     }
 
@@ -361,6 +378,15 @@ impl Armed {
             }
             Until::End | Until::Return => false,
         }
+    }
+
+    /// Whether something else lies where the function's return address was.
+    pub(crate) fn is_overwritten(&self, memory: Read<'_>) -> bool {
+        self.frame.as_ref().is_some_and(|frame| {
+            let mut word = [0; 8];
+            let read = memory(frame.rsp.wrapping_sub(8), &mut word);
+            read == word.len() && u64::from_le_bytes(word) != frame.ip
+        })
     }
 
     /// Whether the frame in which it began is none any more, where a thread is with this stack pointer.

@@ -214,6 +214,8 @@ pub enum Ending {
     Returned,
     /// Its frame has been left without a return, as longjmp(3) and exceptions do.
     Left,
+    /// The thread does not run on any more: it has ended, or is where nobody can emulate it.
+    Stands,
     /// What [`Until`](crate::watch::Until) names has come.
     Reached,
     /// What it is computed from is elsewhere now, and cannot be watched there.
@@ -225,6 +227,7 @@ impl fmt::Display for Ending {
         match self {
             Ending::Returned => f.write_str("the function has returned"),
             Ending::Left => f.write_str("the function was left without a return"),
+            Ending::Stands => f.write_str("the thread does not run on any more"),
             Ending::Reached => f.write_str("that was all that was wanted"),
             Ending::Lost(refusal) => write!(f, "it is elsewhere now, where it cannot be watched: {refusal}"),
         }

@@ -51,7 +51,12 @@ impl Armed {
         };
         let (action, reached) = match step.what() {
             What::End(end) => {
-                return ended(if end == End::Returned { Ending::Returned } else { Ending::Left }, None);
+                let ending = match end {
+                    End::Returned => Ending::Returned,
+                    End::Left => Ending::Left,
+                    _ => Ending::Stands,
+                };
+                return ended(ending, None);
             }
             What::SystemCall { number } => {
                 self.look(step, Writer::SystemCall { number, address: step.ip() }, false)

@@ -201,24 +201,27 @@ impl Tracer {
         signalled: Option<Signalled>,
     ) -> bool {
         let hardware = Arc::clone(&place.space.read().hardware);
-        let mut written = hardware.written(stopped.tid());
-        let is_data = match signalled {
-            Some(Signalled { data, late, .. }) => data && !late,
+        let tid = stopped.tid();
+        let (is_data, mut written) = match signalled {
+            Some(Signalled { data, late, .. }) => (data && !late, hardware.written(tid)),
             // The kernel takes it for something else, and may not have counted it.
             None if stopped.is_unnamed().unwrap_or(false) => {
                 let flags = self.registers.file.rflags;
                 if flags.intersects(Rflags::TF | Rflags::RF) {
                     return false;
                 }
-                if written.is_empty() {
-                    written = hardware.data().into_iter().map(|spot| (spot, 1)).collect();
-                }
-                true
+                (true, hardware.written(tid))
             }
             None => return false,
         };
+        if written.is_empty() && signalled.is_none() {
+            written = hardware.data().into_iter().map(|spot| (spot, 1)).collect();
+        }
         if written.is_empty() {
             return is_data;
+        }
+        if signalled.is_some_and(|signalled| signalled.forced) {
+            self.threads.put_back_mask(stopped);
         }
         let registers = GeneralRegisters::of(&self.registers.file);
         let late = signalled.is_some_and(|signalled| signalled.late);
@@ -265,7 +268,8 @@ impl Tracer {
             if *writer == Writer::Blocked {
                 lock(&armed.watched.report).missed += times.unwrap_or(0);
             }
-            if armed.is_left(tid, self.registers.file.gpr[RSP]) {
+            let rsp = self.registers.file.gpr[RSP];
+            if armed.is_left(tid, rsp) || armed.is_overwritten(&mut memory_of(place.space)) {
                 self.end(&armed, Ending::Left);
                 continue;
             }
@@ -409,6 +413,12 @@ impl Tracer {
         }
         for Wanted { watch, pid, tid, arming } in wanted {
             let Some(watched) = self.shared.watches.get(watch) else { continue };
+            if let Ok(Some(frame)) = arming.as_ref().map(|arming| arming.frame.as_ref()) {
+                // A thread that is in it again, as deep as before, has left it without a return.
+                let known = self.shared.watches.of_thread(pid, tid).into_iter();
+                let left = known.filter(|known| known.watched.id == watch && known.is_left(tid, frame.rsp));
+                left.collect::<Vec<_>>().iter().for_each(|left| self.end(left, Ending::Left));
+            }
             let armed = arming.and_then(|arming| self.arm(*arming, place.space_id, place.space));
             match armed {
                 Ok(armed) => {

@@ -100,7 +100,12 @@ impl Watch {
         Ok(Watch {
             expression: expression.to_owned(),
             template,
-            object: object.map(str::to_owned),
+            // It may be looked up in another process, with another directory.
+            object: object.map(|object| match object.contains('/') {
+                true => std::path::absolute(object)
+                    .map_or_else(|_| object.to_owned(), |path| path.to_string_lossy().into_owned()),
+                false => object.to_owned(),
+            }),
             at_hits: false,
             until: Until::End,
             how: How::Either,

@@ -10,12 +10,12 @@ use super::{Event, NS_PER_S, NS_PER_US};
 
 /// How what is printed looks, where it may.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Look {
+pub(crate) struct Look {
     coloured: bool,
 }
 
 impl Look {
-    pub(super) fn new(coloured: bool) -> Look {
+    pub(crate) fn new(coloured: bool) -> Look {
         Look { coloured }
     }
 
@@ -24,22 +24,22 @@ impl Look {
     }
 
     /// What is there for the sake of order.
-    pub(super) fn dim(self, text: impl Display) -> String {
+    pub(crate) fn dim(self, text: impl Display) -> String {
         self.styled(Style::new().dimmed(), text)
     }
 
     /// A function.
-    pub(super) fn function(self, text: impl Display) -> String {
+    pub(crate) fn function(self, text: impl Display) -> String {
         self.styled(AnsiColor::Green.on_default(), text)
     }
 
     /// A place in the source.
-    pub(super) fn source(self, text: impl Display) -> String {
+    pub(crate) fn source(self, text: impl Display) -> String {
         self.styled(AnsiColor::Cyan.on_default(), text)
     }
 
     /// What the user has asked for.
-    pub(super) fn probe(self, text: impl Display) -> String {
+    pub(crate) fn probe(self, text: impl Display) -> String {
         self.styled(Style::new().bold(), text)
     }
 }
@@ -126,7 +126,7 @@ impl Text {
 }
 
 /// The lines of one place on a stack: one for each function.
-pub(super) fn stack_lines(look: Look, indent: &str, place: &Place, out: &mut Vec<u8>) -> io::Result<()> {
+pub(crate) fn stack_lines(look: Look, indent: &str, place: &Place, out: &mut Vec<u8>) -> io::Result<()> {
     let object = place.object_name().map(|object| format!(" ({object})")).unwrap_or_default();
     for inlined in place.functions.iter().filter(|function| function.inlined) {
         let name = inlined.name.as_deref().unwrap_or("?");
