@@ -228,7 +228,7 @@ mod tests {
             (info.si_signo, info.si_code) = (libc::SIGTRAP, code);
             assert_eq!(is_unnamed(&info), unnamed, "{code}");
         }
-        let breakpoint = Signalled { address: 0x1000, late: false, forced: true, counted: false };
+        let breakpoint = Signalled { address: 0x1000, data: false, late: false, forced: true, counted: false };
         assert_eq!(Signalled::unnamed(0x1000, Rflags::RF | Rflags::ZF), Some(breakpoint));
         // A step, of which the processor saves no RF; and a program that steps itself.
         assert_eq!(Signalled::unnamed(0x1000, Rflags::ZF), None);

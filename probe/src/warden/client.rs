@@ -433,7 +433,7 @@ impl Client {
     pub fn watch(&mut self, watch: Watch, fields: Fields) -> Result<WatchId, WardenError> {
         match self.call(&Request::Watch { watch, fields })? {
             Reply::Watched { watch } => Ok(WatchId(watch)),
-            Reply::NotPlaced { reason } => Err(WardenError::Probe(reason)),
+            Reply::NotWatched { reason } => Err(WardenError::Probe(reason)),
             other => Err(unexpected(&other)),
         }
     }

@@ -15,7 +15,7 @@ use crate::warden::program::{Fields, Program};
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
@@ -169,6 +169,9 @@ pub(crate) enum Reply {
     Coverage(Option<Box<Coverage>>),
     Watched {
         watch: u32,
+    },
+    NotWatched {
+        reason: String,
     },
     WatchReport(Option<WatchReport>),
     /// How the target ended, as far as it is known.

@@ -437,7 +437,7 @@ impl Service<'_> {
                 let send = move |change: &mut Change<'_, '_>| changes::send(&common, fields, change);
                 outlet.reply(&match session.watch_changes_by(watch, objects, send) {
                     Ok(WatchId(watch)) => Reply::Watched { watch },
-                    Err(refusal) => Reply::NotPlaced { reason: refusal.to_string() },
+                    Err(refusal) => Reply::NotWatched { reason: refusal.to_string() },
                 });
             }
             Request::WatchReport { watch } => {
