@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut session = Session::launch(command)?;
     let (unwinder, symbolizer) = (Unwinder::default(), Symbolizer::default());
     let watch = session.watch_changes(Watch::new(&expression)?, move |change| {
-        let shown = |value: Option<probe::arguments::Value>| value.map_or("?".to_owned(), |value| value.to_string());
+        let shown =
+            |value: Option<probe::arguments::Value>| value.map_or("?".to_owned(), |value| value.to_string());
         print!("thread {}: {} -> {}", change.tid(), shown(change.old()), shown(change.new()));
         match change.writer() {
             Writer::Instruction { address } => println!(" by the instruction at {address:#x}"),

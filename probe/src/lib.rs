@@ -81,8 +81,8 @@ pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 pub use engine::leave::Left;
 pub use engine::run_on;
-pub use engine::watch;
 pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
+pub use engine::watch;
 pub use error::{AttachError, ProbeError};
 pub use executor::hardware::HardwareRefusal;
 #[doc(hidden)]

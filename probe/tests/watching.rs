@@ -132,7 +132,8 @@ fn string_instructions_are_told_element_by_element() {
     let states = [b"\0\0\0\0", b"a\0\0\0", b"ab\0\0", b"abc\0", b"abcd", b"xbcd", b"xxcd", b"xxxd", b"xxxx"];
     let expected: Vec<(String, String)> =
         states.windows(2).map(|pair| (written(pair[0]), written(pair[1]))).collect();
-    let expected: Vec<(&str, &str)> = expected.iter().map(|(old, new)| (old.as_str(), new.as_str())).collect();
+    let expected: Vec<(&str, &str)> =
+        expected.iter().map(|(old, new)| (old.as_str(), new.as_str())).collect();
     assert_eq!(values(&seen), expected);
     // Behind the label, the registers are loaded; the instruction itself is found in the text.
     let bytes = std::fs::read(&program).unwrap();
@@ -205,7 +206,12 @@ fn it_is_watched_in_the_program_that_a_process_executes() {
 }
 
 /// Watches `expression` at each hit of a function, until that returns.
-fn until_return(what: &str, function: &str, offset: usize, expression: &str) -> (Vec<Seen>, WatchReport, Vec<String>) {
+fn until_return(
+    what: &str,
+    function: &str,
+    offset: usize,
+    expression: &str,
+) -> (Vec<Seen>, WatchReport, Vec<String>) {
     let program = compile("watched", &["-no-pie", "-fno-pie", "-O0"]);
     let mut session = launch(&program, &[what], false);
     let events = observed(&mut session);
@@ -309,9 +315,8 @@ fn what_cannot_be_watched_is_refused_with_the_reason() {
     }
     let program = compile("watched", &[]);
     let mut session = launch(&program, &["none"], false);
-    let mut refused = |text: &str| {
-        session.watch_changes(Watch::new(text).unwrap(), |_| Action::Continue).expect_err(text)
-    };
+    let mut refused =
+        |text: &str| session.watch_changes(Watch::new(text).unwrap(), |_| Action::Continue).expect_err(text);
     assert_eq!(refused("%rax"), WatchRefusal::NeedsHit(probe::language::Register::Rax));
     assert_eq!(refused("own"), WatchRefusal::NeedsHit(probe::language::Register::FsBase));
     assert_eq!(refused("1 + 2"), WatchRefusal::NoMemory);

@@ -63,7 +63,9 @@ impl Capture {
         let (first, second) = match self {
             Capture::Value(one, _) | Capture::Memory(one, _) | Capture::Text(one, _) => (Some(one), None),
             Capture::Counted(address, length, _) => (Some(address), Some(length)),
-            Capture::Extended(..) | Capture::Nowhere(_) | Capture::Comm | Capture::Constant(_) => (None, None),
+            Capture::Extended(..) | Capture::Nowhere(_) | Capture::Comm | Capture::Constant(_) => {
+                (None, None)
+            }
         };
         first.into_iter().chain(second)
     }

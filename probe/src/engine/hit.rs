@@ -292,7 +292,7 @@ impl Hit<'_> {
     /// Has the thread run on from here: its instructions, this one first, are emulated one after the other until `region`
     /// is over. See [`run_on`](crate::run_on).
     pub fn run_on(&mut self, region: Region) {
-        self.wishes.push(Wish { region, observer: None });
+        self.wishes.push(Wish { region, back: None, observer: None });
     }
 
     /// The same, with `observer` called behind each instruction, and at the end. Once it breaks, the region is over.
@@ -301,7 +301,17 @@ impl Hit<'_> {
         region: Region,
         observer: impl FnMut(&mut Step<'_>) -> ControlFlow<()> + Send + 'static,
     ) {
-        self.wishes.push(Wish { region, observer: Some(Box::new(observer)) });
+        self.run_on_back(region, None, observer);
+    }
+
+    /// The same, where the function returns to `back` if the thread need not be at its first instruction.
+    pub(crate) fn run_on_back(
+        &mut self,
+        region: Region,
+        back: Option<u64>,
+        observer: impl FnMut(&mut Step<'_>) -> ControlFlow<()> + Send + 'static,
+    ) {
+        self.wishes.push(Wish { region, back, observer: Some(Box::new(observer)) });
     }
 
     /// Has this hit not be counted at all: of several threads that reach a probe at once, it is of one that was behind

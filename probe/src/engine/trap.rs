@@ -24,7 +24,7 @@ use crate::executor::Executor;
 use crate::executor::perf::Signalled;
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
-use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::executor::rseq;
 use crate::executor::space::{Purpose, SharedSpace};
@@ -164,18 +164,19 @@ impl Tracer {
             let Some(back) = self.pass_once(stopped, &space, address) else { return };
             stopped = back;
         }
+        self.registers.deferred = regions.is_none();
         let mut arrived = self.arrive(&mut stopped, place, &here, served == Some(address), &mut regions);
-        if by_hardware && let Arrived::Done { signal, .. } = arrived {
-            let again = self.threads.get(tid).is_some_and(|thread| thread.served == Some(address));
-            if signal != 0 || again {
+        if regions.is_none() {
+            arrived = self.serve_neighbours(&mut stopped, place, arrived, &mut regions);
+        }
+        arrived = self.store_deferred(&mut stopped, &space, arrived);
+        if let Arrived::Done { signal, .. } = arrived {
+            let again = self.threads.get(tid).and_then(|thread| thread.served);
+            let site = again.unwrap_or(self.registers.file.rip);
+            if (signal != 0 || again.is_some()) && space.read().watched(site).is_some() {
                 self.come_again(&stopped);
             }
         }
-        if let Some(mut regions) = regions {
-            let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
-            return self.end_turn(stopped, regions, turn);
-        }
-        arrived = self.serve_neighbours(&mut stopped, place, arrived, &mut regions);
         if let Some(mut regions) = regions {
             let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
             return self.end_turn(stopped, regions, turn);
@@ -189,6 +190,21 @@ impl Tracer {
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {
             self.threads.resume(stopped, signal);
+        }
+    }
+
+    /// Stores the registers that are to be when the thread goes on.
+    fn store_deferred(&mut self, stopped: &mut Stopped, space: &SharedSpace, arrived: Arrived) -> Arrived {
+        let deferred = std::mem::take(&mut self.registers.deferred);
+        match arrived {
+            Arrived::Done { signal: 0, known: true, slow }
+                if deferred && stopped.stop != Stop::SystemCall =>
+            {
+                let lost = self.serving(stopped, space).thread.store_results(false).is_err();
+                // Its registers are not what they should be, so it must not go on.
+                Arrived::Done { signal: if lost { libc::SIGTRAP } else { 0 }, known: true, slow }
+            }
+            arrived => arrived,
         }
     }
 
@@ -224,7 +240,12 @@ impl Tracer {
             return Arrived::Aborted;
         }
         let touches = match self.shared.watches.exist() {
-            true => place.space.read().site(address).and_then(|here| here.displaced(address)).map(Displaced::touches),
+            true => place
+                .space
+                .read()
+                .site(address)
+                .and_then(|here| here.displaced(address))
+                .map(Displaced::touches),
             false => None,
         };
         let Served { signal, slow, known } = self.hit(stopped, place, again, regions);

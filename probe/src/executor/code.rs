@@ -6,8 +6,9 @@ use std::collections::HashMap;
 
 use bitflags::bitflags;
 use emu::{Displaced, Touches};
-use iced_x86::{FlowControl, Mnemonic};
+use iced_x86::FlowControl;
 
+use crate::executor::ptrace::changes_fixed_flags;
 use crate::executor::ptrace::kept::Fast;
 use crate::executor::space::LONGEST;
 use crate::executor::{Steadiness, TextMemory};
@@ -209,15 +210,7 @@ fn is_still(memory: &mut impl TextMemory, address: u64, bytes: &[u8]) -> bool {
 fn kind_of(displaced: &Displaced) -> Kind {
     let touches = displaced.touches();
     // Flags that only the thread can have, and whatever depends on where it runs.
-    let slow = matches!(
-        displaced.instruction().mnemonic(),
-        Mnemonic::Popf
-            | Mnemonic::Popfd
-            | Mnemonic::Popfq
-            | Mnemonic::Iret
-            | Mnemonic::Iretd
-            | Mnemonic::Iretq
-    ) || touches.contains(Touches::THIS_CORE);
+    let slow = changes_fixed_flags(displaced) || touches.contains(Touches::THIS_CORE);
     let mut kind = Kind::empty();
     kind.set(Kind::SLOW, slow);
     kind.set(Kind::EXTENDED, touches.intersects(Touches::EXTENDED));

@@ -298,7 +298,9 @@ impl Hardware {
             return Ok(());
         }
         if sites.len() >= REGISTERS {
-            return Err(HardwareRefusal::Full { sites: sites.iter().map(|site| site.spot.address).collect() });
+            return Err(HardwareRefusal::Full {
+                sites: sites.iter().map(|site| site.spot.address).collect(),
+            });
         }
         sites.push(Site { spot, users: 1, passed: Vec::new(), events: HashMap::new() });
         self.any.store(true, Ordering::SeqCst);

@@ -51,15 +51,18 @@ impl Event {
     /// ENOSPC where all debug registers of the thread are in use; and those of the system call.
     pub(crate) fn at(tid: i32, address: u64) -> Result<Event> {
         const HW_BREAKPOINT_X: u32 = 4;
-        Event::open(tid, Attributes {
-            flags: EXCLUDE_KERNEL,
-            breakpoint_type: HW_BREAKPOINT_X,
-            breakpoint_address: address,
-            // What the kernel demands of one for instructions.
-            breakpoint_length: size_of::<libc::c_long>() as u64,
-            signal_data: MARK,
-            ..Attributes::default()
-        })
+        Event::open(
+            tid,
+            Attributes {
+                flags: EXCLUDE_KERNEL,
+                breakpoint_type: HW_BREAKPOINT_X,
+                breakpoint_address: address,
+                // What the kernel demands of one for instructions.
+                breakpoint_length: size_of::<libc::c_long>() as u64,
+                signal_data: MARK,
+                ..Attributes::default()
+            },
+        )
     }
 
     /// That thread `tid` has written to one of `bytes` bytes at `address`, which are 1, 2, 4 or 8 and aligned: it is sent a
@@ -69,14 +72,17 @@ impl Event {
     /// Those of [`Event::at`]; EACCES where the user may not know what the kernel does.
     pub(crate) fn written(tid: i32, address: u64, bytes: u8, kernel: bool) -> Result<Event> {
         const HW_BREAKPOINT_W: u32 = 2;
-        Event::open(tid, Attributes {
-            flags: if kernel { 0 } else { EXCLUDE_KERNEL },
-            breakpoint_type: HW_BREAKPOINT_W,
-            breakpoint_address: address,
-            breakpoint_length: bytes.into(),
-            signal_data: DATA_MARK,
-            ..Attributes::default()
-        })
+        Event::open(
+            tid,
+            Attributes {
+                flags: if kernel { 0 } else { EXCLUDE_KERNEL },
+                breakpoint_type: HW_BREAKPOINT_W,
+                breakpoint_address: address,
+                breakpoint_length: bytes.into(),
+                signal_data: DATA_MARK,
+                ..Attributes::default()
+            },
+        )
     }
 
     fn open(tid: i32, wanted: Attributes) -> Result<Event> {
@@ -161,7 +167,13 @@ impl Signalled {
     /// flags that it saves for a breakpoint at an instruction, and for no other debug exception.
     pub(crate) fn unnamed(rip: u64, rflags: Rflags) -> Option<Signalled> {
         let is_breakpoint = rflags.contains(Rflags::RF) && !rflags.contains(Rflags::TF);
-        is_breakpoint.then_some(Signalled { address: rip, data: false, late: false, forced: true, counted: false })
+        is_breakpoint.then_some(Signalled {
+            address: rip,
+            data: false,
+            late: false,
+            forced: true,
+            counted: false,
+        })
     }
 
     /// `None` for another signal.
@@ -228,7 +240,8 @@ mod tests {
             (info.si_signo, info.si_code) = (libc::SIGTRAP, code);
             assert_eq!(is_unnamed(&info), unnamed, "{code}");
         }
-        let breakpoint = Signalled { address: 0x1000, data: false, late: false, forced: true, counted: false };
+        let breakpoint =
+            Signalled { address: 0x1000, data: false, late: false, forced: true, counted: false };
         assert_eq!(Signalled::unnamed(0x1000, Rflags::RF | Rflags::ZF), Some(breakpoint));
         // A step, of which the processor saves no RF; and a program that steps itself.
         assert_eq!(Signalled::unnamed(0x1000, Rflags::ZF), None);

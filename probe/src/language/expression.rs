@@ -387,8 +387,7 @@ impl Expression {
             if let Some((left, _)) = open.last_mut() {
                 *left = left.saturating_sub(1);
             }
-            let loads =
-                matches!(node, Node::Unary(Unary::Load(_) | Unary::LoadSigned(_) | Unary::LoadText));
+            let loads = matches!(node, Node::Unary(Unary::Load(_) | Unary::LoadSigned(_) | Unary::LoadText));
             if node.operands() > 0 {
                 open.push((node.operands(), within || loads));
             }

@@ -50,7 +50,12 @@ impl Callers {
     }
 
     /// The same at a change.
-    pub(crate) fn stack_of(&self, change: &mut Change<'_, '_>, most: u16, outlet: &Outlet) -> Vec<StackFrame> {
+    pub(crate) fn stack_of(
+        &self,
+        change: &mut Change<'_, '_>,
+        most: u16,
+        outlet: &Outlet,
+    ) -> Vec<StackFrame> {
         let frames = change.stack(&self.unwinder, usize::from(most));
         self.tell(&frames, outlet);
         frames
@@ -63,6 +68,17 @@ impl Callers {
                 outlet.module(module);
             }
         }
+    }
+
+    /// What an address of a process belongs to, whose module the client knows then.
+    pub(crate) fn place(&self, pid: i32, ip: u64, outlet: &Outlet) -> StackFrame {
+        let module = self.unwinder.module(pid, ip);
+        if let Some(module) = &module
+            && lock(&self.told).insert(module.number())
+        {
+            outlet.module(module);
+        }
+        StackFrame { ip, exact: true, module }
     }
 
     /// The name of the thread, as it was a moment ago: reading it costs a tenth of a hit.

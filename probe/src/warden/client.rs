@@ -37,6 +37,7 @@ use crate::warden::program::{Fields, Program, Step};
 use crate::warden::ring::{self, Reader, Ring};
 use crate::warden::shared;
 use crate::warden::socket::{Arrival, Socket, parse};
+use crate::warden::steps::StepRecord;
 use crate::warden::totals::{Modules, SentTotals, Totals};
 
 /// Where a probe goes.
@@ -735,6 +736,10 @@ impl Client {
                         }
                         sent => self.tell_event(sent),
                     }
+                }
+                kind::STEP => {
+                    let step = StepRecord::of_words(&record.words, &self.modules).ok_or_else(strange)?;
+                    self.tell(News::Step(step));
                 }
                 kind::ASK => {
                     found = Found::Questions;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::symbols::coverage::{Coverage, Plan};
 use crate::engine::watch::{Watch, WatchReport};
+use crate::symbols::coverage::{Coverage, Plan};
 use crate::symbols::spec::ProbeSpec;
 use crate::warden::news::{SentAttachError, SentReport, SystemError};
 use crate::warden::program::{Fields, Program};
@@ -31,6 +31,8 @@ pub(crate) mod kind {
     pub(crate) const RETURN: u8 = 5;
     /// A change of what is watched.
     pub(crate) const CHANGE: u8 = 6;
+    /// [`StepRecord`](crate::warden::steps::StepRecord), as bytes.
+    pub(crate) const STEP: u8 = 7;
 }
 
 /// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.

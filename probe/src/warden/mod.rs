@@ -67,6 +67,7 @@ mod run;
 mod serve;
 mod shared;
 mod socket;
+mod steps;
 mod totals;
 
 pub use asked::Asked;
@@ -76,4 +77,5 @@ pub use news::{Arguments, Event, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Measure, Program, Step, Then};
 pub use serve::serve;
 pub use shared::own_program;
+pub use steps::{StepAccess, StepRecord};
 pub use totals::{Bucket, CountedStack, Histogram, Totals};

@@ -21,6 +21,7 @@ use crate::stacks::{SentModule, StackFrame};
 use crate::warden::changes::{ChangeRecord, SentWatch};
 use crate::warden::program::Fields;
 use crate::warden::ring;
+use crate::warden::steps::StepRecord;
 use crate::warden::totals::{Modules, SentFrame, frame_of, sent_frame};
 
 /// What a warden tells its client.
@@ -31,6 +32,8 @@ pub enum News {
     Hit(Record),
     /// What is watched has changed.
     Change(ChangeRecord),
+    /// A thread that runs on has executed an instruction, or something else has happened to it.
+    Step(StepRecord),
     /// Something has happened to the target or to a probe.
     Event(Event),
     /// So many records and events were dropped: while the client's process was stopped (SIGSTOP, SIGTSTP), for which

@@ -74,7 +74,8 @@ impl Outlet {
         self.ring.wake_writers();
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether nobody is there to be told.
+    pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
     }
 

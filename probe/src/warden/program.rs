@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::Template;
+use crate::engine::run_on::Region;
 use crate::engine::watch::WatchId;
 use crate::language::{Expression, Register};
 
@@ -46,6 +47,9 @@ pub enum Step {
     CountStack(u16),
     /// Counts a number of the hit, by powers of two: see [`Totals`](crate::warden::Totals).
     Histogram(Measure),
+    /// The thread runs on, and each of its steps goes to the client as a [`StepRecord`](crate::warden::StepRecord): see
+    /// [`Hit::run_on_with`](crate::Hit::run_on_with).
+    RunOn(Region),
     /// The client's handler decides, to whom the hit is sent: see
     /// [`Client::probe_with`](crate::warden::Client::probe_with). While the client is stopped, this does nothing.
     Ask,
@@ -266,6 +270,12 @@ impl Program {
         self.step(Step::Watch(watch))
     }
 
+    /// [`Step::RunOn`] behind the others.
+    #[must_use]
+    pub fn run_on(self, region: Region) -> Program {
+        self.step(Step::RunOn(region))
+    }
+
     /// [`Step::Then`] behind the others.
     #[must_use]
     pub fn then(self, then: Then) -> Program {
@@ -316,6 +326,7 @@ mod tests {
             .record(Fields::new().cpu())
             .count_stack(7)
             .histogram(Measure::Argument(1))
+            .run_on(Region::new().until_return().instructions(9).within(1..2).accesses())
             .step(Step::Ask)
             .then(Then::Skip);
         let bytes = postcard::to_stdvec(&program).unwrap();

@@ -15,6 +15,7 @@ use crate::warden::message::kind;
 use crate::warden::news::{Arguments, Record};
 use crate::warden::outlet::Outlet;
 use crate::warden::program::{Fields, Measure, Program, Step, Then};
+use crate::warden::steps;
 use crate::warden::totals::Tally;
 
 /// How many hits are left until the limit that all probes share.
@@ -50,9 +51,16 @@ pub(crate) struct Common {
     pub(crate) callers: Callers,
     /// By the index of the probe.
     pub(crate) counted: Mutex<HashMap<usize, Arc<Counted>>>,
+    /// How often a thread has begun to run on.
+    pub(crate) regions: AtomicU64,
 }
 
 impl Common {
+    /// The number of the next run from a hit on.
+    pub(crate) fn next_region(&self) -> u64 {
+        self.regions.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// What is counted of a probe, from now on or already.
     pub(crate) fn counted(&self, probe: ProbeId) -> Arc<Counted> {
         Arc::clone(lock(&self.counted).entry(probe.index()).or_default())
@@ -159,6 +167,7 @@ impl Runner {
                     self.common.counted(hit.probe()).tally.count_value(histogram, value.as_ref());
                     histogram += 1;
                 }
+                Step::RunOn(region) => steps::run_on(hit, region, &self.common),
                 Step::Ask => {
                     if let Some(answer) = self.common.outlet.ask(hit) {
                         action = answer;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::ProbeId;
 use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
+use crate::engine::watch::{Change, WatchId};
 use crate::error::AttachError;
 use crate::symbols::coverage::Plan;
-use crate::engine::watch::{Change, WatchId};
 use crate::symbols::resolve::Objects;
 use crate::target::{lock, system};
 use crate::warden::callers::Callers;
@@ -162,7 +162,9 @@ impl Warden {
         let objects = Arc::<Objects>::default();
         let callers = Callers::new(Arc::clone(&objects));
         let limit = SharedLimit::default();
-        let common = Common { outlet: Arc::clone(&outlet), limit, callers, counted: Mutex::default() };
+        let regions = AtomicU64::new(0);
+        let common =
+            Common { outlet: Arc::clone(&outlet), limit, callers, counted: Mutex::default(), regions };
         Warden {
             outlet,
             requests: Mutex::new(requests),

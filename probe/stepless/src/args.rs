@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::step::Stepping;
 use crate::trace::what::{parse_duration, parse_sample};
 
 const PROBES: &str = "\
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Count hits, and print only the summary.
     #[command(after_help = PROBES)]
     Stat(Tracing),
+    /// Print each instruction from a hit on, with what it changes, as a tree of calls.
+    #[command(after_help = PROBES)]
+    Step(Stepping),
     /// List the functions of a file or a process, or their instructions.
     ///
     /// Each line has the address before relocation, the file offset, the size in bytes, and the names.

@@ -106,7 +106,7 @@ fn as_map<S: Serializer>(args: &[(&str, Value)], serializer: S) -> Result<S::Ok,
     serializer.collect_map(args.iter().map(|(name, value)| (name, value)))
 }
 
-fn as_keys<S: Serializer>(place: &Option<Arc<Place>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_keys<S: Serializer>(place: &Option<Arc<Place>>, serializer: S) -> Result<S::Ok, S::Error> {
     match place {
         Some(place) => At::new(place, place.functions.last()).serialize(serializer),
         None => At::default().serialize(serializer),

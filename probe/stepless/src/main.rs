@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod run;
 mod signals;
+mod step;
 mod target;
 mod trace;
 mod usdt;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Trace(arguments) => trace::run(&arguments, trace::Mode::Trace),
         Command::Stat(arguments) => trace::run(&arguments, trace::Mode::Stat),
+        Command::Step(arguments) => trace::run(&arguments.tracing, trace::Mode::Step(arguments.steps())),
     };
     match result {
         Ok(code) => code,
@@ -106,7 +108,7 @@ pub(crate) fn point_at(text: &str, byte: usize) {
 /// clap's message, without its paragraphs on usage.
 fn usage_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: trace, stat, list, explain or census; see --help".to_owned();
+        return "a command is missing: trace, stat, step, list, explain or census; see --help".to_owned();
     }
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());

@@ -33,7 +33,8 @@ fn stderr(output: &Output) -> String {
 /// Whether the system has hardware breakpoints for us; if not, the test is skipped.
 fn are_there(program: &Path) -> bool {
     let output = stepless(&["watch", "--on", "counter", "--", text(program), "none"]);
-    let missing = stderr(&output).lines().find(|line| line.contains("hardware breakpoints")).map(str::to_owned);
+    let missing =
+        stderr(&output).lines().find(|line| line.contains("hardware breakpoints")).map(str::to_owned);
     if let Some(line) = &missing {
         println!("skipped: {line}");
     }
@@ -65,7 +66,11 @@ fn each_write_of_four_threads_is_found_by_hardware() {
     assert_eq!(threads.len(), 4);
     for change in &changes {
         assert_eq!(of_thread(&change["tid"]), WRITES / 4);
-        assert_eq!((&change["writer"], &change["function"]), (&"instruction".into(), &"adds".into()), "{change}");
+        assert_eq!(
+            (&change["writer"], &change["function"]),
+            (&"instruction".into(), &"adds".into()),
+            "{change}"
+        );
         assert!(change["instruction"].as_str().unwrap().starts_with("lock "), "{change}");
         assert!(change["line"].is_u64());
     }
@@ -79,7 +84,8 @@ fn each_write_of_four_threads_is_found_where_each_runs_on() {
     let scratch = Scratch::new();
     let program = compiled(&scratch);
     let arguments = ["-e", "watched:adds_once", "--by", "run-on", "--on", "shared_word", "--"];
-    let (changes, summary) = changes(&scratch, &[&arguments[..], &[text(&program), "threads_once", "50"]].concat());
+    let (changes, summary) =
+        changes(&scratch, &[&arguments[..], &[text(&program), "threads_once", "50"]].concat());
     let pairs: BTreeSet<(u64, u64)> = changes
         .iter()
         .map(|change| (change["old"].as_u64().unwrap(), change["new"].as_u64().unwrap()))
@@ -104,8 +110,14 @@ fn what_is_too_large_is_watched_by_running_on() {
     let (seen, summary) = changes(&scratch, &[&arguments[..], &[text(&program), "ways"]].concat());
     let values: Vec<i64> = seen.iter().map(|change| change["new"].as_i64().unwrap()).collect();
     assert_eq!(values, [5, 6, -1, 7, 8], "{summary}");
-    assert_eq!((&seen[3]["writer"], &seen[3]["system_call"]), (&"system_call".into(), &0.into()), "{}", seen[3]);
-    let (seen, summary) = changes(&scratch, &["-e", "watched:main", "--on", "words", "--", text(&program), "ways"]);
+    assert_eq!(
+        (&seen[3]["writer"], &seen[3]["system_call"]),
+        (&"system_call".into(), &0.into()),
+        "{}",
+        seen[3]
+    );
+    let (seen, summary) =
+        changes(&scratch, &["-e", "watched:main", "--on", "words", "--", text(&program), "ways"]);
     assert!(seen.is_empty());
     assert!(summary.contains("`words`: 40 bytes at 0x") && summary.contains("by running on"), "{summary}");
 }
@@ -132,7 +144,11 @@ fn lines_are_for_people_and_say_who_and_where() {
     let on: Vec<&str> = words.iter().flat_map(|word| ["--on", word]).collect();
     let output = stepless(&[&["watch"], &on[..], &["--", text(&program), "ways"]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("`words[4]`: a thread has four hardware breakpoints"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("`words[4]`: a thread has four hardware breakpoints"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

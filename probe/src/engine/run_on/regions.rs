@@ -14,6 +14,8 @@ use crate::executor::{RunOn, ThreadState};
 /// What a handler has asked for.
 pub(crate) struct Wish {
     pub(crate) region: Region,
+    /// Where the function returns to, if the thread need not be at its first instruction.
+    pub(crate) back: Option<u64>,
     pub(crate) observer: Option<Observer>,
 }
 
@@ -29,11 +31,19 @@ struct Running {
     observer: Option<Observer>,
     /// How many instructions there were.
     number: u64,
-    /// Where the function returns to, and the stack pointer then.
-    back: Option<(u64, u64)>,
+    back: Option<Back>,
     deadline: Option<Instant>,
     /// Why it is to end.
     end: Option<End>,
+}
+
+/// Where a function returns to.
+#[derive(Clone, Copy, Debug)]
+struct Back {
+    address: u64,
+    /// The stack pointer then, or now, if that is all that is known.
+    sp: u64,
+    exact: bool,
 }
 
 /// The regions of a thread, the outermost first.
@@ -79,11 +89,18 @@ impl Regions {
 
     /// Begins another one, at the instruction that the thread is before.
     pub(crate) fn add(&mut self, wish: Wish, thread: &mut (impl RunOn + ThreadState)) {
-        let Wish { region, observer } = wish;
+        let Wish { region, back, observer } = wish;
         let rsp = thread.registers().gpr[gpr::RSP];
         let mut word = [0; 8];
-        let back = (region.until_return && thread.read(rsp, &mut word).is_ok())
-            .then(|| (u64::from_le_bytes(word), rsp.wrapping_add(8)));
+        let back = match back {
+            _ if !region.until_return => None,
+            Some(address) => Some(Back { address, sp: rsp, exact: false }),
+            None => thread.read(rsp, &mut word).is_ok().then(|| Back {
+                address: u64::from_le_bytes(word),
+                sp: rsp.wrapping_add(8),
+                exact: true,
+            }),
+        };
         let deadline = region.time.and_then(|time| Instant::now().checked_add(time));
         self.running.push(Running { region, observer, number: 0, back, deadline, end: None });
         self.sum_up();
@@ -192,6 +209,7 @@ impl Regions {
     }
 
     /// Tells what has happened, which an instruction was unless it is a signal.
+    #[expect(clippy::too_many_arguments, reason = "they are what a step consists of")]
     pub(crate) fn tell(
         &mut self,
         tid: i32,
@@ -204,7 +222,7 @@ impl Regions {
     ) {
         let is_instruction = !matches!(what, What::Signal { .. } | What::End(_));
         match what {
-            What::Signal { .. } | What::Faulted => self.handlers = self.handlers.saturating_add(1),
+            What::Signal { .. } => self.enter_handler(),
             What::SystemCall { number } if number == libc::SYS_rt_sigreturn.cast_unsigned() => {
                 self.handlers = self.handlers.saturating_sub(1);
             }
@@ -238,6 +256,11 @@ impl Regions {
         }
     }
 
+    /// The thread is in another signal handler.
+    pub(crate) fn enter_handler(&mut self) {
+        self.handlers = self.handlers.saturating_add(1);
+    }
+
     /// Whether an observer has had enough.
     pub(crate) fn has_ended(&self) -> bool {
         self.running.iter().any(|running| running.end.is_some())
@@ -249,13 +272,14 @@ impl Running {
     fn over(&self, rip: u64, rsp: u64, handlers: u32) -> Option<End> {
         /// Two stacks are not that near to each other.
         const NEAR: u64 = 1 << 20;
-        if let Some((back, behind)) = self.back {
-            if rip == back && rsp == behind {
+        if let Some(Back { address, sp, exact }) = self.back {
+            let behind = rsp > sp && rsp - sp < NEAR;
+            if rip == address && (behind || exact && rsp == sp) {
                 return Some(End::Returned);
             }
-            // RET with an operand, or what has left the function without returning.
-            if rsp > behind && rsp - behind < NEAR && handlers == 0 {
-                return Some(if rip == back { End::Returned } else { End::Left });
+            // By an exception, or by longjmp(3).
+            if exact && behind && handlers == 0 {
+                return Some(End::Left);
             }
         }
         if self.region.within.as_ref().is_some_and(|range| !range.contains(&rip)) {

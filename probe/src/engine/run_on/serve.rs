@@ -24,8 +24,10 @@ use crate::symbols::code;
 /// How long a thread runs on until others have their turn and its signals are looked at.
 const TURN: Duration = Duration::from_millis(5);
 
-/// How many instructions are executed between two looks at the clock.
+/// How many instructions are executed between two looks at the clock and at who waits.
 const AT_A_TIME: u64 = 4096;
+/// The same where each access costs a system call.
+const FEW_AT_A_TIME: u64 = 256;
 
 /// What becomes of a thread that runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,7 +325,8 @@ impl Tracer {
             if !thread.can_run_on() {
                 return self.leave_off(stopped, regions, &runner, End::Unknown);
             }
-            let pause = emulate::run(&mut thread, &mut running.code, regions, &mut running.log, AT_A_TIME);
+            let most = if thread.kept.is_exclusive() { AT_A_TIME } else { FEW_AT_A_TIME };
+            let pause = emulate::run(&mut thread, &mut running.code, regions, &mut running.log, most);
             match pause {
                 Pause::Extended if thread.fetch_extended() => continue,
                 Pause::Spent if !regions.has_ended() => {
@@ -511,7 +514,13 @@ impl Observing {
             }
             Some(How::Emulated) => What::Emulated,
             Some(How::Native) => What::Native,
-            Some(How::Faulted) => What::Faulted,
+            Some(How::Faulted) => {
+                // Otherwise it takes the signal next.
+                if performed.is_some_and(|performed| performed.signal == Some(0)) {
+                    regions.enter_handler();
+                }
+                What::Faulted
+            }
             // It is not done, or never will be.
             Some(How::Again | How::NotAtAll) => return,
         };

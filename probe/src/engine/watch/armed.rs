@@ -47,7 +47,10 @@ pub(crate) struct Arming {
 
 impl fmt::Debug for Arming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arming").field("watch", &self.watched.id).field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Arming")
+            .field("watch", &self.watched.id)
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -241,7 +244,10 @@ pub(crate) struct Armed {
 
 impl fmt::Debug for Armed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Armed").field("watch", &self.watched.id).field("space", &self.space).finish_non_exhaustive()
+        f.debug_struct("Armed")
+            .field("watch", &self.watched.id)
+            .field("space", &self.space)
+            .finish_non_exhaustive()
     }
 }
 

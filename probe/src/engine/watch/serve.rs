@@ -12,21 +12,21 @@ use crate::engine::call::Part;
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
 use crate::engine::host::{Handler, Request};
+use crate::engine::run_on::Region;
 use crate::engine::tracer::Tracer;
 use crate::engine::trap::{Place, Serving};
 use crate::engine::watch::armed::{Armed, Cause};
-use crate::engine::watch::watches::Handler as ChangeHandler;
-use crate::engine::run_on::Region;
 use crate::engine::watch::watches::Ended;
+use crate::engine::watch::watches::Handler as ChangeHandler;
 use crate::engine::watch::{
     Arming, Compared, Ending, Watch, WatchId, WatchRefusal, Watched, Watches, Watching, Writer, writer,
 };
+use crate::executor::Executor;
 use crate::executor::hardware::Spot;
 use crate::executor::perf::Signalled;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::SharedSpace;
-use crate::executor::Executor;
 use crate::symbols::locate::Address;
 use crate::symbols::resolve::{Objects, find_object};
 use crate::target::maps::Maps;
@@ -140,7 +140,9 @@ impl Tracer {
             None => linker::entry(maps.pid()),
             Some(object) => {
                 let mapping = find_object(object, maps, watched.bindings.objects(), None);
-                mapping.map_err(|error| WatchRefusal::Unresolvable(error.to_string()))?.map(|found| found.start)
+                mapping
+                    .map_err(|error| WatchRefusal::Unresolvable(error.to_string()))?
+                    .map(|found| found.start)
             }
         };
         let Some(address) = address else { return Ok(false) };
@@ -225,8 +227,7 @@ impl Tracer {
         }
         let registers = GeneralRegisters::of(&self.registers.file);
         let late = signalled.is_some_and(|signalled| signalled.late);
-        let writer =
-            if late { Writer::Blocked } else { self.writer(stopped, &registers, &written, place) };
+        let writer = if late { Writer::Blocked } else { self.writer(stopped, &registers, &written, place) };
         if signalled.is_none() && writer == Writer::Unknown {
             // The program has done that itself.
             return false;
@@ -306,13 +307,7 @@ impl Tracer {
         }
     }
 
-    fn compare(
-        &mut self,
-        stopped: &mut Stopped,
-        place: Place<'_>,
-        armed: &Armed,
-        cause: &Cause,
-    ) -> Compared {
+    fn compare(&mut self, stopped: &mut Stopped, place: Place<'_>, armed: &Armed, cause: &Cause) -> Compared {
         let Serving { mut thread, shared, .. } = self.serving(stopped, place.space);
         let before = GeneralRegisters::of(thread.registers());
         let mut registers = before.clone();
@@ -346,7 +341,12 @@ impl Tracer {
     }
 
     /// Guards other memory for it from now on. Says whether that is other memory.
-    fn guard_anew(&mut self, armed: &Armed, spots: Vec<Spot>, place: Place<'_>) -> Result<bool, WatchRefusal> {
+    fn guard_anew(
+        &mut self,
+        armed: &Armed,
+        spots: Vec<Spot>,
+        place: Place<'_>,
+    ) -> Result<bool, WatchRefusal> {
         if armed.is_over() || armed.spots() == spots {
             return Ok(false);
         }
@@ -404,7 +404,8 @@ impl Tracer {
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() {
             return;
         }
-        let writes = touches.is_some_and(|touches| touches.intersects(Touches::MEMORY_WRITE | Touches::ATOMIC));
+        let writes =
+            touches.is_some_and(|touches| touches.intersects(Touches::MEMORY_WRITE | Touches::ATOMIC));
         let instruction = Writer::Instruction { address: place.address };
         let hardware = Arc::clone(&place.space.read().hardware);
         let written = hardware.written(tid);

@@ -395,8 +395,9 @@ impl Watches {
 
     /// What is watched until a function of that thread returns.
     pub(crate) fn of_thread(&self, pid: i32, tid: i32) -> Vec<Arc<Armed>> {
-        let is_wanted =
-            |armed: &&Arc<Armed>| armed.pid == pid && armed.frame.as_ref().is_some_and(|frame| frame.tid == tid);
+        let is_wanted = |armed: &&Arc<Armed>| {
+            armed.pid == pid && armed.frame.as_ref().is_some_and(|frame| frame.tid == tid)
+        };
         lock(&self.armed).iter().filter(is_wanted).cloned().collect()
     }
 

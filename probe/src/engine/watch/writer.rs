@@ -108,8 +108,7 @@ fn call_to(stop: &Stop<'_>, text: &mut dyn Text) -> Option<(u64, Covers)> {
     let mut back = [0; 8];
     let code = text.code(rsp);
     back.copy_from_slice(code.get(..8)?);
-    let is_call =
-        |flow: FlowControl| matches!(flow, FlowControl::Call | FlowControl::IndirectCall);
+    let is_call = |flow: FlowControl| matches!(flow, FlowControl::Call | FlowControl::IndirectCall);
     let calls = ending_at(u64::from_le_bytes(back), text).into_iter();
     let mut calls = calls.filter(|(_, instruction)| is_call(instruction.flow_control()));
     let leads_here = |(_, instruction): &(u64, Instruction)| {
@@ -251,7 +250,13 @@ mod tests {
         GeneralRegisters { gpr, rip, rflags: Rflags::empty(), fs_base: 0, gs_base: 0, segment: [0; 6] }
     }
 
-    fn found(bytes: &[u8], starts: Option<Vec<u64>>, rip: u64, written: u64, system_call: Option<u64>) -> Writer {
+    fn found(
+        bytes: &[u8],
+        starts: Option<Vec<u64>>,
+        rip: u64,
+        written: u64,
+        system_call: Option<u64>,
+    ) -> Writer {
         let mut program = Program { bytes: bytes.to_vec(), starts, stack: vec![0; 64] };
         program.stack[..8].copy_from_slice(&0x1005u64.to_le_bytes());
         let written = [written..written + 4];

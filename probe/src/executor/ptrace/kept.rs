@@ -108,6 +108,11 @@ impl Kept {
         self.exclusive = exclusive;
     }
 
+    /// Whether nobody else runs in the address space, so that pages are kept.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
     /// Forgets which pages have code in them, of which none is kept decoded.
     pub(crate) fn forget_code(&mut self) {
         self.code.clear();

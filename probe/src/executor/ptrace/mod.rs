@@ -87,7 +87,7 @@ impl Ptrace<'_> {
     }
 
     /// Stores what an instruction has changed.
-    pub(super) fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
+    pub(crate) fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
         let tid = self.thread.tid();
         if self.threads.is_gone(tid) {
             return Ok(());
@@ -100,12 +100,21 @@ impl Ptrace<'_> {
                 return Err(if self.fetch() { Stuck::Refused } else { Stuck::Lost });
             }
         }
+        if self.registers.deferred && !extended {
+            return Ok(());
+        }
         let expected = self.registers.file.rip;
         if self.store_refused() && rip(self.thread) != Ok(expected) {
             return Err(Stuck::Lost);
         }
         Ok(())
     }
+}
+
+/// Whether an instruction may change flags that a tracer cannot.
+pub(crate) fn changes_fixed_flags(displaced: &Displaced) -> bool {
+    use iced_x86::Mnemonic::{Iret, Iretd, Iretq, Popf, Popfd, Popfq};
+    matches!(displaced.instruction().mnemonic(), Popf | Popfd | Popfq | Iret | Iretd | Iretq)
 }
 
 impl ThreadState for Ptrace<'_> {
@@ -173,6 +182,10 @@ impl Executor for Ptrace<'_> {
         let tid = self.thread.tid();
         let touches = displaced.touches();
         let extended = touches.intersects(Touches::EXTENDED);
+        // What may have to be taken back is held against what the thread has.
+        if self.registers.deferred && (extended || changes_fixed_flags(displaced)) && self.store_refused() {
+            return Err(Stuck::Lost);
+        }
         if extended {
             let fetched = self.registers.fetch_extended(self.thread, touches);
             self.threads.note(tid, "PTRACE_GETREGSET", fetched).ok_or(Stuck::Refused)?;

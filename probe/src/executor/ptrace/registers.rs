@@ -22,6 +22,8 @@ pub(crate) struct Fetched {
     lent: bool,
     /// Whether all of it is in the register file, to be stored when somebody is to see it.
     pub(crate) has_extended: bool,
+    /// Whether general registers are stored when the thread goes on, rather than behind each instruction.
+    pub(crate) deferred: bool,
 }
 
 impl Fetched {
@@ -32,6 +34,7 @@ impl Fetched {
             extended: Xstate::new(),
             lent: false,
             has_extended: false,
+            deferred: false,
         }
     }
 

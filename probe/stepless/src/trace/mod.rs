@@ -1,4 +1,4 @@
-//! `stepless trace` and `stepless stat`.
+//! `stepless trace` and `stepless stat`, and what `stepless step` has in common with them.
 
 mod places;
 mod rows;
@@ -18,6 +18,7 @@ use probe::{ProbeId, RunEnd, SessionOptions};
 use crate::args::{Format, Tracing};
 use crate::run::{self, Run, inaccessible};
 use crate::signals::Signals;
+use crate::step::Steps;
 use crate::{Failure, target};
 
 use places::{check_places, place, resolvers};
@@ -25,13 +26,15 @@ use state::Shared;
 use summary::finish;
 use what::What;
 
-/// Which of the two commands.
+/// Which of the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Each hit.
     Trace,
     /// The summary alone.
     Stat,
+    /// Each instruction from a hit on.
+    Step(Steps),
 }
 
 pub(crate) fn run(arguments: &Tracing, mode: Mode) -> Result<ExitCode, Failure> {
@@ -85,6 +88,15 @@ fn check_format(arguments: &Tracing, mode: Mode) -> Result<(), Failure> {
             refused("stat prints no events, so it has no perfetto format; see trace")
         }
         (Mode::Stat, Format::Tree) => refused("stat prints no events, so it has no tree format; see trace"),
+        (Mode::Step(_), Format::Perfetto | Format::Tree | Format::Folded) => {
+            refused("step prints text or JSON; see trace for the other formats")
+        }
+        (Mode::Step(_), _) if arguments.format_event.is_some() || arguments.stack.is_some() => {
+            refused("step prints instructions, not events; see trace for --format-event and --stack")
+        }
+        (Mode::Step(_), _) if !arguments.histograms.is_empty() => {
+            refused("step adds nothing up, so it has no --histogram; see stat")
+        }
         (Mode::Trace, _) if !arguments.histograms.is_empty() => {
             refused("trace adds nothing up, so it has no --histogram; see stat")
         }

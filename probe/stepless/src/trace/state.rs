@@ -10,7 +10,7 @@ use probe::locate::LocateError;
 use probe::maps::Maps;
 use probe::resolve::{Objects, Resolver};
 use probe::stacks::{Place, StackFrame, Symbolizer};
-use probe::warden::{ClientStop, Event as EngineEvent, News, Record, Refusal};
+use probe::warden::{ClientStop, Event as EngineEvent, News, Record, Refusal, StepRecord};
 
 use super::Mode;
 use super::places::place_name;
@@ -21,6 +21,7 @@ use crate::events::{Event, Events};
 use crate::progress::Progress;
 use crate::run::{Out, inaccessible};
 use crate::signals::Signals;
+use crate::step::Printer;
 use crate::{target, warn};
 
 /// The bar of sites that are being probed.
@@ -68,6 +69,8 @@ pub(super) struct State {
     pub(super) inaccessible: Option<String>,
     /// How many events were dropped, as the user wishes.
     pub(super) lost: u64,
+    /// What prints steps, if those are wanted.
+    steps: Option<Printer>,
 }
 
 impl Shared {
@@ -93,6 +96,10 @@ impl Shared {
             changed: 0,
             inaccessible: None,
             lost: 0,
+            steps: match mode {
+                Mode::Step(steps) => Some(Printer::new(steps, format == Format::Json)),
+                Mode::Trace | Mode::Stat => None,
+            },
         };
         let programs = what.iter().map(|what| what.programs(arguments, mode)).collect();
         Shared {
@@ -135,6 +142,7 @@ impl Shared {
     pub(super) fn hear(&self, news: &News, stop: &ClientStop, signals: &Signals) {
         match news {
             News::Hit(hit) => self.hit(hit, stop, signals),
+            News::Step(step) => self.step(step, stop, signals),
             News::Event(event) => self.observe(event),
             // That is told at the end.
             News::Lost(events) if self.drops => self.lock().lost += events,
@@ -177,6 +185,25 @@ impl Shared {
         if let Err(error) = signals.writing(|| state.events.print(&event)) {
             state.broken = Some(error);
             stop.request();
+        }
+    }
+
+    /// A thread that runs on has executed an instruction.
+    fn step(&self, step: &StepRecord, stop: &ClientStop, signals: &Signals) {
+        let mut state = self.lock();
+        if state.broken.is_some() {
+            return;
+        }
+        let state = &mut *state;
+        let Some(printer) = &mut state.steps else { return };
+        let name = state.rows.name(step.probe);
+        let place = self.symbolizer.place(&step.place);
+        let out = state.events.out();
+        if let Err(error) = signals.writing(|| printer.print(out, step, name, place)) {
+            state.broken = Some(error);
+            stop.request();
+        } else if self.limit.is_some_and(|limit| printer.ended >= limit) {
+            stop.request_end();
         }
     }
 

@@ -144,7 +144,7 @@ fn print(
             return Ok(());
         }
     }
-    if mode == Mode::Trace {
+    if mode != Mode::Stat {
         let finished = match state.broken.take() {
             Some(error) => Err(error),
             None => state.events.finish(),

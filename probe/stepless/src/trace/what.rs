@@ -65,6 +65,11 @@ impl What {
                 return Err(error.into());
             }
         };
+        if spec.on_return && matches!(mode, Mode::Step(_)) {
+            return Err(Failure::new(format!(
+                "`{spec}`: step begins at an instruction, not where a call returns"
+            )));
+        }
         let is_event = matches!(spec.place, PlaceSpec::UprobeEvent(_));
         let within = |error: SyntaxError| SyntaxError {
             text: text.to_owned(),
@@ -167,6 +172,11 @@ impl What {
         }
         if let Some(one_in) = arguments.sample {
             program = program.sample(one_in.get());
+        }
+        if let Mode::Step(steps) = mode {
+            // With the last of all, everything ends, which those that have begun are not to do.
+            program = arguments.limit.map_or_else(|| program.clone(), |limit| program.clone().limit(limit));
+            return program.run_on(steps.region());
         }
         if limits && arguments.limit.is_some() {
             program = program.shared_limit();

@@ -145,7 +145,9 @@ impl Begins {
     fn parse(text: &str) -> Result<Begins, Failure> {
         let (spec, rest) = ProbeSpec::parse_with_rest(text)?;
         if spec.on_return {
-            return Err(Failure::new(format!("`{text}`: watching begins where a function is entered, not where it returns")));
+            return Err(Failure::new(format!(
+                "`{text}`: watching begins where a function is entered, not where it returns"
+            )));
         }
         let template = Template::behind(&spec, rest.text)?;
         Ok(Begins { spec, template })
@@ -168,7 +170,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     run::check_debug_files(&arguments.debug_file)?;
     let watches = arguments.watches()?;
-    let begins: Vec<Begins> = arguments.probes.iter().map(|text| Begins::parse(text)).collect::<Result<_, _>>()?;
+    let begins: Vec<Begins> =
+        arguments.probes.iter().map(|text| Begins::parse(text)).collect::<Result<_, _>>()?;
     let objects = Arc::new(Objects::default());
     arguments.debug_file.iter().for_each(|path| objects.add_debug_file(path.clone()));
     let targets = target::named(&arguments.pid, &[])?;
@@ -357,9 +360,7 @@ fn finish(
         (true, None) if !made.probes.is_empty() && sites == 0 => {
             Some("no probe was ever placed, so that nothing was watched".to_owned())
         }
-        (true, None) if made.probes.is_empty() => {
-            Some("what is to be watched was never mapped".to_owned())
-        }
+        (true, None) if made.probes.is_empty() => Some("what is to be watched was never mapped".to_owned()),
         _ => None,
     };
     if why.is_none() {

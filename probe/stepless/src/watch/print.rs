@@ -183,7 +183,8 @@ impl Printer {
         let since_ns = change.time_ns.saturating_sub(start_ns);
         let time = format!("{:>4}.{:09}", since_ns / NS_PER_S, since_ns % NS_PER_S);
         let comm = change.comm.as_deref().map_or_else(|| "?".into(), String::from_utf8_lossy);
-        let comm: String = comm.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+        let comm: String =
+            comm.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
         let mut line = format!(
             "{} {comm:<COMM$} {:>8}  {}  {}",
             look.dim(time),
