@@ -81,10 +81,12 @@ pub use engine::event::{self, Counters, Event, ProbeReport};
 pub use engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 pub use engine::leave::Left;
 pub use engine::run_on;
+pub use engine::own;
 pub use engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 pub use engine::watch;
 pub use error::{AttachError, ProbeError};
 pub use executor::hardware::HardwareRefusal;
+pub use executor::own::needed::OwnRefusal;
 #[doc(hidden)]
 pub use executor::ptrace::atomic::Ways;
 pub use executor::space::Unplaceable;

@@ -18,6 +18,7 @@ mod lifecycle;
 pub(crate) mod lost;
 mod machine;
 mod neighbours;
+pub mod own;
 mod pause;
 pub(crate) mod perform;
 mod placement;

@@ -46,7 +46,7 @@ impl Tally {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             hits: value(&self.hits),

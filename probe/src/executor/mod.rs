@@ -4,9 +4,11 @@ pub(crate) mod code;
 pub(crate) mod general;
 pub(crate) mod hardware;
 pub(crate) mod log;
+pub(crate) mod own;
 pub(crate) mod perf;
 pub(crate) mod ptrace;
 pub(crate) mod rseq;
+pub(crate) mod signal;
 pub(crate) mod space;
 
 use std::fmt;

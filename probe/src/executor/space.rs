@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use emu::Displaced;
 
 use crate::executor::hardware::{Hardware, HardwareRefusal};
+use crate::executor::own::needed::OwnRefusal;
 use crate::executor::ptrace::borrow::Loans;
 use crate::executor::ptrace::locked::Catalogue;
 use crate::executor::rseq::Sequences;
@@ -28,8 +29,8 @@ mod hardware;
 mod intact;
 mod window;
 
-pub(crate) use breakpoint::{Breakpoint, Origin, Purpose};
-use breakpoint::{Original, Removed};
+use breakpoint::Removed;
+pub(crate) use breakpoint::{Breakpoint, Origin, Original, Purpose};
 pub(crate) use copies::Copied;
 pub(crate) use hardware::Wanted;
 pub(crate) use intact::Missing;
@@ -77,6 +78,8 @@ pub enum Unplaceable {
     Memory(io::Error),
     /// There is no hardware breakpoint for it.
     Hardware(HardwareRefusal),
+    /// A process that probes itself cannot probe this.
+    Own(OwnRefusal),
 }
 
 impl Unplaceable {
@@ -93,6 +96,7 @@ impl Unplaceable {
             Unplaceable::Instruction { why, .. } => why.reason(),
             Unplaceable::Memory(_) => "memory not accessible",
             Unplaceable::Hardware(refusal) => refusal.reason(),
+            Unplaceable::Own(refusal) => refusal.reason(),
         }
     }
 }
@@ -122,6 +126,7 @@ impl fmt::Display for Unplaceable {
             }
             Unplaceable::Memory(error) => write!(f, "the target's memory cannot be accessed: {error}"),
             Unplaceable::Hardware(refusal) => refusal.fmt(f),
+            Unplaceable::Own(refusal) => refusal.fmt(f),
         }
     }
 }

@@ -81,6 +81,11 @@ pub(crate) fn this_thread() -> i32 {
     nix::unistd::gettid().as_raw()
 }
 
+/// The processor on which the calling thread runs.
+pub(crate) fn this_processor() -> Option<u32> {
+    nix::sched::sched_getcpu().ok().and_then(|processor| u32::try_from(processor).ok())
+}
+
 /// `tid` as `nix` takes it.
 pub(crate) fn pid(tid: i32) -> Pid {
     Pid::from_raw(tid)

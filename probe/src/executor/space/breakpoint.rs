@@ -74,6 +74,11 @@ impl Original {
     pub(crate) fn kind(&self) -> (Code, u8) {
         (self.code, self.length)
     }
+
+    /// Whether it begins with a prefix behind which the program may jump.
+    pub(crate) fn is_prefixed(&self) -> bool {
+        is_legacy_prefix(self.first())
+    }
 }
 
 /// A breakpoint.

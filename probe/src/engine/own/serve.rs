@@ -1,0 +1,235 @@
+//! A thread of this process has reached a site: its handlers are called, and the instruction is performed.
+
+use std::cell::OnceCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use emu::Rflags;
+
+use crate::engine::call::Part;
+use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::host::Request;
+use crate::engine::perform::{self, How};
+use crate::engine::shared::Tally;
+use crate::executor::general::GeneralRegisters;
+use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};
+use crate::executor::own::signals::{self, Context, Services};
+use crate::executor::own::sites::{self, Drained, Site, State};
+use crate::executor::own::{self, GENERAL};
+use crate::executor::Executor;
+
+/// What a process serves its own traps and stubs by.
+pub(super) const SERVICES: Services = Services { trap, stub };
+
+type Handler = Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>;
+
+/// A probe of this process in itself.
+pub(super) struct Own {
+    id: ProbeId,
+    pub(super) tally: Tally,
+    handler: Drained<Handler>,
+    /// A handler has asked for its removal.
+    to_go: AtomicBool,
+}
+
+impl Own {
+    pub(super) fn new(id: ProbeId, handler: Handler) -> Own {
+        Own { id, tally: Tally::default(), handler: Drained::new(handler), to_go: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_to_go(&self) -> bool {
+        self.to_go.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.handler.is_closed()
+    }
+
+    pub(super) fn close(&self) {
+        self.handler.close();
+    }
+
+    pub(super) fn drain(&self, wait: bool) {
+        self.handler.drain(wait);
+    }
+}
+
+/// What is to be done with the instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Perform,
+    Skip,
+    GoTo(u64),
+}
+
+/// Those who want to know of hits of `site`.
+fn owners(site: &'static Site) -> impl Iterator<Item = &'static Own> {
+    let owners = site.users.iter().filter_map(|user| user.downcast_ref::<Own>());
+    owners.filter(|own| !own.is_closed())
+}
+
+/// How far the thread was when it came to a site, with its stack at `stack`.
+fn before(stack: u64) -> Phase {
+    match machine::phase() {
+        // It has left a handler by other ways than back.
+        Phase::Handler if stack > machine::stack_of_handler() => Phase::None,
+        phase => phase,
+    }
+}
+
+/// A thread has taken a SIGTRAP.
+fn trap(mut context: Context<'_>) -> Option<u64> {
+    let general = context.general();
+    let word = |register: i32| general.get(register as usize).map_or(0, |word| word.cast_unsigned());
+    let (reached, stack) = (word(libc::REG_RIP).wrapping_sub(1), word(libc::REG_RSP));
+    let Some(site) = sites::find(reached).filter(|_| context.is_breakpoint()) else {
+        context.pass_on();
+        return None;
+    };
+    let before = before(stack);
+    machine::set_phase(Phase::Serving);
+    if site.state() != State::Live {
+        // It was there when the thread reached it.
+        if let Some(rip) = context.general().get_mut(libc::REG_RIP as usize) {
+            *rip = site.address().cast_signed();
+        }
+        machine::set_phase(before);
+        return None;
+    }
+    let served = site.is_jump() && reached == site.alias() + 1;
+    if reached != site.address() && !served {
+        // So deep in stubs that the thread may have left them by other ways than back.
+        machine::leave_stubs();
+    }
+    let (general, image) = context.parts();
+    let mut thread = own::Own::new(site, general, image, false);
+    let then = if served { Then::Perform } else { call(&mut thread, site, before, stack) };
+    let signal = go_on(&mut thread, site, then);
+    let raised = thread.raised();
+    let fs_base = thread.finish();
+    machine::set_phase(before);
+    match (signal, raised) {
+        (0, _) => {}
+        (_, Some(raised)) => context.raise(&raised),
+        (_, None) => context.pass_on(),
+    }
+    fs_base
+}
+
+/// A thread has jumped to the stub of a site.
+fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> u64 {
+    let word = |register: i32| general.get(register as usize).map_or(0, |word| word.cast_unsigned());
+    let stack = word(libc::REG_RSP);
+    let before = before(stack);
+    let stepping = Rflags::from_bits_retain(word(libc::REG_EFL)).contains(Rflags::TF);
+    if site.state() != State::Live || stepping {
+        if let Some(rip) = general.get_mut(libc::REG_RIP as usize) {
+            *rip = site.alias().cast_signed();
+        }
+        return ANYWHERE;
+    }
+    let mut thread = own::Own::new(site, general, image, true);
+    let then = call(&mut thread, site, before, stack);
+    go_on(&mut thread, site, then);
+    let rip = thread.registers().rip;
+    thread.finish();
+    match rip {
+        rip if rip == site.displaced().instruction().next_ip() => NEXT,
+        rip if rip == site.branch() => BRANCH,
+        _ => ANYWHERE,
+    }
+}
+
+/// Calls the handlers of the probes at `site`, unless the thread is in a handler already.
+fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u64) -> Then {
+    if before != Phase::None {
+        owners(site).for_each(|own| Tally::count(&own.tally.missed));
+        return Then::Perform;
+    }
+    let old = GeneralRegisters::of(thread.registers());
+    let mut registers = old.clone();
+    let mut then = Then::Perform;
+    let phase = machine::phase();
+    machine::set_stack_of_handler(stack);
+    machine::set_phase(Phase::Handler);
+    for own in owners(site) {
+        own.handler.with(|handler| {
+            let action = ask(handler, own, thread, &mut registers);
+            match action {
+                Action::Continue => {}
+                Action::Skip if then == Then::Perform => then = Then::Skip,
+                Action::Skip => {}
+                Action::GoTo(target) => then = Then::GoTo(target),
+                Action::Remove | Action::Detach | Action::Stop => own.to_go.store(true, Ordering::Relaxed),
+            }
+        });
+    }
+    machine::set_phase(phase);
+    let target = std::mem::replace(&mut registers.rip, old.rip);
+    if target != old.rip && !matches!(then, Then::GoTo(_)) {
+        then = Then::GoTo(target);
+    }
+    // What cannot be stored stays as it was.
+    let _ = thread.take_back(&old, &registers);
+    then
+}
+
+/// Calls one handler.
+fn ask(
+    handler: &Handler,
+    own: &Own,
+    thread: &mut own::Own<'_>,
+    registers: &mut GeneralRegisters,
+) -> Action {
+    if own.is_to_go() {
+        return Action::Continue;
+    }
+    let mut requests = Vec::new();
+    let ip = registers.rip;
+    let mut hit = Hit {
+        probe: own.id,
+        pid: signals::pid(),
+        ip,
+        registers,
+        thread,
+        requests: &mut requests,
+        filtered: false,
+        discounted: false,
+        time_ns: OnceCell::new(),
+        part: Part::None,
+    };
+    let action = handler(&mut hit);
+    let Hit { filtered, discounted, .. } = hit;
+    if !discounted {
+        Tally::count(&own.tally.hits);
+    }
+    if filtered {
+        Tally::count(&own.tally.filtered);
+    }
+    // Of another probe's removal only its own session knows.
+    if requests.iter().any(|request| matches!(request, Request::Remove(id) if *id == own.id)) {
+        own.to_go.store(true, Ordering::Relaxed);
+    }
+    action
+}
+
+/// Has the thread go on, and returns the signal that it is to take, or 0.
+fn go_on(thread: &mut own::Own<'_>, site: &'static Site, then: Then) -> i32 {
+    let displaced = site.displaced();
+    match then {
+        Then::GoTo(target) => thread.go_to(target),
+        Then::Skip => thread.go_to(displaced.instruction().next_ip()),
+        Then::Perform => {
+            let performed = perform::perform(thread, displaced);
+            for own in owners(site) {
+                match performed.how {
+                    How::Emulated => Tally::count(&own.tally.emulated),
+                    How::Native => Tally::count(&own.tally.native),
+                    How::Faulted => Tally::count(&own.tally.faulted),
+                    How::Again | How::NotAtAll => {}
+                }
+            }
+            return performed.signal.unwrap_or(0);
+        }
+    }
+    0
+}

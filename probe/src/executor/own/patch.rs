@@ -1,0 +1,204 @@
+//! Changing the text of this process, by `/proc/self/mem`: no mapping changes its protection for it.
+//!
+//! Async-signal-safe, and right in a forked child: nothing is kept open.
+
+#![allow(unsafe_code, reason = "system calls that must not allocate; each is wrapped here in a function that is safe to call")]
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+
+use crate::executor::own::machine::{self, SLOT};
+use crate::executor::own::sites::{LONGEST_PATCH, Site};
+use crate::target::INT3;
+
+/// `membarrier(2)`'s commands (linux/membarrier.h).
+const SYNC_CORE: i32 = 1 << 5;
+const REGISTER_SYNC_CORE: i32 = 1 << 6;
+
+/// How many stubs have been given away.
+static USED: AtomicU64 = AtomicU64::new(0);
+
+/// Writes `bytes` to text.
+pub(crate) fn write(address: u64, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the path is a string; `bytes` is valid for what is read of it. The descriptor is ours until it is closed.
+    let written = unsafe {
+        let memory = Errno::result(libc::open(c"/proc/self/mem".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
+        let written = libc::pwrite(memory, bytes.as_ptr().cast(), bytes.len(), address as i64);
+        let written = Errno::result(written);
+        libc::close(memory);
+        written?
+    };
+    if written == bytes.len() as isize { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+fn membarrier(command: i32) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only.
+    Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
+}
+
+/// Whether text that several threads execute can be changed by more than a byte.
+pub(crate) fn register() -> bool {
+    membarrier(REGISTER_SYNC_CORE).is_ok()
+}
+
+/// No thread executes from now on what it has fetched before.
+fn serialize() -> io::Result<()> {
+    Ok(membarrier(SYNC_CORE)?)
+}
+
+/// Replaces a breakpoint at `address` by `bytes`, of which nobody executes a mixture with what was there.
+pub(crate) fn replace(address: u64, bytes: &[u8]) -> io::Result<()> {
+    let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
+    if !rest.is_empty() {
+        serialize()?;
+        write(address.wrapping_add(1), rest)?;
+        serialize()?;
+    }
+    write(address, &[*first])?;
+    if rest.is_empty() { Ok(()) } else { serialize() }
+}
+
+/// Puts what belongs there in place of a site's breakpoint or jump.
+pub(crate) fn restore(site: &Site) -> io::Result<()> {
+    if site.is_jump() {
+        write(site.address(), &[INT3])?;
+    }
+    replace(site.address(), site.original())
+}
+
+/// Memory for a stub, if there is some left.
+pub(crate) fn slot() -> Option<u64> {
+    let slots = machine::slots();
+    let number = USED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
+        (slots.start + SLOT * (used + 1) <= slots.end).then_some(used + 1)
+    });
+    Some(slots.start + SLOT * number.ok()?)
+}
+
+/// The address of the site to which the stub around `address` belongs.
+pub(crate) fn site_of(address: u64) -> Option<u64> {
+    let slots = machine::slots();
+    if !slots.contains(&address) {
+        return None;
+    }
+    let slot = slots.start + (address - slots.start) / SLOT * SLOT;
+    let mut site = [0; 8];
+    machine::load(slot, &mut site).ok()?;
+    Some(u64::from_le_bytes(site))
+}
+
+/// The distance from behind an instruction at `from`, which ends with it, to `to`, if 32 bits hold it.
+fn distance(from: u64, to: u64) -> Option<[u8; 4]> {
+    let distance = to.wrapping_sub(from.wrapping_add(LONGEST_PATCH as u64)).cast_signed();
+    i32::try_from(distance).ok().map(i32::to_le_bytes)
+}
+
+/// A jump at `from` to `to`, if it is near enough.
+pub(crate) fn jump(from: u64, to: u64) -> Option<[u8; LONGEST_PATCH]> {
+    let [a, b, c, d] = distance(from, to)?;
+    Some([0xe9, a, b, c, d])
+}
+
+/// Code that is being written for an address.
+struct Code {
+    address: u64,
+    bytes: [u8; SLOT as usize],
+    length: usize,
+}
+
+impl Code {
+    fn at(address: u64) -> Code {
+        Code { address, bytes: [INT3; SLOT as usize], length: 0 }
+    }
+
+    fn here(&self) -> u64 {
+        self.address + self.length as u64
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let places = self.bytes.iter_mut().skip(self.length);
+        self.length += places.zip(bytes).map(|(place, &byte)| *place = byte).count();
+    }
+
+    fn write(&self) -> io::Result<()> {
+        write(self.address, &self.bytes)
+    }
+}
+
+/// Writes a stub that has the thread execute `instruction`, and go on at `next`, for the site at `address`.
+pub(crate) fn native(address: u64, instruction: &[u8], next: u64) -> io::Result<u64> {
+    let slot = slot().ok_or(io::ErrorKind::OutOfMemory)?;
+    let mut code = Code::at(slot);
+    code.put(&address.to_le_bytes());
+    let start = code.here();
+    code.put(instruction);
+    // jmp [rip]
+    code.put(&[0xff, 0x25, 0, 0, 0, 0]);
+    code.put(&next.to_le_bytes());
+    code.write()?;
+    Ok(start)
+}
+
+/// The same for a SYSCALL, which leaves the address of the next instruction in RCX.
+pub(crate) fn system_call(address: u64, next: u64) -> io::Result<u64> {
+    let slot = slot().ok_or(io::ErrorKind::OutOfMemory)?;
+    let mut code = Code::at(slot);
+    code.put(&address.to_le_bytes());
+    let start = code.here();
+    // syscall; mov rcx, next; jmp rcx
+    code.put(&[0x0f, 0x05, 0x48, 0xb9]);
+    code.put(&next.to_le_bytes());
+    code.put(&[0xff, 0xe1]);
+    code.write()?;
+    Ok(start)
+}
+
+/// A stub that threads jump to from a site.
+pub(crate) struct Entry {
+    pub(crate) start: u64,
+    /// The breakpoint by which it has the site served instead.
+    pub(crate) alias: u64,
+    /// Whether it can go where the direct branch leads.
+    pub(crate) branches: bool,
+}
+
+/// Writes a stub for `site`, if there is memory for one near enough.
+pub(crate) fn entry(site: &'static Site, next: u64, branch: Option<u64>) -> Option<Entry> {
+    jump(site.address(), machine::slots().start)?;
+    jump(site.address(), machine::slots().end)?;
+    let mut code = Code::at(slot()?);
+    code.put(&(std::ptr::from_ref(site) as u64).to_le_bytes());
+    let start = code.here();
+    // lea rsp, [rsp - 136]
+    code.put(&[0x48, 0x8d, 0xa4, 0x24, 0x78, 0xff, 0xff, 0xff]);
+    let [a, b, c, d] = distance(code.here(), machine::enter())?;
+    code.put(&[0xe8, a, b, c, d]);
+    // pop rsp, and there
+    let mut tail = |target: u64| {
+        let jump = jump(code.here() + 1, target);
+        code.put(&[0x5c]);
+        code.put(&jump.unwrap_or([INT3; LONGEST_PATCH]));
+        jump.is_some()
+    };
+    let near = tail(next);
+    let branches = tail(branch.unwrap_or(next)) && branch.is_some();
+    let alias = code.here();
+    code.put(&[INT3, INT3]);
+    (near && code.write().is_ok()).then_some(Entry { start, alias, branches })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_reaches_two_gibibytes() {
+        assert_eq!(jump(0x1000, 0x1005), Some([0xe9, 0, 0, 0, 0]));
+        assert_eq!(jump(0x1000, 0x1000), Some([0xe9, 0xfb, 0xff, 0xff, 0xff]));
+        assert_eq!(jump(0x1000, 0x1005 + 0x7fff_ffff), Some([0xe9, 0xff, 0xff, 0xff, 0x7f]));
+        assert_eq!(jump(0x1000, 0x1005 + 0x8000_0000), None);
+        assert_eq!(jump(0x9000_0000, 0x5), Some([0xe9, 0, 0, 0, 0x70]));
+    }
+}

@@ -1,0 +1,389 @@
+//! The signals that a process which probes itself takes over: SIGTRAP, and those of accesses that fail.
+//!
+//! What the program has had done about them is still done, for all that is not ours: by a handler's call as the kernel
+//! would have made it, or by the kernel itself.
+
+#![allow(unsafe_code, reason = "handlers of signals; frames of signals are read and written by address")]
+
+use std::mem;
+use std::ptr;
+use std::slice;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use libc::{c_int, siginfo_t, ucontext_t};
+use nix::errno::Errno;
+
+use crate::executor::own::machine::{self, Fault, Phase};
+use crate::executor::own::sites::Site;
+use crate::executor::own::{GENERAL, layout, patch};
+use crate::executor::ptrace::sys;
+use crate::executor::signal::Signal;
+use crate::target::lock;
+
+/// The signals that are taken over.
+pub(crate) const SIGNALS: [c_int; 3] = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS];
+
+const SA_RESTORER: u64 = 0x0400_0000;
+
+/// `struct kernel_sigaction` (x86): what rt_sigaction(2) takes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Action {
+    handler: usize,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
+impl Action {
+    const DEFAULT: Action = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+
+    fn has(&self, flag: c_int) -> bool {
+        self.flags & flag as u64 != 0
+    }
+}
+
+/// What the program wants done, in the order of [`SIGNALS`]; never freed.
+static WANTED: [AtomicPtr<Action>; SIGNALS.len()] = [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS.len()];
+/// Whether the signals have been taken over.
+static TAKEN: Mutex<bool> = Mutex::new(false);
+
+fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// rt_sigaction(2), without what the C library does about it.
+fn set_action(signal: c_int, new: Option<&Action>) -> nix::Result<Action> {
+    let mut old = Action::DEFAULT;
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both are null or valid for a `struct kernel_sigaction`; a handler that is set is one of ours, or none.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, &raw mut old, mem::size_of::<u64>()) };
+    Errno::result(result).map(|_| old)
+}
+
+/// rt_sigprocmask(2).
+fn set_mask(how: c_int, mask: u64) {
+    // SAFETY: the mask is valid for the call, and the old one is not asked for.
+    unsafe {
+        let old = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, old, mem::size_of::<u64>());
+    }
+}
+
+/// What is called at traps and by stubs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Services {
+    /// Returns what FS is to begin at, if that is another than before.
+    pub(crate) trap: fn(Context<'_>) -> Option<u64>,
+    /// Returns how to go on: [`machine::NEXT`] or another.
+    pub(crate) stub: fn(&'static Site, &mut [i64; GENERAL], &mut [u8]) -> u64,
+}
+
+static SERVICES: OnceLock<Services> = OnceLock::new();
+
+/// The number of this process.
+static PID: AtomicI32 = AtomicI32::new(0);
+
+/// The number of this process.
+pub(crate) fn pid() -> i32 {
+    PID.load(Ordering::Relaxed)
+}
+
+extern "C" fn note_pid() {
+    PID.store(std::process::id().cast_signed(), Ordering::Relaxed);
+}
+
+unsafe extern "C" fn trapped(_: c_int, info: *mut siginfo_t, context: *mut ucontext_t) {
+    let errno = SavedErrno::new();
+    // SAFETY: these are the arguments of the handler.
+    let context = unsafe { Context::new(info, context) };
+    let fs_base = SERVICES.get().and_then(|services| (services.trap)(context));
+    drop(errno);
+    if let Some(base) = fs_base {
+        machine::set_fs_base(base);
+    }
+}
+
+unsafe extern "C" fn jumped(general: *mut i64, site: *const (), image: *mut u8) -> u64 {
+    let errno = SavedErrno::new();
+    // SAFETY: the stub has saved as many registers, and an image as long as it was told; a site is never freed.
+    let (site, general, image) = unsafe {
+        let length = machine::image_length();
+        (&*site.cast::<Site>(), &mut *general.cast(), slice::from_raw_parts_mut(image, length))
+    };
+    let how = SERVICES.get().map_or(machine::ANYWHERE, |services| (services.stub)(site, general, image));
+    drop(errno);
+    how
+}
+
+/// Takes the signals over, once: from then on, the services are called.
+pub(crate) fn take_over(services: Services) -> nix::Result<()> {
+    let mut taken = lock(&TAKEN);
+    if *taken {
+        return Ok(());
+    }
+    SERVICES.get_or_init(|| services);
+    note_pid();
+    // SAFETY: the function may be called in a child.
+    unsafe { libc::pthread_atfork(None, None, Some(note_pid)) };
+    machine::serve_by(trapped, jumped);
+    if let Some(layout) = layout() {
+        machine::save(layout.length, layout.features());
+    }
+    // What instructions raise must get through, as must the filter of system calls.
+    let raised = [libc::SIGSEGV, libc::SIGBUS, libc::SIGTRAP, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
+    let others = !raised.into_iter().fold(0, |raised, signal| raised | bit(signal));
+    let common = (libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_RESTART) as u64 | SA_RESTORER;
+    for (signal, wanted) in SIGNALS.into_iter().zip(&WANTED) {
+        let ours = match signal {
+            // Not on another stack: a frame there would not be seen by who comes next.
+            libc::SIGTRAP => Action {
+                handler: machine::trap() as usize,
+                flags: common,
+                restorer: machine::restorer(),
+                mask: others,
+            },
+            // A stack that has overflowed is of no use for this one.
+            _ => Action {
+                handler: faulted as *const () as usize,
+                flags: common | libc::SA_ONSTACK as u64,
+                restorer: machine::restorer(),
+                mask: 0,
+            },
+        };
+        let old = set_action(signal, None)?;
+        wanted.store(Box::leak(Box::new(old)), Ordering::Release);
+        set_action(signal, Some(&ours))?;
+    }
+    *taken = true;
+    Ok(())
+}
+
+fn wanted(signal: c_int) -> Option<&'static AtomicPtr<Action>> {
+    let place = SIGNALS.iter().position(|&one| one == signal)?;
+    WANTED.get(place)
+}
+
+/// The kernel calls this for SIGSEGV and SIGBUS.
+unsafe extern "C" fn faulted(signal: c_int, info: *mut siginfo_t, context: *mut ucontext_t) {
+    // SAFETY: the kernel has made both, and nobody else has them.
+    let (info, context) = unsafe { (&mut *info, &mut *context) };
+    let general = &mut context.uc_mcontext.gregs;
+    let rip = general[libc::REG_RIP as usize].cast_unsigned();
+    if let Some(landing) = machine::landing(rip) {
+        machine::set_fault(Fault {
+            signal,
+            code: info.si_code,
+            // SAFETY: SIGSEGV and SIGBUS have the member.
+            address: unsafe { info.si_addr() } as u64,
+            error_code: general[libc::REG_ERR as usize].cast_unsigned(),
+            key: protection_key(info),
+        });
+        general[libc::REG_RIP as usize] = landing.cast_signed();
+        return;
+    }
+    if let Some(site) = patch::site_of(rip) {
+        // What the thread executes in a stub belongs to the site.
+        general[libc::REG_RIP as usize] = site.cast_signed();
+    }
+    pass_on(signal, info, context);
+}
+
+/// `si_pkey`.
+fn protection_key(info: &siginfo_t) -> u32 {
+    const OFFSET: usize = 32;
+    // SAFETY: siginfo_t is 128 bytes, all of which the kernel has set.
+    unsafe { ptr::from_ref(info).cast::<u8>().add(OFFSET).cast::<u32>().read_unaligned() }
+}
+
+/// Where the context of a signal has the registers of the thread, and its extended state.
+pub(crate) struct Context<'a> {
+    context: &'a mut ucontext_t,
+    info: &'a mut siginfo_t,
+}
+
+impl<'a> Context<'a> {
+    /// # Safety
+    /// These are the arguments of a handler of a signal, used by nobody else.
+    unsafe fn new(info: *mut siginfo_t, context: *mut ucontext_t) -> Context<'a> {
+        // SAFETY: the caller says so.
+        unsafe { Context { context: &mut *context, info: &mut *info } }
+    }
+
+    /// Its general registers, RIP and RFLAGS, in the order of `mcontext_t`.
+    pub(crate) fn general(&mut self) -> &mut [i64; GENERAL] {
+        self.parts().0
+    }
+
+    /// Its general registers, and its extended state as XSAVE has laid it out; empty where there is none.
+    pub(crate) fn parts(&mut self) -> (&mut [i64; GENERAL], &mut [u8]) {
+        /// In the frame's image: `struct _fpx_sw_bytes` (asm/sigcontext.h).
+        const SOFTWARE: usize = 464;
+        const MAGIC: u32 = 0x4650_5853;
+        let image = self.context.uc_mcontext.fpregs.cast::<u8>();
+        let image: &mut [u8] = if image.is_null() {
+            &mut []
+        } else {
+            // SAFETY: the kernel puts at least the 512 bytes of FXSAVE there; where the magic number is, it says
+            // behind that how many there are.
+            unsafe {
+                let magic = image.add(SOFTWARE).cast::<u32>().read_unaligned();
+                let length = image.add(SOFTWARE + 16).cast::<u32>().read_unaligned();
+                if magic == MAGIC { slice::from_raw_parts_mut(image, length as usize) } else { &mut [] }
+            }
+        };
+        let general = &raw mut self.context.uc_mcontext.gregs;
+        // SAFETY: there are more of them, RFLAGS being the last of these.
+        (unsafe { &mut *general.cast() }, image)
+    }
+
+    /// Whether an INT3 has raised it.
+    pub(crate) fn is_breakpoint(&self) -> bool {
+        const SI_KERNEL: c_int = 0x80;
+        self.info.si_signo == libc::SIGTRAP && self.info.si_code == SI_KERNEL
+    }
+
+    /// Says which exception it was.
+    fn set_exception(&mut self, raised: &Raised) {
+        let general = &mut self.context.uc_mcontext.gregs;
+        general[libc::REG_TRAPNO as usize] = i64::from(raised.vector);
+        general[libc::REG_ERR as usize] = i64::from(raised.error_code);
+        if let Some(address) = raised.cr2 {
+            general[libc::REG_CR2 as usize] = address.cast_signed();
+        }
+    }
+
+    /// Does what the program wants done about the signal that this is the context of.
+    pub(crate) fn pass_on(self) {
+        pass_on(self.info.si_signo, self.info, self.context);
+    }
+
+    /// Does what the program wants done about an exception that it has raised.
+    pub(crate) fn raise(mut self, raised: &Raised) {
+        let Signal { number, code, address, key } = raised.signal;
+        self.set_exception(raised);
+        *self.info = sys::fault_siginfo(number, code, address, key);
+        match SIGNALS.contains(&number) {
+            true => pass_on(number, self.info, self.context),
+            // The kernel knows what is wanted.
+            false => send(number, self.info, self.context),
+        }
+    }
+}
+
+/// An exception that an instruction has raised, and the signal for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raised {
+    pub(crate) signal: Signal,
+    pub(crate) vector: u8,
+    pub(crate) error_code: u32,
+    pub(crate) cr2: Option<u64>,
+}
+
+/// Has the kernel take `info` for a signal of its own to the calling thread, when it returns to `context`.
+fn send(signal: c_int, info: &siginfo_t, context: &mut ucontext_t) {
+    set_mask(libc::SIG_BLOCK, bit(signal));
+    // SAFETY: `info` is valid for the call, by which a thread sends what it likes to itself.
+    unsafe {
+        let (pid, tid) = (libc::syscall(libc::SYS_getpid), libc::syscall(libc::SYS_gettid));
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, signal, ptr::from_ref(info));
+    }
+    // The kernel forces such a signal through.
+    *mask_of(context) &= !bit(signal);
+}
+
+/// The signals that are blocked in `context`. The C library's type is longer than the kernel's.
+fn mask_of(context: &mut ucontext_t) -> &mut u64 {
+    // SAFETY: sigset_t is an array of words that begins with the signals up to 64.
+    unsafe { &mut *(&raw mut context.uc_sigmask).cast::<u64>() }
+}
+
+/// Does what the program wants done about a signal.
+fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    let Some(place) = wanted(signal) else { return };
+    // SAFETY: what has been stored there was leaked.
+    let action = unsafe { place.load(Ordering::Acquire).as_ref() }.copied().unwrap_or(Action::DEFAULT);
+    // As `force_sig_info` has it.
+    let forced = info.si_code > 0;
+    let blocked = *mask_of(context) & bit(signal) != 0;
+    match action.handler {
+        libc::SIG_IGN if !forced => {}
+        libc::SIG_DFL | libc::SIG_IGN => end_by(signal, info, context),
+        _ if forced && blocked => end_by(signal, info, context),
+        handler => {
+            if action.has(libc::SA_RESETHAND) {
+                place.store(ptr::from_ref(&Action::DEFAULT).cast_mut(), Ordering::Release);
+            }
+            call(handler, &action, signal, info, context);
+        }
+    }
+}
+
+/// Has the kernel do what it does by default, which ends the process at the place that `context` says.
+fn end_by(signal: c_int, info: &siginfo_t, context: &mut ucontext_t) {
+    // Nothing can be done about a failure, and there is none.
+    let _ = set_action(signal, Some(&Action::DEFAULT));
+    send(signal, info, context);
+}
+
+/// Calls the program's handler as the kernel would.
+fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    let itself = if action.has(libc::SA_NODEFER) { 0 } else { bit(signal) };
+    let phase = machine::phase();
+    // It may never return, and what it reaches is its own.
+    machine::set_phase(Phase::None);
+    let mask = *mask_of(context);
+    set_mask(libc::SIG_SETMASK, mask | action.mask | itself);
+    let (info, context_address) = (ptr::from_mut(info) as u64, ptr::from_mut(context) as u64);
+    match action.has(libc::SA_ONSTACK).then(|| other_stack(context)).flatten() {
+        Some(stack) => machine::call_on(handler, signal, info, context_address, stack),
+        None => {
+            // SAFETY: it is the program's own handler for that signal, with arguments as the kernel has them.
+            let handler: unsafe extern "C" fn(c_int, u64, u64) = unsafe { mem::transmute(handler) };
+            // SAFETY: as above.
+            unsafe { handler(signal, info, context_address) };
+        }
+    }
+    machine::set_phase(phase);
+}
+
+/// The end of the stack that the program has set for signals, unless it is on that.
+fn other_stack(context: &ucontext_t) -> Option<u64> {
+    const ALIGNMENT: u64 = 16;
+    let libc::stack_t { ss_sp, ss_flags, ss_size } = context.uc_stack;
+    let range = ss_sp as u64..(ss_sp as u64).saturating_add(ss_size as u64);
+    let stack = context.uc_mcontext.gregs[libc::REG_RSP as usize].cast_unsigned();
+    // We are on the same stack as the interrupted code, or on that one already.
+    let here = &raw const range as u64;
+    let unused = ss_flags & libc::SS_DISABLE == 0 && !range.contains(&stack) && !range.contains(&here);
+    unused.then(|| range.end & !(ALIGNMENT - 1))
+}
+
+/// `errno`, which handlers of signals must leave as it was.
+struct SavedErrno(c_int);
+
+impl SavedErrno {
+    fn new() -> SavedErrno {
+        // SAFETY: the C library says where it is, for each thread.
+        SavedErrno(unsafe { *libc::__errno_location() })
+    }
+}
+
+impl Drop for SavedErrno {
+    fn drop(&mut self) {
+        // SAFETY: as in `new`.
+        unsafe { *libc::__errno_location() = self.0 }
+    }
+}
+
+/// Whether the calling thread has a shadow stack.
+pub(crate) fn has_shadow_stack() -> bool {
+    const ARCH_SHSTK_STATUS: c_int = 0x5005;
+    const ARCH_SHSTK_SHSTK: u64 = 1;
+    let mut features = 0_u64;
+    // SAFETY: `features` is valid for what is written there.
+    let result = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SHSTK_STATUS, &raw mut features) };
+    result == 0 && features & ARCH_SHSTK_SHSTK != 0
+}
