@@ -1,6 +1,9 @@
 //! A process that probes itself: this one.
 
-#![allow(unsafe_code, reason = "functions in assembly, and handlers of signals, which the process is to have")]
+#![allow(
+    unsafe_code,
+    reason = "functions in assembly, and handlers of signals, which the process is to have"
+)]
 
 use std::arch::global_asm;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -105,7 +108,7 @@ global_asm!(
     mov qword ptr [rsp - 64], rsi
     mov qword ptr [rsp - 128], rdx
     nop
-    nop dword ptr [rax + rax]
+    .byte 0x0f, 0x1f, 0x44, 0, 0
     mov rax, qword ptr [rsp - 8]
     add rax, qword ptr [rsp - 64]
     add rax, qword ptr [rsp - 128]
@@ -153,7 +156,7 @@ global_asm!(
     end own_breakpoint
 
     function own_nop5
-    nop dword ptr [rax + rax]
+    .byte 0x0f, 0x1f, 0x44, 0, 0
     ret
     end own_nop5
 
@@ -206,7 +209,7 @@ functions! {
     own_store own_store_end extern "C" fn(*mut u64, u64);
     own_divide own_divide_end extern "C" fn(u64, u64) -> u64;
     own_syscall own_syscall_end extern "C" fn(i64, u64, u64) -> i64;
-    own_count own_count_end extern "C" fn(*const AtomicU64);
+    own_count own_count_end extern "C" fn(*const std::sync::atomic::AtomicU64);
     own_breakpoint own_breakpoint_end extern "C" fn() -> i32;
     own_nop5 own_nop5_end extern "C" fn();
     own_called own_called_end extern "C" fn() -> i32;
@@ -318,9 +321,11 @@ fn the_same<T: PartialEq + std::fmt::Debug>(function: &Each, run: impl Fn() -> T
     let plain = run();
     let text = || {
         // SAFETY: this is text of ours.
-        unsafe { std::slice::from_raw_parts(function.0 as *const u8, (function.1 - function.0) as usize).to_vec() }
+        unsafe {
+            std::slice::from_raw_parts(function.0 as *const u8, (function.1 - function.0) as usize).to_vec()
+        }
     };
-    let (bytes, maps) = (text(), own_maps());
+    let (bytes, maps, addresses) = (text(), own_maps(), function.addresses());
     for mut session in kinds() {
         let (count, handler) = counting();
         let probe = session.probe(Each(function.0, function.1), handler).unwrap();
@@ -331,10 +336,14 @@ fn the_same<T: PartialEq + std::fmt::Debug>(function: &Each, run: impl Fn() -> T
         }
         let report = session.report(probe).unwrap();
         assert!(report.refused.is_empty(), "{:?}", report.refused);
-        assert_eq!(report.sites, function.addresses());
+        assert_eq!(report.sites, addresses);
         let counters = report.counters;
         assert!(counters.hits >= 3 * 3, "{counters:?}");
-        assert_eq!((counters.emulated + counters.native, counters.missed), (counters.hits, 0), "{counters:?}");
+        assert_eq!(
+            (counters.emulated + counters.native, counters.missed),
+            (counters.hits, 0),
+            "{counters:?}"
+        );
         assert_eq!(counters.hits, count.load(Ordering::Relaxed));
         session.remove(probe);
         assert_eq!(Arc::strong_count(&count), 1, "the handler is dropped");
@@ -403,16 +412,18 @@ fn a_handler_reads_and_changes_registers_and_memory() {
         let (rdx, xmm3): (u64, u64);
         // SAFETY: the function changes nothing.
         unsafe {
-            std::arch::asm!("call {}", "movq {}, xmm3", sym own_nop5, out(reg) xmm3, out("rdx") rdx, clobber_abi("C"));
+            std::arch::asm!("call {}", "movq rsi, xmm3", sym own_nop5, out("rsi") xmm3, out("rdx") rdx, clobber_abi("C"));
         }
         assert_eq!((rdx, xmm3), (77, 99), "{:?}", session.means(probe));
         session.remove(probe);
 
         let (skips, goes) = (own_called::address(), own_nop5::address());
-        session.probe(Address(skips), |hit| {
-            hit.registers_mut().gpr[gpr::RAX] = 43;
-            Action::Skip
-        }).unwrap();
+        session
+            .probe(Address(skips), |hit| {
+                hit.registers_mut().gpr[gpr::RAX] = 43;
+                Action::Skip
+            })
+            .unwrap();
         assert_eq!(own_called::call()(), 43);
         let called = own_called::address();
         session.probe(Address(goes), move |_| Action::GoTo(called)).unwrap();
@@ -424,7 +435,8 @@ fn a_handler_reads_and_changes_registers_and_memory() {
 fn seen(run: impl Fn()) -> (i32, i32, u64, u64, u64) {
     SIGNAL.store(0, Ordering::Relaxed);
     run();
-    let [address, rip, vector] = [&FAULT_ADDRESS, &FAULT_RIP, &TRAP_NUMBER].map(|value| value.load(Ordering::Relaxed));
+    let [address, rip, vector] =
+        [&FAULT_ADDRESS, &FAULT_RIP, &TRAP_NUMBER].map(|value| value.load(Ordering::Relaxed));
     (SIGNAL.load(Ordering::Relaxed), CODE.load(Ordering::Relaxed), address, rip, vector)
 }
 
@@ -529,37 +541,39 @@ fn threads_are_counted_exactly_while_others_signal_and_fork() {
         let (count, handler) = counting();
         let counted = session.probe(each!(own_count), handler).unwrap();
         let signalled = session.probe(each!(own_called), |_| Action::Continue).unwrap();
-        std::thread::scope(|scope| {
-            let start = || {
-                for _ in 0..TIMES {
-                    own_count::call()(&raw const COUNTER);
-                }
-            };
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(start)).collect();
-            for round in 0..20 {
-                use std::os::unix::thread::JoinHandleExt;
-                for thread in &threads {
-                    // SAFETY: the threads are joined later.
-                    unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-                }
-                if round % 5 == 0 {
-                    // SAFETY: the child calls nothing but what is safe there.
-                    let child = unsafe { libc::fork() };
-                    if child == 0 {
-                        own_count::call()(&raw const COUNTER);
-                        // SAFETY: it ends the child.
-                        unsafe { libc::_exit(7) };
-                    }
-                    let mut status = 0;
-                    // SAFETY: the status is valid.
-                    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-                    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
-                }
+        let start = || {
+            for _ in 0..TIMES {
+                own_count::call()(&raw const COUNTER);
             }
-        });
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| std::thread::spawn(start)).collect();
+        for round in 0..20 {
+            use std::os::unix::thread::JoinHandleExt;
+            for thread in &threads {
+                // SAFETY: the threads are joined later.
+                unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+            }
+            if round % 5 == 0 {
+                // SAFETY: the child calls nothing but what is safe there.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    own_count::call()(&raw const COUNTER);
+                    // SAFETY: it ends the child.
+                    unsafe { libc::_exit(7) };
+                }
+                let mut status = 0;
+                // SAFETY: the status is valid.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+            }
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(COUNTER.load(Ordering::Relaxed), THREADS * TIMES);
         let counters = session.report(counted).unwrap().counters;
-        assert_eq!((counters.hits, counters.emulated, counters.missed), (2 * THREADS * TIMES, 2 * THREADS * TIMES, 0));
+        assert_eq!(
+            (counters.hits, counters.emulated, counters.missed),
+            (2 * THREADS * TIMES, 2 * THREADS * TIMES, 0)
+        );
         assert_eq!(count.load(Ordering::Relaxed), counters.hits);
         let counters = session.report(signalled).unwrap().counters;
         assert_eq!(counters.hits + counters.missed, 2 * SIGNALS.load(Ordering::Relaxed), "{counters:?}");
@@ -664,7 +678,9 @@ fn what_a_process_cannot_probe_in_itself_is_refused_by_name() {
     let map = |flags| {
         let protection = libc::PROT_READ | libc::PROT_EXEC | libc::PROT_WRITE;
         // SAFETY: it is a new mapping.
-        unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags | libc::MAP_ANONYMOUS, -1, 0) as u64 }
+        unsafe {
+            libc::mmap(std::ptr::null_mut(), 4096, protection, flags | libc::MAP_ANONYMOUS, -1, 0) as u64
+        }
     };
     let (private, shared) = (map(libc::MAP_PRIVATE), map(libc::MAP_SHARED));
     is(refusal(&mut session, private), OwnRefusal::Writable);

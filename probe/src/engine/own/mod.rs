@@ -42,6 +42,7 @@ mod serve;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -100,7 +101,9 @@ impl fmt::Display for NoJump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             NoJump::NotAsked => "jumps are not asked for",
-            NoJump::NotHere => "the system, the processor or a shadow stack does not let jumps be put in place",
+            NoJump::NotHere => {
+                "the system, the processor or a shadow stack does not let jumps be put in place"
+            }
             NoJump::Short => "the instruction is shorter than a jump",
             NoJump::Prefix => "the program may jump behind the instruction's prefix",
             NoJump::Instruction => "the instruction needs a trap",
@@ -202,13 +205,11 @@ impl Session {
     /// # Errors
     /// [`StartError`]; nothing has changed then.
     pub fn with(options: Options) -> Result<Session, StartError> {
-        const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
         let pid = std::process::id().cast_signed();
         if !machine::has_bases() {
             return Err(StartError::Lacks("FSGSBASE (Linux 5.9, and a processor of 2012)"));
         }
-        let threads = procfs::threads_of(pid).unwrap_or_default();
-        if let Some(tid) = threads.into_iter().find(|&tid| procfs::blocked(tid).is_some_and(|mask| mask & TRAP != 0)) {
+        if let Some(tid) = blocking(pid) {
             return Err(StartError::Blocked { tid });
         }
         let taken = signals::take_over(serve::SERVICES);
@@ -312,7 +313,8 @@ impl Session {
         let placing = lock(&PLACING);
         probe.own.close();
         for &(site, _) in &probe.sites {
-            let wanted = site.users.iter().any(|user| user.downcast_ref().is_some_and(|own: &Own| !own.is_closed()));
+            let wanted =
+                site.users.iter().any(|user| user.downcast_ref().is_some_and(|own: &Own| !own.is_closed()));
             if site.state() == State::Live && !wanted && patch::restore(site).is_ok() {
                 site.set_state(State::Removed);
             }
@@ -327,6 +329,22 @@ impl Drop for Session {
         for probe in &self.probes {
             self.take_out(probe);
         }
+    }
+}
+
+/// A thread that blocks SIGTRAP, other than for a moment, as those do that are being made.
+fn blocking(pid: i32) -> Option<i32> {
+    const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
+    const MOMENT: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    loop {
+        let threads = procfs::threads_of(pid).unwrap_or_default();
+        let blocking =
+            threads.into_iter().find(|&tid| procfs::blocked(tid).is_some_and(|mask| mask & TRAP != 0));
+        if blocking.is_none() || start.elapsed() >= MOMENT {
+            return blocking;
+        }
+        std::thread::yield_now();
     }
 }
 

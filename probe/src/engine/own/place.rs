@@ -1,6 +1,7 @@
 //! Where a process puts breakpoints and jumps in itself.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use emu::Touches;
@@ -13,8 +14,8 @@ use crate::executor::own::sites::{self, LONGEST_PATCH, Site, State, Writer};
 use crate::executor::own::{layout, patch, signals};
 use crate::executor::rseq::Sequences;
 use crate::executor::space::{LONGEST, Original, Unplaceable};
-use crate::target::INT3;
-use crate::target::maps::{self, Maps, Permissions};
+use crate::target::maps::{self, Mapping, Maps, Permissions};
+use crate::target::{INT3, mapped};
 
 /// Those who place and remove probes, one at a time.
 pub(super) static PLACING: Mutex<Placing> = Mutex::new(Placing::new());
@@ -98,6 +99,9 @@ impl Placing {
         if length == 0 {
             return Err(Unplaceable::Memory(io::ErrorKind::PermissionDenied.into()));
         }
+        if bytes.first() == Some(&INT3) && is_anothers(address, maps, mapping) {
+            return Err(Unplaceable::Occupied);
+        }
         let (original, displaced) = Original::decode(bytes.get(..length).unwrap_or_default(), address)?;
         let sequences = self.sequences.get_or_insert_default();
         sequences.look_at(maps, mapping);
@@ -118,9 +122,9 @@ impl Placing {
 
     /// Replaces the breakpoint of `site` by a jump, or says why not.
     fn jump(&mut self, site: &'static Site, original: &Original) -> Option<NoJump> {
-        let here = self.jumps.get_or_insert_with(|| {
-            layout().is_some() && patch::register() && !signals::has_shadow_stack()
-        });
+        let here = self
+            .jumps
+            .get_or_insert_with(|| layout().is_some() && patch::register() && !signals::has_shadow_stack());
         if !*here {
             return Some(NoJump::NotHere);
         }
@@ -170,4 +174,13 @@ impl Placing {
         }
         None
     }
+}
+
+/// Whether the INT3 at `address` is not that of the file which is mapped there.
+fn is_anothers(address: u64, maps: &Maps, mapping: &Mapping) -> bool {
+    let mut byte = [INT3];
+    let file = mapping.file_offset(address).zip(mapped::open(maps, mapping).ok());
+    file.is_some_and(|(offset, file)| {
+        file.read_at(&mut byte, offset).is_ok_and(|read| read == 1) && byte != [INT3]
+    })
 }

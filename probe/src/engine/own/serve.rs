@@ -10,12 +10,13 @@ use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::Request;
 use crate::engine::perform::{self, How};
 use crate::engine::shared::Tally;
+use crate::executor::Executor;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};
 use crate::executor::own::signals::{self, Context, Services};
 use crate::executor::own::sites::{self, Drained, Site, State};
 use crate::executor::own::{self, GENERAL};
-use crate::executor::Executor;
+use crate::target::INT3;
 
 /// What a process serves its own traps and stubs by.
 pub(super) const SERVICES: Services = Services { trap, stub };
@@ -81,7 +82,9 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
     let general = context.general();
     let word = |register: i32| general.get(register as usize).map_or(0, |word| word.cast_unsigned());
     let (reached, stack) = (word(libc::REG_RIP).wrapping_sub(1), word(libc::REG_RSP));
-    let Some(site) = sites::find(reached).filter(|_| context.is_breakpoint()) else {
+    // One that is the program's own is so again when it is not probed any more.
+    let is_ours = |site: &&Site| site.state() == State::Live || site.original().first() != Some(&INT3);
+    let Some(site) = sites::find(reached).filter(is_ours).filter(|_| context.is_breakpoint()) else {
         context.pass_on();
         return None;
     };
@@ -174,12 +177,7 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
 }
 
 /// Calls one handler.
-fn ask(
-    handler: &Handler,
-    own: &Own,
-    thread: &mut own::Own<'_>,
-    registers: &mut GeneralRegisters,
-) -> Action {
+fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut GeneralRegisters) -> Action {
     if own.is_to_go() {
         return Action::Continue;
     }

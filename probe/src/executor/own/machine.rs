@@ -6,7 +6,10 @@
 //!
 //! [`give_up`]: stepless_own_give_up
 
-#![allow(unsafe_code, reason = "assembly, and what it is called by; each is wrapped here in a function that is safe to call")]
+#![allow(
+    unsafe_code,
+    reason = "assembly, and what it is called by; each is wrapped here in a function that is safe to call"
+)]
 
 use std::arch::{asm, global_asm};
 use std::ops::Range;
@@ -465,7 +468,11 @@ stepless_own_enter:
     mov rax, qword ptr [rsp + 104]
     lea rsp, [rsp + 152]
     ret
-4:  mov eax, ss
+    # IRET faults with NT.
+4:  pushfq
+    and dword ptr [rsp], 0xffffbfff
+    popfq
+    mov eax, ss
     push rax
     push qword ptr [rbx + 120]
     push qword ptr [rbx + 136]
@@ -678,9 +685,8 @@ fn checked(result: u32) -> Result<(), Failed> {
 #[inline]
 pub(crate) fn load(address: u64, bytes: &mut [u8]) -> Result<(), Failed> {
     if bytes.len() > LARGEST || !bytes.len().is_power_of_two() {
-        return pieces(address, bytes.len()).try_for_each(|(at, range)| {
-            bytes.get_mut(range).map_or(Ok(()), |piece| load(at, piece))
-        });
+        return pieces(address, bytes.len())
+            .try_for_each(|(at, range)| bytes.get_mut(range).map_or(Ok(()), |piece| load(at, piece)));
     }
     let place = bytes.as_mut_ptr();
     // SAFETY: each writes as many bytes as there are to `place`. Whether `address` can be read they find out, which

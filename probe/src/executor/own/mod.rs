@@ -14,9 +14,7 @@ use std::io;
 use std::ops::Range;
 
 use emu::xsave::Layout;
-use emu::{
-    Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, Touches, UserMemory,
-};
+use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, Touches, UserMemory};
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
@@ -52,11 +50,8 @@ const ORDER: [libc::c_int; 16] = [
 ];
 
 /// The flags that a thread gets back when it returns from a signal (`FIX_EFLAGS`, arch/x86/kernel/signal_64.c).
-const RETURNED: Rflags = Rflags::STATUS
-    .union(Rflags::TF)
-    .union(Rflags::DF)
-    .union(Rflags::RF)
-    .union(Rflags::AC);
+const RETURNED: Rflags =
+    Rflags::STATUS.union(Rflags::TF).union(Rflags::DF).union(Rflags::RF).union(Rflags::AC);
 
 /// The extended state that is taken out of an image and put back.
 pub(crate) fn layout() -> Option<Layout> {
@@ -83,7 +78,10 @@ pub(crate) struct Own<'a> {
 
 impl fmt::Debug for Own<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own").field("site", &self.site).field("in_stub", &self.in_stub).finish_non_exhaustive()
+        f.debug_struct("Own")
+            .field("site", &self.site)
+            .field("in_stub", &self.in_stub)
+            .finish_non_exhaustive()
     }
 }
 
@@ -270,7 +268,8 @@ impl ThreadState for Own<'_> {
         {
             let in_page = usize::try_from(PAGE - from % PAGE).unwrap_or(1).min(rest.len());
             let Some(part) = rest.get_mut(..in_page) else { break };
-            if !is_canonical(from, in_page) || Direct(&mut self.fault).read(from, part, Access::Read).is_err() {
+            if !is_canonical(from, in_page) || Direct(&mut self.fault).read(from, part, Access::Read).is_err()
+            {
                 break;
             }
             done += in_page;
@@ -280,7 +279,12 @@ impl ThreadState for Own<'_> {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
         if !is_canonical(address, bytes.len()) {
-            return Err(MemoryFault { address, access: Access::Write, present: false, protection_key: false });
+            return Err(MemoryFault {
+                address,
+                access: Access::Write,
+                present: false,
+                protection_key: false,
+            });
         }
         Direct(&mut self.fault).write(address, bytes)
     }

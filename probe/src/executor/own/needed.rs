@@ -1,6 +1,9 @@
 //! Code that hits need, so that it cannot be probed: the library's own, and what its handlers of signals call.
 
-#![allow(unsafe_code, reason = "a function of the C library that its crate does not name, whose address is taken")]
+#![allow(
+    unsafe_code,
+    reason = "a function of the C library that its crate does not name, whose address is taken"
+)]
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -68,8 +71,12 @@ impl std::fmt::Display for OwnRefusal {
             }
             OwnRefusal::GivenUp => f.write_str("a breakpoint there could not be served, and was taken out"),
             OwnRefusal::Replaced { site } => write!(f, "the probe at {site:#x} has replaced these bytes"),
-            OwnRefusal::Writable => f.write_str("the program can write to this text, which may change under the probe"),
-            OwnRefusal::Tiles => f.write_str("a process cannot serve instructions on tile registers by itself"),
+            OwnRefusal::Writable => {
+                f.write_str("the program can write to this text, which may change under the probe")
+            }
+            OwnRefusal::Tiles => {
+                f.write_str("a process cannot serve instructions on tile registers by itself")
+            }
             OwnRefusal::ShadowStack => {
                 f.write_str("the instruction changes the shadow stack, which only the thread itself can")
             }
@@ -107,7 +114,12 @@ impl Needed {
             return Some(OwnRefusal::Library);
         }
         let after = self.called.partition_point(|range| range.start <= address);
-        if self.called.get(..after).and_then(|ranges| ranges.last()).is_some_and(|range| range.contains(&address)) {
+        if self
+            .called
+            .get(..after)
+            .and_then(|ranges| ranges.last())
+            .is_some_and(|range| range.contains(&address))
+        {
             return Some(OwnRefusal::Needed);
         }
         let (own, elf) = self.object.as_ref()?;
@@ -177,7 +189,9 @@ fn reach(entries: impl IntoIterator<Item = u64>) -> Vec<Range<u64>> {
                 due.extend([next, instruction.near_branch_target()]);
             }
             FlowControl::UnconditionalBranch => due.push(instruction.near_branch_target()),
-            FlowControl::IndirectBranch if instruction.op0_kind() == OpKind::Memory && instruction.is_ip_rel_memory_operand() => {
+            FlowControl::IndirectBranch
+                if instruction.op0_kind() == OpKind::Memory && instruction.is_ip_rel_memory_operand() =>
+            {
                 let mut pointer = [0; 8];
                 if machine::load(instruction.ip_rel_memory_address(), &mut pointer).is_ok() {
                     due.push(u64::from_le_bytes(pointer));
@@ -209,10 +223,16 @@ mod tests {
 
     #[test]
     fn functions_are_told_by_their_crates() {
-        for name in ["_ZN3emu9displaced9Displaced7execute17h0123456789abcdefE", "<emu::Displaced as x::Y>::z", "core::fmt::write"] {
+        for name in [
+            "_ZN3emu9displaced9Displaced7execute17h0123456789abcdefE",
+            "<emu::Displaced as x::Y>::z",
+            "core::fmt::write",
+        ] {
             assert!(is_of_library(name), "{name}");
         }
-        for name in ["main", "memcpy", "shop::total", "<shop::Cart as core::fmt::Display>::fmt", "probes::run"] {
+        for name in
+            ["main", "memcpy", "shop::total", "<shop::Cart as core::fmt::Display>::fmt", "probes::run"]
+        {
             assert!(!is_of_library(name), "{name}");
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Async-signal-safe, and right in a forked child: nothing is kept open.
 
-#![allow(unsafe_code, reason = "system calls that must not allocate; each is wrapped here in a function that is safe to call")]
+#![allow(
+    unsafe_code,
+    reason = "system calls that must not allocate; each is wrapped here in a function that is safe to call"
+)]
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

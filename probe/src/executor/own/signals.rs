@@ -45,7 +45,8 @@ impl Action {
 }
 
 /// What the program wants done, in the order of [`SIGNALS`]; never freed.
-static WANTED: [AtomicPtr<Action>; SIGNALS.len()] = [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS.len()];
+static WANTED: [AtomicPtr<Action>; SIGNALS.len()] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS.len()];
 /// Whether the signals have been taken over.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 
@@ -265,11 +266,7 @@ impl<'a> Context<'a> {
         let Signal { number, code, address, key } = raised.signal;
         self.set_exception(raised);
         *self.info = sys::fault_siginfo(number, code, address, key);
-        match SIGNALS.contains(&number) {
-            true => pass_on(number, self.info, self.context),
-            // The kernel knows what is wanted.
-            false => send(number, self.info, self.context),
-        }
+        pass_on(number, self.info, self.context);
     }
 }
 
@@ -302,9 +299,14 @@ fn mask_of(context: &mut ucontext_t) -> &mut u64 {
 
 /// Does what the program wants done about a signal.
 fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
-    let Some(place) = wanted(signal) else { return };
-    // SAFETY: what has been stored there was leaked.
-    let action = unsafe { place.load(Ordering::Acquire).as_ref() }.copied().unwrap_or(Action::DEFAULT);
+    let place = wanted(signal);
+    let action = match place {
+        // SAFETY: what has been stored there was leaked.
+        Some(place) => unsafe { place.load(Ordering::Acquire).as_ref() }.copied(),
+        // The kernel knows.
+        None => set_action(signal, None).ok(),
+    };
+    let action = action.unwrap_or(Action::DEFAULT);
     // As `force_sig_info` has it.
     let forced = info.si_code > 0;
     let blocked = *mask_of(context) & bit(signal) != 0;
@@ -314,7 +316,11 @@ fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
         _ if forced && blocked => end_by(signal, info, context),
         handler => {
             if action.has(libc::SA_RESETHAND) {
-                place.store(ptr::from_ref(&Action::DEFAULT).cast_mut(), Ordering::Release);
+                match place {
+                    Some(place) => place.store(ptr::from_ref(&Action::DEFAULT).cast_mut(), Ordering::Release),
+                    // It has taken the same before.
+                    None => drop(set_action(signal, Some(&Action::DEFAULT))),
+                }
             }
             call(handler, &action, signal, info, context);
         }
@@ -334,8 +340,9 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     let phase = machine::phase();
     // It may never return, and what it reaches is its own.
     machine::set_phase(Phase::None);
-    let mask = *mask_of(context);
-    set_mask(libc::SIG_SETMASK, mask | action.mask | itself);
+    // With SIGTRAP blocked, a probe would be the end.
+    let mask = (*mask_of(context) | action.mask | itself) & !bit(libc::SIGTRAP);
+    set_mask(libc::SIG_SETMASK, mask);
     let (info, context_address) = (ptr::from_mut(info) as u64, ptr::from_mut(context) as u64);
     match action.has(libc::SA_ONSTACK).then(|| other_stack(context)).flatten() {
         Some(stack) => machine::call_on(handler, signal, info, context_address, stack),
