@@ -11,6 +11,7 @@ use std::io::{self, Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::sys::personality::{self, Persona};
 use probe::resolve::{Objects, Resolver};
@@ -19,6 +20,7 @@ use probe::{Action, ProbeError, ProbeId, RunEnd, Session, Unplaceable};
 use serde::Serialize;
 
 use crate::executor::{AT_A_TIME, Executor, Window};
+use crate::own::{self, Plan};
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,6 +38,10 @@ pub struct Report {
     pub hits: u64,
     /// Of these, how many were emulated to their end.
     pub emulated: u64,
+    /// How often threads passed without a handler, and how many probes were lost: of programs that probe themselves.
+    pub missed: u64,
+    /// How many of the sites are reached by jumps, of which there are some in programs that probe themselves.
+    pub jumps: u64,
     /// Whether what the program wrote to its standard output and error is the same.
     pub same_output: bool,
     /// Whether it ended in the same way.
@@ -48,7 +54,7 @@ impl Report {
     /// Whether the program did not notice.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.same_output && self.same_status && self.same_maps
+        self.same_output && self.same_status && self.same_maps && self.missed == 0
     }
 }
 
@@ -87,8 +93,12 @@ fn compare(
     let objects = Arc::new(Objects::default());
     let resolver = || Resolver::new(spec.clone(), Arc::clone(&objects));
     let mut report = Report { same_output: true, same_status: true, same_maps: true, ..Report::default() };
+    if executor == Executor::Own {
+        return compare_own(command, &spec);
+    }
     let plain = observe(command(), |_| Ok(None), |_, _| Ok(()))?;
     match executor {
+        Executor::Own => {}
         Executor::Ptrace => {
             let place = |session: &mut Session| Ok(Some(session.probe(resolver(), |_| Action::Continue)?));
             add_run(command(), &plain, place, &mut report)?;
@@ -164,7 +174,7 @@ fn observe(
     place: impl FnOnce(&mut Session) -> Result<Option<ProbeId>, Box<dyn Error>>,
     finish: impl FnOnce(&Session, ProbeId) -> Result<(), Box<dyn Error>>,
 ) -> Result<Observed, Box<dyn Error>> {
-    let (mut output, mut error) = (temporary()?, temporary()?);
+    let (mut output, mut error) = (own::temporary()?, own::temporary()?);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(error.try_clone()?);
     let mut session = Session::launch(command)?;
     let maps = Arc::new(Mutex::new(None));
@@ -187,10 +197,41 @@ fn observe(
     Ok(Observed { output: content(&mut output)?, error: content(&mut error)?, status, maps })
 }
 
-/// A file without a name.
-fn temporary() -> io::Result<File> {
-    let descriptor = nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
-    Ok(descriptor.into())
+/// Runs the program as it is, and twice as one that probes itself: by then, either has placed the same probes, but one
+/// has removed them before it began.
+fn compare_own(command: impl Fn() -> Command, spec: &ProbeSpec) -> Result<Report, Box<dyn Error>> {
+    const PATIENCE: Duration = Duration::from_secs(600);
+    let mut runs = Vec::new();
+    for (probed, removed) in [(false, true), (true, true), (true, false)] {
+        let (mut output, mut error) = (own::temporary()?, own::temporary()?);
+        let mut command = command();
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(error.try_clone()?);
+        let (status, answer) = if probed {
+            let plan = Plan { probes: vec![spec.to_string()], removed, jumps: true, ..Plan::default() };
+            let run = own::run(command, &plan, PATIENCE)?;
+            (run.status, Some(run.answer))
+        } else {
+            (command.status()?, None)
+        };
+        runs.push((content(&mut output)?, content(&mut error)?, status, answer));
+    }
+    let [plain, (.., Some(rehearsed)), probed] = runs.as_slice() else {
+        return Err("a run is missing".into());
+    };
+    let Some(answer) = &probed.3 else { return Err("an answer is missing".into()) };
+    Ok(Report {
+        runs: 1,
+        sites: answer.sites,
+        refused: own::by_reason(&answer.refused),
+        refused_sites: answer.refused.iter().map(|(_, address, reason)| (*address, reason.clone())).collect(),
+        hits: answer.hits,
+        emulated: answer.emulated,
+        missed: answer.missed + answer.lost,
+        jumps: answer.jumps,
+        same_output: (&plain.0, &plain.1) == (&probed.0, &probed.1),
+        same_status: plain.2 == probed.2,
+        same_maps: rehearsed.maps == answer.maps,
+    })
 }
 
 fn content(file: &mut File) -> io::Result<Vec<u8>> {

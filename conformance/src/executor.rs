@@ -14,6 +14,8 @@ pub enum Executor {
     Ptrace,
     /// By hardware breakpoints, four at a time.
     Hardware,
+    /// By INT3, or jumps where they are safe, for the program itself, into which this library is loaded.
+    Own,
 }
 
 /// How many hardware breakpoints a thread has.

@@ -15,6 +15,7 @@ pub mod litmus;
 pub mod lockstep;
 pub mod memory;
 pub mod oracle;
+mod own;
 pub mod report;
 pub mod rng;
 pub mod undefined;

@@ -1,7 +1,7 @@
 //! What the ratios should be.
 
 use crate::report::{Ratio, Report};
-use crate::rows::FLOOR;
+use crate::rows::{BARE, FLOOR};
 
 #[derive(Clone, Copy)]
 enum Limit {
@@ -20,6 +20,15 @@ const LIMITS: &[(&str, &str, Limit)] = &[
     ("stepless, endbr64", "kernel uprobe, endbr64", AtMost(1.0)),
     ("restore, single-step, re-insert", "stepless, mov rax, rcx", AtLeast(3.0)),
     ("gdb, a breakpoint that continues", "stepless, endbr64", AtLeast(20.0)),
+    ("stepless by itself, a trap, nop", BARE, AtMost(1.15)),
+    ("kernel uprobe, stepped mov", "stepless by itself, a trap, mov rax, rcx", AtLeast(2.0)),
+    (
+        "stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]",
+        "stepless by itself, a trap, nop",
+        AtMost(0.1),
+    ),
+    ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "frida, native, endbr64", AtMost(1.0)),
+    ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "kernel uprobe, nop5", AtMost(1.0)),
     ("emu, decoded once", "unicorn, step, registers written and read", AtMost(0.05)),
 ];
 

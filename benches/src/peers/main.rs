@@ -10,6 +10,7 @@ mod frida;
 mod instructions;
 mod limits;
 mod others;
+mod own;
 mod placing;
 mod report;
 mod rows;

@@ -3,6 +3,7 @@
 use crate::frida::Callback;
 use crate::instructions::{self, Unicorn};
 use crate::others;
+use crate::own::{self, Own};
 use crate::report::{Executed, Placed, Report, Row, Threads, Unavailable};
 use crate::stepless::By;
 use crate::target::{SITES, find};
@@ -15,6 +16,9 @@ type Rows = Vec<(String, Measure)>;
 
 /// The row that the others are compared with.
 pub(crate) const FLOOR: &str = "int3 stop and continue (the floor)";
+
+/// What a signal costs that a thread raises in itself.
+pub(crate) const BARE: &str = "a handler of SIGTRAP that does nothing";
 
 fn row(
     name: impl Into<String>,
@@ -60,6 +64,17 @@ fn hits() -> Rows {
         let instruction = find(symbol).map_or("", |site| site.instruction);
         let measure = move |hits| stepless::hit(symbol, By::Hardware, hits);
         rows.push(row(format!("stepless by hardware, {instruction}"), measure));
+    }
+    rows.push(row(BARE, |hits| own::hit("peers_nop", Own::Bare, hits * 10)));
+    for symbol in ["peers_nop", "peers_move", "peers_load", "peers_store", "peers_packed", "peers_entry"] {
+        let instruction = find(symbol).map_or("", |site| site.instruction);
+        let measure = move |hits| own::hit(symbol, Own::Trap, hits * 10);
+        rows.push(row(format!("stepless by itself, a trap, {instruction}"), measure));
+    }
+    for symbol in ["peers_nop5", "peers_immediate", "peers_add"] {
+        let instruction = find(symbol).map_or("", |site| site.instruction);
+        let measure = move |hits| own::hit(symbol, Own::Jump, hits * 100);
+        rows.push(row(format!("stepless by itself, a jump, {instruction}"), measure));
     }
     rows.push(row("stepless, a call's start and return", stepless::call));
     for (name, what) in [("counts", What::Count), ("records", What::Record), ("asks a closure", What::Ask)] {

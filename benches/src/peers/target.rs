@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::Failure;
 use crate::instructions::{LOOP, for_ever};
+use crate::own::{self, Own};
 
 /// A function whose first instruction is probed.
 pub(crate) struct Site {
@@ -53,6 +54,8 @@ sites! {
     peers_locked: "lock add [rdi], rax", "", || true;
     peers_packed: "paddd xmm0, xmm1", "", || true;
     peers_wide: "vpaddd ymm0, ymm0, ymm1", "vzeroupper", || is_x86_feature_detected!("avx2");
+    peers_immediate: "mov eax, 0x12345678", "", || true;
+    peers_add: "add rax, 0x12345678", "", || true;
     peers_entry: "endbr64", "push rbp; mov rbp, rsp; pop rbp", || true;
 }
 
@@ -74,6 +77,9 @@ pub(crate) struct Target {
     /// Writes a line when it is done.
     #[arg(long, hide = true)]
     ready: bool,
+    /// Probes itself, and writes how often that was hit.
+    #[arg(long, hide = true, value_enum)]
+    own: Option<Own>,
 }
 
 /// This program, set to call `symbol` `calls` times.
@@ -129,6 +135,13 @@ pub(crate) fn run(target: &Target, symbol: &str, calls: u64) -> ExitCode {
         eprintln!("peers: there is no function {symbol}");
         return ExitCode::from(2);
     };
+    let probed = match target.own.map(|own| own::begin(own, site.function as usize as u64)).transpose() {
+        Ok(probed) => probed,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            return ExitCode::from(2);
+        }
+    };
     // The first call is no part of it: that is where peers get ready.
     site.call(1);
     let start = Instant::now();
@@ -140,6 +153,9 @@ pub(crate) fn run(target: &Target, symbol: &str, calls: u64) -> ExitCode {
         site.call(rest);
     });
     let time = start.elapsed().as_nanos() as f64 / (rest * target.threads).max(1) as f64;
+    if let Some(probed) = probed {
+        println!("{}", probed.end());
+    }
     let written = target.report.as_ref().map_or(Ok(()), |report| std::fs::write(report, time.to_string()));
     if let Err(error) = written {
         eprintln!("peers: {error}");

@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let Some((program, rest)) = arguments.command.split_first() else {
         return could_not_run("which program? give -- CMD");
     };
-    let Some(executor) = arguments.executor.chosen() else { return could_not_run(Executor::MISSING) };
+    let executor = arguments.executor.chosen();
     let command = || {
         let mut command = Command::new(program);
         command.args(rest);

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let Some(executor) = arguments.executor.chosen() else { return could_not_run(Executor::MISSING) };
+    let executor = arguments.executor.chosen();
     let options = Options {
         time: Duration::from_secs(arguments.seconds),
         rounds: arguments.rounds,

@@ -45,22 +45,19 @@ pub(crate) enum Executor {
     Ptrace,
     /// Hardware breakpoints.
     Hardware,
-    /// The process itself.
+    /// The process itself, into which this is loaded.
     #[value(name = "self")]
     Itself,
 }
 
 impl Executor {
-    /// `None` where there is no such executor yet.
-    pub(crate) fn chosen(self) -> Option<executor::Executor> {
+    pub(crate) fn chosen(self) -> executor::Executor {
         match self {
-            Executor::Ptrace => Some(executor::Executor::Ptrace),
-            Executor::Hardware => Some(executor::Executor::Hardware),
-            Executor::Itself => None,
+            Executor::Ptrace => executor::Executor::Ptrace,
+            Executor::Hardware => executor::Executor::Hardware,
+            Executor::Itself => executor::Executor::Own,
         }
     }
-
-    pub(crate) const MISSING: &str = "there is no such executor yet; use --executor ptrace or hardware";
 }
 
 /// Where commands print.

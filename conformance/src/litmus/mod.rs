@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use probe::{Action, RunEnd, Session, Ways};
 use serde::Serialize;
 
 use crate::executor::{AT_A_TIME, Executor, Window};
+use crate::own;
 
 /// How much is done.
 #[derive(Clone, Debug)]
@@ -281,13 +282,25 @@ fn once(
     let (reader, writer) = io::pipe()?;
     let mut command = plan.command(programs, rounds);
     command.stdout(writer);
-    let mut session = Session::launch(command)?;
-    session.restrict_atomics(options.ways);
     let object = path(&programs.path(plan.program))?;
     let mut probes = vec![plan.function.clone()];
     if plan.function == "bts" || plan.name.starts_with("lock_bts") {
         probes.push(plan.function.replace("bts", "btr"));
     }
+    if options.executor == Executor::Own {
+        let spec =
+            |pattern: &String| ProbeSpec::each_instruction(object.clone(), pattern.clone()).to_string();
+        let probes = probes.iter().map(spec).collect();
+        let run = own::run(command, &own::Plan { probes, jumps: true, ..own::Plan::default() }, PATIENCE)?;
+        if let Some((_, address, reason)) = run.answer.refused.first() {
+            return Err(Broken(format!("{}: {address:#x} cannot be probed: {reason}", plan.name)).into());
+        }
+        test.hits += run.answer.hits + run.answer.missed + run.answer.lost;
+        test.emulated += run.answer.emulated;
+        return add(plan, rounds, run.status, reader, test);
+    }
+    let mut session = Session::launch(command)?;
+    session.restrict_atomics(options.ways);
     let place = |pattern: &String| {
         let spec = ProbeSpec::each_instruction(object.clone(), pattern.clone());
         Resolver::new(spec, Arc::new(Objects::default()))
@@ -299,6 +312,7 @@ fn once(
                 ids.push(session.probe(place(pattern), |_| Action::Continue)?);
             }
         }
+        Executor::Own => {}
         Executor::Hardware => {
             let (function, from) = turn.next(probes.len());
             let all = probes.get(function).map(place).ok_or("there is no function")?;
@@ -319,6 +333,17 @@ fn once(
         test.emulated += report.counters.emulated;
     }
     drop(session);
+    add(plan, rounds, status, reader, test)
+}
+
+/// Adds what a run of a program saw to `test`. Says whether it could.
+fn add(
+    plan: &Plan,
+    rounds: u64,
+    status: ExitStatus,
+    reader: io::PipeReader,
+    test: &mut Test,
+) -> Result<bool, Box<dyn Error>> {
     if status.code() == Some(LACKING) {
         return Ok(false);
     }
