@@ -81,7 +81,8 @@ pub struct Hit<'a> {
     /// Once somebody has asked for it.
     pub(crate) time_ns: OnceCell<u64>,
     pub(crate) part: Part,
-    pub(crate) watches: &'a Arc<Watches>,
+    /// Of its session; a process that probes itself has none.
+    pub(crate) watches: Option<&'a Arc<Watches>>,
 }
 
 impl Hit<'_> {
@@ -290,7 +291,7 @@ impl Hit<'_> {
     }
 
     /// Has the thread run on from here: its instructions, this one first, are emulated one after the other until `region`
-    /// is over. See [`run_on`](crate::run_on).
+    /// is over. See [`run_on`](crate::run_on). In a process that probes itself no thread does.
     pub fn run_on(&mut self, region: Region) {
         self.wishes.push(Wish { region, back: None, observer: None });
     }

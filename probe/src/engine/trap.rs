@@ -596,7 +596,7 @@ fn call(
             discounted: false,
             time_ns,
             part,
-            watches: &at.shared.watches,
+            watches: Some(&at.shared.watches),
         };
         let action = panic::catch_unwind(AssertUnwindSafe(|| at.shared.host.hit(&mut hit)));
         let Hit { filtered, discounted, .. } = hit;

@@ -181,6 +181,8 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
     if own.is_to_go() {
         return Action::Continue;
     }
+    // Nobody serves them here, where a thread goes on by itself.
+    let mut wishes = Vec::new();
     let mut requests = Vec::new();
     let ip = registers.rip;
     let mut hit = Hit {
@@ -190,6 +192,8 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
         registers,
         thread,
         requests: &mut requests,
+        wishes: &mut wishes,
+        watches: None,
         filtered: false,
         discounted: false,
         time_ns: OnceCell::new(),

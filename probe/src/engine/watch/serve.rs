@@ -325,7 +325,7 @@ impl Tracer {
             discounted: false,
             time_ns: OnceCell::new(),
             part: Part::None,
-            watches: &shared.watches,
+            watches: Some(&shared.watches),
         };
         let compared = panic::catch_unwind(AssertUnwindSafe(|| armed.compare(&mut hit, cause)));
         let rejected = thread.take_back(&before, &registers).err();
@@ -469,9 +469,10 @@ impl Tracer {
 impl Hit<'_> {
     /// Has something watched from this hit on, with what names and registers mean at it; see
     /// [`Watch::at_hits`](crate::watch::Watch::at_hits). What becomes of that is told by
-    /// [`Event::Watching`](crate::Event::Watching) or [`Event::NotWatched`](crate::Event::NotWatched).
+    /// [`Event::Watching`](crate::Event::Watching) or [`Event::NotWatched`](crate::Event::NotWatched). A process that probes
+    /// itself watches nothing.
     pub fn watch(&mut self, watch: WatchId) {
-        let watches = Arc::clone(self.watches);
+        let Some(watches) = self.watches.map(Arc::clone) else { return };
         let arming = match watches.get(watch) {
             Some(watched) if watched.is_over() => return,
             Some(watched) => Arming::at(watched, self, &watches.unwinder),
@@ -500,7 +501,8 @@ impl Hit<'_> {
     /// The thread is where a function returns to: whatever was watched until then is not any more.
     pub(crate) fn has_returned(&mut self) {
         let (pid, tid, rsp) = (self.pid, self.tid(), self.registers.gpr[RSP]);
-        for armed in self.watches.of_thread(pid, tid) {
+        let Some(watches) = self.watches else { return };
+        for armed in watches.of_thread(pid, tid) {
             if armed.is_left(tid, rsp) {
                 armed.compare(self, &Cause { writer: Writer::Unseen, written: false, others: false });
                 self.requests.push(Request::EndWatch(armed, Ending::Returned));
