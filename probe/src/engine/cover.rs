@@ -55,8 +55,8 @@ struct Covered {
 pub(crate) struct Cover {
     plan: Plan,
     objects: Arc<Objects>,
-    /// The file of the first program.
-    program: Mutex<Option<PathBuf>>,
+    /// The files of the programs that the target's processes execute when this begins.
+    programs: Mutex<HashSet<PathBuf>>,
     files: RwLock<HashMap<File, Known>>,
     /// Each object that was met and is covered, and those that are left out though they were asked for.
     met: Mutex<Vec<Arc<Covered>>>,
@@ -80,7 +80,7 @@ impl Cover {
         Cover {
             plan,
             objects,
-            program: Mutex::default(),
+            programs: Mutex::default(),
             files: RwLock::default(),
             met: Mutex::default(),
             left_out: Mutex::default(),
@@ -113,7 +113,7 @@ impl Cover {
     /// The object that `mapping`, one of `maps`, maps, if it is covered: read now, or before.
     fn covered(&self, maps: &Maps, mapping: &Mapping) -> Option<Arc<Covered>> {
         let path = mapping.file()?;
-        let is_program = self.is_program(maps, path);
+        let is_program = lock(&self.programs).contains(maps::without_mark(path));
         if !self.plan.wants_object(maps::without_mark(path), is_program) {
             return None;
         }
@@ -163,15 +163,6 @@ impl Cover {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.insert(file, Known::Covered(Arc::clone(&covered)));
         Some(covered)
-    }
-
-    /// Whether the file at `path` is the program that was looked at first.
-    fn is_program(&self, maps: &Maps, path: &std::path::Path) -> bool {
-        let mut program = lock(&self.program);
-        if program.is_none() {
-            *program = std::fs::read_link(format!("/proc/{}/exe", maps.pid())).ok();
-        }
-        program.as_deref().is_some_and(|program| maps::without_mark(program) == maps::without_mark(path))
     }
 
     /// The sites in those mappings in which they have not been placed yet: of each the address, the object, and where it
@@ -240,6 +231,11 @@ impl Covered {
 impl Tracer {
     /// Makes a probe that covers.
     pub(crate) fn place_cover(&mut self, cover: Arc<Cover>) -> Result<ProbeId, ProbeError> {
+        for (space, _) in self.shared.spaces() {
+            let program = std::fs::read_link(format!("/proc/{}/exe", self.shared.pid_in(space)));
+            let program = program.map(|program| maps::without_mark(&program).to_owned());
+            lock(&cover.programs).extend(program);
+        }
         let id = self.shared.enter_cover(cover);
         match self.place_everywhere(id, false) {
             Ok(()) => Ok(id),

@@ -115,6 +115,7 @@ impl Tracer {
 
     /// Takes the breakpoints out of a copied address space.
     pub(crate) fn free(&mut self, mut copy: Space) {
+        copy.clear_still();
         copy.clear();
         self.shared.tell_failures(self.shared.failures.take());
     }

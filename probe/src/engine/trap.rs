@@ -158,9 +158,7 @@ impl Tracer {
         let mut regions = self.regions.remove(&tid);
         self.look_at_probes();
         if regions.is_none() && !by_hardware && !here.internal && self.are_all_once() {
-            if self.is_aborted(&stopped, place, &here) {
-                return self.threads.resume(stopped, 0);
-            }
+            // A restartable sequence that is aborted once begins again, without the breakpoint.
             let Some(back) = self.pass_once(stopped, &space, address) else { return };
             stopped = back;
         }

@@ -19,7 +19,7 @@ use crate::symbols::code::Unprobeable;
 use crate::target::failure::{SharedFailures, errno};
 use crate::target::keys::Keys;
 use crate::target::maps::{self, Mapping, Maps, Permissions};
-use crate::target::pages::Pages;
+use crate::target::pages::{PAGE, Pages};
 use crate::target::sharing::Sharing;
 
 mod breakpoint;
@@ -599,6 +599,31 @@ impl Space {
         // A fork that was copying while a breakpoint was removed may have kept it.
         self.restore_removed();
         overwritten
+    }
+
+    /// Takes most breakpoints out of an address space in which no thread runs, a page at a time, whoever wants them.
+    pub(crate) fn clear_still(&mut self) {
+        /// From so many on in a page.
+        const SOME: usize = 4;
+        let mut bytes = [0; PAGE as usize];
+        let sites: Vec<u64> = self.breakpoints.keys().copied().collect();
+        for sites in sites.chunk_by(|one, next| one / PAGE == next / PAGE).filter(|sites| sites.len() >= SOME)
+        {
+            let (Some(&first), Some(&last)) = (sites.first(), sites.last()) else { continue };
+            let length = usize::try_from(last - first).map_or(0, |distance| distance + 1);
+            let Some(bytes) = bytes.get_mut(..length) else { continue };
+            if !self.read_raw(first, bytes).is_ok_and(|read| read == length) {
+                continue;
+            }
+            self.unmask(first, bytes);
+            if self.memory.write_all_at(bytes, first).is_err() {
+                continue;
+            }
+            for site in sites {
+                let removed = self.breakpoints.remove(site).map(|breakpoint| Removed::of(&breakpoint));
+                self.removed.extend(removed.map(|removed| (*site, removed)));
+            }
+        }
     }
 
     /// Writes the original byte back. Returns whether the program had overwritten the breakpoint.

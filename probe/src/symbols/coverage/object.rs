@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::boundaries::{Boundaries, Extents};
 use super::{CoveredFunction, CoveredSite, Level, ObjectCoverage, Plan, SourceLine, flow, landing};
-use crate::symbols::debug::{Statement, Statements};
+use crate::symbols::debug::{DebugError, Statement, Statements};
 use crate::symbols::elf::{Elf, demangle};
 
 /// What there is to be covered in `elf`, which nothing of has been reached yet.
@@ -13,6 +13,8 @@ pub(crate) fn coverable(elf: &Elf, path: &Path, plan: &Plan) -> ObjectCoverage {
     let mut making = Making::new(elf, path);
     let statements = match elf.debug_info() {
         Ok(info) => info.statements(|file| plan.wants_source(file)),
+        // It is needed for lines alone.
+        Err(DebugError::Missing { .. }) if plan.get_level() != Level::Line => Statements::default(),
         Err(error) => {
             making.made.trouble = Some(error.to_string());
             Statements::default()

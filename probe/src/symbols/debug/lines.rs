@@ -37,14 +37,6 @@ pub(super) struct Lines {
     rows: Vec<Row>,
 }
 
-/// A place in the code that belongs to a line.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Begins {
-    pub(super) row: Row,
-    /// Whether a statement of that line begins there.
-    pub(super) statement: bool,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) address: u64,
@@ -115,22 +107,7 @@ impl Lines {
         self.files.get(row.file as usize).map(String::as_str)
     }
 
-    /// What the code belongs to from each address on at which that changes. Of rows with the same address the last counts,
-    /// as the others have no code; a statement begins where any of them says so of the same line.
-    pub(super) fn places(&self) -> impl Iterator<Item = Begins> {
-        let sequences =
-            self.sequences.iter().map(|(_, rows)| self.rows.get(rows.clone()).unwrap_or_default());
-        sequences.flat_map(|rows| {
-            rows.chunk_by(|row, next| row.address == next.address).filter_map(|same| {
-                let &row = same.last()?;
-                let is_of_line = |other: &&Row| other.file == row.file && other.line == row.line;
-                let statement = same.iter().filter(is_of_line).any(|row| row.statement);
-                Some(Begins { row, statement })
-            })
-        })
-    }
-
-    fn all(&self) -> impl Iterator<Item = Row> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Row> {
         self.sequences.iter().flat_map(|(_, rows)| self.rows.get(rows.clone()).unwrap_or_default()).copied()
     }
 }

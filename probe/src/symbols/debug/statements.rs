@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::error::DebugError;
 use super::info::{DebugInfo, Query};
-use super::lines::{self, Begins, Lines};
+use super::lines::{self, Lines, Row};
 
-/// Where a line has code.
+/// Where a line has code. Several statements may begin at one address, where the code of all but one was optimized away or
+/// into that of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Statement {
     /// The virtual address, before relocation.
@@ -95,13 +96,13 @@ impl Query<'_> {
         }
         // Not kept: those of all units together may be many.
         let lines = Lines::read(self, index)?;
-        let statement = |Begins { row, statement }| Statement {
-            address: row.address,
-            file: files.get(row.file as usize).copied().flatten().filter(|_| row.line != 0),
-            line: row.line,
+        let statement = |Row { address, file, line, statement, .. }| Statement {
+            address,
+            file: files.get(file as usize).copied().flatten().filter(|_| line != 0),
+            line,
             begins: statement,
         };
-        found.all.extend(lines.places().map(statement));
+        found.all.extend(lines.all().map(statement));
         Ok(())
     }
 }
