@@ -139,19 +139,13 @@ impl Plan {
                 && !text.contains("/.rustup/toolchains/")
     }
 
-    /// Whether objects are named, so that nothing is left out for where it lies.
-    #[must_use]
-    pub fn names_objects(&self) -> bool {
-        !self.objects.is_empty()
-    }
-
     fn is_below_base(&self, path: &str) -> bool {
         self.base != Path::new("/") && Path::new(path).starts_with(&self.base)
     }
 
     fn is_meant(&self, pattern: &str, path: &str) -> bool {
-        let pattern = pattern.strip_prefix("./").unwrap_or(pattern);
-        let pattern = pattern.trim_end_matches('/');
+        let pattern = pattern.replace("//", "/");
+        let pattern = pattern.strip_prefix("./").unwrap_or(&pattern).trim_end_matches('/');
         let base = self.base.to_string_lossy();
         let below = path.strip_prefix(&*base).map(|rest| rest.trim_start_matches('/'));
         let matches = |path: &str| {
