@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::capture::{self, Capture, Captured, captured};
-use crate::arguments::operand::Operand;
+use crate::arguments::lexer::SyntaxError;
+use crate::arguments::operand::{Location, Operand, Place};
 use crate::arguments::value::{Shown, Value, text_of};
 use crate::language::types::{Type, TypeId, Types};
 use crate::language::{Expression, Machine, Undefined};
@@ -23,6 +24,9 @@ pub(crate) struct Argument {
 
 impl Argument {
     pub(crate) fn new(name: String, types: &Types, operand: &Operand) -> Result<Argument, &'static str> {
+        if let Place::At(Location::Missing(why)) = &operand.place {
+            return Ok(Argument::missing(name, why.clone()));
+        }
         let parts = capture::of_operand(types, operand)?;
         let texts = capture::texts_of(types, operand);
         Ok(Argument { name, of: operand.of, parts, texts, missing: None })
@@ -68,6 +72,9 @@ impl Argument {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     pub(crate) condition: Option<Expression>,
+    /// Why the condition never holds, where it is known beforehand that what it needs is nowhere.
+    #[serde(skip)]
+    pub(crate) unknowable: Option<SyntaxError>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) types: Types,
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use crate::arguments::{
     Binding, Names, NoNames, ObjectNames, ProbeNames, ReturnNames, SyntaxError, Template,
 };
+use crate::language::{Expression, Machine};
 use crate::symbols::locate::{Counter, Locate, LocateError, Site};
 use crate::symbols::resolve::{Objects, Resolver};
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
@@ -13,12 +14,21 @@ use crate::target::maps::Maps;
 use crate::target::procfs;
 
 /// Where a thread is at a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) pid: i32,
     pub(crate) address: u64,
     /// The function that has just returned, if one has.
     pub(crate) function: Option<u64>,
+    /// To where the calls return that have led there, the innermost first: as many of them as matter.
+    pub(crate) callers: Vec<u64>,
+}
+
+impl Place {
+    /// One of which it is not known, or does not matter, who has called.
+    pub(crate) fn new(pid: i32, address: u64, function: Option<u64>) -> Place {
+        Place { pid, address, function, callers: Vec::new() }
+    }
 }
 
 /// A binding, and whether the client has been told of it.
@@ -28,6 +38,8 @@ pub(crate) struct Bound {
     pub(crate) number: u32,
     pub(crate) binding: Binding,
     pub(crate) told: OnceLock<()>,
+    /// Where it is found who has called, if that changes what it comes to.
+    caller: Option<Expression>,
 }
 
 /// Those of a probe.
@@ -52,6 +64,11 @@ struct Known {
     sites: HashMap<Place, Option<Arc<Bound>>>,
 }
 
+/// How many callers are asked for what they have passed on.
+const MOST_CALLERS: usize = 8;
+/// For how many places it is remembered what they come to.
+const MOST_PLACES: usize = 1 << 16;
+
 impl Bindings {
     pub(crate) fn new(template: Template, spec: ProbeSpec, objects: Arc<Objects>) -> Bindings {
         let mut known = Known::default();
@@ -60,40 +77,72 @@ impl Bindings {
         let differs = matches!(spec.place, PlaceSpec::Usdt { .. }) || spec.on_return && !is_event;
         let closed = template.is_closed() && !differs;
         let only = closed.then(|| template.bind(&NoNames).ok()).flatten();
-        let only = only.map(|binding| known.enter(binding));
+        let only = only.map(|binding| known.enter(binding, None));
         Bindings { template, spec, objects, only, known: RwLock::new(known) }
     }
 
-    /// What it comes to at a hit. `None` if it comes to nothing there: why, `tell` hears once.
-    pub(crate) fn at(&self, place: Place, tell: impl FnOnce(&LocateError)) -> Option<Arc<Bound>> {
+    /// What it comes to at a hit of `machine`. `None` if it comes to nothing there: why, `tell` hears once.
+    pub(crate) fn at(
+        &self,
+        place: Place,
+        machine: &mut dyn Machine,
+        tell: &mut dyn FnMut(&LocateError),
+    ) -> Option<Arc<Bound>> {
         if let Some(only) = &self.only {
             return Some(Arc::clone(only));
         }
+        let mut place = place;
+        let mut bound = self.known_at(&place, tell)?;
+        while place.callers.len() < MOST_CALLERS
+            && let Some(caller) = &bound.caller
+            && let Ok(back) = caller.evaluate(machine)
+        {
+            place.callers.push(back);
+            match self.known_at(&place, tell) {
+                Some(next) => bound = next,
+                None => break,
+            }
+        }
+        Some(bound)
+    }
+
+    fn known_at(&self, place: &Place, tell: &mut dyn FnMut(&LocateError)) -> Option<Arc<Bound>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = known.sites.get(&place) {
+        if let Some(bound) = known.sites.get(place) {
             return bound.clone();
         }
         drop(known);
         // It may be about to vanish, of which nothing is to be told.
         let maps = Maps::read(place.pid).ok()?;
-        let bound = self.look_up(place, &maps);
-        if let Err(error) = &bound {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            let is_news = known.sites.insert(place, None).is_none();
-            drop(known);
-            if is_news {
-                tell(error);
+        let found = self.look_up(place, &maps);
+        let (bound, trouble) = match found {
+            Ok(bound) if bound.caller.is_none() => {
+                let never = bound.binding.unknowable.clone();
+                (Some(bound), never.map(|never| LocateError::Unresolvable(Box::new(never))))
             }
+            Ok(bound) => (Some(bound), None),
+            Err(error) => (None, Some(error)),
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.sites.len() >= MOST_PLACES {
+            known.sites.clear();
         }
-        bound.ok()
+        let is_news = known.sites.insert(place.clone(), bound.clone()).is_none();
+        drop(known);
+        if let Some(error) = trouble.filter(|_| is_news && place.callers.is_empty()) {
+            tell(&error);
+        }
+        bound
     }
 
-    fn look_up(&self, place: Place, maps: &Maps) -> Result<Arc<Bound>, LocateError> {
+    fn look_up(&self, place: &Place, maps: &Maps) -> Result<Arc<Bound>, LocateError> {
         let names = |address| ObjectNames::at(&self.objects, maps, address);
-        let here = names(place.address)?;
         let bound = match place.function {
-            None => self.bind(place, &ProbeNames::new(&self.spec, here)),
-            Some(function) => self.bind(place, &ReturnNames::new(here, names(function)?)),
+            None => {
+                let here = names(place.address)?.called_from(&self.objects, maps, &place.callers);
+                self.bind(&ProbeNames::new(&self.spec, here))
+            }
+            Some(function) => self.bind(&ReturnNames::new(names(function)?, function)),
         };
         bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
     }
@@ -109,12 +158,10 @@ impl Bindings {
         known.sites.retain(|place, _| place.pid != pid);
     }
 
-    fn bind(&self, place: Place, names: &dyn Names) -> Result<Arc<Bound>, SyntaxError> {
+    fn bind(&self, names: &dyn Names) -> Result<Arc<Bound>, SyntaxError> {
         let binding = self.template.bind(names)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let bound = known.enter(binding);
-        known.sites.insert(place, Some(Arc::clone(&bound)));
-        Ok(bound)
+        Ok(known.enter(binding, names.caller()))
     }
 
     /// Binds what is not the same everywhere at the sites of a probe.
@@ -125,21 +172,36 @@ impl Bindings {
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());
         let bound = resolver.find(maps, |site, elf, address| {
-            let place = Place { pid, address: site.address, function: None };
-            self.bind(place, &ProbeNames::new(&self.spec, ObjectNames::new(elf, address))).map(|_| site)
+            let bound = self.bind(&ProbeNames::new(&self.spec, ObjectNames::new(elf, address)))?;
+            Ok((site, bound))
         })?;
-        let bound: Result<Vec<Site>, SyntaxError> = bound.into_iter().collect();
-        bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
+        let bound: Result<Vec<(Site, Arc<Bound>)>, SyntaxError> = bound.into_iter().collect();
+        let bound = bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))?;
+        let never = |(_, bound): &(Site, Arc<Bound>)| {
+            bound.binding.unknowable.clone().filter(|_| bound.caller.is_none())
+        };
+        // Where it holds at no site there is nothing to wait for.
+        let never: Vec<SyntaxError> = bound.iter().map_while(never).collect();
+        if let Some(first) = never.first().filter(|_| never.len() == bound.len()) {
+            return Err(LocateError::Unresolvable(Box::new(first.clone())));
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // Of the others it is told when one is hit.
+        for (site, bound) in bound.iter().filter(|(_, bound)| bound.binding.unknowable.is_none()) {
+            known.sites.insert(Place::new(pid, site.address, None), Some(Arc::clone(bound)));
+        }
+        Ok(bound.into_iter().map(|(site, _)| site).collect())
     }
 }
 
 impl Known {
-    fn enter(&mut self, binding: Binding) -> Arc<Bound> {
-        if let Some(known) = self.all.iter().find(|known| known.binding == binding) {
+    fn enter(&mut self, binding: Binding, caller: Option<Expression>) -> Arc<Bound> {
+        let is_same = |known: &&Arc<Bound>| known.binding == binding && known.caller == caller;
+        if let Some(known) = self.all.iter().find(is_same) {
             return Arc::clone(known);
         }
         let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
-        let bound = Arc::new(Bound { number, binding, told: OnceLock::new() });
+        let bound = Arc::new(Bound { number, binding, told: OnceLock::new(), caller });
         self.all.push(Arc::clone(&bound));
         bound
     }

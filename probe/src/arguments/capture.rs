@@ -228,6 +228,7 @@ fn of_location(location: &Location, bytes: u64) -> Option<Vec<Capture>> {
             }
             all
         }
+        Location::Missing(_) => vec![Capture::Nowhere(short)],
     })
 }
 

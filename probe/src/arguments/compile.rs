@@ -3,7 +3,9 @@
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::names::Names;
 use crate::arguments::object::RESULT;
-use crate::arguments::operand::{Class, INT, Location, Number, Operand, Place, U64, class_of, part, plus};
+use crate::arguments::operand::{
+    Class, INT, Location, Number, Operand, Place, U64, class_of, part, part_or_missing, plus,
+};
 use crate::arguments::registers::{self, Named};
 use crate::arguments::syntax::{Fetch, FetchType, Node, Syntax, TypeName};
 use crate::language::types::{Encoding, Type, TypeId, Types};
@@ -16,6 +18,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) types: &'a mut Types,
     /// What memory is taken for whose type nobody has told.
     untyped: TypeId,
+    /// The first thing that is nowhere, where it is written, and why.
+    pub(crate) missing: Option<(usize, String)>,
 }
 
 pub(crate) type Compiled<T> = Result<T, SyntaxError>;
@@ -29,7 +33,7 @@ const ARGUMENTS: [Register; 6] =
 impl<'a> Compiler<'a> {
     pub(crate) fn new(text: &'a str, names: &'a dyn Names, types: &'a mut Types) -> Compiler<'a> {
         let untyped = base(types, "unsigned long", Encoding::Hexadecimal, 8);
-        Compiler { text, names, types, untyped }
+        Compiler { text, names, types, untyped, missing: None }
     }
 
     pub(crate) fn wrong<T>(&self, node: &Node, what: impl Into<String>) -> Compiled<T> {
@@ -48,9 +52,22 @@ impl<'a> Compiler<'a> {
     /// An argument, as it is to be shown.
     pub(crate) fn fetch(&mut self, fetch: &Fetch) -> Compiled<Operand> {
         let operand = self.operand(&fetch.node)?;
-        match &fetch.shown_as {
-            None => Ok(operand),
-            Some(of) => self.shown_as(&fetch.node, operand, of),
+        let operand = match &fetch.shown_as {
+            None => operand,
+            Some(of) => self.shown_as(&fetch.node, operand, of)?,
+        };
+        match self.missing.take() {
+            Some((_, why)) if operand.is_never_known() => {
+                Ok(Operand::new(Location::Missing(why), operand.of))
+            }
+            _ => Ok(operand),
+        }
+    }
+
+    /// Remembers why something is nowhere.
+    fn note(&mut self, node: &Node, location: &Location) {
+        if let Location::Missing(why) = location {
+            self.missing.get_or_insert_with(|| (node.column, why.clone()));
         }
     }
 
@@ -130,15 +147,18 @@ impl<'a> Compiler<'a> {
 
     /// An address of the object that the site is in, at a hit.
     fn in_object(&self, node: &Node, address: u64) -> Compiled<Expression> {
-        match self.names.site() {
-            Some(site) => Ok(plus(Expression::register(Register::Rip), address.wrapping_sub(site))),
+        match self.names.in_object(address) {
+            Some(address) => Ok(address),
             None => self.wrong(node, "nothing is known of the file that the probe is in"),
         }
     }
 
     fn name(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
         let missing = match self.names.variable(name, self.types) {
-            Ok(found) => return Ok(Operand::new(found.location, found.of)),
+            Ok(found) => {
+                self.note(node, &found.location);
+                return Ok(Operand::new(found.location, found.of));
+            }
             Err(missing) => missing,
         };
         match self.known(name) {
@@ -169,7 +189,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn register(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
-        Ok(match registers::named(name) {
+        Ok(match registers::named(name).or_else(|| registers::of_kernel(name)) {
             Some(Named::General(value, 8)) => self.hexadecimal(value),
             Some(Named::General(value, bytes)) => {
                 let of = self.base("unsigned", Encoding::Hexadecimal, bytes);
@@ -269,6 +289,7 @@ impl<'a> Compiler<'a> {
                 let class = Class::Pointer(Some(operand.of));
                 Ok(self.of_number(Number { value: address, class }))
             }
+            Place::At(missing @ Location::Missing(_)) => Ok(Operand::new(missing, self.untyped)),
             _ => self.wrong(node, "this has no address: it is in a register"),
         }
     }
@@ -289,13 +310,17 @@ impl<'a> Compiler<'a> {
                 Some(Location::Memory(address)) => {
                     Ok(Operand { place: Place::BitField(address, first, count), of: member.of })
                 }
+                Some(missing @ Location::Missing(_)) => Ok(Operand::new(missing, member.of)),
                 _ => self.wrong(node, "a bit-field in a register cannot be read"),
             };
         }
         let bytes = self.types.size_of(member.of).unwrap_or(1);
-        match part(location, member.offset, bytes) {
-            Some(location) => Ok(Operand::new(location, member.of)),
-            None => self.wrong(node, format!("`{name}` was optimized out here")),
+        match part_or_missing(location, member.offset, bytes) {
+            Some(location) => {
+                self.note(node, &location);
+                Ok(Operand::new(location, member.of))
+            }
+            None => self.wrong(node, format!("`{name}` is not in one piece here")),
         }
     }
 
@@ -317,10 +342,13 @@ impl<'a> Compiler<'a> {
         let (element, base) = match self.types.get_resolved(operand.of) {
             Some(&Type::Array { element, .. }) => match (operand.place, constant) {
                 (Place::At(Location::Memory(address)), _) => (element, address),
+                (Place::At(missing @ Location::Missing(_)), _) => {
+                    return Ok(Operand::new(missing, element));
+                }
                 (Place::At(location), Some(index)) => {
                     let bytes = self.types.size_of(element).unwrap_or(1);
                     let offset = index.checked_mul(bytes);
-                    return match offset.and_then(|offset| part(&location, offset, bytes)) {
+                    return match offset.and_then(|offset| part_or_missing(&location, offset, bytes)) {
                         Some(location) => Ok(Operand::new(location, element)),
                         None => self.wrong(node, "there is no such element"),
                     };
@@ -377,7 +405,9 @@ impl<'a> Compiler<'a> {
         }
         let Some(class) = class_of(self.types, of) else {
             return match operand.place {
-                Place::At(location @ Location::Memory(_)) => Ok(Operand::new(location, of)),
+                Place::At(location @ (Location::Memory(_) | Location::Missing(_))) => {
+                    Ok(Operand::new(location, of))
+                }
                 _ => self.wrong(node, format!("no value can be made a `{}`", name.name)),
             };
         };
@@ -439,7 +469,7 @@ impl<'a> Compiler<'a> {
             }
             let array = self.types.add(Type::Array { element, count: Some(count) });
             return match operand.place {
-                Place::At(location @ (Location::Memory(_) | Location::Extended(..))) => {
+                Place::At(location @ (Location::Memory(_) | Location::Extended(..) | Location::Missing(_))) => {
                     Ok(Operand::new(location, array))
                 }
                 _ => self.wrong_at(of.column, "only memory and vector registers have several elements"),
@@ -499,7 +529,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn string(&mut self, node: &Node, operand: Operand, of: &FetchType) -> Compiled<Operand> {
-        if let Place::Text(_) | Place::Comm = operand.place {
+        if let Place::Text(_) | Place::Comm | Place::At(Location::Missing(_)) = operand.place {
             return Ok(operand);
         }
         let text = self.types.add(Type::Text);

@@ -1,12 +1,13 @@
 //! What names mean at a place of an object: what its debug information says.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
 use crate::arguments::names::{Located, Names};
-use crate::arguments::operand::{Location, part};
+use crate::arguments::operand::{Location, part, plus};
 use crate::language::types::{TypeId, Types};
-use crate::symbols::debug::{self, DebugError, Scope, Variable};
+use crate::language::{Expression, Register};
+use crate::symbols::debug::{self, DebugError, DebugInfo, Scope, Unavailable, Variable};
 use crate::symbols::elf::Elf;
 use crate::symbols::resolve::{Objects, ResolveError};
 use crate::target::maps::{self, Maps};
@@ -22,7 +23,11 @@ struct Object<'a> {
     elf: Held<'a>,
     /// As the file has it.
     address: u64,
+    /// Who has called, the innermost first: the object, and the address there to which the call returns.
+    callers: Vec<Option<(Arc<Elf>, u64)>>,
     scope: OnceCell<Result<Scope, DebugError>>,
+    /// Whether something was named that the next caller may know.
+    asked: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -33,7 +38,7 @@ enum Held<'a> {
 
 impl<'a> Object<'a> {
     fn new(elf: Held<'a>, address: u64) -> Object<'a> {
-        Object { elf, address, scope: OnceCell::new() }
+        Object { elf, address, callers: Vec::new(), scope: OnceCell::new(), asked: Cell::new(false) }
     }
 
     fn elf(&self) -> &Elf {
@@ -44,7 +49,14 @@ impl<'a> Object<'a> {
     }
 
     fn scope(&self) -> Result<&Scope, &DebugError> {
-        let read = || self.elf().debug_info()?.scope(self.address);
+        let read = || {
+            let known = |(elf, back): &(Arc<Elf>, u64)| Some((elf.debug_info().ok()?, *back));
+            let callers = self.callers.iter().map(|caller| caller.as_ref().and_then(known));
+            let callers: Vec<Option<(Arc<DebugInfo>, u64)>> = callers.collect();
+            let callers: Vec<_> =
+                callers.iter().map(|caller| caller.as_ref().map(|(info, back)| (&**info, *back))).collect();
+            self.elf().debug_info()?.scope_called(self.address, &callers)
+        };
         self.scope.get_or_init(read).as_ref()
     }
 
@@ -54,16 +66,35 @@ impl<'a> Object<'a> {
         if let Ok(scope) = scope
             && let Some(variable) = scope.variable(name)
         {
-            return located(variable, &scope.types, types).map_err(|why| format!("`{name}`: {why}"));
+            return Ok(self.located(variable, &scope.types, types));
         }
         let global = self.elf().debug_info().and_then(|info| info.global(self.address, name));
         match (global, scope) {
-            (Ok((variable, of)), _) => {
-                located(&variable, &of, types).map_err(|why| format!("`{name}`: {why}"))
-            }
+            (Ok((variable, of)), _) => Ok(self.located(&variable, &of, types)),
             (Err(DebugError::NoVariable { .. }), Ok(scope)) => Err(no_variable(name, scope)),
             (Err(error), _) => Err(error.to_string()),
         }
+    }
+
+    /// A variable as arguments have it, with its type among `types`.
+    fn located(&self, variable: &Variable, from: &Types, types: &mut Types) -> Located {
+        if asks_caller(&variable.location) {
+            self.asked.set(true);
+        }
+        let mut of = [variable.of];
+        let distance = types.append(from.only(&mut of));
+        let missing = |why| Location::Missing(format!("`{}`: {why}", variable.name));
+        let location = location(&variable.location).unwrap_or_else(missing);
+        Located { location, of: TypeId(of[0].0.saturating_add(distance)) }
+    }
+}
+
+/// Whether the caller may tell of something.
+fn asks_caller(of: &debug::Location) -> bool {
+    match of {
+        debug::Location::Unavailable(why) => *why == Unavailable::EntryValue,
+        debug::Location::Pieces(pieces) => pieces.iter().any(|piece| asks_caller(&piece.location)),
+        debug::Location::Memory(_) | debug::Location::Value(_) => false,
     }
 }
 
@@ -77,15 +108,6 @@ fn no_variable(name: &str, scope: &Scope) -> String {
         true => format!("there is no variable `{name}` here, nor any other"),
         false => format!("there is no variable `{name}` here; there is {}{more}", names.join(", ")),
     }
-}
-
-/// A variable as arguments have it, with its type among `types`.
-fn located(variable: &Variable, from: &Types, types: &mut Types) -> Result<Located, String> {
-    let mut of = [variable.of];
-    let only = from.only(&mut of);
-    let distance = types.append(only);
-    let location = location(&variable.location)?;
-    Ok(Located { location, of: TypeId(of[0].0.saturating_add(distance)) })
 }
 
 fn location(of: &debug::Location) -> Result<Location, String> {
@@ -132,6 +154,25 @@ impl<'a> ObjectNames<'a> {
         let address = mapping.file_offset(address).and_then(|offset| elf.address_of_offset(offset));
         Ok(ObjectNames { object: address.map(|address| Object::new(Held::Own(elf), address)) })
     }
+
+    /// The same where it is known who has called, the innermost caller first, by the addresses in a process to which the calls
+    /// return: what the optimizer has left to callers can be had from them.
+    #[must_use]
+    pub fn called_from(mut self, objects: &Objects, maps: &Maps, callers: &[u64]) -> ObjectNames<'a> {
+        let place = |back: u64| {
+            // The call may be the last instruction that is mapped there.
+            let within = back.wrapping_sub(1);
+            let mapping = maps::find(maps, within)?;
+            let elf = objects.mapped(maps, mapping).ok()?;
+            let address = mapping.file_offset(within).and_then(|offset| elf.address_of_offset(offset))?;
+            Some((elf, address.wrapping_add(1)))
+        };
+        if let Some(object) = &mut self.object {
+            object.callers = callers.iter().map(|&back| place(back)).collect();
+            object.scope = OnceCell::new();
+        }
+        self
+    }
 }
 
 impl ObjectNames<'_> {
@@ -141,18 +182,21 @@ impl ObjectNames<'_> {
     }
 }
 
-/// The names at a place that a function returns to: those there, and `$retval`, its result.
+/// The names when a function has returned: `$retval`, its result, and what is there as long as its program. What was the
+/// function's own is gone.
 #[derive(Debug)]
 pub struct ReturnNames<'a> {
-    names: ObjectNames<'a>,
+    /// Those where it begins.
     function: ObjectNames<'a>,
+    /// Where that is in the process.
+    address: u64,
 }
 
 impl<'a> ReturnNames<'a> {
-    /// `names` are those where it returns to, `function` those where it begins.
+    /// `function` are the names where the function begins, which is at `address` of the process.
     #[must_use]
-    pub fn new(names: ObjectNames<'a>, function: ObjectNames<'a>) -> ReturnNames<'a> {
-        ReturnNames { names, function }
+    pub fn new(function: ObjectNames<'a>, address: u64) -> ReturnNames<'a> {
+        ReturnNames { function, address }
     }
 
     fn result(&self, types: &mut Types) -> Option<Located> {
@@ -162,18 +206,51 @@ impl<'a> ReturnNames<'a> {
         let distance = types.append(from.only(&mut of));
         Some(Located { location: location(&found).ok()?, of: TypeId(of[0].0.saturating_add(distance)) })
     }
+
+    /// A variable that is there as long as the program. RIP is in the caller, which may be another object's.
+    fn global(&self, name: &str, types: &mut Types) -> Result<Located, String> {
+        let object = self.function.object.as_ref();
+        let object = object.ok_or_else(|| format!("nothing is known here of a variable `{name}`"))?;
+        let info = object.elf().debug_info().map_err(|error| error.to_string())?;
+        let local = || {
+            let scope = object.scope().ok()?;
+            let variable = scope.variable(name)?;
+            (variable.kind != debug::VariableKind::Static).then_some(scope)
+        };
+        if let Some(scope) = local() {
+            let function = scope.frames.last().and_then(|frame| frame.function.clone()).unwrap_or_default();
+            return Err(format!(
+                "`{name}` of `{function}` is gone when that has returned; there is $retval, and what is global"
+            ));
+        }
+        let (variable, of) = info.global(object.address, name).map_err(|error| match error {
+            DebugError::NoVariable { .. } => {
+                format!("there is no global variable `{name}`; when a function has returned, there is $retval, and what is global")
+            }
+            error => error.to_string(),
+        })?;
+        let found = object.located(&variable, &of, types);
+        let start = |register| (register == Register::Rip).then(|| self.address.into());
+        let location = match found.location {
+            Location::Memory(address) => Location::Memory(address.with_registers(start)),
+            Location::Bits(value) => Location::Bits(value.with_registers(start)),
+            other => other,
+        };
+        Ok(Located { location, ..found })
+    }
 }
 
 impl Names for ReturnNames<'_> {
     fn variable(&self, name: &str, types: &mut Types) -> Result<Located, String> {
         match name {
             RESULT => self.result(types).ok_or_else(|| "nothing is known of the result".to_owned()),
-            _ => self.names.variable(name, types),
+            _ => self.global(name, types),
         }
     }
 
-    fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
-        self.names.variables(types)
+    /// None: they are gone.
+    fn variables(&self, _: &mut Types) -> Vec<(String, Result<Located, String>)> {
+        Vec::new()
     }
 
     fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId> {
@@ -181,11 +258,15 @@ impl Names for ReturnNames<'_> {
     }
 
     fn site(&self) -> Option<u64> {
-        self.names.site()
+        self.function.site()
+    }
+
+    fn in_object(&self, address: u64) -> Option<Expression> {
+        Some(plus(self.address.into(), address.wrapping_sub(self.site()?)))
     }
 
     fn address_of_offset(&self, offset: u64) -> Option<u64> {
-        self.names.address_of_offset(offset)
+        self.function.address_of_offset(offset)
     }
 }
 
@@ -207,7 +288,17 @@ impl Names for ObjectNames<'_> {
             scope.variable(&variable.name).is_some_and(|nearest| std::ptr::eq(nearest, *variable))
         };
         let variables = scope.frames.iter().flat_map(|frame| &frame.variables).filter(visible);
-        variables.map(|variable| (variable.name.clone(), located(variable, &scope.types, types))).collect()
+        let object = self.object.as_ref();
+        let located = |variable: &Variable| {
+            let located = object.map(|object| object.located(variable, &scope.types, types));
+            Some((variable.name.clone(), Ok(located?)))
+        };
+        variables.filter_map(located).collect()
+    }
+
+    fn caller(&self) -> Option<Expression> {
+        let object = self.object.as_ref().filter(|object| object.asked.get())?;
+        object.scope().ok()?.caller.clone()
     }
 
     fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId> {

@@ -14,6 +14,8 @@ pub enum Location {
     Extended(ExtendedRegister, u8),
     /// In parts, each of so many bytes, one behind the other; `None` for one that is nowhere.
     Pieces(Vec<(u64, Option<Location>)>),
+    /// Nowhere, and why.
+    Missing(String),
 }
 
 /// Something with a type.
@@ -125,7 +127,63 @@ pub(crate) fn part(location: &Location, offset: u64, bytes: u64) -> Option<Locat
             }
             None
         }
+        Location::Missing(why) => Some(Location::Missing(why.clone())),
     }
+}
+
+/// The same, also in several pieces; what is in none of them is missing.
+pub(crate) fn part_or_missing(location: &Location, offset: u64, bytes: u64) -> Option<Location> {
+    let Location::Pieces(pieces) = location else { return part(location, offset, bytes) };
+    if let Some(whole) = part(location, offset, bytes) {
+        return Some(whole);
+    }
+    let wanted_end = offset.checked_add(bytes)?;
+    let mut start = 0u64;
+    let mut found = Vec::new();
+    for (length, piece) in pieces {
+        let end = start.checked_add(*length)?;
+        let (from, to) = (start.max(offset), end.min(wanted_end));
+        if from < to {
+            let here = piece.as_ref().and_then(|piece| part(piece, from - start, to - from));
+            found.push((to - from, here));
+        }
+        start = end;
+    }
+    let nowhere = found.iter().all(|(_, piece)| piece.is_none());
+    Some(if nowhere { Location::Missing(OPTIMIZED_OUT.to_owned()) } else { Location::Pieces(found) })
+}
+
+/// Why something is in no piece.
+const OPTIMIZED_OUT: &str = "optimized out here";
+
+/// `bytes` bytes, at most eight, of what is in pieces, put together; without a value if one of them is nowhere.
+fn joined(location: &Location, offset: u64, bytes: u64) -> Option<Expression> {
+    let Location::Pieces(pieces) = location else { return None };
+    let wanted_end = offset.checked_add(bytes).filter(|_| (1..=8).contains(&bytes))?;
+    let mut start = 0u64;
+    let mut all: Option<Expression> = None;
+    for (length, piece) in pieces {
+        let end = start.checked_add(*length)?;
+        let (from, to) = (start.max(offset), end.min(wanted_end));
+        if from < to {
+            let Some(piece) = piece else { return Some(Expression::unavailable()) };
+            // Powers of two are read at once, others byte by byte.
+            let step = if width_of(to - from).is_some() { to - from } else { 1 };
+            for at in (from..to).step_by(step as usize) {
+                let low = bits(&part(piece, at - start, step)?, step)?;
+                let shift = 8 * (at - offset);
+                let placed =
+                    if shift == 0 { low } else { low.binary(Binary::ShiftLeft, shift.into()) };
+                all = Some(match all {
+                    Some(all) => all.binary(Binary::Or, placed),
+                    None => placed,
+                });
+            }
+        }
+        start = end;
+    }
+    // What no piece holds is nowhere.
+    if start < wanted_end { Some(Expression::unavailable()) } else { all }
 }
 
 /// The low `bytes` bytes at a place as a number of 64 bits, extended by zeros.
@@ -145,13 +203,28 @@ fn bits(location: &Location, bytes: u64) -> Option<Expression> {
                 if within == 0 { whole } else { whole.binary(Binary::ShiftRight, (8 * within).into()) };
             Some(if bytes == 8 { shifted } else { shifted.unary(Unary::Cast(width_of(bytes)?)) })
         }
-        Location::Pieces(_) => bits(&part(location, 0, bytes)?, bytes),
+        Location::Pieces(_) => match part(location, 0, bytes) {
+            Some(part) => bits(&part, bytes),
+            None => joined(location, 0, bytes),
+        },
+        Location::Missing(_) => Some(Expression::unavailable()),
     }
 }
 
 impl Operand {
     pub(crate) fn new(location: Location, of: TypeId) -> Operand {
         Operand { place: Place::At(location), of }
+    }
+
+    /// Whether it is known beforehand that it is nowhere.
+    pub(crate) fn is_never_known(&self) -> bool {
+        match &self.place {
+            Place::At(Location::Memory(value) | Location::Bits(value)) | Place::BitField(value, ..) => {
+                value.is_never_known()
+            }
+            Place::At(Location::Missing(_)) => true,
+            _ => false,
+        }
     }
 
     /// Its number; `None` if it has none.

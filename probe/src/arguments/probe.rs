@@ -178,6 +178,10 @@ impl Names for ProbeNames<'_> {
         self.names.site()
     }
 
+    fn caller(&self) -> Option<Expression> {
+        self.names.caller()
+    }
+
     fn address_of_offset(&self, offset: u64) -> Option<u64> {
         match self.own {
             Own::Offset(own) => Some(self.site()?.wrapping_add(offset.wrapping_sub(own))),

@@ -1,7 +1,7 @@
 //! Registers by their names: the processor's, and the kernel's, to which `%di` is all 64 bits of RDI.
 
 use crate::arguments::operand::Location;
-use crate::language::{Binary, Expression, ExtendedRegister, Register, Unary, Width};
+use crate::language::{Binary, Circumstance, Expression, ExtendedRegister, Register, Unary, Width};
 
 /// A register by its name.
 pub(crate) enum Named {
@@ -65,6 +65,18 @@ pub(crate) fn named(name: &str) -> Option<Named> {
     }
     let number = numbered("k", 7)?;
     Some(Named::General(Expression::extended(ExtendedRegister::Opmask(number), 0), 8))
+}
+
+/// What the kernel has besides at a probe (`regoffset_table` in arch/x86/kernel/ptrace.c): selectors, and the number of
+/// the system call that was being made, which is none.
+pub(crate) fn of_kernel(name: &str) -> Option<Named> {
+    let selector = |what| Some(Named::General(Expression::circumstance(what), 8));
+    match name.to_ascii_lowercase().as_str() {
+        "cs" => selector(Circumstance::CodeSegment),
+        "ss" => selector(Circumstance::StackSegment),
+        "orig_ax" | "orig_rax" => Some(Named::General(u64::MAX.into(), 8)),
+        _ => None,
+    }
 }
 
 /// Whether it is a number that begins with no zero or sign.

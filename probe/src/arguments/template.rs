@@ -183,8 +183,15 @@ impl Template {
     /// A name that means nothing there, or something that cannot be computed.
     pub fn bind(&self, names: &dyn Names) -> Result<Binding, SyntaxError> {
         let mut types = Types::new();
+        let mut unknowable = None;
         let condition = match &self.condition {
-            Some((text, node)) => Some(Compiler::new(text, names, &mut types).condition(node)?),
+            Some((text, node)) => {
+                let mut compiler = Compiler::new(text, names, &mut types);
+                let condition = compiler.condition(node)?;
+                let missing = compiler.missing.take().filter(|_| !condition.may_hold());
+                unknowable = missing.map(|(column, why)| SyntaxError::new(text, column, why));
+                Some(condition)
+            }
             None => None,
         };
         let mut arguments = Vec::new();
@@ -207,7 +214,7 @@ impl Template {
         let mut roots: Vec<TypeId> = arguments.iter().map(|argument| argument.of).collect();
         let types = types.only(&mut roots);
         arguments.iter_mut().zip(roots).for_each(|(argument, of)| argument.of = of);
-        Ok(Binding { condition, arguments, types })
+        Ok(Binding { condition, unknowable, arguments, types })
     }
 }
 

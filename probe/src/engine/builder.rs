@@ -171,7 +171,7 @@ impl Session {
         let source = probe.source();
         let bindings = Arc::clone(&source.bindings);
         let mut observe = move |hit: &mut Hit<'_>| {
-            let Some(bound) = bindings.at(hit.place(), |_| {}) else {
+            let Some(bound) = bindings.at(hit.place(), hit, &mut |_| {}) else {
                 hit.filter_out();
                 return Action::Continue;
             };

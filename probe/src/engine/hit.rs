@@ -151,7 +151,7 @@ impl Hit<'_> {
             Part::Return(call) => Some(call.function),
             Part::None | Part::Entry(_) => None,
         };
-        Place { pid: self.pid, address: self.ip, function }
+        Place::new(self.pid, self.ip, function)
     }
 
     /// Has the call be followed that has just been made, and `value` be there when it returns.

@@ -1,6 +1,6 @@
 //! A hit, as expressions see it.
 
-use emu::registers::{Extended, Float80};
+use emu::registers::{Extended, Float80, segment};
 
 use crate::engine::hit::Hit;
 use crate::language::{Circumstance, ExtendedRegister, Machine, Register};
@@ -22,6 +22,8 @@ impl Machine for Hit<'_> {
             Circumstance::Time => Hit::time_ns(self),
             Circumstance::CommLow => half_of(&Hit::comm(self)?, 0),
             Circumstance::CommHigh => half_of(&Hit::comm(self)?, 8),
+            Circumstance::CodeSegment => u64::from(Hit::registers(self).segment[segment::CS]),
+            Circumstance::StackSegment => u64::from(Hit::registers(self).segment[segment::SS]),
         })
     }
 

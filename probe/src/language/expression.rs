@@ -83,6 +83,10 @@ pub enum Circumstance {
     CommLow,
     /// The other eight.
     CommHigh,
+    /// The selector in CS.
+    CodeSegment,
+    /// The selector in SS.
+    StackSegment,
 }
 
 /// A stopped thread, as far as expressions look at it.
@@ -165,6 +169,10 @@ pub enum Unary {
     FloatOfSingle,
     /// The integer next to the double `a` towards zero, as Rust casts.
     SignedOfFloat,
+    /// The same without a sign.
+    UnsignedOfFloat,
+    /// The float next to the double `a`, in the low half.
+    SingleOfFloat,
 }
 
 /// An operator of two values. Values have 64 bits; where it matters, the name says whether they are taken for signed.
@@ -256,12 +264,18 @@ enum Node {
     Binary(Binary),
     /// `a ? b : c`
     Choice,
+    /// What nothing tells.
+    Unavailable,
 }
 
 impl Node {
     fn operands(self) -> usize {
         match self {
-            Node::Constant(_) | Node::Register(_) | Node::Extended(..) | Node::Circumstance(_) => 0,
+            Node::Constant(_)
+            | Node::Register(_)
+            | Node::Extended(..)
+            | Node::Circumstance(_)
+            | Node::Unavailable => 0,
             Node::Unary(_) => 1,
             Node::Binary(_) => 2,
             Node::Choice => 3,
@@ -333,6 +347,12 @@ impl Expression {
         Expression { nodes: vec![Node::Circumstance(what)] }
     }
 
+    /// One that has no value, whatever the thread does.
+    #[must_use]
+    pub fn unavailable() -> Expression {
+        Expression { nodes: vec![Node::Unavailable] }
+    }
+
     /// Its value, if it is a constant.
     #[must_use]
     pub fn constant(&self) -> Option<u64> {
@@ -358,6 +378,65 @@ impl Expression {
     #[must_use]
     pub fn choose(self, one: Expression, other: Expression) -> Expression {
         Expression::join(Node::Choice, [self, one, other])
+    }
+
+    /// The same with other values in the place of registers, for which `replaced` has some.
+    #[must_use]
+    pub fn with_registers(&self, replaced: impl Fn(Register) -> Option<Expression>) -> Expression {
+        let mut nodes = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let other = if let Node::Register(register) = node { replaced(*register) } else { None };
+            match other {
+                Some(other) => nodes.extend(other.nodes),
+                None => nodes.push(*node),
+            }
+        }
+        Expression { nodes }
+    }
+
+    /// The registers that it looks at, those of [`Register`].
+    pub fn registers(&self) -> impl Iterator<Item = Register> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Register(register) => Some(*register),
+            _ => None,
+        })
+    }
+
+    /// Whether it looks at any [`ExtendedRegister`].
+    #[must_use]
+    pub fn has_extended(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node, Node::Extended(..)))
+    }
+
+    /// Whether it may be something else than 0, as far as it is known beforehand that it has no value.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        Outlook { nodes: &self.nodes, next: 0, depth: 0 }.value().may_hold
+    }
+
+    /// Whether it is known beforehand that it has no value.
+    #[must_use]
+    pub fn is_never_known(&self) -> bool {
+        Outlook { nodes: &self.nodes, next: 0, depth: 0 }.value().never
+    }
+
+    /// How many nodes it has, and how deep it is.
+    pub(crate) fn extent(&self) -> (usize, usize) {
+        let mut open: Vec<usize> = vec![1];
+        let mut deepest = 0;
+        for node in &self.nodes {
+            if let Some(left) = open.last_mut() {
+                *left = left.saturating_sub(1);
+            }
+            deepest = deepest.max(open.len());
+            if node.operands() > 0 {
+                open.push(node.operands());
+            }
+            while open.last() == Some(&0) {
+                open.pop();
+            }
+        }
+        (self.nodes.len(), deepest)
     }
 
     fn join<const N: usize>(node: Node, operands: [Expression; N]) -> Expression {
@@ -433,6 +512,61 @@ impl Expression {
     }
 }
 
+/// What is known of a value beforehand.
+#[derive(Clone, Copy)]
+struct Foreseen {
+    /// That there is none.
+    never: bool,
+    /// That it may be something else than 0.
+    may_hold: bool,
+}
+
+struct Outlook<'a> {
+    nodes: &'a [Node],
+    next: usize,
+    depth: usize,
+}
+
+impl Outlook<'_> {
+    fn value(&mut self) -> Foreseen {
+        let node = self.nodes.get(self.next).copied().unwrap_or(Node::Constant(0));
+        self.next += 1;
+        if self.depth > Expression::DEEPEST {
+            return Foreseen { never: false, may_hold: true };
+        }
+        self.depth += 1;
+        let known = |never| Foreseen { never, may_hold: !never };
+        let found = match node {
+            Node::Unavailable => known(true),
+            Node::Unary(_) => known(self.value().never),
+            Node::Binary(operator) => {
+                let (first, second) = (self.value(), self.value());
+                match operator {
+                    Binary::AndThen => Foreseen {
+                        never: first.never,
+                        may_hold: first.may_hold && second.may_hold,
+                    },
+                    Binary::OrElse => Foreseen {
+                        never: first.never,
+                        may_hold: !first.never && (first.may_hold || second.may_hold),
+                    },
+                    _ => known(first.never || second.never),
+                }
+            }
+            Node::Choice => {
+                let (first, one, other) = (self.value(), self.value(), self.value());
+                Foreseen {
+                    never: first.never || one.never && other.never,
+                    may_hold: !first.never && (one.may_hold || other.may_hold),
+                }
+            }
+            _ => known(false),
+        };
+        self.depth -= 1;
+        found
+    }
+}
+
 struct Evaluation<'a> {
     nodes: &'a [Node],
     next: usize,
@@ -461,6 +595,7 @@ impl Evaluation<'_> {
                 self.machine.extended(register, quadword).ok_or(Undefined::Unavailable)
             }
             Node::Circumstance(what) => self.machine.circumstance(what).ok_or(Undefined::Unavailable),
+            Node::Unavailable => Err(Undefined::Unavailable),
             Node::Unary(operator) => {
                 let value = self.value()?;
                 self.unary(operator, value)
@@ -513,6 +648,8 @@ impl Evaluation<'_> {
             Unary::FloatOfUnsigned => (value as f64).to_bits(),
             Unary::FloatOfSingle => f64::from(f32::from_bits(value as u32)).to_bits(),
             Unary::SignedOfFloat => (f64::from_bits(value) as i64).cast_unsigned(),
+            Unary::UnsignedOfFloat => f64::from_bits(value) as u64,
+            Unary::SingleOfFloat => u64::from((f64::from_bits(value) as f32).to_bits()),
         })
     }
 
@@ -754,6 +891,37 @@ mod tests {
         };
         let sum = Expression::from(2).binary(Binary::Add, 3u64.into());
         assert_eq!((choice(1, &sum, &null), choice(0, &null, &sum)), (Ok(1005), Ok(1005)));
+    }
+
+    #[test]
+    fn it_is_known_beforehand_what_has_no_value() {
+        let gone = || Expression::unavailable().binary(Binary::Greater, 3.into());
+        let here = || Expression::register(Register::Rdi);
+        for (expression, never, may_hold) in [
+            (here(), false, true),
+            (gone(), true, false),
+            (gone().unary(Unary::Not), true, false),
+            (gone().binary(Binary::AndThen, here()), true, false),
+            (here().binary(Binary::AndThen, gone()), false, false),
+            (here().binary(Binary::OrElse, gone()), false, true),
+            (gone().binary(Binary::OrElse, here()), true, false),
+            (here().choose(gone(), here()), false, true),
+            (here().choose(gone(), gone()), true, false),
+            (gone().choose(here(), here()), true, false),
+        ] {
+            let found = (expression.is_never_known(), expression.may_hold());
+            assert_eq!(found, (never, may_hold), "{expression:?}");
+        }
+        assert_eq!(value(&gone()), Err(Undefined::Unavailable));
+    }
+
+    #[test]
+    fn registers_are_replaced_by_other_values() {
+        let sum = Expression::register(Register::Rdi).binary(Binary::Add, Expression::register(Register::Rsi));
+        let other = Expression::from(5).unary(Unary::Negate);
+        let replaced = sum.with_registers(|register| (register == Register::Rdi).then(|| other.clone()));
+        assert_eq!(value(&replaced), Ok((Register::Rsi as u64 + 100).wrapping_sub(5)));
+        assert_eq!((sum.extent(), replaced.extent()), ((3, 2), (4, 3)));
     }
 
     #[test]

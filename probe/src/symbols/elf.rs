@@ -43,10 +43,10 @@ pub(crate) use symbols::why_stripped;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
 pub use usdt::Usdt;
 
-use debug_file::Link;
+use debug_file::{Link, Other, Supplement};
 
 /// The debug file to which a file has that link.
-type Others<'a> = &'a dyn Fn(&Link) -> Option<(PathBuf, File)>;
+type Others<'a> = &'a dyn Fn(Other<'_>) -> Option<(PathBuf, File)>;
 
 type Header = FileHeader64<LittleEndian>;
 
@@ -166,6 +166,8 @@ pub struct Elf {
     starts: Mutex<Option<(u64, Vec<u64>)>>,
     /// Where it was found: in it are symbols and debug information that this file lacks.
     debug_file: Option<(PathBuf, File)>,
+    /// What its debug information shares with that of others, by its name, and where it was found.
+    supplement: Option<(PathBuf, Option<(PathBuf, File)>)>,
     debug: OnceLock<Result<Arc<DebugInfo>, DebugError>>,
     /// Once somebody has asked: the probes of its author, or what is wrong with them.
     usdt: OnceLock<Result<Vec<Usdt>, String>>,
@@ -197,7 +199,7 @@ impl Elf {
         let file = File::open(path).map_err(read)?;
         // Not where a symbolic link to it lies.
         let real = std::fs::canonicalize(path).map_err(read)?;
-        Elf::with(path, whole(path, &file)?, &|link| link.file(&real, &open_regular, debug_files))
+        Elf::with(path, whole(path, &file)?, &|other| other.file(&real, &open_regular, debug_files))
     }
 
     /// Reads `file`, which is called `path`, and its debug file: one of `debug_files`, or what `open` finds.
@@ -210,7 +212,7 @@ impl Elf {
         open: Open<'_>,
         debug_files: &[PathBuf],
     ) -> Result<Elf, ElfError> {
-        Elf::with(path, whole(path, file)?, &|link| link.file(path, open, debug_files))
+        Elf::with(path, whole(path, file)?, &|other| other.file(path, open, debug_files))
     }
 
     /// Takes `data` for the contents of the file at `path`, and looks for no debug file.
@@ -223,8 +225,17 @@ impl Elf {
 
     fn with(path: &Path, data: Vec<u8>, others: Others<'_>) -> Result<Elf, ElfError> {
         let contents = parse(&Named { path }, data.as_slice(), others)?;
-        let Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file } =
-            contents;
+        let Contents {
+            position_independent,
+            soname,
+            segments,
+            code,
+            symbols,
+            unwound,
+            slots,
+            debug_file,
+            supplement,
+        } = contents;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Elf {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -239,6 +250,7 @@ impl Elf {
             slots,
             starts: Mutex::default(),
             debug_file,
+            supplement,
             debug: OnceLock::new(),
             usdt: OnceLock::new(),
         })
@@ -401,7 +413,8 @@ impl Elf {
     pub fn debug_info(&self) -> Result<Arc<DebugInfo>, DebugError> {
         let read = || {
             let code = self.code.iter().map(|range| range.address..range.address.saturating_add(range.size));
-            DebugInfo::read(&self.path, &self.data, code.collect(), self.debug_file.as_ref()).map(Arc::new)
+            let (file, supplement) = (self.debug_file.as_ref(), self.supplement.as_ref());
+            DebugInfo::read(&self.path, &self.data, code.collect(), file, supplement).map(Arc::new)
         };
         self.debug.get_or_init(read).clone()
     }
@@ -500,6 +513,7 @@ struct Contents {
     unwound: Vec<Range<u64>>,
     slots: Vec<(u64, Slot)>,
     debug_file: Option<(PathBuf, File)>,
+    supplement: Option<(PathBuf, Option<(PathBuf, File)>)>,
 }
 
 fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents, ElfError> {
@@ -545,8 +559,16 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
             None
         } else {
             let link = Link::of(&sections, data).map_err(|error| named.malformed(error))?;
-            others(&link)
+            others(Other::Debug(&link))
         };
+    let supplement = match &debug_file {
+        Some((path, file)) => Supplement::of_file(path, file).map(|found| (found, path.as_path())),
+        None => Supplement::of(&sections, data).map(|found| (found, named.path)),
+    };
+    let supplement = supplement.map(|(supplement, of)| {
+        let file = others(Other::Supplement(&supplement, of));
+        (supplement.name, file)
+    });
     let others = || match &debug_file {
         Some((path, file)) => debug_file::symbols(path, file, &code),
         None => minidebug::symbols(&sections, data, &code),
@@ -560,7 +582,7 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
     let soname = named.soname(header, data)?;
     let unwound = unwind::functions(&sections, data);
     let slots = indirect::slots(&sections, data, &segments);
-    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file })
+    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file, supplement })
 }
 
 fn section_table_size(header: &Header) -> u64 {

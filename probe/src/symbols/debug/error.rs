@@ -36,6 +36,12 @@ pub enum DebugError {
         /// The name of that file.
         name: String,
     },
+    /// It refers to what it shares with that of other files, which lies in a file that was not found (DWARF 5, section
+    /// 7.3.6).
+    NoSupplement {
+        /// The name of that file.
+        name: PathBuf,
+    },
     /// No source file of that name has code.
     NoFile {
         /// The name.
@@ -116,6 +122,11 @@ impl fmt::Display for DebugError {
             DebugError::Split { name } => write!(
                 f,
                 "its debug information is split off into `{name}`, which is not read; compile it without -gsplit-dwarf"
+            ),
+            DebugError::NoSupplement { name } => write!(
+                f,
+                "its debug information shares a part with that of other files, in `{}`, which was not found",
+                name.display()
             ),
             DebugError::NoFile { file, similar } => {
                 write!(f, "no source file `{file}` has code")?;

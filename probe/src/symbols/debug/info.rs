@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,21 @@ use super::sections::{Sections, Slice, malformed};
 use super::tls::ThreadLocal;
 use super::unwind::Unwound;
 
-pub(super) type Unit<'a> = gimli::Unit<Slice<'a>>;
+/// A unit that was read.
+pub(super) struct Unit<'a> {
+    inner: gimli::Unit<Slice<'a>>,
+    /// Whether it is one of the supplementary file.
+    supplementary: bool,
+}
+
+impl<'a> Deref for Unit<'a> {
+    type Target = gimli::Unit<Slice<'a>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
 pub(super) type Entry<'a> = DebuggingInformationEntry<Slice<'a>>;
 pub(super) type Value<'a> = AttributeValue<Slice<'a>>;
 
@@ -45,6 +59,8 @@ pub(super) struct UnitEntry {
     offset: u64,
     /// Whether that is .debug_types.
     types: bool,
+    /// Whether that is one of the supplementary file.
+    supplementary: bool,
     abbreviations: u64,
     /// Why it cannot be read.
     broken: Option<DebugError>,
@@ -69,12 +85,17 @@ pub struct DebugInfo {
     sections: Sections,
     /// Those of the object, where `sections` are those of its debug file.
     object: Option<Sections>,
+    /// Those of the supplementary file.
+    supplement: Option<Sections>,
+    /// The name of that file.
+    supplement_name: Option<PathBuf>,
     code: Vec<Range<u64>>,
     pub(super) thread_local: ThreadLocal,
     pub(super) units: Vec<UnitEntry>,
     /// Why there may be more.
     incomplete: Option<DebugError>,
-    abbreviations: HashMap<u64, Result<Arc<Abbreviations>, DebugError>>,
+    /// By their places in the object's and the supplementary file's sections.
+    abbreviations: HashMap<(bool, u64), Result<Arc<Abbreviations>, DebugError>>,
     /// The type that a type unit describes.
     signatures: HashMap<u64, Die>,
     /// The code of the units, in its order.
@@ -85,12 +106,13 @@ pub struct DebugInfo {
 
 impl DebugInfo {
     /// That of the object at `path` with these contents and this code; `debug_file` is looked at where the object has
-    /// none itself.
+    /// none itself. `supplement` is the name of the file to which either refers, and the file, if it was found.
     pub(crate) fn read(
         path: &Path,
         data: &Arc<Vec<u8>>,
         code: Vec<Range<u64>>,
         debug_file: Option<&(PathBuf, File)>,
+        supplement: Option<&(PathBuf, Option<(PathBuf, File)>)>,
     ) -> Result<DebugInfo, DebugError> {
         let own = Sections::in_memory(data)?;
         let (path, sections, object) = match debug_file {
@@ -102,10 +124,17 @@ impl DebugInfo {
             return Err(DebugError::Missing { path: path.to_owned() });
         }
         let thread_local = ThreadLocal::of(data);
+        let supplement_name = supplement.map(|(name, _)| name.clone());
+        let supplement = match supplement {
+            Some((_, Some((path, file)))) => Some(Sections::on_disk(path, file)?),
+            _ => None,
+        };
         let mut info = DebugInfo {
             path: path.to_owned(),
             sections,
             object,
+            supplement,
+            supplement_name,
             code,
             thread_local,
             units: Vec::new(),
@@ -175,7 +204,8 @@ impl DebugInfo {
 
     /// How much work an answer may take.
     fn allowance(&self) -> u64 {
-        self.sections.length().saturating_mul(64).saturating_add(1 << 22)
+        let supplement = self.supplement.as_ref().map_or(0, Sections::length);
+        self.sections.length().saturating_add(supplement).saturating_mul(64).saturating_add(1 << 22)
     }
 }
 
@@ -185,7 +215,7 @@ type Headers = (Vec<UnitEntry>, HashMap<u64, Die>, Option<DebugError>);
 fn headers(info: &DebugInfo) -> Headers {
     let query = Query::new(info);
     let (mut units, mut signatures) = (Vec::new(), HashMap::new());
-    let mut take = |header: &UnitHeader<Slice<'_>>, types: bool| {
+    let mut take = |header: &UnitHeader<Slice<'_>>, types: bool, supplementary: bool| {
         let offset = header.offset().0;
         if let UnitType::Type { type_signature: DebugTypeSignature(signature), type_offset } = header.type_()
         {
@@ -194,6 +224,7 @@ fn headers(info: &DebugInfo) -> Headers {
         units.push(UnitEntry {
             offset: offset as u64,
             types,
+            supplementary,
             abbreviations: header.debug_abbrev_offset().0 as u64,
             broken: None,
             language: None,
@@ -207,7 +238,7 @@ fn headers(info: &DebugInfo) -> Headers {
     let mut headers = query.dwarf.units();
     loop {
         match headers.next() {
-            Ok(Some(header)) => end = take(&header, false),
+            Ok(Some(header)) => end = take(&header, false, false),
             Ok(None) => break,
             Err(error) => {
                 incomplete = Some(malformed(SectionId::DebugInfo.name(), end, error));
@@ -219,7 +250,7 @@ fn headers(info: &DebugInfo) -> Headers {
     let mut headers = query.dwarf.type_units();
     loop {
         match headers.next() {
-            Ok(Some(header)) => end = take(&header, true),
+            Ok(Some(header)) => end = take(&header, true, false),
             Ok(None) => break,
             Err(error) => {
                 incomplete.get_or_insert(malformed(SectionId::DebugTypes.name(), end, error));
@@ -227,22 +258,31 @@ fn headers(info: &DebugInfo) -> Headers {
             }
         }
     }
+    let mut headers = query.supplement.units();
+    while let Ok(Some(header)) = headers.next() {
+        take(&header, false, true);
+    }
     (units, signatures, incomplete)
 }
 
 /// Each table that a unit names is read up to where the next begins, so that overlapping ones take no more work.
-fn abbreviations(info: &DebugInfo) -> HashMap<u64, Result<Arc<Abbreviations>, DebugError>> {
+fn abbreviations(info: &DebugInfo) -> HashMap<(bool, u64), Result<Arc<Abbreviations>, DebugError>> {
     const SECTION: SectionId = SectionId::DebugAbbrev;
-    let section = info.sections.get(SECTION);
-    let starts: BTreeSet<u64> = info.units.iter().map(|unit| unit.abbreviations).collect();
-    let ends = starts.iter().skip(1).copied().chain([section.len() as u64]);
-    let read = |(&start, end): (&u64, u64)| {
-        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-        let bytes = range.and_then(|(start, end)| section.slice().get(start..end)).unwrap_or_default();
-        let table = DebugAbbrev::new(bytes, LittleEndian).abbreviations(DebugAbbrevOffset(0));
-        (start, table.map(Arc::new).map_err(|error| malformed(SECTION.name(), start, error)))
-    };
-    starts.iter().zip(ends).map(read).collect()
+    let mut all = HashMap::new();
+    for (supplementary, sections) in [(false, Some(&info.sections)), (true, info.supplement.as_ref())] {
+        let Some(section) = sections.map(|sections| sections.get(SECTION)) else { continue };
+        let units = info.units.iter().filter(|unit| unit.supplementary == supplementary);
+        let starts: BTreeSet<u64> = units.map(|unit| unit.abbreviations).collect();
+        let ends = starts.iter().skip(1).copied().chain([section.len() as u64]);
+        for (&start, end) in starts.iter().zip(ends) {
+            let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+            let bytes = range.and_then(|(start, end)| section.slice().get(start..end)).unwrap_or_default();
+            let table = DebugAbbrev::new(bytes, LittleEndian).abbreviations(DebugAbbrevOffset(0));
+            let table = table.map(Arc::new).map_err(|error| malformed(SECTION.name(), start, error));
+            all.insert((supplementary, start), table);
+        }
+    }
+    all
 }
 
 type Roots = (Vec<(Range<u64>, usize)>, Vec<Result<Option<dw::DwLang>, DebugError>>);
@@ -258,6 +298,10 @@ fn roots(info: &DebugInfo) -> Roots {
         let unit = query.read_unit(index)?;
         let language = query.root(index, &unit)?.attr_value(dw::DW_AT_language);
         let malformed = |error| malformed(entry.section(), entry.offset, error);
+        if entry.supplementary {
+            // It has no code.
+            return Ok(language_of(language));
+        }
         let mut ranges = query.dwarf.unit_ranges(&unit).map_err(malformed)?;
         while let Some(range) = ranges.next().map_err(malformed)? {
             query.spend(1)?;
@@ -265,20 +309,26 @@ fn roots(info: &DebugInfo) -> Roots {
                 all.push((range.begin..range.end, index));
             }
         }
-        Ok(match language {
-            Some(AttributeValue::Language(language)) => Some(language),
-            _ => None,
-        })
+        Ok(language_of(language))
     };
     let found = info.units.iter().enumerate().map(|(index, entry)| root(index, entry, &mut all)).collect();
     all.sort_by_key(|(range, _)| range.start);
     (all, found)
 }
 
+fn language_of(value: Option<Value<'_>>) -> Option<dw::DwLang> {
+    match value {
+        Some(AttributeValue::Language(language)) => Some(language),
+        _ => None,
+    }
+}
+
 /// One question: what was read for it, and how much work it has taken.
 pub(super) struct Query<'a> {
     pub(super) info: &'a DebugInfo,
-    pub(super) dwarf: Dwarf<Slice<'a>>,
+    dwarf: Dwarf<Slice<'a>>,
+    /// That of the supplementary file.
+    supplement: Arc<Dwarf<Slice<'a>>>,
     units: RefCell<HashMap<usize, Rc<Unit<'a>>>>,
     blocks: RefCell<HashMap<Die, Rc<Vec<Rc<Block>>>>>,
     /// The hashes of the types that units only declare, by their offsets.
@@ -288,15 +338,26 @@ pub(super) struct Query<'a> {
 
 impl<'a> Query<'a> {
     pub(super) fn new(info: &'a DebugInfo) -> Query<'a> {
-        let dwarf = Dwarf::load(|id| Ok::<_, gimli::Error>(info.sections.get(id))).unwrap_or_default();
+        let load = |sections: &'a Sections| {
+            Dwarf::load(|id| Ok::<_, gimli::Error>(sections.get(id))).unwrap_or_default()
+        };
+        let supplement = Arc::new(info.supplement.as_ref().map(load).unwrap_or_default());
+        let mut dwarf = load(&info.sections);
+        dwarf.sup = info.supplement.is_some().then(|| Arc::clone(&supplement));
         Query {
             info,
             dwarf,
+            supplement,
             units: RefCell::default(),
             blocks: RefCell::default(),
             declared: RefCell::default(),
             left: Cell::new(info.allowance()),
         }
+    }
+
+    /// The sections that a unit is in.
+    pub(super) fn sections_of(&self, unit: &Unit<'a>) -> &Dwarf<Slice<'a>> {
+        if unit.supplementary { &self.supplement } else { &self.dwarf }
     }
 
     /// Counts work, by about what reading a byte takes.
@@ -357,17 +418,21 @@ impl<'a> Query<'a> {
             let rest = section.slice().get(at..).unwrap_or_default();
             gimli::DebugTypes::new(rest, LittleEndian).units().next().map_err(bad)?
         } else {
-            Some(self.dwarf.unit_header(DebugInfoOffset(at)).map_err(bad)?)
+            let dwarf = if entry.supplementary { &*self.supplement } else { &self.dwarf };
+            Some(dwarf.unit_header(DebugInfoOffset(at)).map_err(bad)?)
         };
         let header = header.ok_or_else(|| bad(gimli::Error::MissingUnitDie))?;
-        let abbreviations = match self.info.abbreviations.get(&entry.abbreviations) {
+        let abbreviations = match self.info.abbreviations.get(&(entry.supplementary, entry.abbreviations)) {
             Some(table) => Arc::clone(table.as_ref().map_err(Clone::clone)?),
             None => return Err(bad(gimli::Error::MissingUnitDie)),
         };
         let mut root = Entry::null();
         let mut raw = header.entries_raw(&abbreviations, None).map_err(bad)?;
         raw.read_entry(&mut root).map_err(bad)?;
-        let unit = Unit::new_with_abbreviations(&self.dwarf, header, abbreviations).map_err(bad)?;
+        let supplementary = entry.supplementary;
+        let dwarf = if supplementary { &*self.supplement } else { &self.dwarf };
+        let inner = gimli::Unit::new_with_abbreviations(dwarf, header, abbreviations).map_err(bad)?;
+        let unit = Unit { inner, supplementary };
         self.spend(unit.line_program.as_ref().map_or(0, |program| program.header().header_length() as u64))?;
         if let Some(name) =
             [dw::DW_AT_dwo_name, dw::DW_AT_GNU_dwo_name].into_iter().find_map(|at| root.attr_value(at))
@@ -481,13 +546,18 @@ impl<'a> Query<'a> {
         Ok(Some(match value {
             Some(AttributeValue::UnitRef(UnitOffset(offset))) => Die { unit: from.unit, offset },
             Some(AttributeValue::DebugInfoRef(DebugInfoOffset(offset))) => {
-                self.die_at(offset).ok_or_else(missing)?
+                let supplementary = self.info.units.get(from.unit).is_some_and(|unit| unit.supplementary);
+                self.die_in(supplementary, offset).ok_or_else(missing)?
             }
             Some(AttributeValue::DebugTypesRef(DebugTypeSignature(signature))) => {
                 *self.info.signatures.get(&signature).ok_or_else(missing)?
             }
-            Some(AttributeValue::DebugInfoRefSup(_)) => {
-                return Err(self.at(from, "it refers to a supplementary file, which is not read"));
+            Some(AttributeValue::DebugInfoRefSup(DebugInfoOffset(offset))) => {
+                if self.info.supplement.is_none() {
+                    let name = self.info.supplement_name.clone().unwrap_or_default();
+                    return Err(DebugError::NoSupplement { name });
+                }
+                self.die_in(true, offset).ok_or_else(missing)?
             }
             _ => return Ok(None),
         }))
@@ -495,12 +565,21 @@ impl<'a> Query<'a> {
 
     /// The entry at an offset of .debug_info.
     pub(super) fn die_at(&self, offset: usize) -> Option<Die> {
+        self.die_in(false, offset)
+    }
+
+    /// The same, of the object's or of the supplementary file's.
+    fn die_in(&self, supplementary: bool, offset: usize) -> Option<Die> {
         let units = &self.info.units;
-        let infos = units.iter().take_while(|unit| !unit.types).count();
-        let after = units.get(..infos)?.partition_point(|unit| unit.offset <= offset as u64);
-        let unit = after.checked_sub(1)?;
-        let start = usize::try_from(units.get(unit)?.offset).ok()?;
-        Some(Die { unit, offset: offset.checked_sub(start)? })
+        // First come the object's, then its type units, then the supplementary ones.
+        let first = if supplementary { units.partition_point(|unit| !unit.supplementary) } else { 0 };
+        let is_alike = |unit: &UnitEntry| !unit.types && unit.supplementary == supplementary;
+        let rest = units.get(first..)?;
+        let rest = rest.get(..rest.partition_point(is_alike))?;
+        let after = rest.partition_point(|unit| unit.offset <= offset as u64);
+        let within = after.checked_sub(1)?;
+        let start = usize::try_from(rest.get(within)?.offset).ok()?;
+        Some(Die { unit: first + within, offset: offset.checked_sub(start)? })
     }
 
     /// An entry and those that it completes: the abstract instance of an inlined function or a variable of it, the
@@ -532,7 +611,7 @@ impl<'a> Query<'a> {
     /// A text, if the attribute is one, and of bearable length.
     pub(super) fn text(&self, unit: &Unit<'a>, value: Value<'a>) -> Option<String> {
         const LONGEST: usize = 1 << 16;
-        let text = self.dwarf.attr_string(unit, value).ok()?;
+        let text = self.sections_of(unit).attr_string(unit, value).ok()?;
         self.spend(text.len() as u64).ok()?;
         Some(String::from_utf8_lossy(text.slice().get(..text.len().min(LONGEST))?).into_owned())
     }
@@ -546,7 +625,7 @@ impl<'a> Query<'a> {
     ) -> Result<Vec<Range<u64>>, DebugError> {
         let bad = |error| self.at(die, error);
         let mut found = Vec::new();
-        let mut ranges = self.dwarf.die_ranges(unit, entry).map_err(bad)?;
+        let mut ranges = self.sections_of(unit).die_ranges(unit, entry).map_err(bad)?;
         while let Some(range) = ranges.next().map_err(bad)? {
             self.spend(8)?;
             if range.begin < range.end {

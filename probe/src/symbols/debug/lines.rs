@@ -134,20 +134,20 @@ impl Query<'_> {
 }
 
 /// The names of all files, by their numbers.
-pub(super) fn files(
-    query: &Query<'_>,
-    unit: &Unit<'_>,
-    header: &LineProgramHeader<Slice<'_>>,
+pub(super) fn files<'a>(
+    query: &Query<'a>,
+    unit: &Unit<'a>,
+    header: &LineProgramHeader<Slice<'a>>,
 ) -> Vec<String> {
     let names = (0..=header.file_names().len() as u64).map(|number| file(query, unit, header, number));
     names.map(Option::unwrap_or_default).collect()
 }
 
 /// The name of a file, in full.
-fn file(
-    query: &Query<'_>,
-    unit: &Unit<'_>,
-    header: &LineProgramHeader<Slice<'_>>,
+fn file<'a>(
+    query: &Query<'a>,
+    unit: &Unit<'a>,
+    header: &LineProgramHeader<Slice<'a>>,
     number: u64,
 ) -> Option<String> {
     let text = |bytes: Slice<'_>| String::from_utf8_lossy(bytes.slice()).into_owned();
@@ -156,7 +156,7 @@ fn file(
         // In DWARF 4 the number 0 is the unit itself.
         return (number == 0).then(|| unit.name.map(|name| join(&base, &text(name)))).flatten();
     };
-    let string = |value| query.dwarf.attr_string(unit, value).ok();
+    let string = |value| query.sections_of(unit).attr_string(unit, value).ok();
     let name = text(string(entry.path_name())?);
     query.spend((name.len() + base.len()) as u64).ok()?;
     let directory = entry.directory(header).and_then(string).map(text).unwrap_or_default();
@@ -307,8 +307,13 @@ impl DebugInfo {
     }
 
     /// The units whose line tables name a file with this last component.
-    fn units_with_file(&self, query: &Query<'_>, last: &str, trouble: &mut Option<DebugError>) -> Vec<usize> {
-        let names = |unit: &Unit<'_>| -> bool {
+    fn units_with_file<'a>(
+        &self,
+        query: &Query<'a>,
+        last: &str,
+        trouble: &mut Option<DebugError>,
+    ) -> Vec<usize> {
+        let names = |unit: &Unit<'a>| -> bool {
             let Some(program) = &unit.line_program else { return false };
             let is_last = |bytes: Slice<'_>| {
                 let bytes = bytes.slice();
@@ -318,7 +323,7 @@ impl DebugInfo {
             };
             let mut files = program.header().file_names().iter();
             let of_unit = unit.name.is_some_and(is_last);
-            of_unit || files.any(|file| query.dwarf.attr_string(unit, file.path_name()).is_ok_and(is_last))
+            of_unit || files.any(|file| query.sections_of(unit).attr_string(unit, file.path_name()).is_ok_and(is_last))
         };
         let mut found = Vec::new();
         for index in (0..self.units.len()).filter(|&index| !self.is_type_unit(index)) {

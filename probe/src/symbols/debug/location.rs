@@ -1,5 +1,6 @@
 //! Where a value is, as data: what DWARF's location descriptions say at one address (DWARF 5, sections 2.5 and 2.6).
 
+use std::cell::RefCell;
 use std::fmt;
 
 use gimli::{
@@ -8,6 +9,8 @@ use gimli::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::arithmetic::{Kind, Term, arithmetic, empty, pop, unsupported};
+use super::entry::Caller;
 use super::error::DebugError;
 use super::info::{Die, Query, Unit, Value};
 use super::sections::Slice;
@@ -44,8 +47,14 @@ pub struct Piece {
 pub enum Unavailable {
     /// The compiler keeps it nowhere at this address.
     OptimizedOut,
-    /// It is computed from what a register held when the function was entered.
+    /// It is computed from what the function was called with, which the caller may tell: see
+    /// [`Scope::caller`](super::Scope::caller).
     EntryValue,
+    /// It is computed from what the function was called with, which the caller does not tell.
+    NotTold {
+        /// Why not.
+        why: String,
+    },
     /// It is a pointer to something that is not in memory.
     SyntheticPointer,
     /// The function has not stored it yet, and it is not known where it was passed.
@@ -77,7 +86,8 @@ impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unavailable::OptimizedOut => f.write_str("optimized out here"),
-            Unavailable::EntryValue => f.write_str("needs a value from the function's entry"),
+            Unavailable::EntryValue => f.write_str("optimized out here; only who has called may know"),
+            Unavailable::NotTold { why } => write!(f, "optimized out here, and {why}"),
             Unavailable::SyntheticPointer => {
                 f.write_str("a pointer to something that was optimized out of memory")
             }
@@ -106,93 +116,26 @@ impl From<gimli::Error> for Unavailable {
     }
 }
 
-/// How large and how deep what is computed may become.
-const MOST_NODES: usize = 1000;
-const DEEPEST: usize = 150;
 /// How many operations one location may take, in all branches.
 const MOST_OPERATIONS: usize = 2000;
 /// How far one may use others.
 const MOST_NESTED: usize = 8;
 
-/// What the bits on DWARF's stack are taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// As large as an address, with a sign where that matters.
-    Generic,
-    Integer {
-        width: Width,
-        signed: bool,
-    },
-}
-
-/// A value on DWARF's stack.
-#[derive(Clone, Debug)]
-struct Term {
-    expression: Expression,
-    nodes: usize,
-    depth: usize,
-    kind: Kind,
-}
-
-impl Term {
-    fn leaf(expression: Expression) -> Term {
-        Term { expression, nodes: 1, depth: 1, kind: Kind::Generic }
-    }
-
-    fn constant(value: u64) -> Term {
-        Term::leaf(value.into())
-    }
-
-    fn checked(self) -> Result<Term, Unavailable> {
-        if self.nodes > MOST_NODES || self.depth > DEEPEST { Err(Unavailable::TooLarge) } else { Ok(self) }
-    }
-
-    fn unary(self, operator: Unary) -> Result<Term, Unavailable> {
-        let Term { expression, nodes, depth, kind } = self;
-        Term { expression: expression.unary(operator), nodes: nodes + 1, depth: depth + 1, kind }.checked()
-    }
-
-    fn binary(self, operator: Binary, other: Term) -> Result<Term, Unavailable> {
-        // Constants stay constants, so that most locations have few nodes.
-        if let (Binary::Add, Some(a), Some(b)) =
-            (operator, self.expression.constant(), other.expression.constant())
-        {
-            return Ok(Term { kind: self.kind, ..Term::constant(a.wrapping_add(b)) });
-        }
-        if operator == Binary::Add && other.expression.constant() == Some(0) {
-            return Ok(self);
-        }
-        let (nodes, depth) = (self.nodes + other.nodes + 1, self.depth.max(other.depth) + 1);
-        Term { expression: self.expression.binary(operator, other.expression), nodes, depth, kind: self.kind }
-            .checked()
-    }
-
-    fn choose(self, one: Term, other: Term) -> Result<Term, Unavailable> {
-        let nodes = self.nodes + one.nodes + other.nodes + 1;
-        let depth = self.depth.max(one.depth).max(other.depth) + 1;
-        let expression = self.expression.choose(one.expression, other.expression);
-        Term { expression, nodes, depth, kind: one.kind }.checked()
-    }
-
-    /// The same with the size that its type has.
-    fn fitted(self) -> Result<Term, Unavailable> {
-        match self.kind {
-            Kind::Integer { width: Width::Quadword, .. } | Kind::Generic => Ok(self),
-            Kind::Integer { width, signed: true } => self.unary(Unary::CastSigned(width)),
-            Kind::Integer { width, signed: false } => self.unary(Unary::Cast(width)),
-        }
-    }
-}
-
 /// What is known where a location is looked at.
 pub(super) struct Surroundings<'q, 'a> {
     pub(super) query: &'q Query<'a>,
-    /// The address of the hit.
+    /// The virtual address in RIP: that of the hit or, in a caller's frame, the one to which its callee returns.
     pub(super) site: u64,
+    /// The address to look things up by: in a caller's frame, one in the call.
+    pub(super) lookup: u64,
     /// The function's own entry, which tells of its frame; none for what is no function's.
     pub(super) function: Option<Die>,
     /// Whether the site is the function's first address.
     pub(super) at_entry: bool,
+    /// Who has called, the innermost first, as far as that is known.
+    pub(super) callers: &'q [Option<Caller<'a>>],
+    /// Where the address is of the next caller, who would be asked if it were known.
+    pub(super) asks: RefCell<Option<Expression>>,
 }
 
 /// What a location came to.
@@ -203,32 +146,38 @@ pub(super) struct Found {
 }
 
 /// An expression that is being followed.
-struct Run<'s, 'q, 'a> {
-    around: &'s Surroundings<'q, 'a>,
-    encoding: Encoding,
-    unit: usize,
+pub(super) struct Run<'s, 'q, 'a> {
+    pub(super) around: &'s Surroundings<'q, 'a>,
+    pub(super) encoding: Encoding,
+    pub(super) unit: usize,
     /// The size of the value in bytes, as far as it is known.
-    size: Option<u64>,
-    operations: usize,
-    nested: usize,
-    in_frame: bool,
+    pub(super) size: Option<u64>,
+    pub(super) operations: usize,
+    pub(super) nested: usize,
+    pub(super) in_frame: bool,
 }
 
 /// Where an expression ends.
-enum End {
+pub(super) enum End {
     Memory(Term),
     Value(Term),
     Whole(Location),
     Pieces(Vec<Piece>),
 }
 
-impl<'a> Surroundings<'_, 'a> {
+impl<'q, 'a> Surroundings<'q, 'a> {
+    /// Where a thread stands at `site`, of whose function and callers nothing is known.
+    pub(super) fn new(query: &'q Query<'a>, site: u64) -> Surroundings<'q, 'a> {
+        let asks = RefCell::new(None);
+        Surroundings { query, site, lookup: site, function: None, at_entry: false, callers: &[], asks }
+    }
+
     /// The address of what has a virtual address in the object.
     pub(super) fn address(&self, address: u64) -> Expression {
         self.relocated(address).expression
     }
 
-    fn relocated(&self, address: u64) -> Term {
+    pub(super) fn relocated(&self, address: u64) -> Term {
         let distance = address.wrapping_sub(self.site);
         let rip = Term::leaf(Expression::register(Register::Rip));
         rip.clone().binary(Binary::Add, Term::constant(distance)).unwrap_or(rip)
@@ -248,19 +197,19 @@ impl<'a> Surroundings<'_, 'a> {
     }
 
     /// The expression that counts at the site.
-    fn program(&self, die: Die, value: Value<'a>) -> Result<Program<Slice<'a>>, Unavailable> {
+    pub(super) fn program(&self, die: Die, value: Value<'a>) -> Result<Program<Slice<'a>>, Unavailable> {
         let unit = self.query.unit(die.unit)?;
         match value {
             AttributeValue::Exprloc(program) => return Ok(program),
             AttributeValue::Block(bytes) => return Ok(Program(bytes)),
             _ => {}
         }
-        let Some(mut list) = self.query.dwarf.attr_locations(&unit, value)? else {
+        let Some(mut list) = self.query.sections_of(&unit).attr_locations(&unit, value)? else {
             return Err(Unavailable::Corrupt { what: "a location of unknown form".to_owned() });
         };
         while let Some(entry) = list.next()? {
             self.query.spend(8)?;
-            if (entry.range.begin..entry.range.end).contains(&self.site) {
+            if (entry.range.begin..entry.range.end).contains(&self.lookup) {
                 return Ok(entry.data);
             }
         }
@@ -269,14 +218,21 @@ impl<'a> Surroundings<'_, 'a> {
 
     /// The canonical frame address at the site.
     fn cfa(&self, nested: usize) -> Result<Term, Unavailable> {
-        match self.query.cfa(self.site)? {
+        match self.query.unwound(self.lookup)? {
             None => Err(Unavailable::NoFrame),
-            Some(Cfa::Register(number, offset)) => {
+            Some(row) => self.cfa_of(&row.cfa, nested),
+        }
+    }
+
+    /// The same by what the tables say.
+    pub(super) fn cfa_of(&self, cfa: &Cfa<'a>, nested: usize) -> Result<Term, Unavailable> {
+        match *cfa {
+            Cfa::Register(number, offset) => {
                 let register = general(number).ok_or(Unavailable::Register { number })?;
                 Term::leaf(Expression::register(register))
                     .binary(Binary::Add, Term::constant(offset.cast_unsigned()))
             }
-            Some(Cfa::Computed(program, encoding)) => {
+            Cfa::Computed(program, encoding) => {
                 let mut run = Run { nested: nested + 1, ..Run::new(self, encoding, usize::MAX, None) };
                 match run.follow(program)? {
                     End::Memory(term) | End::Value(term) => Ok(term),
@@ -315,7 +271,12 @@ impl<'a> Surroundings<'_, 'a> {
 }
 
 impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
-    fn new(around: &'s Surroundings<'q, 'a>, encoding: Encoding, unit: usize, size: Option<u64>) -> Self {
+    pub(super) fn new(
+        around: &'s Surroundings<'q, 'a>,
+        encoding: Encoding,
+        unit: usize,
+        size: Option<u64>,
+    ) -> Self {
         Run { around, encoding, unit, size, operations: 0, nested: 0, in_frame: false }
     }
 
@@ -328,7 +289,7 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
         })
     }
 
-    fn follow(&mut self, program: Program<Slice<'a>>) -> Result<End, Unavailable> {
+    pub(super) fn follow(&mut self, program: Program<Slice<'a>>) -> Result<End, Unavailable> {
         if program.0.is_empty() {
             return Err(Unavailable::OptimizedOut);
         }
@@ -338,8 +299,21 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
         self.from(program.0, 0, Vec::new())
     }
 
-    /// Follows from byte `at` of the expression on.
-    fn from(&mut self, whole: Slice<'a>, at: usize, mut stack: Vec<Term>) -> Result<End, Unavailable> {
+    /// The value that an expression computes, or the address of what it describes.
+    pub(super) fn value(&mut self, program: Program<Slice<'a>>) -> Result<Term, Unavailable> {
+        match self.follow(program)? {
+            End::Memory(term) | End::Value(term) => Ok(term),
+            End::Whole(Location::Value(quadwords)) => match quadwords.into_iter().next() {
+                Some(first) => Ok(Term::leaf(first)),
+                None => Err(empty()),
+            },
+            End::Whole(Location::Unavailable(why)) => Err(why),
+            End::Whole(_) | End::Pieces(_) => Err(unsupported("a value in parts")),
+        }
+    }
+
+    /// Follows from byte `at` of the expression on, with these values on the stack.
+    pub(super) fn from(&mut self, whole: Slice<'a>, at: usize, mut stack: Vec<Term>) -> Result<End, Unavailable> {
         let mut pieces: Vec<Piece> = Vec::new();
         // What the next piece is, where it is not what the stack says.
         let mut ready: Option<Location> = None;
@@ -434,10 +408,14 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
         }
     }
 
+    /// What a register holds: of a vector register, its low quadword.
     fn read_register(&self, number: u16) -> Result<Term, Unavailable> {
-        match general(number) {
-            Some(register) => Ok(Term::leaf(Expression::register(register))),
-            None => Err(Unavailable::Register { number }),
+        match (general(number), self.register(number)?) {
+            (Some(register), _) => Ok(Term::leaf(Expression::register(register))),
+            (None, Location::Value(quadwords)) if is_vector(number) => {
+                quadwords.into_iter().next().map(Term::leaf).ok_or(Unavailable::Register { number })
+            }
+            _ => Err(Unavailable::Register { number }),
         }
     }
 
@@ -468,16 +446,17 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
             Operation::Address { address } => self.around.relocated(address),
             Operation::AddressIndex { index } => {
                 let unit = self.unit()?;
-                self.around.relocated(self.around.query.dwarf.address(&unit, index)?)
+                self.around.relocated(self.around.query.sections_of(&unit).address(&unit, index)?)
             }
             Operation::ConstantIndex { index } => {
                 let unit = self.unit()?;
-                Term::constant(self.around.query.dwarf.address(&unit, index)?)
+                Term::constant(self.around.query.sections_of(&unit).address(&unit, index)?)
             }
             Operation::RegisterOffset { register, offset, base_type } => {
                 let term = self.read_register(register.0)?;
                 self.in_frame |= matches!(general(register.0), Some(Register::Rbp | Register::Rsp));
-                self.typed(term.binary(Binary::Add, Term::constant(offset.cast_unsigned()))?, base_type)?
+                let kind = self.kind_of(base_type)?;
+                term.binary(Binary::Add, Term::constant(offset.cast_unsigned()))?.taken_for(kind)?
             }
             Operation::FrameOffset { offset } => {
                 self.in_frame = true;
@@ -505,22 +484,13 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
             Operation::Deref { base_type, size, space: false } => {
                 let width = width(size.into()).ok_or_else(|| unsupported("DW_OP_deref_size"))?;
                 let loaded = Term { kind: Kind::Generic, ..pop(stack)?.unary(Unary::Load(width))? };
-                self.typed(loaded, base_type)?
+                loaded.taken_for(self.kind_of(base_type)?)?
             }
-            Operation::EntryValue { expression } => {
-                if !self.around.at_entry {
-                    return Err(Unavailable::EntryValue);
-                }
-                self.nested += 1;
-                let end = self.follow(Program(expression))?;
-                self.nested -= 1;
-                match end {
-                    End::Memory(term) | End::Value(term) => term,
-                    End::Whole(Location::Value(quadwords)) => {
-                        quadwords.into_iter().next().map(Term::leaf).ok_or(Unavailable::EntryValue)?
-                    }
-                    _ => return Err(Unavailable::EntryValue),
-                }
+            Operation::EntryValue { expression } => self.entry_value(expression)?,
+            Operation::ParameterRef { offset } => self.parameter(Die { unit: self.unit, offset: offset.0 })?,
+            Operation::VariableValue { offset } => {
+                let die = self.around.query.die_at(offset.0).ok_or_else(|| unsupported("DW_OP_GNU_variable_value"))?;
+                self.value_of(die)?
             }
             Operation::Call { offset } => return self.call(offset, stack),
             Operation::TypedLiteral { base_type, value } => {
@@ -528,16 +498,17 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
                 let short = value.slice();
                 let place = bytes.get_mut(..short.len()).ok_or_else(|| unsupported("DW_OP_const_type"))?;
                 place.copy_from_slice(short);
-                self.typed(Term::constant(u64::from_le_bytes(bytes)), base_type)?
+                Term::constant(u64::from_le_bytes(bytes)).taken_for(self.kind_of(base_type)?)?
             }
-            Operation::Convert { base_type } | Operation::Reinterpret { base_type } => {
-                let term = pop(stack)?;
-                self.typed(Term { kind: Kind::Generic, ..term }, base_type)?
+            Operation::Convert { base_type } => {
+                let kind = self.kind_of(base_type)?;
+                pop(stack)?.converted(kind)?
             }
-            other => match unary(&other) {
-                Some(operator) => pop(stack)?.unary(operator)?.fitted()?,
-                None => arithmetic(&other, stack)?,
-            },
+            Operation::Reinterpret { base_type } => {
+                let kind = self.kind_of(base_type)?;
+                pop(stack)?.taken_for(kind)?
+            }
+            other => arithmetic(&other, stack)?,
         };
         stack.push(term);
         Ok(())
@@ -547,10 +518,10 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
         Ok(self.around.query.unit(self.unit)?)
     }
 
-    /// Takes a value for one of a base type, if that is an integer.
-    fn typed(&self, term: Term, base_type: UnitOffset) -> Result<Term, Unavailable> {
+    /// What values of a base type are on the stack.
+    fn kind_of(&self, base_type: UnitOffset) -> Result<Kind, Unavailable> {
         if base_type.0 == 0 {
-            return Ok(term);
+            return Ok(Kind::Generic);
         }
         let (_, entry) = self.around.query.entry(Die { unit: self.unit, offset: base_type.0 })?;
         let size = entry.attr_value(dw::DW_AT_byte_size).and_then(|size| size.udata_value());
@@ -563,12 +534,62 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
                 | dw::DW_ATE_UTF
                 | dw::DW_ATE_address,
             )) => false,
-            _ => return Err(unsupported("DW_OP_convert to a type that is no integer")),
+            Some(AttributeValue::Encoding(dw::DW_ATE_float)) => {
+                return match size {
+                    Some(bytes @ (4 | 8)) => Ok(Kind::Float { single: bytes == 4 }),
+                    _ => Err(unsupported("DW_OP_convert to a float of other than 32 or 64 bits")),
+                };
+            }
+            _ => return Err(unsupported("DW_OP_convert to a type that is no number")),
         };
         let width = size
             .and_then(width)
             .ok_or_else(|| unsupported("DW_OP_convert to an integer of more than 64 bits"))?;
-        Term { kind: Kind::Integer { width, signed }, ..term }.fitted()
+        Ok(Kind::Integer { width, signed })
+    }
+
+    /// The value of a variable of whole numbers.
+    pub(super) fn value_of(&mut self, die: Die) -> Result<Term, Unavailable> {
+        let query = self.around.query;
+        if self.nested > MOST_NESTED {
+            return Err(Unavailable::TooLarge);
+        }
+        let completed = query.completed(die)?;
+        let attribute = |name| query.attribute(&completed, name);
+        let Some((at, value)) = attribute(dw::DW_AT_location) else {
+            let constant = attribute(dw::DW_AT_const_value).and_then(|(_, value)| match value {
+                AttributeValue::Sdata(value) => Some(value.cast_unsigned()),
+                value => value.udata_value(),
+            });
+            return constant.map(Term::constant).ok_or(Unavailable::OptimizedOut);
+        };
+        let of = attribute(dw::DW_AT_type).map(|(at, of)| query.reference(at, Some(of))).transpose()?.flatten();
+        let width = query.size(of, 0).and_then(width).ok_or_else(|| unsupported("a number of unknown size"))?;
+        let signed = of.and_then(|of| query.base(of, 0));
+        let signed = matches!(signed, Some(dw::DW_ATE_signed | dw::DW_ATE_signed_char));
+        let kind = Kind::Integer { width, signed };
+        let program = self.around.program(at, value)?;
+        let unit = query.unit(at.unit)?;
+        let mut run = Run {
+            nested: self.nested + 1,
+            operations: self.operations,
+            ..Run::new(self.around, unit.encoding(), at.unit, None)
+        };
+        let found = match run.follow(program)? {
+            End::Memory(address) => {
+                let load = if signed { Unary::LoadSigned(width) } else { Unary::Load(width) };
+                Term { kind, ..address.unary(load)? }
+            }
+            End::Value(value) => value.converted(kind)?,
+            End::Whole(Location::Value(quadwords)) => {
+                quadwords.into_iter().next().map(Term::leaf).ok_or_else(empty)?.taken_for(kind)?
+            }
+            End::Whole(Location::Unavailable(why)) => return Err(why),
+            End::Whole(_) | End::Pieces(_) => return Err(unsupported("a number in parts")),
+        };
+        self.operations = run.operations;
+        self.in_frame |= run.in_frame;
+        Ok(Term { kind: Kind::Generic, ..found })
     }
 
     /// The location of another entry, as a part of this one.
@@ -601,82 +622,6 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
     }
 }
 
-fn pop(stack: &mut Vec<Term>) -> Result<Term, Unavailable> {
-    stack.pop().ok_or_else(empty)
-}
-
-fn empty() -> Unavailable {
-    Unavailable::Corrupt { what: "an operation on an empty stack".to_owned() }
-}
-
-fn unsupported(name: &str) -> Unavailable {
-    Unavailable::Operation { name: name.to_owned() }
-}
-
-fn unary<'a>(operation: &Operation<Slice<'a>>) -> Option<Unary> {
-    match operation {
-        Operation::Neg => Some(Unary::Negate),
-        Operation::Not => Some(Unary::Complement),
-        _ => None,
-    }
-}
-
-/// An operation of the two values on top of the stack.
-fn arithmetic(operation: &Operation<Slice<'_>>, stack: &mut Vec<Term>) -> Result<Term, Unavailable> {
-    if let Operation::Abs = operation {
-        let value = pop(stack)?;
-        let negative = value.clone().binary(Binary::LessSigned, Term::constant(0))?;
-        return negative.choose(value.clone().unary(Unary::Negate)?, value);
-    }
-    if let Operation::PlusConstant { value } = operation {
-        return pop(stack)?.binary(Binary::Add, Term::constant(*value))?.fitted();
-    }
-    let top = stack.last().map_or(Kind::Generic, |term| term.kind);
-    // Shorter integers are held as what they are extended to, by zeros or by their sign.
-    let signed = !matches!(top, Kind::Integer { signed: false, .. });
-    let choose = |with: Binary, without: Binary| if signed { with } else { without };
-    let compares = |operator| (operator, true);
-    let (operator, is_comparison) = match operation {
-        Operation::Plus => (Binary::Add, false),
-        Operation::Minus => (Binary::Subtract, false),
-        Operation::Mul => (Binary::Multiply, false),
-        Operation::Div => (choose(Binary::DivideSigned, Binary::Divide), false),
-        // Of generic values it has no sign.
-        Operation::Mod if top == Kind::Generic => (Binary::Remainder, false),
-        Operation::Mod => (choose(Binary::RemainderSigned, Binary::Remainder), false),
-        Operation::And => (Binary::And, false),
-        Operation::Or => (Binary::Or, false),
-        Operation::Xor => (Binary::Xor, false),
-        Operation::Shl => (Binary::ShiftLeft, false),
-        Operation::Shr => (Binary::ShiftRight, false),
-        Operation::Shra => (Binary::ShiftRightSigned, false),
-        Operation::Eq => compares(Binary::Equal),
-        Operation::Ne => compares(Binary::NotEqual),
-        Operation::Lt => compares(choose(Binary::LessSigned, Binary::Less)),
-        Operation::Le => compares(choose(Binary::LessOrEqualSigned, Binary::LessOrEqual)),
-        Operation::Gt => compares(choose(Binary::GreaterSigned, Binary::Greater)),
-        Operation::Ge => compares(choose(Binary::GreaterOrEqualSigned, Binary::GreaterOrEqual)),
-        other => return Err(unsupported(name(other))),
-    };
-    let other = pop(stack)?;
-    let mut one = pop(stack)?;
-    if let (Operation::Shr, Kind::Integer { width, signed: true }) = (operation, one.kind) {
-        one = one.unary(Unary::Cast(width))?;
-    }
-    let result = one.binary(operator, other)?;
-    if is_comparison { Ok(Term { kind: Kind::Generic, ..result }) } else { result.fitted() }
-}
-
-fn name(operation: &Operation<Slice<'_>>) -> &'static str {
-    match operation {
-        Operation::PushObjectAddress => "DW_OP_push_object_address",
-        Operation::VariableValue { .. } => "DW_OP_GNU_variable_value",
-        Operation::ParameterRef { .. } => "DW_OP_GNU_parameter_ref",
-        Operation::Deref { .. } => "DW_OP_xderef",
-        _ => "an operation of another processor",
-    }
-}
-
 fn width(bytes: u64) -> Option<Width> {
     match bytes {
         1 => Some(Width::Byte),
@@ -699,8 +644,13 @@ pub(super) fn quadwords(bytes: &[u8]) -> Vec<Expression> {
     bytes.chunks(8).take(MOST / 8).map(quadword).collect()
 }
 
+/// Whether it is XMM0 to XMM31, or what they are a part of.
+pub(super) fn is_vector(number: u16) -> bool {
+    matches!(number, 17..=32 | 67..=82)
+}
+
 /// A register that is always there, by its DWARF number (System V psABI for x86-64, figure 3.36).
-fn general(number: u16) -> Option<Register> {
+pub(super) fn general(number: u16) -> Option<Register> {
     Some(match number {
         0 => Register::Rax,
         1 => Register::Rdx,

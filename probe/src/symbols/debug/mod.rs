@@ -1,6 +1,8 @@
 //! What a compiler says of its code: lines, functions, variables and their types (DWARF, versions 4 and 5).
 
 mod abi;
+mod arithmetic;
+mod entry;
 mod error;
 mod functions;
 mod info;

@@ -1,15 +1,19 @@
 //! The variables that can be named at an address, and where their values are.
 
+use std::cell::RefCell;
+
 use gimli::{AttributeValue, constants as dw};
 use serde::{Deserialize, Serialize};
 
 use super::abi;
+use super::entry::Caller;
 use super::error::DebugError;
 use super::functions::BlockKind;
 use super::info::{DebugInfo, Die, Entry, Query, Value};
 use super::location::{Found, Location, Surroundings, Unavailable, quadwords};
 use super::names::Kind;
 use super::types::Describer;
+use crate::language::Expression;
 use crate::language::types::{TypeId, Types};
 
 /// What a variable is.
@@ -83,6 +87,9 @@ pub struct Scope {
     pub frames: Vec<ScopeFrame>,
     /// The types of the variables.
     pub types: Types,
+    /// Where it is found to what the function returns, if who has called may tell of variables that are
+    /// [`Unavailable::EntryValue`]: see [`DebugInfo::scope_called`].
+    pub caller: Option<Expression>,
 }
 
 impl Scope {
@@ -108,10 +115,26 @@ impl DebugInfo {
     /// # Errors
     /// No function is known there, or what tells of it is corrupt.
     pub fn scope(&self, address: u64) -> Result<Scope, DebugError> {
+        self.scope_called(address, &[])
+    }
+
+    /// The same where it is known who has called, the innermost caller first: the virtual address to which the call returns,
+    /// with the debug information of its object; `None` for one of which nothing is known.
+    ///
+    /// # Errors
+    /// As [`DebugInfo::scope`].
+    pub fn scope_called(
+        &self,
+        address: u64,
+        callers: &[Option<(&DebugInfo, u64)>],
+    ) -> Result<Scope, DebugError> {
         let query = Query::new(self);
+        let known = |&(info, back): &(_, u64)| Caller { query: Query::new(info), back };
+        let callers: Vec<Option<Caller<'_>>> =
+            callers.iter().map(|caller| caller.as_ref().map(known)).collect();
         let mut trouble = None;
         for unit in self.units_at(address) {
-            match query.scope(unit, address) {
+            match query.scope(unit, address, &callers) {
                 Ok(Some(scope)) => return Ok(scope),
                 Ok(None) => {}
                 Err(error) => trouble = Some(error),
@@ -160,7 +183,7 @@ impl DebugInfo {
             }
         };
         let mut describer = Describer::new(&query);
-        let around = Surroundings { query: &query, site: address, function: None, at_entry: false };
+        let around = Surroundings::new(&query, address);
         let variable = query.variable(&around, &mut describer, die, 0)?;
         let variable = variable.ok_or_else(|| DebugError::NoVariable { name: name.to_owned() })?;
         let variable = Variable { kind: VariableKind::Static, ..variable };
@@ -226,13 +249,26 @@ struct Draft {
 }
 
 impl<'a> Query<'a> {
-    fn scope(&self, unit: usize, site: u64) -> Result<Option<Scope>, DebugError> {
+    fn scope(
+        &self,
+        unit: usize,
+        site: u64,
+        callers: &[Option<Caller<'a>>],
+    ) -> Result<Option<Scope>, DebugError> {
         let blocks = self.blocks_at(unit, site)?;
         let Some(function) = blocks.first() else { return Ok(None) };
         let start = function.ranges.iter().find(|range| range.contains(&site)).cloned();
         let entry = function.ranges.first().map(|range| range.start);
         let at_entry = entry == Some(site);
-        let around = Surroundings { query: self, site, function: Some(function.die), at_entry };
+        let around = Surroundings {
+            query: self,
+            site,
+            lookup: site,
+            function: Some(function.die),
+            at_entry,
+            callers,
+            asks: RefCell::new(None),
+        };
         let language = self.language(unit);
         // Whether what the function stores in its frame is not there yet.
         let in_prologue = start.is_some_and(|range| {
@@ -267,7 +303,7 @@ impl<'a> Query<'a> {
             frames.push(ScopeFrame { function: self.function_name(block.die), inlined, variables });
         }
         frames.reverse();
-        Ok(Some(Scope { language, frames, types: describer.types }))
+        Ok(Some(Scope { language, frames, types: describer.types, caller: around.asks.into_inner() }))
     }
 
     fn language(&self, unit: usize) -> Language {

@@ -367,7 +367,7 @@ impl<'a> Query<'a> {
     }
 
     /// How many bytes a value of a type has, as far as the entry says.
-    fn size(&self, die: Option<Die>, depth: usize) -> Option<u64> {
+    pub(super) fn size(&self, die: Option<Die>, depth: usize) -> Option<u64> {
         let (die, entry) = self.stripped(die?)?;
         match (size_of_entry(&entry), entry.tag) {
             (Some(size), _) => Some(size),

@@ -1,11 +1,11 @@
-//! Where a function's frame is, by the unwind tables (DWARF 5, section 6.4).
+//! Where a function's frame is, and its caller's registers, by the unwind tables (DWARF 5, section 6.4).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, Encoding, Expression, Format, LittleEndian,
-    SectionId, UnwindContext, UnwindSection,
+    RegisterRule, SectionId, UnwindContext, UnwindSection,
 };
 
 use super::error::DebugError;
@@ -20,6 +20,29 @@ pub(super) enum Cfa<'a> {
     /// From a register, by its DWARF number, and an offset.
     Register(u16, i64),
     Computed(Expression<Slice<'a>>, Encoding),
+}
+
+/// Where a register of the caller is, as far as that takes no expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Saved {
+    /// It is not known.
+    Nowhere,
+    /// In memory, so far from the canonical frame address.
+    At(i64),
+    /// It is that address, and so much.
+    Is(i64),
+    /// In another register.
+    Register(u16),
+    Constant(u64),
+}
+
+/// What holds at an address.
+pub(super) struct Row<'a> {
+    pub(super) cfa: Cfa<'a>,
+    /// By DWARF's numbers; others are as they were, or not known.
+    pub(super) saved: Vec<(u16, Saved)>,
+    /// The one that becomes the address of the next instruction.
+    pub(super) returns: u16,
 }
 
 fn entries<'a, S>(id: SectionId, table: &S, bases: &BaseAddresses, found: &mut Vec<Unwound>)
@@ -38,20 +61,36 @@ where
     }
 }
 
-fn row<'a, S>(table: &S, bases: &BaseAddresses, offset: S::Offset, address: u64) -> gimli::Result<Cfa<'a>>
+fn row<'a, S>(table: &S, bases: &BaseAddresses, offset: S::Offset, address: u64) -> gimli::Result<Row<'a>>
 where
     S: UnwindSection<Slice<'a>>,
 {
     let entry = table.fde_from_offset(bases, offset, S::cie_from_offset)?;
     let mut context = UnwindContext::new();
     let row = entry.unwind_info_for_address(table, bases, &mut context, address)?;
-    Ok(match row.cfa() {
+    let cfa = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => Cfa::Register(register.0, *offset),
         CfaRule::Expression(expression) => {
             let encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 5 };
             Cfa::Computed(expression.get(table)?, encoding)
         }
-    })
+    };
+    let saved = row.registers().map(|(register, rule)| {
+        let saved = match rule {
+            RegisterRule::SameValue => Saved::Register(register.0),
+            RegisterRule::Offset(offset) => Saved::At(*offset),
+            RegisterRule::ValOffset(offset) => Saved::Is(*offset),
+            RegisterRule::Register(other) => Saved::Register(other.0),
+            RegisterRule::Constant(value) => Saved::Constant(*value),
+            RegisterRule::Undefined
+            | RegisterRule::Expression(_)
+            | RegisterRule::ValExpression(_)
+            | RegisterRule::Architectural => Saved::Nowhere,
+        };
+        (register.0, saved)
+    });
+    let saved = saved.collect();
+    Ok(Row { cfa, saved, returns: entry.cie().return_address_register().0 })
 }
 
 /// The unwind tables of an object, without any debug information.
@@ -112,8 +151,8 @@ fn frame_table(bytes: Slice<'_>) -> DebugFrame<Slice<'_>> {
 }
 
 impl<'a> Query<'a> {
-    /// How the frame is found at an address; `None` where no table tells.
-    pub(super) fn cfa(&self, address: u64) -> Result<Option<Cfa<'a>>, DebugError> {
+    /// How the frame and the caller's registers are found at an address; `None` where no table tells.
+    pub(super) fn unwound(&self, address: u64) -> Result<Option<Row<'a>>, DebugError> {
         let unwound = self.info.unwound();
         let after = unwound.partition_point(|(range, ..)| range.start <= address);
         // Both tables may tell of it.

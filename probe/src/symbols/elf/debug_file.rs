@@ -33,6 +33,85 @@ pub(super) struct Link {
     named: Option<(PathBuf, u32)>,
 }
 
+/// What is looked for besides a file.
+pub(super) enum Other<'a> {
+    /// Its debug file.
+    Debug(&'a Link),
+    /// What the debug information of the file at a path shares with that of other files.
+    Supplement(&'a Supplement, &'a Path),
+}
+
+impl Other<'_> {
+    /// It, if it is to be found for the file at `path`; `named` are debug files that the user has named.
+    pub(super) fn file(&self, path: &Path, open: Open<'_>, named: &[PathBuf]) -> Option<(PathBuf, File)> {
+        match self {
+            Other::Debug(link) => link.file(path, open, named),
+            Other::Supplement(supplement, of) => supplement.file(of, open),
+        }
+    }
+}
+
+/// What a file says of its supplementary file, which has what debug information of several files has in common: entries and
+/// strings that are referred to from there (DWARF 5, section 7.3.6; dwz's `.gnu_debugaltlink`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Supplement {
+    /// As it is written: from the directory of the file that refers to it, or in full.
+    pub(super) name: PathBuf,
+    build_id: Vec<u8>,
+}
+
+impl Supplement {
+    /// That of the file with these sections.
+    pub(super) fn of<'data, R: ReadRef<'data>>(
+        sections: &SectionTable<'data, Header, R>,
+        data: R,
+    ) -> Option<Supplement> {
+        let section = |name: &[u8]| {
+            let (_, section) = sections.section_by_name(LittleEndian, name)?;
+            section.data(LittleEndian, data).ok()
+        };
+        let named = |bytes: &[u8]| {
+            let end = bytes.iter().position(|byte| *byte == 0)?;
+            let (name, rest) = bytes.split_at_checked(end)?;
+            Some((PathBuf::from(OsStr::from_bytes(name)), rest.get(1..)?.to_vec()))
+        };
+        if let Some((name, build_id)) = section(b".gnu_debugaltlink").and_then(named) {
+            return Some(Supplement { name, build_id });
+        }
+        // A version of two bytes, whether the file is such a supplement itself, and the length of the checksum.
+        let standard = section(b".debug_sup").and_then(|bytes| bytes.strip_prefix(&[5, 0, 0]))?;
+        let (name, rest) = named(standard)?;
+        let (length, checksum) = rest.split_first()?;
+        Some(Supplement { name, build_id: checksum.get(..usize::from(*length))?.to_vec() })
+    }
+
+    /// That of the debug file at `path`.
+    pub(super) fn of_file(path: &Path, file: &File) -> Option<Supplement> {
+        let data = ReadCache::new(file);
+        let sections = Named { path }.header(&data).ok()?.sections(LittleEndian, &data).ok()?;
+        Supplement::of(&sections, &data)
+    }
+
+    /// The file, which its build id proves, so that it may be anybody's.
+    fn file(&self, of: &Path, open: Open<'_>) -> Option<(PathBuf, File)> {
+        let proof = Proof::BuildId(&self.build_id);
+        let beside = of.parent().unwrap_or(Path::new("/")).join(&self.name);
+        let by_id = build_id_path(Path::new(DIRECTORY), &self.build_id);
+        [Some(beside), by_id].into_iter().flatten().find_map(|place| {
+            let own = || proven(&place, &proof, &super::open_regular);
+            let file = proven(&place, &proof, open).or_else(own)?;
+            Some((place, file))
+        })
+    }
+}
+
+/// Where the debug file with a build id is, below a directory of such files.
+fn build_id_path(directory: &Path, build_id: &[u8]) -> Option<PathBuf> {
+    let (first, rest) = build_id.split_first()?;
+    let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(directory.join(format!(".build-id/{first:02x}/{rest}.debug")))
+}
+
 /// How a file shows that it is the right one.
 enum Proof<'a> {
     BuildId(&'a [u8]),
@@ -82,9 +161,9 @@ impl Link {
     /// Where GDB looks, in its order.
     fn candidates(&self, path: &Path, directory: &Path) -> Vec<(PathBuf, Proof<'_>)> {
         let mut candidates = Vec::new();
-        if let Some(build_id @ [first, rest @ ..]) = self.build_id.as_deref() {
-            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let file = directory.join(format!(".build-id/{first:02x}/{rest}.debug"));
+        if let Some(build_id) = self.build_id.as_deref()
+            && let Some(file) = build_id_path(directory, build_id)
+        {
             candidates.push((file, Proof::BuildId(build_id)));
         }
         if let (Some((name, crc)), Some(beside)) = (&self.named, path.parent()) {
