@@ -14,7 +14,7 @@ use probe::elf::Elf;
 use probe::language::types::{Encoding, Member, Type, TypeId, Types, Variant, Variants};
 use probe::language::{Circumstance, ExtendedRegister, Machine, Register, float_of_extended};
 use probe::maps::Maps;
-use probe::{Action, Hit, Locate, LocateError, RunEnd, Session, Site};
+use probe::{Action, Hit, Locate, LocateError, ProbeBuilder, RunEnd, Session, Site};
 use scratch::Scratch;
 
 /// A thread at a hit.
@@ -210,14 +210,19 @@ struct Told {
     parts: Parts,
 }
 
-/// What we say at a stop, of each function there.
-type Ours = Vec<(String, Vec<Told>)>;
+/// What we say at a stop, of each function there, and what we show of all variables.
+#[derive(Default)]
+struct Ours {
+    frames: Vec<(String, Vec<Told>)>,
+    texts: Vec<(String, String)>,
+}
 
 /// What gdb says at a stop and, if that is where a function is entered, on its next line.
 #[derive(Default)]
 struct Theirs {
     frames: Vec<(String, Parts)>,
     after: Vec<(String, Parts)>,
+    texts: BTreeMap<String, String>,
 }
 
 /// A virtual address of a file, wherever that is mapped.
@@ -245,6 +250,18 @@ fn ours(program: &Path, elf: &Elf, addresses: &BTreeSet<u64>) -> BTreeMap<u64, O
         let scope: Scope =
             elf.debug_info().unwrap().scope(address).unwrap_or_else(|e| panic!("{address:#x}: {e}"));
         let found = Arc::clone(&found);
+        let shown = Arc::clone(&found);
+        let probe: ProbeBuilder = format!("{}:{address:#x}", program.display()).parse().unwrap();
+        let watched = session.watch(&probe.variables(), move |_, values| {
+            let texts = values.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
+            let mut shown = shown.lock().unwrap();
+            let ours = shown.entry(address).or_default();
+            if ours.texts.is_empty() {
+                ours.texts = texts;
+            }
+            Action::Remove
+        });
+        watched.unwrap_or_else(|error| panic!("{address:#x}: {error}"));
         let handler = move |hit: &mut Hit<'_>| {
             let mut frames = Vec::new();
             for frame in &scope.frames {
@@ -259,7 +276,11 @@ fn ours(program: &Path, elf: &Elf, addresses: &BTreeSet<u64>) -> BTreeMap<u64, O
                 });
                 frames.push((frame.function.clone().unwrap_or_default(), told.collect()));
             }
-            found.lock().unwrap().entry(address).or_insert(frames);
+            let mut found = found.lock().unwrap();
+            let ours = found.entry(address).or_default();
+            if ours.frames.is_empty() {
+                ours.frames = frames;
+            }
             Action::Remove
         };
         let place = InFile(program.to_owned(), elf.offset_of_address(address).unwrap());
@@ -267,6 +288,7 @@ fn ours(program: &Path, elf: &Elf, addresses: &BTreeSet<u64>) -> BTreeMap<u64, O
     }
     let end = session.run_for(Duration::from_secs(30));
     assert!(matches!(end, RunEnd::Ended(Some(status)) if status.success()), "{end:?}");
+    drop(session);
     std::mem::take(&mut *found.lock().unwrap())
 }
 
@@ -299,7 +321,9 @@ fn theirs(
     let mut found = BTreeMap::new();
     for line in text.lines() {
         let stop: serde_json::Value = serde_json::from_str(line).unwrap();
-        let theirs = Theirs { frames: frames(&stop["frames"]), after: frames(&stop["after"]) };
+        let texts = stop["texts"].as_object().unwrap().iter();
+        let texts = texts.map(|(name, text)| (name.clone(), text.as_str().unwrap().to_owned())).collect();
+        let theirs = Theirs { frames: frames(&stop["frames"]), after: frames(&stop["after"]), texts };
         found.insert(stop["address"].as_u64().unwrap() - bias, theirs);
     }
     found
@@ -327,6 +351,8 @@ struct Compared {
     /// Where gdb has a value and we say why not.
     reasons: BTreeMap<String, usize>,
     different: Vec<String>,
+    /// How many variables are shown as gdb prints them.
+    shown: usize,
 }
 
 /// Where Go's allocator puts things depends on when its threads run, but not where in a page.
@@ -377,7 +403,11 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
     for (address, theirs) in theirs {
         let entry = entries.contains(&address);
         let line = debug.frames(address).unwrap().first().and_then(|frame| frame.line).unwrap_or(0);
-        for (function, told) in ours.get(&address).into_iter().flatten() {
+        let Some(ours) = ours.get(&address) else { continue };
+        if !entry {
+            compare_texts(&format!("line {line}"), &ours.texts, &theirs.texts, &mut compared);
+        }
+        for (function, told) in &ours.frames {
             let of = |frames: &[(String, Parts)]| {
                 frames.iter().find(|(name, _)| short(name) == short(function)).map(|(_, parts)| parts.clone())
             };
@@ -425,13 +455,31 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
         }
     }
     println!(
-        "{}: {} equal, of these {} by the ABI, {:?}",
+        "{}: {} equal, of these {} by the ABI, {} shown alike, {:?}",
         program.display(),
         compared.equal,
         compared.passed,
+        compared.shown,
         compared.reasons
     );
     compared
+}
+
+/// Compares what we show of variables with what gdb prints.
+fn compare_texts(
+    place: &str,
+    ours: &[(String, String)],
+    theirs: &BTreeMap<String, String>,
+    compared: &mut Compared,
+) {
+    for (name, shown) in ours {
+        let Some(printed) = theirs.get(name) else { continue };
+        if shown == printed {
+            compared.shown += 1;
+        } else {
+            println!("TEXT {place} {name}: gdb {printed:?}, ours {shown:?}");
+        }
+    }
 }
 
 fn made(command: &mut Command) -> bool {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::capture::{self, Capture, Captured, captured};
+use crate::arguments::capture::{self, Apart, Capture, Captured, TextAt, captured};
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::operand::{Location, Operand, Place};
 use crate::arguments::value::{Shown, Value, text_of};
@@ -16,8 +16,12 @@ pub(crate) struct Argument {
     pub(crate) of: TypeId,
     /// Its parts, one behind the other.
     parts: Vec<Capture>,
-    /// The texts that it leads to, by the distance of what leads there from its start.
-    texts: Vec<(u64, Capture)>,
+    /// The texts that it leads to.
+    texts: Vec<(TextAt, Capture)>,
+    /// How many elements there are, where that is known at a hit only.
+    counts: Vec<(TypeId, Capture)>,
+    /// What lies elsewhere.
+    apart: Vec<(Apart, Capture)>,
     /// Why there is none.
     missing: Option<String>,
 }
@@ -28,17 +32,28 @@ impl Argument {
             return Ok(Argument::missing(name, why.clone()));
         }
         let parts = capture::of_operand(types, operand)?;
-        let texts = capture::texts_of(types, operand);
-        Ok(Argument { name, of: operand.of, parts, texts, missing: None })
+        let counts = capture::counts_of(types, operand);
+        let apart = capture::apart_of(types, operand);
+        let texts = capture::texts_of(types, operand, &apart);
+        Ok(Argument { name, of: operand.of, parts, texts, counts, apart, missing: None })
     }
 
     pub(crate) fn missing(name: String, why: String) -> Argument {
         let of = TypeId(u32::MAX);
-        Argument { name, of, parts: Vec::new(), texts: Vec::new(), missing: Some(why) }
+        let (parts, texts, counts, apart) = Default::default();
+        Argument { name, of, parts, texts, counts, apart, missing: Some(why) }
     }
 
     fn captures(&self) -> impl Iterator<Item = &Capture> {
-        self.parts.iter().chain(self.texts.iter().map(|(_, text)| text))
+        let texts = self.texts.iter().map(|(_, text)| text);
+        let counts = self.counts.iter().map(|(_, count)| count);
+        self.parts.iter().chain(texts).chain(counts).chain(self.apart.iter().map(|(_, apart)| apart))
+    }
+
+    /// The types that it names.
+    pub(crate) fn types(&mut self) -> impl Iterator<Item = &mut TypeId> {
+        let counts = self.counts.iter_mut().map(|(of, _)| of);
+        [&mut self.of].into_iter().chain(counts).chain(self.apart.iter_mut().map(|(apart, _)| &mut apart.of))
     }
 
     fn value(&self, types: &Types, captured: &mut dyn Iterator<Item = Captured>) -> Value {
@@ -47,10 +62,14 @@ impl Argument {
         }
         let parts: Vec<Captured> = self.parts.iter().filter_map(|_| captured.next()).collect();
         let texts = self.texts.iter().filter_map(|&(at, _)| Some((at, captured.next()?))).collect();
-        let whole = parts.iter().any(|part| !part.fault) && parts.len() == self.parts.len();
+        let counts: Vec<(TypeId, Captured)> =
+            self.counts.iter().filter_map(|&(of, _)| Some((of, captured.next()?))).collect();
+        let apart: Vec<(Apart, Captured)> =
+            self.apart.iter().filter_map(|&(apart, _)| Some((apart, captured.next()?))).collect();
         if let (Some(Type::Text), [part]) = (types.get_resolved(self.of), &parts[..]) {
             return text_of(part).map_or(Value::Fault, Value::Text);
         }
+        let whole = parts.iter().any(|part| !part.fault) && parts.len() == self.parts.len();
         if !whole {
             let nowhere = self.parts.iter().all(|part| matches!(part, Capture::Nowhere(_)));
             return if nowhere { Value::Missing("optimized out".to_owned()) } else { Value::Fault };
@@ -64,8 +83,29 @@ impl Argument {
                 nowhere.push(start..bytes.len() as u64);
             }
         }
-        Shown { types, texts, nowhere }.value(self.of, &bytes)
+        let counted;
+        let types = match counts.is_empty() {
+            true => types,
+            false => {
+                counted = with_counts(types, &counts);
+                &counted
+            }
+        };
+        Shown::new(types, texts, nowhere, &apart).value(self.of, &bytes)
     }
+}
+
+/// The same types with so many elements in sequences.
+fn with_counts(types: &Types, counts: &[(TypeId, Captured)]) -> Types {
+    let mut counted = types.clone();
+    for (of, captured) in counts {
+        let count = captured.bytes.first_chunk().filter(|_| !captured.fault);
+        if let Some(&Type::Sequence { element, .. }) = types.get(*of) {
+            let count = count.map(|bytes| u64::from_le_bytes(*bytes));
+            counted.replace(*of, Type::Array { element, count });
+        }
+    }
+    counted
 }
 
 /// Arguments and a condition for a site, as data.

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::compile::MOST_BYTES;
-use crate::arguments::operand::{Location, Operand, Place, part};
+use crate::arguments::operand::{Location, Operand, Place, part, plus};
 use crate::language::types::{Encoding, Type, TypeId, Types};
-use crate::language::{Circumstance, Expression, ExtendedRegister, Machine, Unary, Width};
+use crate::language::{Circumstance, Expression, ExtendedRegister, Machine, Register, Unary, Width};
 
 /// Something that is taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +198,15 @@ pub(crate) fn of_operand(types: &Types, operand: &Operand) -> Result<Vec<Capture
         {
             Ok(vec![Capture::Text(address.clone(), MOST_BYTES as u32)])
         }
+        Place::At(Location::Memory(address)) if types.size_of(operand.of).is_none() => {
+            match (types.get_resolved(operand.of), types.computed_size_of(operand.of)) {
+                (Some(Type::Function { .. }), _) => Ok(vec![Capture::Memory(address.clone(), 8)]),
+                (_, Some(bytes)) => {
+                    Ok(vec![Capture::Counted(address.clone(), bytes, MOST_BYTES as u32)])
+                }
+                _ => Err(UNSIZED),
+            }
+        }
         Place::At(location) => {
             let bytes = match types.get_resolved(operand.of) {
                 Some(Type::Function { .. }) => 8,
@@ -232,13 +241,110 @@ fn of_location(location: &Location, bytes: u64) -> Option<Vec<Capture>> {
     })
 }
 
-/// The strings that an operand leads to, each with the distance of what leads there from the start of the operand.
-pub(crate) fn texts_of(types: &Types, operand: &Operand) -> Vec<(u64, Capture)> {
-    let mut texts = Vec::new();
-    if let Place::At(location) = &operand.place {
-        find_texts(types, location, operand.of, (0, 0), &mut texts);
+/// How many elements sequences in a value have, by their types.
+pub(crate) fn counts_of(types: &Types, operand: &Operand) -> Vec<(TypeId, Capture)> {
+    let mut counts = Vec::new();
+    let mut of = operand.of;
+    while let Some(element) = types.element_of(of)
+        && counts.len() < DEEPEST
+    {
+        if let Some(Type::Sequence { count, .. }) = types.get_resolved(of) {
+            counts.push((types.resolved(of), Capture::Value(count.clone(), 8)));
+        }
+        of = element;
     }
-    texts
+    counts
+}
+
+/// Something that a value has elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Apart {
+    /// In what it is named: 0 for the value itself, others for what is elsewhere itself, in its order.
+    pub(crate) region: u32,
+    /// How many bytes from the start of that.
+    pub(crate) at: u64,
+    /// Its [`Type::Elsewhere`], or the type of the reference that leads there.
+    pub(crate) of: TypeId,
+}
+
+/// What a value has elsewhere.
+pub(crate) fn apart_of(types: &Types, operand: &Operand) -> Vec<(Apart, Capture)> {
+    let mut found = Vec::new();
+    let Place::At(location) = &operand.place else { return found };
+    // What a reference is one of is shown with it.
+    if let Some(&Type::Pointer { to: Some(to), reference: true }) = types.get_resolved(operand.of) {
+        let bytes = types.size_of(to).and_then(|bytes| u32::try_from(bytes).ok());
+        if let (Some(address), Some(bytes)) = (pointer_at(location, 0), bytes) {
+            let apart = Apart { region: 0, at: 0, of: types.resolved(operand.of) };
+            found.push((apart, Capture::Memory(address.clone(), bytes)));
+            find_apart(types, &address, to, (1, 0, 0), &mut found);
+        }
+        return found;
+    }
+    if let Location::Memory(address) = location {
+        find_apart(types, address, operand.of, (0, 0, 0), &mut found);
+    }
+    found
+}
+
+fn find_apart(
+    types: &Types,
+    address: &Expression,
+    of: TypeId,
+    (region, offset, depth): (u32, u64, usize),
+    found: &mut Vec<(Apart, Capture)>,
+) {
+    const MOST: usize = 16;
+    let Some(Type::Structure { members, .. }) = types.get_resolved(of) else { return };
+    if depth > DEEPEST {
+        return;
+    }
+    for member in members.iter().filter(|member| member.bits.is_none()) {
+        let within = offset.wrapping_add(member.offset);
+        let Some(Type::Elsewhere { of: base, at }) = types.get_resolved(member.of) else {
+            find_apart(types, address, member.of, (region, within, depth + 1), found);
+            continue;
+        };
+        let object = plus(address.clone(), within);
+        let there = at.with_registers(|register| (register == Register::Rdi).then(|| object.clone()));
+        let Some(bytes) = types.size_of(*base).and_then(|bytes| u32::try_from(bytes).ok()) else { continue };
+        if found.len() >= MOST {
+            return;
+        }
+        let apart = Apart { region, at: within, of: types.resolved(member.of) };
+        found.push((apart, Capture::Memory(there.clone(), bytes)));
+        let region = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        find_apart(types, &there, *base, (region, 0, depth + 1), found);
+    }
+}
+
+/// Where something leads to a string: in the value itself, 0, or in what it has elsewhere, and how many bytes from the
+/// start of that.
+pub(crate) type TextAt = (u32, u64);
+
+/// The strings that an operand, and what it has elsewhere, leads to.
+pub(crate) fn texts_of(types: &Types, operand: &Operand, apart: &[(Apart, Capture)]) -> Vec<(TextAt, Capture)> {
+    let mut all = Vec::new();
+    let mut of_region = |region: usize, location: &Location, of| {
+        let mut texts = Vec::new();
+        find_texts(types, location, of, (0, 0), &mut texts);
+        let region = u32::try_from(region).unwrap_or(u32::MAX);
+        all.extend(texts.into_iter().map(|(at, text)| ((region, at), text)));
+    };
+    if let Place::At(location) = &operand.place {
+        of_region(0, location, operand.of);
+    }
+    for (index, (apart, capture)) in apart.iter().enumerate() {
+        let of = match types.get_resolved(apart.of) {
+            Some(&Type::Elsewhere { of, .. } | &Type::Pointer { to: Some(of), .. }) => of,
+            _ => continue,
+        };
+        if let Capture::Memory(address, _) = capture {
+            of_region(index + 1, &Location::Memory(address.clone()), of);
+        }
+    }
+    all.truncate(MOST_TEXTS);
+    all
 }
 
 /// Whether a type is that of letters of one byte.

@@ -8,7 +8,7 @@ use crate::arguments::operand::{
 };
 use crate::arguments::registers::{self, Named};
 use crate::arguments::syntax::{Fetch, FetchType, Node, Syntax, TypeName};
-use crate::language::types::{Encoding, Type, TypeId, Types};
+use crate::language::types::{Encoding, Member, Type, TypeId, Types};
 use crate::language::{Binary, Circumstance, Expression, Register};
 
 /// Compiles what is written in `text` for a site.
@@ -157,7 +157,7 @@ impl<'a> Compiler<'a> {
         let missing = match self.names.variable(name, self.types) {
             Ok(found) => {
                 self.note(node, &found.location);
-                return Ok(Operand::new(found.location, found.of));
+                return self.referred(node, Operand::new(found.location, found.of));
             }
             Err(missing) => missing,
         };
@@ -266,7 +266,7 @@ impl<'a> Compiler<'a> {
     fn pointed_to(&mut self, node: &Node, pointer: &Node) -> Compiled<Operand> {
         let operand = self.operand(pointer)?;
         // An array is the address of its first element.
-        if let Some(&Type::Array { element, .. }) = self.types.get_resolved(operand.of)
+        if let Some(element) = self.types.element_of(operand.of)
             && let Place::At(Location::Memory(address)) = operand.place
         {
             return Ok(Operand::new(Location::Memory(address), element));
@@ -301,10 +301,39 @@ impl<'a> Compiler<'a> {
             let number = self.number_of(structure, &operand)?;
             operand = Operand::new(Location::Memory(number.value), to);
         }
-        let Some(member) = self.types.member(operand.of, name) else {
+        let Some(path) = self.types.path_to(operand.of, name) else {
             return self.wrong(node, self.no_member(operand.of, name));
         };
+        for member in path {
+            operand = self.part_of(node, operand, member, name)?;
+        }
+        self.referred(node, operand)
+    }
+
+    /// What a reference is one of, which is written like that itself.
+    fn referred(&self, node: &Node, operand: Operand) -> Compiled<Operand> {
+        match self.types.get_resolved(operand.of) {
+            Some(&Type::Pointer { to: Some(to), reference: true }) => {
+                let address = self.number_of(node, &operand)?.value;
+                Ok(Operand::new(Location::Memory(address), to))
+            }
+            _ => Ok(operand),
+        }
+    }
+
+    /// A part of a structure, on the way to the one called `name`.
+    fn part_of(&mut self, node: &Node, operand: Operand, member: Member, name: &str) -> Compiled<Operand> {
         let Place::At(location) = &operand.place else { return self.wrong(node, "this has no members") };
+        if let Some(Type::Elsewhere { of, at }) = self.types.get_resolved(member.of) {
+            return match part(location, member.offset, 0) {
+                Some(Location::Memory(object)) => {
+                    let is_object = |register| (register == Register::Rdi).then(|| object.clone());
+                    Ok(Operand::new(Location::Memory(at.with_registers(is_object)), *of))
+                }
+                Some(missing @ Location::Missing(_)) => Ok(Operand::new(missing, *of)),
+                _ => self.wrong(node, format!("`{name}` is of a virtual base class of what is not in memory")),
+            };
+        }
         if let Some((first, count)) = member.bits {
             return match part(location, member.offset, 1) {
                 Some(Location::Memory(address)) => {
@@ -339,8 +368,8 @@ impl<'a> Compiler<'a> {
         let operand = self.operand(array)?;
         let index_number = self.number(index)?;
         let constant = index_number.value.constant();
-        let (element, base) = match self.types.get_resolved(operand.of) {
-            Some(&Type::Array { element, .. }) => match (operand.place, constant) {
+        let (element, base) = match self.types.element_of(operand.of) {
+            Some(element) => match (operand.place, constant) {
                 (Place::At(Location::Memory(address)), _) => (element, address),
                 (Place::At(missing @ Location::Missing(_)), _) => {
                     return Ok(Operand::new(missing, element));

@@ -211,9 +211,10 @@ impl Template {
             });
             arguments.push(argument.unwrap_or_else(|why| Argument::missing(name, why)));
         }
-        let mut roots: Vec<TypeId> = arguments.iter().map(|argument| argument.of).collect();
+        let mut named: Vec<&mut TypeId> = arguments.iter_mut().flat_map(Argument::types).collect();
+        let mut roots: Vec<TypeId> = named.iter().map(|of| **of).collect();
         let types = types.only(&mut roots);
-        arguments.iter_mut().zip(roots).for_each(|(argument, of)| argument.of = of);
+        named.iter_mut().zip(roots).for_each(|(place, of)| **place = of);
         Ok(Binding { condition, unknowable, arguments, types })
     }
 }

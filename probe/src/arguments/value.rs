@@ -1,12 +1,13 @@
 //! Values as they are shown: as gdb prints them, and as JSON.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use crate::arguments::capture::{Captured, counted, is_letter};
+use crate::arguments::capture::{Apart, Captured, TextAt, counted, is_letter};
 use crate::language::float_of_extended;
 use crate::language::types::{Encoding, Member, Type, TypeId, Types};
 
@@ -38,6 +39,13 @@ pub enum Value {
         address: u64,
         /// What is there, if it is a text; `None` in it if it cannot be read.
         text: Option<Option<Text>>,
+    },
+    /// A reference: the address, and what is there.
+    Reference {
+        /// The address.
+        address: u64,
+        /// What is there.
+        value: Box<Value>,
     },
     /// An address that is to be shown as the function or the variable that is there.
     Symbol(u64),
@@ -125,6 +133,7 @@ impl fmt::Display for Value {
             Value::Pointer { address: 0, .. } => write!(f, "0x0"),
             Value::Pointer { address, text: Some(Some(text)) } => write!(f, "{address:#x} {text}"),
             Value::Pointer { address, text: Some(None) } => write!(f, "{address:#x} (fault)"),
+            Value::Reference { address, value } => write!(f, "@{address:#x}: {value}"),
             Value::Enumerator { name: Some(name), .. } => f.write_str(name),
             Value::Enumerator { number, name: None } => write!(f, "{number}"),
             Value::Structure(members) => {
@@ -187,6 +196,7 @@ impl Serialize for Value {
                 serializer.serialize_str(&String::from_utf8_lossy(bytes))
             }
             Value::Pointer { address, .. } => serializer.serialize_u64(*address),
+            Value::Reference { value, .. } => value.serialize(serializer),
             Value::Enumerator { number, name: None } => serializer.serialize_i128(*number),
             Value::Structure(members) if members.iter().any(|(name, _)| !name.is_empty()) => {
                 let mut map = serializer.serialize_map(Some(members.len()))?;
@@ -219,11 +229,17 @@ impl Serialize for Value {
 
 /// What is shown of one argument.
 pub(crate) struct Shown<'a> {
-    pub(crate) types: &'a Types,
-    /// The texts that it leads to, by the distance of what leads there from its start.
-    pub(crate) texts: Vec<(u64, Captured)>,
+    types: &'a Types,
+    /// The texts that it leads to.
+    texts: Vec<(TextAt, Captured)>,
     /// The bytes that the compiler keeps nowhere.
-    pub(crate) nowhere: Vec<Range<u64>>,
+    nowhere: Vec<Range<u64>>,
+    /// What lies elsewhere.
+    apart: &'a [(Apart, Captured)],
+    /// In which of these we are, from 1 on.
+    region: u32,
+    /// The virtual base classes of an object that have been shown, as each is once.
+    bases: RefCell<Vec<TypeId>>,
 }
 
 /// How deep structures are shown, how many elements of an array, and how much in all.
@@ -231,14 +247,24 @@ const DEEPEST: usize = 16;
 const MOST_ELEMENTS: u64 = 200;
 const MOST_VALUES: usize = 2000;
 
-impl Shown<'_> {
+impl<'a> Shown<'a> {
+    pub(crate) fn new(
+        types: &'a Types,
+        texts: Vec<(TextAt, Captured)>,
+        nowhere: Vec<Range<u64>>,
+        apart: &'a [(Apart, Captured)],
+    ) -> Shown<'a> {
+        Shown { types, texts, nowhere, apart, region: 0, bases: RefCell::default() }
+    }
+
     /// The value of that type in `bytes`.
     pub(crate) fn value(&self, of: TypeId, bytes: &[u8]) -> Value {
         self.at(of, bytes, 0, 0, &mut 0)
     }
 
     fn text_at(&self, offset: u64) -> Option<&Captured> {
-        self.texts.iter().find(|(at, _)| *at == offset).map(|(_, text)| text)
+        let wanted = (self.region, offset);
+        self.texts.iter().find(|(at, _)| *at == wanted).map(|(_, text)| text)
     }
 
     fn at(&self, of: TypeId, bytes: &[u8], offset: u64, depth: usize, count: &mut usize) -> Value {
@@ -252,8 +278,12 @@ impl Shown<'_> {
         let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
         match self.types.get_resolved(of) {
             Some(Type::Base { encoding, bytes, .. }) => number(*encoding, *bytes, rest),
-            Some(Type::Pointer { to, .. }) => {
+            Some(Type::Pointer { to, reference }) => {
                 let Some(address) = quadword(rest, 8) else { return Value::Fault };
+                if let Some(to) = to.filter(|_| *reference && depth == 0) {
+                    let value = Box::new(self.elsewhere(of, to, offset, depth, count));
+                    return Value::Reference { address, value };
+                }
                 let leads_to_text = to.is_some_and(|to| is_letter(self.types, to));
                 let text = self.text_at(offset).filter(|_| leads_to_text).map(text_of);
                 Value::Pointer { address, text }
@@ -278,9 +308,26 @@ impl Shown<'_> {
                 self.members(members, bytes, offset, depth, count, &mut shown);
                 Value::Structure(shown)
             }
+            Some(Type::Elsewhere { of: base, .. }) => self.elsewhere(of, *base, offset, depth, count),
             Some(Type::Text) => Value::Text(Text { bytes: rest.to_vec(), cut: false }),
             _ => Value::Missing("its type is not known".to_owned()),
         }
+    }
+
+    fn elsewhere(&self, of: TypeId, base: TypeId, at: u64, depth: usize, count: &mut usize) -> Value {
+        let apart = Apart { region: self.region, at, of: self.types.resolved(of) };
+        let Some(index) = self.apart.iter().position(|(known, _)| *known == apart) else { return Value::Fault };
+        let Some((_, captured)) = self.apart.get(index).filter(|(_, captured)| !captured.fault) else {
+            return Value::Fault;
+        };
+        let there = Shown {
+            region: u32::try_from(index + 1).unwrap_or(u32::MAX),
+            bases: RefCell::new(self.bases.take()),
+            ..Shown::new(self.types, self.texts.clone(), Vec::new(), self.apart)
+        };
+        let value = there.at(base, &captured.bytes, 0, depth + 1, count);
+        self.bases.replace(there.bases.take());
+        value
     }
 
     /// Whether it is something that is no use in part, and is not all there.
@@ -311,7 +358,9 @@ impl Shown<'_> {
             let end = letters.iter().position(|&byte| byte == 0).unwrap_or(letters.len());
             return Value::Text(Text { bytes: letters[..end].to_vec(), cut: false });
         }
-        let elements = (0..length.min(MOST_ELEMENTS)).map(|index| {
+        // Of a long one only the beginning was taken.
+        let taken = (bytes.len() as u64).saturating_sub(offset).checked_div(size).unwrap_or(length).max(1);
+        let elements = (0..length.min(taken).min(MOST_ELEMENTS)).map(|index| {
             let within = offset.wrapping_add(index.wrapping_mul(size));
             self.at(element, bytes, within, depth + 1, count)
         });
@@ -329,11 +378,23 @@ impl Shown<'_> {
     ) {
         for member in members {
             let within = offset.wrapping_add(member.offset);
+            if let Some(Type::Elsewhere { of, .. }) = self.types.get_resolved(member.of) {
+                let base = self.types.resolved(*of);
+                if self.bases.borrow().contains(&base) {
+                    continue;
+                }
+                self.bases.borrow_mut().push(base);
+            }
+            // What is no base class is an object of its own.
+            let outer = (!member.inherited).then(|| self.bases.take());
             let value = match member.bits {
                 Some(_) if self.is_nowhere(member.of, within) => Value::Missing("optimized out".to_owned()),
                 Some((first, length)) => self.bit_field(member.of, bytes, within, first, length),
                 None => self.at(member.of, bytes, within, depth + 1, count),
             };
+            if let Some(outer) = outer {
+                self.bases.replace(outer);
+            }
             let name = match &member.name {
                 Some(name) if member.inherited => format!("<{name}>"),
                 Some(name) => name.clone(),
@@ -359,7 +420,7 @@ impl Shown<'_> {
         };
         let value = if signed { (low.cast_signed() >> unused).cast_unsigned() } else { low >> unused };
         let size = self.types.size_of(of).filter(|&size| size <= 8).unwrap_or(8) as usize;
-        let alone = Shown { types: self.types, texts: Vec::new(), nowhere: Vec::new() };
+        let alone = Shown::new(self.types, Vec::new(), Vec::new(), &[]);
         alone.value(of, value.to_le_bytes().get(..size).unwrap_or_default())
     }
 

@@ -48,6 +48,7 @@ impl Value {
             Value::Boolean(value) => Some((*value).into()),
             Value::Character(code) => Some((*code).into()),
             Value::Pointer { address, .. } => Some(*address),
+            Value::Reference { value, .. } => value.as_u64(),
             Value::Enumerator { number, .. } => u64::try_from(*number).ok(),
             _ => None,
         }
@@ -59,6 +60,7 @@ impl Value {
         match self {
             Value::Signed(value) => Some(*value),
             Value::Enumerator { number, .. } => i64::try_from(*number).ok(),
+            Value::Reference { value, .. } => value.as_i64(),
             other => i64::try_from(other.as_u64()?).ok(),
         }
     }
@@ -68,6 +70,7 @@ impl Value {
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Float(value) => Some(*value),
+            Value::Reference { value, .. } => value.as_f64(),
             _ => None,
         }
     }
@@ -77,6 +80,7 @@ impl Value {
     pub fn as_text(&self) -> Option<&[u8]> {
         match self {
             Value::Text(text) | Value::Pointer { text: Some(Some(text)), .. } => Some(&text.bytes),
+            Value::Reference { value, .. } => value.as_text(),
             _ => None,
         }
     }
@@ -88,7 +92,7 @@ impl Value {
             Value::Structure(members) => {
                 members.iter().find(|(known, _)| known == name).map(|(_, value)| value)
             }
-            Value::Variant(_, value) => value.member(name),
+            Value::Variant(_, value) | Value::Reference { value, .. } => value.member(name),
             _ => None,
         }
     }

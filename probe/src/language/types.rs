@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::language::expression::{Binary, Expression};
+
 /// Names a type among [`Types`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TypeId(pub u32);
@@ -54,6 +56,20 @@ pub enum Type {
         element: TypeId,
         /// How many; `None` where that is not known.
         count: Option<u64>,
+    },
+    /// Things of one type, as many as is computed at a hit.
+    Sequence {
+        /// Their type.
+        element: TypeId,
+        /// How many.
+        count: Expression,
+    },
+    /// Something that is not here, but where it is computed to be at a hit: a virtual base class, which the object says.
+    Elsewhere {
+        /// Its type.
+        of: TypeId,
+        /// Its address, by that of the object, which stands for [`Register::Rdi`](crate::language::Register::Rdi).
+        at: Expression,
     },
     /// A number with names (DW_TAG_enumeration_type).
     Enumeration {
@@ -164,8 +180,8 @@ impl Type {
     fn for_each_name(&mut self, mut change: impl FnMut(&mut TypeId)) {
         match self {
             Type::Pointer { to, .. } => to.iter_mut().for_each(change),
-            Type::Array { element, .. } => change(element),
-            Type::Alias { of, .. } => change(of),
+            Type::Array { element, .. } | Type::Sequence { element, .. } => change(element),
+            Type::Alias { of, .. } | Type::Elsewhere { of, .. } => change(of),
             Type::Structure { members, variants, .. } => {
                 members.iter_mut().for_each(|member| change(&mut member.of));
                 if let Some(Variants { discriminant, variants }) = variants {
@@ -287,6 +303,7 @@ impl Types {
                 Some(*bytes)
             }
             Type::Pointer { .. } => Some(8),
+            Type::Elsewhere { .. } => Some(0),
             Type::Array { element, count } if depth < DEEPEST => {
                 self.size_at_depth(*element, depth + 1)?.checked_mul((*count)?)
             }
@@ -294,14 +311,54 @@ impl Types {
         }
     }
 
-    /// A part of a structure by its name, also one of a base class or of a part without a name: its type, its offset
-    /// from the start of the structure, and its bits if it is a bit-field.
+    /// How many bytes a value has, where that is computed at a hit; `None` where it is not known.
     #[must_use]
-    pub fn member(&self, structure: TypeId, name: &str) -> Option<Member> {
-        self.member_at_depth(structure, name, 0)
+    pub fn computed_size_of(&self, id: TypeId) -> Option<Expression> {
+        self.computed_size_at_depth(id, 0)
     }
 
-    fn member_at_depth(&self, structure: TypeId, name: &str, depth: usize) -> Option<Member> {
+    fn computed_size_at_depth(&self, id: TypeId, depth: usize) -> Option<Expression> {
+        /// Few arrays have more dimensions.
+        const MOST: usize = 8;
+        if let Some(known) = self.size_of(id) {
+            return Some(known.into());
+        }
+        if depth > MOST {
+            return None;
+        }
+        let inner = |element| self.computed_size_at_depth(element, depth + 1);
+        match self.get_resolved(id)? {
+            Type::Sequence { element, count } => {
+                Some(count.clone().binary(Binary::Multiply, inner(*element)?))
+            }
+            Type::Array { element, count: Some(count) } => {
+                Some(inner(*element)?.binary(Binary::Multiply, (*count).into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The type of the elements of an array, however it is known how many there are.
+    #[must_use]
+    pub fn element_of(&self, id: TypeId) -> Option<TypeId> {
+        match self.get_resolved(id)? {
+            Type::Array { element, .. } | Type::Sequence { element, .. } => Some(*element),
+            _ => None,
+        }
+    }
+
+    /// The parts, each within the one before, that lead to one with a name: that itself, or what it is inherited from, or
+    /// what has no name itself.
+    #[must_use]
+    pub fn path_to(&self, structure: TypeId, name: &str) -> Option<Vec<Member>> {
+        self.path_at_depth(structure, name, 0)
+    }
+
+    fn path_at_depth(&self, structure: TypeId, name: &str, depth: usize) -> Option<Vec<Member>> {
+        let structure = match self.get_resolved(structure) {
+            Some(Type::Elsewhere { of, .. }) => *of,
+            _ => structure,
+        };
         let Some(Type::Structure { members, variants, .. }) = self.get_resolved(structure) else {
             return None;
         };
@@ -311,12 +368,29 @@ impl Types {
         let variants = variants.iter().flat_map(|variants| &variants.variants).map(|variant| &variant.member);
         let all = || members.iter().chain(variants.clone());
         if let Some(member) = all().find(|member| !member.inherited && member.name.as_deref() == Some(name)) {
-            return Some(member.clone());
+            return Some(vec![member.clone()]);
         }
         all().filter(|member| member.inherited || member.name.is_none()).find_map(|outer| {
-            let inner = self.member_at_depth(outer.of, name, depth + 1)?;
-            Some(Member { offset: outer.offset.checked_add(inner.offset)?, ..inner })
+            let mut path = self.path_at_depth(outer.of, name, depth + 1)?;
+            path.insert(0, outer.clone());
+            Some(path)
         })
+    }
+
+    /// A part of a structure by its name, also one of a base class or of a part without a name: its type, its offset
+    /// from the start of the structure, and its bits if it is a bit-field. `None` also for one of a virtual base class.
+    #[must_use]
+    pub fn member(&self, structure: TypeId, name: &str) -> Option<Member> {
+        let path = self.path_to(structure, name)?;
+        let mut offset = 0u64;
+        for outer in path.iter().rev().skip(1) {
+            if let Some(Type::Elsewhere { .. }) = self.get_resolved(outer.of) {
+                return None;
+            }
+            offset = offset.checked_add(outer.offset)?;
+        }
+        let last = path.into_iter().next_back()?;
+        Some(Member { offset: offset.checked_add(last.offset)?, ..last })
     }
 }
 

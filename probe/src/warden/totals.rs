@@ -75,6 +75,7 @@ impl Bucket {
             Value::Unsigned(value) | Value::Hexadecimal(value) | Value::Symbol(value) => {
                 Bucket::of_integer((*value).into())
             }
+            Value::Reference { value, .. } => return Bucket::of(value),
             Value::Pointer { address, .. } => Bucket::of_integer((*address).into()),
             Value::Signed(value) => Bucket::of_integer((*value).into()),
             Value::Boolean(value) => Bucket::of_integer((*value).into()),

@@ -117,6 +117,10 @@ fn as_frames<S: Serializer>(stack: &Option<Vec<Arc<Place>>>, serializer: S) -> R
     frames(stack.as_deref().unwrap_or_default()).serialize(serializer)
 }
 
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
 /// The counts of one probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Counts {
@@ -125,6 +129,9 @@ pub(crate) struct Counts {
     pub(crate) emulated: u64,
     pub(crate) faulted: u64,
     pub(crate) filtered: u64,
+    /// Of these, hits for which the condition had no value.
+    #[serde(skip_serializing_if = "is_none")]
+    pub(crate) undefined: u64,
     pub(crate) missed: u64,
     /// Hits of instructions that only the thread itself can execute: it did, the others held.
     pub(crate) native: u64,

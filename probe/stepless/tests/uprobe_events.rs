@@ -202,6 +202,7 @@ impl Places {
             "a=%si:u32 b=%si:s32 c=%si:x32 d=%si".to_owned(),
             "a=%bx b=%cx c=%dx d=%si e=%bp f=%sp g=%flags".to_owned(),
             "a=%r8 b=%r9:s64 c=%r10 d=%r11 e=%r12 f=%r13 g=%r14 h=%r15".to_owned(),
+            "a=%cs b=%ss c=%orig_ax d=%cs:u16 e=%orig_ax:s32 f=%ss:b3@0/16".to_owned(),
             "a=%r8:u8 b=%r9:s8 c=%r9:s16 d=%r9:x32".to_owned(),
             // Bit-fields.
             "a=%di:b4@0/8 b=%di:b4@4/8 c=%di:b1@7/8".to_owned(),

@@ -96,6 +96,43 @@ NOINLINE static int called(int n, const char *name) {
     return n + name[1];
 }
 
+NOINLINE int rows(int n, int m) {
+    int row[n];
+    short grid[n][m];
+    for (int i = 0; i < n; i++) {
+        row[i] = i * 7 + m;
+        for (int j = 0; j < m; j++) grid[i][j] = (short)(i * 10 - j);
+    }
+    KEEP(row[0]);
+    KEEP(grid[0][0]);
+    sink += row[n - 1] + grid[n - 1][m - 1]; /* stop rows */
+    return row[1] + grid[1][0];
+}
+
+NOINLINE long outside(long value) {
+    __asm__ volatile("" : "+r"(value) : : "memory");
+    return value + 1;
+}
+
+/* What it is called with, only its caller knows at the stop. */
+NOINLINE long forgotten(long a, double d, const point *p, int n, float f) {
+    double half = d * 0.5;
+    float sum = f + 2.5f;
+    long scaled = a * 3 + n;
+    long total = outside(a + n + p->x);
+    sink += total; /* stop forgotten */
+    return outside(total) + 1;
+}
+
+/* Passes on what it is called with itself. */
+NOINLINE long passing(long a, int n) {
+    point here = {n, 5};
+    KEEP(here.x);
+    long total = forgotten(a, 6.5, &here, n, 1.25f);
+    sink += total; /* stop passing */
+    return outside(total) + here.y;
+}
+
 int main(int argc, char **argv) {
     char *names[] = {"one", "two", NULL};
     point p = {argc + 10, -20};
@@ -112,6 +149,10 @@ int main(int argc, char **argv) {
     total += blocks(3);
     total += many(1, 2, 3, 4, 5, 6, 7, 8, q, 'j');
     total += returned(100, 3.5).a[4];
+    total += rows(argc + 2, 4);
+    long kept = argc + 40;
+    total += passing(kept, 9);
+    total += passing(kept + 1, argc) + kept;
     printf("%ld %d %p\n", total & 1, counter, (void *)argv);
     return 0;
 }

@@ -52,6 +52,29 @@ NOINLINE long heavy(Heavy by_value, std::unique_ptr<int> owned, int &&moved, int
     sink += total + (field != nullptr); /* stop heavy */
     return total;
 }
+struct Animal {
+    virtual ~Animal() {}
+    int legs = 4;
+};
+struct Swimmer : virtual Animal {
+    int depth = 30;
+};
+struct Flyer : virtual Animal {
+    int height = 50;
+};
+struct Duck : Swimmer, Flyer {
+    const char *name = "duck";
+    int eggs = 3;
+    NOINLINE long quack(const Swimmer &other, int &laid, const std::string &word) const;
+};
+long Duck::quack(const Swimmer &other, int &laid, const std::string &word) const {
+    Duck copy = *this;
+    copy.legs = other.depth;
+    __asm__ volatile("" : : "r"(&copy) : "memory");
+    long total = legs + other.legs + copy.height + laid + (long)word.size();
+    sink += total + copy.legs; /* stop quack */
+    return total + copy.eggs;
+}
 struct Empty {};
 NOINLINE int empty(Empty, int after, std::nullptr_t) {
     sink += after; /* stop empty */
@@ -81,5 +104,10 @@ int main(int argc, char **) {
     total += shop::heavy({{1, 2, 3}, "a name"}, std::make_unique<int>(8), argc + 4, &shop::Base::id, true);
     total += shop::empty({}, 31, nullptr);
     total += lambda(argc);
+    shop::Duck duck, other;
+    duck.eggs = argc + 7;
+    other.legs = 2;
+    int laid = argc + 20;
+    total += duck.quack(other, laid, "a word");
     std::printf("%ld\n", total & 1);
 }

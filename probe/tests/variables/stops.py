@@ -85,7 +85,37 @@ def frames():
     return found
 
 
+def texts():
+    """What gdb prints of each variable that can be named, in one line."""
+    found = {}
+    frame = gdb.newest_frame()
+    while frame is not None and frame.is_valid():
+        try:
+            block = frame.block()
+        except RuntimeError:
+            break
+        while block is not None and not block.is_global and not block.is_static:
+            for symbol in block:
+                if not (symbol.is_argument or symbol.is_variable) or symbol.name in found:
+                    continue
+                try:
+                    value = symbol.value(frame)
+                    found[symbol.name] = value.format_string(
+                        max_elements=200, repeat_threshold=0, null_stop=True, symbols=False, static_members=False
+                    )
+                except (Exception, KeyboardInterrupt) as error:
+                    found[symbol.name] = f"error {error}"
+            if block.function is not None:
+                break
+            block = block.superblock
+        if frame.type() != gdb.INLINE_FRAME:
+            break
+        frame = frame.older()
+    return found
+
+
 gdb.execute("set pagination off")
+gdb.execute("set width 0")
 # It has assertions that some values do not meet.
 for setting in ("quit", "corefile"):
     gdb.execute(f"maintenance set internal-error {setting} no")
@@ -109,7 +139,7 @@ while True:
         address = None
         continue
     seen.add(address)
-    told = {"address": address, "frames": frames(), "after": []}
+    told = {"address": address, "frames": frames(), "after": [], "texts": texts()}
     if address in entries:
         # Where the function has stored its parameters.
         gdb.execute("next", to_string=True)

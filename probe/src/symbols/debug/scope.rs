@@ -274,7 +274,7 @@ impl<'a> Query<'a> {
         let in_prologue = start.is_some_and(|range| {
             entry == Some(range.start) && self.prologue_end(unit, &range).is_some_and(|end| site < end)
         });
-        let mut describer = Describer::new(self);
+        let mut describer = Describer::around(&around);
         let mut drafts: Vec<Draft> = Vec::new();
         let mut frame = 0;
         for (depth, block) in blocks.iter().enumerate() {
@@ -303,7 +303,8 @@ impl<'a> Query<'a> {
             frames.push(ScopeFrame { function: self.function_name(block.die), inlined, variables });
         }
         frames.reverse();
-        Ok(Some(Scope { language, frames, types: describer.types, caller: around.asks.into_inner() }))
+        let types = describer.types;
+        Ok(Some(Scope { language, frames, types, caller: around.asks.take() }))
     }
 
     fn language(&self, unit: usize) -> Language {

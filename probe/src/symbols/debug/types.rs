@@ -2,10 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use gimli::{AttributeValue, Operation, constants as dw};
+use gimli::{AttributeValue, Expression as Program, Operation, constants as dw};
 
+use super::arithmetic::Term;
 use super::error::DebugError;
 use super::info::{Die, Entry, Query, Unit, Value};
+use super::location::{End, Run, Surroundings};
+use super::sections::Slice;
+use crate::language::{Binary, Expression, Register};
 use crate::language::types::{Encoding, Member, StructureKind, Type, TypeId, Types, Variant, Variants};
 
 /// How many types are described at most; those that are named first come first.
@@ -18,6 +22,8 @@ const MOST_PARTS: usize = 1 << 16;
 /// Describes types, each once.
 pub(super) struct Describer<'q, 'a> {
     query: &'q Query<'a>,
+    /// Where values are looked at, which says how long arrays are whose length the program computes.
+    around: Option<&'q Surroundings<'q, 'a>>,
     pub(super) types: Types,
     known: HashMap<Die, TypeId>,
     waiting: VecDeque<(Die, TypeId)>,
@@ -30,7 +36,12 @@ const VOID: &str = "void";
 impl<'q, 'a> Describer<'q, 'a> {
     pub(super) fn new(query: &'q Query<'a>) -> Self {
         let (known, waiting) = (HashMap::new(), VecDeque::new());
-        Describer { query, types: Types::new(), known, waiting, void: None }
+        Describer { query, around: None, types: Types::new(), known, waiting, void: None }
+    }
+
+    /// One for what is looked at there.
+    pub(super) fn around(around: &'q Surroundings<'q, 'a>) -> Self {
+        Describer { around: Some(around), ..Describer::new(around.query) }
     }
 
     /// The type of an entry, described by [`Describer::finish`] at the latest.
@@ -177,8 +188,7 @@ impl<'q, 'a> Describer<'q, 'a> {
             Some(AttributeValue::Exprloc(expression)) => {
                 match expression.operations(unit.encoding()).next() {
                     Ok(Some(Operation::PlusConstant { value })) => value,
-                    // A virtual base class, which lies where the object says.
-                    _ => return Ok(None),
+                    _ => return self.elsewhere(die, entry, expression),
                 }
             }
             Some(value) => value.udata_value().unwrap_or(0),
@@ -223,22 +233,77 @@ impl<'q, 'a> Describer<'q, 'a> {
         Ok(Some(Member { name, of, offset, bits, inherited }))
     }
 
+    /// A virtual base class, which lies where the object says (DWARF 5, section 5.7.3).
+    fn elsewhere(
+        &mut self,
+        die: Die,
+        entry: &Entry<'a>,
+        place: Program<Slice<'a>>,
+    ) -> Result<Option<Member>, DebugError> {
+        let query = self.query;
+        let unit = query.unit(die.unit)?;
+        // No register is looked at: only what lies at the object's address, which is there already.
+        let around = Surroundings::new(query, 0);
+        let mut run = Run::new(&around, unit.encoding(), die.unit, None);
+        let object = Term::leaf(Expression::register(Register::Rdi));
+        let Ok(End::Memory(at)) = run.from(place.0, 0, vec![object]) else { return Ok(None) };
+        if at.expression.has_extended() || at.expression.registers().any(|register| register != Register::Rdi) {
+            return Ok(None);
+        }
+        let of = self.type_of(die, entry)?;
+        let name = query.reference(die, entry.attr_value(dw::DW_AT_type))?.map(|of| query.type_name(of));
+        let of = self.types.add(Type::Elsewhere { of, at: at.expression });
+        Ok(Some(Member { name, of, offset: 0, bits: None, inherited: true }))
+    }
+
     fn array(&mut self, die: Die, entry: &Entry<'a>) -> Result<Type, DebugError> {
         let mut counts = Vec::new();
-        self.query.children(die, |_, entry| {
+        self.query.children(die, |child, entry| {
             if matches!(entry.tag, dw::DW_TAG_subrange_type | dw::DW_TAG_enumeration_type)
                 && counts.len() < 16
             {
-                counts.push(count(entry));
+                let known = count(entry).map(Count::Known);
+                counts.push(known.or_else(|| self.computed_count(child, entry).map(Count::Computed)));
             }
             Ok(())
         })?;
+        let of = |element, count| match count {
+            Some(Count::Computed(count)) => Type::Sequence { element, count },
+            Some(Count::Known(count)) => Type::Array { element, count: Some(count) },
+            None => Type::Array { element, count: None },
+        };
         let mut element = self.type_of(die, entry)?;
-        let outermost = counts.first().copied().unwrap_or(None);
-        for count in counts.into_iter().skip(1).rev() {
-            element = self.types.add(Type::Array { element, count });
+        let mut counts = counts.into_iter();
+        let outermost = counts.next().flatten();
+        for count in counts.rev() {
+            element = self.types.add(of(element, count));
         }
-        Ok(Type::Array { element, count: outermost })
+        Ok(of(element, outermost))
+    }
+
+    /// How many elements a subrange has whose bounds the program computes, at the place that is looked at.
+    fn computed_count(&self, die: Die, entry: &Entry<'a>) -> Option<Expression> {
+        let around = self.around?;
+        let unit = self.query.unit(die.unit).ok()?;
+        let computed = |name| {
+            let value = entry.attr_value(name)?;
+            let mut run = Run::new(around, unit.encoding(), die.unit, None);
+            let term = match value {
+                AttributeValue::Exprloc(program) => run.value(program).ok()?,
+                value => run.value_of(self.query.reference(die, Some(value)).ok()??).ok()?,
+            };
+            Some(term.expression)
+        };
+        if let Some(count) = computed(dw::DW_AT_count) {
+            return Some(count);
+        }
+        let first = match entry.attr_value(dw::DW_AT_lower_bound) {
+            None => 0,
+            Some(AttributeValue::Sdata(value)) => value.cast_unsigned(),
+            Some(value) => value.udata_value()?,
+        };
+        let last = computed(dw::DW_AT_upper_bound)?;
+        Some(last.binary(Binary::Add, 1u64.wrapping_sub(first).into()))
     }
 
     fn enumeration(&mut self, die: Die, unit: &Unit<'a>, entry: &Entry<'a>) -> Result<Type, DebugError> {
@@ -269,6 +334,12 @@ impl<'q, 'a> Describer<'q, 'a> {
         }
         Ok(Type::Enumeration { name, bytes, signed, enumerators })
     }
+}
+
+/// How many elements an array has.
+enum Count {
+    Known(u64),
+    Computed(Expression),
 }
 
 fn size_of_entry(entry: &Entry<'_>) -> Option<u64> {

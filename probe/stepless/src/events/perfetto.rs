@@ -325,6 +325,7 @@ fn annotation(named: DebugAnnotation, value: &Value) -> DebugAnnotation {
         Value::Text(text) | Value::Pointer { text: Some(Some(text)), .. } => {
             DebugAnnotation { string_value: Some(text.to_plain()), ..named }
         }
+        Value::Reference { value, .. } => annotation(named, value),
         other => DebugAnnotation { string_value: Some(other.to_string()), ..named },
     }
 }

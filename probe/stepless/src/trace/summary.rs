@@ -57,6 +57,7 @@ pub(super) fn finish(
     let early = if needs_status { wait() } else { None };
     let printed =
         signals.writing(|| print(&mut state, (&counts, &details), early.map(shell_status), shared, mode));
+    tell_undefined(&counts);
     tell_lost(&state, &details);
     drop(state);
     let status = early.or_else(wait).map(shell_status);
@@ -113,7 +114,8 @@ fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>) -> Vec<Counts> {
         let counters = report.returns.unwrap_or(report.counters);
         let probe::Counters { hits, emulated, native, faulted, filtered, missed, dropped, .. } = counters;
         let dropped = report.returns.map(|_| dropped);
-        Counts { hits, emulated, faulted, filtered, missed, native, dropped, ..row }
+        let undefined = report.undefined;
+        Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row }
     };
     reports.iter().zip(rows).map(count).collect()
 }
@@ -272,6 +274,14 @@ fn whole(value: f64) -> serde_json::Value {
     /// Of these, each integer is itself as a double.
     const MOST: f64 = (1u64 << 53) as f64;
     if value.fract() == 0.0 && value.abs() <= MOST { (value as i64).into() } else { value.into() }
+}
+
+/// Hits of which nobody can say whether the condition held.
+fn tell_undefined(counts: &[Counts]) {
+    for Counts { probe, undefined, .. } in counts.iter().filter(|counts| counts.undefined > 0) {
+        let hits = if *undefined == 1 { "hit" } else { "hits" };
+        warn(&format!("{probe}: for {undefined} {hits} the condition had no value, so that they count as filtered"));
+    }
 }
 
 /// What was not printed, or not counted one by one.

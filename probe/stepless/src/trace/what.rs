@@ -263,6 +263,7 @@ const DURATION: &str = "duration";
 fn plain(value: &Value) -> String {
     match value {
         Value::Text(text) | Value::Pointer { text: Some(Some(text)), .. } => text.to_plain(),
+        Value::Reference { value, .. } => plain(value),
         value => value.to_string(),
     }
 }
