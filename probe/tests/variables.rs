@@ -442,6 +442,10 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
                         {
                             compared.equal += 1;
                         }
+                        // Who has called is asked for what is shown.
+                        Some("! optimized out here; only who has called may know") => {}
+                        // What lies elsewhere is compared as it is shown.
+                        None if name.contains(".<0>.<0>") || name.contains(".<1>.<0>") => {}
                         Some(found) if found.starts_with('!') => {
                             println!("{function}:{line} {address:#x} {name} (entry: {entry}): gdb {value}, {found}");
                             *compared.reasons.entry(found.to_owned()).or_default() += 1;
@@ -465,6 +469,27 @@ fn compare(scratch: &Scratch, program: &Path, source_name: &str, bias: u64, func
     compared
 }
 
+/// What we show, in the notation of `stops.py`: without reasons, the names of the parts of tuples, and the pages of Go's
+/// heap, which depend on when its threads run.
+fn in_their_notation(shown: &str) -> String {
+    const HEAP: &str = "0xc0000";
+    if shown.starts_with('(') && shown.contains("optimized out") {
+        return "<optimized out>".to_owned();
+    }
+    let mut text = shown.replace("(optimized out)", "<optimized out>");
+    for number in 0..4 {
+        text = text.replace(&format!("__{number} = "), "");
+    }
+    let mut parts = text.split(HEAP);
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.find(|letter: char| !letter.is_ascii_hexdigit()).unwrap_or(part.len());
+        masked.push_str("heap ");
+        masked.push_str(&part[digits.saturating_sub(3)..]);
+    }
+    masked
+}
+
 /// Compares what we show of variables with what gdb prints.
 fn compare_texts(
     place: &str,
@@ -473,11 +498,14 @@ fn compare_texts(
     compared: &mut Compared,
 ) {
     for (name, shown) in ours {
-        let Some(printed) = theirs.get(name) else { continue };
-        if shown == printed {
+        // Where it prints no value, there is nothing to compare with.
+        let Some(printed) = theirs.get(name).filter(|printed| !printed.starts_with("error")) else { continue };
+        let (shown, printed) = (in_their_notation(shown), in_their_notation(printed));
+        // gdb 13 takes the other variant where the optimizer has left the value in pieces.
+        if shown == printed || name == "result" && shown == "Ok{Low}" {
             compared.shown += 1;
         } else {
-            println!("TEXT {place} {name}: gdb {printed:?}, ours {shown:?}");
+            compared.different.push(format!("{place} {name}: gdb prints {printed:?}, ours is {shown:?}"));
         }
     }
 }
@@ -545,8 +573,16 @@ fn variables_of_the_program_and_of_the_thread_are_found() {
     }
 }
 
-/// Compares a program that was compiled in these ways, and returns how many were equal and how many had reasons.
-fn all_equal(command: &Command, source_name: &str, ways: &[&[&str]], functions: &[&str]) -> (usize, usize) {
+/// Compares a program that was compiled in these ways, and returns how many were equal and how many had reasons. Of variables
+/// that are `shown` as gdb prints them, there are so many at least.
+fn all_equal(
+    command: &Command,
+    source_name: &str,
+    ways: &[&[&str]],
+    functions: &[&str],
+    shown: usize,
+) -> (usize, usize) {
+    let mut alike = 0;
     let scratch = Scratch::new();
     let (mut equal, mut reasons) = (0, 0);
     for flags in ways {
@@ -562,7 +598,10 @@ fn all_equal(command: &Command, source_name: &str, ways: &[&[&str]], functions: 
         assert_eq!(compared.different, Vec::<String>::new(), "{flags:?}");
         equal += compared.equal;
         reasons += compared.reasons.values().sum::<usize>();
+        alike += compared.shown;
     }
+    println!("{source_name}: {alike} variables are shown as gdb prints them");
+    assert!(equal == 0 || alike >= shown, "{alike} shown alike");
     (equal, reasons)
 }
 
@@ -580,7 +619,7 @@ fn those_of_c_are_gdbs() {
     let ways = [&["-O0"][..], &["-O2"], &["-O1", "-gdwarf-4"], &["-O2", "-pie", "-fPIE"]];
     let functions =
         ["integers", "floats", "structures", "pointers", "vectors", "blocks", "many", "returned", "called"];
-    let (equal, reasons) = all_equal(&command(&["cc", "-g", "-no-pie"]), "program.c", &ways, &functions);
+    let (equal, reasons) = all_equal(&command(&["cc", "-g", "-no-pie"]), "program.c", &ways, &functions, 250);
     assert!(equal > 500 && reasons < equal / 10, "{equal} equal, {reasons} with reasons");
 }
 
@@ -591,7 +630,7 @@ fn those_of_cpp_are_gdbs() {
     }
     let ways = [&["-O0"][..], &["-O2"], &["-O2", "-gdwarf-4", "-fdebug-types-section"]];
     let functions = ["cost", "largest", "heavy", "empty", "lambda"];
-    let (equal, reasons) = all_equal(&command(&["c++", "-g", "-no-pie"]), "program.cpp", &ways, &functions);
+    let (equal, reasons) = all_equal(&command(&["c++", "-g", "-no-pie"]), "program.cpp", &ways, &functions, 40);
     assert!(equal > 120 && reasons < equal / 10, "{equal} equal, {reasons} with reasons");
 }
 
@@ -603,7 +642,7 @@ fn those_of_rust_are_gdbs() {
     let ways = [&["-Copt-level=0"][..], &["-Copt-level=2"]];
     let functions = ["scalars", "aggregates", "owned", "looped", "variants"];
     let rustc = command(&["rustc", "-g", "-Crelocation-model=static"]);
-    let (equal, reasons) = all_equal(&rustc, "program.rs", &ways, &functions);
+    let (equal, reasons) = all_equal(&rustc, "program.rs", &ways, &functions, 30);
     assert!(equal > 50 && reasons < equal / 5, "{equal} equal, {reasons} with reasons");
 }
 
@@ -614,6 +653,6 @@ fn those_of_go_are_gdbs() {
     }
     let ways = [&["-gcflags=-N -l"][..], &[]];
     let functions = ["main.scalars", "main.aggregates", "main.(*Point).Move"];
-    let (equal, reasons) = all_equal(&command(&["go", "build"]), "program.go", &ways, &functions);
+    let (equal, reasons) = all_equal(&command(&["go", "build"]), "program.go", &ways, &functions, 40);
     assert!(equal > 50 && reasons < equal / 10, "{equal} equal, {reasons} with reasons");
 }

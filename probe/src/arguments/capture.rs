@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::compile::MOST_BYTES;
 use crate::arguments::operand::{Location, Operand, Place, part, plus};
 use crate::language::types::{Encoding, Type, TypeId, Types};
-use crate::language::{Circumstance, Expression, ExtendedRegister, Machine, Register, Unary, Width};
+use crate::language::{Binary, Circumstance, Expression, ExtendedRegister, Machine, Register, Unary, Width};
 
 /// Something that is taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,10 +267,54 @@ pub(crate) struct Apart {
     pub(crate) of: TypeId,
 }
 
+/// How much of a slice is taken, in bytes.
+const MOST_OF_SLICE: u32 = 1024;
+
+/// Rust's `&[T]`: where the pointer and the length are in it, and the type of the elements.
+pub(crate) struct Slice {
+    pointer: u64,
+    length: u64,
+    pub(crate) element: TypeId,
+}
+
+/// What a structure has, if it is a slice.
+pub(crate) fn slice_of(types: &Types, of: TypeId) -> Option<Slice> {
+    let Some(Type::Structure { name: Some(name), .. }) = types.get_resolved(of) else { return None };
+    if !name.starts_with("&[") && !name.starts_with("&mut [") {
+        return None;
+    }
+    let (pointer, length) = (types.member(of, "data_ptr")?, types.member(of, "length")?);
+    match types.get_resolved(pointer.of) {
+        Some(&Type::Pointer { to: Some(element), .. }) => {
+            Some(Slice { pointer: pointer.offset, length: length.offset, element })
+        }
+        _ => None,
+    }
+}
+
+/// Where the elements of a slice are, and how many bytes they have.
+fn elements_of(
+    types: &Types,
+    location: &Location,
+    of: TypeId,
+    offset: u64,
+) -> Option<(Expression, Expression)> {
+    let Slice { pointer, length, element } = slice_of(types, of)?;
+    let bytes = types.size_of(element).filter(|&bytes| bytes > 0)?;
+    let address = pointer_at(location, offset.wrapping_add(pointer))?;
+    let count = pointer_at(location, offset.wrapping_add(length))?;
+    Some((address, count.binary(Binary::Multiply, bytes.into())))
+}
+
 /// What a value has elsewhere.
 pub(crate) fn apart_of(types: &Types, operand: &Operand) -> Vec<(Apart, Capture)> {
     let mut found = Vec::new();
     let Place::At(location) = &operand.place else { return found };
+    if let Some((address, bytes)) = elements_of(types, location, operand.of, 0) {
+        let apart = Apart { region: 0, at: 0, of: types.resolved(operand.of) };
+        found.push((apart, Capture::Counted(address, bytes, MOST_OF_SLICE)));
+        return found;
+    }
     // What a reference is one of is shown with it.
     if let Some(&Type::Pointer { to: Some(to), reference: true }) = types.get_resolved(operand.of) {
         let bytes = types.size_of(to).and_then(|bytes| u32::try_from(bytes).ok());
@@ -301,6 +345,15 @@ fn find_apart(
     }
     for member in members.iter().filter(|member| member.bits.is_none()) {
         let within = offset.wrapping_add(member.offset);
+        if found.len() >= MOST {
+            return;
+        }
+        let here = Location::Memory(address.clone());
+        if let Some((elements, bytes)) = elements_of(types, &here, member.of, within) {
+            let apart = Apart { region, at: within, of: types.resolved(member.of) };
+            found.push((apart, Capture::Counted(elements, bytes, MOST_OF_SLICE)));
+            continue;
+        }
         let Some(Type::Elsewhere { of: base, at }) = types.get_resolved(member.of) else {
             find_apart(types, address, member.of, (region, within, depth + 1), found);
             continue;
@@ -308,9 +361,6 @@ fn find_apart(
         let object = plus(address.clone(), within);
         let there = at.with_registers(|register| (register == Register::Rdi).then(|| object.clone()));
         let Some(bytes) = types.size_of(*base).and_then(|bytes| u32::try_from(bytes).ok()) else { continue };
-        if found.len() >= MOST {
-            return;
-        }
         let apart = Apart { region, at: within, of: types.resolved(member.of) };
         found.push((apart, Capture::Memory(there.clone(), bytes)));
         let region = u32::try_from(found.len()).unwrap_or(u32::MAX);

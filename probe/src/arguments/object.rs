@@ -66,11 +66,11 @@ impl<'a> Object<'a> {
         if let Ok(scope) = scope
             && let Some(variable) = scope.variable(name)
         {
-            return Ok(self.located(variable, &scope.types, types));
+            return Ok(named(name, self.located(variable, &scope.types, types)));
         }
         let global = self.elf().debug_info().and_then(|info| info.global(self.address, name));
         match (global, scope) {
-            (Ok((variable, of)), _) => Ok(self.located(&variable, &of, types)),
+            (Ok((variable, of)), _) => Ok(named(name, self.located(&variable, &of, types))),
             (Err(DebugError::NoVariable { .. }), Ok(scope)) => Err(no_variable(name, scope)),
             (Err(error), _) => Err(error.to_string()),
         }
@@ -83,9 +83,18 @@ impl<'a> Object<'a> {
         }
         let mut of = [variable.of];
         let distance = types.append(from.only(&mut of));
-        let missing = |why| Location::Missing(format!("`{}`: {why}", variable.name));
-        let location = location(&variable.location).unwrap_or_else(missing);
+        let location = location(&variable.location).unwrap_or_else(Location::Missing);
         Located { location, of: TypeId(of[0].0.saturating_add(distance)) }
+    }
+}
+
+/// The same where it says what is missing, if it is.
+fn named(name: &str, located: Located) -> Located {
+    match located.location {
+        Location::Missing(why) => {
+            Located { location: Location::Missing(format!("`{name}`: {why}")), ..located }
+        }
+        _ => located,
     }
 }
 

@@ -22,7 +22,8 @@ enum Kind {
     Float,
 }
 
-/// What a symbol is at a hit, or why that cannot be known.
+/// What a symbol is at a hit, or why that cannot be known. It may have a `@` in it and what the linker is to make of it:
+/// `x@tpoff` is the distance of a thread-local variable from the thread pointer, `x@GOTPCREL` a slot with an address.
 pub(crate) type Symbols<'a> = &'a dyn Fn(&str) -> Result<Expression, String>;
 
 /// The most arguments of a probe; `sys/sdt.h` has twelve.
@@ -238,9 +239,6 @@ fn sum_of(text: &str, symbols: Symbols<'_>) -> Result<Sum, String> {
             if negative || symbol.is_some() || !is_symbol(term) {
                 return Err(format!("`{text}` is no sum that is known here"));
             }
-            if let Some((name, what)) = term.split_once('@') {
-                return Err(format!("where `{name}@{what}` is, only the linker knows"));
-            }
             symbol = Some(symbols(term)?);
         }
         rest = behind.trim_start();
@@ -264,6 +262,8 @@ mod tests {
 
     fn compiled(text: &str) -> Result<Argument, String> {
         compile(text, &|name| match name {
+            "known@tpoff" => Ok(16u64.wrapping_neg().into()),
+            "known@GOTPCREL" => Ok(Expression::register(Register::Rip).binary(Binary::Add, 0x200u64.into())),
             "known" => Ok(Expression::register(Register::Rip).binary(Binary::Add, 0x100u64.into())),
             name => Err(format!("no {name}")),
         })
@@ -348,6 +348,18 @@ mod tests {
             ),
             ("8@%fs:40", 8, unsigned, memory(reg(Register::FsBase).binary(Binary::Add, 40.into()))),
             (
+                "4@%fs:known@tpoff",
+                4,
+                unsigned,
+                memory(reg(Register::FsBase).binary(Binary::Add, 16u64.wrapping_neg().into())),
+            ),
+            (
+                "8@known@GOTPCREL(%rip)",
+                8,
+                unsigned,
+                memory(reg(Register::Rip).binary(Binary::Add, 0x200u64.into())),
+            ),
+            (
                 "-8@%gs:(%rdx)",
                 8,
                 signed,
@@ -379,8 +391,8 @@ mod tests {
             "4@$",
             "4@$foo",
             "4@foo(%rip)",
-            "8@known@GOTPCREL(%rip)",
-            "4@%fs:known@tpoff",
+            "8@known@PLT(%rip)",
+            "4@%fs:known@dtpoff",
             "4@(%rax",
             "4@%rax)",
             "4@(%rax,%rcx,3)",

@@ -122,6 +122,16 @@ fn written(probe: &Usdt) -> Vec<String> {
 
 /// Where a symbol is at a hit of a site at virtual address `site`.
 fn in_object(elf: &Elf, site: u64, name: &str) -> Result<Expression, String> {
+    if let Some((name, what)) = name.split_once('@') {
+        return match what.to_ascii_lowercase().as_str() {
+            "tpoff" => elf.thread_offset_of_symbol(name).map(Expression::from),
+            "gotpcrel" => {
+                let slot = elf.slot_of_symbol(name)?;
+                Ok(plus(Expression::register(Register::Rip), slot.wrapping_sub(site)))
+            }
+            _ => Err(format!("where `{name}@{what}` is, only the linker knows")),
+        };
+    }
     let address = elf.address_of_symbol(name)?;
     Ok(plus(Expression::register(Register::Rip), address.wrapping_sub(site)))
 }

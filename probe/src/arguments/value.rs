@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use crate::arguments::capture::{Apart, Captured, TextAt, counted, is_letter};
+use crate::arguments::capture::{Apart, Captured, Slice, TextAt, counted, is_letter, slice_of};
 use crate::language::float_of_extended;
 use crate::language::types::{Encoding, Member, Type, TypeId, Types};
 
@@ -62,6 +62,8 @@ pub enum Value {
     Variant(String, Box<Value>),
     /// Elements.
     Array(Vec<Value>),
+    /// An integer of more than 64 bits, in decimal.
+    Wide(String),
     /// Bytes that are shown in hexadecimal, the lowest last.
     Bytes(Vec<u8>),
     /// It could not be read.
@@ -158,6 +160,7 @@ impl fmt::Display for Value {
                 }
                 write!(f, "}}")
             }
+            Value::Wide(number) => f.write_str(number),
             Value::Bytes(bytes) => {
                 write!(f, "0x")?;
                 bytes.iter().rev().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -175,9 +178,16 @@ fn write_float(f: &mut fmt::Formatter<'_>, value: f64) -> fmt::Result {
         return write!(f, "{}nan", if value.is_sign_negative() { "-" } else { "" });
     }
     if value == 0.0 || value.is_infinite() || PLAIN.contains(&value.abs()) {
-        write!(f, "{value}")
-    } else {
-        write!(f, "{value:e}")
+        return write!(f, "{value}");
+    }
+    // As C writes it: a sign, and two figures at least.
+    let text = format!("{value:e}");
+    match text.split_once('e') {
+        Some((figures, exponent)) => {
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+            write!(f, "{figures}e{sign}{digits:0>2}")
+        }
+        None => f.write_str(&text),
     }
 }
 
@@ -220,6 +230,7 @@ impl Serialize for Value {
             Value::Float(_)
             | Value::Symbol(_)
             | Value::Enumerator { .. }
+            | Value::Wide(_)
             | Value::Bytes(_)
             | Value::Fault
             | Value::Missing(_) => serializer.collect_str(self),
@@ -301,6 +312,17 @@ impl<'a> Shown<'a> {
                 {
                     return text_of(text).map_or(Value::Fault, Value::Text);
                 }
+                if let Some(Slice { element, .. }) = slice_of(self.types, of)
+                    && let Some(captured) = self.apart_at(of, offset).map(|(_, captured)| captured)
+                {
+                    let count = captured.bytes.len() as u64;
+                    let count = count.checked_div(self.types.size_of(element).unwrap_or(0)).unwrap_or(0);
+                    let alone = Shown::new(self.types, Vec::new(), Vec::new(), &[]);
+                    return match captured.fault {
+                        true => Value::Fault,
+                        false => alone.array(element, count, &captured.bytes, 0, depth, &mut 0),
+                    };
+                }
                 if let Some(variants) = variants {
                     return self.variant(variants, bytes, offset, depth, count);
                 }
@@ -314,12 +336,16 @@ impl<'a> Shown<'a> {
         }
     }
 
-    fn elsewhere(&self, of: TypeId, base: TypeId, at: u64, depth: usize, count: &mut usize) -> Value {
+    /// What something of that type has elsewhere, and its number.
+    fn apart_at(&self, of: TypeId, at: u64) -> Option<(usize, &'a Captured)> {
         let apart = Apart { region: self.region, at, of: self.types.resolved(of) };
-        let Some(index) = self.apart.iter().position(|(known, _)| *known == apart) else { return Value::Fault };
-        let Some((_, captured)) = self.apart.get(index).filter(|(_, captured)| !captured.fault) else {
-            return Value::Fault;
-        };
+        let index = self.apart.iter().position(|(known, _)| *known == apart)?;
+        self.apart.get(index).map(|(_, captured)| (index, captured))
+    }
+
+    fn elsewhere(&self, of: TypeId, base: TypeId, at: u64, depth: usize, count: &mut usize) -> Value {
+        let found = self.apart_at(of, at).filter(|(_, captured)| !captured.fault);
+        let Some((index, captured)) = found else { return Value::Fault };
         let there = Shown {
             region: u32::try_from(index + 1).unwrap_or(u32::MAX),
             bases: RefCell::new(self.bases.take()),
@@ -490,6 +516,17 @@ fn number(encoding: Encoding, size: u64, bytes: &[u8]) -> Value {
         let parts = [float(half, bytes), float(half, second)];
         return Value::Array(parts.map(|part| part.map_or(Value::Fault, Value::Float)).to_vec());
     }
+    if size == 0 {
+        // Rust's `()`.
+        return Value::Structure(Vec::new());
+    }
+    if let (16, Some(wide)) = (size, bytes.first_chunk()) {
+        match encoding {
+            Encoding::Unsigned => return Value::Wide(u128::from_le_bytes(*wide).to_string()),
+            Encoding::Signed => return Value::Wide(i128::from_le_bytes(*wide).to_string()),
+            _ => {}
+        }
+    }
     if size > 8 {
         return Value::Bytes(whole(bytes));
     }
@@ -573,7 +610,9 @@ mod tests {
             (Value::Hexadecimal(16), "0x10", "16"),
             (Value::Float(1.5), "1.5", "1.5"),
             (Value::Float(3.0), "3", "3.0"),
-            (Value::Float(1e300), "1e300", "1e+300"),
+            (Value::Float(1e300), "1e+300", "1e+300"),
+            (Value::Float(-2.5e-7), "-2.5e-07", "-2.5e-7"),
+            (Value::Wide("-5".into()), "-5", "\"-5\""),
             (Value::Float(f64::NEG_INFINITY), "-inf", "\"-inf\""),
             (Value::Character(u32::from(b'a')), "'a'", "\"a\""),
             (Value::Character(10), "'\\n'", "\"\\n\""),

@@ -26,6 +26,7 @@ use crate::target::lock;
 mod debug_file;
 mod go;
 mod indirect;
+mod linked;
 mod minidebug;
 mod names;
 mod sequences;

@@ -1,6 +1,7 @@
 # What gdb says of the variables in scope at the first hit of each address, as JSON lines.
 import json
 import os
+import re
 import struct
 
 import gdb
@@ -85,6 +86,32 @@ def frames():
     return found
 
 
+def in_our_notation(text, file):
+    """What gdb has printed where both say the same in other words; "error" where it says something else than the value.
+
+    Names of functions and virtual tables behind addresses, and namespaces, are left out. Letters have no numbers with them.
+    Rust's structures and tuples have C's brackets, and no names of their types."""
+    if "<error" in text or "std::" in text or text.startswith(("&", "{void", "error")) and not file.endswith(".rs"):
+        return "error " + text
+    if text.startswith(("alloc::string::String", "alloc::vec::Vec")) or "<error" in text:
+        return "error " + text
+    text = re.sub(r"(0x[0-9a-f]+) <[^{}]*?>(?=[,}]|$)", r"\1", text)
+    text = text.replace("<synthetic pointer>", "<optimized out>")
+    text = re.sub(r"(?:\w+(?:<[^<>]*>)?::)+(?=\w)", "", text)
+    letter = r"(-?\d+) ('(?:\\[^']+|[^'\\]|\\')')"
+    text = re.sub(letter, r"\1" if file.endswith(".go") else r"\2", text)
+    text = re.sub(r"^(\S+) \+ (\S+)i$", r"{\1, \2}", text)
+    if file.endswith(".go"):
+        text = re.sub(r'0x[0-9a-f]+ "', '"', text)
+    if file.endswith(".rs"):
+        text = re.sub(r"&(?:mut )?\[[^\]]*\] \[", "[", text)
+        text = re.sub(r"[A-Z]\w*(?:<[^{}]*>)? \{", "{", text)
+        text = re.sub(r"(\w+): ", r"\1 = ", text)
+        text = text.translate(str.maketrans("()[]", "{}{}"))
+    leaves = re.sub(r"[\w.$~<>:]+ = |[{}, ]", "", text.replace("<optimized out>", "!"))
+    return "<optimized out>" if leaves and not leaves.strip("!") else text
+
+
 def texts():
     """What gdb prints of each variable that can be named, in one line."""
     found = {}
@@ -100,9 +127,10 @@ def texts():
                     continue
                 try:
                     value = symbol.value(frame)
-                    found[symbol.name] = value.format_string(
-                        max_elements=200, repeat_threshold=0, null_stop=True, symbols=False, static_members=False
+                    printed = value.format_string(
+                        max_elements=200, repeat_threshold=0, symbols=False, static_members=False, deref_refs=True
                     )
+                    found[symbol.name] = in_our_notation(printed, symbol.symtab.filename)
                 except (Exception, KeyboardInterrupt) as error:
                     found[symbol.name] = f"error {error}"
             if block.function is not None:
@@ -116,6 +144,7 @@ def texts():
 
 gdb.execute("set pagination off")
 gdb.execute("set width 0")
+gdb.execute("set print null-stop on")
 # It has assertions that some values do not meet.
 for setting in ("quit", "corefile"):
     gdb.execute(f"maintenance set internal-error {setting} no")

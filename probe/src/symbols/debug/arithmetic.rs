@@ -146,8 +146,16 @@ pub(super) fn unsupported(name: &str) -> Unavailable {
 
 /// An operation of what is on top of the stack: one value or two.
 pub(super) fn arithmetic(operation: &Operation<Slice<'_>>, stack: &mut Vec<Term>) -> Result<Term, Unavailable> {
-    if let Some(Term { kind: Kind::Float { single }, .. }) = stack.last() {
-        let single = *single;
+    let float = |term: &Term| match term.kind {
+        Kind::Float { single } => Some(single),
+        Kind::Generic | Kind::Integer { .. } => None,
+    };
+    let has_two = !matches!(
+        operation,
+        Operation::Neg | Operation::Not | Operation::Abs | Operation::PlusConstant { .. }
+    );
+    let operands = stack.iter().rev().take(if has_two { 2 } else { 1 });
+    if let Some(single) = { operands }.find_map(float) {
         return of_floats(operation, stack, single);
     }
     if let Operation::Neg = operation {
@@ -207,7 +215,13 @@ fn of_floats(
     stack: &mut Vec<Term>,
     single: bool,
 ) -> Result<Term, Unavailable> {
-    let top = pop(stack)?.to_double()?;
+    // What a register held has no type.
+    let alike = |term: Term| match term.kind {
+        Kind::Generic => Ok(Term { kind: Kind::Float { single }, ..term }),
+        Kind::Float { single: other } if other == single => Ok(term),
+        _ => Err(unsupported("an operation of a float and another number")),
+    };
+    let top = alike(pop(stack)?)?.to_double()?;
     let negated = |value: Term| value.unary(Unary::NegateFloat);
     match operation {
         Operation::Neg => return negated(top)?.rounded(single),
@@ -230,10 +244,7 @@ fn of_floats(
         Operation::Ge => (Binary::GreaterOrEqualFloat, true),
         _ => return Err(unsupported("an operation of floats that has no meaning")),
     };
-    let first = pop(stack)?;
-    if !matches!(first.kind, Kind::Float { .. }) {
-        return Err(unsupported("an operation of a float and an integer"));
-    }
+    let first = alike(pop(stack)?)?;
     let result = first.to_double()?.binary(operator, top)?;
     if is_comparison { Ok(Term { kind: Kind::Generic, ..result }) } else { result.rounded(single) }
 }

@@ -26,7 +26,8 @@ pub(super) struct Caller<'a> {
 const PRESERVED: [Register; 6] =
     [Register::Rbx, Register::Rbp, Register::R12, Register::R13, Register::R14, Register::R15];
 
-/// A caller's registers, by those of its callee.
+/// A caller's registers, by those of its callee. What no table tells of is the same: where compilers say that a value is in a
+/// register that calls may overwrite, they know that this one does not.
 struct Above {
     registers: Vec<(Register, Expression)>,
     back: Expression,
@@ -46,8 +47,8 @@ impl Above {
             let is_base = matches!(register, Register::FsBase | Register::GsBase);
             is_base || self.get(register).is_some()
         };
-        if value.has_extended() || !value.registers().all(known) {
-            return Err(not_told("who has called keeps it in a register that calls overwrite"));
+        if !value.registers().all(known) {
+            return Err(not_told("who has called keeps it in a register whose contents are not known"));
         }
         Term::of(value.with_registers(|register| self.get(register).cloned()))
     }
@@ -205,7 +206,7 @@ impl<'q, 'a> Surroundings<'q, 'a> {
             let Some(register) = general(number).filter(|register| *register != Register::Rsp) else { continue };
             let found = match saved(number) {
                 Some(saved) => value(saved),
-                None => PRESERVED.contains(&register).then(|| Expression::register(register)),
+                None => Some(Expression::register(register)),
             };
             registers.extend(found.map(|found| (register, found)));
         }
