@@ -73,16 +73,10 @@ fn callers_say_what_they_have_passed() {
     for flags in [&["-g", "-O2"][..], &["-g", "-O2", "-gdwarf-4"], &["-g", "-O2", "-no-pie", "-fno-pie"]] {
         let program = scratch.compile("program", PROGRAM, flags);
         let probe = |place: &str, what: &str| format!("program.c:{} {what}", line_of(place));
-        let found = shown(
-            &program,
-            &[probe("here forgotten", "a=a n=n d=d"), probe("here passing", "a=a n=n")],
-        );
+        let found =
+            shown(&program, &[probe("here forgotten", "a=a n=n d=d"), probe("here passing", "a=a n=n")]);
         let expected = (40..43).flat_map(|i| {
-            [
-                format!("a={i} n=8 d=2.5"),
-                format!("a={i} n=7"),
-                format!("a={} n=8 d=0.25", i + 100),
-            ]
+            [format!("a={i} n=8 d=2.5"), format!("a={i} n=7"), format!("a={} n=8 d=0.25", i + 100)]
         });
         assert_eq!(found, expected.collect::<Vec<_>>(), "{flags:?}");
     }
@@ -173,7 +167,8 @@ fn what_is_global_is_the_functions_when_it_has_returned() {
     let program = scratch.path("main");
     let search = format!("-Wl,-rpath,{}", scratch.path("").display());
     run(Command::new("cc").args(["-g", "-O1", "-o"]).arg(&program).arg(main).arg(&object).arg(search));
-    let found = shown(&program, &["liblibrary.so:work%return c=counter r=$retval if counter > 11".to_owned()]);
+    let found =
+        shown(&program, &["liblibrary.so:work%return c=counter r=$retval if counter > 11".to_owned()]);
     assert_eq!(found, ["c=13 r=26", "c=16 r=32"]);
     // What was the function's own is gone, which is no reason for other values.
     let mut session = launched(&program);
@@ -215,7 +210,8 @@ fn what_debug_information_shares_with_others_is_found() {
     // Without that file, it says which is missing.
     std::fs::remove_file(&shared).unwrap();
     let elf = probe::elf::Elf::open(&programs[0]).unwrap();
-    let work = elf.functions().iter().find(|function| function.bare_names().any(|name| name == "work")).unwrap();
+    let work =
+        elf.functions().iter().find(|function| function.bare_names().any(|name| name == "work")).unwrap();
     let said = match elf.debug_info().unwrap().scope(work.address) {
         Ok(scope) => format!("{:?}", scope.frames),
         Err(error) => error.to_string(),
@@ -268,12 +264,7 @@ func main() {
     let found = shown(&program, &probes.map(str::to_owned));
     let expected = (1..4).flat_map(|i| {
         let n = 2 * i + 7;
-        [
-            format!("n={i} a=7 b=0.5"),
-            format!("r={n}"),
-            format!("a={n} text=\"four\""),
-            format!("r={}", n + 4),
-        ]
+        [format!("n={i} a=7 b=0.5"), format!("r={n}"), format!("a={n} text=\"four\""), format!("r={}", n + 4)]
     });
     assert_eq!(found, expected.collect::<Vec<_>>());
 }
@@ -312,7 +303,8 @@ fn references_and_virtual_base_classes_are_followed() {
     let probes: ProbeBuilder = "program:work".parse().unwrap();
     let mut session = launched(&program);
     let seen = session.events(&[probes.variables()]).unwrap().next().unwrap();
-    let member = |name: &str| seen.values.get("left").and_then(|value| value.member(name)).and_then(Value::as_i64);
+    let member =
+        |name: &str| seen.values.get("left").and_then(|value| value.member(name)).and_then(Value::as_i64);
     assert_eq!(member("left"), Some(30));
     assert_eq!(seen.values.get("n").and_then(Value::as_i64), Some(9));
 }

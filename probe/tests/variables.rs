@@ -499,7 +499,9 @@ fn compare_texts(
 ) {
     for (name, shown) in ours {
         // Where it prints no value, there is nothing to compare with.
-        let Some(printed) = theirs.get(name).filter(|printed| !printed.starts_with("error")) else { continue };
+        let Some(printed) = theirs.get(name).filter(|printed| !printed.starts_with("error")) else {
+            continue;
+        };
         let (shown, printed) = (in_their_notation(shown), in_their_notation(printed));
         // gdb 13 takes the other variant where the optimizer has left the value in pieces.
         if shown == printed || name == "result" && shown == "Ok{Low}" {
@@ -630,7 +632,8 @@ fn those_of_cpp_are_gdbs() {
     }
     let ways = [&["-O0"][..], &["-O2"], &["-O2", "-gdwarf-4", "-fdebug-types-section"]];
     let functions = ["cost", "largest", "heavy", "empty", "lambda"];
-    let (equal, reasons) = all_equal(&command(&["c++", "-g", "-no-pie"]), "program.cpp", &ways, &functions, 40);
+    let (equal, reasons) =
+        all_equal(&command(&["c++", "-g", "-no-pie"]), "program.cpp", &ways, &functions, 40);
     assert!(equal > 120 && reasons < equal / 10, "{equal} equal, {reasons} with reasons");
 }
 

@@ -245,9 +245,10 @@ impl Compiler<'_> {
     /// The address of a string.
     pub(crate) fn text_at(&self, node: &Node, operand: &Operand) -> Compiled<Expression> {
         match (&operand.place, self.types.get_resolved(operand.of)) {
-            (Place::At(Location::Memory(address)), Some(Type::Array { .. } | Type::Sequence { .. } | Type::Text)) => {
-                Ok(address.clone())
-            }
+            (
+                Place::At(Location::Memory(address)),
+                Some(Type::Array { .. } | Type::Sequence { .. } | Type::Text),
+            ) => Ok(address.clone()),
             _ => Ok(self.number_of(node, operand)?.value),
         }
     }

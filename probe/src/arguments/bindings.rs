@@ -106,6 +106,14 @@ impl Bindings {
         Some(bound)
     }
 
+    /// The same of a place, whoever has called.
+    pub(crate) fn at_place(&self, place: &Place, tell: &mut dyn FnMut(&LocateError)) -> Option<Arc<Bound>> {
+        match &self.only {
+            Some(only) => Some(Arc::clone(only)),
+            None => self.known_at(place, tell),
+        }
+    }
+
     fn known_at(&self, place: &Place, tell: &mut dyn FnMut(&LocateError)) -> Option<Arc<Bound>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(bound) = known.sites.get(place) {

@@ -201,9 +201,7 @@ pub(crate) fn of_operand(types: &Types, operand: &Operand) -> Result<Vec<Capture
         Place::At(Location::Memory(address)) if types.size_of(operand.of).is_none() => {
             match (types.get_resolved(operand.of), types.computed_size_of(operand.of)) {
                 (Some(Type::Function { .. }), _) => Ok(vec![Capture::Memory(address.clone(), 8)]),
-                (_, Some(bytes)) => {
-                    Ok(vec![Capture::Counted(address.clone(), bytes, MOST_BYTES as u32)])
-                }
+                (_, Some(bytes)) => Ok(vec![Capture::Counted(address.clone(), bytes, MOST_BYTES as u32)]),
                 _ => Err(UNSIZED),
             }
         }
@@ -373,7 +371,11 @@ fn find_apart(
 pub(crate) type TextAt = (u32, u64);
 
 /// The strings that an operand, and what it has elsewhere, leads to.
-pub(crate) fn texts_of(types: &Types, operand: &Operand, apart: &[(Apart, Capture)]) -> Vec<(TextAt, Capture)> {
+pub(crate) fn texts_of(
+    types: &Types,
+    operand: &Operand,
+    apart: &[(Apart, Capture)],
+) -> Vec<(TextAt, Capture)> {
     let mut all = Vec::new();
     let mut of_region = |region: usize, location: &Location, of| {
         let mut texts = Vec::new();

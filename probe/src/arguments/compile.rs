@@ -331,7 +331,9 @@ impl<'a> Compiler<'a> {
                     Ok(Operand::new(Location::Memory(at.with_registers(is_object)), *of))
                 }
                 Some(missing @ Location::Missing(_)) => Ok(Operand::new(missing, *of)),
-                _ => self.wrong(node, format!("`{name}` is of a virtual base class of what is not in memory")),
+                _ => {
+                    self.wrong(node, format!("`{name}` is of a virtual base class of what is not in memory"))
+                }
             };
         }
         if let Some((first, count)) = member.bits {
@@ -498,9 +500,9 @@ impl<'a> Compiler<'a> {
             }
             let array = self.types.add(Type::Array { element, count: Some(count) });
             return match operand.place {
-                Place::At(location @ (Location::Memory(_) | Location::Extended(..) | Location::Missing(_))) => {
-                    Ok(Operand::new(location, array))
-                }
+                Place::At(
+                    location @ (Location::Memory(_) | Location::Extended(..) | Location::Missing(_)),
+                ) => Ok(Operand::new(location, array)),
                 _ => self.wrong_at(of.column, "only memory and vector registers have several elements"),
             };
         }

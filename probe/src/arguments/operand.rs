@@ -172,8 +172,7 @@ fn joined(location: &Location, offset: u64, bytes: u64) -> Option<Expression> {
             for at in (from..to).step_by(step as usize) {
                 let low = bits(&part(piece, at - start, step)?, step)?;
                 let shift = 8 * (at - offset);
-                let placed =
-                    if shift == 0 { low } else { low.binary(Binary::ShiftLeft, shift.into()) };
+                let placed = if shift == 0 { low } else { low.binary(Binary::ShiftLeft, shift.into()) };
                 all = Some(match all {
                     Some(all) => all.binary(Binary::Or, placed),
                     None => placed,

@@ -445,14 +445,6 @@ impl Expression {
         Expression { nodes }
     }
 
-    /// The general registers that it looks at.
-    pub(crate) fn registers(&self) -> impl Iterator<Item = Register> + '_ {
-        self.nodes.iter().filter_map(|node| match node {
-            Node::Register(register) => Some(*register),
-            _ => None,
-        })
-    }
-
     /// Whether it has a register's value itself in it, rather than as a part of an address from which memory is read.
     pub(crate) fn is_of_registers(&self) -> bool {
         // How many operands are still to come, at each depth, and whether they make an address.
@@ -542,10 +534,9 @@ impl Outlook<'_> {
             Node::Binary(operator) => {
                 let (first, second) = (self.value(), self.value());
                 match operator {
-                    Binary::AndThen => Foreseen {
-                        never: first.never,
-                        may_hold: first.may_hold && second.may_hold,
-                    },
+                    Binary::AndThen => {
+                        Foreseen { never: first.never, may_hold: first.may_hold && second.may_hold }
+                    }
                     Binary::OrElse => Foreseen {
                         never: first.never,
                         may_hold: !first.never && (first.may_hold || second.may_hold),
@@ -917,7 +908,8 @@ mod tests {
 
     #[test]
     fn registers_are_replaced_by_other_values() {
-        let sum = Expression::register(Register::Rdi).binary(Binary::Add, Expression::register(Register::Rsi));
+        let sum =
+            Expression::register(Register::Rdi).binary(Binary::Add, Expression::register(Register::Rsi));
         let other = Expression::from(5).unary(Unary::Negate);
         let replaced = sum.with_registers(|register| (register == Register::Rdi).then(|| other.clone()));
         assert_eq!(value(&replaced), Ok((Register::Rsi as u64 + 100).wrapping_sub(5)));

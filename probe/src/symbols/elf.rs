@@ -583,7 +583,17 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
     let soname = named.soname(header, data)?;
     let unwound = unwind::functions(&sections, data);
     let slots = indirect::slots(&sections, data, &segments);
-    Ok(Contents { position_independent, soname, segments, code, symbols, unwound, slots, debug_file, supplement })
+    Ok(Contents {
+        position_independent,
+        soname,
+        segments,
+        code,
+        symbols,
+        unwound,
+        slots,
+        debug_file,
+        supplement,
+    })
 }
 
 fn section_table_size(header: &Header) -> u64 {

@@ -112,7 +112,8 @@ impl Runner {
         let bound = self.bindings.as_ref().and_then(|bindings| {
             let (probe, pid) = (hit.probe(), hit.pid());
             let outlet = &self.common.outlet;
-            bindings.at(hit.place(), hit, &mut |error| outlet.event(&Event::Unresolvable { probe, pid, error }))
+            bindings
+                .at(hit.place(), hit, &mut |error| outlet.event(&Event::Unresolvable { probe, pid, error }))
         });
         for (step, taken) in self.program.steps().iter().zip(&self.taken) {
             match step {

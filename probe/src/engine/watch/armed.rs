@@ -129,7 +129,7 @@ impl Arming {
         hit: &mut Hit<'_>,
         unwinder: &Unwinder,
     ) -> Result<Arming, WatchRefusal> {
-        let place = Place { pid: hit.pid(), address: hit.ip(), function: None };
+        let place = Place::new(hit.pid(), hit.ip(), None);
         let registers = GeneralRegisters { rip: hit.ip(), ..hit.registers().clone() };
         let gpr = registers.gpr;
         let caller = Caller { pid: hit.pid(), gpr: &gpr, ip: hit.ip() };
@@ -154,8 +154,8 @@ impl Arming {
         address: u64,
         memory: Read<'_>,
     ) -> Result<Arming, WatchRefusal> {
-        let place = Place { pid, address, function: None };
-        let bound = watched.bind(place)?;
+        let place = Place::new(pid, address, None);
+        let bound = watched.bind(&place)?;
         let registers = bound.binding.parts().flat_map(Capture::expressions).flat_map(|of| of.registers());
         if let Some(register) = registers.into_iter().find(|&register| register != Register::Rip) {
             return Err(WatchRefusal::NeedsHit(register));
@@ -178,7 +178,7 @@ impl Arming {
         registers: GeneralRegisters,
         memory: Read<'_>,
     ) -> Result<Arming, WatchRefusal> {
-        let bound = watched.bind(place)?;
+        let bound = watched.bind(&place)?;
         if bound.binding.parts().any(|part| matches!(part, Capture::Nowhere(_))) {
             return Err(WatchRefusal::OptimizedOut);
         }

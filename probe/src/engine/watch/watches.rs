@@ -244,9 +244,9 @@ impl Watched {
     }
 
     /// What its names come to at a place.
-    pub(crate) fn bind(&self, place: Place) -> Result<Arc<Bound>, WatchRefusal> {
+    pub(crate) fn bind(&self, place: &Place) -> Result<Arc<Bound>, WatchRefusal> {
         let mut why = None;
-        let bound = self.bindings.at(place, |error| why = Some(error.to_string()));
+        let bound = self.bindings.at_place(place, &mut |error| why = Some(error.to_string()));
         bound.ok_or_else(|| {
             let known = || "what it is computed from is not known here".to_owned();
             WatchRefusal::Unresolvable(why.unwrap_or_else(known))

@@ -145,7 +145,10 @@ pub(super) fn unsupported(name: &str) -> Unavailable {
 }
 
 /// An operation of what is on top of the stack: one value or two.
-pub(super) fn arithmetic(operation: &Operation<Slice<'_>>, stack: &mut Vec<Term>) -> Result<Term, Unavailable> {
+pub(super) fn arithmetic(
+    operation: &Operation<Slice<'_>>,
+    stack: &mut Vec<Term>,
+) -> Result<Term, Unavailable> {
     let float = |term: &Term| match term.kind {
         Kind::Float { single } => Some(single),
         Kind::Generic | Kind::Integer { .. } => None,

@@ -79,7 +79,10 @@ fn is_call_site(tag: dw::DwTag) -> bool {
 fn is_around_calls(tag: dw::DwTag) -> bool {
     matches!(
         tag,
-        dw::DW_TAG_lexical_block | dw::DW_TAG_inlined_subroutine | dw::DW_TAG_try_block | dw::DW_TAG_catch_block
+        dw::DW_TAG_lexical_block
+            | dw::DW_TAG_inlined_subroutine
+            | dw::DW_TAG_try_block
+            | dw::DW_TAG_catch_block
     )
 }
 
@@ -169,9 +172,7 @@ impl<'a> Query<'a> {
         let name = self.linkage_name(&completed).or_else(|| self.plain_name(&completed));
         let Some(name) = name else { return Ok(Vec::new()) };
         let mut found = self.named(Kind::Function, &name)?;
-        found.retain(|die| {
-            self.entry(*die).is_ok_and(|(_, entry)| !entry.has_attr(dw::DW_AT_declaration))
-        });
+        found.retain(|die| self.entry(*die).is_ok_and(|(_, entry)| !entry.has_attr(dw::DW_AT_declaration)));
         Ok(found)
     }
 
@@ -192,7 +193,8 @@ impl<'q, 'a> Surroundings<'q, 'a> {
             0 => cfa.clone(),
             offset => cfa.clone().binary(Binary::Add, offset.cast_unsigned().into()),
         };
-        let saved = |number: u16| row.saved.iter().find(|(known, _)| *known == number).map(|(_, saved)| *saved);
+        let saved =
+            |number: u16| row.saved.iter().find(|(known, _)| *known == number).map(|(_, saved)| *saved);
         let value = |saved: Saved| match saved {
             Saved::Nowhere => None,
             Saved::At(offset) => Some(at(offset).unary(Unary::Load(Width::Quadword))),
@@ -203,7 +205,9 @@ impl<'q, 'a> Surroundings<'q, 'a> {
         let back = saved(row.returns).and_then(value).ok_or(Unavailable::NoFrame)?;
         let mut registers = vec![(Register::Rsp, cfa.clone())];
         for number in 0..16 {
-            let Some(register) = general(number).filter(|register| *register != Register::Rsp) else { continue };
+            let Some(register) = general(number).filter(|register| *register != Register::Rsp) else {
+                continue;
+            };
             let found = match saved(number) {
                 Some(saved) => value(saved),
                 None => Some(Expression::register(register)),

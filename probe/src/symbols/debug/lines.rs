@@ -323,7 +323,10 @@ impl DebugInfo {
             };
             let mut files = program.header().file_names().iter();
             let of_unit = unit.name.is_some_and(is_last);
-            of_unit || files.any(|file| query.sections_of(unit).attr_string(unit, file.path_name()).is_ok_and(is_last))
+            of_unit
+                || files.any(|file| {
+                    query.sections_of(unit).attr_string(unit, file.path_name()).is_ok_and(is_last)
+                })
         };
         let mut found = Vec::new();
         for index in (0..self.units.len()).filter(|&index| !self.is_type_unit(index)) {

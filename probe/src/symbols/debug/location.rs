@@ -313,7 +313,12 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
     }
 
     /// Follows from byte `at` of the expression on, with these values on the stack.
-    pub(super) fn from(&mut self, whole: Slice<'a>, at: usize, mut stack: Vec<Term>) -> Result<End, Unavailable> {
+    pub(super) fn from(
+        &mut self,
+        whole: Slice<'a>,
+        at: usize,
+        mut stack: Vec<Term>,
+    ) -> Result<End, Unavailable> {
         let mut pieces: Vec<Piece> = Vec::new();
         // What the next piece is, where it is not what the stack says.
         let mut ready: Option<Location> = None;
@@ -487,9 +492,15 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
                 loaded.taken_for(self.kind_of(base_type)?)?
             }
             Operation::EntryValue { expression } => self.entry_value(expression)?,
-            Operation::ParameterRef { offset } => self.parameter(Die { unit: self.unit, offset: offset.0 })?,
+            Operation::ParameterRef { offset } => {
+                self.parameter(Die { unit: self.unit, offset: offset.0 })?
+            }
             Operation::VariableValue { offset } => {
-                let die = self.around.query.die_at(offset.0).ok_or_else(|| unsupported("DW_OP_GNU_variable_value"))?;
+                let die = self
+                    .around
+                    .query
+                    .die_at(offset.0)
+                    .ok_or_else(|| unsupported("DW_OP_GNU_variable_value"))?;
                 self.value_of(die)?
             }
             Operation::Call { offset } => return self.call(offset, stack),
@@ -563,8 +574,10 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
             });
             return constant.map(Term::constant).ok_or(Unavailable::OptimizedOut);
         };
-        let of = attribute(dw::DW_AT_type).map(|(at, of)| query.reference(at, Some(of))).transpose()?.flatten();
-        let width = query.size(of, 0).and_then(width).ok_or_else(|| unsupported("a number of unknown size"))?;
+        let of =
+            attribute(dw::DW_AT_type).map(|(at, of)| query.reference(at, Some(of))).transpose()?.flatten();
+        let width =
+            query.size(of, 0).and_then(width).ok_or_else(|| unsupported("a number of unknown size"))?;
         let signed = of.and_then(|of| query.base(of, 0));
         let signed = matches!(signed, Some(dw::DW_ATE_signed | dw::DW_ATE_signed_char));
         let kind = Kind::Integer { width, signed };

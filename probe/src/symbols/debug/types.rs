@@ -9,8 +9,8 @@ use super::error::DebugError;
 use super::info::{Die, Entry, Query, Unit, Value};
 use super::location::{End, Run, Surroundings};
 use super::sections::Slice;
-use crate::language::{Binary, Expression, Register};
 use crate::language::types::{Encoding, Member, StructureKind, Type, TypeId, Types, Variant, Variants};
+use crate::language::{Binary, Expression, Register};
 
 /// How many types are described at most; those that are named first come first.
 const MOST_TYPES: usize = 20_000;
@@ -247,7 +247,8 @@ impl<'q, 'a> Describer<'q, 'a> {
         let mut run = Run::new(&around, unit.encoding(), die.unit, None);
         let object = Term::leaf(Expression::register(Register::Rdi));
         let Ok(End::Memory(at)) = run.from(place.0, 0, vec![object]) else { return Ok(None) };
-        if at.expression.has_extended() || at.expression.registers().any(|register| register != Register::Rdi) {
+        if at.expression.has_extended() || at.expression.registers().any(|register| register != Register::Rdi)
+        {
             return Ok(None);
         }
         let of = self.type_of(die, entry)?;

@@ -19,8 +19,9 @@ impl Elf {
     /// # Errors
     /// There is none of that name, or only the running program knows.
     pub(crate) fn thread_offset_of_symbol(&self, name: &str) -> Result<u64, String> {
-        let block = block_of_program(&self.data)
-            .ok_or_else(|| format!("how far `{name}` is from the thread pointer, only the running program knows"))?;
+        let block = block_of_program(&self.data).ok_or_else(|| {
+            format!("how far `{name}` is from the thread pointer, only the running program knows")
+        })?;
         let offset = thread_local(&self.data, name);
         let offset = offset.ok_or_else(|| format!("the file has no thread-local symbol `{name}`"))?;
         Ok(offset.wrapping_sub(block))

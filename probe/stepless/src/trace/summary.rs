@@ -280,7 +280,9 @@ fn whole(value: f64) -> serde_json::Value {
 fn tell_undefined(counts: &[Counts]) {
     for Counts { probe, undefined, .. } in counts.iter().filter(|counts| counts.undefined > 0) {
         let hits = if *undefined == 1 { "hit" } else { "hits" };
-        warn(&format!("{probe}: for {undefined} {hits} the condition had no value, so that they count as filtered"));
+        warn(&format!(
+            "{probe}: for {undefined} {hits} the condition had no value, so that they count as filtered"
+        ));
     }
 }
 
