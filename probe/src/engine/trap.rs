@@ -128,7 +128,15 @@ impl Tracer {
             return self.threads.resume(stopped, signal);
         };
         let here = Place { pid, space_id, space: &space, address: self.registers.file.rip };
-        if self.shared.watches.any() && self.has_written(&mut stopped, here, signalled) {
+        let is_over = match self.shared.watches.any() {
+            true => self.has_written(&mut stopped, here, signalled),
+            // Nobody wants to know any more.
+            false => signalled.is_some_and(|signalled| signalled.data && !signalled.late),
+        };
+        if is_over {
+            if self.regions.contains_key(&tid) {
+                return self.go_on(stopped);
+            }
             if let Some(stopped) = self.share_out(stopped, false) {
                 self.threads.resume(stopped, 0);
             }

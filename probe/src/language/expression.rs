@@ -445,13 +445,15 @@ impl Expression {
         Expression { nodes }
     }
 
-    /// Whether it has a register's value itself in it, rather than as a part of an address from which memory is read.
+    /// Whether it has a register's value itself in it, rather than as a part of an address from which memory is read. RIP
+    /// is no register here: it only says where the object is.
     pub(crate) fn is_of_registers(&self) -> bool {
         // How many operands are still to come, at each depth, and whether they make an address.
         let mut open: Vec<(usize, bool)> = Vec::new();
         for node in &self.nodes {
             let within = open.last().is_some_and(|&(_, within)| within);
             match node {
+                Node::Register(Register::Rip) => {}
                 Node::Register(_) | Node::Extended(..) if !within => return true,
                 _ => {}
             }
@@ -744,6 +746,27 @@ pub fn float_of_extended(significand: u64, sign_exponent: u16) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn registers_are_values_or_parts_of_addresses() {
+        let register = |register| Expression::register(register);
+        let address = || register(Register::Rbp).binary(Binary::Add, 8u64.into());
+        let loaded = || address().unary(Unary::Load(Width::Doubleword));
+        for (expression, expected) in [
+            (register(Register::Rax), true),
+            (address(), true),
+            (loaded(), false),
+            (loaded().binary(Binary::Add, loaded()), false),
+            (loaded().binary(Binary::Add, register(Register::Rcx)), true),
+            (loaded().choose(loaded(), address()), true),
+            (address().unary(Unary::LoadText).unary(Unary::Not), false),
+            (register(Register::Rip).binary(Binary::Add, 8u64.into()), false),
+            (Expression::extended(ExtendedRegister::Vector(0), 0), true),
+        ] {
+            assert_eq!(expression.is_of_registers(), expected, "{expression:?}");
+        }
+        assert_eq!(loaded().registers().collect::<Vec<_>>(), [Register::Rbp]);
+    }
 
     /// Memory has its address in each byte, but for a page at 0. Each register holds its number and 100.
     struct Even;
