@@ -71,7 +71,6 @@ fn observed(session: &mut Session) -> Arc<Mutex<Vec<String>>> {
             Event::WatchEnded { ending, .. } => ending.to_string(),
             Event::NotWatched { reason, .. } => reason.to_string(),
             Event::Watching { .. } => "watching".to_owned(),
-            Event::Exec { .. } => "exec".to_owned(),
             _ => return,
         });
     });

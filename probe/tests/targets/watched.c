@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct item { int n; struct item *next; };
+struct item { volatile int n; struct item *next; };
 
 volatile int counter __attribute__((aligned(16)));
 volatile char text[12] __attribute__((aligned(16)));
@@ -129,8 +129,8 @@ int main(int count, char **arguments) {
     } else if (!strcmp(what, "pushed")) {
         pushed();
     } else if (!strcmp(what, "leaves")) {
-        if (!setjmp(back)) leaves(7);
-        if (!setjmp(back)) leaves(9);
+        if (!setjmp(back)) { leaves(7); abort(); }
+        if (!setjmp(back)) { leaves(9); abort(); }
         int result = local(1);
         printf("%d\n", result);
     } else if (!strcmp(what, "threads")) {

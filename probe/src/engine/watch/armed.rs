@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::arguments::bindings::{Bound, Place};
-use crate::arguments::capture::Capture;
+use crate::arguments::capture::{Capture, captured};
 use crate::engine::hit::{Action, GeneralRegisters, Hit};
 use crate::engine::watch::frozen::{Frozen, Read};
 use crate::engine::watch::{Change, Ending, How, Thread, Until, WatchRefusal, Watched, Watching, Writer};
@@ -78,13 +78,9 @@ impl Seen {
         };
         let mut machine = Frozen::new(registers, &mut noting);
         let parts = bound.binding.take_parts(&mut machine);
-        let address = bound
-            .binding
-            .parts()
-            .next()
-            .filter(|part| matches!(part, Capture::Memory(..)))
-            .and_then(|_| machine.last())
-            .map(|range| range.start);
+        let is_there = captured(&parts).next().is_some_and(|first| !first.fault);
+        let memory_part = bound.binding.parts().next().filter(|part| matches!(part, Capture::Memory(..)));
+        let address = memory_part.filter(|_| is_there).and_then(|_| machine.last()).map(|range| range.start);
         let ranges = machine.into_ranges();
         let mut again = |address, bytes: &mut [u8]| {
             let known = pieces.iter().find(|(start, piece)| *start == address && piece.len() == bytes.len());
