@@ -4,7 +4,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use conformance::litmus::{self, Options};
-use probe::Ways;
+use probe::locate::{Address, Hardware};
+use probe::{Action, Session, Ways};
 
 fn conformance(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_conformance")).args(arguments).output().unwrap()
@@ -12,14 +13,35 @@ fn conformance(arguments: &[&str]) -> Output {
 
 #[test]
 fn nothing_forbidden_is_seen() {
-    let output = conformance(&["litmus", "--seconds", "2", "--json"]);
+    holds(&["litmus", "--seconds", "2", "--json"], 68);
+}
+
+/// Of these tests threads contend for an instruction that each borrows, and of the others no memory is contended for.
+#[test]
+fn nothing_forbidden_is_seen_by_hardware_breakpoints() {
+    let refused = Session::launch(Command::new("true")).unwrap();
+    let refused = refused
+        .entry()
+        .map(|entry| (refused, entry))
+        .and_then(|(mut session, entry)| session.probe(Hardware(Address(entry)), |_| Action::Continue).err());
+    if let Some(error) = refused {
+        return println!("skipped: {error}");
+    }
+    for (test, number) in [("lock_cmpxchg", 10), ("message", 2)] {
+        holds(&["litmus", "--executor", "hardware", "--test", test, "--seconds", "1", "--json"], number);
+    }
+}
+
+/// That so many tests hold.
+fn holds(arguments: &[&str], number: usize) {
+    let output = conformance(arguments);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let tests = document["tests"].as_array().unwrap();
     let skipped = document["skipped"].as_array().unwrap();
     skipped.iter().for_each(|skipped| println!("skipped: {skipped}"));
-    assert_eq!(tests.len() + skipped.len(), 68, "{document}");
+    assert_eq!(tests.len() + skipped.len(), number, "{document}");
     for test in tests {
         assert_eq!(test["forbidden"], 0, "{test}");
         assert!(test["rounds"].as_u64() > Some(0), "{test}");

@@ -98,7 +98,7 @@ fn ptrace(request: u32) -> Refused {
 #[test]
 fn a_thread_executes_what_extended_registers_cannot_be_had_for() {
     for (request, name) in
-        [(libc::PTRACE_GETREGSET, "PTRACE_GETREGSET"), (libc::PTRACE_SETREGSET, "PTRACE_SETREGSET")]
+        [(libc::PTRACE_GETFPREGS, "PTRACE_GETFPREGS"), (libc::PTRACE_SETFPREGS, "PTRACE_SETFPREGS")]
     {
         let run = extended(ptrace(request));
         assert_eq!(run.failed, BTreeSet::from([name]));
@@ -166,6 +166,8 @@ fn faults_system_calls_and_atomic_accesses_end_as_alone() {
         (libc::PTRACE_SETREGS, Some("PTRACE_SETREGS")),
         (libc::PTRACE_GETREGSET, None),
         (libc::PTRACE_SETREGSET, None),
+        (libc::PTRACE_GETFPREGS, None),
+        (libc::PTRACE_SETFPREGS, None),
         (libc::PTRACE_PEEKUSER, None),
         (libc::PTRACE_POKEUSER, None),
         (libc::PTRACE_GETSIGINFO, Some("PTRACE_GETSIGINFO")),

@@ -86,6 +86,18 @@ fn adjacent_instructions_are_hit_each_time() {
 }
 
 #[test]
+fn a_breakpoint_of_which_the_kernel_does_not_know_is_a_hit() {
+    if are_there() {
+        let program = compile("hardware", &[]);
+        let mut session = launch(&program, "untold", SessionOptions::default());
+        let site = Hardware(Function::entry(&program, "returned"));
+        let id = session.probe(site, proceed).unwrap();
+        assert_eq!(finish(&mut session), 0);
+        assert_eq!(counters(&session, id), all_emulated(10));
+    }
+}
+
+#[test]
 fn every_thread_is_armed_at_its_birth() {
     if are_there() {
         let counted = run("generations", "work", SessionOptions::default());

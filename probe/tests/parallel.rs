@@ -109,10 +109,20 @@ fn what_a_thread_executes_itself_is_not_seen_by_threads_of_other_tracers() {
 
 #[test]
 fn a_slow_handler_delays_its_own_thread_only() {
+    delays_nobody(&["slow", "2"]);
+}
+
+#[test]
+fn a_slow_handler_of_the_main_thread_delays_nobody_either() {
+    delays_nobody(&["slow_main", "1"]);
+}
+
+/// That another thread reaches a probe while one is at a slow handler, each time but the first.
+fn delays_nobody(how: &[&str]) {
     const SLOWLY: u64 = 20;
     let program = compile("parallel", &[]);
     let mut command = Command::new(&program);
-    command.args(["slow", "2", &SLOWLY.to_string()]);
+    command.args(how).arg(SLOWLY.to_string());
     let (reader, writer) = std::io::pipe().unwrap();
     command.stdout(writer);
     let mut session = Session::launch(command).unwrap();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Function, Target, compile, counter, finish};
 use probe::locate::{Address, Hardware};
 use probe::maps::Maps;
-use probe::{Event, Locate, ProbeError, ProbeId, RunEnd, Session, Unplaceable};
+use probe::{Action, Event, Hit, Locate, ProbeError, ProbeId, RunEnd, Session, Unplaceable};
 
 /// Where the program puts code of its own.
 const JIT: u64 = 0x1000_0000;
@@ -152,6 +152,33 @@ fn a_breakpoint_that_was_copied_elsewhere_is_lifted_there() {
         [Told::Copied { address, of, served: false }] => assert!(of == site && address != site),
         ref other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_copy_to_which_nobody_has_come_is_lifted_when_the_target_is_left() {
+    const HITS: u64 = 10;
+    let program = compile("text", &["-ldl"]);
+    let mut target = Target::start(&program, &["kept"]);
+    let mut session = Session::attach(target.pid()).unwrap();
+    let heard = listen(&mut session);
+    let mut hits = 0;
+    let handler = move |_: &mut Hit<'_>| {
+        hits += 1;
+        if hits == HITS { Action::Detach } else { Action::Continue }
+    };
+    let probe = session.probe(Function::entry(&program, "answer"), handler).unwrap();
+    target.close_input();
+    assert_eq!(session.run_for(Duration::from_secs(60)), RunEnd::Detached);
+    let report = session.report(probe).unwrap();
+    assert_eq!(report.counters.emulated, HITS);
+    match heard.lock().unwrap()[..] {
+        [Told::Copied { address, of, served: false }] => {
+            assert!(of == report.sites[0] && address != of);
+        }
+        ref other => panic!("{other:?}"),
+    }
+    // It executes the copy when nobody traces it any more.
+    assert_eq!(target.finish(), Some(0));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
+use crate::engine::probes::{Held, Tally};
 use crate::engine::session::Session;
-use crate::engine::shared::Tally;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::stopped::Stopped;
@@ -295,8 +295,8 @@ impl Tracer {
         let Some((file, offset)) = lifted else { return Some(stopped) };
         for &purpose in &self.here {
             let Some(probe) = self.probes.get(purpose.probe()) else { continue };
-            Tally::count(&probe.tally.hits);
-            if let Some(cover) = &probe.cover {
+            Tally::count(&probe.tally_of(purpose).hits);
+            if let Some(cover) = probe.cover() {
                 cover.count(file, offset);
             }
         }
@@ -311,7 +311,7 @@ impl Tracer {
         !self.here.is_empty()
             && self.here.iter().all(|&purpose| {
                 let probe = self.probes.get(purpose.probe());
-                probe.and_then(|probe| probe.cover.as_ref()).is_some_and(|cover| cover.is_once())
+                probe.and_then(|probe| probe.cover()).is_some_and(|cover| cover.is_once())
             })
     }
 }
@@ -350,6 +350,7 @@ impl Session {
     }
 
     pub(crate) fn cover_of(&self, id: ProbeId) -> Option<Arc<Cover>> {
-        self.shared().probe(id)?.cover.clone()
+        let probe = self.shared().probe(id)?;
+        probe.get()?.0.cover().cloned()
     }
 }

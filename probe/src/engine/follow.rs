@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use emu::registers::gpr;
@@ -18,7 +17,8 @@ use crate::engine::calls::{Frame, Owner, Spot};
 use crate::engine::event::Event;
 use crate::engine::goroutine;
 use crate::engine::hit::ProbeId;
-use crate::engine::shared::{Probe, Shared, Tally};
+use crate::engine::probes::{Probe, Probes, Tally};
+use crate::engine::shared::Shared;
 use crate::engine::tail::{self, Jumps};
 use crate::executor::general::GeneralRegisters;
 use crate::executor::ptrace::threads::SpaceId;
@@ -32,7 +32,7 @@ use crate::target::{lock, mapped};
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     pub(crate) shared: &'a Shared,
-    pub(crate) probes: &'a [Arc<Probe>],
+    pub(crate) probes: &'a Probes,
     pub(crate) pid: i32,
     pub(crate) space_id: SpaceId,
     pub(crate) space: &'a SharedSpace,
@@ -72,7 +72,7 @@ impl At<'_> {
 
     /// Whether the function begins here whose calls are followed.
     fn enters(&self, purpose: Purpose) -> bool {
-        let follows = |probe: &Arc<Probe>| probe.calls.is_some();
+        let follows = |probe: &Probe| probe.calls().is_some();
         !purpose.is_return_site() && self.probes.get(purpose.probe()).is_some_and(follows)
     }
 
@@ -227,7 +227,7 @@ impl At<'_> {
     /// Follows a call that has been made. Where it cannot be, its return counts as missed.
     pub(crate) fn follow(&self, tid: i32, passage: &Passage, wanted: Wanted) {
         let Wanted { probe, entered_ns, value } = wanted;
-        let Some(calls) = self.probes.get(probe).and_then(|probe| probe.calls.as_deref()) else { return };
+        let Some(calls) = self.probes.get(probe).and_then(|probe| probe.calls()) else { return };
         let followed = passage.made.is_some_and(|Made { spot, back, kept }| {
             let Spot { position, top, .. } = spot;
             let function = self.address;
@@ -249,7 +249,7 @@ impl At<'_> {
             return true;
         }
         let Some(known) = self.probes.get(probe) else { return false };
-        let Some(calls) = known.calls.as_deref() else { return false };
+        let Some(calls) = known.calls() else { return false };
         let placed = lock(&known.placed);
         let mut sites = lock(&calls.sites);
         let wishes = &self.shared.wishes;
@@ -301,7 +301,7 @@ impl Passage {
     /// Which part of a call the hit is for the next of the probes.
     pub(crate) fn part(&mut self, probe: &Probe, purpose: Purpose, now_ns: impl FnOnce() -> u64) -> Part {
         if !purpose.is_return_site() {
-            return if probe.calls.is_some() { Part::Entry(None) } else { Part::None };
+            return if probe.calls().is_some() { Part::Entry(None) } else { Part::None };
         }
         let Some(frame) = self.returned.pop_front() else { return Part::None };
         let Frame { function, entered_ns, value, .. } = frame;

@@ -34,7 +34,8 @@ impl Memory for ThreadMemory<'_> {
 pub struct ProbeId(pub(crate) usize);
 
 impl ProbeId {
-    /// Its number: 0 for the first probe of the session, 1 for the next.
+    /// Its number: 0 for the first probe of the session, 1 for the next. See [`Session::probe_all`](crate::Session::probe_all)
+    /// for those that are refused there.
     #[must_use]
     pub fn index(self) -> usize {
         self.0

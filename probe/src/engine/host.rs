@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::probes::Runs;
 use crate::engine::watch::{Armed, Ending, RunsOn, Wanted};
 use crate::symbols::locate::Locate;
 use crate::target::lock;
@@ -64,6 +65,48 @@ impl From<Handler> for Handlers {
     }
 }
 
+/// The handlers of probes that were made together.
+trait Handling: Send + Sync {
+    /// Calls that of the one with that index. `None` where it wants no more hits.
+    fn call(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action>;
+}
+
+/// Of one probe, or of it and its parts.
+impl Handling for Handlers {
+    fn call(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+        let handler = if hit.is_return() { self.on_return.as_ref()? } else { &self.at };
+        handler.call(hit)
+    }
+}
+
+/// One for each, with whether it wants no more hits.
+struct Each<H>(Box<[Mutex<(H, bool)>]>);
+
+impl<H: FnMut(&mut Hit<'_>) -> Action + Send> Handling for Each<H> {
+    fn call(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+        let (handler, gone) = &mut *lock(self.0.get(index)?);
+        if *gone {
+            return None;
+        }
+        let action = handler(hit);
+        *gone = action == Action::Remove;
+        Some(action)
+    }
+}
+
+/// Those of a part of such a probe.
+struct Part {
+    handlers: Arc<dyn Handling>,
+    /// That of the whole.
+    index: usize,
+}
+
+impl Handling for Part {
+    fn call(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+        self.handlers.call(self.index, hit)
+    }
+}
+
 /// What hears of events.
 pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
 
@@ -106,21 +149,40 @@ impl fmt::Debug for Request {
 #[derive(Default)]
 pub(crate) struct Closures {
     /// By probe.
-    handlers: RwLock<Vec<Arc<Handlers>>>,
+    handlers: RwLock<Runs<Arc<dyn Handling>>>,
     observer: Mutex<Option<Observer>>,
 }
 
 impl Closures {
+    fn push(&self, handlers: Arc<dyn Handling>, number: usize) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(handlers, number);
+    }
+
+    fn of(&self, probe: ProbeId) -> Option<(Arc<dyn Handling>, usize)> {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        handlers.get(probe.index()).map(|(handlers, index)| (Arc::clone(handlers), index))
+    }
+
     /// Takes up the handlers of the next probe.
     pub(crate) fn add(&self, handlers: Handlers) {
-        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(handlers));
+        self.push(Arc::new(handlers), 1);
+    }
+
+    /// Takes up the handlers of the next probes, one for each.
+    pub(crate) fn add_all<H>(&self, handlers: Vec<H>)
+    where
+        H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+    {
+        let each: Box<[_]> = handlers.into_iter().map(|handler| Mutex::new((handler, false))).collect();
+        let number = each.len();
+        self.push(Arc::new(Each(each)), number);
     }
 
     /// The next probe has the handlers of that one, of which it is a part.
     pub(crate) fn add_part(&self, whole: ProbeId) {
-        let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handler) = handlers.get(whole.index()).cloned() {
-            handlers.push(handler);
+        if let Some((handlers, index)) = self.of(whole) {
+            let handlers = if index == 0 { handlers } else { Arc::new(Part { handlers, index }) };
+            self.push(handlers, 1);
         }
     }
 
@@ -136,13 +198,9 @@ impl Closures {
 
 impl Host for Closures {
     fn hit(&self, hit: &mut Hit<'_>) -> Option<Action> {
-        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
-        let of_probe = handlers.get(hit.probe().index()).cloned();
-        // They may take their time.
-        drop(handlers);
-        let of_probe = of_probe?;
-        let handler = if hit.is_return() { of_probe.on_return.as_ref()? } else { &of_probe.at };
-        handler.call(hit)
+        // They may take their time, and the list is not to be locked meanwhile.
+        let (handlers, index) = self.of(hit.probe())?;
+        handlers.call(index, hit)
     }
 
     fn event(&self, event: &Event<'_>) {

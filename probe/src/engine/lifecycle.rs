@@ -10,7 +10,7 @@ use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::crew::Mail;
 use crate::executor::ptrace::stopped::{Birth, Resume, Stop, Stopped};
 use crate::executor::ptrace::threads::{Gone, Report, SpaceId};
-use crate::executor::space::Space;
+use crate::executor::space::{Copied, Space};
 use crate::target::failure::errno;
 use crate::target::{lock, procfs, system};
 
@@ -243,12 +243,19 @@ impl Tracer {
     }
 
     pub(crate) fn restore_bytes(&mut self) {
-        let mut overwritten = Vec::new();
+        let (mut overwritten, mut copied) = (Vec::new(), Vec::new());
         for (id, space) in self.shared.spaces() {
-            overwritten.extend(space.write().clear().into_iter().map(|address| (id, address)));
+            let maps = self.maps_in(id);
+            let mut space = space.write();
+            overwritten.extend(space.clear().into_iter().map(|address| (id, address)));
+            let copies = maps.map(|maps| space.lift_copies(&maps)).unwrap_or_default();
+            copied.extend(copies.into_iter().map(|copy| (id, copy)));
         }
         for (space, address) in overwritten {
             self.tell_overwritten(space, address);
+        }
+        for (space, (address, Copied { of, .. })) in copied {
+            self.tell(&Event::Copied { pid: self.shared.pid_in(space), address, of, served: false });
         }
     }
 
@@ -286,7 +293,7 @@ impl Tracer {
         let signal = match stopped.stop.signal() {
             libc::SIGTRAP
                 if space.is_some_and(|space| {
-                    self.threads.signalled(&stopped).is_some()
+                    self.signalled(&stopped, space).is_some()
                         || self.rewind(&stopped, space)
                         || self.recover_copy(&stopped, space)
                 }) =>

@@ -126,7 +126,7 @@ impl Tracer {
     }
 
     /// What is mapped in an address space; `None` where its threads are about to vanish.
-    fn maps_in(&self, space_id: SpaceId) -> Option<Maps> {
+    pub(crate) fn maps_in(&self, space_id: SpaceId) -> Option<Maps> {
         let mut threads = self.threads.register.in_space(space_id).into_iter();
         threads.find_map(|tid| Maps::read(tid).ok().filter(|maps| !maps.is_empty()))
     }

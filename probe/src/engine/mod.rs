@@ -22,6 +22,7 @@ pub mod own;
 mod pause;
 pub(crate) mod perform;
 mod placement;
+pub(crate) mod probes;
 pub mod run_on;
 mod sequences;
 pub(crate) mod session;

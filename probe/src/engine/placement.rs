@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::engine::event::Event;
-use crate::engine::hit::ProbeId;
+use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::{Handlers, Request};
-use crate::engine::shared::Placed;
+use crate::engine::probes::{Held, Placed};
 use crate::engine::tracer::Tracer;
 use crate::engine::watch::RunsOn;
 use crate::error::ProbeError;
@@ -89,6 +89,33 @@ impl Tracer {
         Ok(placed)
     }
 
+    /// The same with those whose handlers are of one kind, which are kept together.
+    pub(crate) fn place_together<L, H>(
+        &mut self,
+        probes: Vec<(L, H)>,
+    ) -> Result<Vec<Result<ProbeId, ProbeError>>, ProbeError>
+    where
+        L: Locate + Send + 'static,
+        H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let placing = lock(&shared.placing);
+        let mappings = self.mappings().map_err(ProbeError::Maps)?;
+        let ids = shared.enter_all(probes).map(ProbeId);
+        ids.clone().for_each(|id| self.locate_in(id, &mappings, false));
+        drop(placing);
+        let placed = ids.map(|id| match self.check_placed(id) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.remove(id);
+                Err(error)
+            }
+        });
+        let placed = placed.collect();
+        self.adopt_strays();
+        Ok(placed)
+    }
+
     /// Returns the last probe, if that names something that exists and can be probed; otherwise there is none.
     fn check_or_drop(&mut self, id: ProbeId) -> Result<ProbeId, ProbeError> {
         let checked = self.check_placed(id);
@@ -161,18 +188,20 @@ impl Tracer {
 
     /// Whether a new probe names something that exists, and that can be probed.
     fn check_placed(&mut self, id: ProbeId) -> Result<(), ProbeError> {
-        let Some(probe) = self.shared.probe(id) else { return Ok(()) };
+        let probe = self.shared.probe(id);
+        let Some((probe, _)) = probe.as_ref().and_then(Held::get) else { return Ok(()) };
         let mut placed = lock(&probe.placed);
-        if !placed.parts.is_empty() {
+        if placed.has_parts() {
             return Ok(());
         }
         // Nobody else has seen what is wrong with it.
-        let pending = placed.pending.take_if(|error| matches!(**error, LocateError::Unresolvable(_)));
-        if let Some(error) = pending.and_then(Arc::into_inner) {
+        if placed.pending().is_some_and(|error| matches!(**error, LocateError::Unresolvable(_)))
+            && let Some(error) = placed.take_pending().and_then(Arc::into_inner)
+        {
             return Err(ProbeError::Locate(error));
         }
         if placed.sites.is_empty()
-            && let Some((address, reason)) = placed.refused.pop()
+            && let Some((address, reason)) = placed.take_refused()
             && let Some(reason) = Arc::into_inner(reason)
         {
             return Err(ProbeError::Unplaceable { address, reason });
@@ -183,22 +212,23 @@ impl Tracer {
     /// Removes a probe. Threads that have trapped on it already run the original instruction.
     pub(crate) fn remove(&mut self, id: ProbeId) {
         let shared = Arc::clone(&self.shared);
-        let Some(probe) = shared.probe(id) else { return };
+        let probe = shared.probe(id);
+        let Some((probe, _)) = probe.as_ref().and_then(Held::get) else { return };
         let placing = lock(&shared.placing);
         let mut placed = lock(&probe.placed);
         if std::mem::replace(&mut placed.removed, true) {
             return;
         }
-        let sites = placed.sites.clone();
-        let calls = probe.calls.as_deref();
+        let sites = placed.sites.to_vec();
+        let calls = probe.calls();
         let returns: Vec<u64> =
             calls.map(|calls| lock(&calls.sites).placed.drain().collect()).unwrap_or_default();
-        let parts: Vec<ProbeId> = placed.parts.values().copied().collect();
+        let parts: Vec<ProbeId> = placed.parts().map(|(_, part)| part).collect();
         drop(placed);
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
             space.write().let_down(id.0, |_| false);
-            let sites = if probe.cover.is_some() {
+            let sites = if probe.cover().is_some() {
                 space.read().sites_of(Purpose::site(id.0))
             } else {
                 sites.clone()
@@ -229,45 +259,49 @@ impl Tracer {
     /// `later` says that the probe exists already, so that its host is told by events.
     fn locate(&mut self, id: ProbeId, space_id: SpaceId, maps: &Maps, later: bool) {
         let pid = self.shared.pid_in(space_id);
-        let (Some(probe), Some(space)) = (self.shared.probe(id), self.shared.space(space_id)) else { return };
+        let (probe, space) = (self.shared.probe(id), self.shared.space(space_id));
+        let (Some((probe, source)), Some(space)) = (probe.as_ref().and_then(Held::get), space) else {
+            return;
+        };
         let mut placed = lock(&probe.placed);
         if placed.removed {
             return;
         }
-        if let Some(cover) = &probe.cover {
+        if let Some(cover) = probe.cover() {
             return self.locate_cover(id, cover, space_id, maps);
         }
-        let located = match placed.source.parts(maps) {
+        let located = match source.parts(maps) {
             Ok(Some(names)) => {
-                placed.pending = None;
-                let parts = self.parts(id, &mut placed, &names);
+                placed.take_pending();
+                let parts = self.parts(id, source, &mut placed, &names);
                 drop(placed);
                 return self.locate_parts(id, &parts, space_id, maps);
             }
-            Ok(None) if placed.source.is_on_return() && probe.calls.is_none() => Err(
-                LocateError::Unresolvable("returns are of calls that are followed: use probe_calls".into()),
-            ),
-            Ok(None) => placed.source.locate(maps),
+            Ok(None) if source.is_on_return() && probe.calls().is_none() => Err(LocateError::Unresolvable(
+                "returns are of calls that are followed: use probe_calls".into(),
+            )),
+            Ok(None) => source.locate(maps),
             Err(error) => Err(error),
         };
         let sites = match located {
             Ok(sites) => sites,
             Err(error) => {
-                let news = match (&error, placed.pending.as_deref()) {
+                let news = match (&error, placed.pending().map(Arc::as_ref)) {
                     (LocateError::NotMapped { .. }, _) => false,
                     // Another file of that name has others.
                     _ if probe.is_part => false,
                     (LocateError::Unresolvable(_), Some(LocateError::Unresolvable(_))) => false,
                     (LocateError::Unresolvable(_), _) => true,
                 };
-                let error = placed.pending.insert(Arc::new(error));
+                let error = Arc::new(error);
+                placed.set_pending(Arc::clone(&error));
                 if later && news {
-                    self.shared.tell(&Event::Unresolvable { probe: id, pid, error });
+                    self.shared.tell(&Event::Unresolvable { probe: id, pid, error: &error });
                 }
                 return;
             }
         };
-        placed.pending = None;
+        placed.take_pending();
         let mut wanted: Vec<u64> = sites.iter().map(|site| site.address).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -277,16 +311,16 @@ impl Tracer {
             wanted.binary_search(site).is_err() && text.site(*site).is_some_and(|here| !here.in_copy)
         };
         let gone: Vec<u64> = placed.sites.iter().copied().filter(is_gone).collect();
-        let counters = placed.source.counters(maps);
+        let counters = source.counters(maps);
         text.let_down(id.0, |counter| counters.iter().any(|wanted| wanted.address == counter));
         text.withdraw(&gone, Purpose::site(id.0));
         drop(text);
-        let passed = probe.passed.as_ref();
+        let passed = probe.passed();
         if passed.is_some() {
             self.shared.register.use_hardware();
         }
         let threads = || self.shared.register.in_space(space_id);
-        let follows = probe.calls.is_some();
+        let follows = probe.calls().is_some();
         let placing = Placing {
             id,
             space: &space,
@@ -302,13 +336,18 @@ impl Tracer {
     }
 
     /// The parts of a probe that have these names, which are made where there are none.
-    fn parts(&self, whole: ProbeId, placed: &mut Placed, names: &[String]) -> Vec<ProbeId> {
+    fn parts(
+        &self,
+        whole: ProbeId,
+        source: &dyn Locate,
+        placed: &mut Placed,
+        names: &[String],
+    ) -> Vec<ProbeId> {
         let mut parts = Vec::with_capacity(names.len());
         for name in names {
-            let known = placed.parts.get(name).copied();
-            let part = known.or_else(|| {
-                let part = self.shared.enter_part(placed.source.part(name)?, whole);
-                placed.parts.insert(name.clone(), part);
+            let part = placed.part(name).or_else(|| {
+                let part = self.shared.enter_part(source.part(name)?, whole);
+                placed.add_part(name.clone(), part);
                 self.tell(&Event::Part { probe: whole, part, name });
                 Some(part)
             });
@@ -345,9 +384,7 @@ impl Tracer {
         let mut known: Option<(HashSet<u64>, HashSet<u64>)> = None;
         let total = addresses.len();
         let mut done = 0;
-        if placed.sites.is_empty() {
-            placed.sites.reserve_exact(total);
-        }
+        placed.sites.reserve(total);
         for addresses in addresses.chunks(AT_A_TIME) {
             if self.shared.wishes.ending.load(Ordering::SeqCst) {
                 return;
@@ -371,7 +408,7 @@ impl Tracer {
                 continue;
             }
             let (sites, refused) = known.get_or_insert_with(|| {
-                let refused = placed.refused.iter().map(|&(address, _)| address);
+                let refused = placed.refused().iter().map(|&(address, _)| address);
                 (placed.sites.iter().copied().collect(), refused.collect())
             });
             for (address, outcome) in outcomes {
@@ -391,7 +428,7 @@ impl Tracer {
                             self.tell(&Event::Refused { probe: id, pid, address, reason: &reason });
                         }
                         if !refused.contains(&address) {
-                            placed.refused.push((address, Arc::new(reason)));
+                            placed.refuse(address, reason);
                         }
                     }
                 }

@@ -1,8 +1,9 @@
 //! What the tracers of a session share: the target's address spaces, the probes in them, and who hears of them.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,137 +14,20 @@ use nix::sys::ptrace::Options;
 
 use crate::engine::calls::{Calls, Frame};
 use crate::engine::cover::{Cover, Sites};
-use crate::engine::event::{Counters, Event, ProbeReport};
-use crate::engine::hit::{Action, ProbeId};
+use crate::engine::event::{Event, ProbeReport};
+use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::{Closures, Handler, Handlers, Host};
+use crate::engine::probes::{Held, Probe, Probes, Tally};
 use crate::engine::session::SessionOptions;
 use crate::engine::watch::Watches;
-use crate::executor::hardware::Passed;
 use crate::executor::ptrace::atomic::Ways;
 use crate::executor::ptrace::crew::Crew;
 use crate::executor::ptrace::register::Register;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{Purpose, SharedSpace, Space, Unplaceable};
-use crate::symbols::locate::{Locate, LocateError};
+use crate::executor::space::{SharedSpace, Space};
+use crate::symbols::locate::Locate;
 use crate::target::failure::{Failure, SharedFailures};
 use crate::target::lock;
-
-/// What is counted for a probe, by all tracers.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) hits: AtomicU64,
-    pub(crate) emulated: AtomicU64,
-    pub(crate) native: AtomicU64,
-    pub(crate) faulted: AtomicU64,
-    pub(crate) filtered: AtomicU64,
-    pub(crate) missed: AtomicU64,
-    pub(crate) dropped: AtomicU64,
-}
-
-impl Tally {
-    /// Counts one.
-    pub(crate) fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn counters(&self) -> Counters {
-        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            hits: value(&self.hits),
-            emulated: value(&self.emulated),
-            native: value(&self.native),
-            faulted: value(&self.faulted),
-            filtered: value(&self.filtered),
-            missed: value(&self.missed),
-            dropped: value(&self.dropped),
-        }
-    }
-}
-
-/// A probe of the session.
-pub(crate) struct Probe {
-    pub(crate) tally: Tally,
-    /// Of one that follows calls.
-    pub(crate) calls: Option<Box<Returns>>,
-    /// Of one that covers: it has no handler.
-    pub(crate) cover: Option<Arc<Cover>>,
-    /// Whether it is a part of another one.
-    pub(crate) is_part: bool,
-    /// Of one whose sites are hardware breakpoints: how often threads have passed them unnoticed.
-    pub(crate) passed: Option<Passed>,
-    pub(crate) placed: Mutex<Placed>,
-}
-
-/// The returns of the calls that a probe follows.
-#[derive(Debug, Default)]
-pub(crate) struct Returns {
-    pub(crate) tally: Tally,
-    /// To be locked after [`Probe::placed`].
-    pub(crate) sites: Mutex<ReturnSites>,
-}
-
-/// Where calls return to.
-#[derive(Debug, Default)]
-pub(crate) struct ReturnSites {
-    /// In any address space.
-    pub(crate) placed: HashSet<u64>,
-    /// Where there can be no breakpoint, which has been told.
-    pub(crate) refused: HashSet<(SpaceId, u64)>,
-}
-
-/// Where a probe is.
-pub(crate) struct Placed {
-    pub(crate) source: Box<dyn Locate + Send>,
-    pub(crate) sites: Vec<u64>,
-    pub(crate) refused: Vec<(u64, Arc<Unplaceable>)>,
-    pub(crate) pending: Option<Arc<LocateError>>,
-    pub(crate) removed: bool,
-    /// The probes that it consists of, by name; then it has no sites of its own.
-    pub(crate) parts: BTreeMap<String, ProbeId>,
-}
-
-impl Probe {
-    fn new(source: Box<dyn Locate + Send>, calls: bool, is_part: bool, by_hardware: bool) -> Probe {
-        let placed = Placed {
-            source,
-            sites: Vec::new(),
-            refused: Vec::new(),
-            pending: None,
-            removed: false,
-            parts: BTreeMap::new(),
-        };
-        let calls = calls.then(Box::default);
-        let passed = by_hardware.then(Passed::default);
-        Probe { tally: Tally::default(), calls, cover: None, is_part, passed, placed: Mutex::new(placed) }
-    }
-
-    /// What is counted of the hits that the probe wants a breakpoint for.
-    pub(crate) fn tally_of(&self, purpose: Purpose) -> &Tally {
-        match self.calls.as_deref() {
-            Some(calls) if purpose.is_return_site() => &calls.tally,
-            _ => &self.tally,
-        }
-    }
-
-    pub(crate) fn report(&self) -> ProbeReport {
-        let mut counters = self.tally.counters();
-        if let Some(passed) = &self.passed {
-            counters.missed += passed.load(Ordering::Relaxed);
-        }
-        let placed = lock(&self.placed);
-        let is_nowhere = placed.sites.is_empty() && placed.parts.is_empty();
-        let pending = placed.pending.clone().filter(|_| is_nowhere);
-        ProbeReport {
-            counters,
-            returns: self.calls.as_deref().map(|calls| calls.tally.counters()),
-            hardware: self.passed.is_some(),
-            sites: placed.sites.clone(),
-            refused: placed.refused.clone(),
-            pending,
-            parts: placed.parts.iter().map(|(name, &id)| (name.clone(), id)).collect(),
-        }
-    }
-}
 
 /// Why a session's run is to end, besides the end of the target.
 #[derive(Debug, Default)]
@@ -183,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) crew: Arc<Crew>,
     spaces: RwLock<HashMap<SpaceId, Arc<SharedSpace>>>,
     next_space: AtomicU32,
-    probes: RwLock<Vec<Arc<Probe>>>,
+    probes: RwLock<Probes>,
     /// How often a probe has been added or taken back.
     pub(crate) version: AtomicU64,
     pub(crate) host: Closures,
@@ -278,18 +162,19 @@ impl Shared {
     }
 
     /// All probes, by number.
-    pub(crate) fn probes(&self) -> Vec<Arc<Probe>> {
+    pub(crate) fn probes(&self) -> Probes {
         self.probes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn probe(&self, id: ProbeId) -> Option<Arc<Probe>> {
-        self.probes.read().unwrap_or_else(PoisonError::into_inner).get(id.0).cloned()
+    pub(crate) fn probe(&self, id: ProbeId) -> Option<Held> {
+        self.probes.read().unwrap_or_else(PoisonError::into_inner).keep(id.0)
     }
 
     /// What became of a probe so far.
     pub(crate) fn report(&self, id: ProbeId) -> Option<ProbeReport> {
         let probe = self.probe(id)?;
-        if probe.passed.is_some() {
+        let (probe, _) = probe.get()?;
+        if probe.passed().is_some() {
             self.spaces().iter().for_each(|(_, space)| space.read().hardware.settle());
         }
         Some(probe.report())
@@ -297,34 +182,56 @@ impl Shared {
 
     /// Books a probe, without a site so far.
     pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
-        let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        let by_hardware = self.options.hardware || source.is_by_hardware();
-        probes.push(Arc::new(Probe::new(source, handlers.on_return.is_some(), false, by_hardware)));
-        self.host.add(handlers);
-        self.version.fetch_add(1, Ordering::Release);
-        ProbeId(probes.len() - 1)
+        let calls = handlers.on_return.is_some();
+        let make = |source: &Box<dyn Locate + Send>| self.make(source.as_ref(), calls);
+        ProbeId(self.book(vec![source], make, |host| host.add(handlers)))
+    }
+
+    /// Books several, each with its handler. Returns their numbers.
+    pub(crate) fn enter_all<L, H>(&self, probes: Vec<(L, H)>) -> Range<usize>
+    where
+        L: Locate + Send + 'static,
+        H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+    {
+        let (sources, handlers): (Vec<L>, Vec<H>) = probes.into_iter().unzip();
+        let number = sources.len();
+        let first = self.book(sources, |source| self.make(source, false), |host| host.add_all(handlers));
+        first..first + number
     }
 
     /// Books a probe that covers.
     pub(crate) fn enter_cover(&self, cover: Arc<Cover>) -> ProbeId {
-        let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        let probe = Probe::new(Box::new(Sites), false, false, false);
-        probes.push(Arc::new(Probe { cover: Some(cover), ..probe }));
-        self.host.add(Handler::Together(Box::new(|_| Action::Continue)).into());
-        self.version.fetch_add(1, Ordering::Release);
-        ProbeId(probes.len() - 1)
+        let handlers = Handler::Together(Box::new(|_| Action::Continue)).into();
+        let make = |_: &Sites| Probe::of_cover(Arc::clone(&cover));
+        ProbeId(self.book(vec![Sites], make, |host| host.add(handlers)))
     }
 
     /// Books a probe that is a part of `whole`, and has its handler.
     pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> ProbeId {
+        let of_whole = self.probe(whole);
+        let of_whole = of_whole.as_ref().and_then(Held::get).map(|(whole, _)| whole);
+        let calls = of_whole.is_some_and(|whole| whole.calls().is_some());
+        let by_hardware = of_whole.is_some_and(|whole| whole.passed().is_some());
+        let make = |_: &Box<dyn Locate + Send>| Probe::new(calls, true, by_hardware);
+        ProbeId(self.book(vec![source], make, |host| host.add_part(whole)))
+    }
+
+    fn make(&self, source: &dyn Locate, calls: bool) -> Probe {
+        Probe::new(calls, false, self.options.hardware || source.is_by_hardware())
+    }
+
+    /// Adds to the list of probes, and to that of their handlers. Returns the number of the first.
+    fn book<L: Locate + Send + 'static>(
+        &self,
+        sources: Vec<L>,
+        make: impl Fn(&L) -> Probe,
+        handle: impl FnOnce(&Closures),
+    ) -> usize {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        let of_whole = probes.get(whole.index());
-        let calls = of_whole.is_some_and(|whole| whole.calls.is_some());
-        let by_hardware = of_whole.is_some_and(|whole| whole.passed.is_some());
-        probes.push(Arc::new(Probe::new(source, calls, true, by_hardware)));
-        self.host.add_part(whole);
+        let first = probes.add(sources, make);
+        handle(&self.host);
         self.version.fetch_add(1, Ordering::Release);
-        ProbeId(probes.len() - 1)
+        first
     }
 
     /// Takes the last probe back, which has been removed.
@@ -338,7 +245,8 @@ impl Shared {
     pub(crate) fn count_dropped(&self, frames: Vec<Frame>) {
         for frame in frames.into_iter().filter(|frame| !frame.copied) {
             let probe = self.probe(ProbeId(frame.probe));
-            if let Some(calls) = probe.as_deref().and_then(|probe| probe.calls.as_deref()) {
+            let probe = probe.as_ref().and_then(Held::get);
+            if let Some(calls) = probe.and_then(|(probe, _)| probe.calls()) {
                 Tally::count(&calls.tally.dropped);
             }
         }

@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 
 use crate::engine::event::Event;
+use crate::engine::probes::Probes;
 use crate::engine::run_on::{Regions, Running};
-use crate::engine::shared::{Probe, Shared};
+use crate::engine::shared::Shared;
 use crate::engine::watch::Wanted;
 use crate::error::AttachError;
 use crate::executor::hardware::Unwatched;
@@ -48,8 +49,10 @@ pub(crate) struct Tracer {
     /// The processes that there were before the target was attached to, until the session runs.
     pub(crate) elders: Option<HashSet<i32>>,
     /// All probes, as of that version of the list.
-    pub(crate) probes: Vec<Arc<Probe>>,
+    pub(crate) probes: Probes,
     version: u64,
+    /// A thread that stays with this tracer though its handlers are slow.
+    pub(crate) slow: Option<i32>,
 }
 
 impl fmt::Debug for Tracer {
@@ -90,8 +93,9 @@ impl Tracer {
             kept: Kept::new(),
             alarm,
             elders: None,
-            probes: Vec::new(),
+            probes: Probes::default(),
             version: 0,
+            slow: None,
         })
     }
 

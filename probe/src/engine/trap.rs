@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::cell::OnceCell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,17 +16,19 @@ use crate::engine::follow::{At, Passage, Wanted};
 use crate::engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 use crate::engine::host::{Host, Request};
 use crate::engine::perform::{self, How};
+use crate::engine::probes::{Probes, Tally};
 use crate::engine::run_on::{Observing, Regions, Wish};
-use crate::engine::shared::{Probe, Shared, Tally};
+use crate::engine::shared::Shared;
 use crate::engine::tracer::Tracer;
 use crate::executor::Executor;
-use crate::executor::perf::Signalled;
+use crate::executor::perf::{Signalled, Trap};
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::executor::rseq;
 use crate::executor::space::{Purpose, SharedSpace};
+use crate::target::procfs;
 
 /// What the handlers of a hit want.
 #[derive(Default)]
@@ -109,7 +110,7 @@ const SLOW: Duration = Duration::from_millis(1);
 pub(crate) struct Serving<'a> {
     pub(crate) thread: Ptrace<'a>,
     pub(crate) shared: &'a Shared,
-    probes: &'a [Arc<Probe>],
+    probes: &'a Probes,
 }
 
 impl Tracer {
@@ -118,7 +119,7 @@ impl Tracer {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
-        let signalled = self.threads.signalled(&stopped);
+        let signalled = self.signalled(&stopped, space_id);
         let fetched = self.registers.fetch(&stopped);
         if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
             return self.pass_by(stopped, space_id, signalled);
@@ -266,6 +267,36 @@ impl Tracer {
         Arrived::Done { signal, slow, known }
     }
 
+    /// What the SIGTRAP that a thread is about to take says of a hardware breakpoint of ours, if it is that of one.
+    pub(crate) fn signalled(&mut self, stopped: &Stopped, space_id: SpaceId) -> Option<Signalled> {
+        match self.threads.trap(stopped)? {
+            Trap::Told(signalled) => Some(signalled),
+            Trap::Untold => self.untold(stopped, space_id),
+        }
+    }
+
+    /// The same where the kernel takes it for INT1's or a step's: that of a thread which does not step itself, before the
+    /// instruction at a breakpoint, is the breakpoint's. Unless the program may have executed INT1 just before, or an
+    /// instruction that ends its steps, and has a handler for that.
+    fn untold(&mut self, stopped: &Stopped, space_id: SpaceId) -> Option<Signalled> {
+        const INT1: u8 = 0xf1;
+        const POPF: u8 = 0x9d;
+        const IRET: u8 = 0xcf;
+        let tid = stopped.tid();
+        let registers = self.threads.note(tid, "PTRACE_GETREGS", stopped.registers())?;
+        let stepping = Rflags::from_bits_retain(registers.eflags).contains(Rflags::TF);
+        let space = self.shared.space(space_id)?;
+        let (site, mut before) = (registers.rip, [0]);
+        let text = space.read();
+        if stepping || text.watched(site).is_none() {
+            return None;
+        }
+        let read = text.read_raw(site.wrapping_sub(1), &mut before);
+        drop(text);
+        let may_be_own = read.is_ok() && matches!(before, [INT1 | POPF | IRET]);
+        (!may_be_own || !procfs::catches(tid, libc::SIGTRAP)).then_some(Signalled::untold(site))
+    }
+
     /// The breakpoint for which a thread has stopped, if so; its probes are those that are served next.
     fn look_up(
         &mut self,
@@ -304,7 +335,7 @@ impl Tracer {
             return None;
         }
         self.here.extend_from_slice(&breakpoint.probes);
-        let (hits, internal) = (breakpoint.hits.count(), breakpoint.internal);
+        let (hits, internal) = (breakpoint.count_hit(), breakpoint.internal);
         Some(Here { address, hits, internal, by_hardware: false })
     }
 
@@ -331,7 +362,7 @@ impl Tracer {
         let text = space.read();
         let breakpoint = text.watched(address)?;
         self.here.extend_from_slice(&breakpoint.probes);
-        let (hits, mut internal) = (breakpoint.hits.count(), breakpoint.internal);
+        let (hits, mut internal) = (breakpoint.count_hit(), breakpoint.internal);
         // The thread does not come to an INT3 in the same place.
         if let Some(placed) = text.breakpoint(address) {
             self.here.extend_from_slice(&placed.probes);
@@ -382,8 +413,8 @@ impl Tracer {
         let tid = stopped.tid();
         let Place { pid, space_id, address, .. } = place;
         let alone = tid != pid || !self.threads.register.has_others(space_id, tid);
-        // It matters until the thread has a tracer of its own.
-        let timed = self.threads.get(tid).is_some_and(|thread| !thread.is_busy());
+        // It matters as long as others have the same tracer.
+        let timed = self.threads.are_several();
         self.look_at_probes();
         let mut here = std::mem::take(&mut self.here);
         let Serving { mut thread, shared, probes } = self.serving(stopped, place.space);
@@ -575,14 +606,14 @@ fn call(
     for (index, &purpose) in here.iter().enumerate() {
         let Some(probe) = at.probes.get(purpose.probe()) else { continue };
         let id = ProbeId(purpose.probe());
-        if let Some(cover) = &probe.cover {
+        if let Some(cover) = probe.cover() {
             let space = at.space.read();
             if let Some(here) = space.site(ip)
                 && let Some(offset) = here.origin.file_offset(ip)
             {
                 cover.count((here.origin.dev, here.origin.inode), offset);
             }
-            Tally::count(&probe.tally.hits);
+            Tally::count(&probe.tally_of(purpose).hits);
             if cover.is_once() {
                 verdict.covered.push(purpose);
             }

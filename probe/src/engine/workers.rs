@@ -165,23 +165,35 @@ impl Tracer {
         self.shared.crew.disband();
     }
 
-    /// A thread, which would be resumed next, goes to a tracer of its own if it reaches probes again and again, or if
-    /// its handlers are `slow`. It is returned where it stays.
+    /// A thread, which would be resumed next, goes to a tracer of its own if it reaches probes again and again, if its
+    /// handlers are `slow`, or if those of another are that stays here. It is returned where it stays.
     pub(crate) fn share_out(&mut self, stopped: Stopped, slow: bool) -> Option<Stopped> {
         let tid = stopped.tid();
-        let Some(thread) = self.threads.get_mut(tid).filter(|thread| !thread.is_busy()) else {
+        let delayed = self.slow.is_some_and(|other| other != tid && self.threads.get(other).is_some());
+        let Some(thread) = self.threads.get_mut(tid) else { return Some(stopped) };
+        let (pid, space, guest) = (thread.pid, thread.space, thread.guest);
+        let was_busy = thread.is_busy();
+        if was_busy && !slow && !delayed {
             return Some(stopped);
-        };
-        thread.hits = if slow { Thread::BUSY } else { thread.hits + 1 };
+        }
+        thread.hits = if slow || delayed { Thread::BUSY } else { thread.hits + 1 };
         if !thread.is_busy() {
             return Some(stopped);
         }
-        let (pid, space, guest) = (thread.pid, thread.space, thread.guest);
-        let busy = self.threads.post.busy.fetch_add(1, Ordering::Relaxed) + 1;
         // Others may tell the end of a process in its stead, but not that of the target.
         let stays =
             guest || tid == self.shared.target || tid == pid && self.shared.register.threads_of(pid) > 1;
-        let alone = busy == 1 && (!slow || self.threads.iter().count() == 1);
+        if slow && (stays || was_busy) {
+            // Who has come meanwhile is not to wait once more.
+            self.slow = Some(tid);
+            self.threads.take_waiting();
+        }
+        if was_busy && !delayed {
+            return Some(stopped);
+        }
+        let new = usize::from(!was_busy);
+        let busy = self.threads.post.busy.fetch_add(new, Ordering::Relaxed) + new;
+        let alone = busy == 1 && (!slow && !delayed || self.threads.iter().count() == 1);
         if stays || alone {
             return Some(stopped);
         }

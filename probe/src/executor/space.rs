@@ -157,7 +157,8 @@ pub(crate) struct Space {
     /// which it was opened exits.
     memory: File,
     pages: Pages,
-    breakpoints: BTreeMap<u64, Breakpoint>,
+    /// Boxed, for half of a node in a tree that was filled in order is empty.
+    breakpoints: BTreeMap<u64, Box<Breakpoint>>,
     /// Those of the hardware, of which no byte of text tells.
     by_hardware: BTreeMap<u64, Breakpoint>,
     /// By which threads stop at them.
@@ -356,7 +357,7 @@ impl Space {
     }
 
     pub(crate) fn breakpoint(&self, address: u64) -> Option<&Breakpoint> {
-        self.breakpoints.get(&address)
+        self.breakpoints.get(&address).map(Box::as_ref)
     }
 
     /// The breakpoints within `range`, in address order.
@@ -366,7 +367,7 @@ impl Space {
     ) -> impl DoubleEndedIterator<Item = (u64, &Breakpoint)> {
         // An empty or reversed range must not reach BTreeMap::range, which panics on the latter.
         let range = if range.start < range.end { range } else { 0..0 };
-        self.breakpoints.range(range).map(|(&address, breakpoint)| (address, breakpoint))
+        self.breakpoints.range(range).map(|(&address, breakpoint)| (address, breakpoint.as_ref()))
     }
 
     /// Whether a trap at `address` is that of a breakpoint that has been removed since.
@@ -535,7 +536,7 @@ impl Space {
             self.memory.write_all_at(&[INT3], address).map_err(Unplaceable::Memory)?;
             self.removed.remove(&address);
             let breakpoint = Breakpoint::new(original, changing, Arc::clone(&ground.origin));
-            self.breakpoints.insert(address, breakpoint);
+            self.breakpoints.insert(address, Box::new(breakpoint));
             self.note_change();
         }
         if let Some(breakpoint) = self.breakpoints.get_mut(&address) {

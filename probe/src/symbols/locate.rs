@@ -69,6 +69,32 @@ pub trait Locate {
     }
 }
 
+impl<L: Locate + ?Sized> Locate for Box<L> {
+    fn locate(&self, maps: &Maps) -> Result<Vec<Site>, LocateError> {
+        (**self).locate(maps)
+    }
+
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        (**self).counters(maps)
+    }
+
+    fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+        (**self).parts(maps)
+    }
+
+    fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
+        (**self).part(name)
+    }
+
+    fn is_on_return(&self) -> bool {
+        (**self).is_on_return()
+    }
+
+    fn is_by_hardware(&self) -> bool {
+        (**self).is_by_hardware()
+    }
+}
+
 /// The same sites, by hardware breakpoints: not a byte of text is changed, so that loads see it as it is, and text can be
 /// probed that cannot be written, or that other processes map, too.
 ///

@@ -32,6 +32,20 @@ asm(".globl load\n.type load,@function\nload: mov (%rdi),%rax\nret\n.size load,.
 
 static void trap(int signal) { traps++; }
 
+// Sends this thread, with what is to be said of it, a signal, which it takes when it comes back from the kernel: before the
+// instruction at `returned`.
+long send_to_itself(int process, int thread, int signal, siginfo_t *info);
+asm(".globl send_to_itself, returned\n.type send_to_itself,@function\nsend_to_itself: mov %rcx,%r10\nmov $297,%eax\nsyscall\n"
+    ".type returned,@function\nreturned: lea (%rax),%rax\nret\n.size returned,.-returned\n.size send_to_itself,.-send_to_itself\n");
+
+// As the kernel sends it for a debug exception of which DR6 says nothing.
+static int untold(int times) {
+    siginfo_t info = {.si_signo = SIGTRAP, .si_code = TRAP_BRKPT};
+    while (times-- > 0)
+        if (send_to_itself(getpid(), gettid(), SIGTRAP, &info)) return 1;
+    return 0;
+}
+
 static int ready(void) {
     char byte;
     puts("ready");
@@ -172,6 +186,7 @@ int main(int argc, char **argv) {
     program = argv[0];
     if (!strcmp(what, "work")) return many(100);
     if (!strcmp(what, "generations")) return generations(25, 8, 20);
+    if (!strcmp(what, "untold")) return untold(10);
     if (!strcmp(what, "waits")) return ready() | many(100);
     if (!strcmp(what, "fork")) return children(20, 5);
     if (!strcmp(what, "spawn")) return spawned(20, "work");

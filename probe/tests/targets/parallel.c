@@ -95,9 +95,16 @@ int main(int argc, char **argv) {
             start = i ? become : work;
         if (!strcmp(what, "slow"))
             start = i ? hurry : dawdle;
+        if (!strcmp(what, "slow_main"))
+            start = hurry;
         void *argument = start == hurry ? (void *)&hurried : (void *)&sums[i];
         if (pthread_create(&ids[i], 0, start, argument))
             return 2;
+    }
+    if (!strcmp(what, "slow_main")) {
+        while (!atomic_load((atomic_ulong *)&hurried))
+            ;
+        dawdle(0);
     }
     if (!strcmp(what, "waits")) {
         // Threads come and go until standard input ends.
@@ -109,6 +116,6 @@ int main(int argc, char **argv) {
         pthread_join(ids[i], 0);
     for (int i = 0; i < threads; i++)
         printf("%u ", sums[i]);
-    printf("%lu\n", !strcmp(what, "slow") ? slow_calls + 0 : both + 0);
+    printf("%lu\n", !strncmp(what, "slow", 4) ? slow_calls + 0 : both + 0);
     return argc == 4 ? 0 : 3;
 }

@@ -9,7 +9,7 @@ use crate::engine::call::Part;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::Request;
 use crate::engine::perform::{self, How};
-use crate::engine::shared::Tally;
+use crate::engine::probes::Tally;
 use crate::executor::Executor;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};

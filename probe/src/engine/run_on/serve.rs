@@ -197,7 +197,7 @@ impl Tracer {
                     self.fetch_again(stopped);
                 }
                 Stop::Signal(signal) => {
-                    let ours = signal == libc::SIGTRAP && self.threads.signalled(stopped).is_some();
+                    let ours = signal == libc::SIGTRAP && self.signalled(stopped, runner.space_id).is_some();
                     if !self.deliver(stopped, regions, runner, if ours { 0 } else { signal })? {
                         return Ok(false);
                     }

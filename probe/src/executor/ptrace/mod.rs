@@ -96,11 +96,12 @@ impl Ptrace<'_> {
         // on memory that it has changed, so it can be executed again.
         if extended {
             let stored = self.registers.store_extended(self.thread);
-            if self.threads.refused(tid, "PTRACE_SETREGSET", stored) {
+            if self.threads.refused(tid, self.registers.extended_set().storing(), stored) {
                 return Err(if self.fetch() { Stuck::Refused } else { Stuck::Lost });
             }
         }
         if self.registers.deferred && !extended {
+            self.registers.pending = true;
             return Ok(());
         }
         let expected = self.registers.file.rip;
@@ -183,12 +184,13 @@ impl Executor for Ptrace<'_> {
         let touches = displaced.touches();
         let extended = touches.intersects(Touches::EXTENDED);
         // What may have to be taken back is held against what the thread has.
-        if self.registers.deferred && (extended || changes_fixed_flags(displaced)) && self.store_refused() {
+        if self.registers.pending && (extended || changes_fixed_flags(displaced)) && self.store_refused() {
             return Err(Stuck::Lost);
         }
         if extended {
             let fetched = self.registers.fetch_extended(self.thread, touches);
-            self.threads.note(tid, "PTRACE_GETREGSET", fetched).ok_or(Stuck::Refused)?;
+            let request = self.registers.extended_set().fetching();
+            self.threads.note(tid, request, fetched).ok_or(Stuck::Refused)?;
         }
         self.threads.memory_refused = false;
         self.threads.atomics.begin(displaced);

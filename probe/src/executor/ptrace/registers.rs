@@ -6,7 +6,7 @@ use libc::user_regs_struct;
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
-use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::stopped::{RegisterSet, Stopped};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::xstate::{self, Xstate};
 
@@ -24,6 +24,8 @@ pub(crate) struct Fetched {
     pub(crate) has_extended: bool,
     /// Whether general registers are stored when the thread goes on, rather than behind each instruction.
     pub(crate) deferred: bool,
+    /// Whether results of an instruction wait for that.
+    pub(crate) pending: bool,
 }
 
 impl Fetched {
@@ -35,12 +37,14 @@ impl Fetched {
             lent: false,
             has_extended: false,
             deferred: false,
+            pending: false,
         }
     }
 
     /// Fetches the registers of `thread`.
     pub(crate) fn fetch(&mut self, thread: &Stopped) -> nix::Result<()> {
         self.kernel = thread.registers()?;
+        self.pending = false;
         self.revert();
         Ok(())
     }
@@ -85,6 +89,7 @@ impl Fetched {
             result => result?,
         }
         self.kernel = new;
+        self.pending = false;
         Ok(())
     }
 
@@ -93,6 +98,7 @@ impl Fetched {
         let new = self.merged();
         thread.set_registers(new)?;
         self.kernel = new;
+        self.pending = false;
         Ok(())
     }
 
@@ -130,6 +136,11 @@ impl Fetched {
     /// Fetches what of the extended state is in `touches`.
     pub(crate) fn fetch_extended(&mut self, thread: &Stopped, touches: Touches) -> nix::Result<()> {
         self.extended.fetch(thread, touches, &mut self.file)
+    }
+
+    /// As which set the extended state was fetched last, or was to be.
+    pub(crate) fn extended_set(&self) -> RegisterSet {
+        self.extended.set()
     }
 
     /// Stores the extended state if it has changed since it was fetched.

@@ -7,13 +7,12 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
 use std::ptr;
 
-use emu::Rflags;
 use libc::{c_int, c_long, c_void, siginfo_t, user_regs_struct};
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::ptrace;
 
-use crate::executor::perf::{self, Signalled};
+use crate::executor::perf::{Signalled, Trap};
 use crate::target::failure::ignore_death;
 use crate::target::system;
 
@@ -113,14 +112,36 @@ impl Resume {
     }
 }
 
-/// A set of registers that ptrace hands out as an image (linux/elf.h).
+/// A set of registers that ptrace hands out as an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegisterSet {
-    /// `NT_PRFPREG`: x87 and SSE, as FXSAVE stores them.
-    FloatingPoint = 2,
-    /// `NT_X86_XSTATE`: everything, as XSAVE stores it.
-    Extended = 0x202,
+    /// x87 and SSE, as FXSAVE stores them: `struct user_fpregs_struct`.
+    FloatingPoint,
+    /// `NT_X86_XSTATE` (linux/elf.h): everything, as XSAVE stores it.
+    Extended,
 }
+
+impl RegisterSet {
+    /// The name of the request that fetches it.
+    pub(crate) fn fetching(self) -> &'static str {
+        match self {
+            RegisterSet::FloatingPoint => "PTRACE_GETFPREGS",
+            RegisterSet::Extended => "PTRACE_GETREGSET",
+        }
+    }
+
+    /// The name of the request that stores it.
+    pub(crate) fn storing(self) -> &'static str {
+        match self {
+            RegisterSet::FloatingPoint => "PTRACE_SETFPREGS",
+            RegisterSet::Extended => "PTRACE_SETREGSET",
+        }
+    }
+}
+
+/// How long `struct user_fpregs_struct` is.
+const FLOATING_POINT_LENGTH: usize = mem::size_of::<libc::user_fpregs_struct>();
+const NT_X86_XSTATE: usize = 0x202;
 
 /// A request whose address is unused and whose data is a number.
 fn request(request: libc::c_uint, tid: i32, data: c_int) -> Result<()> {
@@ -217,19 +238,42 @@ impl Stopped {
         }
     }
 
-    /// `PTRACE_GETREGSET`; returns how many bytes the image has.
+    /// Fetches a set; returns how many bytes the image has.
     pub(crate) fn register_set(&self, set: RegisterSet, image: &mut [u8]) -> Result<usize> {
-        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
-        // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
-        let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.tid, set as usize, &raw mut vector) };
-        Errno::result(result).map(|_| vector.iov_len)
+        match set {
+            RegisterSet::FloatingPoint => {
+                let image = image.first_chunk_mut::<FLOATING_POINT_LENGTH>().ok_or(Errno::EINVAL)?;
+                let (nowhere, image) = (ptr::null_mut::<c_void>(), image.as_mut_ptr());
+                // SAFETY: the kernel writes a `struct user_fpregs_struct`, and the image has its length.
+                let result = unsafe { libc::ptrace(libc::PTRACE_GETFPREGS, self.tid, nowhere, image) };
+                Errno::result(result).map(|_| FLOATING_POINT_LENGTH)
+            }
+            RegisterSet::Extended => {
+                let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+                let place = &raw mut vector;
+                // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
+                let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.tid, NT_X86_XSTATE, place) };
+                Errno::result(result).map(|_| vector.iov_len)
+            }
+        }
     }
 
-    /// `PTRACE_SETREGSET`.
+    /// Stores a set.
     pub(crate) fn set_register_set(&self, set: RegisterSet, image: &mut [u8]) -> Result<()> {
-        let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
-        // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
-        let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, set as usize, &raw mut vector) };
+        let result = match set {
+            RegisterSet::FloatingPoint => {
+                let image = image.first_chunk_mut::<FLOATING_POINT_LENGTH>().ok_or(Errno::EINVAL)?;
+                let (nowhere, image) = (ptr::null_mut::<c_void>(), image.as_mut_ptr());
+                // SAFETY: the kernel reads a `struct user_fpregs_struct`, and the image has its length.
+                unsafe { libc::ptrace(libc::PTRACE_SETFPREGS, self.tid, nowhere, image) }
+            }
+            RegisterSet::Extended => {
+                let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+                let place = &raw mut vector;
+                // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
+                unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, NT_X86_XSTATE, place) }
+            }
+        };
         Errno::result(result).map(drop)
     }
 }
@@ -263,22 +307,15 @@ impl Stopped {
         ptrace::getsiginfo(system::pid(self.tid)).map(|info| is_breakpoint_info(&info))
     }
 
-    /// What the signal that it is about to take says of a hardware breakpoint of ours; `None` if it is another.
-    pub(crate) fn signalled(&self) -> Result<Option<Signalled>> {
-        let info = ptrace::getsiginfo(system::pid(self.tid))?;
-        match Signalled::of(&info) {
-            None if perf::is_unnamed(&info) => {
-                let registers = self.registers()?;
-                Ok(Signalled::unnamed(registers.rip, Rflags::from_bits_retain(registers.eflags)))
-            }
-            signalled => Ok(signalled),
-        }
+    /// What the signal that it is about to take says of a hardware breakpoint; `None` if it cannot be that of one.
+    pub(crate) fn trap(&self) -> Result<Option<Trap>> {
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Trap::of(&info))
     }
 
     /// Whether the signal that it is about to take is that of a debug exception which the kernel takes for INT1's or a
     /// step's.
     pub(crate) fn is_unnamed(&self) -> Result<bool> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| perf::is_unnamed(&info))
+        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Trap::of(&info) == Some(Trap::Untold))
     }
 
     /// Whether the kernel has sent the signal that it is about to take, on its own account.

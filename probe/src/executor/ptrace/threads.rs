@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::executor::log::Log;
-use crate::executor::perf::Signalled;
+use crate::executor::perf::Trap;
 use crate::executor::ptrace::atomic::Atomics;
 use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
 use crate::executor::ptrace::register::Register;
@@ -125,6 +125,8 @@ pub(crate) struct Threads {
     held: Vec<Stopped>,
     /// The other tracers that hold their threads for one of ours.
     holding: Vec<Arc<Post>>,
+    /// When the report was taken from the kernel that was taken up last, if that was just then.
+    taken: Option<Instant>,
     alarm: Arc<Alarm>,
     failures: Failures,
     /// Whether memory could not be accessed for another reason than that there is none.
@@ -150,6 +152,7 @@ impl Threads {
             newborn: HashMap::new(),
             held: Vec::new(),
             holding: Vec::new(),
+            taken: None,
             alarm,
             failures: Failures::default(),
             memory_refused: false,
@@ -182,12 +185,12 @@ impl Threads {
         self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.is_breakpoint()).unwrap_or(likely)
     }
 
-    /// What the SIGTRAP that a thread is about to take says of a hardware breakpoint of ours, if it is that of one.
-    pub(crate) fn signalled(&mut self, thread: &Stopped) -> Option<Signalled> {
+    /// What the SIGTRAP that a thread is about to take says of a hardware breakpoint, if it may be that of one.
+    pub(crate) fn trap(&mut self, thread: &Stopped) -> Option<Trap> {
         if !self.register.uses_hardware() {
             return None;
         }
-        self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.signalled()).flatten()
+        self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.trap()).flatten()
     }
 
     /// Has a thread stop for a SIGTRAP that waits in its queue, whether or not it blocks that. Says whether it has.
@@ -382,6 +385,7 @@ impl Threads {
     /// The next report, waiting for it if need be.
     pub(crate) fn next(&mut self) -> Report {
         loop {
+            self.taken = None;
             if let Some(report) = self.queued() {
                 return report;
             }
@@ -391,6 +395,7 @@ impl Threads {
             match sys::wait(-1, self.standing.is_empty()) {
                 Ok(Some(found)) => {
                     if let Some(report) = self.take(found) {
+                        self.taken = Some(Instant::now());
                         return report;
                     }
                 }
@@ -437,6 +442,19 @@ impl Threads {
         !self.queue.is_empty() || self.post.has_mail() || !self.standing.is_empty() || sys::has_news()
     }
 
+    /// Takes from the kernel what it has to report by now, to be taken up next.
+    pub(crate) fn take_waiting(&mut self) {
+        while let Ok(Some(found)) = sys::wait(-1, false) {
+            let report = self.take(found);
+            self.queue.extend(report);
+        }
+    }
+
+    /// Whether there are several.
+    pub(crate) fn are_several(&self) -> bool {
+        self.by_tid.len() > 1
+    }
+
     /// The next report if there is one, or one comes soon.
     pub(crate) fn soon(&mut self) -> Option<Report> {
         const SOON: u64 = 500_000;
@@ -481,8 +499,14 @@ impl Threads {
         }
     }
 
-    /// The same, after asking the kernel: a leader's place is taken by a thread that executes a program.
+    /// The same of the leader of several threads, after asking the kernel unless its stop has just been taken from it: a
+    /// leader's place is taken by a thread that executes a program.
     pub(crate) fn has_gone(&mut self, tid: i32) -> bool {
+        /// Less than it takes the kernel to end all other threads and to load a program.
+        const JUST_NOW: Duration = Duration::from_micros(20);
+        if self.taken.is_some_and(|taken| taken.elapsed() < JUST_NOW) {
+            return self.is_gone(tid);
+        }
         if let Ok(Some(found)) = sys::wait(tid, false) {
             let report = self.take(found);
             self.queue.extend(report);

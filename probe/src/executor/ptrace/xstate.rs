@@ -54,6 +54,11 @@ impl Xstate {
         }
     }
 
+    /// As which set it was fetched last, or was to be.
+    pub(crate) fn set(&self) -> RegisterSet {
+        self.set
+    }
+
     /// Fetches what of the extended state of `thread` is in `touches` into `registers`; the rest, if not fetched
     /// as well, becomes zero there.
     pub(crate) fn fetch(

@@ -1,11 +1,12 @@
 //! What is kept of each breakpoint: little, for there may be millions.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use emu::Displaced;
-use iced_x86::Code;
+use iced_x86::{Code, MandatoryPrefix};
+use once_cell::race::OnceBox;
 
 use crate::executor::space::{INT3, LONGEST, Unplaceable};
 use crate::symbols::code;
@@ -81,17 +82,24 @@ impl Original {
     }
 }
 
+/// What is kept of a breakpoint that is hit.
+#[derive(Debug)]
+struct OfHits {
+    /// The instruction that it displaced.
+    displaced: Displaced,
+    /// How often it was hit.
+    number: AtomicU32,
+}
+
 /// A breakpoint.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Breakpoint {
-    /// The instruction that it displaced, from its first hit on.
-    decoded: OnceLock<Box<Displaced>>,
+    /// From its first hit on.
+    hit: OnceBox<OfHits>,
     /// What is mapped here.
     pub(crate) origin: Arc<Origin>,
     /// The probes that want it.
     pub(crate) probes: Probes,
-    /// How often it was hit.
-    pub(crate) hits: Hits,
     original: Original,
     /// Whether a SIGTRAP with RIP just behind the first byte need not be ours: another instruction starts
     /// there.
@@ -107,10 +115,9 @@ pub(crate) struct Breakpoint {
 impl Breakpoint {
     pub(super) fn new(original: Original, changing: bool, origin: Arc<Origin>) -> Breakpoint {
         Breakpoint {
-            decoded: OnceLock::new(),
+            hit: OnceBox::new(),
             origin,
             probes: Probes::default(),
-            hits: Hits::default(),
             ambiguous: is_ambiguous(&original),
             original,
             changing,
@@ -125,22 +132,27 @@ impl Breakpoint {
 
     /// The instruction that it displaced, which is at `address`: decoded now, or before.
     pub(crate) fn displaced(&self, address: u64) -> Option<&Displaced> {
-        if let Some(decoded) = self.decoded.get() {
-            return Some(decoded);
+        if let Some(hit) = self.hit.get() {
+            return Some(&hit.displaced);
         }
         // It was when the breakpoint was placed, and nothing else can come of the same bytes.
         let (_, displaced) = Original::decode(self.original.bytes(), address).ok()?;
-        Some(self.decoded.get_or_init(|| Box::new(displaced)))
+        let hit = self.hit.get_or_init(|| Box::new(OfHits { displaced, number: AtomicU32::new(1) }));
+        Some(&hit.displaced)
+    }
+
+    /// Counts a hit. Returns how many there were with it, modulo 2 to the power of 32.
+    pub(crate) fn count_hit(&self) -> u32 {
+        // At the first, nothing need be kept yet: it may be the last.
+        self.hit.get().map_or(1, |hit| hit.number.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 
     /// Takes another displaced instruction.
     pub(super) fn displace(&mut self, original: Original, displaced: Displaced) {
         self.ambiguous = is_ambiguous(&original);
         self.original = original;
-        match self.decoded.get_mut() {
-            Some(decoded) => **decoded = displaced,
-            None => self.decoded = OnceLock::from(Box::new(displaced)),
-        }
+        let number = self.hit.get().map_or(1, |hit| hit.number.load(Ordering::Relaxed));
+        self.hit = OnceBox::with_value(Box::new(OfHits { displaced, number: AtomicU32::new(number) }));
     }
 
     /// Takes another first byte, until [`Breakpoint::displace`].
@@ -153,7 +165,20 @@ impl Breakpoint {
 
 /// Whether an instruction may begin behind the first byte of that one.
 fn is_ambiguous(original: &Original) -> bool {
-    original.length == 1 || is_legacy_prefix(original.first())
+    let first = original.first();
+    original.length == 1 || is_legacy_prefix(first) && !is_mandatory_prefix(first, original.code)
+}
+
+/// Whether a prefix is a part of the opcode, as of SSE's or ENDBR64's: behind it is another instruction altogether, which
+/// is as little meant as one that begins behind any other byte.
+fn is_mandatory_prefix(byte: u8, code: Code) -> bool {
+    let mandatory = match code.op_code().mandatory_prefix() {
+        MandatoryPrefix::P66 => 0x66,
+        MandatoryPrefix::PF2 => 0xf2,
+        MandatoryPrefix::PF3 => 0xf3,
+        MandatoryPrefix::None | MandatoryPrefix::PNP => return false,
+    };
+    byte == mandatory
 }
 
 /// Programs jump behind such a prefix on purpose, as glibc does to leave out LOCK.
@@ -161,20 +186,13 @@ fn is_legacy_prefix(byte: u8) -> bool {
     matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
 }
 
-/// How often something has happened, modulo 2 to the power of 32.
-#[derive(Debug, Default)]
-pub(crate) struct Hits(AtomicU32);
-
-impl Hits {
-    /// Counts another one. Returns how many there were with it.
-    pub(crate) fn count(&self) -> u32 {
-        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
-    }
-}
-
-impl Clone for Hits {
-    fn clone(&self) -> Hits {
-        Hits(AtomicU32::new(self.0.load(Ordering::Relaxed)))
+/// A copy of the address space has copies of its breakpoints, and hits of its own.
+impl Clone for Breakpoint {
+    fn clone(&self) -> Breakpoint {
+        let &Breakpoint { ref origin, ref probes, original, ambiguous, changing, in_copy, internal, .. } =
+            self;
+        let (origin, probes) = (Arc::clone(origin), probes.clone());
+        Breakpoint { hit: OnceBox::new(), origin, probes, original, ambiguous, changing, in_copy, internal }
     }
 }
 
@@ -281,9 +299,35 @@ mod tests {
 
     #[test]
     fn a_breakpoint_is_small() {
-        // A hundred thousand of them, with all that is kept of each probe, are to fit into 20 MB.
-        assert!(size_of::<Breakpoint>() <= 72, "{}", size_of::<Breakpoint>());
+        // A hundred thousand of them, with all that is kept of each probe, are to fit into 20 MB. An allocation of up to 56
+        // bytes takes 64 of memory.
+        assert!(size_of::<Breakpoint>() <= 56, "{}", size_of::<Breakpoint>());
         assert!(size_of::<Removed>() <= 16, "{}", size_of::<Removed>());
+    }
+
+    #[test]
+    fn where_programs_may_jump_behind_the_first_byte_the_signal_is_looked_at() {
+        let cases: [(&[u8], bool); 11] = [
+            // nop; push rbp; ret
+            (&[0x90], true),
+            (&[0x55], true),
+            (&[0xc3], true),
+            // lock inc dword [rdi]; rep movsb; mov eax, fs:[rdi]; add ax, cx
+            (&[0xf0, 0xff, 0x07], true),
+            (&[0xf3, 0xa4], true),
+            (&[0x64, 0x8b, 0x07], true),
+            (&[0x66, 0x01, 0xc8], true),
+            // endbr64; paddd xmm0, xmm1; addsd xmm0, xmm1
+            (&[0xf3, 0x0f, 0x1e, 0xfa], false),
+            (&[0x66, 0x0f, 0xfe, 0xc1], false),
+            (&[0xf2, 0x0f, 0x58, 0xc1], false),
+            // mov rax, rcx
+            (&[0x48, 0x89, 0xc8], false),
+        ];
+        for (bytes, ambiguous) in cases {
+            let (original, _) = Original::decode(bytes, 0x1000).unwrap();
+            assert_eq!(is_ambiguous(&original), ambiguous, "{bytes:02x?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use iced_x86::Code;
 
+use crate::executor::space::window::Window;
 use crate::executor::space::{INT3, LONGEST, Origin, Original, Removed, Space};
 use crate::target::lock;
 use crate::target::maps::{self, Mapping};
@@ -162,6 +163,62 @@ impl Space {
         }
         let mut moved = self.former.iter().filter(|&(site, _)| site % PAGE == address % PAGE);
         moved.find(|(_, removed)| fits(removed)).map(of)
+    }
+
+    /// Looks for copies of breakpoints, which are all taken out by now, in memory that has no file, and puts the original
+    /// bytes back there: nobody would when a thread comes to them. Returns where they were.
+    pub(crate) fn lift_copies(&mut self, maps: &[Mapping]) -> Vec<(u64, Copied)> {
+        /// So many pairs of a breakpoint and what may be its copy are compared, which takes a moment.
+        const MOST: usize = 1 << 22;
+        let is_candidate = |mapping: &&Mapping| mapping.is_executable() && mapping.inode == 0;
+        let pages = maps
+            .iter()
+            .filter(is_candidate)
+            .flat_map(|mapping| self.pages.own_in(mapping.start..mapping.end));
+        let pages: Vec<u64> = pages.collect();
+        if pages.is_empty() || self.removed.is_empty() {
+            return Vec::new();
+        }
+        let tails = self.tails();
+        let mut window = Window::new();
+        let likely = pages.into_iter().flat_map(|page| {
+            let text = window.from(self, page);
+            let likely = |&offset: &usize| {
+                text.get(offset) == Some(&INT3)
+                    && text
+                        .get(offset + 1..)
+                        .is_some_and(|behind| tails.iter().any(|tail| behind.starts_with(tail)))
+            };
+            let found: Vec<u64> = (0..text.len().min(PAGE as usize))
+                .filter(likely)
+                .map(|offset| page + offset as u64)
+                .collect();
+            found
+        });
+        let likely: Vec<u64> = likely.take(MOST / self.removed.len().max(1)).collect();
+        let copies: Vec<(u64, Copied)> = likely
+            .into_iter()
+            .filter(|address| !self.removed.contains_key(address))
+            .filter_map(|address| Some((address, self.copied_to(address, true)?)))
+            .collect();
+        let lifted = copies.into_iter().filter(|&(address, Copied { original, .. })| {
+            maps::find(maps, address).is_some_and(|mapping| self.lift_copy(address, original, mapping))
+        });
+        lifted.collect()
+    }
+
+    /// What comes behind the first byte of the instructions at which there have been breakpoints, each once; of those
+    /// with the same beginning the shortest.
+    fn tails(&self) -> Vec<Vec<u8>> {
+        let mut window = Window::new();
+        let tails = self.removed.iter().filter_map(|(&site, removed)| {
+            let length = usize::from(removed.kind().1);
+            window.from(self, site).get(1..length).map(<[u8]>::to_vec)
+        });
+        let mut tails: Vec<Vec<u8>> = tails.collect();
+        tails.sort_unstable();
+        tails.dedup_by(|tail, shorter| tail.starts_with(shorter));
+        tails
     }
 
     /// The text around `address`, as far as it can be read, as it is in memory.

@@ -21,7 +21,7 @@ impl Window {
     }
 
     /// What is at `address` and behind it, as far as it is in the window; empty where it cannot be read.
-    fn from(&mut self, space: &Space, address: u64) -> &[u8] {
+    pub(super) fn from(&mut self, space: &Space, address: u64) -> &[u8] {
         let page = address & !(PAGE - 1);
         let read = match self.page {
             Some((known, read)) if known == page => read,
