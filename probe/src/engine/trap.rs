@@ -151,7 +151,7 @@ impl Tracer {
                 || self.rewind(&stopped, space_id)
                 || self.recover_copy(&stopped, space_id);
             let signal = if ours { 0 } else { stopped.stop.signal() };
-            return self.threads.resume(stopped, signal);
+            return self.go_on_with(stopped, (pid, space_id, &space), signal);
         };
         let Here { address, by_hardware, .. } = here;
         self.affinity.follow(tid);

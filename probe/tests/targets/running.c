@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -142,9 +143,9 @@ uint64_t faults(void) {
         good += *(volatile char *)(page + 5) + 100;
     else
         good += fault_address == (uintptr_t)page + 5 && fault_code == SEGV_ACCERR;
-    volatile int zero = 0;
+    volatile int zero = 0, seven = 7;
     if (sigsetjmp(back, 1) == 0)
-        good += 1 / zero + 100;
+        good += seven / zero + 100;
     else
         good += fault_code == FPE_INTDIV;
     volatile char *deep = alloca(1 << 20);
@@ -181,7 +182,7 @@ uint64_t modify(void) {
 }
 
 static volatile uint64_t data, flag, counter;
-enum { ROUNDS = 300 };
+enum { ROUNDS = 100 };
 
 static uint64_t consume(void) {
     uint64_t good = 0;
@@ -242,6 +243,19 @@ uint64_t replace(void) {
     return 0;
 }
 
+/* How often the thread was switched while it called `leaf`: each stop is one. */
+uint64_t switches(void) {
+    struct rusage before, after;
+    uint64_t sum = 0;
+    leaf(sum);
+    getrusage(RUSAGE_THREAD, &before);
+    for (unsigned i = 0; i < 500; i++)
+        sum = leaf(sum);
+    getrusage(RUSAGE_THREAD, &after);
+    watched = sum;
+    return (uint64_t)(after.ru_nvcsw - before.ru_nvcsw);
+}
+
 uint64_t endless(void) {
     uint64_t sum = 0;
     puts("ready");
@@ -265,7 +279,7 @@ int main(int count, char **arguments) {
         uint64_t (*function)(void);
     } all[] = {{"compute", compute}, {"calls", calls},     {"signals", signals}, {"faults", faults},
                {"modify", modify},   {"threads", threads}, {"leave", leave},     {"replace", replace},
-               {"endless", endless}};
+               {"endless", endless}, {"switches", switches}};
     if (count == 3 && strcmp(arguments[1], "loop") == 0) {
         printf("loop %llu\n", (unsigned long long)plain_loop(strtoull(arguments[2], NULL, 0)));
         return 0;

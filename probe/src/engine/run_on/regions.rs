@@ -1,6 +1,9 @@
 //! What a thread runs on for: mostly one region, and others that have begun within it.
 
+use std::any::Any;
 use std::fmt;
+use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use emu::registers::{Extended, gpr};
@@ -58,6 +61,8 @@ pub(crate) struct Regions {
     accesses: bool,
     extended: bool,
     ranges: bool,
+    /// What an observer has panicked with.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 impl fmt::Debug for Regions {
@@ -84,6 +89,7 @@ impl Regions {
             accesses: false,
             extended: false,
             ranges: false,
+            panic: None,
         }
     }
 
@@ -192,7 +198,7 @@ impl Regions {
             }
             let mut running = self.running.remove(index);
             let (Some(observer), Some(end)) = (&mut running.observer, running.end) else { continue };
-            let _ = observer(&mut Step {
+            let mut step = Step {
                 pid: self.pid,
                 tid,
                 number: running.number,
@@ -203,7 +209,9 @@ impl Regions {
                 extended: None,
                 log: None,
                 memory: &mut Seen(thread),
-            });
+            };
+            // There is no other step.
+            let _ = call(observer, &mut step, &mut self.panic);
         }
         self.sum_up();
     }
@@ -232,7 +240,7 @@ impl Regions {
         for running in &mut self.running {
             if let Some(observer) = &mut running.observer {
                 let region = &running.region;
-                let flow = observer(&mut Step {
+                let mut step = Step {
                     pid: self.pid,
                     tid,
                     number: running.number,
@@ -245,8 +253,8 @@ impl Regions {
                         .map(|before| (before, &registers.extended)),
                     log: log.filter(|_| region.accesses),
                     memory: &mut *memory,
-                });
-                if flow.is_break() {
+                };
+                if call(observer, &mut step, &mut self.panic).is_break() {
                     // Nobody is to hear of it any more.
                     running.observer = None;
                     running.end = Some(End::Stopped);
@@ -254,6 +262,11 @@ impl Regions {
             }
             running.number += u64::from(is_instruction);
         }
+    }
+
+    /// What an observer has panicked with.
+    pub(crate) fn take_panic(&mut self) -> Option<Box<dyn Any + Send>> {
+        self.panic.take()
     }
 
     /// The thread is in another signal handler.
@@ -290,6 +303,18 @@ impl Running {
         }
         None
     }
+}
+
+/// Calls an observer. The thread must go on, whatever becomes of the run.
+fn call(
+    observer: &mut Observer,
+    step: &mut Step<'_>,
+    panic: &mut Option<Box<dyn Any + Send>>,
+) -> ControlFlow<()> {
+    panic::catch_unwind(AssertUnwindSafe(|| observer(step))).unwrap_or_else(|payload| {
+        panic.get_or_insert(payload);
+        ControlFlow::Break(())
+    })
 }
 
 /// The memory of a stopped thread, to be looked at.

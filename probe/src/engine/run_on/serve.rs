@@ -81,8 +81,12 @@ impl Tracer {
     }
 
     /// Has a thread do what a turn has come to.
-    pub(crate) fn end_turn(&mut self, stopped: Stopped, regions: Box<Regions>, turn: Turn) {
+    pub(crate) fn end_turn(&mut self, stopped: Stopped, mut regions: Box<Regions>, turn: Turn) {
         let tid = stopped.tid();
+        if let Some(payload) = regions.take_panic() {
+            self.shared.wishes.panic_with(payload);
+            self.shared.crew.wake_captain();
+        }
         let keep = |tracer: &mut Tracer| {
             tracer.regions.insert(tid, regions);
         };
@@ -275,6 +279,23 @@ impl Tracer {
         let (mut thread, _) = self.running(stopped, runner.space);
         let registers = thread.registers.file.clone();
         regions.tell(runner.tid, what, before, &registers, &mut Seen(&mut thread), log, None);
+    }
+
+    /// A thread, whose registers have been fetched, has stopped for nothing of ours: it takes its signal, and runs on if it did
+    /// before.
+    pub(crate) fn go_on_with(
+        &mut self,
+        mut stopped: Stopped,
+        (pid, space_id, space): (i32, SpaceId, &SharedSpace),
+        signal: i32,
+    ) {
+        let Some(mut regions) = self.regions.remove(&stopped.tid()) else {
+            return self.threads.resume(stopped, signal);
+        };
+        let place = Place { pid, space_id, space, address: self.registers.file.rip };
+        let arrived = Arrived::Done { signal, slow: false, known: true };
+        let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
+        self.end_turn(stopped, regions, turn);
     }
 
     /// A thread is served at a breakpoint, and runs on from there.
@@ -506,6 +527,8 @@ impl Observing {
         let log = thread.take_accesses();
         let (Some(before), Some(regions)) = (self.0, regions) else { return };
         let what = match performed.map(|performed| performed.how) {
+            // It is to come back, as there is no breakpoint any more.
+            None if thread.registers().rip == before.registers.rip => return,
             None => What::Skipped,
             Some(How::Emulated | How::Native) if thread.is_in_call() => {
                 let number = before.registers.gpr[emu::registers::gpr::RAX];

@@ -77,6 +77,9 @@ impl Ptrace<'_> {
     pub(super) fn deliver(&mut self, exception: Exception, site: u64) -> Attempt {
         let tid = self.thread.tid();
         if exception == Exception::Breakpoint {
+            if !self.takes_signals() || self.store_refused() {
+                return Attempt::Unavailable;
+            }
             // The stop that we are in is that of an INT3, or is to be: it only has to be taken, even if it was blocked.
             self.threads.unblock_trap(self.thread);
             if self.is_watched(site) {
@@ -151,6 +154,11 @@ impl Ptrace<'_> {
         signal::of(exception, &self.registers.file, |address| lock(&space.keys).of(address))
     }
 
+    /// Whether it is in a stop in which it can be given a signal. One that runs on need not be: it raises its own.
+    fn takes_signals(&self) -> bool {
+        matches!(self.thread.stop, Stop::Signal(_))
+    }
+
     fn is_watched(&self, site: u64) -> bool {
         self.space.read().watched(site).is_some()
     }
@@ -166,6 +174,9 @@ impl Ptrace<'_> {
     /// its handler gets.
     fn substitute(&mut self, exception: Exception, signal: Signal) -> Attempt {
         let tid = self.thread.tid();
+        if !self.takes_signals() {
+            return Attempt::Unavailable;
+        }
         // Passing a hardware breakpoint would be a hit that nobody sees.
         if !exception.is_trap() && !self.is_watched(self.registers.file.rip) {
             self.registers.file.rflags |= Rflags::RF;

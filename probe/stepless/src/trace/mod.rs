@@ -69,7 +69,10 @@ fn serve(
 ) -> Result<(Client, Vec<ProbeId>), Failure> {
     let mut client = start(arguments, targets, shared, signals)?;
     let probes = place(&mut client, resolvers, shared)?;
-    let goes_on = || !signals.is_interrupted() && shared.lock().broken.is_none();
+    let goes_on = || {
+        let state = shared.lock();
+        !signals.is_interrupted() && state.broken.is_none() && !state.is_over
+    };
     let deadline = arguments.duration.and_then(|time| Instant::now().checked_add(time));
     let mut run = || match deadline {
         Some(deadline) => client.run_for(deadline.saturating_duration_since(Instant::now())),

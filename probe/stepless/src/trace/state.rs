@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) inaccessible: Option<String>,
     /// How many events were dropped, as the user wishes.
     pub(super) lost: u64,
+    /// Whether as much has been printed as is wanted.
+    pub(super) is_over: bool,
     /// What prints steps, if those are wanted.
     steps: Option<Printer>,
 }
@@ -96,6 +98,7 @@ impl Shared {
             changed: 0,
             inaccessible: None,
             lost: 0,
+            is_over: false,
             steps: match mode {
                 Mode::Step(steps) => Some(Printer::new(steps, format == Format::Json)),
                 Mode::Trace | Mode::Stat => None,
@@ -203,6 +206,7 @@ impl Shared {
             state.broken = Some(error);
             stop.request();
         } else if self.limit.is_some_and(|limit| printer.ended >= limit) {
+            state.is_over = true;
             stop.request_end();
         }
     }
