@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
-use crate::engine::probes::{Held, Tally};
+use crate::engine::probes::Tally;
 use crate::engine::session::Session;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;

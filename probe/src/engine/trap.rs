@@ -384,7 +384,7 @@ impl Tracer {
                     self.here.push(*purpose);
                 }
             }
-            here.hits = breakpoint.hits.count();
+            here.hits = breakpoint.count_hit();
             here.internal |= breakpoint.internal;
         }
         any.then_some(here)
