@@ -20,11 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     command.args(arguments);
     let mut session = Session::launch(command)?;
     session.probe(function, |hit| {
-        let mut formatter = IntelFormatter::new();
         // How deep in calls the thread is.
         let mut calls = Vec::new();
         hit.run_on_with(Region::new().until_return().accesses(), move |step| {
-            print(step, &mut formatter, calls.len());
+            print(step, calls.len());
             let sp = step.after().gpr[emu::registers::gpr::RSP];
             while calls.last().is_some_and(|&call| sp > call) {
                 calls.pop();
@@ -41,13 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn print(step: &Step<'_>, formatter: &mut IntelFormatter, depth: usize) {
+fn print(step: &Step<'_>, depth: usize) {
     let mut line = String::new();
     match (step.what(), step.instruction()) {
         (What::SystemCall { number }, _) => line = format!("system call {number}"),
         (What::Signal { signal }, _) => line = format!("signal {signal}"),
         (What::End(end), _) => line = format!("{end:?} after {} instructions", step.number()),
-        (_, Some(displaced)) => formatter.format(displaced.instruction(), &mut line),
+        (_, Some(displaced)) => IntelFormatter::new().format(displaced.instruction(), &mut line),
         (_, None) => line.push_str("(an instruction that the thread has executed itself)"),
     }
     for access in step.accesses() {
