@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::capture::{self, Apart, Capture, Captured, TextAt, captured};
+use crate::arguments::change::{Applied, BoundInjection, Instruction};
+use crate::arguments::injected::{Changed, Injected};
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::operand::{Location, Operand, Place};
 use crate::arguments::value::{Shown, Value, text_of};
@@ -42,6 +44,20 @@ impl Argument {
         let of = TypeId(u32::MAX);
         let (parts, texts, counts, apart) = Default::default();
         Argument { name, of, parts, texts, counts, apart, missing: Some(why) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes it from `machine`, and puts it behind what is in `out`.
+    pub(crate) fn take(&self, machine: &mut dyn Machine, out: &mut Vec<u8>) {
+        self.captures().for_each(|capture| capture.take(machine, out));
+    }
+
+    /// Whether its expressions are valid.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.captures().all(Capture::is_valid)
     }
 
     fn captures(&self) -> impl Iterator<Item = &Capture> {
@@ -116,6 +132,7 @@ pub struct Binding {
     #[serde(skip)]
     pub(crate) unknowable: Option<SyntaxError>,
     pub(crate) arguments: Vec<Argument>,
+    pub(crate) injection: Option<BoundInjection>,
     pub(crate) types: Types,
 }
 
@@ -139,10 +156,7 @@ impl Binding {
     /// Takes the arguments, as bytes that [`Binding::values`] understands.
     pub fn take(&self, machine: &mut dyn Machine) -> Vec<u8> {
         let mut taken = Vec::new();
-        self.arguments
-            .iter()
-            .flat_map(Argument::captures)
-            .for_each(|capture| capture.take(machine, &mut taken));
+        self.arguments.iter().for_each(|argument| argument.take(machine, &mut taken));
         taken
     }
 
@@ -174,6 +188,31 @@ impl Binding {
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.condition.iter().all(Expression::is_valid)
-            && self.arguments.iter().flat_map(Argument::captures).all(Capture::is_valid)
+            && self.arguments.iter().all(Argument::is_valid)
+            && self.injection.iter().all(BoundInjection::is_valid)
+    }
+
+    /// What was done to a thread by its injection.
+    pub(crate) fn injected(&self, applied: &Applied) -> Injected {
+        let Applied { number, before, after, failed } = applied;
+        let (number, failed) = (*number, failed.clone());
+        let Some(injection) = self.injection.as_ref().filter(|_| failed.is_none()) else {
+            return Injected { number, failed, ..Injected::default() };
+        };
+        let (mut before, mut after) = (captured(before), captured(after));
+        let changes = injection.changes().map(|(argument, has_before)| {
+            let from = argument.value(&self.types, &mut before);
+            let to = argument.value(&self.types, &mut after);
+            Changed { what: argument.name.clone(), from: has_before.then_some(from), to }
+        });
+        Injected {
+            number,
+            changes: changes.collect(),
+            returned: injection.instruction == Instruction::Returned,
+            skipped: injection.instruction == Instruction::LeftOut,
+            delay: injection.delay,
+            signal: injection.signal,
+            failed,
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use crate::arguments::surroundings::Surroundings;
 use crate::arguments::{
     Binding, Names, NoNames, ObjectNames, ProbeNames, ReturnNames, SyntaxError, Template,
 };
@@ -40,6 +41,13 @@ pub(crate) struct Bound {
     pub(crate) told: OnceLock<()>,
     /// Where it is found who has called, if that changes what it comes to.
     caller: Option<Expression>,
+}
+
+impl Bound {
+    /// Whether something is missing that may be mapped by the time of another hit.
+    fn is_provisional(&self) -> bool {
+        self.binding.injection.as_ref().is_some_and(|injection| injection.missing.is_some())
+    }
 }
 
 /// Those of a probe.
@@ -131,6 +139,9 @@ impl Bindings {
             Ok(bound) => (Some(bound), None),
             Err(error) => (None, Some(error)),
         };
+        if bound.as_ref().is_some_and(|bound| bound.is_provisional()) {
+            return bound;
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.sites.len() >= MOST_PLACES {
             known.sites.clear();
@@ -145,12 +156,19 @@ impl Bindings {
 
     fn look_up(&self, place: &Place, maps: &Maps) -> Result<Arc<Bound>, LocateError> {
         let names = |address| ObjectNames::at(&self.objects, maps, address);
+        // What is known of the place is needed twice, and each reads debug information when it is asked.
+        let around = names(place.function.unwrap_or(place.address))?;
+        let surroundings = match (self.template.injection(), place.function) {
+            (None, _) => Surroundings::default(),
+            (Some(_), None) => Surroundings::at(&around, &self.objects, maps),
+            (Some(_), Some(_)) => Surroundings::on_return(&around, &self.objects, maps),
+        };
         let bound = match place.function {
             None => {
                 let here = names(place.address)?.called_from(&self.objects, maps, &place.callers);
-                self.bind(&ProbeNames::new(&self.spec, here))
+                self.bind(&ProbeNames::new(&self.spec, here), &surroundings)
             }
-            Some(function) => self.bind(&ReturnNames::new(names(function)?, function)),
+            Some(function) => self.bind(&ReturnNames::new(names(function)?, function), &surroundings),
         };
         bound.map_err(|error| LocateError::Unresolvable(Box::new(error)))
     }
@@ -166,8 +184,8 @@ impl Bindings {
         known.sites.retain(|place, _| place.pid != pid);
     }
 
-    fn bind(&self, names: &dyn Names) -> Result<Arc<Bound>, SyntaxError> {
-        let binding = self.template.bind(names)?;
+    fn bind(&self, names: &dyn Names, surroundings: &Surroundings<'_>) -> Result<Arc<Bound>, SyntaxError> {
+        let binding = self.template.bind_at(names, surroundings)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         Ok(known.enter(binding, names.caller()))
     }
@@ -180,7 +198,13 @@ impl Bindings {
         }
         let pid = procfs::process_of(maps.pid()).unwrap_or(maps.pid());
         let bound = resolver.find(maps, |site, elf, address| {
-            let bound = self.bind(&ProbeNames::new(&self.spec, ObjectNames::new(elf, address)))?;
+            let around = ObjectNames::new(elf, address);
+            let surroundings = match self.template.injection() {
+                Some(_) => Surroundings::at(&around, &self.objects, maps),
+                None => Surroundings::default(),
+            };
+            let names = ProbeNames::new(&self.spec, ObjectNames::new(elf, address));
+            let bound = self.bind(&names, &surroundings)?;
             Ok((site, bound))
         })?;
         let bound: Result<Vec<(Site, Arc<Bound>)>, SyntaxError> = bound.into_iter().collect();
@@ -195,7 +219,8 @@ impl Bindings {
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // Of the others it is told when one is hit.
-        for (site, bound) in bound.iter().filter(|(_, bound)| bound.binding.unknowable.is_none()) {
+        let lasts = |bound: &Bound| bound.binding.unknowable.is_none() && !bound.is_provisional();
+        for (site, bound) in bound.iter().filter(|(_, bound)| lasts(bound)) {
             known.sites.insert(Place::new(pid, site.address, None), Some(Arc::clone(bound)));
         }
         Ok(bound.into_iter().map(|(site, _)| site).collect())

@@ -208,6 +208,11 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// All of RAX.
+    pub(crate) fn accumulator(&mut self) -> Operand {
+        self.hexadecimal(Expression::register(Register::Rax))
+    }
+
     fn special(&mut self, node: &Node, name: &str) -> Compiled<Operand> {
         let stack = || Expression::register(Register::Rsp);
         let numbered = |prefix: &str| {
@@ -219,7 +224,7 @@ impl<'a> Compiler<'a> {
             "stack" => self.hexadecimal(stack()),
             "retval" => match self.names.variable(RESULT, self.types) {
                 Ok(found) => Operand::new(found.location, found.of),
-                Err(_) => self.hexadecimal(Expression::register(Register::Rax)),
+                Err(_) => self.accumulator(),
             },
             "pid" | "tid" | "cpu" | "time" => match self.known(name) {
                 Some(operand) => operand,
@@ -264,6 +269,10 @@ impl<'a> Compiler<'a> {
     }
 
     fn pointed_to(&mut self, node: &Node, pointer: &Node) -> Compiled<Operand> {
+        // An address, though it may be small enough for an int.
+        if let Syntax::Number(address) = pointer.syntax {
+            return Ok(self.untyped_at(address.into()));
+        }
         let operand = self.operand(pointer)?;
         // An array is the address of its first element.
         if let Some(element) = self.types.element_of(operand.of)

@@ -184,10 +184,41 @@ impl<'a> ObjectNames<'a> {
     }
 }
 
+/// The result of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Where it is when the function has returned.
+    Located(Located),
+    /// There is none.
+    Nothing,
+    /// No debug information tells, or not where.
+    Unknown,
+}
+
 impl ObjectNames<'_> {
     /// The object.
     pub(crate) fn elf(&self) -> Option<&Elf> {
         self.object.as_ref().map(Object::elf)
+    }
+
+    /// The object, and the address there.
+    pub(crate) fn place(&self) -> Option<(&Elf, u64)> {
+        self.object.as_ref().map(|object| (object.elf(), object.address))
+    }
+
+    /// The result of the function that begins here.
+    pub(crate) fn outcome(&self, types: &mut Types) -> Outcome {
+        let Some((elf, address)) = self.place() else { return Outcome::Unknown };
+        match elf.debug_info().and_then(|info| info.result(address)) {
+            Err(_) => Outcome::Unknown,
+            Ok(None) => Outcome::Nothing,
+            Ok(Some((found, of, from))) => {
+                let mut of = [of];
+                let distance = types.append(from.only(&mut of));
+                let of = TypeId(of[0].0.saturating_add(distance));
+                location(&found).map_or(Outcome::Unknown, |location| Outcome::Located(Located { location, of }))
+            }
+        }
     }
 }
 
@@ -209,11 +240,10 @@ impl<'a> ReturnNames<'a> {
     }
 
     fn result(&self, types: &mut Types) -> Option<Located> {
-        let function = self.function.object.as_ref()?;
-        let (found, of, from) = function.elf().debug_info().ok()?.result(function.address).ok()??;
-        let mut of = [of];
-        let distance = types.append(from.only(&mut of));
-        Some(Located { location: location(&found).ok()?, of: TypeId(of[0].0.saturating_add(distance)) })
+        match self.function.outcome(types) {
+            Outcome::Located(located) => Some(located),
+            Outcome::Nothing | Outcome::Unknown => None,
+        }
     }
 
     /// A variable that is there as long as the program. RIP is in the caller, which may be another object's.

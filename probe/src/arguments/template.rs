@@ -6,10 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::binding::{Argument, Binding};
+use crate::arguments::change::BoundInjection;
 use crate::arguments::compile::Compiler;
+use crate::arguments::injection::Injection;
 use crate::arguments::lexer::SyntaxError;
 use crate::arguments::names::{Names, NoNames};
 use crate::arguments::operand::Operand;
+use crate::arguments::surroundings::Surroundings;
 use crate::arguments::syntax::{Fetch, Node, parse_expression, parse_fetch};
 use crate::language::types::{TypeId, Types};
 
@@ -26,6 +29,7 @@ pub struct Template {
     variables: bool,
     /// Whether the arguments that the probe itself has are wanted, too.
     of_probe: bool,
+    injection: Option<Injection>,
 }
 
 /// A template on its way.
@@ -35,6 +39,7 @@ struct Sent {
     condition: Option<String>,
     variables: bool,
     of_probe: bool,
+    injection: Option<Injection>,
 }
 
 impl From<Template> for Sent {
@@ -45,6 +50,7 @@ impl From<Template> for Sent {
             condition: template.condition.map(|(text, _)| text),
             variables: template.variables,
             of_probe: template.of_probe,
+            injection: template.injection,
         }
     }
 }
@@ -53,8 +59,8 @@ impl TryFrom<Sent> for Template {
     type Error = SyntaxError;
 
     fn try_from(sent: Sent) -> Result<Template, SyntaxError> {
-        let mut template =
-            Template { variables: sent.variables, of_probe: sent.of_probe, ..Template::default() };
+        let Sent { variables, of_probe, injection, .. } = sent;
+        let mut template = Template { variables, of_probe, injection, ..Template::default() };
         for (name, text) in sent.arguments {
             template = template.with_argument(Some(&name), &text)?;
         }
@@ -158,6 +164,20 @@ impl Template {
         Ok(self)
     }
 
+    /// The same with what is to be done at a hit, by [`Step::Inject`](crate::warden::Step::Inject) or
+    /// [`Session::inject`](crate::Session::inject).
+    #[must_use]
+    pub fn with_injection(mut self, injection: Injection) -> Template {
+        self.injection = Some(injection);
+        self
+    }
+
+    /// What is to be done at a hit.
+    #[must_use]
+    pub fn injection(&self) -> Option<&Injection> {
+        self.injection.as_ref()
+    }
+
     fn name_of(&self, text: &str) -> String {
         let is_plain = |letter: char| letter.is_alphanumeric() || "_.[]:>-".contains(letter);
         let is_variable = text.starts_with(|letter: char| letter.is_alphabetic() || letter == '_')
@@ -174,7 +194,7 @@ impl Template {
     /// Whether it means the same at each site.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        !self.variables && !self.of_probe && self.bind(&NoNames).is_ok()
+        !self.variables && !self.of_probe && self.injection.is_none() && self.bind(&NoNames).is_ok()
     }
 
     /// Compiles it for a site.
@@ -182,6 +202,15 @@ impl Template {
     /// # Errors
     /// A name that means nothing there, or something that cannot be computed.
     pub fn bind(&self, names: &dyn Names) -> Result<Binding, SyntaxError> {
+        self.bind_at(names, &Surroundings::default())
+    }
+
+    /// The same, where what is around the site is known, too.
+    pub(crate) fn bind_at(
+        &self,
+        names: &dyn Names,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Binding, SyntaxError> {
         let mut types = Types::new();
         let mut unknowable = None;
         let condition = match &self.condition {
@@ -211,11 +240,16 @@ impl Template {
             });
             arguments.push(argument.unwrap_or_else(|why| Argument::missing(name, why)));
         }
+        let mut injection = match &self.injection {
+            Some(injection) => Some(BoundInjection::compile(injection, surroundings, names, &mut types)?),
+            None => None,
+        };
         let mut named: Vec<&mut TypeId> = arguments.iter_mut().flat_map(Argument::types).collect();
+        named.extend(injection.iter_mut().flat_map(BoundInjection::types));
         let mut roots: Vec<TypeId> = named.iter().map(|of| **of).collect();
         let types = types.only(&mut roots);
         named.iter_mut().zip(roots).for_each(|(place, of)| **place = of);
-        Ok(Binding { condition, unknowable, arguments, types })
+        Ok(Binding { condition, unknowable, arguments, injection, types })
     }
 }
 

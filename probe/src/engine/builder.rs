@@ -6,8 +6,10 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
 use crate::arguments::bindings::{Bindings, WithBindings};
-use crate::arguments::{SyntaxError, Template, Values};
+use crate::arguments::pick::Picker;
+use crate::arguments::{Binding, Injected, Injection, Pick, SyntaxError, Template, Values};
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::inject::Injector;
 use crate::engine::session::{RunEnd, Session};
 use crate::error::ProbeError;
 use crate::symbols::resolve::{Objects, Resolver};
@@ -42,6 +44,7 @@ use crate::target::lock;
 pub struct ProbeBuilder {
     spec: ProbeSpec,
     template: Template,
+    pick: Pick,
     objects: Arc<Objects>,
 }
 
@@ -84,7 +87,7 @@ impl ProbeBuilder {
     /// A probe without arguments or a condition.
     #[must_use]
     pub fn new(spec: ProbeSpec) -> ProbeBuilder {
-        ProbeBuilder { spec, template: Template::new(), objects: Arc::default() }
+        ProbeBuilder { spec, template: Template::new(), pick: Pick::new(), objects: Arc::default() }
     }
 
     /// The same with another argument, an expression or one of the kernel's.
@@ -107,6 +110,18 @@ impl ProbeBuilder {
     #[must_use]
     pub fn variables(self) -> ProbeBuilder {
         ProbeBuilder { template: self.template.with_variables(), ..self }
+    }
+
+    /// The same with what is done to a thread at a hit: see [`Session::inject`].
+    #[must_use]
+    pub fn injection(self, injection: Injection) -> ProbeBuilder {
+        ProbeBuilder { template: self.template.with_injection(injection), ..self }
+    }
+
+    /// The same for those hits only, of the ones for which the condition holds.
+    #[must_use]
+    pub fn pick(self, pick: Pick) -> ProbeBuilder {
+        ProbeBuilder { pick, ..self }
     }
 
     /// Where it goes.
@@ -168,19 +183,67 @@ impl Session {
         probe: &ProbeBuilder,
         mut handler: impl FnMut(&mut Hit<'_>, &Values) -> Action + Send + 'static,
     ) -> Result<ProbeId, ProbeError> {
+        self.watch_bound(probe, move |hit, binding, _| {
+            let values = Values::new(binding, hit);
+            handler(hit, &values)
+        })
+    }
+
+    /// Has the injection of a probe ([`ProbeBuilder::injection`]) take place at its hits, where the condition holds and
+    /// which it picks. Other hits are counted as filtered. `tell` hears of each injection, also of one that failed: then
+    /// nothing was done.
+    ///
+    /// ```no_run
+    /// use std::process::Command;
+    ///
+    /// use probe::arguments::{Injection, Pick};
+    /// use probe::{ProbeBuilder, Session};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // The second allocation fails.
+    /// let mut session = Session::launch(Command::new("ls"))?;
+    /// let malloc: ProbeBuilder = "libc.so.6:malloc".parse()?;
+    /// let malloc = malloc.injection(Injection::new().errno(12)).pick(Pick::new().nth(2));
+    /// session.inject(&malloc, |hit, injected| eprintln!("{}: {injected:?}", hit.tid()))?;
+    /// session.run();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::watch`]; also an injection that cannot be done at the place.
+    pub fn inject(
+        &mut self,
+        probe: &ProbeBuilder,
+        mut tell: impl FnMut(&mut Hit<'_>, &Injected) + Send + 'static,
+    ) -> Result<ProbeId, ProbeError> {
+        let injector = Injector::new(Arc::clone(&probe.objects));
+        self.watch_bound(probe, move |hit, binding, number| {
+            let (applied, action) = injector.inject(hit, binding, number);
+            tell(hit, &binding.injected(&applied));
+            action
+        })
+    }
+
+    /// Has a handler called where the condition holds, of those hits that are picked, with their number.
+    fn watch_bound(
+        &mut self,
+        probe: &ProbeBuilder,
+        mut handler: impl FnMut(&mut Hit<'_>, &Binding, u64) -> Action + Send + 'static,
+    ) -> Result<ProbeId, ProbeError> {
         let source = probe.source();
         let bindings = Arc::clone(&source.bindings);
+        let (pick, picker) = (probe.pick, Picker::default());
         let mut observe = move |hit: &mut Hit<'_>| {
-            let Some(bound) = bindings.at(hit.place(), hit, &mut |_| {}) else {
-                hit.filter_out();
-                return Action::Continue;
-            };
-            if bound.binding.holds(hit) != Ok(true) {
-                hit.filter_out();
-                return Action::Continue;
+            let bound = bindings.at(hit.place(), hit, &mut |_| {}).filter(|bound| bound.binding.holds(hit) == Ok(true));
+            let number = bound.as_ref().and_then(|_| picker.take(pick, hit.serial()));
+            match (bound, number) {
+                (Some(bound), Some(number)) => handler(hit, &bound.binding, number),
+                _ => {
+                    hit.filter_out();
+                    Action::Continue
+                }
             }
-            let values = Values::new(&bound.binding, hit);
-            handler(hit, &values)
         };
         match probe.spec.on_return {
             true => self.probe_calls(source, |_| Some(()), move |hit, _| observe(hit)),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use emu::registers::Extended;
+use emu::registers::{Extended, gpr};
 use emu::{MemoryFault, Registers};
 
 use crate::arguments::bindings::Place;
@@ -79,6 +79,10 @@ pub struct Hit<'a> {
     pub(crate) wishes: &'a mut Vec<Wish>,
     pub(crate) filtered: bool,
     pub(crate) discounted: bool,
+    /// How long it waits before it goes on.
+    pub(crate) delay: Duration,
+    /// The signal that it gets then.
+    pub(crate) signal: Option<i32>,
     /// Once somebody has asked for it.
     pub(crate) time_ns: OnceCell<u64>,
     pub(crate) part: Part,
@@ -275,6 +279,69 @@ impl Hit<'_> {
         self.thread.write(address, bytes)
     }
 
+    /// Has the function, of which this is the first instruction, return without having run: the thread goes on where it was
+    /// called, as behind RET, with the result that the handler has put where the ABI has it. Its shadow stack, if it has one,
+    /// is popped, too.
+    ///
+    /// # Errors
+    /// The return address cannot be read, or is none; or the system refuses to change the shadow stack. Nothing has changed
+    /// then.
+    pub fn return_now(&mut self) -> io::Result<()> {
+        self.return_target()?;
+        self.move_shadow_stack(1)?;
+        self.leave_function()
+    }
+
+    /// Where the function returns to of which this is the first instruction.
+    pub(crate) fn return_target(&mut self) -> io::Result<u64> {
+        let stack = self.registers.gpr[gpr::RSP];
+        let target = self.read_u64(stack).map_err(|fault| {
+            io::Error::other(format!("the return address at {:#x} cannot be read", fault.address))
+        })?;
+        match is_canonical(target) {
+            true => Ok(target),
+            false => {
+                Err(io::Error::other(format!("the return address at {stack:#x} is {target:#x}, which is none")))
+            }
+        }
+    }
+
+    /// Takes so many return addresses from the thread's shadow stack, if it has one, or gives them back.
+    pub(crate) fn move_shadow_stack(&mut self, by: i64) -> io::Result<()> {
+        self.thread.move_shadow_stack(by)
+    }
+
+    /// Takes the return address from the stack, and has the thread go on there.
+    pub(crate) fn leave_function(&mut self) -> io::Result<()> {
+        let target = self.return_target()?;
+        let stack = &mut self.registers.gpr[gpr::RSP];
+        *stack = stack.wrapping_add(8);
+        self.registers.rip = target;
+        Ok(())
+    }
+
+    /// Has the thread wait that long, stopped, once the instruction has been performed, before it goes on. Nobody else waits.
+    /// It waits no longer when the target is left. Of several handlers, the longest time counts.
+    pub fn delay(&mut self, time: Duration) {
+        self.delay = self.delay.max(time);
+    }
+
+    /// Has the thread take this signal, from 1 to 64, when it goes on, as if it had sent it to itself by tgkill(2). Within a
+    /// system call, which the displaced instruction may be, it is sent by the process that traces. Of several, the last one
+    /// counts.
+    ///
+    /// # Panics
+    /// There is no such signal.
+    pub fn raise(&mut self, signal: i32) {
+        assert!((1..=LAST_SIGNAL).contains(&signal), "there is no signal {signal}");
+        self.signal = Some(signal);
+    }
+
+    /// A number that no other thread has.
+    pub(crate) fn serial(&self) -> u64 {
+        self.thread.serial()
+    }
+
     /// Has another probe placed, after this hit. What becomes of it is told as of one that was placed later: by
     /// [`Event::Placed`](crate::Event::Placed), [`Event::Refused`](crate::Event::Refused) or
     /// [`Event::Unresolvable`](crate::Event::Unresolvable).
@@ -326,6 +393,15 @@ impl Hit<'_> {
     pub fn filter_out(&mut self) {
         self.filtered = true;
     }
+}
+
+/// The signal with the greatest number (_NSIG).
+pub(crate) const LAST_SIGNAL: i32 = 64;
+
+/// Whether a processor with four levels of paging takes it for an address, in the half that is the program's.
+pub(crate) fn is_canonical(address: u64) -> bool {
+    // With five levels, text of programs lies no higher: mappings do only where that is asked for.
+    address >> 47 == 0
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds.

@@ -124,6 +124,7 @@ impl Tracer {
         let deadline = Instant::now() + PATIENCE;
         self.regions.clear();
         self.threads.end_standing();
+        self.threads.resume_all_aside();
         // Whose signals wait in threads that block SIGTRAP.
         let by_hardware = self.threads.register.uses_hardware();
         let mut before: HashMap<i32, u64> = HashMap::new();

@@ -224,6 +224,7 @@ impl Tracer {
         /// For threads that cannot stop, or whose end does not come.
         const PATIENCE: Duration = Duration::from_secs(5);
         self.regions.clear();
+        self.threads.resume_all_aside();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
         self.threads.gather(|_, thread| !thread.in_vfork, None);

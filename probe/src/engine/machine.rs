@@ -3,7 +3,7 @@
 use emu::registers::{Extended, Float80, segment};
 
 use crate::engine::hit::Hit;
-use crate::language::{Circumstance, ExtendedRegister, Machine, Register};
+use crate::language::{Circumstance, ExtendedRegister, Machine, MachineMut, Register};
 
 impl Machine for Hit<'_> {
     fn register(&mut self, register: Register) -> u64 {
@@ -29,6 +29,29 @@ impl Machine for Hit<'_> {
 
     fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize {
         Hit::read_up_to(self, address, bytes)
+    }
+}
+
+impl MachineMut for Hit<'_> {
+    fn set_register(&mut self, register: Register, value: u64) {
+        self.registers_mut().set(register, value);
+    }
+
+    fn set_extended(&mut self, register: ExtendedRegister, quadword: u8, value: u64) -> bool {
+        let Ok(extended) = self.extended_mut() else { return false };
+        let place = match register {
+            ExtendedRegister::Vector(number) => {
+                let register = extended.vector.get_mut(usize::from(number));
+                register.and_then(|register| register.0.get_mut(usize::from(quadword)))
+            }
+            ExtendedRegister::Opmask(number) if quadword == 0 => extended.opmask.get_mut(usize::from(number)),
+            _ => None,
+        };
+        place.map(|place| *place = value).is_some()
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+        Hit::write(self, address, bytes).is_ok()
     }
 }
 

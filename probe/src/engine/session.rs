@@ -501,14 +501,12 @@ impl Session {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             // Before looking what is wanted: what comes behind that rings again.
+            let until = [deadline, self.tracer.threads.next_due()].into_iter().flatten().min();
             let alarm = &self.tracer.alarm;
             let settings = alarm.settings();
-            if set != Some(settings) {
-                match left {
-                    Some(left) => alarm.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
-                    None => alarm.silence(),
-                }
-                set = Some(settings + 1);
+            if set != Some((settings, until)) {
+                alarm.ring_at(until);
+                set = Some((settings + 1, until));
             }
             if self.stop.requested.swap(false, Ordering::SeqCst) {
                 return RunEnd::StopRequested;

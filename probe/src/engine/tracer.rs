@@ -15,6 +15,7 @@ use crate::engine::event::Event;
 use crate::engine::probes::Probes;
 use crate::engine::run_on::{Regions, Running};
 use crate::engine::shared::Shared;
+use crate::engine::waits::Waits;
 use crate::engine::watch::Wanted;
 use crate::error::AttachError;
 use crate::executor::hardware::Unwatched;
@@ -46,6 +47,8 @@ pub(crate) struct Tracer {
     pub(crate) running: Running,
     pub(crate) kept: Kept,
     pub(crate) alarm: Arc<Alarm>,
+    /// What the thread that is served is to wait for before it goes on.
+    pub(crate) waits: Waits,
     /// The processes that there were before the target was attached to, until the session runs.
     pub(crate) elders: Option<HashSet<i32>>,
     /// All probes, as of that version of the list.
@@ -92,6 +95,7 @@ impl Tracer {
             running: Running::new(),
             kept: Kept::new(),
             alarm,
+            waits: Waits::default(),
             elders: None,
             probes: Probes::default(),
             version: 0,

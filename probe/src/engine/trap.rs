@@ -20,6 +20,7 @@ use crate::engine::probes::{Probes, Tally};
 use crate::engine::run_on::{Observing, Regions, Wish};
 use crate::engine::shared::Shared;
 use crate::engine::tracer::Tracer;
+use crate::engine::waits::Waits;
 use crate::executor::Executor;
 use crate::executor::perf::{Signalled, Trap};
 use crate::executor::ptrace::Ptrace;
@@ -45,6 +46,10 @@ struct Verdict {
     run_on: Vec<Wish>,
     detach: bool,
     stop: bool,
+    /// How long the thread waits before it goes on.
+    delay: Duration,
+    /// The signal that it gets.
+    signal: Option<i32>,
     /// What they have written could not be stored, or not all of it.
     rejected: Option<Errno>,
     /// What one of them has panicked with.
@@ -189,11 +194,11 @@ impl Tracer {
             return self.end_turn(stopped, regions, turn);
         }
         let Arrived::Done { signal, slow, .. } = arrived else {
-            return match arrived {
-                Arrived::Trapped => self.threads.put_back(Report::Stopped(stopped)),
-                _ => self.threads.resume(stopped, 0),
-            };
+            return self.go_on_later(stopped, pid, (arrived != Arrived::Trapped).then_some(0));
         };
+        if self.waits != Waits::default() {
+            return self.go_on_later(stopped, pid, Some(signal));
+        }
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {
             self.threads.resume(stopped, signal);
@@ -256,6 +261,9 @@ impl Tracer {
             false => None,
         };
         let Served { signal, slow, known } = self.hit(stopped, place, again, regions);
+        if regions.is_some() {
+            self.wait_here(place.pid, tid);
+        }
         self.after_hit(stopped, place, touches);
         let Some(signal) = signal else { return Arrived::Trapped };
         if rseq::is_due(here.hits) {
@@ -476,8 +484,13 @@ impl Tracer {
             performed
         };
         self.here = here;
+        let (delay, raised) = (verdict.delay, verdict.signal);
         self.settle(verdict, performed.map(|performed| performed.how), tid, place);
         let signal = performed.map_or(Some(0), |performed| performed.signal);
+        self.waits.delay = self.waits.delay.max(delay);
+        self.waits.raised = raised.or(self.waits.raised);
+        // Neighbours are served when it has gone on.
+        let slow = slow || self.waits != Waits::default();
         Served { signal, slow, known: performed.is_none_or(|performed| performed.how == How::Emulated) }
     }
 
@@ -631,12 +644,16 @@ fn call(
             wishes: &mut verdict.run_on,
             filtered: false,
             discounted: false,
+            delay: Duration::ZERO,
+            signal: None,
             time_ns,
             part,
             watches: Some(&at.shared.watches),
         };
         let action = panic::catch_unwind(AssertUnwindSafe(|| at.shared.host.hit(&mut hit)));
-        let Hit { filtered, discounted, .. } = hit;
+        let Hit { filtered, discounted, delay, signal, .. } = hit;
+        verdict.delay = verdict.delay.max(delay);
+        verdict.signal = signal.or(verdict.signal);
         let followed = match std::mem::replace(&mut hit.part, Part::None) {
             Part::Entry(Some(value)) if !filtered && !discounted => Some((value, hit.time_ns())),
             _ => None,

@@ -47,13 +47,13 @@ impl Tracer {
     /// Serves, until it is asked to end.
     fn work(&mut self) {
         let mut then = Then::Serve;
-        let mut silenced = None;
+        let mut set = None;
         loop {
             // Whoever sends rings, which is heard once.
-            let settings = self.alarm.settings();
-            if silenced != Some(settings) {
-                self.alarm.silence();
-                silenced = Some(settings + 1);
+            let (settings, until) = (self.alarm.settings(), self.threads.next_due());
+            if set != Some((settings, until)) {
+                self.alarm.ring_at(until);
+                set = Some((settings + 1, until));
             }
             then = self.read_mail(then);
             let idle = match then {

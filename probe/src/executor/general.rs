@@ -38,6 +38,21 @@ impl GeneralRegisters {
         }
     }
 
+    /// Has one of them hold something else.
+    pub fn set(&mut self, register: Register, value: u64) {
+        match register {
+            Register::Rip => self.rip = value,
+            Register::Rflags => self.rflags = Rflags::from_bits_retain(value),
+            Register::FsBase => self.fs_base = value,
+            Register::GsBase => self.gs_base = value,
+            general => {
+                if let Some(place) = self.gpr.get_mut(general as usize) {
+                    *place = value;
+                }
+            }
+        }
+    }
+
     pub(crate) fn of(file: &Registers) -> GeneralRegisters {
         let &Registers { gpr, rip, rflags, fs_base, gs_base, segment, .. } = file;
         GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment }

@@ -26,6 +26,9 @@ pub(crate) trait ThreadState: fmt::Debug {
     /// Its number.
     fn tid(&self) -> i32;
 
+    /// A number that no other thread of the session has, also one that has the same id later.
+    fn serial(&self) -> u64;
+
     /// The processor on which it ran last; `None` if it has just been killed.
     fn processor(&self) -> Option<u32>;
 
@@ -52,6 +55,12 @@ pub(crate) trait ThreadState: fmt::Debug {
     /// # Errors
     /// The first byte that cannot be written; nothing is stored then.
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault>;
+
+    /// Takes so many return addresses from its shadow stack, if it has one, or gives them back.
+    ///
+    /// # Errors
+    /// The system refuses that.
+    fn move_shadow_stack(&mut self, by: i64) -> io::Result<()>;
 }
 
 /// A stopped thread, as the engine sees it: displaced instructions are performed on its state, or by itself.

@@ -104,6 +104,18 @@ pub trait Machine {
     fn read_up_to(&mut self, address: u64, bytes: &mut [u8]) -> usize;
 }
 
+/// A stopped thread that can be changed.
+pub trait MachineMut: Machine {
+    /// Changes a register. What the system would not store is found out before.
+    fn set_register(&mut self, register: Register, value: u64);
+
+    /// Changes a quadword of a register. Says whether there is such a register, and it can be had.
+    fn set_extended(&mut self, register: ExtendedRegister, quadword: u8, value: u64) -> bool;
+
+    /// Stores all of `bytes` in memory, or nothing. Says whether it could.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> bool;
+}
+
 /// How many bytes of memory are read, in the processor's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Width {
@@ -358,6 +370,29 @@ impl Expression {
     pub fn constant(&self) -> Option<u64> {
         match self.nodes[..] {
             [Node::Constant(value)] => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The general register that this is, or of which it is a part: so many bytes, behind so many bits.
+    pub(crate) fn register_part(&self) -> Option<(Register, Width, u32)> {
+        match self.nodes[..] {
+            [Node::Register(register)] => Some((register, Width::Quadword, 0)),
+            [Node::Unary(Unary::Cast(width)), Node::Register(register)] => Some((register, width, 0)),
+            [
+                Node::Unary(Unary::Cast(width)),
+                Node::Binary(Binary::ShiftRight),
+                Node::Register(register),
+                Node::Constant(bits),
+            ] => Some((register, width, u32::try_from(bits).ok()?)),
+            _ => None,
+        }
+    }
+
+    /// The quadword of a register that this is.
+    pub(crate) fn extended_part(&self) -> Option<(ExtendedRegister, u8)> {
+        match self.nodes[..] {
+            [Node::Extended(register, quadword)] => Some((register, quadword)),
             _ => None,
         }
     }

@@ -98,6 +98,12 @@ pub(crate) fn waits_for_vfork(tid: i32) -> bool {
     })
 }
 
+/// The user that process `pid` runs as.
+pub(crate) fn user_of(pid: i32) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid())
+}
+
 /// All processes that can be seen.
 pub(crate) fn processes() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

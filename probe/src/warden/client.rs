@@ -31,7 +31,7 @@ use crate::target::system;
 use crate::warden::asked::Asked;
 use crate::warden::changes::{ChangeRecord, SentWatch, WatchBindings};
 use crate::warden::message::{End, Reply, Request, SentPath, SentPlace, SentProbe, VERSION, kind};
-use crate::warden::news::{Event, News, Record, Report, Sent, WardenError};
+use crate::warden::news::{Event, Injection, News, Record, Report, Sent, WardenError};
 use crate::warden::outlet::Question;
 use crate::warden::program::{Fields, Program, Step};
 use crate::warden::ring::{self, Reader, Ring};
@@ -719,6 +719,10 @@ impl Client {
                     let change = ChangeRecord::of_words(&record.words, &self.watch_bindings, &self.modules);
                     self.tell(News::Change(change.ok_or_else(strange)?));
                 }
+                kind::INJECTION => {
+                    let hit = Injection::of_words(&record.words, &self.modules).ok_or_else(strange)?;
+                    self.tell_hit(hit);
+                }
                 kind::EVENT => {
                     let bytes = ring::bytes_of(&record.words).ok_or_else(strange)?;
                     let sent: Sent = parse(&bytes).map_err(corrupt)?;
@@ -765,9 +769,13 @@ impl Client {
     }
 
     fn tell_hit(&mut self, mut hit: Record) {
+        let whole = self.whole_of(hit.probe.index());
+        let binding = |number| self.bindings.get(&(whole, number)).map(Arc::clone);
         if let Some(arguments) = &mut hit.arguments {
-            let key = (self.whole_of(hit.probe.index()), arguments.number);
-            arguments.binding = self.bindings.get(&key).map(Arc::clone);
+            arguments.binding = binding(arguments.number);
+        }
+        if let Some(injection) = &mut hit.injection {
+            injection.binding = injection.number.and_then(binding);
         }
         self.tell(News::Hit(hit));
     }

@@ -15,7 +15,7 @@ use crate::warden::program::{Fields, Program};
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 7;
+pub(crate) const VERSION: u32 = 8;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
@@ -33,6 +33,8 @@ pub(crate) mod kind {
     pub(crate) const CHANGE: u8 = 6;
     /// [`StepRecord`](crate::warden::steps::StepRecord), as bytes.
     pub(crate) const STEP: u8 = 7;
+    /// What was injected, and a hit or a return.
+    pub(crate) const INJECTION: u8 = 8;
 }
 
 /// What a client asks for. Each is answered by one [`Reply`], in order, but for the last three.

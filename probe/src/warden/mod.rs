@@ -73,7 +73,7 @@ mod totals;
 pub use asked::Asked;
 pub use changes::ChangeRecord;
 pub use client::{Client, ClientStop, Place};
-pub use news::{Arguments, Event, News, Record, Refusal, Report, WardenError};
+pub use news::{Arguments, Event, Injection, News, Record, Refusal, Report, WardenError};
 pub use program::{Fields, Measure, Program, Step, Then};
 pub use serve::serve;
 pub use shared::own_program;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::{Binding, Value};
+use crate::arguments::change::Applied;
+use crate::arguments::{Binding, Injected, Value};
 use crate::engine::event::{self, Counters};
 use crate::engine::hit::ProbeId;
 use crate::engine::watch::{WatchId, Watching};
@@ -19,6 +20,7 @@ use crate::executor::space::Unplaceable;
 use crate::language::Register;
 use crate::stacks::{SentModule, StackFrame};
 use crate::warden::changes::{ChangeRecord, SentWatch};
+use crate::warden::message;
 use crate::warden::program::Fields;
 use crate::warden::ring;
 use crate::warden::steps::StepRecord;
@@ -66,8 +68,10 @@ pub struct Record {
     pub comm: Option<Vec<u8>>,
     /// The stack, the thread's own place first, with as many frames as [`Fields::stack`] has asked for.
     pub stack: Vec<StackFrame>,
-    /// The arguments, if [`Fields::arguments`] was asked for and they could be had.
+    /// The arguments, if [`Fields::arguments`] was asked for and they could be had; as they were before what was injected.
     pub arguments: Option<Arguments>,
+    /// What was injected, if a step of the program was to.
+    pub injection: Option<Injection>,
 }
 
 /// The arguments of a hit.
@@ -83,6 +87,47 @@ impl Arguments {
     /// Each with its name, in the order of the [`Template`](crate::arguments::Template).
     pub fn values(&self) -> impl Iterator<Item = (&str, Value)> {
         self.binding.iter().flat_map(|binding| binding.values(&self.taken))
+    }
+}
+
+/// An injection at a hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// The number of the binding, if there is one.
+    pub(crate) number: Option<u32>,
+    pub(crate) applied: Applied,
+    pub(crate) binding: Option<Arc<Binding>>,
+}
+
+impl Injection {
+    /// What was done.
+    #[must_use]
+    pub fn injected(&self) -> Injected {
+        match &self.binding {
+            Some(binding) => binding.injected(&self.applied),
+            None => Binding::default().injected(&self.applied),
+        }
+    }
+
+    /// As words before those of a record of that kind: how many there are, and the bytes.
+    pub(crate) fn to_words(&self, kind: u8, record: &[u64]) -> Vec<u64> {
+        // What is as simple as this is always written.
+        let bytes = postcard::to_stdvec(&(self.number, kind, &self.applied)).unwrap_or_default();
+        let words = ring::words_of(&bytes);
+        [&[words.len() as u64], &*words, record].concat()
+    }
+
+    /// The record behind such words; `None` if they are none.
+    pub(crate) fn of_words(words: &[u64], modules: &Modules) -> Option<Record> {
+        let (&length, rest) = words.split_first()?;
+        let (own, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        let (number, kind, applied) = postcard::from_bytes(&ring::bytes_of(own)?).ok()?;
+        let record = match kind {
+            message::kind::HIT => Record::of_words(rest, modules)?,
+            message::kind::RETURN => Record::of_return(rest, modules)?,
+            _ => return None,
+        };
+        Some(Record { injection: Some(Injection { number, applied, binding: None }), ..record })
     }
 }
 
@@ -145,6 +190,7 @@ impl Record {
         };
         Some(Record {
             arguments,
+            injection: None,
             probe: ProbeId(first as u32 as usize),
             pid: who as u32 as i32,
             tid: (who >> 32) as u32 as i32,
@@ -425,6 +471,10 @@ pub struct Report {
     /// Of the hits that count as filtered, for how many the condition had no value: it divided by zero, or read memory
     /// that cannot be read.
     pub undefined: u64,
+    /// How often something was injected.
+    pub injected: u64,
+    /// How often nothing was, as that has failed.
+    pub failed: u64,
     /// Whether its sites are hardware breakpoints.
     pub hardware: bool,
     /// At how many addresses it has been placed, in any process.
@@ -452,7 +502,8 @@ fn counted([hits, emulated, native, faulted, filtered, missed, dropped]: SentCou
 pub(crate) struct SentReport {
     counters: SentCounters,
     returns: Option<SentCounters>,
-    undefined: u64,
+    /// What programs have counted: [`Report::undefined`], [`Report::injected`], [`Report::failed`].
+    by_programs: [u64; 3],
     hardware: bool,
     sites: u64,
     refused: Vec<Refusal>,
@@ -460,12 +511,12 @@ pub(crate) struct SentReport {
 }
 
 impl SentReport {
-    pub(crate) fn new(report: &event::ProbeReport, undefined: u64) -> SentReport {
+    pub(crate) fn new(report: &event::ProbeReport, by_programs: [u64; 3]) -> SentReport {
         let refused = report.refused.iter().map(|(address, reason)| Refusal::new(*address, reason));
         SentReport {
             counters: sent(report.counters),
             returns: report.returns.map(sent),
-            undefined,
+            by_programs,
             hardware: report.hardware,
             sites: report.sites.len() as u64,
             refused: refused.collect(),
@@ -476,11 +527,14 @@ impl SentReport {
 
 impl From<SentReport> for Report {
     fn from(sent: SentReport) -> Report {
-        let SentReport { counters, returns, undefined, hardware, sites, refused, pending } = sent;
+        let SentReport { counters, returns, by_programs, hardware, sites, refused, pending } = sent;
+        let [undefined, injected, failed] = by_programs;
         Report {
             counters: counted(counters),
             returns: returns.map(counted),
             undefined,
+            injected,
+            failed,
             hardware,
             sites,
             refused,
@@ -613,13 +667,22 @@ mod tests {
                 .map(|(ip, exact)| StackFrame { ip, exact, module: None })
                 .to_vec(),
             duration_ns: None,
+            injection: None,
         };
         let (words, modules) = (record.to_words(fields), Modules::new());
         assert_eq!(Record::of_words(&words, &modules), Some(record.clone()));
         let returned = Record { duration_ns: Some(8), ..record };
-        assert_eq!(Record::of_return(&[&[8], &*words].concat(), &modules), Some(returned));
+        assert_eq!(Record::of_return(&[&[8], &*words].concat(), &modules), Some(returned.clone()));
         for length in 0..words.len() {
             assert_eq!(Record::of_words(&words[..length], &modules), None);
+        }
+        let applied = Applied { number: 3, before: vec![1], after: vec![2, 3], failed: None };
+        let injection = Injection { number: Some(4), applied, binding: None };
+        let both = injection.to_words(message::kind::HIT, &words);
+        let injected = Record { injection: Some(injection), duration_ns: None, ..returned };
+        assert_eq!(Injection::of_words(&both, &modules), Some(injected));
+        for length in 0..both.len() {
+            assert_eq!(Injection::of_words(&both[..length], &modules), None);
         }
     }
 

@@ -30,7 +30,7 @@ type Ready = (Box<dyn Locate + Send>, Handlers);
 /// What became of a probe.
 pub(super) fn became(session: &Session, placed: Result<ProbeId, ProbeError>) -> SentPlaced {
     let id = placed.map_err(|error| error.to_string())?;
-    let report = session.report(id).map(|report| SentReport::new(&report, 0));
+    let report = session.report(id).map(|report| SentReport::new(&report, [0; 3]));
     match (u32::try_from(id.index()), report) {
         (Ok(probe), Some(report)) => Ok((probe, report)),
         _ => Err("there are too many probes".to_owned()),

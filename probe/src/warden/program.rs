@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::Template;
+use crate::arguments::{Pick, Template};
 use crate::engine::run_on::Region;
 use crate::engine::watch::WatchId;
 use crate::language::{Expression, Register};
@@ -35,6 +35,11 @@ pub enum Step {
     Condition,
     /// The steps behind it are taken for one in so many hits, the first among them; the others count as filtered.
     Sample(u64),
+    /// The steps behind it are taken for those hits; the others count as filtered. Counted are the hits that come this far.
+    /// A program has one at most.
+    Pick(Pick),
+    /// What the program's [`Template`] says is done to the thread, all of it or nothing. The records behind it say what.
+    Inject,
     /// The steps behind it are taken for so many hits of this probe, after which it is removed.
     Limit(u64),
     /// The steps behind it are taken for as many hits as [`Client::limit`](crate::warden::Client::limit) says, of all
@@ -234,6 +239,18 @@ impl Program {
         self.step(Step::Sample(one_in))
     }
 
+    /// [`Step::Pick`] behind the others.
+    #[must_use]
+    pub fn pick(self, pick: Pick) -> Program {
+        self.step(Step::Pick(pick))
+    }
+
+    /// [`Step::Inject`] behind the others.
+    #[must_use]
+    pub fn inject(self) -> Program {
+        self.step(Step::Inject)
+    }
+
     /// [`Step::Limit`] behind the others.
     #[must_use]
     pub fn limit(self, hits: u64) -> Program {
@@ -286,7 +303,9 @@ impl Program {
     #[must_use]
     pub fn is_valid(&self) -> bool {
         const MOST_STEPS: usize = 64;
+        let picks = self.steps.iter().filter(|step| matches!(step, Step::Pick(_))).count();
         self.steps.len() <= MOST_STEPS
+            && picks <= 1
             && self.steps.iter().all(|step| match step {
                 Step::Filter(condition) => condition.is_valid(),
                 _ => true,
@@ -321,6 +340,8 @@ mod tests {
         let program = Program::new()
             .filter(Expression::register(Register::Rsp).binary(Binary::Add, 1u64.into()).unary(Unary::Not))
             .template("a=%di b=+0(%si):string if comm == \"x\"".parse().unwrap())
+            .pick(Pick::new().nth(3).probability(0.5, 1))
+            .inject()
             .limit(7)
             .shared_limit()
             .record(Fields::new().cpu())

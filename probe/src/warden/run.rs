@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::arguments::Value;
 use crate::arguments::bindings::{Bindings, Bound};
+use crate::arguments::change::Applied;
+use crate::arguments::pick::Picker;
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
+use crate::engine::inject::Injector;
 use crate::language::Undefined;
 use crate::target::lock;
 use crate::warden::callers::Callers;
 use crate::warden::message::kind;
-use crate::warden::news::{Arguments, Record};
+use crate::warden::news::{Arguments, Injection, Record};
 use crate::warden::outlet::Outlet;
 use crate::warden::program::{Fields, Measure, Program, Step, Then};
 use crate::warden::steps;
@@ -49,6 +52,7 @@ pub(crate) struct Common {
     pub(crate) outlet: Arc<Outlet>,
     pub(crate) limit: SharedLimit,
     pub(crate) callers: Callers,
+    pub(crate) injector: Injector,
     /// By the index of the probe.
     pub(crate) counted: Mutex<HashMap<usize, Arc<Counted>>>,
     /// How often a thread has begun to run on.
@@ -72,6 +76,9 @@ impl Common {
 pub(crate) struct Counted {
     /// For how many hits a condition had no value.
     pub(crate) undefined: AtomicU64,
+    /// How often something was injected, and how often that failed.
+    pub(crate) injected: AtomicU64,
+    pub(crate) failed: AtomicU64,
     pub(crate) tally: Tally,
 }
 
@@ -85,6 +92,8 @@ pub(crate) struct Runner {
     bindings: Option<Arc<Bindings>>,
     /// By step: how many hits of a limit are taken.
     taken: Vec<AtomicU64>,
+    /// The hits that were counted to pick some.
+    picker: Picker,
 }
 
 impl Runner {
@@ -95,7 +104,7 @@ impl Runner {
         first: usize,
     ) -> Runner {
         let taken = program.steps().iter().map(|_| AtomicU64::new(0)).collect();
-        Runner { program, common, first, bindings, taken }
+        Runner { program, common, first, bindings, taken, picker: Picker::default() }
     }
 
     /// Runs the program at the entry of a function, whose call is to be followed unless that is filtered out.
@@ -109,13 +118,16 @@ impl Runner {
         let mut action = Action::Continue;
         let (mut last_of_all, mut last) = (false, false);
         let mut histogram = self.first;
+        let (mut number, mut applied) = (0, None);
         let bound = self.bindings.as_ref().and_then(|bindings| {
             let (probe, pid) = (hit.probe(), hit.pid());
             let outlet = &self.common.outlet;
             bindings
                 .at(hit.place(), hit, &mut |error| outlet.event(&Event::Unresolvable { probe, pid, error }))
         });
-        for (step, taken) in self.program.steps().iter().zip(&self.taken) {
+        // What was there before something was done.
+        let mut before = None;
+        for (index, step) in self.program.steps().iter().enumerate() {
             match step {
                 Step::Filter(condition) => {
                     let value = condition.evaluate(hit);
@@ -134,15 +146,28 @@ impl Runner {
                     }
                 }
                 Step::Sample(one_in) => {
-                    let before = taken.fetch_add(1, Ordering::Relaxed);
-                    if !before.is_multiple_of((*one_in).max(1)) {
+                    let taken = self.taken(index).fetch_add(1, Ordering::Relaxed);
+                    if !taken.is_multiple_of((*one_in).max(1)) {
                         hit.filter_out();
                         break;
                     }
                 }
+                Step::Pick(pick) => match self.picker.take(*pick, hit.serial()) {
+                    Some(picked) => number = picked,
+                    None => {
+                        hit.filter_out();
+                        break;
+                    }
+                },
+                Step::Inject => {
+                    let wanted = self.fields_behind(index);
+                    before = wanted.map(|fields| recorded(&self.common, hit, fields, bound.as_deref()));
+                    let (done, then) = self.inject(hit, bound.as_deref(), number);
+                    (action, applied) = (then, Some(done));
+                }
                 Step::Limit(most) => {
                     let take = |taken: u64| taken.checked_add(1).filter(|taken| taken <= most);
-                    match taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+                    match self.taken(index).fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
                         Ok(before) => last |= before + 1 == *most,
                         // Other threads may be at the probe with the last one.
                         Err(_) => {
@@ -158,7 +183,11 @@ impl Runner {
                         return Action::Stop;
                     }
                 },
-                Step::Record(fields) => record(&self.common, hit, *fields, bound.as_deref()),
+                Step::Record(fields) => {
+                    let (common, bound) = (&self.common, bound.as_deref());
+                    let record = before.take().unwrap_or_else(|| recorded(common, hit, *fields, bound));
+                    send(common, &record, *fields, applied.as_ref(), bound);
+                }
                 Step::CountStack(frames) => {
                     let stack = self.common.callers.stack(hit, *frames, &self.common.outlet);
                     self.common.counted(hit.probe()).tally.count_stack(&stack);
@@ -187,6 +216,34 @@ impl Runner {
 }
 
 impl Runner {
+    /// How many hits of a limit are taken, by the step.
+    fn taken(&self, index: usize) -> &AtomicU64 {
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        self.taken.get(index).unwrap_or(&NONE)
+    }
+
+    /// What the next step wants that records, behind that one.
+    fn fields_behind(&self, index: usize) -> Option<Fields> {
+        self.program.steps().iter().skip(index + 1).find_map(|step| match step {
+            Step::Record(fields) => Some(*fields),
+            _ => None,
+        })
+    }
+
+    fn inject(&self, hit: &mut Hit<'_>, bound: Option<&Bound>, number: u64) -> (Applied, Action) {
+        let (applied, action) = match bound {
+            Some(bound) => self.common.injector.inject(hit, &bound.binding, number),
+            None => {
+                let failed = Some("nothing is known of this place".to_owned());
+                (Applied { number, failed, ..Applied::default() }, Action::Continue)
+            }
+        };
+        let counted = self.common.counted(hit.probe());
+        let counter = if applied.failed.is_none() { &counted.injected } else { &counted.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        (applied, action)
+    }
+
     /// Whether the steps behind a condition are taken.
     fn goes_on(&self, hit: &mut Hit<'_>, holds: Result<bool, Undefined>) -> bool {
         if holds.is_err() {
@@ -221,7 +278,8 @@ fn measured(measure: Measure, hit: &mut Hit<'_>, bound: Option<&Bound>) -> Optio
     }
 }
 
-fn record(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bound>) {
+/// What is to be told of a hit, as it is now.
+fn recorded(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bound>) -> Record {
     let Common { outlet, callers, .. } = common;
     let bound = bound.filter(|_| fields.has_arguments());
     let arguments = bound.map(|bound| {
@@ -233,7 +291,7 @@ fn record(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
         frames => callers.stack(hit, frames, outlet),
     };
     let registers = hit.registers();
-    let record = Record {
+    Record {
         arguments,
         probe: hit.probe(),
         pid: hit.pid(),
@@ -245,10 +303,27 @@ fn record(common: &Common, hit: &mut Hit<'_>, fields: Fields, bound: Option<&Bou
         duration_ns: hit.duration_ns(),
         comm: if fields.has_comm() { callers.name(hit.tid()) } else { None },
         stack,
-    };
+        injection: None,
+    }
+}
+
+/// Tells of a hit, and of what was done at it.
+fn send(common: &Common, record: &Record, fields: Fields, applied: Option<&Applied>, bound: Option<&Bound>) {
+    let outlet = &common.outlet;
     let words = record.to_words(fields);
-    match record.duration_ns {
-        None => outlet.record(kind::HIT, &words),
-        Some(duration_ns) => outlet.record(kind::RETURN, &[&[duration_ns], &*words].concat()),
+    let (kind, words) = match record.duration_ns {
+        None => (kind::HIT, words),
+        Some(duration_ns) => (kind::RETURN, [&[duration_ns], &*words].concat()),
+    };
+    match applied {
+        None => outlet.record(kind, &words),
+        Some(applied) => {
+            let number = bound.map(|bound| {
+                bound.told.get_or_init(|| outlet.bound(record.probe, bound));
+                bound.number
+            });
+            let injection = Injection { number, applied: applied.clone(), binding: None };
+            outlet.record(kind::INJECTION, &injection.to_words(kind, &words))
+        }
     };
 }

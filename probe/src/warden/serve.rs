@@ -20,6 +20,7 @@ use crate::arguments::bindings::Bindings;
 use crate::engine::cover::Cover;
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::ProbeId;
+use crate::engine::inject::Injector;
 use crate::engine::leave::Left;
 use crate::engine::session::{RunEnd, Session, SessionOptions, StopHandle};
 use crate::engine::watch::{Change, WatchId};
@@ -163,8 +164,10 @@ impl Warden {
         let callers = Callers::new(Arc::clone(&objects));
         let limit = SharedLimit::default();
         let regions = AtomicU64::new(0);
+        let injector = Injector::new(Arc::clone(&objects));
+        let outlet_of_all = Arc::clone(&outlet);
         let common =
-            Common { outlet: Arc::clone(&outlet), limit, callers, counted: Mutex::default(), regions };
+            Common { outlet: outlet_of_all, limit, callers, injector, counted: Mutex::default(), regions };
         Warden {
             outlet,
             requests: Mutex::new(requests),
@@ -213,9 +216,10 @@ impl Warden {
 
     fn reports(&self, probes: &[u32], report: impl Fn(ProbeId) -> Option<ProbeReport>) -> Reply {
         let report = |&probe: &u32| {
-            let undefined =
-                self.counted(probe).map_or(0, |counted| counted.undefined.load(Ordering::Relaxed));
-            report(ProbeId(probe as usize)).map(|report| SentReport::new(&report, undefined))
+            let counted = self.counted(probe).map_or([0; 3], |counted| {
+                [&counted.undefined, &counted.injected, &counted.failed].map(|count| count.load(Ordering::Relaxed))
+            });
+            report(ProbeId(probe as usize)).map(|report| SentReport::new(&report, counted))
         };
         Reply::Reports(probes.iter().map(report).collect())
     }

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use emu::Rflags;
 
@@ -16,7 +17,8 @@ use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};
 use crate::executor::own::signals::{self, Context, Services};
 use crate::executor::own::sites::{self, Drained, Site, State};
 use crate::executor::own::{self, GENERAL};
-use crate::target::INT3;
+use crate::executor::ptrace::sys;
+use crate::target::{INT3, system};
 
 /// What a process serves its own traps and stubs by.
 pub(super) const SERVICES: Services = Services { trap, stub };
@@ -196,11 +198,21 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
         watches: None,
         filtered: false,
         discounted: false,
+        delay: Duration::ZERO,
+        signal: None,
         time_ns: OnceCell::new(),
         part: Part::None,
     };
     let action = handler(&mut hit);
-    let Hit { filtered, discounted, .. } = hit;
+    let Hit { filtered, discounted, delay, signal, .. } = hit;
+    // It is the thread itself that is here.
+    if !delay.is_zero() {
+        std::thread::sleep(delay);
+    }
+    if let Some(signal) = signal {
+        // It is blocked until the trap has been served.
+        let _ = sys::send(signals::pid(), system::this_thread(), signal);
+    }
     if !discounted {
         Tally::count(&own.tally.hits);
     }

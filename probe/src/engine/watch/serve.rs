@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use emu::{Rflags, Touches};
 
@@ -323,6 +324,9 @@ impl Tracer {
             wishes: &mut wishes,
             filtered: false,
             discounted: false,
+            // Nor does it wait: it has stopped behind what it has written.
+            delay: Duration::ZERO,
+            signal: None,
             time_ns: OnceCell::new(),
             part: Part::None,
             watches: Some(&shared.watches),

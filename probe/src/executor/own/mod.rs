@@ -238,6 +238,11 @@ impl ThreadState for Own<'_> {
         system::this_thread()
     }
 
+    fn serial(&self) -> u64 {
+        // As good as it gets without a list of all threads.
+        u64::from(system::this_thread().cast_unsigned())
+    }
+
     fn processor(&self) -> Option<u32> {
         system::this_processor()
     }
@@ -287,6 +292,11 @@ impl ThreadState for Own<'_> {
             });
         }
         Direct(&mut self.fault).write(address, bytes)
+    }
+
+    fn move_shadow_stack(&mut self, _: i64) -> io::Result<()> {
+        // One in use would have to be moved by instructions of our own.
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The executor for threads in ptrace-stops.
 
 pub(crate) mod affinity;
+pub(crate) mod aside;
 pub(crate) mod atomic;
 pub(crate) mod borrow;
 pub(crate) mod crew;
@@ -34,7 +35,7 @@ use affinity::Affinity;
 use kept::Kept;
 use memory::{Accessor, Staging};
 use registers::{Fetched, rip, set_rip};
-use stopped::Stopped;
+use stopped::{RegisterSet, Stopped};
 use threads::Threads;
 
 const GETREGS: &str = "PTRACE_GETREGS";
@@ -123,6 +124,10 @@ impl ThreadState for Ptrace<'_> {
         self.thread.tid()
     }
 
+    fn serial(&self) -> u64 {
+        self.threads.get(self.tid()).map_or(u64::MAX, |thread| thread.serial)
+    }
+
     fn processor(&self) -> Option<u32> {
         procfs::processor_of(self.tid())
     }
@@ -148,6 +153,14 @@ impl ThreadState for Ptrace<'_> {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
         self.memory().write(address, bytes)
+    }
+
+    fn move_shadow_stack(&mut self, by: i64) -> io::Result<()> {
+        let mut pointer = [0; 8];
+        // A thread without one has no such registers.
+        let Ok(8) = self.thread.register_set(RegisterSet::ShadowStack, &mut pointer) else { return Ok(()) };
+        let moved = u64::from_le_bytes(pointer).wrapping_add_signed(8 * by);
+        Ok(self.thread.set_register_set(RegisterSet::ShadowStack, &mut moved.to_le_bytes())?)
     }
 }
 

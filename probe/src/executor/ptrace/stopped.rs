@@ -119,6 +119,8 @@ pub(crate) enum RegisterSet {
     FloatingPoint,
     /// `NT_X86_XSTATE` (linux/elf.h): everything, as XSAVE stores it.
     Extended,
+    /// `NT_X86_SHSTK` (linux/elf.h): the shadow stack pointer.
+    ShadowStack,
 }
 
 impl RegisterSet {
@@ -126,7 +128,19 @@ impl RegisterSet {
     pub(crate) fn fetching(self) -> &'static str {
         match self {
             RegisterSet::FloatingPoint => "PTRACE_GETFPREGS",
-            RegisterSet::Extended => "PTRACE_GETREGSET",
+            RegisterSet::Extended | RegisterSet::ShadowStack => "PTRACE_GETREGSET",
+        }
+    }
+
+    /// The number by which regset requests know it.
+    fn number(self) -> usize {
+        const NT_PRFPREG: usize = 2;
+        const NT_X86_XSTATE: usize = 0x202;
+        const NT_X86_SHSTK: usize = 0x204;
+        match self {
+            RegisterSet::FloatingPoint => NT_PRFPREG,
+            RegisterSet::Extended => NT_X86_XSTATE,
+            RegisterSet::ShadowStack => NT_X86_SHSTK,
         }
     }
 
@@ -134,14 +148,13 @@ impl RegisterSet {
     pub(crate) fn storing(self) -> &'static str {
         match self {
             RegisterSet::FloatingPoint => "PTRACE_SETFPREGS",
-            RegisterSet::Extended => "PTRACE_SETREGSET",
+            RegisterSet::Extended | RegisterSet::ShadowStack => "PTRACE_SETREGSET",
         }
     }
 }
 
 /// How long `struct user_fpregs_struct` is.
 const FLOATING_POINT_LENGTH: usize = mem::size_of::<libc::user_fpregs_struct>();
-const NT_X86_XSTATE: usize = 0x202;
 
 /// A request whose address is unused and whose data is a number.
 fn request(request: libc::c_uint, tid: i32, data: c_int) -> Result<()> {
@@ -248,11 +261,11 @@ impl Stopped {
                 let result = unsafe { libc::ptrace(libc::PTRACE_GETFPREGS, self.tid, nowhere, image) };
                 Errno::result(result).map(|_| FLOATING_POINT_LENGTH)
             }
-            RegisterSet::Extended => {
+            RegisterSet::Extended | RegisterSet::ShadowStack => {
                 let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
                 let place = &raw mut vector;
                 // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `vector`.
-                let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.tid, NT_X86_XSTATE, place) };
+                let result = unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.tid, set.number(), place) };
                 Errno::result(result).map(|_| vector.iov_len)
             }
         }
@@ -267,11 +280,11 @@ impl Stopped {
                 // SAFETY: the kernel reads a `struct user_fpregs_struct`, and the image has its length.
                 unsafe { libc::ptrace(libc::PTRACE_SETFPREGS, self.tid, nowhere, image) }
             }
-            RegisterSet::Extended => {
+            RegisterSet::Extended | RegisterSet::ShadowStack => {
                 let mut vector = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
                 let place = &raw mut vector;
                 // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`.
-                unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, NT_X86_XSTATE, place) }
+                unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, set.number(), place) }
             }
         };
         Errno::result(result).map(drop)

@@ -6,6 +6,7 @@
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use libc::{c_int, siginfo_t};
 use nix::Result;
@@ -86,6 +87,27 @@ pub(crate) fn fault_siginfo(signal: c_int, code: c_int, address: u64, key: u32) 
     const { assert!(mem::size_of::<Fault>() <= mem::size_of::<siginfo_t>()) };
     // SAFETY: siginfo_t is larger than `Fault`, as just asserted, and `Fault` has its layout.
     unsafe { ptr::write_unaligned((&raw mut info).cast::<Fault>(), fault) };
+    info
+}
+
+/// The `siginfo_t` of a signal that a thread of process `pid`, which is of that user, has sent to itself by tgkill(2).
+pub(crate) fn own_siginfo(signal: c_int, pid: i32, uid: u32) -> siginfo_t {
+    /// The start of siginfo_t with the `_kill` member (asm-generic/siginfo.h).
+    #[repr(C)]
+    struct Sent {
+        signo: c_int,
+        errno: c_int,
+        code: c_int,
+        padding: c_int,
+        pid: i32,
+        uid: u32,
+    }
+    let sent = Sent { signo: signal, errno: 0, code: libc::SI_TKILL, padding: 0, pid, uid };
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: siginfo_t = unsafe { mem::zeroed() };
+    const { assert!(mem::size_of::<Sent>() <= mem::size_of::<siginfo_t>()) };
+    // SAFETY: siginfo_t is larger than `Sent`, as just asserted, and `Sent` has its layout.
+    unsafe { ptr::write_unaligned((&raw mut info).cast::<Sent>(), sent) };
     info
 }
 
@@ -171,6 +193,14 @@ impl Alarm {
     pub(crate) fn ring_in(&self, nanoseconds: u64) {
         let nanoseconds = nanoseconds.clamp(1, i64::MAX as u64) as i64;
         self.set(nanoseconds, Self::REPEAT);
+    }
+
+    /// The same from that time on, or never.
+    pub(crate) fn ring_at(&self, until: Option<Instant>) {
+        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            Some(left) => self.ring_in(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
+            None => self.silence(),
+        }
     }
 
     /// Interrupts the thread again and again, each time after `nanoseconds`, until it is silenced.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::sys::ptrace;
 
 use crate::executor::log::Log;
 use crate::executor::perf::Trap;
+use crate::executor::ptrace::aside::Aside;
 use crate::executor::ptrace::atomic::Atomics;
 use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
 use crate::executor::ptrace::register::Register;
@@ -105,6 +106,8 @@ pub(crate) struct Thread {
     pub(crate) hits: u32,
     /// Whether it is to stop at the end of the system call that it is in.
     pub(crate) to_return: bool,
+    /// A number that no other thread has, also one that has the same id later.
+    pub(crate) serial: u64,
 }
 
 /// All threads that one tracer traces.
@@ -123,6 +126,8 @@ pub(crate) struct Threads {
     newborn: HashMap<i32, Stopped>,
     /// Stopped for the sake of another thread's atomic access.
     held: Vec<Stopped>,
+    /// Stopped until it is time to go on.
+    pub(super) aside: Vec<Aside>,
     /// The other tracers that hold their threads for one of ours.
     holding: Vec<Arc<Post>>,
     /// When the report was taken from the kernel that was taken up last, if that was just then.
@@ -151,6 +156,7 @@ impl Threads {
             queue: VecDeque::new(),
             newborn: HashMap::new(),
             held: Vec::new(),
+            aside: Vec::new(),
             holding: Vec::new(),
             taken: None,
             alarm,
@@ -229,6 +235,7 @@ impl Threads {
     }
 
     fn book(&mut self, tid: i32, pid: i32, space: SpaceId, blocked: u64, running: bool) {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         let thread = Thread {
             pid,
             space,
@@ -245,6 +252,7 @@ impl Threads {
             stack: None,
             hits: 0,
             to_return: false,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         self.register.add(tid, pid, space, self.me);
         self.by_tid.insert(tid, thread);
@@ -302,6 +310,7 @@ impl Threads {
 
     pub(crate) fn remove(&mut self, tid: i32) -> Option<Thread> {
         self.register.remove(tid, self.me);
+        self.forget_aside(tid);
         let thread = self.by_tid.remove(&tid)?;
         self.retire(&thread);
         Some(thread)
@@ -309,6 +318,7 @@ impl Threads {
 
     /// Gives a thread away, to another tracer.
     pub(crate) fn give(&mut self, tid: i32) -> Option<Thread> {
+        self.forget_aside(tid);
         let thread = self.by_tid.remove(&tid)?;
         self.retire(&thread);
         Some(thread)
@@ -385,6 +395,7 @@ impl Threads {
     /// The next report, waiting for it if need be.
     pub(crate) fn next(&mut self) -> Report {
         loop {
+            self.resume_due();
             self.taken = None;
             if let Some(report) = self.queued() {
                 return report;
