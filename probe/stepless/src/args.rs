@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::inject::Inject;
 use crate::step::Stepping;
 use crate::trace::what::{parse_duration, parse_sample};
 
@@ -42,6 +43,9 @@ pub(crate) enum Command {
     /// Print each instruction from a hit on, with what it changes, as a tree of calls.
     #[command(after_help = PROBES)]
     Step(Stepping),
+    /// Change what functions get, return or do, and print what was changed.
+    #[command(after_help = PROBES, mut_arg("probes", |probes| probes.required(false)))]
+    Inject(Box<Inject>),
     /// List the functions of a file or a process, or their instructions.
     ///
     /// Each line has the address before relocation, the file offset, the size in bytes, and the names.

@@ -2,6 +2,7 @@
 
 mod folded;
 mod histogram;
+mod injected;
 mod perfetto;
 mod text;
 mod tree;
@@ -17,6 +18,7 @@ use crate::args::Format;
 
 pub(crate) use folded::{print_folded, print_stacks};
 pub(crate) use histogram::print_histogram;
+pub(crate) use injected::Shown;
 use perfetto::Perfetto;
 use text::Text;
 pub(crate) use text::{Look, stack_lines};
@@ -43,6 +45,9 @@ pub(crate) struct Event<'a> {
     pub(crate) duration_ns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retval: Option<Value>,
+    /// What was injected.
+    #[serde(flatten)]
+    pub(crate) injected: Option<Shown>,
     /// Whether it is the entry of a call whose return is an event, too.
     #[serde(skip)]
     pub(crate) is_entry: bool,
@@ -138,6 +143,12 @@ pub(crate) struct Counts {
     /// Of returns: calls that were left without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dropped: Option<u64>,
+    /// How often something was injected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) injected: Option<u64>,
+    /// How often that has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<u64>,
     /// Of an indirect function: what the implementations are called that are probed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) implementations: Vec<String>,
@@ -237,9 +248,11 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
         "PROBE", "HITS", "EMULATED", "FAULTED", "FILTERED", "MISSED", "NATIVE"
     )?;
     let returns = counts.iter().any(|counts| counts.dropped.is_some());
-    writeln!(text, "{}", if returns { "   DROPPED" } else { "" })?;
+    let injects = counts.iter().any(|counts| counts.injected.is_some());
+    write!(text, "{}", if returns { "   DROPPED" } else { "" })?;
+    writeln!(text, "{}", if injects { "  INJECTED    FAILED" } else { "" })?;
     for Counts {
-        probe, hits, emulated, faulted, filtered, missed, native, dropped, implementations, ..
+        probe, hits, emulated, faulted, filtered, missed, native, dropped, implementations, injected, failed, ..
     } in shown()
     {
         write!(
@@ -247,9 +260,14 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
         )?;
         match dropped {
-            Some(dropped) => writeln!(text, " {dropped:>9}")?,
-            None => writeln!(text)?,
+            Some(dropped) => write!(text, " {dropped:>9}")?,
+            None if returns => write!(text, " {:>9}", "")?,
+            None => {}
         }
+        if let (Some(injected), Some(failed)) = (injected, failed) {
+            write!(text, " {injected:>9} {failed:>9}")?;
+        }
+        writeln!(text)?;
         if !implementations.is_empty() {
             writeln!(text, "  is {}", implementations.join(" or "))?;
         }
@@ -294,6 +312,7 @@ mod tests {
             args,
             duration_ns: None,
             retval: None,
+            injected: None,
             is_entry: false,
             stack: Some(vec![place, unknown]),
         }

@@ -12,6 +12,7 @@ mod cover;
 mod events;
 mod explain;
 mod generate;
+mod inject;
 mod list;
 mod output;
 mod progress;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Command::Man(arguments) => generate::man(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Trace(arguments) => trace::run(&arguments, trace::Mode::Trace),
+        Command::Inject(arguments) => inject::run(*arguments),
         Command::Stat(arguments) => trace::run(&arguments, trace::Mode::Stat),
         Command::Step(arguments) => trace::run(&arguments.tracing, trace::Mode::Step(arguments.steps())),
     };
@@ -108,7 +110,7 @@ pub(crate) fn point_at(text: &str, byte: usize) {
 /// clap's message, without its paragraphs on usage.
 fn usage_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: trace, stat, step, list, explain or census; see --help".to_owned();
+        return "a command is missing: trace, stat, step, inject, list, explain or census; see --help".to_owned();
     }
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());

@@ -121,6 +121,9 @@ impl Text {
         for (name, value) in &event.args {
             line += &format!("  {}{value}", look.dim(format_args!("{name}=")));
         }
+        if let Some(injected) = &event.injected {
+            line += &format!("  {}", injected.text(look));
+        }
         writeln!(out, "{}", line.trim_end())
     }
 }

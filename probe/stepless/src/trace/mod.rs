@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use probe::arguments::{Injection, Pick};
 use probe::resolve::{Objects, Resolver};
 use probe::warden::Client;
 use probe::{ProbeId, RunEnd, SessionOptions};
@@ -38,6 +39,15 @@ pub(crate) enum Mode {
 }
 
 pub(crate) fn run(arguments: &Tracing, mode: Mode) -> Result<ExitCode, Failure> {
+    run_with(arguments, mode, &[])
+}
+
+/// The same, where something is done to threads at the hits of each probe, which are printed then.
+pub(crate) fn run_with(
+    arguments: &Tracing,
+    mode: Mode,
+    injections: &[(Injection, Pick)],
+) -> Result<ExitCode, Failure> {
     if arguments.attaches() != arguments.command.is_empty() {
         return Err(Failure::new("probe what? give either -p PID or -- CMD"));
     }
@@ -45,7 +55,7 @@ pub(crate) fn run(arguments: &Tracing, mode: Mode) -> Result<ExitCode, Failure> 
     let objects = Arc::new(Objects::default());
     run::check_debug_files(&arguments.debug_file)?;
     arguments.debug_file.iter().for_each(|path| objects.add_debug_file(path.clone()));
-    let what = What::of_all(arguments, mode)?;
+    let what = What::of_all(arguments, mode, injections)?;
     let resolvers = resolvers(arguments, &objects)?;
     let targets = target::named(&arguments.pid, &arguments.tid)?;
     for &pid in &targets {

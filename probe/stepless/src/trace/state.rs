@@ -17,7 +17,7 @@ use super::places::place_name;
 use super::rows::{Row, Rows};
 use super::what::{Programs, Symbols, What};
 use crate::args::{Format, OnFull, Tracing};
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, Shown};
 use crate::progress::Progress;
 use crate::run::{Out, inaccessible};
 use crate::signals::Signals;
@@ -131,6 +131,11 @@ impl Shared {
         self.programs.get(index).cloned().unwrap_or_default()
     }
 
+    /// Whether something is injected.
+    pub(super) fn injects(&self) -> bool {
+        self.what.iter().any(What::injects)
+    }
+
     /// The expressions of which histograms of a probe are wanted.
     pub(super) fn histograms(&self, index: usize) -> Vec<String> {
         self.what.get(index).map(|what| what.histograms().map(str::to_owned).collect()).unwrap_or_default()
@@ -168,6 +173,8 @@ impl Shared {
         // Of a call that is followed for its duration alone, RAX is all that is known.
         let in_rax = hit.duration_ns.and_then(|_| hit.registers.first());
         let in_rax = in_rax.map(|&(_, value)| Value::Hexadecimal(value));
+        let injected = hit.injection.as_ref().map(|injection| injection.injected());
+        let injected = injected.map(|injected| self.symbols.name_changes(injected, hit.pid));
         let places = self.places(&hit.stack);
         let event = Event {
             line: shown.line,
@@ -184,6 +191,7 @@ impl Shared {
             args: shown.arguments,
             duration_ns: hit.duration_ns,
             retval: shown.result.or(in_rax),
+            injected: injected.map(Shown),
         };
         if let Err(error) = signals.writing(|| state.events.print(&event)) {
             state.broken = Some(error);

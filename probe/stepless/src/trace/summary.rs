@@ -37,7 +37,7 @@ pub(super) fn finish(
         state.rows.counted().filter_map(|row| Some((row.probe?, of_row(row)))).collect()
     };
     let ids: Vec<ProbeId> = rows.iter().map(|&(probe, _)| probe).collect();
-    let counts = counts(&self::reports(&mut client, &ids)?, rows);
+    let counts = counts(&self::reports(&mut client, &ids)?, rows, shared.injects());
     let details = details(&mut client, &ids, shared)?;
     signals.release();
     let mut state = shared.lock();
@@ -51,6 +51,9 @@ pub(super) fn finish(
         return Err(nothing_placed(&mut client, &obstacles, signals));
     }
     obstacles.iter().for_each(|line| warn(line));
+    if shared.injects() {
+        tell_injected(&counts);
+    }
     // Interrupted, it goes on without probes, and its status is ours; that may take long.
     let mut wait = || if launched && !ending { client.wait() } else { client.status() };
     let needs_status = mode == Mode::Stat && shared.format == Format::Json;
@@ -109,15 +112,27 @@ fn of_row(row: &Row) -> Counts {
     }
 }
 
-fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>) -> Vec<Counts> {
+fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>, injects: bool) -> Vec<Counts> {
     let count = |(report, (_, row)): (&Report, (ProbeId, Counts))| {
         let counters = report.returns.unwrap_or(report.counters);
         let probe::Counters { hits, emulated, native, faulted, filtered, missed, dropped, .. } = counters;
         let dropped = report.returns.map(|_| dropped);
         let undefined = report.undefined;
-        Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row }
+        let injected = injects.then_some(report.injected);
+        let failed = injects.then_some(report.failed);
+        let counters = Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row };
+        Counts { injected, failed, ..counters }
     };
     reports.iter().zip(rows).map(count).collect()
+}
+
+/// Says where nothing has happened.
+fn tell_injected(counts: &[Counts]) {
+    for Counts { probe, hits, injected, failed, .. } in counts {
+        if (*injected, *failed) == (Some(0), Some(0)) {
+            warn(&format!("nothing was injected at `{probe}`, of {hits} hits"));
+        }
+    }
 }
 
 fn print(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use probe::arguments::{Line, SyntaxError, Template, Value};
+use probe::arguments::{Injected, Injection, Line, Pick, SyntaxError, Template, Value};
 use probe::language::Register;
 use probe::maps::{self, Maps};
 use probe::resolve::Objects;
@@ -33,6 +33,8 @@ pub(super) struct What {
     both: bool,
     /// Whether the arguments that the probe itself has are shown, as there are no others.
     of_probe: bool,
+    /// At which hits something is injected.
+    pick: Option<Pick>,
 }
 
 /// An end of a call.
@@ -51,11 +53,21 @@ pub(super) struct Programs {
 
 impl What {
     /// Of each probe on the command line, in their order.
-    pub(super) fn of_all(arguments: &Tracing, mode: Mode) -> Result<Vec<What>, Failure> {
-        arguments.probes.iter().map(|text| What::new(arguments, mode, text)).collect()
+    pub(super) fn of_all(
+        arguments: &Tracing,
+        mode: Mode,
+        injections: &[(Injection, Pick)],
+    ) -> Result<Vec<What>, Failure> {
+        let probes = arguments.probes.iter().enumerate();
+        probes.map(|(index, text)| What::new(arguments, mode, text, injections.get(index))).collect()
     }
 
-    fn new(arguments: &Tracing, mode: Mode, text: &str) -> Result<What, Failure> {
+    fn new(
+        arguments: &Tracing,
+        mode: Mode,
+        text: &str,
+        injection: Option<&(Injection, Pick)>,
+    ) -> Result<What, Failure> {
         let (spec, rest) = match ProbeSpec::parse_with_rest(text) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -127,12 +139,21 @@ impl What {
             (false, false) => None,
         };
         let both = tree || arguments.format() == Format::Perfetto;
-        Ok(What { template, named, result, line, histograms, calls, both, of_probe })
+        if let Some((injection, _)) = injection {
+            template = template.with_injection(injection.clone());
+        }
+        let pick = injection.map(|&(_, pick)| pick);
+        Ok(What { template, named, result, line, histograms, calls, both, of_probe, pick })
     }
 
     /// The expressions of which histograms are wanted.
     pub(super) fn histograms(&self) -> impl Iterator<Item = &str> {
         self.histograms.iter().map(|(expression, _)| expression.as_str())
+    }
+
+    /// Whether something is injected.
+    pub(super) fn injects(&self) -> bool {
+        self.pick.is_some()
     }
 
     /// Whether a hit without a duration is the entry of a call.
@@ -178,8 +199,14 @@ impl What {
             program = arguments.limit.map_or_else(|| program.clone(), |limit| program.clone().limit(limit));
             return program.run_on(steps.region());
         }
+        if let Some(pick) = self.pick {
+            program = program.pick(pick);
+        }
         if limits && arguments.limit.is_some() {
             program = program.shared_limit();
+        }
+        if self.injects() {
+            program = program.inject();
         }
         for &(_, measure) in &self.histograms {
             program = program.histogram(measure);
@@ -293,6 +320,14 @@ impl Symbols {
             known.insert(pid, Maps::read(pid).ok()?);
         }
         place_name(known.get(&pid)?, &self.objects, address)
+    }
+
+    /// The same of what was changed.
+    pub(super) fn name_changes(&self, mut injected: Injected, pid: i32) -> Injected {
+        for change in &mut injected.changes {
+            change.from.iter_mut().chain([&mut change.to]).for_each(|value| self.name_all(value, pid));
+        }
+        injected
     }
 
     /// Puts names in the place of addresses that are shown as such.
