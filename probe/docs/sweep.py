@@ -64,7 +64,7 @@ def outcome(status, stdout, undisturbed):
     if (status, stdout) == undisturbed:
         return "handled: same output"
     if status == undisturbed[0]:
-        return "handled: other output"
+        return "same status, other output"
     return f"error exit {status}"
 
 

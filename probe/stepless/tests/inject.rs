@@ -133,7 +133,7 @@ fn registers_variables_and_memory_are_set() {
         ("look", &["p->name=\"wxyz\""], untouched.replace("abc", "wxyz")),
         ("look", &["p->name[1]='x'"], untouched.replace("abc", "axc")),
         ("look", &["total=-1"], untouched.replace("total=7", "total=-1")),
-        ("look", &["*(int *)%di=12", "+4(%di):s16=13"], untouched.replace("1 2 3", "12 13 3")),
+        ("look", &["*(int *)%di=12", "+4(%di):s16=13"], untouched.replacen("1 2 3", "12 13 3", 1)),
         // All values are those before the first change.
         ("look", &["n=total", "total=n"], untouched.replace("n=5", "n=7").replace("total=7", "total=5")),
         ("many", &["a=10", "f=60", "g=70", "h=-1"], untouched.replace("1 2 3 4 5 6 7 8", "10 2 3 4 5 60 70 -1")),
