@@ -39,7 +39,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(why) => eprintln!("thread {}: nothing was done: {why}", hit.tid()),
         None => {
             let changes = injected.changes.iter().map(|change| format!("{}={}", change.what, change.to));
-            eprintln!("thread {}, call {}: {}", hit.tid(), injected.number, changes.collect::<Vec<_>>().join(" "));
+            eprintln!(
+                "thread {}, call {}: {}",
+                hit.tid(),
+                injected.number,
+                changes.collect::<Vec<_>>().join(" ")
+            );
         }
     })?;
     session.probe(WRITE.parse::<ProbeSpec>()?, slowly)?;

@@ -131,7 +131,9 @@ impl BoundInjection {
         self.instruction = match (&surroundings.kind, self.instruction) {
             (SiteKind::Return, instruction) => instruction,
             (_, Instruction::LeftOut) => {
-                return wrong("what returns at once leaves the instruction out: there is nothing to skip".to_owned());
+                return wrong(
+                    "what returns at once leaves the instruction out: there is nothing to skip".to_owned(),
+                );
             }
             (SiteKind::Entry, _) => Instruction::Returned,
             (SiteKind::SystemCall, _) => Instruction::LeftOut,
@@ -210,7 +212,9 @@ impl BoundInjection {
     pub(crate) fn is_valid(&self) -> bool {
         self.changes.iter().all(|change| {
             let target = match &change.target {
-                Target::Memory(address, _) | Target::Bits(address, ..) | Target::Text(address) => address.is_valid(),
+                Target::Memory(address, _) | Target::Bits(address, ..) | Target::Text(address) => {
+                    address.is_valid()
+                }
                 Target::Whole(_) | Target::Part(..) | Target::Extended(..) => true,
             };
             let value = match &change.value {
@@ -258,7 +262,8 @@ fn assigned(change: &Assignment, names: &dyn Names, types: &mut Types) -> Compil
         return Change::text(name.trim(), &operand, letters, types).map_err(of_target);
     }
     let number = known_number(&mut Compiler::new(right, names, types), value)?;
-    Change::new(name.trim(), &operand, &number, types).map_err(|what| of_target(format!("{what}, so it cannot be set")))
+    Change::new(name.trim(), &operand, &number, types)
+        .map_err(|what| of_target(format!("{what}, so it cannot be set")))
 }
 
 impl Change {
@@ -331,7 +336,9 @@ fn target_of(operand: &Operand, bytes: u64) -> Result<Target, String> {
     let short = short.ok_or("it has a size that no number has")?;
     Ok(match piece {
         Location::Memory(address) => Target::Memory(address, short),
-        Location::Extended(register @ ExtendedRegister::Vector(_), start) => Target::Extended(register, start, short),
+        Location::Extended(register @ ExtendedRegister::Vector(_), start) => {
+            Target::Extended(register, start, short)
+        }
         Location::Extended(..) => return Err("it is a register that is not set here".to_owned()),
         Location::Bits(value) => {
             if let Some((register @ (ExtendedRegister::Vector(_) | ExtendedRegister::Opmask(_)), quadword)) =
@@ -392,7 +399,8 @@ impl BoundInjection {
             let name = change.shown.name();
             let undefined = |undefined: Undefined| format!("`{name}`: {}", what_is(undefined));
             let bytes = change.value.bytes(machine).map_err(undefined)?;
-            let number = || u64::from_le_bytes(std::array::from_fn(|index| bytes.get(index).copied().unwrap_or(0)));
+            let number =
+                || u64::from_le_bytes(std::array::from_fn(|index| bytes.get(index).copied().unwrap_or(0)));
             match &change.target {
                 Target::Whole(register) => {
                     let value = number();
@@ -400,11 +408,14 @@ impl BoundInjection {
                 }
                 &Target::Part(register, length, bits) => {
                     let mask = ((1u64 << (8 * length)) - 1) << bits;
-                    let known = general.iter().rev().find(|(known, _)| *known == register).map(|&(_, value)| value);
+                    let known =
+                        general.iter().rev().find(|(known, _)| *known == register).map(|&(_, value)| value);
                     let before = known.unwrap_or_else(|| machine.register(register));
                     general.push((register, before & !mask | number() << bits & mask));
                 }
-                &Target::Extended(register, start, length) => extended.push((register, start, length, number())),
+                &Target::Extended(register, start, length) => {
+                    extended.push((register, start, length, number()))
+                }
                 Target::Memory(address, length) => {
                     let address = address.evaluate(machine).map_err(undefined)?;
                     let bytes = bytes.get(..usize::from(*length)).unwrap_or(&bytes).to_vec();

@@ -29,7 +29,9 @@ fn all() -> impl Iterator<Item = (String, i32)> {
     /// More than Linux has.
     const LAST: i32 = 200;
     let known = (1..LAST).map(|number| (Errno::from_raw(number), number));
-    known.filter(|(errno, _)| *errno != Errno::UnknownErrno).map(|(errno, number)| (format!("{errno:?}"), number))
+    known
+        .filter(|(errno, _)| *errno != Errno::UnknownErrno)
+        .map(|(errno, number)| (format!("{errno:?}"), number))
 }
 
 /// The type of `errno`: a number that has a name.
@@ -51,26 +53,81 @@ pub(crate) enum Failure {
 /// Where that is the end of the file, EOF or 0, they return that.
 const KNOWN: [(&[&str], Failure); 5] = [
     // (void *)-1, MAP_FAILED, SIG_ERR; (iconv_t)-1
-    (&["mmap", "mmap64", "mremap", "shmat", "sbrk", "signal", "bsd_signal", "sysv_signal", "iconv_open"], Failure::Returns(-1)),
+    (
+        &["mmap", "mmap64", "mremap", "shmat", "sbrk", "signal", "bsd_signal", "sysv_signal", "iconv_open"],
+        Failure::Returns(-1),
+    ),
     // How much was done; a process that is there without a name.
     (&["fread", "fwrite", "fread_unlocked", "fwrite_unlocked"], Failure::Returns(0)),
     // EAI_SYSTEM: errno says it.
     (&["getaddrinfo", "getnameinfo"], Failure::Returns(-11)),
     (
         &[
-            "malloc", "calloc", "realloc", "reallocarray", "memalign", "aligned_alloc", "valloc", "pvalloc",
-            "strdup", "strndup", "wcsdup", "realpath", "canonicalize_file_name", "getcwd", "get_current_dir_name",
-            "fopen", "fopen64", "fdopen", "freopen", "freopen64", "popen", "tmpfile", "tmpfile64", "fmemopen",
-            "open_memstream", "fgets", "fgetws", "opendir", "fdopendir", "readdir", "readdir64", "sem_open", "ttyname", "ctime",
-            "localtime", "gmtime", "getpwnam", "getpwuid", "getgrnam", "getgrgid", "setlocale", "newlocale", "duplocale",
+            "malloc",
+            "calloc",
+            "realloc",
+            "reallocarray",
+            "memalign",
+            "aligned_alloc",
+            "valloc",
+            "pvalloc",
+            "strdup",
+            "strndup",
+            "wcsdup",
+            "realpath",
+            "canonicalize_file_name",
+            "getcwd",
+            "get_current_dir_name",
+            "fopen",
+            "fopen64",
+            "fdopen",
+            "freopen",
+            "freopen64",
+            "popen",
+            "tmpfile",
+            "tmpfile64",
+            "fmemopen",
+            "open_memstream",
+            "fgets",
+            "fgetws",
+            "opendir",
+            "fdopendir",
+            "readdir",
+            "readdir64",
+            "sem_open",
+            "ttyname",
+            "ctime",
+            "localtime",
+            "gmtime",
+            "getpwnam",
+            "getpwuid",
+            "getgrnam",
+            "getgrgid",
+            "setlocale",
+            "newlocale",
+            "duplocale",
         ],
         Failure::Returns(0),
     ),
     (
         &[
-            "posix_memalign", "posix_fallocate", "posix_fallocate64", "posix_fadvise", "posix_fadvise64", "posix_spawn",
-            "posix_spawnp", "clock_nanosleep", "readdir_r", "readdir64_r", "ttyname_r",
-            "getpwnam_r", "getpwuid_r", "getgrnam_r", "getgrgid_r", "getlogin_r", "sigwait",
+            "posix_memalign",
+            "posix_fallocate",
+            "posix_fallocate64",
+            "posix_fadvise",
+            "posix_fadvise64",
+            "posix_spawn",
+            "posix_spawnp",
+            "clock_nanosleep",
+            "readdir_r",
+            "readdir64_r",
+            "ttyname_r",
+            "getpwnam_r",
+            "getpwuid_r",
+            "getgrnam_r",
+            "getgrgid_r",
+            "getlogin_r",
+            "sigwait",
         ],
         Failure::Number,
     ),
@@ -130,7 +187,9 @@ impl Followed {
 
     /// `None` for an instruction that is not understood.
     fn follow(&mut self, instruction: &Instruction) -> Option<()> {
-        let is_wide = |index| instruction.op_kind(index) != OpKind::Register || instruction.op_register(index).size() == 8;
+        let is_wide = |index| {
+            instruction.op_kind(index) != OpKind::Register || instruction.op_register(index).size() == 8
+        };
         match instruction.mnemonic() {
             Mnemonic::Endbr64 | Mnemonic::Nop => {}
             Mnemonic::Push => {
@@ -224,13 +283,28 @@ mod tests {
     fn every_way_to_errno_is_followed() {
         let cases: [(&[u8], u64); 4] = [
             // endbr64; mov 0xff5(%rip),%rax; add %fs:0,%rax; ret: a shared glibc.
-            (&[0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x05, 0xf5, 0x0f, 0, 0, 0x64, 0x48, 0x03, 0x04, 0x25, 0, 0, 0, 0, 0xc3], 0x6f80),
+            (
+                &[
+                    0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x8b, 0x05, 0xf5, 0x0f, 0, 0, 0x64, 0x48, 0x03, 0x04, 0x25,
+                    0, 0, 0, 0, 0xc3,
+                ],
+                0x6f80,
+            ),
             // mov $-0x40,%rax; add %fs:0,%rax; ret: a static one.
-            (&[0x48, 0xc7, 0xc0, 0xc0, 0xff, 0xff, 0xff, 0x64, 0x48, 0x03, 0x04, 0x25, 0, 0, 0, 0, 0xc3], 0x6fc0),
+            (
+                &[0x48, 0xc7, 0xc0, 0xc0, 0xff, 0xff, 0xff, 0x64, 0x48, 0x03, 0x04, 0x25, 0, 0, 0, 0, 0xc3],
+                0x6fc0,
+            ),
             // mov %fs:0,%rax; add $0x34,%rax; ret: musl.
             (&[0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x48, 0x83, 0xc0, 0x34, 0xc3], 0x7034),
             // push %rbp; mov %rsp,%rbp; mov %fs:0,%rax; lea -8(%rax),%rax; pop %rbp; ret: not optimized.
-            (&[0x55, 0x48, 0x89, 0xe5, 0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x48, 0x8d, 0x40, 0xf8, 0x5d, 0xc3], 0x6ff8),
+            (
+                &[
+                    0x55, 0x48, 0x89, 0xe5, 0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x48, 0x8d, 0x40, 0xf8,
+                    0x5d, 0xc3,
+                ],
+                0x6ff8,
+            ),
         ];
         for (code, expected) in cases {
             let address = returned(code, 0x1000).unwrap();
@@ -245,7 +319,8 @@ mod tests {
 
     #[test]
     fn errors_have_names() {
-        for (name, number) in [("ENOSPC", 28), ("ENOMEM", 12), ("EWOULDBLOCK", 11), ("ENOTSUP", 95), ("7", 7)] {
+        for (name, number) in [("ENOSPC", 28), ("ENOMEM", 12), ("EWOULDBLOCK", 11), ("ENOTSUP", 95), ("7", 7)]
+        {
             assert_eq!(errno_named(name), Some(number), "{name}");
         }
         for name in ["", "ENOSUCH", "0", "-1", "4096", "enospc", "UnknownErrno"] {

@@ -216,7 +216,8 @@ impl ObjectNames<'_> {
                 let mut of = [of];
                 let distance = types.append(from.only(&mut of));
                 let of = TypeId(of[0].0.saturating_add(distance));
-                location(&found).map_or(Outcome::Unknown, |location| Outcome::Located(Located { location, of }))
+                location(&found)
+                    .map_or(Outcome::Unknown, |location| Outcome::Located(Located { location, of }))
             }
         }
     }

@@ -87,7 +87,10 @@ impl<'a> Surroundings<'a> {
                 // It may be in another mapping of the same file.
                 let Some(address) = offset.and_then(|offset| mapping.address_of(offset)) else { continue };
                 return failure::returned(elf.code_at(symbol.address), address).ok_or_else(|| {
-                    format!("{name} of {} is not understood, so nobody knows where errno is", elf.path().display())
+                    format!(
+                        "{name} of {} is not understood, so nobody knows where errno is",
+                        elf.path().display()
+                    )
                 });
             }
         }

@@ -235,7 +235,9 @@ impl Session {
         let bindings = Arc::clone(&source.bindings);
         let (pick, picker) = (probe.pick, Picker::default());
         let mut observe = move |hit: &mut Hit<'_>| {
-            let bound = bindings.at(hit.place(), hit, &mut |_| {}).filter(|bound| bound.binding.holds(hit) == Ok(true));
+            let bound = bindings
+                .at(hit.place(), hit, &mut |_| {})
+                .filter(|bound| bound.binding.holds(hit) == Ok(true));
             let number = bound.as_ref().and_then(|_| picker.take(pick, hit.serial()));
             match (bound, number) {
                 (Some(bound), Some(number)) => handler(hit, &bound.binding, number),

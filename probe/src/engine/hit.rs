@@ -300,9 +300,9 @@ impl Hit<'_> {
         })?;
         match is_canonical(target) {
             true => Ok(target),
-            false => {
-                Err(io::Error::other(format!("the return address at {stack:#x} is {target:#x}, which is none")))
-            }
+            false => Err(io::Error::other(format!(
+                "the return address at {stack:#x} is {target:#x}, which is none"
+            ))),
         }
     }
 

@@ -46,10 +46,12 @@ impl Injector {
             let target = hit.return_target().map_err(|error| error.to_string())?;
             self.is_executable(hit.pid(), target)?;
             // Nothing has changed yet, should that be refused.
-            hit.move_shadow_stack(1).map_err(|error| format!("the shadow stack cannot be popped: {error}"))?;
+            hit.move_shadow_stack(1)
+                .map_err(|error| format!("the shadow stack cannot be popped: {error}"))?;
         }
         let pid = hit.pid();
-        let allows = |machine: &mut dyn MachineMut, register, value| self.allows(pid, machine, register, value);
+        let allows =
+            |machine: &mut dyn MachineMut, register, value| self.allows(pid, machine, register, value);
         let changed = injection.apply(hit, allows).inspect_err(|_| {
             if returns {
                 // It could be moved just now.
@@ -63,7 +65,8 @@ impl Injector {
         // A client may have sent any number.
         let signal = injection.signal.filter(|signal| (1..=LAST_SIGNAL).contains(signal));
         signal.into_iter().for_each(|signal| hit.raise(signal));
-        let action = if injection.instruction == Instruction::LeftOut { Action::Skip } else { Action::Continue };
+        let action =
+            if injection.instruction == Instruction::LeftOut { Action::Skip } else { Action::Continue };
         Ok((changed, action))
     }
 

@@ -31,6 +31,6 @@ pub(crate) mod shared;
 mod tail;
 pub(crate) mod tracer;
 mod trap;
-pub mod watch;
 mod waits;
+pub mod watch;
 mod workers;

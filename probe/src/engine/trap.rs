@@ -26,7 +26,7 @@ use crate::executor::perf::{Signalled, Trap};
 use crate::executor::ptrace::Ptrace;
 use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
-use crate::executor::ptrace::threads::{Report, SpaceId};
+use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::rseq;
 use crate::executor::space::{Purpose, SharedSpace};
 use crate::target::procfs;

@@ -4,6 +4,6 @@ mod expression;
 pub mod types;
 
 pub use expression::{
-    Binary, Circumstance, Expression, ExtendedRegister, Machine, MachineMut, Register, Unary, Undefined, Width,
-    float_of_extended,
+    Binary, Circumstance, Expression, ExtendedRegister, Machine, MachineMut, Register, Unary, Undefined,
+    Width, float_of_extended,
 };

@@ -217,7 +217,8 @@ impl Warden {
     fn reports(&self, probes: &[u32], report: impl Fn(ProbeId) -> Option<ProbeReport>) -> Reply {
         let report = |&probe: &u32| {
             let counted = self.counted(probe).map_or([0; 3], |counted| {
-                [&counted.undefined, &counted.injected, &counted.failed].map(|count| count.load(Ordering::Relaxed))
+                [&counted.undefined, &counted.injected, &counted.failed]
+                    .map(|count| count.load(Ordering::Relaxed))
             });
             report(ProbeId(probe as usize)).map(|report| SentReport::new(&report, counted))
         };

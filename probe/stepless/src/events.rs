@@ -252,7 +252,18 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
     write!(text, "{}", if returns { "   DROPPED" } else { "" })?;
     writeln!(text, "{}", if injects { "  INJECTED    FAILED" } else { "" })?;
     for Counts {
-        probe, hits, emulated, faulted, filtered, missed, native, dropped, implementations, injected, failed, ..
+        probe,
+        hits,
+        emulated,
+        faulted,
+        filtered,
+        missed,
+        native,
+        dropped,
+        implementations,
+        injected,
+        failed,
+        ..
     } in shown()
     {
         write!(

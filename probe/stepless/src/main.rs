@@ -110,7 +110,8 @@ pub(crate) fn point_at(text: &str, byte: usize) {
 /// clap's message, without its paragraphs on usage.
 fn usage_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: trace, stat, step, inject, list, explain or census; see --help".to_owned();
+        return "a command is missing: trace, stat, step, inject, list, explain or census; see --help"
+            .to_owned();
     }
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());

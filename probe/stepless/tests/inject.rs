@@ -84,13 +84,17 @@ fn a_function_returns_what_is_said_without_having_run() {
         (&["-e", "program:single", "--return", "f+0.75"], "2 3 4 5 1.5 3.75 text calls=106"),
         (&["-e", "program:text", "--return", "0"], "2 3 4 5 1.5 1.5 null calls=106"),
         (&["-e", "program:nothing", "--return", "0"], "2 3 4 5 1.5 1.5 text calls=7"),
-        (&["-e", "program:number%return", "--return", "$retval+100"], "102 103 104 105 1.5 1.5 text calls=107"),
+        (
+            &["-e", "program:number%return", "--return", "$retval+100"],
+            "102 103 104 105 1.5 1.5 text calls=107",
+        ),
         (&["-e", "program:half%return", "--return", "-0.5"], "2 3 4 5 -0.5 1.5 text calls=107"),
         (&["-e", "program:number%return", "--return", "9", "--every", "2"], "2 9 4 9 1.5 1.5 text calls=107"),
     ] {
         assert_eq!(line(&scratch, arguments, &program, "results").0, expected, "{arguments:?}");
     }
-    let (_, run) = line(&scratch, &["-e", "program:number", "--return", "42", "--nth", "3"], &program, "results");
+    let (_, run) =
+        line(&scratch, &["-e", "program:number", "--return", "42", "--nth", "3"], &program, "results");
     let expected = json!({
         "number": 3, "changes": [{ "what": "return", "to": 42 }], "returned": true, "skipped": false
     });
@@ -128,7 +132,11 @@ fn registers_variables_and_memory_are_set() {
         ("look", &["%esi=-3"], untouched.replace("n=5", "n=-3")),
         ("look", &["d=d*2", "f=0.5"], untouched.replace("d=2.5 f=3.5", "d=5 f=0.5")),
         ("look", &["(double)%xmm0=1.25"], untouched.replace("d=2.5", "d=1.25")),
-        ("look", &["p->x=77", "p->y=-2", "p->d=total", "p->f=1.5"], untouched.replace("1 2 3 4 abc 0.5 0.25", "77 -2 3 4 abc 7 1.5")),
+        (
+            "look",
+            &["p->x=77", "p->y=-2", "p->d=total", "p->f=1.5"],
+            untouched.replace("1 2 3 4 abc 0.5 0.25", "77 -2 3 4 abc 7 1.5"),
+        ),
         ("look", &["p->a=1", "p->b=31"], untouched.replace("3 4 abc", "1 31 abc")),
         ("look", &["p->name=\"wxyz\""], untouched.replace("abc", "wxyz")),
         ("look", &["p->name[1]='x'"], untouched.replace("abc", "axc")),
@@ -136,7 +144,11 @@ fn registers_variables_and_memory_are_set() {
         ("look", &["*(int *)%di=12", "+4(%di):s16=13"], untouched.replacen("1 2 3", "12 13 3", 1)),
         // All values are those before the first change.
         ("look", &["n=total", "total=n"], untouched.replace("n=5", "n=7").replace("total=7", "total=5")),
-        ("many", &["a=10", "f=60", "g=70", "h=-1"], untouched.replace("1 2 3 4 5 6 7 8", "10 2 3 4 5 60 70 -1")),
+        (
+            "many",
+            &["a=10", "f=60", "g=70", "h=-1"],
+            untouched.replace("1 2 3 4 5 6 7 8", "10 2 3 4 5 60 70 -1"),
+        ),
         ("many", &["%dil=9", "%dh=1"], untouched.replace("1 2 3 4 5 6 7 8", "9 2 259 4 5 6 7 8")),
     ] {
         let place = format!("program:{probe}");
@@ -344,7 +356,8 @@ fn a_delay_is_that_of_one_thread() {
     let plan = scratch.write("plan.toml", plan);
     let (printed, run) = line(&scratch, &["--plan", plan.to_str().unwrap()], &program, "delay");
     assert_eq!(printed, "waited=1 first=1 calls=1");
-    let delays: Vec<u64> = run.injected().iter().filter_map(|injected| injected["delay_ns"].as_u64()).collect();
+    let delays: Vec<u64> =
+        run.injected().iter().filter_map(|injected| injected["delay_ns"].as_u64()).collect();
     assert_eq!(delays, [2_000_000_000]);
     assert_eq!(run.events.len(), 11);
 }
@@ -383,7 +396,8 @@ fn programs_in_rust_and_go_see_errors() {
     let (source, output) = (scratch.write("a.rs", rust), scratch.path("rust"));
     match Command::new("rustc").arg("-o").arg(&output).arg(&source).output() {
         Ok(made) if made.status.success() => {
-            let run = run(&scratch, &["-e", "libc.so.6:mkdir", "--errno", "ENOSPC"], &[output.to_str().unwrap()]);
+            let run =
+                run(&scratch, &["-e", "libc.so.6:mkdir", "--errno", "ENOSPC"], &[output.to_str().unwrap()]);
             assert_eq!((run.status, run.stdout.as_str()), (Some(0), "Err(Some(28))\n"), "{}", run.stderr);
         }
         other => println!("skipped: rustc: {other:?}"),
@@ -398,7 +412,8 @@ fn programs_in_rust_and_go_see_errors() {
             // mkdirat(2), at each instruction that is a system call.
             let sites = system_calls(&output);
             assert!(!sites.is_empty());
-            let probes: Vec<String> = sites.iter().map(|site| format!("{path}:{site} if %ax == 258")).collect();
+            let probes: Vec<String> =
+                sites.iter().map(|site| format!("{path}:{site} if %ax == 258")).collect();
             let mut arguments: Vec<&str> = probes.iter().flat_map(|probe| ["-e", probe]).collect();
             arguments.extend(["--errno", "ENOSPC"]);
             let run = run(&scratch, &arguments, &[path]);

@@ -35,7 +35,9 @@ impl Threads {
             return;
         }
         let now = Instant::now();
-        for Aside { stopped, signal, .. } in self.aside.extract_if(.., |aside| aside.until <= now).collect::<Vec<_>>() {
+        for Aside { stopped, signal, .. } in
+            self.aside.extract_if(.., |aside| aside.until <= now).collect::<Vec<_>>()
+        {
             self.end_wait(stopped, signal);
         }
     }

@@ -156,7 +156,8 @@ pub(crate) fn run(arguments: Inject) -> Result<ExitCode, Failure> {
 }
 
 fn parse_errno(text: &str) -> Result<i32, String> {
-    Injection::parse_errno(text).ok_or_else(|| "write an error's name, such as ENOSPC, or its number".to_owned())
+    Injection::parse_errno(text)
+        .ok_or_else(|| "write an error's name, such as ENOSPC, or its number".to_owned())
 }
 
 fn parse_probability(text: &str) -> Result<f64, String> {
@@ -179,7 +180,9 @@ fn parse_signal(text: &str) -> Result<i32, String> {
         }
     }
     let known = Signal::from_str(&format!("SIG{name}"));
-    known.map(|signal| signal as i32).map_err(|_| "write a signal's name, such as SIGUSR1, or its number".to_owned())
+    known
+        .map(|signal| signal as i32)
+        .map_err(|_| "write a signal's name, such as SIGUSR1, or its number".to_owned())
 }
 
 /// The name of a signal.
@@ -197,7 +200,9 @@ mod tests {
 
     #[test]
     fn signals_have_names() {
-        for (text, number) in [("SIGUSR1", 10), ("usr1", 0), ("USR1", 10), ("9", 9), ("SIGRTMIN+2", libc::SIGRTMIN() + 2)] {
+        for (text, number) in
+            [("SIGUSR1", 10), ("usr1", 0), ("USR1", 10), ("9", 9), ("SIGRTMIN+2", libc::SIGRTMIN() + 2)]
+        {
             assert_eq!(parse_signal(text).unwrap_or(0), number, "{text}");
         }
         for text in ["", "0", "65", "SIG", "SIGRTMIN+99", "SIGRTMIN+-1", "SIGNOSUCH"] {

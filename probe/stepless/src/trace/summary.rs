@@ -120,7 +120,8 @@ fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>, injects: bool) -> Ve
         let undefined = report.undefined;
         let injected = injects.then_some(report.injected);
         let failed = injects.then_some(report.failed);
-        let counters = Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row };
+        let counters =
+            Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row };
         Counts { injected, failed, ..counters }
     };
     reports.iter().zip(rows).map(count).collect()
