@@ -51,8 +51,14 @@ def fail(stepless, probe, errno, number, command, before):
         arguments = ["-e", probe, "--errno", errno, "--nth", str(number), "--stack", "12"]
         status, stdout, _ = run([stepless, "inject", "--json", "-o", out.name, *arguments, "--", *command], before)
         events = [json.loads(line) for line in open(out.name)]
-    frames = [frame["function"] or "?" for frame in events[0]["stack"]] if events else None
+    frames = [name(frame) for frame in events[0]["stack"][1:]] if events else None
     return status, stdout, frames
+
+
+def name(frame):
+    """A function on a stack, or where in its file it is."""
+    file = os.path.basename(frame["object"] or "?")
+    return frame["function"] or f"{file}+{frame['offset'] or 0:#x}"
 
 
 def outcome(status, stdout, undisturbed):
@@ -118,8 +124,7 @@ def main():
             if what.startswith("signal"):
                 again = confirm(function, options.errno, number, command, options.before, library)
                 how = "confirmed" if again == failed else f"NOT confirmed: status {again}"
-                callers = [frame for frame in frames if frame not in ("malloc", "calloc", "realloc")]
-                what += f" ({how} by LD_PRELOAD), called by {' < '.join(callers[:5])}"
+                what += f" ({how} by LD_PRELOAD), called by {' < '.join(frames[:5])}"
             outcomes.setdefault(what, []).append(number)
             print(f"{function} {number}/{hits}: {what}", file=sys.stderr)
         for what, numbers in outcomes.items():
