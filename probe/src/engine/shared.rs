@@ -183,8 +183,8 @@ impl Shared {
     /// Books a probe, without a site so far.
     pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
         let calls = handlers.on_return.is_some();
-        let make = |source: &Box<dyn Locate + Send>| self.make(source.as_ref(), calls);
-        ProbeId(self.book(vec![source], make, |host| host.add(handlers)))
+        let first = self.book(vec![source], |source| self.make(source, calls), |host| host.add(handlers));
+        ProbeId(first)
     }
 
     /// Books several, each with its handler. Returns their numbers.
@@ -212,7 +212,7 @@ impl Shared {
         let of_whole = of_whole.as_ref().and_then(Held::get).map(|(whole, _)| whole);
         let calls = of_whole.is_some_and(|whole| whole.calls().is_some());
         let by_hardware = of_whole.is_some_and(|whole| whole.passed().is_some());
-        let make = |_: &Box<dyn Locate + Send>| Probe::new(calls, true, by_hardware);
+        let make = |_: &_| Probe::new(calls, true, by_hardware);
         ProbeId(self.book(vec![source], make, |host| host.add_part(whole)))
     }
 

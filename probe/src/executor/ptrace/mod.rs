@@ -228,6 +228,10 @@ impl Executor for Ptrace<'_> {
     }
 
     fn raise(&mut self, exception: Exception, site: u64) -> Attempt {
+        // The handler of the signal sees what the instruction has left.
+        if self.registers.pending && self.store_refused() {
+            return Attempt::Unavailable;
+        }
         let attempt = self.deliver(exception, site);
         if attempt == Attempt::Retry {
             lock(&self.space.read().keys).forget();
@@ -240,6 +244,9 @@ impl Executor for Ptrace<'_> {
             // The handler of the signal returns to the same instruction, to its next iteration, which the processor
             // marks so.
             self.registers.file.rflags |= Rflags::RF;
+        }
+        if self.registers.pending && self.store_refused() {
+            return Attempt::Unavailable;
         }
         self.deliver_trace()
     }
