@@ -196,8 +196,10 @@ impl Executor for Ptrace<'_> {
         let tid = self.thread.tid();
         let touches = displaced.touches();
         let extended = touches.intersects(Touches::EXTENDED);
-        // What may have to be taken back is held against what the thread has.
-        if self.registers.pending && (extended || changes_fixed_flags(displaced)) && self.store_refused() {
+        // What may have to be taken back is held against what the thread has, and an atomic access is made by the thread
+        // itself, with what it has in its registers.
+        let itself = extended || touches.contains(Touches::ATOMIC) || changes_fixed_flags(displaced);
+        if self.registers.pending && itself && self.store_refused() {
             return Err(Stuck::Lost);
         }
         if extended {
