@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use probe::arguments::Value;
-use probe::{Action, BuildError, ProbeBuilder, ProbeError, Session};
+use probe::{Action, BuildError, Event, ProbeBuilder, ProbeError, Session};
 use scratch::{PROGRAM, Scratch};
 
 /// `hidden` and `leaf` are called with 1, 2 and 3.
@@ -70,6 +70,29 @@ fn probes_go_with_their_events() {
     };
     session.run();
     assert_eq!(session.report(id).unwrap().counters.hits, 1);
+}
+
+/// What a call's result is called is known when it returns.
+#[test]
+fn arguments_that_come_to_nothing_are_told_once() {
+    let scratch = Scratch::new();
+    let mut session = launched(&scratch);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&told);
+    session.observe(move |event| {
+        if let Event::Unresolvable { probe, error, .. } = event {
+            hears.lock().unwrap().push((*probe, error.to_string()));
+        }
+    });
+    let probe: ProbeBuilder = "program:leaf%return y=nobody".parse().unwrap();
+    let id = session.watch(&probe, |_, _| panic!("it has no arguments")).unwrap();
+    session.run();
+    let told = told.lock().unwrap();
+    assert!(told.iter().all(|(probe, why)| *probe == id && why.contains("`nobody`")), "{told:?}");
+    // For each place that calls it.
+    assert_eq!(told.len(), 1, "{told:?}");
+    let returns = session.report(id).unwrap().returns.unwrap();
+    assert_eq!((returns.hits, returns.filtered), (3, 3));
 }
 
 #[test]

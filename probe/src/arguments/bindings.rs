@@ -94,7 +94,7 @@ impl Bindings {
         &self,
         place: Place,
         machine: &mut dyn Machine,
-        tell: &mut dyn FnMut(&LocateError),
+        tell: &mut dyn FnMut(LocateError),
     ) -> Option<Arc<Bound>> {
         if let Some(only) = &self.only {
             return Some(Arc::clone(only));
@@ -115,14 +115,14 @@ impl Bindings {
     }
 
     /// The same of a place, whoever has called.
-    pub(crate) fn at_place(&self, place: &Place, tell: &mut dyn FnMut(&LocateError)) -> Option<Arc<Bound>> {
+    pub(crate) fn at_place(&self, place: &Place, tell: &mut dyn FnMut(LocateError)) -> Option<Arc<Bound>> {
         match &self.only {
             Some(only) => Some(Arc::clone(only)),
             None => self.known_at(place, tell),
         }
     }
 
-    fn known_at(&self, place: &Place, tell: &mut dyn FnMut(&LocateError)) -> Option<Arc<Bound>> {
+    fn known_at(&self, place: &Place, tell: &mut dyn FnMut(LocateError)) -> Option<Arc<Bound>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(bound) = known.sites.get(place) {
             return bound.clone();
@@ -149,7 +149,7 @@ impl Bindings {
         let is_news = known.sites.insert(place.clone(), bound.clone()).is_none();
         drop(known);
         if let Some(error) = trouble.filter(|_| is_news && place.callers.is_empty()) {
-            tell(&error);
+            tell(error);
         }
         bound
     }

@@ -174,7 +174,8 @@ pub struct Events<'a> {
 
 impl Session {
     /// As [`Session::probe`], or [`Session::probe_calls`] where the place says `%return`, with a handler that gets the
-    /// arguments. It is called where the condition holds; other hits are counted as filtered.
+    /// arguments. It is called where the condition holds; other hits are counted as filtered, and so are those where the
+    /// arguments come to nothing, which is told by [`Event::Unresolvable`](crate::Event::Unresolvable) once for each place.
     ///
     /// # Errors
     /// Also a name that means nothing at the place, as [`ProbeError::Locate`].
@@ -235,9 +236,12 @@ impl Session {
         let bindings = Arc::clone(&source.bindings);
         let (pick, picker) = (probe.pick, Picker::default());
         let mut observe = move |hit: &mut Hit<'_>| {
-            let bound = bindings
-                .at(hit.place(), hit, &mut |_| {})
-                .filter(|bound| bound.binding.holds(hit) == Ok(true));
+            let mut nothing = None;
+            let bound = bindings.at(hit.place(), hit, &mut |error| nothing = Some(error));
+            if let Some(error) = nothing {
+                hit.tell_unresolvable(error);
+            }
+            let bound = bound.filter(|bound| bound.binding.holds(hit) == Ok(true));
             let number = bound.as_ref().and_then(|_| picker.take(pick, hit.serial()));
             match (bound, number) {
                 (Some(bound), Some(number)) => handler(hit, &bound.binding, number),

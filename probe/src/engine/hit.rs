@@ -17,7 +17,7 @@ use crate::engine::watch::Watches;
 use crate::executor::ThreadState;
 pub use crate::executor::general::GeneralRegisters;
 use crate::stacks::{Caller, Memory, StackFrame, Unwinder};
-use crate::symbols::locate::Locate;
+use crate::symbols::locate::{Locate, LocateError};
 use crate::target::{keys, procfs};
 
 /// Memory that a stack is in.
@@ -381,6 +381,11 @@ impl Hit<'_> {
         observer: impl FnMut(&mut Step<'_>) -> ControlFlow<()> + Send + 'static,
     ) {
         self.wishes.push(Wish { region, back, observer: Some(Box::new(observer)) });
+    }
+
+    /// Has the observer told, after this hit, why what is wanted of it comes to nothing.
+    pub(crate) fn tell_unresolvable(&mut self, error: LocateError) {
+        self.requests.push(Request::Tell { probe: self.probe(), pid: self.pid(), error });
     }
 
     /// Has this hit not be counted at all: of several threads that reach a probe at once, it is of one that was behind

@@ -8,7 +8,7 @@ use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::probes::Runs;
 use crate::engine::watch::{Armed, Ending, RunsOn, Wanted};
-use crate::symbols::locate::Locate;
+use crate::symbols::locate::{Locate, LocateError};
 use crate::target::lock;
 
 type Closure = Box<dyn FnMut(&mut Hit<'_>) -> Action + Send>;
@@ -131,6 +131,8 @@ pub(crate) enum Request {
     RunsOn(RunsOn),
     /// Something is not to be watched any more.
     EndWatch(Arc<Armed>, Ending),
+    /// What is wanted of hits at a place comes to nothing, which is to be told.
+    Tell { probe: ProbeId, pid: i32, error: LocateError },
 }
 
 impl fmt::Debug for Request {
@@ -141,6 +143,7 @@ impl fmt::Debug for Request {
             Request::Watch(wanted) => f.debug_tuple("Watch").field(wanted).finish(),
             Request::RunsOn(runs_on) => f.debug_tuple("RunsOn").field(runs_on).finish(),
             Request::EndWatch(armed, _) => f.debug_tuple("EndWatch").field(armed).finish_non_exhaustive(),
+            Request::Tell { error, .. } => f.debug_tuple("Tell").field(error).finish(),
         }
     }
 }

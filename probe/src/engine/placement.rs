@@ -165,6 +165,9 @@ impl Tracer {
                 self.tell(&Event::Watching { watch, pid, tid: Some(tid), watching });
             }
             Request::EndWatch(armed, ending) => self.end(&armed, ending),
+            Request::Tell { probe, pid, error } => {
+                self.shared.tell(&Event::Unresolvable { probe, pid, error: &error });
+            }
             Request::Add(source, handlers) => {
                 let id = self.shared.enter(source, handlers);
                 // Where the mappings cannot be read, the probe waits until they can.

@@ -29,6 +29,7 @@
 mod module;
 mod place;
 mod rules;
+mod spaces;
 mod unwinder;
 mod walk;
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::stacks::module::Module;
+use crate::stacks::spaces::Spaces;
 use crate::stacks::unwinder::StackFrame;
 use crate::symbols::elf::Elf;
 use crate::symbols::resolve::Objects;
@@ -101,6 +102,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Default)]
 pub struct Symbolizer {
     objects: Arc<Objects>,
+    spaces: Spaces,
     known: Mutex<HashMap<StackFrame, Arc<Place>>>,
 }
 
@@ -125,6 +127,18 @@ impl Symbolizer {
         }
         known.insert(frame.clone(), Arc::clone(&place));
         place
+    }
+
+    /// What lies at an address of process `pid` as far as it has that mapped, or had when it was last asked for. What it
+    /// has mapped is read again as an [`Unwinder`](crate::stacks::Unwinder) does.
+    pub fn place_in(&self, pid: i32, ip: u64) -> Arc<Place> {
+        let module = self.spaces.module(pid, ip);
+        self.place(&StackFrame { ip, exact: true, module })
+    }
+
+    /// Forgets what a process has mapped, such as when it executes another program.
+    pub fn forget(&self, pid: i32) {
+        self.spaces.forget(pid);
     }
 
     fn find(&self, frame: &StackFrame) -> Place {

@@ -420,6 +420,20 @@ impl Elf {
         self.debug.get_or_init(read).clone()
     }
 
+    /// The entries of its dynamic section, tag and value, and the virtual address of the first; `None` where it has none.
+    pub(crate) fn dynamic(&self) -> Option<(u64, Vec<(u64, u64)>)> {
+        let data = self.data.as_slice();
+        let header = Named { path: &self.path }.header(data).ok()?;
+        let segments = header.program_headers(LittleEndian, data).ok()?.iter();
+        let mut segments = segments.filter(|segment| segment.p_type(LittleEndian) == PT_DYNAMIC);
+        let segment = segments.next()?;
+        let bytes = self.file_bytes(segment.p_offset(LittleEndian), segment.p_filesz(LittleEndian));
+        let quadword = |bytes: &[u8]| bytes.first_chunk().copied().map(u64::from_le_bytes);
+        let entries =
+            bytes.chunks_exact(16).map_while(|entry| Some((quadword(entry)?, quadword(entry.get(8..)?)?)));
+        Some((segment.p_vaddr(LittleEndian), entries.take_while(|&(tag, _)| tag != 0).collect()))
+    }
+
     /// Its unwind tables, read now; `None` where it has none.
     pub(crate) fn unwind_tables(&self) -> Option<UnwindTables> {
         UnwindTables::read(&self.data)

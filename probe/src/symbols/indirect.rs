@@ -15,7 +15,7 @@ use emu::{Access, Displaced, MemoryFault, Outcome, Registers, UserMemory};
 use iced_x86::{ConditionCode, FlowControl};
 
 use crate::symbols::elf::Elf;
-use crate::target::maps::{self, Maps, Permissions};
+use crate::target::maps::{self, Mapping, Maps, Permissions};
 
 const PAGE: u64 = 4096;
 
@@ -62,13 +62,13 @@ impl Indirect<'_> {
             Kept::Answer(address) => return vec![address],
             Kept::NotYet => {}
             Kept::Nowhere => {
-                let answers = self.run(&memory, false);
-                if !answers.is_empty() {
+                let (answers, settled) = self.run(&memory, false);
+                if settled && !answers.is_empty() {
                     return answers;
                 }
             }
         }
-        let mut all = self.run(&memory, true);
+        let (mut all, _) = self.run(&memory, true);
         // Not every way is one that the processor would go.
         all.retain(|&address| is_function(address));
         all
@@ -94,9 +94,11 @@ impl Indirect<'_> {
         maps::find(self.maps, address).is_some_and(|mapping| mapping.perms.contains(Permissions::EXECUTE))
     }
 
-    /// The answers of the resolver: of the way that it goes with this memory or, with `everywhere`, of all.
-    fn run(&self, memory: &File, everywhere: bool) -> Vec<u64> {
-        let mut answers = Vec::new();
+    /// The answers of the resolver: of the way that it goes with this memory or, with `everywhere`, of all. And whether these
+    /// stay as they are: it has read nothing of its object that may be written to until it is asked, such as what a
+    /// constructor sets.
+    fn run(&self, memory: &File, everywhere: bool) -> (Vec<u64>, bool) {
+        let (mut answers, mut settled) = (Vec::new(), true);
         let mut ways = vec![Way::start(self.resolver.wrapping_add(self.bias))];
         let mut seen = HashSet::new();
         let mut forks: HashMap<u64, usize> = HashMap::new();
@@ -138,10 +140,27 @@ impl Indirect<'_> {
                 if !way.step(&displaced, memory, everywhere) {
                     break;
                 }
+                // A linker's table of addresses is one that it goes on to write.
+                let is_call = matches!(
+                    displaced.instruction().flow_control(),
+                    FlowControl::IndirectBranch | FlowControl::IndirectCall
+                );
+                settled &= is_call || !way.has_read.iter().any(|&address| self.may_be_set(address));
+                way.has_read.clear();
             }
         }
         answers.sort_unstable();
-        answers
+        (answers, settled)
+    }
+
+    /// Whether `address` is in memory of the object that can be written to: of its file, or of zeros right behind that.
+    fn may_be_set(&self, address: u64) -> bool {
+        let code = maps::find(self.maps, self.resolver.wrapping_add(self.bias));
+        let Some((code, data)) = code.zip(maps::find(self.maps, address)) else { return false };
+        let is_own = |mapping: &Mapping| mapping.is_same_file(code);
+        let zeros =
+            || data.inode == 0 && self.maps.iter().any(|other| other.end == data.start && is_own(other));
+        data.perms.contains(Permissions::WRITE) && (is_own(data) || zeros())
     }
 }
 
@@ -159,6 +178,8 @@ struct Way {
     registers: Registers,
     /// The pages that it has written to.
     written: Written,
+    /// Where its last instruction has read what it has not written.
+    has_read: Vec<u64>,
 }
 
 impl Way {
@@ -172,7 +193,7 @@ impl Way {
         registers.gpr[gpr::RSP] = stack;
         registers.fs_base = own::THREAD;
         registers.rip = resolver;
-        let mut way = Way { registers, written };
+        let mut way = Way { registers, written, has_read: Vec::new() };
         if let Some(page) = way.written.get_mut(&(stack & !(PAGE - 1))) {
             let at = (stack % PAGE) as usize;
             Arc::make_mut(page)[at..at + 8].copy_from_slice(&own::RETURN.to_le_bytes());
@@ -182,7 +203,7 @@ impl Way {
 
     /// Executes one instruction. Says whether the way goes on.
     fn step(&mut self, displaced: &Displaced, memory: &File, everywhere: bool) -> bool {
-        let mut copy = Copy { memory, written: &mut self.written, everywhere };
+        let mut copy = Copy { memory, written: &mut self.written, has_read: &mut self.has_read, everywhere };
         matches!(
             displaced.execute(&mut self.registers, &mut copy),
             Ok(Outcome::Next | Outcome::NextInhibited | Outcome::Again)
@@ -220,7 +241,8 @@ impl Way {
     /// Has a function that cannot be called return zero.
     fn return_zero(&mut self, memory: &File) -> bool {
         let mut address = [0; 8];
-        let mut copy = Copy { memory, written: &mut self.written, everywhere: true };
+        let (written, has_read) = (&mut self.written, &mut self.has_read);
+        let mut copy = Copy { memory, written, has_read, everywhere: true };
         let stack = self.registers.gpr[gpr::RSP];
         if copy.read(stack, &mut address, Access::Read).is_err() {
             return false;
@@ -262,6 +284,7 @@ fn flags_for(condition: ConditionCode, holds: bool) -> emu::Rflags {
 struct Copy<'a> {
     memory: &'a File,
     written: &'a mut Written,
+    has_read: &'a mut Vec<u64>,
     /// What cannot be read is zero.
     everywhere: bool,
 }
@@ -307,7 +330,7 @@ impl UserMemory for Copy<'_> {
                     bytes.copy_from_slice(&page[from..from + bytes.len()]);
                 }
                 None => match self.memory.read_exact_at(bytes, at) {
-                    Ok(()) => {}
+                    Ok(()) => self.has_read.push(at),
                     Err(_) if self.everywhere => bytes.fill(0),
                     Err(_) => return Err(fault(at, access)),
                 },
@@ -360,7 +383,9 @@ mod tests {
         let address = &raw const local as u64;
         let memory = File::open("/proc/self/mem").unwrap();
         let mut written = HashMap::new();
-        let mut copy = Copy { memory: &memory, written: &mut written, everywhere: false };
+        let mut has_read = Vec::new();
+        let mut copy =
+            Copy { memory: &memory, written: &mut written, has_read: &mut has_read, everywhere: false };
         let mut bytes = [0; 64];
         copy.read(address, &mut bytes, Access::Read).unwrap();
         assert_eq!(bytes, local);

@@ -221,6 +221,12 @@ impl Resolver {
         })
     }
 
+    /// A mapping of the object that it names, where that is mapped.
+    #[must_use]
+    pub fn object_in<'a>(&self, maps: &'a Maps) -> Option<&'a Mapping> {
+        self.mapped(maps).ok().map(|(_, mapping)| mapping)
+    }
+
     /// If it names an indirect function: what its implementation is called that the process uses or, as long as that is
     /// not known, each that it may use.
     #[must_use]

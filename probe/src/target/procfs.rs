@@ -3,6 +3,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::target::system;
 
@@ -160,6 +163,17 @@ fn stat_field(tid: i32, field: usize) -> Option<u64> {
     let tail = text.get(text.iter().rposition(|&byte| byte == b')')? + 2..)?;
     let field = tail.split(|&byte| byte == b' ').nth(field.checked_sub(3)?)?;
     std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// When process `pid` was started, as far as the kernel counts it (a hundredth of a second): nanoseconds since 1970, by the
+/// system's clock.
+pub(crate) fn started_at(pid: i32) -> Option<i128> {
+    const NS_PER_TICK: i128 = 10_000_000;
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    let since_boot = i128::from(since_boot.tv_sec()) * 1_000_000_000 + i128::from(since_boot.tv_nsec());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
+    let age = since_boot - i128::from(started(pid)?) * NS_PER_TICK;
+    Some(i128::try_from(now).ok()? - age)
 }
 
 /// The processor on which thread `tid` ran last.

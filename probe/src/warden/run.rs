@@ -122,8 +122,9 @@ impl Runner {
         let bound = self.bindings.as_ref().and_then(|bindings| {
             let (probe, pid) = (hit.probe(), hit.pid());
             let outlet = &self.common.outlet;
-            bindings
-                .at(hit.place(), hit, &mut |error| outlet.event(&Event::Unresolvable { probe, pid, error }))
+            bindings.at(hit.place(), hit, &mut |error| {
+                outlet.event(&Event::Unresolvable { probe, pid, error: &error });
+            })
         });
         // What was there before something was done.
         let mut before = None;

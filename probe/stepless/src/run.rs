@@ -6,9 +6,11 @@ use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use anstream::{AutoStream, ColorChoice};
 use probe::SessionOptions;
+use probe::resolve::Objects;
 use probe::warden::{self, Client, ClientStop, News};
 
 use crate::signals::{self, Signals};
@@ -68,6 +70,14 @@ pub(crate) fn check_debug_files(paths: &[PathBuf]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Objects whose debug files are looked for among these first.
+pub(crate) fn objects(debug_files: &[PathBuf]) -> Result<Arc<Objects>, Failure> {
+    check_debug_files(debug_files)?;
+    let objects = Objects::default();
+    debug_files.iter().for_each(|path| objects.add_debug_file(path.clone()));
+    Ok(Arc::new(objects))
 }
 
 /// Where a command prints, and whether in colours: to a file, to stdout if it attaches, and otherwise to stderr.

@@ -138,6 +138,37 @@ fn a_resolver_may_be_anybodys() {
 }
 
 #[test]
+fn an_indirect_function_of_an_object_that_is_loaded_later_is_the_one_that_it_calls() {
+    const LIBRARY: &str = r#"
+        static int one(int x) { return x + 1; }
+        static int two(int x) { return x + 2; }
+        static int (*resolve(void))(int) { return __builtin_cpu_supports("sse2") ? one : two; }
+        int choose(int) __attribute__((ifunc("resolve")));
+        int call(int x) { return choose(x); }
+    "#;
+    const PROGRAM: &str = r#"
+        #include <dlfcn.h>
+        int main(int count, char **arguments) {
+            void *library = dlopen(arguments[1], RTLD_LAZY);
+            int (*call)(int) = library ? dlsym(library, "call") : 0;
+            for (int i = 0; call && i < 7; i++) call(i);
+            return call ? 5 : 1;
+        }
+    "#;
+    let scratch = Scratch::new();
+    let library = scratch.compile("libchoose.so", LIBRARY, &["-shared", "-fPIC"]);
+    let program = scratch.compile("loads", PROGRAM, &["-ldl"]);
+    let probe = format!("{}:choose", text(&library));
+    let output = stepless(&["stat", "-e", &probe, "--", text(&program), text(&library)]);
+    let printed = stderr(&output);
+    assert_eq!(output.status.code(), Some(5), "{printed}");
+    let mut lines = printed.lines().skip_while(|line| !line.starts_with(&format!("{probe} ")));
+    assert_eq!(lines.next().unwrap().split_whitespace().nth(1), Some("7"), "{printed}");
+    // What it reads, a constructor sets: until then, nobody can know.
+    assert_eq!(lines.next().map(str::trim), Some("is one or two"), "{printed}");
+}
+
+#[test]
 fn what_is_not_mapped_is_told_at_once_with_what_is() {
     let scratch = Scratch::new();
     let program = scratch.compile("program", PROGRAM, &[]);

@@ -21,17 +21,19 @@ const PROGRAM: &str = r#"
     volatile long sink;
     __attribute__((noinline)) long work(long n, double d) { sink += n + (long)d; return sink; }
     __attribute__((noinline)) int inner(int n) { sink += n; return n + 1; }
+    __attribute__((noinline)) int leaves(int n) { sink += n; pthread_exit(0); return n; }
     __attribute__((noinline)) int outer(int n) { int a = inner(n), b = inner(a); return a + b; }
     static void *calls(void *unused) {
         for (int i = 0; i < 50; i++) sink += outer(i);
         return unused;
     }
+    static void *ends(void *unused) { leaves(1); return unused; }
     int main(int argc, char **argv) {
         long most = argc > 1 ? atol(argv[1]) : 20;
         for (long i = -4; i < most; i++) work(i, i * 0.25);
-        pthread_t threads[2];
-        for (int i = 0; i < 2; i++) pthread_create(&threads[i], 0, calls, 0);
-        for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+        pthread_t threads[3];
+        for (int i = 0; i < 3; i++) pthread_create(&threads[i], 0, i < 2 ? calls : ends, 0);
+        for (int i = 0; i < 3; i++) pthread_join(threads[i], 0);
         puts("done");
         return 0;
     }
@@ -273,6 +275,8 @@ fn a_perfetto_trace_has_each_event_for_perfettos_own_reader() {
         "program:outer%return",
         "-e",
         "program:inner%return",
+        "-e",
+        "program:leaves%return",
         "--",
         text(&program),
     ]);
@@ -283,7 +287,8 @@ fn a_perfetto_trace_has_each_event_for_perfettos_own_reader() {
     let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let events: Vec<&Value> = lines.iter().filter(|line| line.get("on").is_some()).collect();
     let of = |kind: u64| events.iter().filter(|event| event["type"] == kind).count();
-    assert_eq!((of(INSTANT), of(BEGIN), of(END)), (24, 300, 300));
+    // A thread ends within a call, which ends then, too.
+    assert_eq!((of(INSTANT), of(BEGIN), of(END)), (24, 301, 301));
     let times: Vec<u64> = events.iter().map(|event| event["time"].as_u64().unwrap()).collect();
     assert!(times.is_sorted());
     let numbers: Vec<i64> = events.iter().filter_map(|event| event["args"]["n"].as_i64()).collect();
@@ -300,7 +305,7 @@ fn a_perfetto_trace_has_each_event_for_perfettos_own_reader() {
     }
     assert!(open.values().all(Vec::is_empty));
     let tracks = lines.iter().filter(|line| line.get("track").is_some()).count();
-    assert_eq!(tracks, 4, "a process and three threads");
+    assert_eq!(tracks, 5, "a process and four threads");
     assert!(lines.iter().any(|line| line["process"] == "program"));
 }
 

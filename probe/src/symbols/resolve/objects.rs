@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -14,6 +14,11 @@ use crate::symbols::similar;
 use crate::target::lock;
 use crate::target::mapped::{self, MappedError};
 use crate::target::maps::{self, Mapping, Maps};
+use crate::target::procfs;
+
+/// Tags of dynamic sections: the entry that the dynamic linker writes to, for debuggers, and one with an address.
+const DT_DEBUG: u64 = 21;
+const DT_STRTAB: u64 = 5;
 
 /// ELF files that have been read, so that each is read once.
 #[derive(Debug, Default)]
@@ -139,6 +144,40 @@ impl Objects {
         }
         let file = elf::open_regular(path).ok()?;
         file.metadata().is_ok_and(|metadata| metadata.ino() == mapping.inode).then(|| read(&file))?
+    }
+
+    /// Whether the file that `mapping` maps has been written to since its process has loaded it, as `cp` does over one that
+    /// is there. The linker has relocated the dynamic section of what it has loaded; after that, the process has what the
+    /// file no longer has or, where the file was cut short in between, what no linker has seen. False where that cannot be
+    /// told.
+    #[must_use]
+    pub fn is_overwritten(&self, maps: &Maps, mapping: &Mapping) -> bool {
+        let look = || {
+            let elf = self.mapped(maps, mapping).ok()?;
+            let (start, entries) = elf.dynamic()?;
+            let bias = mapping.start.wrapping_sub(elf.address_of_offset(mapping.offset)?);
+            let mut bytes = vec![0; entries.len() * 16];
+            let memory = File::open(format!("/proc/{}/mem", maps.pid())).ok()?;
+            memory.read_exact_at(&mut bytes, start.wrapping_add(bias)).ok()?;
+            let quadword = |bytes: &[u8]| bytes.first_chunk().copied().map(u64::from_le_bytes);
+            let here =
+                bytes.chunks_exact(16).map(|entry| (quadword(entry), entry.get(8..).and_then(quadword)));
+            let mut relocated = bias == 0;
+            for ((tag, value), &(wanted, original)) in here.zip(&entries) {
+                let moved = Some(original.wrapping_add(bias));
+                // What the linker writes there is its own.
+                if tag != Some(wanted) || wanted != DT_DEBUG && value != Some(original) && value != moved {
+                    return Some(true);
+                }
+                relocated |= wanted == DT_STRTAB && value == moved;
+            }
+            // There are linkers that relocate nothing there.
+            let (file, _) = open_mapped(maps, mapping).ok()?;
+            let metadata = file.metadata().ok()?;
+            let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+            Some(!relocated && changed > procfs::started_at(maps.pid())?)
+        };
+        look().unwrap_or(false)
     }
 
     /// Every file that is mapped with code in it, once.

@@ -62,12 +62,12 @@ const WIDEST: usize = 60;
 
 impl Text {
     pub(super) fn new(width: usize, coloured: bool) -> Text {
-        let probe = width.max("PROBE".len());
+        let probe = width.min(WIDEST).max("PROBE".len());
         Text { look: Look::new(coloured), probe, place: 24, source: 0, start_ns: None }
     }
 
     pub(super) fn widen(&mut self, width: usize) {
-        self.probe = self.probe.max(width);
+        self.probe = self.probe.max(width.min(WIDEST));
     }
 
     pub(super) fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) -> io::Result<()> {
@@ -204,6 +204,19 @@ mod tests {
         assert!(shown.contains(long));
         assert_eq!(columns.len(), 2);
         assert_eq!(columns[0], columns[1]);
+    }
+
+    #[test]
+    fn a_name_that_is_longer_than_a_line_moves_its_own_line_alone() {
+        let name = "a".repeat(300);
+        let mut shown = Vec::new();
+        let mut text = Text::new(name.len(), false);
+        text.event(&Event { probe: &name, stack: None, ..event(1) }, &mut shown).unwrap();
+        text.event(&Event { stack: None, ..event(2) }, &mut shown).unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[1].contains(&name) && lines[1].ends_with("n=-3"), "{shown}");
+        assert_eq!(lines[0].find("PLACE"), lines[2].find("malloc+0x1c"), "{shown}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `stepless trace` and `stepless stat`, and what `stepless step` has in common with them.
 
+mod overwritten;
 mod places;
 mod rows;
 mod state;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use probe::arguments::{Injection, Pick};
-use probe::resolve::{Objects, Resolver};
+use probe::maps::Maps;
+use probe::resolve::Resolver;
 use probe::warden::Client;
 use probe::{ProbeId, RunEnd, SessionOptions};
 
@@ -52,9 +54,7 @@ pub(crate) fn run_with(
         return Err(Failure::new("probe what? give either -p PID or -- CMD"));
     }
     check_format(arguments, mode)?;
-    let objects = Arc::new(Objects::default());
-    run::check_debug_files(&arguments.debug_file)?;
-    arguments.debug_file.iter().for_each(|path| objects.add_debug_file(path.clone()));
+    let objects = run::objects(&arguments.debug_file)?;
     let what = What::of_all(arguments, mode, injections)?;
     let resolvers = resolvers(arguments, &objects)?;
     let targets = target::named(&arguments.pid, &arguments.tid)?;
@@ -79,6 +79,9 @@ fn serve(
 ) -> Result<(Client, Vec<ProbeId>), Failure> {
     let mut client = start(arguments, targets, shared, signals)?;
     let probes = place(&mut client, resolvers, shared)?;
+    for maps in targets.iter().filter_map(|&pid| Maps::read(pid).ok()) {
+        shared.look_after_files(&maps);
+    }
     let goes_on = || {
         let state = shared.lock();
         !signals.is_interrupted() && state.broken.is_none() && !state.is_over

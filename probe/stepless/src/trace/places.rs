@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use probe::locate::LocateError;
-use probe::maps::{self, Maps};
-use probe::resolve::{Objects, Resolver, name_of};
+use probe::maps::Maps;
+use probe::resolve::{Objects, Resolver};
 use probe::spec::{PlaceSpec, ProbeSpec};
 use probe::warden::{Asked, Client, Place, Program};
 use probe::{Action, ProbeId, code};
@@ -135,11 +135,4 @@ fn send(pid: i32, signal: Signal) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(error) => warn(&format!("{signal} could not be sent to process {pid}: {}", error.desc())),
     }
-}
-
-/// The function in which `address` lies, and how far behind its start.
-pub(super) fn place_name(maps: &Maps, objects: &Objects, address: u64) -> Option<String> {
-    let mapping = maps::find(maps, address)?;
-    let elf = objects.mapped(maps, mapping).ok()?;
-    name_of(&elf, elf.address_of_offset(mapping.file_offset(address)?)?)
 }

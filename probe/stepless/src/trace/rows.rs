@@ -12,6 +12,8 @@ pub(super) struct Row {
     pub(super) probe: Option<ProbeId>,
     /// At how many sites it has been placed.
     pub(super) placed: u64,
+    /// Whether its object, or that of its parts, was looked at when it had been mapped.
+    pub(super) looked_at: bool,
     /// The sites that were left out and have not been told about.
     pub(super) refused: Vec<(u64, String)>,
     /// Of an indirect function: what the implementations are called that are probed.
@@ -28,6 +30,7 @@ impl Row {
             name,
             probe: None,
             placed: 0,
+            looked_at: false,
             refused: Vec::new(),
             implementations: Vec::new(),
             whole: None,

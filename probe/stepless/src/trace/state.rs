@@ -13,9 +13,9 @@ use probe::stacks::{Place, StackFrame, Symbolizer};
 use probe::warden::{ClientStop, Event as EngineEvent, News, Record, Refusal, StepRecord};
 
 use super::Mode;
-use super::places::place_name;
+use super::overwritten::Overwritten;
 use super::rows::{Row, Rows};
-use super::what::{Programs, Symbols, What};
+use super::what::{Programs, What, name_changes};
 use crate::args::{Format, OnFull, Tracing};
 use crate::events::{Event, Events, Shown};
 use crate::progress::Progress;
@@ -35,15 +35,15 @@ pub(super) struct Shared {
     /// By probe on the command line.
     what: Vec<What>,
     programs: Vec<Programs>,
-    symbols: Symbols,
     symbolizer: Symbolizer,
+    objects: Arc<Objects>,
+    overwritten: Overwritten,
     /// Whether stacks are shown.
     stacks: bool,
     pub(super) coloured: bool,
     /// Whether events are dropped when there is no room for them, rather than waited with.
     pub(super) drops: bool,
     resolvers: Vec<Resolver>,
-    pub(super) objects: Arc<Objects>,
     pub(super) format: Format,
     pub(super) limit: Option<u64>,
     /// Whether no byte of text is to be changed.
@@ -108,13 +108,13 @@ impl Shared {
         Shared {
             what,
             programs,
-            symbols: Symbols::new(Arc::clone(&objects)),
             symbolizer: Symbolizer::new(Arc::clone(&objects)),
+            objects,
+            overwritten: Overwritten::default(),
             stacks: arguments.stack.is_some(),
             drops: arguments.on_full == OnFull::Drop,
             coloured,
             resolvers: resolvers.to_vec(),
-            objects,
             format,
             limit: arguments.limit,
             hardware: arguments.hardware,
@@ -169,12 +169,12 @@ impl Shared {
         let state = &mut *state;
         let nothing = What::default();
         let what = state.rows.index_of(hit.probe).and_then(|index| self.what.get(index)).unwrap_or(&nothing);
-        let shown = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbols);
+        let shown = what.shown(hit.arguments.as_ref(), hit.pid, &self.symbolizer);
         // Of a call that is followed for its duration alone, RAX is all that is known.
         let in_rax = hit.duration_ns.and_then(|_| hit.registers.first());
         let in_rax = in_rax.map(|&(_, value)| Value::Hexadecimal(value));
         let injected = hit.injection.as_ref().map(|injection| injection.injected());
-        let injected = injected.map(|injected| self.symbols.name_changes(injected, hit.pid));
+        let injected = injected.map(|injected| name_changes(injected, hit.pid, &self.symbolizer));
         let places = self.places(&hit.stack);
         let event = Event {
             line: shown.line,
@@ -227,9 +227,18 @@ impl Shared {
                 state.events.widen(name.chars().count());
                 state.rows.add_part(*probe, *part, name);
             }
-            EngineEvent::Placed { probe, .. } => {
+            EngineEvent::Exec { pid } => self.symbolizer.forget(*pid),
+            EngineEvent::Placed { probe, pid, .. } => {
                 if let Some(row) = state.rows.of_mut(*probe) {
                     row.placed += 1;
+                }
+                let index = state.rows.index_of(*probe);
+                let whole = index.and_then(|index| state.rows.iter_mut().nth(index));
+                let looked_at = whole.is_none_or(|row| std::mem::replace(&mut row.looked_at, true));
+                // Those that are there when a program starts are looked at then.
+                if let Some(index) = index.filter(|_| !looked_at && state.started) {
+                    drop(state);
+                    self.look_at_object(*pid, index);
                 }
             }
             EngineEvent::Refused { probe, pid, refusal } => {
@@ -306,9 +315,7 @@ impl Shared {
     }
 
     fn tell_no_return_site(&self, name: &str, pid: i32, refusal: &Refusal) {
-        let maps = Maps::read(pid).ok();
-        let place = maps.and_then(|maps| place_name(&maps, &self.objects, refusal.address));
-        let place = place.unwrap_or_else(|| format!("{:#x}", refusal.address));
+        let place = self.symbolizer.place_in(pid, refusal.address).name();
         warn(&format!("`{name}` misses returns to {place}: {}", refusal.kind));
     }
 
@@ -332,9 +339,11 @@ impl Shared {
             _ => return,
         }
         let name = |address| {
-            let maps = Maps::read(pid).ok();
-            let place = maps.and_then(|maps| place_name(&maps, &self.objects, address));
-            place.map_or_else(|| format!("{address:#x}"), |place| format!("{address:#x} ({place})"))
+            let place = self.symbolizer.place_in(pid, address);
+            match place.object {
+                Some(_) => format!("{address:#x} ({})", place.name()),
+                None => format!("{address:#x}"),
+            }
         };
         let place = name(address);
         warn(&match event {
@@ -385,6 +394,24 @@ impl Shared {
         may_start
     }
 
+    /// An object has been mapped, in which is the probe with that number on the command line.
+    fn look_at_object(&self, pid: i32, index: usize) {
+        let (Ok(maps), Some(resolver)) = (Maps::read(pid), self.resolvers.get(index)) else { return };
+        self.overwritten.look_after(resolver, &maps, &self.objects);
+        if let Some(names) = resolver.implementation_names(&maps)
+            && let Some(row) = self.lock().rows.iter_mut().nth(index)
+        {
+            row.implementations = names;
+        }
+    }
+
+    /// From now on it is told when a file is written to that any of the probes is in.
+    pub(super) fn look_after_files(&self, maps: &Maps) {
+        for resolver in &self.resolvers {
+            self.overwritten.look_after(resolver, maps, &self.objects);
+        }
+    }
+
     /// Says which probes wait, and why, in a program that is about to start.
     fn look_at_start(&self, pid: i32) {
         let Ok(maps) = Maps::read(pid) else { return };
@@ -392,6 +419,7 @@ impl Shared {
             warn(&line);
         }
         self.name_implementations(&maps);
+        self.look_after_files(&maps);
         for resolver in &self.resolvers {
             if let Err(error @ LocateError::NotMapped { .. }) = resolver.places(&maps) {
                 warn(&format!("`{}` waits: {error}", resolver.spec()));
@@ -412,12 +440,10 @@ impl Shared {
 
     /// Says which sites in process `pid` were left out, and why: one line for each reason.
     pub(super) fn tell_refused(&self, state: &mut State, pid: i32) {
-        let maps = Maps::read(pid).ok();
         for Row { name, refused, .. } in state.rows.iter_mut() {
             let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (address, reason) in refused.drain(..) {
-                let place = maps.as_ref().and_then(|maps| place_name(maps, &self.objects, address));
-                reasons.entry(reason).or_default().push(place.unwrap_or_else(|| format!("{address:#x}")));
+                reasons.entry(reason).or_default().push(self.symbolizer.place_in(pid, address).name());
             }
             for (reason, places) in reasons {
                 warn(&format!("`{name}` leaves out {}: {reason}", places.join(", ")));

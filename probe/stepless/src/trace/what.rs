@@ -1,18 +1,14 @@
 //! What is wanted of each hit: arguments, a condition, a line of one's own.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use probe::arguments::{Injected, Injection, Line, Pick, SyntaxError, Template, Value};
 use probe::language::Register;
-use probe::maps::{self, Maps};
-use probe::resolve::Objects;
 use probe::spec::{PlaceSpec, ProbeSpec, UprobeEvent};
+use probe::stacks::Symbolizer;
 use probe::warden::{Arguments, Fields, Measure, Program};
 
 use super::Mode;
-use super::places::place_name;
 use crate::args::{FRAMES, Format, Tracing};
 use crate::{Failure, point_at};
 
@@ -230,11 +226,11 @@ impl What {
         &self,
         arguments: Option<&'a Arguments>,
         pid: i32,
-        symbols: &Symbols,
+        symbolizer: &Symbolizer,
     ) -> Shown<'a> {
         let mut values: Vec<(&str, Value)> =
             arguments.iter().flat_map(|arguments| arguments.values()).collect();
-        values.iter_mut().for_each(|(_, value)| symbols.name_all(value, pid));
+        values.iter_mut().for_each(|(_, value)| name_all(value, pid, symbolizer));
         // Those of the line stand between those with names and the variables.
         let line = self.line.as_ref().map(|line| {
             line.with(|index| {
@@ -295,51 +291,23 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// What lies at addresses of processes, also of those that have ended meanwhile.
-#[derive(Debug)]
-pub(super) struct Symbols {
-    objects: Arc<Objects>,
-    /// As they were when last looked at.
-    maps: Mutex<HashMap<i32, Maps>>,
+/// Puts names in the place of addresses of process `pid` in what was changed.
+pub(super) fn name_changes(mut injected: Injected, pid: i32, symbolizer: &Symbolizer) -> Injected {
+    for change in &mut injected.changes {
+        change.from.iter_mut().chain([&mut change.to]).for_each(|value| name_all(value, pid, symbolizer));
+    }
+    injected
 }
 
-impl Symbols {
-    pub(super) fn new(objects: Arc<Objects>) -> Symbols {
-        Symbols { objects, maps: Mutex::default() }
-    }
-
-    /// The function at an address, and how far behind its start that is.
-    pub(super) fn name(&self, pid: i32, address: u64) -> Option<String> {
-        /// Processes that are remembered.
-        const MOST: usize = 64;
-        let mut known = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.get(&pid).is_none_or(|maps| maps::find(maps, address).is_none()) {
-            if known.len() >= MOST {
-                known.clear();
-            }
-            known.insert(pid, Maps::read(pid).ok()?);
+/// Puts names in the place of addresses of process `pid` that are shown as such.
+fn name_all(value: &mut Value, pid: i32, symbolizer: &Symbolizer) {
+    match value {
+        &mut Value::Symbol(address) => {
+            let name = Some(symbolizer.place_in(pid, address).name());
+            *value = Value::Enumerator { number: address.into(), name };
         }
-        place_name(known.get(&pid)?, &self.objects, address)
-    }
-
-    /// The same of what was changed.
-    pub(super) fn name_changes(&self, mut injected: Injected, pid: i32) -> Injected {
-        for change in &mut injected.changes {
-            change.from.iter_mut().chain([&mut change.to]).for_each(|value| self.name_all(value, pid));
-        }
-        injected
-    }
-
-    /// Puts names in the place of addresses that are shown as such.
-    fn name_all(&self, value: &mut Value, pid: i32) {
-        match value {
-            &mut Value::Symbol(address) => {
-                let name = self.name(pid, address).unwrap_or_else(|| format!("{address:#x}"));
-                *value = Value::Enumerator { number: address.into(), name: Some(name) };
-            }
-            Value::Array(values) => values.iter_mut().for_each(|value| self.name_all(value, pid)),
-            _ => {}
-        }
+        Value::Array(values) => values.iter_mut().for_each(|value| name_all(value, pid, symbolizer)),
+        _ => {}
     }
 }
 
