@@ -48,7 +48,8 @@ pub(crate) enum Command {
     Inject(Box<Inject>),
     /// List the functions of a file or a process, or their instructions.
     ///
-    /// Each line has the address before relocation, the file offset, the size in bytes, and the names.
+    /// Each line has the address before relocation, the file offset, the size in bytes, the names, and the line of the source
+    /// where debug information has it. Behind `OBJECT:`, -e takes the first name, the address and the offset.
     List(List),
     /// Say what one instruction does, or why it cannot be probed.
     #[command(after_help = PROBES)]
@@ -201,9 +202,14 @@ pub(crate) struct List {
     /// Only functions whose name, mangled or not, matches: * stands for any letters, ? for one.
     #[arg(value_name = "GLOB", conflicts_with = "pid")]
     pub(crate) glob: Option<String>,
-    /// List what a running process has mapped.
-    #[arg(short, value_name = "PID")]
-    pub(crate) pid: Option<i32>,
+    /// List what a running process has mapped, or all have that are called NAME or run a program of that name; may be given
+    /// more than once.
+    #[arg(short, value_name = "PID|NAME", allow_hyphen_values = true)]
+    pub(crate) pid: Vec<String>,
+    /// Take symbols and debug information from FILE where it is the debug file of an object, wherever it lies; may be
+    /// given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) debug_file: Vec<PathBuf>,
     /// List each instruction, and whether it can be probed.
     #[arg(long)]
     pub(crate) instructions: bool,

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use emu::Displaced;
 use iced_x86::{Decoder, Formatter, IntelFormatter};
 use probe::elf::{Elf, Function, LookupError, demangle};
-use probe::resolve::{Objects, ResolveError};
+use probe::resolve::Objects;
+use probe::spec::ProbeSpec;
 use probe::{code, glob};
 use serde::Serialize;
 
 use crate::output::{json_to_stdout, to_stdout};
-use crate::{Failure, args, target, usdt, warn};
+use crate::{Failure, args, run, target, usdt, warn};
 
 /// The functions of one file.
 #[derive(Debug, Serialize)]
@@ -26,7 +27,8 @@ struct Object {
 #[derive(Debug, Serialize)]
 struct Listed {
     name: String,
-    /// The same or, where others have it, too, with the address: what a probe may name.
+    /// What a probe may name, behind `OBJECT:`: the same, in quotes where it would mean something else, and with the
+    /// address where others have it, too.
     probe: String,
     demangled: String,
     aliases: Vec<String>,
@@ -36,6 +38,11 @@ struct Listed {
     offset: Option<u64>,
     size: u64,
     indirect: bool,
+    /// Where in the source it begins: the file, in full, and the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instructions: Option<Vec<Site>>,
 }
@@ -43,6 +50,8 @@ struct Listed {
 /// One instruction.
 #[derive(Debug, Serialize)]
 struct Site {
+    /// What a probe may name, behind `OBJECT:`.
+    probe: String,
     address: u64,
     offset: Option<u64>,
     instruction: String,
@@ -54,10 +63,11 @@ struct Site {
 }
 
 pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
-    let (elfs, pattern) = match (arguments.pid, &arguments.file) {
-        (Some(pid), pattern) => (mapped(pid)?, pattern.as_deref()),
-        (None, Some(file)) => (vec![Arc::new(Elf::open(Path::new(file))?)], arguments.glob.as_deref()),
-        (None, None) => return Err(Failure::new("list what? give a FILE or -p PID")),
+    let objects = run::objects(&arguments.debug_file)?;
+    let (elfs, pattern) = match (arguments.pid.as_slice(), &arguments.file) {
+        ([], Some(file)) => (vec![objects.open(Path::new(file))?], arguments.glob.as_deref()),
+        ([], None) => return Err(Failure::new("list what? give a FILE or -p PID")),
+        (names, pattern) => (mapped(&target::named(names, &[])?, &objects)?, pattern.as_deref()),
     };
     if arguments.usdt {
         return usdt::list(&elfs, pattern, arguments.json);
@@ -76,7 +86,7 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
     to_stdout(|out| {
         for elf in &elfs {
             let mut functions = functions(elf, pattern, arguments).peekable();
-            if arguments.pid.is_some() && functions.peek().is_some() {
+            if !arguments.pid.is_empty() && functions.peek().is_some() {
                 writeln!(out, "{}", elf.path().display())?;
             }
             functions.try_for_each(|function| print(out, &function))?;
@@ -85,12 +95,20 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The files with code that process `pid` has mapped.
-fn mapped(pid: i32) -> Result<Vec<Arc<Elf>>, Failure> {
-    target::check(pid)?;
-    let objects = Objects::default().all_mapped(&target::maps(pid)?);
-    let left_out = |error: ResolveError| warn(&format!("left out: {error}"));
-    Ok(objects.into_iter().filter_map(|object| object.map_err(left_out).ok()).collect())
+/// The files with code that processes have mapped, each once.
+fn mapped(pids: &[i32], objects: &Objects) -> Result<Vec<Arc<Elf>>, Failure> {
+    let mut all: Vec<Arc<Elf>> = Vec::new();
+    for &pid in pids {
+        target::check(pid)?;
+        for object in objects.all_mapped(&target::maps(pid)?) {
+            match object {
+                Ok(elf) if all.iter().any(|known| Arc::ptr_eq(known, &elf)) => {}
+                Ok(elf) => all.push(elf),
+                Err(error) => warn(&format!("process {pid}: left out: {error}")),
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The functions whose names match, and that have something to show.
@@ -114,26 +132,51 @@ fn listed(elf: &Elf, function: &Function, arguments: &args::List) -> Listed {
         Err(LookupError::Indirect { address, .. }) => address == function.address,
         Err(_) => false,
     };
+    let own = if is_it { name.clone() } else { format!("{name}@{:#x}", function.address) };
+    let probe = behind_object(&ProbeSpec::function(OBJECT, own));
+    let source = elf.debug_info().ok().and_then(|debug| debug.line_of(function.address).ok().flatten());
+    let (file, line) = source.unzip();
     Listed {
-        probe: if is_it { name } else { format!("{name}@{:#x}", function.address) },
-        name: function.names.first().cloned().unwrap_or_default(),
         demangled: demangle(function.name()).into_owned(),
         aliases: function.names.iter().skip(1).cloned().collect(),
         address: function.address,
         offset: elf.offset_of_address(function.address),
         size: function.size,
         indirect: function.indirect,
+        file,
+        line,
         instructions: wants_sites.then(|| {
             let sites = code::of_function(elf, function);
             let sites = sites.filter(|site| !arguments.refused || site.displaced.is_err());
-            sites.map(|site| self::site(elf, &site)).collect()
+            sites.map(|site| self::site(elf, &probe, function, &site)).collect()
         }),
+        name,
+        probe,
     }
 }
 
-fn site(elf: &Elf, site: &code::Instruction) -> Site {
+/// One that stands for any.
+const OBJECT: &str = "a";
+
+/// What stands behind the object of a probe in [`OBJECT`], as `-e` takes it.
+pub(crate) fn behind_object(spec: &ProbeSpec) -> String {
+    let text = spec.to_string();
+    match text.split_once(':') {
+        Some((_, rest)) => rest.to_owned(),
+        None => text,
+    }
+}
+
+fn site(elf: &Elf, probe: &str, function: &Function, site: &code::Instruction) -> Site {
     let (instruction, code) = disassemble(elf.code_at(site.address), site.address);
+    let distance = site.address.saturating_sub(function.address);
     Site {
+        probe: match distance {
+            // Its name means what it chooses.
+            _ if function.indirect => behind_object(&ProbeSpec::number(OBJECT, site.address)),
+            0 => probe.to_owned(),
+            distance => format!("{probe}+{distance:#x}"),
+        },
         address: site.address,
         offset: elf.offset_of_address(site.address),
         instruction,
@@ -159,7 +202,7 @@ pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>
 }
 
 fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
-    let Listed { name, demangled, address, offset, size, .. } = function;
+    let Listed { name, demangled, address, offset, size, file, line, .. } = function;
     let hex = |offset: Option<u64>| offset.map_or_else(|| "-".to_owned(), |offset| format!("{offset:x}"));
     write!(out, "{address:>12x} {:>10} {size:>8}  {}", hex(*offset), function.probe)?;
     if demangled != name && !name.starts_with(&format!("{demangled}@")) {
@@ -167,6 +210,9 @@ fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
     }
     for alias in &function.aliases {
         write!(out, " = {alias}")?;
+    }
+    if let (Some(file), Some(line)) = (file, line) {
+        write!(out, "  {}:{line}", Path::new(file).file_name().unwrap_or_default().display())?;
     }
     if function.indirect {
         write!(out, "  (indirect: chosen when the program starts)")?;

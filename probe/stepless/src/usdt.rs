@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use probe::arguments::unknown_arguments;
 use probe::elf::{Elf, Usdt};
+use probe::spec::Name;
 use probe::{code, glob};
 use serde::Serialize;
 
@@ -22,6 +23,8 @@ struct Object {
 /// One place of a probe.
 #[derive(Debug, Serialize)]
 struct Listed {
+    /// What a probe may name, behind `usdt:OBJECT:`.
+    probe: String,
     provider: String,
     name: String,
     /// Before relocation.
@@ -64,6 +67,7 @@ fn of_file(elf: &Elf, pattern: Option<&str>) -> Option<Object> {
 fn listed(elf: &Elf, probe: &Usdt) -> Listed {
     let Usdt { provider, name, address, semaphore, arguments } = probe.clone();
     Listed {
+        probe: format!("{}:{}", literal(&provider), literal(&name)),
         refused: refused(elf, probe),
         offset: elf.offset_of_address(address),
         provider,
@@ -72,6 +76,12 @@ fn listed(elf: &Elf, probe: &Usdt) -> Listed {
         semaphore,
         arguments,
     }
+}
+
+/// The name as `-e` takes it: in quotes where it would mean something else.
+fn literal(name: &str) -> String {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if plain { name.to_owned() } else { Name::literal(name).to_string() }
 }
 
 fn refused(elf: &Elf, probe: &Usdt) -> Option<String> {
@@ -90,8 +100,8 @@ fn refused(elf: &Elf, probe: &Usdt) -> Option<String> {
 fn print(out: &mut impl Write, object: &Object) -> io::Result<()> {
     writeln!(out, "{}", object.path)?;
     let hex = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:x}"));
-    for Listed { provider, name, address, offset, semaphore, arguments, refused } in &object.probes {
-        write!(out, "{address:>12x} {:>10} {:>10}  {provider}:{name}", hex(*offset), hex(*semaphore))?;
+    for Listed { probe, address, offset, semaphore, arguments, refused, .. } in &object.probes {
+        write!(out, "{address:>12x} {:>10} {:>10}  {probe}", hex(*offset), hex(*semaphore))?;
         if !arguments.is_empty() {
             write!(out, "  {arguments}")?;
         }

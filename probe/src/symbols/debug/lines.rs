@@ -103,6 +103,13 @@ impl Lines {
         rows.get(after.checked_sub(1)?).copied()
     }
 
+    /// The first row of exactly that address.
+    fn first_row_at(&self, address: u64) -> Option<Row> {
+        let rows = self.sequence_at(address);
+        let before = rows.partition_point(|row| row.address < address);
+        rows.get(before).copied().filter(|row| row.address == address)
+    }
+
     pub(super) fn file(&self, row: Row) -> Option<&str> {
         self.files.get(row.file as usize).map(String::as_str)
     }
@@ -195,6 +202,31 @@ fn matches(file: &str, name: &str) -> bool {
 type Best = (bool, u64, Vec<Rc<Block>>);
 
 impl DebugInfo {
+    /// Where in the source the code at virtual address `address` begins, of several lines there the first, as that of a
+    /// function's name: the file, in full, and the line; `None` where nothing is known of it.
+    ///
+    /// # Errors
+    /// What would tell is corrupt.
+    pub fn line_of(&self, address: u64) -> Result<Option<(String, u64)>, DebugError> {
+        let query = Query::new(self);
+        let mut trouble = None;
+        for unit in self.units_at(address) {
+            let lines = match query.lines(unit) {
+                Ok(lines) => lines,
+                Err(error) => {
+                    trouble = Some(error);
+                    continue;
+                }
+            };
+            let row = lines.first_row_at(address).or_else(|| lines.row_at(address));
+            let row = row.filter(|row| row.line != 0);
+            if let Some((row, file)) = row.and_then(|row| Some((row, lines.file(row)?))) {
+                return Ok(Some((file.to_owned(), row.line.into())));
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
     /// The addresses that `line` of the source file `file` stands for: one for each function and each inlined copy of one
     /// that has code for the line, where a statement begins for the first time. `file` is a path, or the end of one.
     /// The line on which a function begins is its first address. An inlined copy of which the optimizer has left no code
