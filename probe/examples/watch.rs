@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let watch = session.watch_changes(Watch::new(&expression)?, move |change| {
         let shown =
             |value: Option<probe::arguments::Value>| value.map_or("?".to_owned(), |value| value.to_string());
-        print!("thread {}: {} -> {}", change.tid(), shown(change.old()), shown(change.new()));
+        print!("thread {}: {} -> {}", change.tid(), shown(change.old_value()), shown(change.new_value()));
         match change.writer() {
             Writer::Instruction { address } => println!(" by the instruction at {address:#x}"),
             Writer::SystemCall { number, .. } => println!(" by the kernel, in system call {number}"),

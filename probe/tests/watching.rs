@@ -49,8 +49,8 @@ fn keeps(all: &All) -> impl Fn(&mut Change<'_, '_>) -> Action + Send + Sync + 's
     move |change| {
         let shown = |value: Option<probe::arguments::Value>| value.unwrap().to_string();
         let seen = Seen {
-            old: shown(change.old()),
-            new: shown(change.new()),
+            old: shown(change.old_value()),
+            new: shown(change.new_value()),
             writer: change.writer().clone(),
             overtaken: change.is_overtaken(),
             moved: change.moved().is_some(),

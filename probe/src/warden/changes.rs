@@ -35,9 +35,9 @@ pub struct ChangeRecord {
     pub place: Option<StackFrame>,
     /// The bytes there, as many of 15 as could be read.
     pub code: Vec<u8>,
-    /// As [`Change::old`].
+    /// As [`Change::old_value`].
     pub old: Option<Value>,
-    /// As [`Change::new`].
+    /// As [`Change::new_value`].
     pub new: Option<Value>,
     /// As [`Change::is_overtaken`].
     pub overtaken: bool,

@@ -176,7 +176,8 @@ fn a_process_that_runs_is_watched_until_that_is_enough() {
     let lines = String::from_utf8(output.stdout).unwrap();
     let changes: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(changes.iter().map(|change| change["new"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
-    assert!(changes.iter().all(|change| change["function"] == "leaf" && change["pid"].to_string() == pid));
+    let pid: i64 = pid.parse().unwrap();
+    assert!(changes.iter().all(|change| change["function"] == "leaf" && change["pid"] == pid));
     target.ask();
     target.finish();
 }

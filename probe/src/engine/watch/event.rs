@@ -161,13 +161,13 @@ impl Change<'_, '_> {
     /// The value before: where the thread runs on, exactly that which it has replaced; otherwise the one that was seen
     /// last, since when several threads may have written.
     #[must_use]
-    pub fn old(&self) -> Option<Value> {
+    pub fn old_value(&self) -> Option<Value> {
         self.bound.binding.values(&self.old).next().map(|(_, value)| value)
     }
 
     /// The value now.
     #[must_use]
-    pub fn new(&self) -> Option<Value> {
+    pub fn new_value(&self) -> Option<Value> {
         self.bound.binding.values(&self.new).next().map(|(_, value)| value)
     }
 

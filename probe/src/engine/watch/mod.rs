@@ -17,7 +17,7 @@
 //! let stack = stack.iter().find(|mapping| mapping.path.as_deref().is_some_and(|path| path.ends_with("[stack]")));
 //! let start = stack.ok_or("it has no stack")?.start;
 //! let watched = session.watch_changes(Watch::new(&format!("*(long *){start:#x}"))?, |change| {
-//!     println!("{:?} -> {:?} by {:?}", change.old(), change.new(), change.writer());
+//!     println!("{:?} -> {:?} by {:?}", change.old_value(), change.new_value(), change.writer());
 //!     Action::Continue
 //! });
 //! // Where there are no debug registers, or none for us, that is said.

@@ -54,7 +54,7 @@ pub(crate) fn find(stop: &Stop<'_>, text: &mut dyn Text) -> Writer {
     }
     let mut found: Vec<(u64, Covers)> = Vec::new();
     // One of its iterations is done.
-    if let Some(here) = decode(rip, text).filter(|here| is_repeated(here)) {
+    if let Some(here) = decode(rip, text).filter(is_repeated) {
         found.push((rip, covers(&here, stop)));
     }
     found.extend(behind.iter().map(|(address, instruction)| (*address, covers(instruction, stop))));
@@ -160,11 +160,10 @@ fn covers(instruction: &Instruction, stop: &Stop<'_>) -> Covers {
         let address = memory.virtual_address(0, |register, _, _| before(register));
         match address {
             _ if unsure => best = Covers::Perhaps,
-            Some(address) if size > 0 => {
-                if meets(&(address..address.saturating_add(size)), stop.written) {
-                    return Covers::Yes;
-                }
+            Some(address) if size > 0 && meets(&(address..address.saturating_add(size)), stop.written) => {
+                return Covers::Yes;
             }
+            Some(_) if size > 0 => {}
             // XSAVE and its like say no size.
             Some(address) if meets(&(address..address.saturating_add(0x4000)), stop.written) => {
                 best = Covers::Perhaps;
@@ -259,7 +258,7 @@ mod tests {
     ) -> Writer {
         let mut program = Program { bytes: bytes.to_vec(), starts, stack: vec![0; 64] };
         program.stack[..8].copy_from_slice(&0x1005u64.to_le_bytes());
-        let written = [written..written + 4];
+        let written = std::iter::once(written..written + 4).collect::<Vec<_>>();
         let stop = Stop { registers: &registers(rip), system_call, written: &written };
         find(&stop, &mut program)
     }

@@ -164,6 +164,15 @@ struct Heard {
     lost: u64,
 }
 
+impl Heard {
+    /// Says it, unless something of its kind was said.
+    fn tell_once(&mut self, kind: String, line: &str) {
+        if self.told.insert(kind) {
+            warn(line);
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if arguments.attaches() != arguments.command.is_empty() {
         return Err(Failure::new("watch whom? give either -p PID or -- CMD"));
@@ -297,37 +306,28 @@ fn hear_event(heard: &mut Heard, event: &Event) {
             let name = heard.printer.name(*watch);
             let line = format!("`{name}` is not watched: {reason}");
             heard.refused.get_or_insert_with(|| line.clone());
-            if heard.told.insert(line.clone()) {
-                warn(&format!("process {pid}: {line}"));
-            }
+            heard.tell_once(line.clone(), &format!("process {pid}: {line}"));
         }
         Event::WatchEnded { watch, pid, ending, .. } if ending.starts_with("it is elsewhere") => {
             warn(&format!("process {pid}: `{}`: {ending}", heard.printer.name(*watch)));
         }
-        Event::Unresolvable { error, .. } => {
-            if heard.told.insert(error.clone()) {
-                warn(error);
-            }
-        }
+        Event::Unresolvable { error, .. } => heard.tell_once(error.clone(), error),
         Event::Refused { refusal, .. } => {
             let line = format!("{:#x} is left out: {}", refusal.address, refusal.kind);
-            if heard.told.insert(line.clone()) {
-                warn(&line);
-            }
+            heard.tell_once(line.clone(), &line);
         }
         Event::Failed { pid, tid, request, error } => {
-            if heard.told.insert(format!("{request}: {}", error.desc())) {
-                warn(&format!("{request} failed for thread {tid} of process {pid}: {}", error.desc()));
-            }
+            let why = error.desc();
+            let line = format!("{request} failed for thread {tid} of process {pid}: {why}");
+            heard.tell_once(format!("{request}: {why}"), &line);
         }
         Event::Unwatched { pid, tid, error, .. } => {
-            if heard.told.insert(format!("perf_event_open: {}", error.desc())) {
-                let why = error.desc();
-                warn(&format!(
-                    "thread {tid} of process {pid} has no debug register for it ({why}), and maybe more threads; what \
-                     they write is not seen"
-                ));
-            }
+            let why = error.desc();
+            let line = format!(
+                "thread {tid} of process {pid} has no debug register for it ({why}), and maybe more threads; what they \
+                 write is not seen"
+            );
+            heard.tell_once(format!("perf_event_open: {why}"), &line);
         }
         Event::Inaccessible { pid, error } => warn(&run::inaccessible(*pid, error)),
         _ => {}
