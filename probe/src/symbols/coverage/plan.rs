@@ -146,8 +146,10 @@ impl Plan {
     fn is_meant(&self, pattern: &str, path: &str) -> bool {
         let pattern = pattern.replace("//", "/");
         let pattern = pattern.strip_prefix("./").unwrap_or(&pattern).trim_end_matches('/');
-        let base = self.base.to_string_lossy();
-        let below = path.strip_prefix(&*base).map(|rest| rest.trim_start_matches('/'));
+        let below = Path::new(path).strip_prefix(&self.base).ok().map(Path::to_string_lossy);
+        if matches!(pattern, "" | ".") {
+            return below.is_some();
+        }
         let matches = |path: &str| {
             let parent = |path: &str| path.rfind('/').map(|at| path.get(..at).unwrap_or_default().to_owned());
             let mut next = Some(path.to_owned());
@@ -159,7 +161,7 @@ impl Plan {
             }
             false
         };
-        matches(path) || below.is_some_and(matches)
+        matches(path) || below.is_some_and(|below| matches(&below))
     }
 }
 
@@ -193,6 +195,15 @@ mod tests {
             ("/usr/included/a.c", false),
         ] {
             assert_eq!(named.wants_source(file), wanted, "{file}");
+        }
+    }
+
+    #[test]
+    fn the_current_directory_is_what_lies_below_it() {
+        for pattern in [".", "./", "/usr/src/app//"] {
+            let named = plan().source(pattern);
+            assert!(named.wants_source("/usr/src/app/lib/a.c"), "{pattern}");
+            assert!(!named.wants_source("/usr/src/application/a.c"), "{pattern}");
         }
     }
 
