@@ -702,3 +702,123 @@ fn a_thread_that_blocks_the_signal_is_told_of() {
         assert!(text.contains("blocks SIGTRAP"), "{text}");
     });
 }
+
+/// Nanoseconds of `run`, which does it so often.
+fn nanoseconds(times: u32, run: impl Fn()) -> f64 {
+    let start = std::time::Instant::now();
+    (0..times).for_each(|_| run());
+    start.elapsed().as_nanos() as f64 / f64::from(times)
+}
+
+/// How long a hit takes by a trap and by a jump, and a signal that does nothing; medians of rounds in turn.
+#[test]
+#[ignore = "made by hand: what it prints depends on who else is there"]
+fn what_a_hit_costs() {
+    extern "C" fn nothing(_: i32) {}
+    const TIMES: u32 = 4000;
+    let _one = begin();
+    let (mut traps, mut jumps) = (Session::new().unwrap(), Session::with(Options { jumps: true }).unwrap());
+    let (_, handler) = counting();
+    traps.probe(Address(own_load::address()), handler).unwrap();
+    traps.probe(Address(own_divide::address()), |_| Action::Continue).unwrap();
+    let (_, handler) = counting();
+    jumps.probe(Address(own_nop5::address()), handler).unwrap();
+    jumps.probe(Address(own_called::address()), |_| Action::Continue).unwrap();
+    let number = 5_u64;
+    let bare = || {
+        // SAFETY: all-zero bytes are a valid action; the old one is put back.
+        unsafe {
+            let (mut action, mut old): (libc::sigaction, libc::sigaction) = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(libc::SIGTRAP, &raw const action, &raw mut old);
+            let time = nanoseconds(TIMES, || {
+                own_breakpoint::call()();
+            });
+            libc::sigaction(libc::SIGTRAP, &raw const old, std::ptr::null_mut());
+            time
+        }
+    };
+    let rows: [(&str, Box<dyn Fn() -> f64>); 5] = [
+        ("bare", Box::new(bare)),
+        (
+            "trap, load",
+            Box::new(|| {
+                nanoseconds(TIMES, || {
+                    own_load::call()(&raw const number);
+                })
+            }),
+        ),
+        (
+            "trap, mov",
+            Box::new(|| {
+                nanoseconds(TIMES, || {
+                    own_divide::call()(7, 3);
+                })
+            }),
+        ),
+        ("jump, nop5", Box::new(|| nanoseconds(TIMES * 20, || own_nop5::call()()))),
+        (
+            "jump, mov",
+            Box::new(|| {
+                nanoseconds(TIMES * 20, || {
+                    own_called::call()();
+                })
+            }),
+        ),
+    ];
+    let mut times = rows.each_ref().map(|_| Vec::new());
+    for _ in 0..15 {
+        for ((_, row), times) in rows.iter().zip(&mut times) {
+            times.push(row());
+        }
+    }
+    for ((name, _), mut times) in rows.iter().zip(times) {
+        times.sort_by(f64::total_cmp);
+        println!("{name:<12} {:8.0} ns, from {:.0}", times[times.len() / 2], times[0]);
+    }
+}
+
+/// Eight threads, so many hits in each as the environment says, while others signal and fork.
+#[test]
+#[ignore = "made by hand: it takes minutes"]
+fn eight_threads_hit_millions_of_times() {
+    let _one = begin();
+    let times = std::env::var("HITS").ok().and_then(|hits| hits.parse().ok()).unwrap_or(1_000_000_u64);
+    for mut session in kinds() {
+        static DONE: AtomicU64 = AtomicU64::new(0);
+        DONE.store(0, Ordering::Relaxed);
+        let (count, handler) = counting();
+        let probe = session.probe(Address(own_called::address()), handler).unwrap();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn(move || {
+                    for _ in 0..times {
+                        assert_eq!(own_called::call()(), 42);
+                    }
+                    DONE.fetch_add(1, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        let mut children = 0;
+        while DONE.load(Ordering::Relaxed) < 8 {
+            // SAFETY: the child calls nothing but what is safe there.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let ok = own_called::call()() == 42;
+                // SAFETY: it ends the child.
+                unsafe { libc::_exit(if ok { 7 } else { 1 }) };
+            }
+            let mut status = 0;
+            // SAFETY: the status is valid.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+            children += 1;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let counters = session.report(probe).unwrap().counters;
+        println!("{:?}: {counters:?}, {children} children", session.means(probe));
+        assert_eq!((counters.hits, counters.emulated), (8 * times, 8 * times));
+        assert_eq!(count.load(Ordering::Relaxed), counters.hits);
+    }
+}

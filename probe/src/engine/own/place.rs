@@ -83,7 +83,7 @@ impl Placing {
             return refuse(OwnRefusal::Writable);
         }
         let needed = self.needed.get_or_insert_with(|| Needed::find(maps));
-        if let Some(refusal) = needed.refuses(address, mapping) {
+        if let Some(refusal) = needed.refuses(address, mapping, maps) {
             return refuse(refusal);
         }
         let before = address.saturating_sub(LONGEST_PATCH as u64 - 1)..address;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use emu::Processor;
 use iced_x86::{Decoder, FlowControl, OpKind};
@@ -89,8 +90,10 @@ impl std::fmt::Display for OwnRefusal {
 #[derive(Debug)]
 pub(crate) struct Needed {
     called: Vec<Range<u64>>,
-    /// The library's object, with what it says of its functions.
-    object: Option<(Mapping, Elf)>,
+    /// Where the library is.
+    own: Option<Mapping>,
+    /// What its object says of its functions, once somebody has asked for one of them.
+    object: OnceLock<Option<Elf>>,
 }
 
 impl Needed {
@@ -105,11 +108,12 @@ impl Needed {
             libc::strlen as *const () as u64,
             libc::__errno_location as *const () as u64,
         ];
-        Needed { called: reach(called), object: object(maps) }
+        let own = maps::find(maps, machine::code().start).cloned();
+        Needed { called: reach(called), own, object: OnceLock::new() }
     }
 
-    /// Why the instruction at `address`, which is in `mapping`, cannot be probed, if so.
-    pub(crate) fn refuses(&self, address: u64, mapping: &Mapping) -> Option<OwnRefusal> {
+    /// Why the instruction at `address`, which is in `mapping`, one of `maps`, cannot be probed, if so.
+    pub(crate) fn refuses(&self, address: u64, mapping: &Mapping, maps: &Maps) -> Option<OwnRefusal> {
         if machine::code().contains(&address) || machine::slots().contains(&address) {
             return Some(OwnRefusal::Library);
         }
@@ -122,22 +126,18 @@ impl Needed {
         {
             return Some(OwnRefusal::Needed);
         }
-        let (own, elf) = self.object.as_ref()?;
-        if !mapping.is_same_file(own) {
-            return None;
-        }
+        self.own.as_ref().filter(|own| mapping.is_same_file(own))?;
+        let elf = self.object.get_or_init(|| object(maps, mapping)).as_ref()?;
         let virtual_address = elf.address_of_offset(mapping.file_offset(address)?)?;
         let function = elf.function_at(virtual_address)?;
         function.names.iter().any(|name| is_of_library(name)).then_some(OwnRefusal::Library)
     }
 }
 
-/// The object that this library is in.
-fn object(maps: &Maps) -> Option<(Mapping, Elf)> {
-    let mapping = maps::find(maps, machine::code().start)?;
+/// The object that `mapping`, one of `maps`, maps.
+fn object(maps: &Maps, mapping: &Mapping) -> Option<Elf> {
     let file = mapped::open(maps, mapping).ok()?;
-    let elf = Elf::read(mapping.file()?, &file, &|path| mapped::open_regular(maps.pid(), path), &[]).ok()?;
-    Some((mapping.clone(), elf))
+    Elf::read(mapping.file()?, &file, &|path| mapped::open_regular(maps.pid(), path), &[]).ok()
 }
 
 /// Whether a function is of a crate that hits need: its path begins with that, or it is a method of a type there.
