@@ -106,7 +106,8 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
         machine::leave_stubs();
     }
     let (general, image) = context.parts();
-    let mut thread = own::Own::new(site, general, image, false);
+    let mut file = own::empty();
+    let mut thread = own::Own::new(site, general, image, &mut file, false);
     let then = if served { Then::Perform } else { call(&mut thread, site, before, stack) };
     let signal = go_on(&mut thread, site, then);
     let raised = thread.raised();
@@ -132,7 +133,8 @@ fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> 
         }
         return ANYWHERE;
     }
-    let mut thread = own::Own::new(site, general, image, true);
+    let mut file = own::empty();
+    let mut thread = own::Own::new(site, general, image, &mut file, true);
     let then = call(&mut thread, site, before, stack);
     go_on(&mut thread, site, then);
     let rip = thread.registers().rip;

@@ -13,8 +13,11 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 
+use emu::registers::{Extended, Tiles, Vector, X87};
 use emu::xsave::Layout;
-use emu::{Access, Displaced, Exception, MemoryFault, Outcome, Registers, Rflags, Touches, UserMemory};
+use emu::{
+    Access, Displaced, Exception, MemoryFault, Mxcsr, Outcome, Registers, Rflags, Touches, UserMemory,
+};
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
@@ -58,13 +61,37 @@ pub(crate) fn layout() -> Option<Layout> {
     Some(Layout::of_this_processor()?.without_tiles())
 }
 
+/// A register file for [`Own::new`], made where it is to lie: it is too large to be moved at each hit.
+#[inline(always)]
+pub(crate) fn empty() -> Registers {
+    let extended = Extended {
+        x87: X87::default(),
+        mxcsr: Mxcsr::MASKS,
+        vector: [Vector([0; 8]); 32],
+        opmask: [0; 8],
+        tiles: Tiles::default(),
+    };
+    Registers {
+        gpr: [0; 16],
+        rip: 0,
+        rflags: Rflags::empty(),
+        fs_base: 0,
+        gs_base: 0,
+        segment: [0; 6],
+        pkru: 0,
+        ssp: None,
+        extended,
+    }
+}
+
 /// The calling thread, at a site, with what it is to go on with.
 pub(crate) struct Own<'a> {
     site: &'static Site,
     general: &'a mut [i64; GENERAL],
     /// Its extended state as XSAVE has laid it out.
     image: &'a mut [u8],
-    file: Registers,
+    /// By far the largest part, so that it stays where it is.
+    file: &'a mut Registers,
     /// Whether a handler has asked for the extended state.
     lent: bool,
     /// Whether a stub has saved the registers: then all but the simplest is left to a trap.
@@ -91,13 +118,14 @@ impl<'a> Own<'a> {
         site: &'static Site,
         general: &'a mut [i64; GENERAL],
         image: &'a mut [u8],
+        file: &'a mut Registers,
         in_stub: bool,
     ) -> Own<'a> {
         let mut own = Own {
             site,
             general,
             image,
-            file: Registers::default(),
+            file,
             lent: false,
             in_stub,
             fault: None,
@@ -146,13 +174,13 @@ impl<'a> Own<'a> {
 
     fn fetch_extended(&mut self) -> io::Result<()> {
         let layout = layout().ok_or(Errno::ENODEV)?;
-        let Registers { extended, pkru, .. } = &mut self.file;
+        let Registers { extended, pkru, .. } = &mut *self.file;
         Ok(layout.read(self.image, extended, pkru).map_err(|_| Errno::ENODEV)?)
     }
 
     fn store_extended(&mut self) -> io::Result<()> {
         let layout = layout().ok_or(Errno::ENODEV)?;
-        let Registers { extended, pkru, .. } = &self.file;
+        let Registers { extended, pkru, .. } = &*self.file;
         Ok(layout.write(extended, *pkru, self.image).map_err(|_| Errno::ENODEV)?)
     }
 
@@ -176,7 +204,7 @@ impl<'a> Own<'a> {
         self.fs_base = (self.file.fs_base != fs_base).then_some(self.file.fs_base);
     }
 
-    fn to_raise(&mut self, exception: Exception, signal: Signal) {
+    fn note_raised(&mut self, exception: Exception, signal: Signal) {
         self.raised = Some(Raised {
             signal,
             vector: exception.vector(),
@@ -256,7 +284,7 @@ impl ThreadState for Own<'_> {
             self.fetch_extended()?;
             self.lent = true;
         }
-        Ok(&mut self.file)
+        Ok(self.file)
     }
 
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryFault> {
@@ -307,7 +335,7 @@ fn is_canonical(address: u64, length: usize) -> bool {
 
 impl Executor for Own<'_> {
     fn registers(&self) -> &Registers {
-        &self.file
+        self.file
     }
 
     fn is_gone(&self) -> bool {
@@ -316,11 +344,11 @@ impl Executor for Own<'_> {
 
     fn take_back(&mut self, _old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()> {
         let lent = std::mem::take(&mut self.lent);
-        let before = GeneralRegisters::of(&self.file);
+        let before = GeneralRegisters::of(self.file);
         let movable = new.segment == before.segment && new.fs_base == before.fs_base;
-        new.put(&mut self.file);
+        new.put(self.file);
         if !movable || !self.keeps_fixed_flags() {
-            before.put(&mut self.file);
+            before.put(self.file);
             return Err(Errno::EINVAL);
         }
         self.store();
@@ -342,7 +370,7 @@ impl Executor for Own<'_> {
             self.fetch_extended().map_err(|_| Stuck::Refused)?;
         }
         self.fault = None;
-        let (file, fault) = (&mut self.file, &mut self.fault);
+        let (file, fault) = (&mut *self.file, &mut self.fault);
         let result = displaced.execute(file, &mut Direct(fault));
         if result.is_ok() && !self.keeps_fixed_flags() {
             // POPF, which changes nothing but registers.
@@ -364,14 +392,14 @@ impl Executor for Own<'_> {
             return self.by_trap();
         }
         let fault = self.fault;
-        let mut signal = signal::of(exception, &self.file, |_| fault.map_or(0, |fault| fault.key));
+        let mut signal = signal::of(exception, self.file, |_| fault.map_or(0, |fault| fault.key));
         if let (Exception::PageFault { address, .. }, Some(fault)) = (exception, fault)
             && fault.address == address
         {
             // As the kernel has found it, which may also be SIGBUS.
             signal = Signal { number: fault.signal, code: fault.code, address, key: fault.key };
         }
-        self.to_raise(exception, signal);
+        self.note_raised(exception, signal);
         Attempt::Raised(signal.number)
     }
 
@@ -381,7 +409,7 @@ impl Executor for Own<'_> {
             self.file.rflags |= Rflags::RF;
         }
         let signal = Signal { number: libc::SIGTRAP, code: TRAP_TRACE, address: self.file.rip, key: 0 };
-        self.to_raise(Exception::Debug, signal);
+        self.note_raised(Exception::Debug, signal);
         Attempt::Raised(signal.number)
     }
 

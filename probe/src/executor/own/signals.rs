@@ -365,7 +365,7 @@ fn other_stack(context: &ucontext_t) -> Option<u64> {
     // We are on the same stack as the interrupted code, or on that one already.
     let here = &raw const range as u64;
     let unused = ss_flags & libc::SS_DISABLE == 0 && !range.contains(&stack) && !range.contains(&here);
-    unused.then(|| range.end & !(ALIGNMENT - 1))
+    unused.then_some(range.end & !(ALIGNMENT - 1))
 }
 
 /// `errno`, which handlers of signals must leave as it was.

@@ -408,7 +408,7 @@ mod tests {
     fn what_is_drained_is_dropped_and_used_no_more() {
         let value = Arc::new(());
         let drained = Drained::new(Arc::clone(&value));
-        assert_eq!(drained.with(|value| Arc::strong_count(value)), Some(2));
+        assert_eq!(drained.with(Arc::strong_count), Some(2));
         drained.close();
         assert_eq!((drained.with(|_| ()), Arc::strong_count(&value)), (None, 2));
         drained.drain(true);
