@@ -171,6 +171,11 @@ impl Binding {
         taken
     }
 
+    /// Why the first argument is nowhere that is not to be had.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.arguments.iter().find_map(|argument| argument.missing.as_deref())
+    }
+
     /// What the arguments are made of, without those texts.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &Capture> {
         self.arguments.iter().flat_map(|argument| &argument.parts)

@@ -26,6 +26,8 @@ struct Object<'a> {
     /// Who has called, the innermost first: the object, and the address there to which the call returns.
     callers: Vec<Option<(Arc<Elf>, u64)>>,
     scope: OnceCell<Result<Scope, DebugError>>,
+    /// The same for what is only shown.
+    shown: OnceCell<Result<Scope, DebugError>>,
     /// Whether something was named that the next caller may know.
     asked: Cell<bool>,
 }
@@ -38,7 +40,8 @@ enum Held<'a> {
 
 impl<'a> Object<'a> {
     fn new(elf: Held<'a>, address: u64) -> Object<'a> {
-        Object { elf, address, callers: Vec::new(), scope: OnceCell::new(), asked: Cell::new(false) }
+        let (scope, shown) = (OnceCell::new(), OnceCell::new());
+        Object { elf, address, callers: Vec::new(), scope, shown, asked: Cell::new(false) }
     }
 
     fn elf(&self) -> &Elf {
@@ -49,15 +52,20 @@ impl<'a> Object<'a> {
     }
 
     fn scope(&self) -> Result<&Scope, &DebugError> {
-        let read = || {
-            let known = |(elf, back): &(Arc<Elf>, u64)| Some((elf.debug_info().ok()?, *back));
-            let callers = self.callers.iter().map(|caller| caller.as_ref().and_then(known));
-            let callers: Vec<Option<(Arc<DebugInfo>, u64)>> = callers.collect();
-            let callers: Vec<_> =
-                callers.iter().map(|caller| caller.as_ref().map(|(info, back)| (&**info, *back))).collect();
-            self.elf().debug_info()?.scope_called(self.address, &callers)
-        };
-        self.scope.get_or_init(read).as_ref()
+        self.scope.get_or_init(|| self.read(false)).as_ref()
+    }
+
+    fn shown(&self) -> Result<&Scope, &DebugError> {
+        self.shown.get_or_init(|| self.read(true)).as_ref()
+    }
+
+    fn read(&self, shallow: bool) -> Result<Scope, DebugError> {
+        let known = |(elf, back): &(Arc<Elf>, u64)| Some((elf.debug_info().ok()?, *back));
+        let callers = self.callers.iter().map(|caller| caller.as_ref().and_then(known));
+        let callers: Vec<Option<(Arc<DebugInfo>, u64)>> = callers.collect();
+        let callers: Vec<_> =
+            callers.iter().map(|caller| caller.as_ref().map(|(info, back)| (&**info, *back))).collect();
+        self.elf().debug_info()?.scope_with(self.address, &callers, shallow)
     }
 
     /// What is in scope by that name, or else there as long as the program.
@@ -178,7 +186,7 @@ impl<'a> ObjectNames<'a> {
         };
         if let Some(object) = &mut self.object {
             object.callers = callers.iter().map(|&back| place(back)).collect();
-            object.scope = OnceCell::new();
+            (object.scope, object.shown) = (OnceCell::new(), OnceCell::new());
         }
         self
     }
@@ -322,7 +330,7 @@ impl Names for ObjectNames<'_> {
     }
 
     fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
-        let Some(Ok(scope)) = self.object.as_ref().map(Object::scope) else { return Vec::new() };
+        let Some(Ok(scope)) = self.object.as_ref().map(Object::shown) else { return Vec::new() };
         // One that is hidden by another of its name cannot be named.
         let visible = |variable: &&Variable| {
             scope.variable(&variable.name).is_some_and(|nearest| std::ptr::eq(nearest, *variable))
@@ -338,7 +346,8 @@ impl Names for ObjectNames<'_> {
 
     fn caller(&self) -> Option<Expression> {
         let object = self.object.as_ref().filter(|object| object.asked.get())?;
-        object.scope().ok()?.caller.clone()
+        let known = [object.scope.get(), object.shown.get()];
+        known.into_iter().flatten().find_map(|scope| scope.as_ref().ok()?.caller.clone())
     }
 
     fn type_named(&self, name: &str, types: &mut Types) -> Option<TypeId> {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::binding::{Argument, Binding};
+use crate::arguments::capture::is_letter;
 use crate::arguments::change::BoundInjection;
 use crate::arguments::compile::Compiler;
 use crate::arguments::injection::Injection;
@@ -247,7 +248,11 @@ impl Template {
         let mut named: Vec<&mut TypeId> = arguments.iter_mut().flat_map(Argument::types).collect();
         named.extend(injection.iter_mut().flat_map(BoundInjection::types));
         let mut roots: Vec<TypeId> = named.iter().map(|of| **of).collect();
-        let types = types.only(&mut roots);
+        // To show a pointer it matters no more what is there than whether it is a letter, or what a slice has; what programs
+        // have behind their pointers is all that they have.
+        let slices = types.elements_of_slices();
+        let keeps = |reference, to| reference || is_letter(&types, to) || slices.contains(&to);
+        let types = types.only_with(&mut roots, &keeps);
         named.iter_mut().zip(roots).for_each(|(place, of)| **place = of);
         Ok(Binding { condition, unknowable, arguments, injection, types })
     }

@@ -31,6 +31,8 @@ pub enum Value {
     Boolean(bool),
     /// A letter.
     Character(u32),
+    /// A letter of Unicode, of more than a byte.
+    Letter(char),
     /// A text.
     Text(Text),
     /// An address, and the text there.
@@ -122,6 +124,11 @@ impl fmt::Display for Value {
             Value::Hexadecimal(value) | Value::Symbol(value) => write!(f, "{value:#x}"),
             Value::Float(value) => write_float(f, *value),
             Value::Boolean(value) => write!(f, "{value}"),
+            Value::Letter(letter) => {
+                write!(f, "'")?;
+                write_letter(f, *letter, '\'')?;
+                write!(f, "'")
+            }
             Value::Character(code) => match char::from_u32(*code).filter(|_| *code < 0x80 || *code > 0xff) {
                 Some(letter) => {
                     write!(f, "'")?;
@@ -198,6 +205,7 @@ impl Serialize for Value {
             Value::Signed(value) => serializer.serialize_i64(*value),
             Value::Float(value) if value.is_finite() => serializer.serialize_f64(*value),
             Value::Boolean(value) => serializer.serialize_bool(*value),
+            Value::Letter(letter) => serializer.serialize_char(*letter),
             Value::Character(code) => match char::from_u32(*code) {
                 Some(letter) => serializer.serialize_char(letter),
                 None => serializer.serialize_u32(*code),
@@ -536,6 +544,9 @@ fn number(encoding: Encoding, size: u64, bytes: &[u8]) -> Value {
         Encoding::Signed => Value::Signed(signed(value, size)),
         Encoding::Boolean if value <= 1 => Value::Boolean(value == 1),
         Encoding::Boolean => Value::Unsigned(value),
+        Encoding::Unicode if size > 1 => {
+            char::from_u32(value as u32).map_or(Value::Character(value as u32), Value::Letter)
+        }
         Encoding::UnsignedCharacter | Encoding::SignedCharacter | Encoding::Unicode => {
             Value::Character(value as u32)
         }
@@ -615,6 +626,7 @@ mod tests {
             (Value::Wide("-5".into()), "-5", "\"-5\""),
             (Value::Float(f64::NEG_INFINITY), "-inf", "\"-inf\""),
             (Value::Character(u32::from(b'a')), "'a'", "\"a\""),
+            (Value::Letter('é'), "'é'", "\"é\""),
             (Value::Character(10), "'\\n'", "\"\\n\""),
             (Value::Character(200), "'\\310'", "\"È\""),
             (Value::Text(text(b"a\"\xff")), "\"a\\\"\\377\"", "\"a\\\"\u{fffd}\""),

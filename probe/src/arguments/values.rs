@@ -47,6 +47,7 @@ impl Value {
             Value::Signed(value) => u64::try_from(*value).ok(),
             Value::Boolean(value) => Some((*value).into()),
             Value::Character(code) => Some((*code).into()),
+            Value::Letter(letter) => Some(u32::from(*letter).into()),
             Value::Pointer { address, .. } => Some(*address),
             Value::Reference { value, .. } => value.as_u64(),
             Value::Enumerator { number, .. } => u64::try_from(*number).ok(),

@@ -1,7 +1,7 @@
 //! Types of values in a target, as data: what DWARF says of them (DWARF 5, chapter 5), and no more than it takes to show a
 //! value, to name a part of one, and to compute with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -238,6 +238,11 @@ impl Types {
     /// Those that `roots` lead to, and no others; the roots name the same types among them.
     #[must_use]
     pub fn only(&self, roots: &mut [TypeId]) -> Types {
+        self.only_with(roots, &|_, _| true)
+    }
+
+    /// The same without what pointers lead to for which `keeps` says so: it is told whether it is a reference, and what is there.
+    pub(crate) fn only_with(&self, roots: &mut [TypeId], keeps: &dyn Fn(bool, TypeId) -> bool) -> Types {
         let mut only = Types::new();
         let mut known: HashMap<TypeId, TypeId> = HashMap::new();
         let mut open: Vec<TypeId> = Vec::new();
@@ -251,6 +256,9 @@ impl Types {
         let mut next = 0;
         while let Some(&old) = open.get(next) {
             if let Some(mut of) = self.get(old).cloned() {
+                if let Type::Pointer { to, reference } = &mut of {
+                    *to = to.filter(|to| keeps(*reference, *to));
+                }
                 of.for_each_name(|id| take(id, &mut only, &mut open));
                 only.replace(TypeId(next as u32), of);
             }
@@ -336,6 +344,23 @@ impl Types {
             }
             _ => None,
         }
+    }
+
+    /// What the pointers in Rust's slices lead to.
+    pub(crate) fn elements_of_slices(&self) -> HashSet<TypeId> {
+        let pointers = self.types.iter().filter_map(|of| match of {
+            Type::Structure { name: Some(name), members, .. }
+                if name.starts_with("&[") || name.starts_with("&mut [") =>
+            {
+                members.iter().find(|member| member.name.as_deref() == Some("data_ptr"))
+            }
+            _ => None,
+        });
+        let elements = pointers.filter_map(|pointer| match self.get_resolved(pointer.of) {
+            Some(Type::Pointer { to, .. }) => *to,
+            _ => None,
+        });
+        elements.collect()
     }
 
     /// The type of the elements of an array, however it is known how many there are.

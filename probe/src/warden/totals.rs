@@ -80,6 +80,7 @@ impl Bucket {
             Value::Signed(value) => Bucket::of_integer((*value).into()),
             Value::Boolean(value) => Bucket::of_integer((*value).into()),
             Value::Character(value) => Bucket::of_integer((*value).into()),
+            Value::Letter(letter) => Bucket::of_integer(u32::from(*letter).into()),
             Value::Enumerator { number, .. } => Bucket::of_integer(*number),
             Value::Float(value) => return Bucket::of_float(*value),
             _ => return None,

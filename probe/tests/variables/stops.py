@@ -127,10 +127,14 @@ def texts():
                     continue
                 try:
                     value = symbol.value(frame)
+                    reference = ""
+                    if value.type.code in (gdb.TYPE_CODE_REF, gdb.TYPE_CODE_RVALUE_REF):
+                        value = value.referenced_value()
+                        reference = f"@{int(value.address):#x}: "
                     printed = value.format_string(
-                        max_elements=200, repeat_threshold=0, symbols=False, static_members=False, deref_refs=True
+                        max_elements=200, repeat_threshold=0, symbols=False, static_members=False
                     )
-                    found[symbol.name] = in_our_notation(printed, symbol.symtab.filename)
+                    found[symbol.name] = in_our_notation(reference + printed, frame.find_sal().symtab.filename)
                 except (Exception, KeyboardInterrupt) as error:
                     found[symbol.name] = f"error {error}"
             if block.function is not None:
@@ -145,6 +149,7 @@ def texts():
 gdb.execute("set pagination off")
 gdb.execute("set width 0")
 gdb.execute("set print null-stop on")
+gdb.execute("set host-charset UTF-8")
 # It has assertions that some values do not meet.
 for setting in ("quit", "corefile"):
     gdb.execute(f"maintenance set internal-error {setting} no")

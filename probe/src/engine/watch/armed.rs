@@ -140,7 +140,7 @@ impl Arming {
         };
         let pid = hit.pid();
         let mut memory = |address, bytes: &mut [u8]| hit.read_up_to(address, bytes);
-        Ok(Arming { frame, ..Arming::new(watched, pid, place, registers, &mut memory)? })
+        Ok(Arming { frame, ..Arming::new(watched, pid, &place, registers, &mut memory)? })
     }
 
     /// Where names mean what they do at an address, and registers mean nothing.
@@ -164,13 +164,13 @@ impl Arming {
             gs_base: 0,
             segment: [0; 6],
         };
-        Arming::new(watched, pid, place, registers, memory)
+        Arming::new(watched, pid, &place, registers, memory)
     }
 
     fn new(
         watched: Arc<Watched>,
         pid: i32,
-        place: Place,
+        place: &Place,
         registers: GeneralRegisters,
         memory: Read<'_>,
     ) -> Result<Arming, WatchRefusal> {

@@ -247,6 +247,9 @@ impl Watched {
     pub(crate) fn bind(&self, place: &Place) -> Result<Arc<Bound>, WatchRefusal> {
         let mut why = None;
         let bound = self.bindings.at_place(place, &mut |error| why = Some(error.to_string()));
+        if let Some(missing) = bound.as_ref().and_then(|bound| bound.binding.missing()) {
+            return Err(WatchRefusal::Unresolvable(missing.to_owned()));
+        }
         bound.ok_or_else(|| {
             let known = || "what it is computed from is not known here".to_owned();
             WatchRefusal::Unresolvable(why.unwrap_or_else(known))

@@ -165,6 +165,14 @@ impl DebugInfo {
         &self.path
     }
 
+    /// Nothing, or that a part is missing without which most of it makes no sense.
+    pub(super) fn is_complete(&self) -> Result<(), DebugError> {
+        match &self.supplement_name {
+            Some(name) if self.supplement.is_none() => Err(DebugError::NoSupplement { name: name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn is_type_unit(&self, unit: usize) -> bool {
         self.units.get(unit).is_some_and(|unit| unit.types)
     }
@@ -553,10 +561,7 @@ impl<'a> Query<'a> {
                 *self.info.signatures.get(&signature).ok_or_else(missing)?
             }
             Some(AttributeValue::DebugInfoRefSup(DebugInfoOffset(offset))) => {
-                if self.info.supplement.is_none() {
-                    let name = self.info.supplement_name.clone().unwrap_or_default();
-                    return Err(DebugError::NoSupplement { name });
-                }
+                self.info.is_complete()?;
                 self.die_in(true, offset).ok_or_else(missing)?
             }
             _ => return Ok(None),

@@ -128,13 +128,24 @@ impl DebugInfo {
         address: u64,
         callers: &[Option<(&DebugInfo, u64)>],
     ) -> Result<Scope, DebugError> {
+        self.scope_with(address, callers, false)
+    }
+
+    /// The same, `shallow` if the variables are only to be shown, for which it need not be known what is behind pointers.
+    pub(crate) fn scope_with(
+        &self,
+        address: u64,
+        callers: &[Option<(&DebugInfo, u64)>],
+        shallow: bool,
+    ) -> Result<Scope, DebugError> {
+        self.is_complete()?;
         let query = Query::new(self);
         let known = |&(info, back): &(_, u64)| Caller { query: Query::new(info), back };
         let callers: Vec<Option<Caller<'_>>> =
             callers.iter().map(|caller| caller.as_ref().map(known)).collect();
         let mut trouble = None;
         for unit in self.units_at(address) {
-            match query.scope(unit, address, &callers) {
+            match query.scope(unit, address, &callers, shallow) {
                 Ok(Some(scope)) => return Ok(scope),
                 Ok(None) => {}
                 Err(error) => trouble = Some(error),
@@ -150,6 +161,7 @@ impl DebugInfo {
     /// # Errors
     /// There is none, or more than one.
     pub fn global(&self, address: u64, name: &str) -> Result<(Variable, Types), DebugError> {
+        self.is_complete()?;
         let query = Query::new(self);
         let units: Vec<usize> = self.units_at(address).collect();
         let mut found = query.named(Kind::Variable, name)?;
@@ -201,6 +213,7 @@ impl DebugInfo {
     /// # Errors
     /// No function is known there, or what tells of it is corrupt.
     pub fn result(&self, address: u64) -> Result<Option<(Location, TypeId, Types)>, DebugError> {
+        self.is_complete()?;
         let query = Query::new(self);
         for unit in self.units_at(address) {
             if let Some(function) = query.blocks_at(unit, address)?.first() {
@@ -215,6 +228,7 @@ impl DebugInfo {
     /// # Errors
     /// There is none.
     pub fn type_named(&self, name: &str) -> Result<(TypeId, Types), DebugError> {
+        self.is_complete()?;
         let query = Query::new(self);
         let kinds = ["struct ", "union ", "enum ", "class "];
         let plain = kinds.into_iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name).trim();
@@ -254,6 +268,7 @@ impl<'a> Query<'a> {
         unit: usize,
         site: u64,
         callers: &[Option<Caller<'a>>],
+        shallow: bool,
     ) -> Result<Option<Scope>, DebugError> {
         let blocks = self.blocks_at(unit, site)?;
         let Some(function) = blocks.first() else { return Ok(None) };
@@ -274,7 +289,8 @@ impl<'a> Query<'a> {
         let in_prologue = start.is_some_and(|range| {
             entry == Some(range.start) && self.prologue_end(unit, &range).is_some_and(|end| site < end)
         });
-        let mut describer = Describer::around(&around);
+        let describer = Describer::around(&around);
+        let mut describer = if shallow { describer.shallow() } else { describer };
         let mut drafts: Vec<Draft> = Vec::new();
         let mut frame = 0;
         for (depth, block) in blocks.iter().enumerate() {

@@ -26,8 +26,13 @@ pub(super) struct Describer<'q, 'a> {
     around: Option<&'q Surroundings<'q, 'a>>,
     pub(super) types: Types,
     known: HashMap<Die, TypeId>,
-    waiting: VecDeque<(Die, TypeId)>,
+    /// What is to be described, and how many pointers are followed from there.
+    waiting: VecDeque<(Die, TypeId, usize)>,
     void: Option<TypeId>,
+    /// How many pointers are followed from what is being described.
+    hops: usize,
+    /// Whether what is only declared is looked for in other units.
+    completes: bool,
 }
 
 /// What an entry without a type has.
@@ -36,12 +41,19 @@ const VOID: &str = "void";
 impl<'q, 'a> Describer<'q, 'a> {
     pub(super) fn new(query: &'q Query<'a>) -> Self {
         let (known, waiting) = (HashMap::new(), VecDeque::new());
-        Describer { query, around: None, types: Types::new(), known, waiting, void: None }
+        let (hops, completes) = (usize::MAX, true);
+        Describer { query, around: None, types: Types::new(), known, waiting, void: None, hops, completes }
     }
 
     /// One for what is looked at there.
     pub(super) fn around(around: &'q Surroundings<'q, 'a>) -> Self {
         Describer { around: Some(around), ..Describer::new(around.query) }
+    }
+
+    /// The same for what is only to be shown: of what is behind pointers, nothing is, so that no more than the nearest is
+    /// described, and no other unit is read for it.
+    pub(super) fn shallow(self) -> Self {
+        Describer { hops: 1, completes: false, ..self }
     }
 
     /// The type of an entry, described by [`Describer::finish`] at the latest.
@@ -58,18 +70,23 @@ impl<'q, 'a> Describer<'q, 'a> {
 
     /// The type that is described there.
     pub(super) fn of(&mut self, die: Die) -> TypeId {
+        self.behind(die, self.hops)
+    }
+
+    fn behind(&mut self, die: Die, hops: usize) -> TypeId {
         let types = &mut self.types;
         let waiting = &mut self.waiting;
         *self.known.entry(die).or_insert_with(|| {
             let id = types.add(Type::Unknown { name: String::new() });
-            waiting.push_back((die, id));
+            waiting.push_back((die, id, hops));
             id
         })
     }
 
     /// Describes what is waiting.
     pub(super) fn finish(&mut self) {
-        while let Some((die, id)) = self.waiting.pop_front() {
+        while let Some((die, id, hops)) = self.waiting.pop_front() {
+            self.hops = hops;
             let described =
                 if self.types.len() <= MOST_TYPES { self.describe(die) } else { Err(DebugError::TooMuch) };
             let of = described.unwrap_or_else(|_| Type::Unknown { name: self.query.type_name(die) });
@@ -85,7 +102,8 @@ impl<'q, 'a> Describer<'q, 'a> {
         if let Some(other) = query.reference(die, entry.attr_value(dw::DW_AT_signature))? {
             return Ok(Type::Alias { name: query.type_name(die), of: self.of(other) });
         }
-        if entry.has_attr(dw::DW_AT_declaration)
+        if self.completes
+            && entry.has_attr(dw::DW_AT_declaration)
             && let Some(other) = query.definition(die, entry.tag)?
         {
             return Ok(Type::Alias { name: query.type_name(die), of: self.of(other) });
@@ -100,8 +118,12 @@ impl<'q, 'a> Describer<'q, 'a> {
                 Type::Base { name: name().unwrap_or_default(), encoding, bytes: bytes() }
             }
             dw::DW_TAG_pointer_type | dw::DW_TAG_reference_type | dw::DW_TAG_rvalue_reference_type => {
-                let to = query.reference(die, entry.attr_value(dw::DW_AT_type))?.map(|to| self.of(to));
-                Type::Pointer { to, reference: entry.tag != dw::DW_TAG_pointer_type }
+                let reference = entry.tag != dw::DW_TAG_pointer_type;
+                let to = query.reference(die, entry.attr_value(dw::DW_AT_type))?;
+                let hops = if reference { self.hops } else { self.hops.saturating_sub(1) };
+                // Letters are shown with the pointer.
+                let to = to.filter(|&to| reference || self.hops > 0 || query.base(to, 0).is_some());
+                Type::Pointer { to: to.map(|to| self.behind(to, hops)), reference }
             }
             dw::DW_TAG_ptr_to_member_type => {
                 let to = query.reference(die, entry.attr_value(dw::DW_AT_type))?;
