@@ -107,6 +107,7 @@ def in_our_notation(text, file):
         text = re.sub(r"&(?:mut )?\[[^\]]*\] \[", "[", text)
         text = re.sub(r"[A-Z]\w*(?:<[^{}]*>)? \{", "{", text)
         text = re.sub(r"(\w+): ", r"\1 = ", text)
+        text = re.sub(r"'\\x([0-9a-f]{2})'", lambda code: f"'{chr(int(code[1], 16))}'", text)
         text = text.translate(str.maketrans("()[]", "{}{}"))
     leaves = re.sub(r"[\w.$~<>:]+ = |[{}, ]", "", text.replace("<optimized out>", "!"))
     return "<optimized out>" if leaves and not leaves.strip("!") else text

@@ -7,7 +7,7 @@ use super::info::{Die, Query};
 use super::location::{Location, Piece, Unavailable};
 use super::scope::Language;
 use super::types::Describer;
-use crate::language::types::{Encoding, Type, TypeId, Types};
+use crate::language::types::{Encoding, Member, StructureKind, Type, TypeId, Types};
 use crate::language::{Binary, Expression, ExtendedRegister, Register, Unary, Width};
 
 /// The most parts that are looked at of what might be passed in registers.
@@ -314,6 +314,9 @@ pub(super) fn returned(
     function: Die,
 ) -> Option<(Location, TypeId, Types)> {
     const RESULTS: [Register; 2] = [Register::Rax, Register::Rdx];
+    if language == Language::Go {
+        return returned_by_go(query, function);
+    }
     let completed = query.completed(function).ok()?;
     let (at, value) = query.attribute(&completed, dw::DW_AT_type)?;
     let die = query.reference(at, Some(value)).ok()??;
@@ -321,15 +324,13 @@ pub(super) fn returned(
     let of = describer.of(die);
     describer.finish();
     let types = describer.types;
-    let (general, vector) =
-        if language == Language::Go { (GO.iter(), 0..15) } else { (RESULTS.iter(), 0..2) };
-    let mut left = Left { general, vector, stack: 0 };
+    let mut left = Left { general: RESULTS.iter(), vector: 0..2, stack: 0 };
     let x87 = |number| {
         let register = ExtendedRegister::St(number);
         vec![Expression::extended(register, 0), Expression::extended(register, 1)]
     };
     let location = match types.get_resolved(of) {
-        _ if language != Language::Go && returns_in_memory(query, language, function) => {
+        _ if returns_in_memory(query, language, function) => {
             Location::Memory(Expression::register(Register::Rax))
         }
         Some(Type::Base { encoding: Encoding::Float, bytes: 9.., .. }) => Location::Value(x87(0)),
@@ -338,12 +339,60 @@ pub(super) fn returned(
         }
         _ if query.is_vector(die) => vector_place(&types, of, &mut left),
         _ => match language {
-            Language::Go => go_place(&types, of, &mut left),
             Language::Rust => rust_place(&types, of, &mut left),
             _ => system_v_place(&types, of, language, &mut left),
         },
     };
     Some((location, of, types))
+}
+
+/// The same in Go, whose functions have results as they have parameters: of several, a structure.
+fn returned_by_go(query: &Query<'_>, function: Die) -> Option<(Location, TypeId, Types)> {
+    let mut results = Vec::new();
+    let unit = query.unit(function.unit).ok()?;
+    let listed = query.children(function, |child, entry| {
+        let is_result = matches!(entry.attr_value(dw::DW_AT_variable_parameter), Some(AttributeValue::Flag(true)));
+        if entry.tag == dw::DW_TAG_formal_parameter && is_result {
+            let name = entry.attr_value(dw::DW_AT_name).and_then(|name| query.text(&unit, name));
+            results.push((name, query.reference(child, entry.attr_value(dw::DW_AT_type))?));
+        }
+        Ok(())
+    });
+    listed.ok()?;
+    let mut describer = Describer::new(query);
+    let results: Option<Vec<(Option<String>, TypeId)>> =
+        results.into_iter().map(|(name, of)| Some((name, describer.of(of?)))).collect();
+    describer.finish();
+    let (results, mut types) = (results?, describer.types);
+    let mut left = Left { general: GO.iter(), vector: 0..15, stack: 0 };
+    let mut places = Vec::new();
+    for (_, of) in &results {
+        let before = left.stack;
+        let place = go_place(&types, *of, &mut left);
+        // Where those are that registers have no room for depends on how the parameters are passed.
+        let known = left.stack == before;
+        places.push(if known { place } else { Location::Unavailable(Unavailable::NotStored) });
+    }
+    if let ([(_, of)], [_]) = (&results[..], &places[..]) {
+        let of = *of;
+        return places.pop().map(|place| (place, of, types));
+    }
+    let (mut members, mut pieces, mut offset) = (Vec::new(), Vec::new(), 0u64);
+    for ((name, of), location) in results.into_iter().zip(places) {
+        let size = types.size_of(of)?;
+        members.push(Member { name, of, offset, bits: None, inherited: false });
+        match location {
+            Location::Pieces(inner) => pieces.extend(inner),
+            location => pieces.push(Piece { bits: size.checked_mul(8)?, skip: 0, location }),
+        }
+        offset = offset.checked_add(size)?;
+    }
+    if members.is_empty() {
+        return None;
+    }
+    let kind = StructureKind::Structure;
+    let of = types.add(Type::Structure { kind, name: None, bytes: offset, members, variants: None });
+    Some((Location::Pieces(pieces), of, types))
 }
 
 /// Whether the caller passes a pointer to where the result goes.

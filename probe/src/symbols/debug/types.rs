@@ -501,6 +501,10 @@ impl<'a> Query<'a> {
         if let Some(name) = entry.attr_value(dw::DW_AT_name).and_then(|name| self.text(&unit, name)) {
             return name;
         }
+        // A type unit has it.
+        if let Ok(Some(other)) = self.reference(die, entry.attr_value(dw::DW_AT_signature)) {
+            return self.spelled(other, depth + 1);
+        }
         let of = self.reference(die, entry.attr_value(dw::DW_AT_type)).ok().flatten();
         let name = || of.map_or_else(|| VOID.to_owned(), |of| self.spelled(of, depth + 1));
         let is_pointer = || of.is_some_and(|of| self.tag(of) == Some(dw::DW_TAG_pointer_type));
