@@ -265,7 +265,13 @@ func main() {
     let found = shown(&program, &probes.map(str::to_owned));
     let expected = (1..4).flat_map(|i| {
         let n = 2 * i + 7;
-        [format!("n={i} a=7 b=0.5"), format!("r={n}"), format!("a={n} text=\"four\""), format!("r={}", n + 4)]
+        [
+            format!("n={i} by=3.5"),
+            format!("r={n}"),
+            format!("a={n} text=\"four\""),
+            format!("r={}", n + 4),
+            format!("r={{half = {}, text = \"text\"}}", -f64::from(i) / 2.0),
+        ]
     });
     assert_eq!(found, expected.collect::<Vec<_>>());
 }
