@@ -55,7 +55,7 @@ fn lines(path: &Path) -> Vec<Value> {
 fn instructions(program: &Path, name: &str) -> Vec<u64> {
     let output = stepless(&["list", text(program), name, "--instructions", "--json"]);
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let function = &listed.as_array().or_else(|| listed["functions"].as_array()).unwrap()[0];
+    let function = &listed["objects"][0]["functions"][0];
     let sites = function["instructions"].as_array().unwrap();
     let start = sites[0]["address"].as_u64().unwrap();
     sites.iter().map(|site| site["address"].as_u64().unwrap() - start).collect()
