@@ -29,8 +29,8 @@ impl Injector {
 
     /// Does what the injection of `binding` says, all of it or nothing, at the hit with that number.
     pub(crate) fn inject(&self, hit: &mut Hit<'_>, binding: &Binding, number: u64) -> (Applied, Action) {
-        match self.try_inject(hit, binding) {
-            Ok(((before, after), action)) => (Applied { number, before, after, failed: None }, action),
+        match self.try_inject(hit, binding, number) {
+            Ok(done) => done,
             Err(why) => (Applied { number, failed: Some(why), ..Applied::default() }, Action::Continue),
         }
     }
@@ -39,7 +39,8 @@ impl Injector {
         &self,
         hit: &mut Hit<'_>,
         binding: &Binding,
-    ) -> Result<((Vec<u8>, Vec<u8>), Action), String> {
+        number: u64,
+    ) -> Result<(Applied, Action), String> {
         let Some(injection) = &binding.injection else { return Err("there is nothing to inject".to_owned()) };
         let returns = injection.instruction == Instruction::Returned;
         if returns {
@@ -52,7 +53,7 @@ impl Injector {
         let pid = hit.pid();
         let allows =
             |machine: &mut dyn MachineMut, register, value| self.allows(pid, machine, register, value);
-        let changed = injection.apply(hit, allows).inspect_err(|_| {
+        let (before, after) = injection.apply(hit, allows).inspect_err(|_| {
             if returns {
                 // It could be moved just now.
                 let _ = hit.move_shadow_stack(-1);
@@ -67,7 +68,7 @@ impl Injector {
         signal.into_iter().for_each(|signal| hit.raise(signal));
         let action =
             if injection.instruction == Instruction::LeftOut { Action::Skip } else { Action::Continue };
-        Ok((changed, action))
+        Ok((Applied { number, before, after, failed: None }, action))
     }
 
     /// What the kernel would not store, or the thread not survive for no reason that is the program's.
