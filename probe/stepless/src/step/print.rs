@@ -243,7 +243,8 @@ fn text(
     }
     let function = match place.functions.last().and_then(|function| function.name.clone()) {
         Some(name) => name,
-        None => place.name(),
+        // Whatever it is there, such as the procedure linkage table.
+        None => place.object_name().unwrap_or_else(|| place.name()),
     };
     if let What::End(end) = step.what {
         let _ = writeln!(line, "{tid} {probe} ends after {} instructions: {}", step.number, reason(end));
