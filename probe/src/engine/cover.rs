@@ -14,17 +14,20 @@ use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{AT_A_TIME, Purpose, SharedSpace, Unplaceable};
+use crate::executor::space::{AT_A_TIME, FileNumber, Purpose, SharedSpace, Unplaceable};
 use crate::symbols::coverage::{Coverage, CoveredSite, ObjectCoverage, Plan, coverable};
 use crate::symbols::locate::{Locate, LocateError, Site};
 use crate::symbols::resolve::Objects;
 use crate::target::lock;
 use crate::target::maps::{self, Mapping, Maps};
 
-/// A file as processes map it: its device, and its number there.
-type File = ((u32, u32), u64);
+/// The mappings whose sites have been placed: where each begins and ends, and its file.
+type Placed = HashSet<(u64, u64, FileNumber)>;
 
-fn file_of(mapping: &Mapping) -> File {
+/// An object, and sites in it: of each the address, and where it stands there.
+type Sought = (Arc<Covered>, Vec<(u64, usize)>);
+
+fn file_of(mapping: &Mapping) -> FileNumber {
     (mapping.dev, mapping.inode)
 }
 
@@ -57,12 +60,12 @@ pub(crate) struct Cover {
     objects: Arc<Objects>,
     /// The files of the programs that the target's processes execute when this begins.
     programs: Mutex<HashSet<PathBuf>>,
-    files: RwLock<HashMap<File, Known>>,
+    files: RwLock<HashMap<FileNumber, Known>>,
     /// Each object that was met and is covered, and those that are left out though they were asked for.
     met: Mutex<Vec<Arc<Covered>>>,
     left_out: Mutex<BTreeMap<PathBuf, String>>,
     /// The mappings whose sites have been placed.
-    placed: Mutex<HashMap<SpaceId, HashSet<(u64, u64, File)>>>,
+    placed: Mutex<HashMap<SpaceId, Placed>>,
 }
 
 /// The source of the sites, for the list of probes; they are placed by [`Tracer::locate_cover`].
@@ -101,7 +104,7 @@ impl Cover {
     }
 
     /// A thread has reached the site at that offset of that file.
-    pub(crate) fn count(&self, file: File, offset: u64) {
+    pub(crate) fn count(&self, file: FileNumber, offset: u64) {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(Known::Covered(covered)) = files.get(&file)
             && let Some(hits) = covered.place_of(offset).and_then(|at| covered.hits.get(at))
@@ -167,7 +170,7 @@ impl Cover {
 
     /// The sites in those mappings in which they have not been placed yet: of each the address, the object, and where it
     /// stands there.
-    fn unplaced(&self, space: SpaceId, maps: &Maps) -> Vec<(Arc<Covered>, Vec<(u64, usize)>)> {
+    fn unplaced(&self, space: SpaceId, maps: &Maps) -> Vec<Sought> {
         let key = |mapping: &Mapping| (mapping.start, mapping.end, file_of(mapping));
         let code = || maps.iter().filter(|mapping| mapping.is_executable() && mapping.file().is_some());
         let mut placed = lock(&self.placed);

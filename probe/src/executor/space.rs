@@ -42,6 +42,9 @@ pub(crate) use crate::target::INT3;
 /// The longest instruction, in bytes.
 pub(crate) const LONGEST: usize = 15;
 
+/// A file: its device, and its inode number there.
+pub(crate) type FileNumber = ((u32, u32), u64);
+
 /// So many breakpoints are placed or removed before others who want the address space get it.
 pub(crate) const AT_A_TIME: usize = 128;
 
@@ -573,7 +576,7 @@ impl Space {
 
     /// Takes the breakpoint at `address` away, for which a thread has just stopped, whoever wants it. Returns its file and
     /// its offset there; `None` where it could not be, or has no file, and is as it was.
-    pub(crate) fn lift_hit(&mut self, address: u64) -> Option<(((u32, u32), u64), u64)> {
+    pub(crate) fn lift_hit(&mut self, address: u64) -> Option<(FileNumber, u64)> {
         let breakpoint = self.breakpoints.get(&address)?;
         let offset = breakpoint.origin.file_offset(address)?;
         let file = (breakpoint.origin.dev, breakpoint.origin.inode);
