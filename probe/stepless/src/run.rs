@@ -42,8 +42,8 @@ impl Run<'_> {
             Command::new(warden::own_program().ok_or_else(|| Failure::new("/proc is missing; mount it"))?);
         own.arg(crate::WARDEN);
         let mut client = Client::start(own)?;
-        let mut observer = observer(client.stop_handle());
-        client.observe(move |news| observer(news));
+        let observer = observer(client.stop_handle());
+        client.observe(observer);
         signals.watch(client.stop_handle());
         for &pid in self.targets {
             client.attach(pid, self.options)?;
