@@ -31,6 +31,8 @@ struct Input {
     sections: [Vec<u8>; NAMES.len()],
     address: u16,
     line: u8,
+    /// Where calls return to.
+    callers: [u16; 2],
 }
 
 /// An object with some code and these sections (System V gABI, chapter 4).
@@ -92,6 +94,8 @@ pub fn debug_info(data: &[u8]) {
     let _ = debug.function_line("f", line);
     let _ = debug.frames(address);
     let _ = debug.scope(address);
+    let callers = input.callers.map(|back| Some((&*debug, CODE.start + u64::from(back) % 0x1000)));
+    let _ = debug.scope_called(address, &callers);
     let _ = debug.global(address, "v");
     let _ = debug.type_named("t");
 }

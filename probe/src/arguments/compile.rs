@@ -8,6 +8,7 @@ use crate::arguments::operand::{
 };
 use crate::arguments::registers::{self, Named};
 use crate::arguments::syntax::{Fetch, FetchType, Node, Syntax, TypeName};
+use crate::arguments::template::Written;
 use crate::language::types::{Encoding, Member, Type, TypeId, Types};
 use crate::language::{Binary, Circumstance, Expression, Register};
 
@@ -18,6 +19,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) types: &'a mut Types,
     /// What memory is taken for whose type nobody has told.
     untyped: TypeId,
+    /// Arguments that may be named, each as it is written, besides variables, which come first.
+    pub(crate) arguments: &'a [Written],
     /// The first thing that is nowhere, where it is written, and why.
     pub(crate) missing: Option<(usize, String)>,
 }
@@ -33,7 +36,7 @@ const ARGUMENTS: [Register; 6] =
 impl<'a> Compiler<'a> {
     pub(crate) fn new(text: &'a str, names: &'a dyn Names, types: &'a mut Types) -> Compiler<'a> {
         let untyped = base(types, "unsigned long", Encoding::Hexadecimal, 8);
-        Compiler { text, names, types, untyped, missing: None }
+        Compiler { text, names, types, untyped, arguments: &[], missing: None }
     }
 
     pub(crate) fn wrong<T>(&self, node: &Node, what: impl Into<String>) -> Compiled<T> {
@@ -161,10 +164,19 @@ impl<'a> Compiler<'a> {
             }
             Err(missing) => missing,
         };
-        match self.known(name) {
-            Some(operand) => Ok(operand),
-            None => self.wrong(node, missing),
+        if let Some(operand) = self.known(name) {
+            return Ok(operand);
         }
+        let Some(argument) = self.arguments.iter().find(|argument| argument.name == name) else {
+            return self.wrong(node, missing);
+        };
+        // Which name no arguments themselves, so that there is an end.
+        let mut inner = Compiler::new(&argument.text, self.names, self.types);
+        let operand = inner.fetch(&argument.fetch)?;
+        if let Place::At(location) = &operand.place {
+            self.note(node, location);
+        }
+        Ok(operand)
     }
 
     /// What is known of each hit.

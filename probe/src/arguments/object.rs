@@ -122,7 +122,10 @@ fn no_variable(name: &str, scope: &Scope) -> String {
     let more = if names.len() > MOST { ", …" } else { "" };
     names.truncate(MOST);
     match names.is_empty() {
-        true => format!("there is no variable `{name}` here, nor any other"),
+        true => format!(
+            "there is no variable `{name}` here, nor any other: the function has none, or was compiled with line numbers only \
+             (-g1, -C debuginfo=1)"
+        ),
         false => format!("there is no variable `{name}` here; there is {}{more}", names.join(", ")),
     }
 }

@@ -73,10 +73,10 @@ impl TryFrom<Sent> for Template {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Written {
-    name: String,
-    text: String,
-    fetch: Fetch,
+pub(crate) struct Written {
+    pub(crate) name: String,
+    pub(crate) text: String,
+    pub(crate) fetch: Fetch,
 }
 
 /// The most arguments of a probe.
@@ -217,6 +217,7 @@ impl Template {
         let condition = match &self.condition {
             Some((text, node)) => {
                 let mut compiler = Compiler::new(text, names, &mut types);
+                compiler.arguments = &self.arguments;
                 let condition = compiler.condition(node)?;
                 let missing = compiler.missing.take().filter(|_| !condition.may_hold());
                 unknowable = missing.map(|(column, why)| SyntaxError::new(text, column, why));
@@ -225,8 +226,11 @@ impl Template {
             None => None,
         };
         let mut arguments = Vec::new();
-        for Written { name, text, fetch } in &self.arguments {
-            let operand = Compiler::new(text, names, &mut types).fetch(fetch)?;
+        for (index, Written { name, text, fetch }) in self.arguments.iter().enumerate() {
+            let before = self.arguments.get(..index).unwrap_or_default();
+            let mut compiler = Compiler::new(text, names, &mut types);
+            compiler.arguments = before;
+            let operand = compiler.fetch(fetch)?;
             let argument = Argument::new(name.clone(), &types, &operand);
             arguments.push(argument.map_err(|what| SyntaxError::new(text, fetch.node.column, what))?);
         }
@@ -591,6 +595,8 @@ mod tests {
             ("if (unsigned)s.n > 5", Ok(true)),
             ("if s.d > 2.4 && s.d < 2.6", Ok(true)),
             ("if %dx == -2", Ok(true)),
+            ("x=%di:u64 y=+0(%di):s32 if x == 0x1000 && y < 0", Ok(true)),
+            ("x=%di:u64 if x != 0x1000", Ok(false)),
             ("if *(int *)0 == 1", Err(Undefined::Memory { address: 0 })),
             ("if 7 / (pid - 42)", Err(Undefined::Division)),
             ("", Ok(true)),

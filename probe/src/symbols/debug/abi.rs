@@ -351,7 +351,8 @@ fn returned_by_go(query: &Query<'_>, function: Die) -> Option<(Location, TypeId,
     let mut results = Vec::new();
     let unit = query.unit(function.unit).ok()?;
     let listed = query.children(function, |child, entry| {
-        let is_result = matches!(entry.attr_value(dw::DW_AT_variable_parameter), Some(AttributeValue::Flag(true)));
+        let is_result =
+            matches!(entry.attr_value(dw::DW_AT_variable_parameter), Some(AttributeValue::Flag(true)));
         if entry.tag == dw::DW_TAG_formal_parameter && is_result {
             let name = entry.attr_value(dw::DW_AT_name).and_then(|name| query.text(&unit, name));
             results.push((name, query.reference(child, entry.attr_value(dw::DW_AT_type))?));
