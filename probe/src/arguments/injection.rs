@@ -168,10 +168,12 @@ impl Injection {
 fn assignment(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let is = |index: usize, letters: &[u8]| bytes.get(index).is_some_and(|byte| letters.contains(byte));
+    // `p->=1` lacks a name, and compares nothing.
+    let is_arrow = |end: usize| is(end, b">") && end.checked_sub(1).is_some_and(|before| is(before, b"-"));
     (0..bytes.len()).find(|&index| {
         bytes[index] == b'='
             && !is(index + 1, b"=")
-            && !index.checked_sub(1).is_some_and(|before| is(before, b"=<>!"))
+            && !index.checked_sub(1).is_some_and(|before| is(before, b"=<>!") && !is_arrow(before))
     })
 }
 

@@ -96,6 +96,14 @@ impl Regions {
     /// Begins another one, at the instruction that the thread is before.
     pub(crate) fn add(&mut self, wish: Wish, thread: &mut (impl RunOn + ThreadState)) {
         let Wish { region, back, observer } = wish;
+        // One without an end is not begun again at each hit within it.
+        let is_endless =
+            |region: &Region, observer: &Option<Observer>| *region == Region::default() && observer.is_none();
+        if is_endless(&region, &observer)
+            && self.running.iter().any(|running| is_endless(&running.region, &running.observer))
+        {
+            return;
+        }
         let rsp = thread.registers().gpr[gpr::RSP];
         let mut word = [0; 8];
         let back = match back {

@@ -351,10 +351,7 @@ impl Tracer {
             match pause {
                 Pause::Extended if thread.fetch_extended() => continue,
                 Pause::Spent if !regions.has_ended() => {
-                    let over = Instant::now() >= deadline
-                        || self.alarm.settings() != settings
-                        || self.threads.are_others_waiting();
-                    if over {
+                    if self.is_turn_over(deadline, settings) {
                         let (mut thread, _) = self.running(stopped, space);
                         return if thread.settle() { Turn::Stand } else { self.lost_track(stopped) };
                     }
@@ -379,12 +376,21 @@ impl Tracer {
                 _ => self.perform_slowly(stopped, regions, &runner),
             };
             match result {
+                // One that comes to a breakpoint again and again has its turn, too.
+                Ok(true) if !regions.has_ended() && self.is_turn_over(deadline, settings) => {
+                    return Turn::Stand;
+                }
                 Ok(true) => {}
                 Ok(false) => return Turn::Listen,
                 Err(turn) => return turn,
             }
             self.begin(stopped, &runner);
         }
+    }
+
+    /// Whether others are to be served now.
+    fn is_turn_over(&mut self, deadline: Instant, settings: u64) -> bool {
+        Instant::now() >= deadline || self.alarm.settings() != settings || self.threads.are_others_waiting()
     }
 
     /// Begins to emulate, or does so anew after the thread has run, or somebody has looked at it.

@@ -272,8 +272,12 @@ mod tests {
         // rep stosb is at it, and has just ended.
         let stos = [0xf3, 0xaa];
         for rip in [0x1000, 0x1002] {
-            assert_eq!(found(&stos, None, rip, 0x5000, None), Writer::Instruction { address: 0x1000 });
+            let starts = Some(vec![0x1000]);
+            assert_eq!(found(&stos, starts, rip, 0x5000, None), Writer::Instruction { address: 0x1000 });
         }
+        // Without the boundaries it could be a stosb, to which another instruction has led.
+        let both = Writer::OneOf { addresses: vec![0x1001, 0x1000] };
+        assert_eq!(found(&stos, None, 0x1002, 0x5000, None), both);
         // push %rax, at the stack pointer that it has left.
         assert_eq!(found(&[0x50], None, 0x1001, 0x8000, None), Writer::Instruction { address: 0x1000 });
         // call 0x1007, by what it has pushed.
