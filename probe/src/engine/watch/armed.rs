@@ -174,7 +174,7 @@ impl Arming {
         registers: GeneralRegisters,
         memory: Read<'_>,
     ) -> Result<Arming, WatchRefusal> {
-        let bound = watched.bind(&place)?;
+        let bound = watched.bind(place)?;
         if bound.binding.parts().any(|part| matches!(part, Capture::Nowhere(_))) {
             return Err(WatchRefusal::OptimizedOut);
         }

@@ -95,7 +95,7 @@ impl Term {
     }
 
     /// The value of a float as a double.
-    fn to_double(self) -> Result<Term, Unavailable> {
+    fn into_double(self) -> Result<Term, Unavailable> {
         match self.kind {
             Kind::Float { single: true } => {
                 Ok(Term { kind: Kind::Float { single: false }, ..self.unary(Unary::FloatOfSingle)? })
@@ -113,11 +113,11 @@ impl Term {
     /// The value of another kind that is next to it.
     pub(super) fn converted(self, kind: Kind) -> Result<Term, Unavailable> {
         match (self.kind, kind) {
-            (Kind::Float { .. }, Kind::Float { single }) => self.to_double()?.rounded(single),
+            (Kind::Float { .. }, Kind::Float { single }) => self.into_double()?.rounded(single),
             (Kind::Float { .. }, kind) => {
                 let unsigned = matches!(kind, Kind::Integer { signed: false, .. });
                 let operator = if unsigned { Unary::UnsignedOfFloat } else { Unary::SignedOfFloat };
-                self.to_double()?.unary(operator)?.taken_for(kind)
+                self.into_double()?.unary(operator)?.taken_for(kind)
             }
             // It would be rounded twice.
             (Kind::Generic | Kind::Integer { width: Width::Quadword, .. }, Kind::Float { single: true }) => {
@@ -224,7 +224,7 @@ fn of_floats(
         Kind::Float { single: other } if other == single => Ok(term),
         _ => Err(unsupported("an operation of a float and another number")),
     };
-    let top = alike(pop(stack)?)?.to_double()?;
+    let top = alike(pop(stack)?)?.into_double()?;
     let negated = |value: Term| value.unary(Unary::NegateFloat);
     match operation {
         Operation::Neg => return negated(top)?.rounded(single),
@@ -248,7 +248,7 @@ fn of_floats(
         _ => return Err(unsupported("an operation of floats that has no meaning")),
     };
     let first = alike(pop(stack)?)?;
-    let result = first.to_double()?.binary(operator, top)?;
+    let result = first.into_double()?.binary(operator, top)?;
     if is_comparison { Ok(Term { kind: Kind::Generic, ..result }) } else { result.rounded(single) }
 }
 
