@@ -452,7 +452,8 @@ fn faults_are_the_programs_own() {
     // Behind the end of the file, and one that can be read alone.
     let beyond = map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     let read_only = map(libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    let runs: [(&str, Box<dyn Fn()>); 6] = [
+    type Run = Box<dyn Fn()>;
+    let runs: [(&str, Run); 6] = [
         ("load", Box::new(|| assert_eq!(own_load::call()(0x10 as *const u64), u64::MAX))),
         ("not canonical", Box::new(|| assert_eq!(own_load::call()((1_u64 << 62) as *const u64), u64::MAX))),
         ("beyond", Box::new(move || assert_eq!(own_load::call()(beyond as *const u64), u64::MAX))),
@@ -738,7 +739,8 @@ fn what_a_hit_costs() {
             time
         }
     };
-    let rows: [(&str, Box<dyn Fn() -> f64>); 5] = [
+    type Measure = Box<dyn Fn() -> f64>;
+    let rows: [(&str, Measure); 5] = [
         ("bare", Box::new(bare)),
         (
             "trap, load",

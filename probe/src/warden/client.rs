@@ -432,7 +432,7 @@ impl Client {
     /// # Errors
     /// [`WardenError::Probe`], if it cannot be watched.
     pub fn watch(&mut self, watch: Watch, fields: Fields) -> Result<WatchId, WardenError> {
-        match self.call(&Request::Watch { watch, fields })? {
+        match self.call(&Request::Watch { watch: Box::new(watch), fields })? {
             Reply::Watched { watch } => Ok(WatchId(watch)),
             Reply::NotWatched { reason } => Err(WardenError::Probe(reason)),
             other => Err(unexpected(&other)),

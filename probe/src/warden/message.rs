@@ -85,7 +85,7 @@ pub(crate) enum Request {
     },
     /// Watches the value of an expression, and records that of each change.
     Watch {
-        watch: Watch,
+        watch: Box<Watch>,
         fields: Fields,
     },
     WatchReport {

@@ -442,7 +442,7 @@ impl Service<'_> {
             Request::Watch { watch, fields } => {
                 let (common, objects) = (Arc::clone(&self.warden.common), Arc::clone(&self.warden.objects));
                 let send = move |change: &mut Change<'_, '_>| changes::send(&common, fields, change);
-                outlet.reply(&match session.watch_changes_by(watch, objects, send) {
+                outlet.reply(&match session.watch_changes_by(*watch, objects, send) {
                     Ok(WatchId(watch)) => Reply::Watched { watch },
                     Err(refusal) => Reply::NotWatched { reason: refusal.to_string() },
                 });
