@@ -739,8 +739,8 @@ fn what_a_hit_costs() {
             time
         }
     };
-    type Measure = Box<dyn Fn() -> f64>;
-    let rows: [(&str, Measure); 5] = [
+    type Measure<'a> = Box<dyn Fn() -> f64 + 'a>;
+    let rows: [(&str, Measure<'_>); 5] = [
         ("bare", Box::new(bare)),
         (
             "trap, load",
