@@ -187,7 +187,9 @@ fn stores_are_seen_with_what_was_there_before() {
     let mut command = Command::new(&program);
     command.args(["loop", "100"]).stdout(Stdio::null());
     let mut session = Session::launch(command).unwrap();
-    let stores: Arc<Mutex<Vec<(u64, Vec<u8>, Vec<u8>)>>> = Arc::default();
+    // Each with its address, what was there, and what is.
+    type Store = (u64, Vec<u8>, Vec<u8>);
+    let stores: Arc<Mutex<Vec<Store>>> = Arc::default();
     let all = Arc::clone(&stores);
     session
         .probe(Function::entry(&program, "plain_loop"), move |hit| {
