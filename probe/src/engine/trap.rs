@@ -402,7 +402,8 @@ impl Tracer {
     /// stop there once more. The processor marks what has faulted to pass it.
     fn come_again(&mut self, stopped: &Stopped) {
         let tid = stopped.tid();
-        let fetched = self.registers.fetch(stopped);
+        let stored = if self.registers.pending { self.registers.store(stopped) } else { Ok(()) };
+        let fetched = stored.and_then(|()| self.registers.fetch(stopped));
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
             self.registers.file.rflags -= Rflags::RF;
             let stored = self.registers.store(stopped);

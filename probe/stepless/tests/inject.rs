@@ -419,12 +419,11 @@ fn programs_in_rust_and_go_see_errors() {
             let run = run(&scratch, &arguments, &[path]);
             assert_eq!(run.stdout, "mkdir /proc/none/x: no space left on device\n", "{}", run.stderr);
             assert_eq!(run.events.len(), 1);
-            // There is no errno.
+            // Its result is an interface.
             let wrapper = format!("{path}:os.Mkdir");
             let run = self::run(&scratch, &["-e", &wrapper, "--errno", "ENOSPC"], &[path]);
-            assert_eq!(run.status, Some(0), "{}", run.stderr);
-            let reason = run.events[0]["not_injected"]["reason"].as_str().unwrap();
-            assert!(reason.contains("where errno is"), "{reason}");
+            assert_eq!(run.status, Some(2), "{}", run.stderr);
+            assert!(run.stderr.contains("how a function with a result of this type fails"), "{}", run.stderr);
         }
         other => println!("skipped: go: {other:?}"),
     }

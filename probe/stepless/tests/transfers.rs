@@ -48,7 +48,9 @@ fn transfers(program: &Path, function: &str, hits: u64) -> Option<(usize, usize)
     assert_eq!((counts["hits"].as_u64(), counts["emulated"].as_u64()), (Some(hits), Some(hits)), "{counts}");
     let calls = std::fs::read_to_string(calls).unwrap();
     let count = |request: &str| calls.lines().filter(|call| call.contains(request)).count();
-    Some((count("PTRACE_GETREGSET"), count("PTRACE_SETREGSET")))
+    // Either the whole of it, or x87 and SSE alone.
+    let both = |whole: &str, legacy: &str| count(whole) + count(legacy);
+    Some((both("PTRACE_GETREGSET", "PTRACE_GETFPREGS"), both("PTRACE_SETREGSET", "PTRACE_SETFPREGS")))
 }
 
 /// Waits until somebody traces process `pid`.

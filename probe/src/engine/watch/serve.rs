@@ -403,8 +403,9 @@ impl Tracer {
             return;
         }
         let tid = stopped.tid();
-        // The thread may have executed something itself meanwhile.
-        let fetched = self.registers.fetch(stopped);
+        // The thread may have executed something itself meanwhile; otherwise what was emulated may have to be stored yet.
+        let stored = if self.registers.pending { self.registers.store(stopped) } else { Ok(()) };
+        let fetched = stored.and_then(|()| self.registers.fetch(stopped));
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() {
             return;
         }

@@ -175,7 +175,9 @@ impl Objects {
             let (file, _) = open_mapped(maps, mapping).ok()?;
             let metadata = file.metadata().ok()?;
             let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-            Some(!relocated && changed > procfs::started_at(maps.pid())?)
+            // Starts of processes are known to 10 ms, and times of files to the system's tick.
+            const UNSURE: i128 = 20_000_000;
+            Some(!relocated && changed > procfs::started_at(maps.pid())? + UNSURE)
         };
         look().unwrap_or(false)
     }
