@@ -244,7 +244,8 @@ fn ours(program: &Path, elf: &Elf, addresses: &BTreeSet<u64>) -> BTreeMap<u64, O
     let found: Arc<Mutex<BTreeMap<u64, Ours>>> = Arc::default();
     // As gdb does, so that addresses are the same.
     let mut command = Command::new("setarch");
-    command.arg("-R").arg(program).env_clear();
+    // With one processor, Go's allocator hands out the same addresses each time.
+    command.arg("-R").arg(program).env_clear().env("GOMAXPROCS", "1").env("GOGC", "off");
     let mut session = Session::launch(command).unwrap();
     for &address in addresses {
         let scope: Scope =

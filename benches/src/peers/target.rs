@@ -23,7 +23,7 @@ pub(crate) struct Site {
 }
 
 macro_rules! sites {
-    ($($symbol:ident: $instruction:literal, $rest:literal, $runs:expr;)+) => {
+    ($($symbol:ident $(if $feature:tt)?: $instruction:literal $(, $rest:literal)?;)+) => {
         $(std::arch::global_asm!(
             // Room for whatever somebody writes there, and no other function in it.
             ".p2align 5, 0xcc",
@@ -31,32 +31,37 @@ macro_rules! sites {
             concat!(".type ", stringify!($symbol), ",@function"),
             concat!(stringify!($symbol), ":"),
             $instruction,
-            $rest,
+            $($rest,)?
             "ret",
             concat!(".size ", stringify!($symbol), ", .-", stringify!($symbol)),
             ".p2align 5, 0xcc",
         );)+
         unsafe extern "C" { $(fn $symbol(place: *mut u64);)+ }
         pub(crate) const SITES: &[Site] = &[
-            $(Site { symbol: stringify!($symbol), instruction: $instruction, runs: $runs, function: $symbol }),+
+            $(Site {
+                symbol: stringify!($symbol),
+                instruction: $instruction,
+                runs: || true $(&& is_x86_feature_detected!($feature))?,
+                function: $symbol,
+            }),+
         ];
     };
 }
 
 sites! {
-    peers_nop: "nop", "", || true;
-    peers_nop5: "nop dword ptr [rax + rax + 0x8]", "", || true;
-    peers_move: "mov rax, rcx", "", || true;
-    peers_load: "mov rax, [rdi]", "", || true;
-    peers_store: "mov [rdi], rax", "", || true;
-    peers_push: "push rbp", "pop rbp", || true;
-    peers_modify: "add [rdi], rax", "", || true;
-    peers_locked: "lock add [rdi], rax", "", || true;
-    peers_packed: "paddd xmm0, xmm1", "", || true;
-    peers_wide: "vpaddd ymm0, ymm0, ymm1", "vzeroupper", || is_x86_feature_detected!("avx2");
-    peers_immediate: "mov eax, 0x12345678", "", || true;
-    peers_add: "add rax, 0x12345678", "", || true;
-    peers_entry: "endbr64", "push rbp; mov rbp, rsp; pop rbp", || true;
+    peers_nop: "nop";
+    peers_nop5: "nop dword ptr [rax + rax + 0x8]";
+    peers_move: "mov rax, rcx";
+    peers_load: "mov rax, [rdi]";
+    peers_store: "mov [rdi], rax";
+    peers_push: "push rbp", "pop rbp";
+    peers_modify: "add [rdi], rax";
+    peers_locked: "lock add [rdi], rax";
+    peers_packed: "paddd xmm0, xmm1";
+    peers_wide if "avx2": "vpaddd ymm0, ymm0, ymm1", "vzeroupper";
+    peers_immediate: "mov eax, 0x12345678";
+    peers_add: "add rax, 0x12345678";
+    peers_entry: "endbr64", "push rbp; mov rbp, rsp; pop rbp";
 }
 
 /// What this program is started again for.

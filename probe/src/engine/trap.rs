@@ -264,7 +264,7 @@ impl Tracer {
         if regions.is_some() {
             self.wait_here(place.pid, tid);
         }
-        self.after_hit(stopped, place, touches);
+        self.after_hit(stopped, place, touches, known);
         let Some(signal) = signal else { return Arrived::Trapped };
         if rseq::is_due(here.hits) {
             self.aborts_sequence(stopped, space_id, address, self.registers.file.rip);
@@ -402,8 +402,7 @@ impl Tracer {
     /// stop there once more. The processor marks what has faulted to pass it.
     fn come_again(&mut self, stopped: &Stopped) {
         let tid = stopped.tid();
-        let stored = if self.registers.pending { self.registers.store(stopped) } else { Ok(()) };
-        let fetched = stored.and_then(|()| self.registers.fetch(stopped));
+        let fetched = self.registers.fetch(stopped);
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_some() {
             self.registers.file.rflags -= Rflags::RF;
             let stored = self.registers.store(stopped);

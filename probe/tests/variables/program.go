@@ -43,8 +43,8 @@ func (p *Point) Move(by int32) int32 {
 }
 
 //go:noinline
-func headers(m map[string]int, any interface{}, err error, f func(int) int, list []Point, a [3]string) int {
-	total := len(m) + len(list) + f(3)
+func headers(m map[string]int, any interface{}, err error, f func(int) int, c chan int, list []Point, a [3]string) int {
+	total := len(m) + len(list) + cap(c) + f(3)
 	Sink += int64(total + len(a[1])) // stop headers
 	return total
 }
@@ -56,7 +56,7 @@ func main() {
 	sum := scalars(-8, 65000, -70000, 1<<40, 1.5, -2.25, true, 'é')
 	sum += aggregates(p, w, "text", []uint16{1, 2, 3}, &p)
 	sum += int64(p.Move(n))
-	sum += int64(headers(map[string]int{"a": 1}, p, nil, func(i int) int { return i + 1 },
+	sum += int64(headers(map[string]int{"a": 1}, p, nil, func(i int) int { return i + 1 }, make(chan int, 2),
 		[]Point{{1, 2}, {3, 4}}, [3]string{"x", "yy", ""}))
 	fmt.Println(sum&1, Total)
 }

@@ -154,7 +154,7 @@ gdb.execute("set host-charset UTF-8")
 # It has assertions that some values do not meet.
 for setting in ("quit", "corefile"):
     gdb.execute(f"maintenance set internal-error {setting} no")
-gdb.execute("set exec-wrapper env -i")
+gdb.execute("set exec-wrapper env -i GOMAXPROCS=1 GOGC=off")
 gdb.execute("starti", to_string=True)
 entries = {int(address, 16) for address in os.environ["ENTRIES"].split()}
 stops = entries | {int(address, 16) for address in os.environ["STOPS"].split()}

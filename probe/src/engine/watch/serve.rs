@@ -396,18 +396,24 @@ impl Tracer {
     }
 
     /// A hit has been served, its instruction performed at `place`: it may have written to what is watched, and its
-    /// handlers may want something to be.
-    pub(crate) fn after_hit(&mut self, stopped: &mut Stopped, place: Place<'_>, touches: Option<Touches>) {
+    /// handlers may want something to be. Its registers are `known` unless the thread has executed something itself.
+    pub(crate) fn after_hit(
+        &mut self,
+        stopped: &mut Stopped,
+        place: Place<'_>,
+        touches: Option<Touches>,
+        known: bool,
+    ) {
         let wanted = std::mem::take(&mut self.wanted_watches);
         if wanted.is_empty() && !self.shared.watches.any() {
             return;
         }
         let tid = stopped.tid();
-        // The thread may have executed something itself meanwhile; otherwise what was emulated may have to be stored yet.
-        let stored = if self.registers.pending { self.registers.store(stopped) } else { Ok(()) };
-        let fetched = stored.and_then(|()| self.registers.fetch(stopped));
-        if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() {
-            return;
+        if !known {
+            let fetched = self.registers.fetch(stopped);
+            if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none() {
+                return;
+            }
         }
         let writes =
             touches.is_some_and(|touches| touches.intersects(Touches::MEMORY_WRITE | Touches::ATOMIC));
