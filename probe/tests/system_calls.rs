@@ -125,9 +125,15 @@ fn takes(program: &Path, function: &str, expected: &[&str]) {
     let Some(calls) = calls_for(program, function, SessionOptions::default()) else { return };
     let (usual, times, all) = usual(&calls);
     assert_eq!(usual, expected, "{function}");
+    hold(function, times, all);
+}
+
+/// That nearly all hits were alike, and that few waits have come to nothing: those that a timer ends while others have the
+/// processors.
+fn hold(function: &str, times: usize, all: usize) {
     // Where the thread runs is looked up now and then; and whether it is in a restartable sequence.
-    assert!(times * 100 >= all * 90, "{function}: {times} of {all}: {calls:?}");
-    assert!(all >= HITS, "{function}: {all}");
+    assert!(times * 100 >= HITS * 90, "{function}: {times} of {HITS} hits, {all} waits");
+    assert!((HITS..HITS * 3 / 2).contains(&all), "{function}: {all} waits for {HITS} hits");
 }
 
 const GET: &str = "PTRACE_GETREGS";
@@ -178,5 +184,5 @@ fn a_hardware_breakpoint_takes_the_signal_as_well() {
     // RF is another register that changes; and that the text is what it was, no INT3 tells.
     let (usual, times, all) = usual(&calls);
     assert_eq!(usual, ["PTRACE_GETSIGINFO", GET, "pread64", SET, CONT]);
-    assert!(times * 100 >= all * 90, "{times} of {all}: {calls:?}");
+    hold("move", times, all);
 }
