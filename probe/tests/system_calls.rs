@@ -100,7 +100,12 @@ fn calls_for(program: &Path, function: &str, options: SessionOptions) -> Option<
         println!("skipped: the processor lacks {function}");
         return None;
     }
-    let mut session = Session::attach_with(i32::try_from(target.id()).unwrap(), options).unwrap();
+    // Where a thread changes processors it is looked for more often.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(target.id()).unwrap());
+    let mut only = nix::sched::CpuSet::new();
+    only.set(nix::sched::sched_getcpu().unwrap()).unwrap();
+    nix::sched::sched_setaffinity(pid, &only).unwrap();
+    let mut session = Session::attach_with(pid.as_raw(), options).unwrap();
     let probe = session.probe(Function::entry(program, function), |_| Action::Continue).unwrap();
     let strace = Strace::attach(&program.with_extension(format!("{function}.strace")));
     if strace.is_none() {

@@ -169,7 +169,8 @@ impl Tracer {
         }
         self.registers.file.rip = address;
         let place = Place { pid, space_id, space: &space, address };
-        let mut regions = self.regions.remove(&tid);
+        // Which looks for a key even where there is none.
+        let mut regions = if self.regions.is_empty() { None } else { self.regions.remove(&tid) };
         self.look_at_probes();
         if regions.is_none() && !by_hardware && !here.internal && self.are_all_once() {
             // A restartable sequence that is aborted once begins again, without the breakpoint.
