@@ -256,6 +256,10 @@ impl Locate for WithBindings {
         self.resolver.counters(maps)
     }
 
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        self.resolver.implementation_names(maps)
+    }
+
     fn is_on_return(&self) -> bool {
         self.resolver.is_on_return()
     }

@@ -83,6 +83,15 @@ pub enum Event<'a> {
         /// The address.
         address: u64,
     },
+    /// A probe of an indirect function got sites, after it was made.
+    Implementations {
+        /// The probe.
+        probe: ProbeId,
+        /// The process.
+        pid: i32,
+        /// What the implementation is called that the process uses or, as long as that is not known, each that it may use.
+        names: &'a [String],
+    },
     /// A site of a probe cannot be probed.
     Refused {
         /// The probe.

@@ -335,7 +335,15 @@ impl Tracer {
             threads: &threads,
             follows,
         };
+        let before = placed.sites.len();
         self.place_sites(placing, &mut placed, &wanted);
+        // Whoever wants to know cannot ask the process later: it may have ended.
+        if later
+            && placed.sites.len() > before
+            && let Some(names) = source.implementation_names(maps)
+        {
+            self.tell(&Event::Implementations { probe: id, pid, names: &names });
+        }
     }
 
     /// The parts of a probe that have these names, which are made where there are none.

@@ -277,6 +277,10 @@ impl<L: Locate> Locate for Locked<L> {
         lock(&self.0).part(name)
     }
 
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        lock(&self.0).implementation_names(maps)
+    }
+
     fn is_on_return(&self) -> bool {
         lock(&self.0).is_on_return()
     }
@@ -399,7 +403,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::symbols::locate::Address;
+    use crate::symbols::locate::{Address, Hardware};
 
     #[test]
     fn a_probe_is_small() {
@@ -407,6 +411,53 @@ mod tests {
         let slot = size_of::<(Probe, Locked<Address>)>();
         assert!(slot <= 80, "{slot}");
         assert!(size_of::<Placed>() <= 32, "{}", size_of::<Placed>());
+    }
+
+    /// Has an answer to everything that can be asked.
+    struct Knows;
+
+    impl Locate for Knows {
+        fn locate(&self, _: &Maps) -> Result<Vec<Site>, LocateError> {
+            Ok(vec![Site { address: 1 }])
+        }
+
+        fn counters(&self, _: &Maps) -> Vec<Counter> {
+            vec![Counter { site: 1, address: 2 }]
+        }
+
+        fn parts(&self, _: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
+            Ok(Some(["part".to_owned()].into()))
+        }
+
+        fn part(&self, _: &str) -> Option<Box<dyn Locate + Send>> {
+            Some(Box::new(Knows))
+        }
+
+        fn implementation_names(&self, _: &Maps) -> Option<Vec<String>> {
+            Some(vec!["name".to_owned()])
+        }
+
+        fn is_on_return(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_wraps_a_source_of_sites_hands_every_question_on() {
+        let maps = Maps::read(std::process::id().cast_signed()).unwrap();
+        let wrapped: [Box<dyn Locate>; 3] = [
+            Box::new(Hardware(Knows)),
+            Box::new(Locked(Mutex::new(Knows))),
+            Box::new(Box::new(Knows) as Box<dyn Locate>),
+        ];
+        for wrapped in wrapped {
+            assert_eq!(wrapped.locate(&maps).unwrap(), [Site { address: 1 }]);
+            assert_eq!(wrapped.counters(&maps), [Counter { site: 1, address: 2 }]);
+            assert_eq!(wrapped.parts(&maps).unwrap().unwrap().len(), 1);
+            assert!(wrapped.part("part").is_some());
+            assert_eq!(wrapped.implementation_names(&maps).unwrap(), ["name"]);
+            assert!(wrapped.is_on_return());
+        }
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub trait Locate {
         None
     }
 
+    /// If it names an indirect function: what its implementation is called that the process uses or, as long as that is not
+    /// known, each that it may use. `None` unless it says otherwise.
+    fn implementation_names(&self, _maps: &Maps) -> Option<Vec<String>> {
+        None
+    }
+
     /// Whether the sites are functions whose returns are meant: then only a probe that follows calls can have them
     /// ([`Session::probe_calls`](crate::Session::probe_calls)).
     fn is_on_return(&self) -> bool {
@@ -84,6 +90,10 @@ impl<L: Locate + ?Sized> Locate for Box<L> {
 
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
         (**self).part(name)
+    }
+
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        (**self).implementation_names(maps)
     }
 
     fn is_on_return(&self) -> bool {
@@ -136,12 +146,20 @@ impl<L: Locate> Locate for Hardware<L> {
         self.0.locate(maps)
     }
 
+    fn counters(&self, maps: &Maps) -> Vec<Counter> {
+        self.0.counters(maps)
+    }
+
     fn parts(&self, maps: &Maps) -> Result<Option<Arc<[String]>>, LocateError> {
         self.0.parts(maps)
     }
 
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
         self.0.part(name)
+    }
+
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        self.0.implementation_names(maps)
     }
 
     fn is_on_return(&self) -> bool {

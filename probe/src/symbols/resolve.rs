@@ -435,6 +435,10 @@ impl Locate for Resolver {
         Some(Box::new(self.part_called(name)?))
     }
 
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        self.implementation_names(maps)
+    }
+
     fn is_on_return(&self) -> bool {
         self.spec.on_return
     }
@@ -455,6 +459,10 @@ impl Locate for ProbeSpec {
 
     fn part(&self, name: &str) -> Option<Box<dyn Locate + Send>> {
         Resolver::new(self.clone(), Arc::default()).part(name)
+    }
+
+    fn implementation_names(&self, maps: &Maps) -> Option<Vec<String>> {
+        Resolver::new(self.clone(), Arc::default()).implementation_names(maps)
     }
 
     fn is_on_return(&self) -> bool {

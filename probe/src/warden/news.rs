@@ -293,6 +293,8 @@ pub enum Event {
     Part { probe: ProbeId, part: ProbeId, name: String },
     /// A probe got a site, after it was made.
     Placed { probe: ProbeId, pid: i32, address: u64 },
+    /// A probe of an indirect function got sites, after it was made.
+    Implementations { probe: ProbeId, pid: i32, names: Vec<String> },
     /// A site of a probe cannot be probed.
     Refused { probe: ProbeId, pid: i32, refusal: Refusal },
     /// The object is mapped now, but lacks what the probe names.
@@ -351,6 +353,7 @@ pub(crate) enum Sent {
     Placing(u32, i32, u64, u64),
     Part(u32, u32, String),
     Placed(u32, i32, u64),
+    Implementations(u32, i32, Vec<String>),
     Refused(u32, i32, Refusal),
     NoReturnSite(u32, i32, Refusal),
     Unresolvable(u32, i32, String),
@@ -383,6 +386,9 @@ impl Sent {
             }
             Of::Part { probe, part, name } => Sent::Part(index(probe), index(part), (*name).to_owned()),
             Of::Placed { probe, pid, address } => Sent::Placed(index(probe), *pid, *address),
+            Of::Implementations { probe, pid, names } => {
+                Sent::Implementations(index(probe), *pid, names.to_vec())
+            }
             Of::Refused { probe, pid, address, reason } => {
                 Sent::Refused(index(probe), *pid, Refusal::new(*address, reason))
             }
@@ -440,6 +446,9 @@ impl Event {
             }
             Sent::Part(whole, part, name) => Event::Part { probe: probe(whole), part: probe(part), name },
             Sent::Placed(index, pid, address) => Event::Placed { probe: probe(index), pid, address },
+            Sent::Implementations(index, pid, names) => {
+                Event::Implementations { probe: probe(index), pid, names }
+            }
             Sent::Refused(index, pid, refusal) => Event::Refused { probe: probe(index), pid, refusal },
             Sent::NoReturnSite(index, pid, refusal) => {
                 Event::NoReturnSite { probe: probe(index), pid, refusal }

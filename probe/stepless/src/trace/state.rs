@@ -241,6 +241,11 @@ impl Shared {
                     self.look_at_object(*pid, index);
                 }
             }
+            EngineEvent::Implementations { probe, names, .. } => {
+                if let Some(row) = state.rows.of_mut(*probe) {
+                    row.implementations.clone_from(names);
+                }
+            }
             EngineEvent::Refused { probe, pid, refusal } => {
                 if let Some(row) = state.rows.of_mut(*probe) {
                     row.refused.push((refusal.address, refusal.kind.clone()));
@@ -396,12 +401,8 @@ impl Shared {
 
     /// An object has been mapped, in which is the probe with that number on the command line.
     fn look_at_object(&self, pid: i32, index: usize) {
-        let (Ok(maps), Some(resolver)) = (Maps::read(pid), self.resolvers.get(index)) else { return };
-        self.overwritten.look_after(resolver, &maps, &self.objects);
-        if let Some(names) = resolver.implementation_names(&maps)
-            && let Some(row) = self.lock().rows.iter_mut().nth(index)
-        {
-            row.implementations = names;
+        if let (Ok(maps), Some(resolver)) = (Maps::read(pid), self.resolvers.get(index)) {
+            self.overwritten.look_after(resolver, &maps, &self.objects);
         }
     }
 
