@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, Hit, ProbeId};
-use crate::engine::probes::Runs;
 use crate::engine::watch::{Armed, Ending, RunsOn, Wanted};
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::lock;
@@ -65,15 +64,15 @@ impl From<Handler> for Handlers {
     }
 }
 
-/// The handlers of probes that were made together.
-trait Handling: Send + Sync {
-    /// Calls that of the one with that index. `None` where it wants no more hits.
-    fn call(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action>;
+/// The host of probes that were made together: it decides at their hits.
+pub(crate) trait Host: Send + Sync {
+    /// A thread has reached the one with that index. `None` where that wants no more hits.
+    fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action>;
 }
 
 /// Of one probe, or of it and its parts.
-impl Handling for Handlers {
-    fn call(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+impl Host for Handlers {
+    fn hit(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
         let handler = if hit.is_return() { self.on_return.as_ref()? } else { &self.at };
         handler.call(hit)
     }
@@ -82,8 +81,8 @@ impl Handling for Handlers {
 /// One for each, with whether it wants no more hits.
 struct Each<H>(Box<[Mutex<(H, bool)>]>);
 
-impl<H: FnMut(&mut Hit<'_>) -> Action + Send> Handling for Each<H> {
-    fn call(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+impl<H: FnMut(&mut Hit<'_>) -> Action + Send> Host for Each<H> {
+    fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action> {
         let (handler, gone) = &mut *lock(self.0.get(index)?);
         if *gone {
             return None;
@@ -94,30 +93,34 @@ impl<H: FnMut(&mut Hit<'_>) -> Action + Send> Handling for Each<H> {
     }
 }
 
-/// Those of a part of such a probe.
+/// That of several probes, one handler for each.
+pub(crate) fn of_each<H>(handlers: Vec<H>) -> Arc<dyn Host>
+where
+    H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
+{
+    Arc::new(Each(handlers.into_iter().map(|handler| Mutex::new((handler, false))).collect()))
+}
+
+/// That of a part of a probe among several.
 struct Part {
-    handlers: Arc<dyn Handling>,
+    host: Arc<dyn Host>,
     /// That of the whole.
     index: usize,
 }
 
-impl Handling for Part {
-    fn call(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
-        self.handlers.call(self.index, hit)
+impl Host for Part {
+    fn hit(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
+        self.host.hit(self.index, hit)
     }
+}
+
+/// That of a part of the probe with that index.
+pub(crate) fn of_part(host: Arc<dyn Host>, index: usize) -> Arc<dyn Host> {
+    if index == 0 { host } else { Arc::new(Part { host, index }) }
 }
 
 /// What hears of events.
 pub(crate) type Observer = Box<dyn FnMut(&Event<'_>) + Send>;
-
-/// The engine's host: it decides at hits, and hears of events.
-pub(crate) trait Host {
-    /// A thread has reached a probe. `None` where that is one whose handler wants no more hits.
-    fn hit(&self, hit: &mut Hit<'_>) -> Option<Action>;
-
-    /// Something has happened to the target or to a probe.
-    fn event(&self, event: &Event<'_>);
-}
 
 /// What a handler has asked for, to be done after the hit.
 pub(crate) enum Request {
@@ -144,71 +147,6 @@ impl fmt::Debug for Request {
             Request::RunsOn(runs_on) => f.debug_tuple("RunsOn").field(runs_on).finish(),
             Request::EndWatch(armed, _) => f.debug_tuple("EndWatch").field(armed).finish_non_exhaustive(),
             Request::Tell { error, .. } => f.debug_tuple("Tell").field(error).finish(),
-        }
-    }
-}
-
-/// A host of closures: a handler for each probe, and an observer.
-#[derive(Default)]
-pub(crate) struct Closures {
-    /// By probe.
-    handlers: RwLock<Runs<Arc<dyn Handling>>>,
-    observer: Mutex<Option<Observer>>,
-}
-
-impl Closures {
-    fn push(&self, handlers: Arc<dyn Handling>, number: usize) {
-        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(handlers, number);
-    }
-
-    fn of(&self, probe: ProbeId) -> Option<(Arc<dyn Handling>, usize)> {
-        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
-        handlers.get(probe.index()).map(|(handlers, index)| (Arc::clone(handlers), index))
-    }
-
-    /// Takes up the handlers of the next probe.
-    pub(crate) fn add(&self, handlers: Handlers) {
-        self.push(Arc::new(handlers), 1);
-    }
-
-    /// Takes up the handlers of the next probes, one for each.
-    pub(crate) fn add_all<H>(&self, handlers: Vec<H>)
-    where
-        H: FnMut(&mut Hit<'_>) -> Action + Send + 'static,
-    {
-        let each: Box<[_]> = handlers.into_iter().map(|handler| Mutex::new((handler, false))).collect();
-        let number = each.len();
-        self.push(Arc::new(Each(each)), number);
-    }
-
-    /// The next probe has the handlers of that one, of which it is a part.
-    pub(crate) fn add_part(&self, whole: ProbeId) {
-        if let Some((handlers, index)) = self.of(whole) {
-            let handlers = if index == 0 { handlers } else { Arc::new(Part { handlers, index }) };
-            self.push(handlers, 1);
-        }
-    }
-
-    /// Forgets the handlers of the last probe.
-    pub(crate) fn remove_last(&self) {
-        self.handlers.write().unwrap_or_else(PoisonError::into_inner).pop();
-    }
-
-    pub(crate) fn observe(&self, observer: Observer) {
-        *lock(&self.observer) = Some(observer);
-    }
-}
-
-impl Host for Closures {
-    fn hit(&self, hit: &mut Hit<'_>) -> Option<Action> {
-        // They may take their time, and the list is not to be locked meanwhile.
-        let (handlers, index) = self.of(hit.probe())?;
-        handlers.call(index, hit)
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        if let Some(observer) = &mut *lock(&self.observer) {
-            observer(event);
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::sys::{self, Alarm};
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::Missing;
-use crate::target::lock;
 use crate::target::maps::Maps;
+use crate::target::{lock, system};
 
 /// How often the loop is woken, and how long after the start of a check the next one is due: together, and with a wake-up
 /// that is lost, less than a second.
@@ -21,7 +21,8 @@ const PERIOD: Duration = Duration::from_millis(400);
 #[derive(Debug)]
 pub(crate) struct Lookout {
     alarm: Alarm,
-    due: Instant,
+    /// As [`system::roughly_now`] tells the time.
+    due: Duration,
     round: Option<Round>,
 }
 
@@ -36,8 +37,7 @@ struct Round {
 
 impl Lookout {
     pub(crate) fn new() -> nix::Result<Lookout> {
-        let now = Instant::now();
-        Ok(Lookout { alarm: Alarm::new()?, due: now + PERIOD, round: None })
+        Ok(Lookout { alarm: Alarm::new()?, due: system::roughly_now() + PERIOD, round: None })
     }
 
     /// Has the loop woken from time to time, until [`Lookout::rest`].
@@ -54,13 +54,14 @@ impl Session {
     /// Looks at a part of the breakpoints if it is time, and at more as long as no thread waits for us.
     pub(crate) fn look_out(&mut self) {
         if self.lookout.round.is_none() {
-            let now = Instant::now();
+            // Asked after each stop.
+            let now = system::roughly_now();
             if now < self.lookout.due {
                 return;
             }
             self.lookout.due = now + PERIOD;
             let spaces = self.shared().spaces().into_iter().map(|(id, _)| id).collect();
-            self.lookout.round = Some(Round { began: now, spaces, next: 0 });
+            self.lookout.round = Some(Round { began: Instant::now(), spaces, next: 0 });
         }
         while let Some(mut round) = self.lookout.round.take() {
             let Some(&space) = round.spaces.last() else {

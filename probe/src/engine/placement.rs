@@ -357,7 +357,7 @@ impl Tracer {
         let mut parts = Vec::with_capacity(names.len());
         for name in names {
             let part = placed.part(name).or_else(|| {
-                let part = self.shared.enter_part(source.part(name)?, whole);
+                let part = self.shared.enter_part(source.part(name)?, whole)?;
                 placed.add_part(name.clone(), part);
                 self.tell(&Event::Part { probe: whole, part, name });
                 Some(part)

@@ -10,6 +10,7 @@ use once_cell::race::OnceBox;
 use crate::engine::cover::Cover;
 use crate::engine::event::{Counters, ProbeReport};
 use crate::engine::hit::ProbeId;
+use crate::engine::host::Host;
 use crate::executor::hardware::Passed;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::space::{Purpose, Unplaceable};
@@ -346,20 +347,27 @@ impl<T> Runs<T> {
     }
 }
 
+/// Probes that were made together, and who decides at their hits.
+#[derive(Clone)]
+struct Hosted {
+    run: Arc<dyn Run>,
+    host: Arc<dyn Host>,
+}
+
 /// All probes of a session.
 #[derive(Clone, Default)]
-pub(crate) struct Probes(Runs<Arc<dyn Run>>);
+pub(crate) struct Probes(Runs<Hosted>);
 
 impl Probes {
     /// Adds probes, which are made of what names their sites, and returns the number of the first.
-    pub(crate) fn add<L>(&mut self, sources: Vec<L>, make: impl Fn(&L) -> Probe) -> usize
+    pub(crate) fn add<L>(&mut self, sources: Vec<L>, make: impl Fn(&L) -> Probe, host: Arc<dyn Host>) -> usize
     where
         L: Locate + Send + 'static,
     {
         let slots = sources.into_iter().map(|source| (make(&source), Locked(Mutex::new(source))));
         let run = Together(slots.collect());
         let length = run.0.len();
-        self.0.push(Arc::new(run), length)
+        self.0.push(Hosted { run: Arc::new(run), host }, length)
     }
 
     /// Forgets those that were added last.
@@ -368,13 +376,19 @@ impl Probes {
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<&Probe> {
-        let (run, index) = self.0.get(number)?;
+        let (Hosted { run, .. }, index) = self.0.get(number)?;
         run.get(index).map(|(probe, _)| probe)
     }
 
-    /// The same, to be kept.
+    /// Who decides at hits of one, and its index there.
+    pub(crate) fn host(&self, number: usize) -> Option<(&Arc<dyn Host>, usize)> {
+        let (Hosted { host, .. }, index) = self.0.get(number)?;
+        Some((host, index))
+    }
+
+    /// One, to be kept.
     pub(crate) fn keep(&self, number: usize) -> Option<Held> {
-        let (run, index) = self.0.get(number)?;
+        let (Hosted { run, .. }, index) = self.0.get(number)?;
         Some(Held { run: Arc::clone(run), index })
     }
 

@@ -27,7 +27,7 @@ use crate::executor::ptrace::threads::{Report, SpaceId};
 use crate::symbols::locate::Locate;
 use crate::symbols::resolve::Objects;
 use crate::target::launch::Embryo;
-use crate::target::{linker, lock, procfs, system};
+use crate::target::{linker, lock, lower, procfs, system};
 
 /// What a session does besides serving probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -265,7 +265,7 @@ impl Session {
 
     /// Hears of events from now on, by whichever thread has them, one at a time.
     pub fn observe(&mut self, observer: impl FnMut(&Event<'_>) + Send + 'static) {
-        self.shared().host.observe(Box::new(observer));
+        self.shared().observe(Box::new(observer));
     }
 
     /// Restricts how accesses in one step are made; for tests of what is lost without.
@@ -508,7 +508,7 @@ impl Session {
                 alarm.ring_at(until);
                 set = Some((settings + 1, until));
             }
-            if self.stop.requested.swap(false, Ordering::SeqCst) {
+            if lower(&self.stop.requested) {
                 return RunEnd::StopRequested;
             }
             if left.is_some_and(|left| left.is_zero()) {
@@ -516,10 +516,10 @@ impl Session {
             }
             self.tracer.read_captains_mail();
             let wishes = &self.tracer.shared.wishes;
-            if wishes.detach.swap(false, Ordering::SeqCst) {
+            if lower(&wishes.detach) {
                 return RunEnd::Detached;
             }
-            if wishes.stop.swap(false, Ordering::SeqCst) || wishes.panicked.swap(false, Ordering::SeqCst) {
+            if lower(&wishes.stop) || lower(&wishes.panicked) {
                 return RunEnd::Stopped;
             }
             self.look_out();
@@ -552,6 +552,7 @@ impl Session {
         self.tracer.wait_for_others();
         self.tracer.tell_all_failures();
         self.shared().clear_spaces();
+        self.tracer.recent = None;
         lock(&self.shared().transient).clear();
         self.tracer.affinity.restore();
     }

@@ -1,7 +1,7 @@
 //! What the tracers of a session share: the target's address spaces, the probes in them, and who hears of them.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::process::ExitStatus;
@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nix::sys::ptrace::Options;
+use rustc_hash::FxHashMap;
 
 use crate::engine::calls::{Calls, Frame};
 use crate::engine::cover::{Cover, Sites};
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
-use crate::engine::host::{Closures, Handler, Handlers, Host};
+use crate::engine::host::{self, Handler, Handlers, Host, Observer};
 use crate::engine::probes::{Held, Probe, Probes, Tally};
 use crate::engine::session::SessionOptions;
 use crate::engine::watch::Watches;
@@ -65,12 +66,14 @@ pub(crate) struct Shared {
     pub(crate) options: SessionOptions,
     pub(crate) register: Arc<Register>,
     pub(crate) crew: Arc<Crew>,
-    spaces: RwLock<HashMap<SpaceId, Arc<SharedSpace>>>,
+    spaces: RwLock<FxHashMap<SpaceId, Arc<SharedSpace>>>,
     next_space: AtomicU32,
+    /// How often an address space has come or gone.
+    spaces_version: AtomicU64,
     probes: RwLock<Probes>,
     /// How often a probe has been added or taken back.
     pub(crate) version: AtomicU64,
-    pub(crate) host: Closures,
+    observer: Mutex<Option<Observer>>,
     /// Those that have not returned.
     pub(crate) calls: Calls,
     pub(crate) watches: Arc<Watches>,
@@ -103,9 +106,10 @@ impl Shared {
             crew: Arc::default(),
             spaces: RwLock::default(),
             next_space: AtomicU32::new(0),
+            spaces_version: AtomicU64::new(0),
             probes: RwLock::default(),
             version: AtomicU64::new(0),
-            host: Closures::default(),
+            observer: Mutex::default(),
             calls: Calls::default(),
             watches: Arc::default(),
             placing: Mutex::default(),
@@ -133,7 +137,13 @@ impl Shared {
         self.register.add_space(id, Arc::clone(&space.hardware));
         let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
         spaces.insert(id, Arc::new(SharedSpace::new(space)));
+        self.spaces_version.fetch_add(1, Ordering::Release);
         id
+    }
+
+    /// How often an address space has come or gone.
+    pub(crate) fn spaces_version(&self) -> u64 {
+        self.spaces_version.load(Ordering::Acquire)
     }
 
     pub(crate) fn space(&self, id: SpaceId) -> Option<Arc<SharedSpace>> {
@@ -150,6 +160,7 @@ impl Shared {
         self.count_dropped(self.calls.in_space(id));
         self.watches.forget_space(id);
         self.register.remove_space(id);
+        self.spaces_version.fetch_add(1, Ordering::Release);
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
@@ -158,6 +169,7 @@ impl Shared {
         self.calls.clear();
         self.watches.clear();
         self.register.clear_spaces();
+        self.spaces_version.fetch_add(1, Ordering::Release);
         self.spaces.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -183,8 +195,7 @@ impl Shared {
     /// Books a probe, without a site so far.
     pub(crate) fn enter(&self, source: Box<dyn Locate + Send>, handlers: Handlers) -> ProbeId {
         let calls = handlers.on_return.is_some();
-        let first = self.book(vec![source], |source| self.make(source, calls), |host| host.add(handlers));
-        ProbeId(first)
+        ProbeId(self.book(vec![source], |source| self.make(source, calls), Arc::new(handlers)))
     }
 
     /// Books several, each with its handler. Returns their numbers.
@@ -195,25 +206,25 @@ impl Shared {
     {
         let (sources, handlers): (Vec<L>, Vec<H>) = probes.into_iter().unzip();
         let number = sources.len();
-        let first = self.book(sources, |source| self.make(source, false), |host| host.add_all(handlers));
+        let first = self.book(sources, |source| self.make(source, false), host::of_each(handlers));
         first..first + number
     }
 
     /// Books a probe that covers.
     pub(crate) fn enter_cover(&self, cover: Arc<Cover>) -> ProbeId {
-        let handlers = Handler::Together(Box::new(|_| Action::Continue)).into();
+        let handlers = Handlers::from(Handler::Together(Box::new(|_| Action::Continue)));
         let make = |_: &Sites| Probe::of_cover(Arc::clone(&cover));
-        ProbeId(self.book(vec![Sites], make, |host| host.add(handlers)))
+        ProbeId(self.book(vec![Sites], make, Arc::new(handlers)))
     }
 
-    /// Books a probe that is a part of `whole`, and has its handler.
-    pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> ProbeId {
-        let of_whole = self.probe(whole);
-        let of_whole = of_whole.as_ref().and_then(Held::get).map(|(whole, _)| whole);
-        let calls = of_whole.is_some_and(|whole| whole.calls().is_some());
-        let by_hardware = of_whole.is_some_and(|whole| whole.passed().is_some());
-        let make = |_: &_| Probe::new(calls, true, by_hardware);
-        ProbeId(self.book(vec![source], make, |host| host.add_part(whole)))
+    /// Books a probe that is a part of `whole`, and has its handler. `None` where there is no such probe.
+    pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> Option<ProbeId> {
+        let probes = self.probes.read().unwrap_or_else(PoisonError::into_inner);
+        let (of_whole, (host, index)) = (probes.get(whole.0)?, probes.host(whole.0)?);
+        let (calls, by_hardware) = (of_whole.calls().is_some(), of_whole.passed().is_some());
+        let host = host::of_part(Arc::clone(host), index);
+        drop(probes);
+        Some(ProbeId(self.book(vec![source], |_: &_| Probe::new(calls, true, by_hardware), host)))
     }
 
     fn make(&self, source: &dyn Locate, calls: bool) -> Probe {
@@ -225,11 +236,10 @@ impl Shared {
         &self,
         sources: Vec<L>,
         make: impl Fn(&L) -> Probe,
-        handle: impl FnOnce(&Closures),
+        host: Arc<dyn Host>,
     ) -> usize {
         let mut probes = self.probes.write().unwrap_or_else(PoisonError::into_inner);
-        let first = probes.add(sources, make);
-        handle(&self.host);
+        let first = probes.add(sources, make, host);
         self.version.fetch_add(1, Ordering::Release);
         first
     }
@@ -237,7 +247,6 @@ impl Shared {
     /// Takes the last probe back, which has been removed.
     pub(crate) fn take_back(&self) {
         self.probes.write().unwrap_or_else(PoisonError::into_inner).pop();
-        self.host.remove_last();
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -252,8 +261,15 @@ impl Shared {
         }
     }
 
+    /// Who hears of events from now on.
+    pub(crate) fn observe(&self, observer: Observer) {
+        *lock(&self.observer) = Some(observer);
+    }
+
     pub(crate) fn tell(&self, event: &Event<'_>) {
-        self.host.event(event);
+        if let Some(observer) = &mut *lock(&self.observer) {
+            observer(event);
+        }
     }
 
     /// Tells what the kernel has refused.

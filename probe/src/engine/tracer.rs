@@ -1,15 +1,17 @@
 //! One tracer: a thread that serves the threads it has attached to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitStatus;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
+use rustc_hash::FxHashMap;
 
 use crate::engine::event::Event;
 use crate::engine::probes::Probes;
@@ -26,7 +28,7 @@ use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::Alarm;
 use crate::executor::ptrace::threads::{Report, SpaceId, Threads};
-use crate::executor::space::{Purpose, Space};
+use crate::executor::space::{Purpose, SharedSpace, Space};
 use crate::target::{lock, procfs, system};
 
 /// What a tracer has for itself. It belongs to its thread, as ptrace does.
@@ -43,7 +45,7 @@ pub(crate) struct Tracer {
     pub(crate) wanted_watches: Vec<Wanted>,
     pub(crate) affinity: Affinity,
     /// The threads that run on, and why.
-    pub(crate) regions: HashMap<i32, Box<Regions>>,
+    pub(crate) regions: FxHashMap<i32, Box<Regions>>,
     pub(crate) running: Running,
     pub(crate) kept: Kept,
     pub(crate) alarm: Arc<Alarm>,
@@ -54,6 +56,8 @@ pub(crate) struct Tracer {
     /// All probes, as of that version of the list.
     pub(crate) probes: Probes,
     version: u64,
+    /// The address space that was looked up last, and as of which version of their list.
+    pub(crate) recent: Option<(u64, SpaceId, Rc<Arc<SharedSpace>>)>,
     /// A thread that stays with this tracer though its handlers are slow.
     pub(crate) slow: Option<i32>,
 }
@@ -91,7 +95,7 @@ impl Tracer {
             here: Vec::new(),
             wanted_watches: Vec::new(),
             affinity: Affinity::new(),
-            regions: HashMap::new(),
+            regions: FxHashMap::default(),
             running: Running::new(),
             kept: Kept::new(),
             alarm,
@@ -99,6 +103,7 @@ impl Tracer {
             elders: None,
             probes: Probes::default(),
             version: 0,
+            recent: None,
             slow: None,
         })
     }
@@ -146,6 +151,20 @@ impl Tracer {
             self.version = version;
             self.probes = self.shared.probes();
         }
+    }
+
+    /// An address space. That in which the last hit was costs no more than a look.
+    pub(crate) fn space(&mut self, id: SpaceId) -> Option<Rc<Arc<SharedSpace>>> {
+        let version = self.shared.spaces_version();
+        if let Some((as_of, recent, space)) = &self.recent
+            && (*as_of, *recent) == (version, id)
+        {
+            return Some(Rc::clone(space));
+        }
+        self.recent = None;
+        let space = Rc::new(self.shared.space(id)?);
+        self.recent = Some((version, id, Rc::clone(&space)));
+        Some(space)
     }
 
     /// Serves what is reported next. Says whether anything can be.
@@ -228,6 +247,7 @@ impl Tracer {
             self.clean_orphans(thread.space);
             self.tell(&Event::Ended { pid: tid, status });
         }
+        self.recent = None;
         if self.threads.register.is_deserted(thread.space) {
             self.shared.remove_space(thread.space);
         }

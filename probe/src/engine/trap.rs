@@ -14,7 +14,7 @@ use crate::engine::compat;
 use crate::engine::event::Event;
 use crate::engine::follow::{At, Passage, Wanted};
 use crate::engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
-use crate::engine::host::{Host, Request};
+use crate::engine::host::Request;
 use crate::engine::perform::{self, How};
 use crate::engine::probes::{Probes, Tally};
 use crate::engine::run_on::{Observing, Regions, Wish};
@@ -129,7 +129,7 @@ impl Tracer {
         if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
             return self.pass_by(stopped, space_id, signalled);
         }
-        let Some(space) = self.shared.space(space_id) else {
+        let Some(space) = self.space(space_id) else {
             let signal = if signalled.is_some() { 0 } else { stopped.stop.signal() };
             return self.threads.resume(stopped, signal);
         };
@@ -445,7 +445,7 @@ impl Tracer {
             let at = At { shared, probes, pid, space_id, space: place.space, address };
             let mut passage =
                 if at.concerns(&here) { at.pass(&mut thread, &mut here) } else { Passage::default() };
-            verdict = handle(&mut thread, at, &here, &mut passage);
+            handle(&mut thread, at, &here, &mut passage, &mut verdict);
             // Before the thread goes on, whoever executes the instruction.
             for wanted in verdict.wanted.drain(..) {
                 at.follow(tid, &passage, wanted);
@@ -486,7 +486,7 @@ impl Tracer {
         };
         self.here = here;
         let (delay, raised) = (verdict.delay, verdict.signal);
-        self.settle(verdict, performed.map(|performed| performed.how), tid, place);
+        self.settle(&mut verdict, performed.map(|performed| performed.how), tid, place);
         let signal = performed.map_or(Some(0), |performed| performed.signal);
         self.waits.delay = self.waits.delay.max(delay);
         self.waits.raised = raised.or(self.waits.raised);
@@ -496,7 +496,7 @@ impl Tracer {
     }
 
     /// Books what a hit has come to, and does what its handlers have asked for.
-    fn settle(&mut self, verdict: Verdict, how: Option<How>, tid: i32, place: Place<'_>) {
+    fn settle(&mut self, verdict: &mut Verdict, how: Option<How>, tid: i32, place: Place<'_>) {
         for &index in verdict.over.iter().rev() {
             self.here.remove(index);
         }
@@ -513,7 +513,7 @@ impl Tracer {
             }
             Some(How::NotAtAll) | None => {}
         }
-        for purpose in verdict.covered {
+        for purpose in verdict.covered.drain(..) {
             place.space.write().withdraw(&[place.address], purpose);
         }
         if let Some(error) = verdict.rejected {
@@ -526,11 +526,11 @@ impl Tracer {
         if verdict.stop {
             self.stop_serving();
         }
-        if let Some(payload) = verdict.panic {
+        if let Some(payload) = verdict.panic.take() {
             self.shared.wishes.panic_with(payload);
             self.shared.crew.wake_captain();
         }
-        verdict.requests.into_iter().for_each(|request| self.grant(request));
+        verdict.requests.drain(..).for_each(|request| self.grant(request));
         if !self.lost.is_empty() {
             self.tell_lost(place.space_id);
         }
@@ -596,16 +596,21 @@ impl Tracer {
 }
 
 /// Calls the handlers of the probes `here`, and stores what they have changed. RIP stays that of the instruction.
-fn handle(thread: &mut impl Executor, at: At<'_>, here: &[Purpose], passage: &mut Passage) -> Verdict {
+fn handle(
+    thread: &mut impl Executor,
+    at: At<'_>,
+    here: &[Purpose],
+    passage: &mut Passage,
+    verdict: &mut Verdict,
+) {
     let before = GeneralRegisters::of(thread.registers());
     let mut registers = before.clone();
-    let mut verdict = call(thread, at, here, passage, &mut registers);
+    call(thread, at, here, passage, &mut registers, verdict);
     let target = std::mem::replace(&mut registers.rip, before.rip);
     if target != before.rip && !matches!(verdict.then, Then::GoTo(_)) {
         verdict.then = Then::GoTo(target);
     }
     verdict.rejected = thread.take_back(&before, &registers).err();
-    verdict
 }
 
 fn call(
@@ -614,12 +619,15 @@ fn call(
     here: &[Purpose],
     passage: &mut Passage,
     registers: &mut GeneralRegisters,
-) -> Verdict {
-    let mut verdict = Verdict::default();
+    verdict: &mut Verdict,
+) {
     let ip = registers.rip;
     for (index, &purpose) in here.iter().enumerate() {
-        let Some(probe) = at.probes.get(purpose.probe()) else { continue };
-        let id = ProbeId(purpose.probe());
+        let number = purpose.probe();
+        let (Some(probe), Some((host, own))) = (at.probes.get(number), at.probes.host(number)) else {
+            continue;
+        };
+        let id = ProbeId(number);
         if let Some(cover) = probe.cover() {
             let space = at.space.read();
             if let Some(here) = space.site(ip)
@@ -651,7 +659,7 @@ fn call(
             part,
             watches: Some(&at.shared.watches),
         };
-        let action = panic::catch_unwind(AssertUnwindSafe(|| at.shared.host.hit(&mut hit)));
+        let action = panic::catch_unwind(AssertUnwindSafe(|| host.hit(own, &mut hit)));
         let Hit { filtered, discounted, delay, signal, .. } = hit;
         verdict.delay = verdict.delay.max(delay);
         verdict.signal = signal.or(verdict.signal);
@@ -688,5 +696,4 @@ fn call(
             Action::Stop => verdict.stop = true,
         }
     }
-    verdict
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-use crate::target::lock;
+use crate::target::{lock, lower};
 
 /// A request that the kernel has refused, though the thread lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl SharedFailures {
     /// As [`Failures::take`].
     pub(crate) fn take(&self) -> Vec<Failure> {
         // Looked at after each stop.
-        match self.any.load(Ordering::Acquire) && self.any.swap(false, Ordering::AcqRel) {
+        match lower(&self.any) {
             true => lock(&self.failures).take(),
             false => Vec::new(),
         }

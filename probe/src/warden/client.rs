@@ -26,6 +26,7 @@ use crate::executor::ptrace::sys;
 use crate::stacks::Module;
 use crate::symbols::spec::ProbeSpec;
 use crate::target::launch::Embryo;
+use crate::target::lower;
 use crate::target::procfs;
 use crate::target::system;
 use crate::warden::asked::Asked;
@@ -553,7 +554,7 @@ impl Client {
                     End::Stopped => RunEnd::Stopped,
                 };
             }
-            if self.stop.requested.swap(false, Ordering::SeqCst) {
+            if lower(&self.stop.requested) {
                 break RunEnd::StopRequested;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {

@@ -17,7 +17,7 @@ use crate::language::Register;
 use crate::stacks::Unwinder;
 use crate::symbols::resolve::Objects;
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
-use crate::target::lock;
+use crate::target::{lock, lower};
 
 /// Names a watch of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -360,7 +360,7 @@ impl Watches {
     /// Takes those that have not been told.
     pub(crate) fn take_ended(&self) -> Vec<Ended> {
         // Looked at after each stop.
-        match self.any_ended.load(Ordering::Acquire) && self.any_ended.swap(false, Ordering::AcqRel) {
+        match lower(&self.any_ended) {
             true => std::mem::take(&mut lock(&self.ended)),
             false => Vec::new(),
         }

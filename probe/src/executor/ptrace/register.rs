@@ -1,13 +1,14 @@
 //! Which threads are traced, by any tracer of the session.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use crate::executor::hardware::{Hardware, Unwatched};
 use crate::executor::ptrace::crew::TracerId;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::target::lock;
+use crate::target::{lock, lower};
 
 /// All threads that the tracers of a session trace, and those on their way from one to another.
 ///
@@ -15,6 +16,8 @@ use crate::target::lock;
 #[derive(Debug, Default)]
 pub(crate) struct Register {
     entries: Mutex<Entries>,
+    /// How many threads there are, for who has nothing else to ask.
+    number: AtomicUsize,
     /// Whether there have been hardware breakpoints, whose signals may be on their way.
     uses_hardware: AtomicBool,
     /// Threads that could not be armed, which has not been told yet.
@@ -24,10 +27,10 @@ pub(crate) struct Register {
 
 #[derive(Debug, Default)]
 struct Entries {
-    by_tid: HashMap<i32, Entry>,
+    by_tid: FxHashMap<i32, Entry>,
     /// How many threads run in each address space.
-    populations: HashMap<SpaceId, usize>,
-    hardware: HashMap<SpaceId, Arc<Hardware>>,
+    populations: FxHashMap<SpaceId, usize>,
+    hardware: FxHashMap<SpaceId, Arc<Hardware>>,
 }
 
 /// What every tracer may know of a thread.
@@ -96,10 +99,19 @@ impl Register {
     /// Takes the threads that could not be armed.
     pub(crate) fn take_unwatched(&self) -> Vec<Unwatched> {
         // Looked at after each stop.
-        match self.any_unwatched.load(Ordering::Acquire) && self.any_unwatched.swap(false, Ordering::AcqRel) {
+        match lower(&self.any_unwatched) {
             true => std::mem::take(&mut lock(&self.unwatched)),
             false => Vec::new(),
         }
+    }
+
+    fn count(&self, entries: &Entries) {
+        self.number.store(entries.by_tid.len(), Ordering::SeqCst);
+    }
+
+    /// Whether there are several threads, in whichever address spaces.
+    pub(crate) fn are_several(&self) -> bool {
+        self.number.load(Ordering::SeqCst) > 1
     }
 
     /// Not with the entries locked, for it takes a while.
@@ -116,7 +128,10 @@ impl Register {
 
     /// Takes up a thread, of that tracer. One of that number that another has had is none any more.
     pub(crate) fn add(&self, tid: i32, pid: i32, space: SpaceId, tracer: TracerId) {
-        let moved = lock(&self.entries).insert(tid, Entry { pid, space, guest: false, tracer });
+        let mut entries = lock(&self.entries);
+        let moved = entries.insert(tid, Entry { pid, space, guest: false, tracer });
+        self.count(&entries);
+        drop(entries);
         self.settle(tid, moved);
     }
 
@@ -125,6 +140,7 @@ impl Register {
         let mut entries = lock(&self.entries);
         if entries.by_tid.get(&tid).is_some_and(|entry| entry.tracer == tracer) {
             let left = entries.remove(tid);
+            self.count(&entries);
             drop(entries);
             self.settle(tid, Move { left, joined: None });
         }
@@ -146,6 +162,7 @@ impl Register {
         // All at once, so that nobody finds that there are none.
         let left: Vec<_> = old.iter().map(|&(tid, _)| (tid, entries.remove(tid))).collect();
         let moved = entries.insert(pid, Entry { pid, space: SpaceId::MAX, guest: false, tracer });
+        self.count(&entries);
         drop(entries);
         left.into_iter().for_each(|(tid, left)| self.settle(tid, Move { left, joined: None }));
         self.settle(pid, moved);
@@ -214,8 +231,11 @@ impl Register {
         !lock(&self.entries).populations.contains_key(&space)
     }
 
-    /// Whether threads other than `tid` share `space`.
+    /// Whether threads other than `tid`, which is one of them, share `space`.
     pub(crate) fn has_others(&self, space: SpaceId, tid: i32) -> bool {
+        if !self.are_several() {
+            return false;
+        }
         let entries = lock(&self.entries);
         let itself = entries.by_tid.get(&tid).is_some_and(|entry| entry.space == space);
         entries.populations.get(&space).is_some_and(|&population| population > usize::from(itself))

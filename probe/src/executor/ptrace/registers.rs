@@ -43,7 +43,7 @@ impl Fetched {
 
     /// Fetches the registers of `thread`.
     pub(crate) fn fetch(&mut self, thread: &Stopped) -> nix::Result<()> {
-        self.kernel = thread.registers()?;
+        thread.fetch_registers(&mut self.kernel)?;
         self.pending = false;
         self.revert();
         Ok(())
@@ -69,14 +69,20 @@ impl Fetched {
     /// Stores what has changed since the registers were fetched or stored. Where the kernel refuses that in one
     /// way, it is tried in the other, and what can be stored is.
     pub(crate) fn store(&mut self, thread: &Stopped) -> nix::Result<()> {
+        /// Up to so many POKEUSERs are cheaper than a SETREGS.
+        const FEW: usize = 2;
         let new = self.merged();
-        let changes = words(&self.kernel).into_iter().zip(words(&new)).enumerate();
-        let changed = changes.filter(|(_, (old, new))| old != new).map(|(index, (_, new))| (index, new));
-        // Up to two POKEUSERs are cheaper than a SETREGS.
-        let few = changed.clone().nth(2).is_none();
+        let mut changed = [(0, 0); WORDS];
+        let mut number = 0;
+        for (index, (old, new)) in words(&self.kernel).into_iter().zip(words(&new)).enumerate() {
+            changed[number] = (index, new);
+            number += usize::from(old != new);
+        }
+        let changed = &changed[..number];
+        let few = number <= FEW;
         let poke = || {
             let mut result = Ok(());
-            for (index, new) in changed.clone() {
+            for &(index, new) in changed {
                 // Each is tried, whatever has become of those before.
                 result = result.and(thread.poke_user(index, new));
             }
@@ -234,8 +240,11 @@ impl Fetched {
     }
 }
 
+/// How many registers `struct user_regs_struct` has.
+const WORDS: usize = 27;
+
 /// The registers in the order of `struct user_regs_struct`, which is also that of `struct user`.
-fn words(registers: &user_regs_struct) -> [u64; 27] {
+fn words(registers: &user_regs_struct) -> [u64; WORDS] {
     let r = registers;
     [
         r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,

@@ -225,6 +225,14 @@ impl Stopped {
         ptrace::getregs(system::pid(self.tid))
     }
 
+    /// The same, to where they are kept.
+    pub(crate) fn fetch_registers(&self, registers: &mut user_regs_struct) -> Result<()> {
+        let (nowhere, registers) = (ptr::null_mut::<c_void>(), ptr::from_mut(registers));
+        // SAFETY: the kernel writes a `struct user_regs_struct` there.
+        let result = unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.tid, nowhere, registers) };
+        Errno::result(result).map(drop)
+    }
+
     /// `PTRACE_SETREGS`.
     pub(crate) fn set_registers(&self, registers: user_regs_struct) -> Result<()> {
         ptrace::setregs(system::pid(self.tid), registers)

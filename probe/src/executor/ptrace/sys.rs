@@ -29,9 +29,12 @@ pub(crate) enum Status {
 /// Without `block`, `None` means that nothing has happened.
 pub(crate) fn wait(tid: i32, block: bool) -> Result<Option<(i32, Status)>> {
     let flags = libc::__WALL | libc::__WNOTHREAD | if block { 0 } else { libc::WNOHANG };
-    let mut status = 0;
-    // SAFETY: `status` is a valid place for the status and outlives the call.
-    let tid = Errno::result(unsafe { libc::waitpid(tid, &raw mut status, flags) })?;
+    let mut status: c_int = 0;
+    let no_usage = ptr::null_mut::<libc::rusage>();
+    // The C library's own makes the thread cancellable for as long, at each stop.
+    // SAFETY: `status` is a valid place for the status and outlives the call, and the usage is not asked for.
+    let tid = unsafe { libc::syscall(libc::SYS_wait4, tid, &raw mut status, flags, no_usage) };
+    let tid = Errno::result(tid)? as i32;
     Ok(match tid {
         0 => None,
         _ if libc::WIFSTOPPED(status) => {

@@ -1,6 +1,6 @@
 //! The threads that are traced, and what the kernel reports of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
+use rustc_hash::FxHashMap;
 
 use crate::executor::log::Log;
 use crate::executor::perf::Trap;
@@ -119,11 +120,11 @@ pub(crate) struct Threads {
     /// Which of the tracers this is.
     pub(crate) me: TracerId,
     pub(crate) post: Arc<Post>,
-    by_tid: HashMap<i32, Thread>,
+    by_tid: FxHashMap<i32, Thread>,
     /// Reports taken from the kernel while something else was waited for.
     queue: VecDeque<Report>,
     /// Threads and processes that stopped at birth before their parent's report.
-    newborn: HashMap<i32, Stopped>,
+    newborn: FxHashMap<i32, Stopped>,
     /// Stopped for the sake of another thread's atomic access.
     held: Vec<Stopped>,
     /// Stopped until it is time to go on.
@@ -152,9 +153,9 @@ impl Threads {
             me: crew.join(Arc::clone(&post)),
             crew,
             post,
-            by_tid: HashMap::new(),
+            by_tid: FxHashMap::default(),
             queue: VecDeque::new(),
-            newborn: HashMap::new(),
+            newborn: FxHashMap::default(),
             held: Vec::new(),
             aside: Vec::new(),
             holding: Vec::new(),
@@ -406,7 +407,8 @@ impl Threads {
             match sys::wait(-1, self.standing.is_empty()) {
                 Ok(Some(found)) => {
                     if let Some(report) = self.take(found) {
-                        self.taken = Some(Instant::now());
+                        // Nobody asks where there is one thread.
+                        self.taken = self.register.are_several().then(Instant::now);
                         return report;
                     }
                 }
