@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitStatus;
@@ -56,10 +57,25 @@ pub(crate) struct Tracer {
     /// All probes, as of that version of the list.
     pub(crate) probes: Probes,
     version: u64,
-    /// The address space that was looked up last, and as of which version of their list.
-    pub(crate) recent: Option<(u64, SpaceId, Rc<Arc<SharedSpace>>)>,
+    pub(crate) recent: Option<Rc<Recent>>,
     /// A thread that stays with this tracer though its handlers are slow.
     pub(crate) slow: Option<i32>,
+}
+
+/// The address space that was looked up last.
+pub(crate) struct Recent {
+    /// As of which version of their list.
+    version: u64,
+    id: SpaceId,
+    space: Arc<SharedSpace>,
+}
+
+impl Deref for Recent {
+    type Target = SharedSpace;
+
+    fn deref(&self) -> &SharedSpace {
+        &self.space
+    }
 }
 
 impl fmt::Debug for Tracer {
@@ -154,17 +170,13 @@ impl Tracer {
     }
 
     /// An address space. That in which the last hit was costs no more than a look.
-    pub(crate) fn space(&mut self, id: SpaceId) -> Option<Rc<Arc<SharedSpace>>> {
+    pub(crate) fn space(&mut self, id: SpaceId) -> Option<Rc<Recent>> {
         let version = self.shared.spaces_version();
-        if let Some((as_of, recent, space)) = &self.recent
-            && (*as_of, *recent) == (version, id)
-        {
-            return Some(Rc::clone(space));
+        if self.recent.as_ref().is_none_or(|recent| (recent.version, recent.id) != (version, id)) {
+            self.recent = None;
+            self.recent = Some(Rc::new(Recent { version, id, space: self.shared.space(id)? }));
         }
-        self.recent = None;
-        let space = Rc::new(self.shared.space(id)?);
-        self.recent = Some((version, id, Rc::clone(&space)));
-        Some(space)
+        self.recent.clone()
     }
 
     /// Serves what is reported next. Says whether anything can be.
