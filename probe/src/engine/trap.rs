@@ -464,7 +464,7 @@ impl Tracer {
             let displaced = thread.space.displaced_now(address, thread.lost);
             let compat =
                 (!thread.registers.is_64_bit()).then(|| compat::Compat::at(&thread.space.read(), address));
-            let next = match (verdict.then, displaced, &compat) {
+            let next = match (verdict.then, &displaced, &compat) {
                 (Then::GoTo(target), ..) => Some(target),
                 // Where there is no breakpoint any more, the thread executes what is there now.
                 (_, None, _) => Some(address),
@@ -472,10 +472,10 @@ impl Tracer {
                 (Then::Skip, Some(displaced), None) => Some(address.wrapping_add(displaced.length() as u64)),
                 (Then::Skip, _, Some(compat)) => Some(address.wrapping_add(compat.length as u64)),
             };
-            let observing = Observing::begin(regions.as_deref(), &mut thread, displaced);
-            let performed = match (next, displaced, compat) {
+            let observing = Observing::begin(regions.as_deref(), &mut thread, displaced.as_ref());
+            let performed = match (next, &displaced, compat) {
                 (None, _, Some(compat)) => Some(compat.perform(&mut thread, address)),
-                (None, Some(displaced), None) => Some(perform::perform(&mut thread, &displaced)),
+                (None, Some(displaced), None) => Some(perform::perform(&mut thread, displaced)),
                 (next, ..) => {
                     thread.go_to(next.unwrap_or(address));
                     None

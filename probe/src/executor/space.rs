@@ -232,9 +232,9 @@ impl SharedSpace {
     /// Those that are given up are added to `lost`.
     pub(crate) fn displaced_now(&self, site: u64, lost: &mut Vec<u64>) -> Option<Displaced> {
         let space = self.read();
-        let steady = space.site(site).filter(|here| !here.changing);
-        if let Some(&displaced) = steady.and_then(|here| here.displaced(site)) {
-            return Some(displaced);
+        let steady = space.site(site).filter(|here| !here.changing).and_then(|here| here.displaced(site));
+        if steady.is_some() {
+            return steady.copied();
         }
         drop(space);
         self.write().displaced_now(site, lost)

@@ -472,7 +472,7 @@ impl Tracer {
             code::decode(bytes.get(..length).unwrap_or_default(), address).ok()
         };
         let (mut thread, _) = self.running(stopped, runner.space);
-        let observing = Observing::begin(Some(&*regions), &mut thread, displaced);
+        let observing = Observing::begin(Some(&*regions), &mut thread, displaced.as_ref());
         let performed = match displaced {
             Some(displaced) if thread.is_fetchable(address) => perform::perform(&mut thread, &displaced),
             _ => perform::natively(&mut thread, address, Natively::Once),
@@ -507,20 +507,21 @@ impl Tracer {
 }
 
 /// An instruction that is performed by itself while it is observed, or not.
-pub(crate) struct Observing(Option<Before>);
+pub(crate) struct Observing(Option<Box<Before>>);
 
 impl Observing {
     /// Before it.
     pub(crate) fn begin(
         regions: Option<&Regions>,
         thread: &mut impl RunOn,
-        displaced: Option<Displaced>,
+        displaced: Option<&Displaced>,
     ) -> Observing {
         let Some(regions) = regions else { return Observing(None) };
         if regions.wants_accesses() {
             thread.note_accesses(Some(Log::default()));
         }
-        Observing(Some(Before { registers: GeneralRegisters::of(thread.registers()), displaced }))
+        let registers = GeneralRegisters::of(thread.registers());
+        Observing(Some(Box::new(Before { registers, displaced: displaced.copied() })))
     }
 
     /// Behind it; `None` if it was left out.
@@ -538,7 +539,7 @@ impl Observing {
             None => What::Skipped,
             Some(How::Emulated | How::Native) if thread.is_in_call() => {
                 let number = before.registers.gpr[emu::registers::gpr::RAX];
-                regions.call = Some((before, number));
+                regions.call = Some((*before, number));
                 return;
             }
             Some(How::Emulated) => What::Emulated,
