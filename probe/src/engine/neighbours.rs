@@ -27,9 +27,9 @@ impl Tracer {
         let mut began = None;
         for _ in 0..MOST_HITS {
             let is_done = matches!(arrived, Arrived::Done { signal: 0, slow: false, known: true });
-            // One that is in its system call, or comes back to the same instruction, goes on by itself.
-            let stands = !matches!(stopped.stop, Stop::SystemCall)
-                && self.threads.get(tid).is_some_and(|thread| thread.served.is_none());
+            // One that is in its system call goes on by itself, and so does one that comes back to the same instruction,
+            // whose registers are not known.
+            let stands = !matches!(stopped.stop, Stop::SystemCall);
             let address = self.registers.file.rip;
             if !is_done
                 || !stands
@@ -43,7 +43,7 @@ impl Tracer {
             }
             let Some(here) = self.look_up_ahead(place.space, address) else { break };
             began.get_or_insert_with(Instant::now);
-            arrived = self.arrive(stopped, Place { address, ..place }, &here, false, regions);
+            arrived = self.arrive(stopped, Place { address, ..place }, &here, None, regions);
         }
         arrived
     }

@@ -336,6 +336,10 @@ impl<T> Runs<T> {
 
     /// The run that has the one with that number, and the index of that there.
     pub(crate) fn get(&self, number: usize) -> Option<(&T, usize)> {
+        // Most sessions make their probes together, and this is asked several times at each hit.
+        if let [(_, run)] = self.runs.as_slice() {
+            return Some((run, number));
+        }
         let behind = self.runs.partition_point(|&(first, _)| first <= number);
         let (first, run) = self.runs.get(behind.checked_sub(1)?)?;
         Some((run, number - first))
@@ -380,10 +384,10 @@ impl Probes {
         run.get(index).map(|(probe, _)| probe)
     }
 
-    /// Who decides at hits of one, and its index there.
-    pub(crate) fn host(&self, number: usize) -> Option<(&Arc<dyn Host>, usize)> {
-        let (Hosted { host, .. }, index) = self.0.get(number)?;
-        Some((host, index))
+    /// The same, with who decides at its hits, and its index there.
+    pub(crate) fn with_host(&self, number: usize) -> Option<(&Probe, &Arc<dyn Host>, usize)> {
+        let (Hosted { run, host }, index) = self.0.get(number)?;
+        run.get(index).map(|(probe, _)| (probe, host, index))
     }
 
     /// One, to be kept.

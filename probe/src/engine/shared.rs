@@ -220,7 +220,7 @@ impl Shared {
     /// Books a probe that is a part of `whole`, and has its handler. `None` where there is no such probe.
     pub(crate) fn enter_part(&self, source: Box<dyn Locate + Send>, whole: ProbeId) -> Option<ProbeId> {
         let probes = self.probes.read().unwrap_or_else(PoisonError::into_inner);
-        let (of_whole, (host, index)) = (probes.get(whole.0)?, probes.host(whole.0)?);
+        let (of_whole, host, index) = probes.with_host(whole.0)?;
         let (calls, by_hardware) = (of_whole.calls().is_some(), of_whole.passed().is_some());
         let host = host::of_part(Arc::clone(host), index);
         drop(probes);
@@ -274,6 +274,10 @@ impl Shared {
 
     /// Tells what the kernel has refused.
     pub(crate) fn tell_failures(&self, failures: Vec<Failure>) {
+        // Asked after each stop.
+        if failures.is_empty() {
+            return;
+        }
         for Failure { tid, request, error } in failures {
             let pid = self.register.process_of(tid).unwrap_or(tid);
             self.tell(&Event::Failed { pid, tid, request, error });

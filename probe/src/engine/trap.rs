@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::OnceCell;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -178,12 +179,14 @@ impl Tracer {
             stopped = back;
         }
         self.registers.deferred = regions.is_none();
-        let mut arrived = self.arrive(&mut stopped, place, &here, served == Some(address), &mut regions);
+        let mut arrived = self.arrive(&mut stopped, place, &here, served, &mut regions);
         if regions.is_none() {
             arrived = self.serve_neighbours(&mut stopped, place, arrived, &mut regions);
         }
         arrived = self.store_deferred(&mut stopped, &space, arrived);
-        if let Arrived::Done { signal, .. } = arrived {
+        if let Arrived::Done { signal, .. } = arrived
+            && self.threads.register.uses_hardware()
+        {
             let again = self.threads.get(tid).and_then(|thread| thread.served);
             let site = again.unwrap_or(self.registers.file.rip);
             if (signal != 0 || again.is_some()) && space.read().watched(site).is_some() {
@@ -208,7 +211,7 @@ impl Tracer {
 
     /// Stores the registers that are to be when the thread goes on.
     fn store_deferred(&mut self, stopped: &mut Stopped, space: &SharedSpace, arrived: Arrived) -> Arrived {
-        let deferred = std::mem::take(&mut self.registers.deferred);
+        let deferred = mem::take(&mut self.registers.deferred);
         match arrived {
             Arrived::Done { signal: 0, known: true, slow }
                 if deferred && stopped.stop != Stop::SystemCall =>
@@ -224,9 +227,6 @@ impl Tracer {
     /// A thread is about to be served. Says whether it is in a restartable sequence instead, which the kernel aborts.
     fn is_aborted(&mut self, stopped: &Stopped, place: Place<'_>, here: &Here) -> bool {
         let tid = stopped.tid();
-        if let Some(thread) = self.threads.get_mut(tid) {
-            thread.served = None;
-        }
         let address = place.address;
         let aborted =
             rseq::is_due(here.hits) && self.aborts_sequence(stopped, place.space_id, address, address);
@@ -238,16 +238,22 @@ impl Tracer {
         aborted
     }
 
-    /// Serves a thread that has come to a breakpoint; `again` if the handlers have been called already.
+    /// Serves a thread that has come to a breakpoint; `served` is that for which the handlers have been called already, but
+    /// which the thread has not left.
     pub(crate) fn arrive(
         &mut self,
         stopped: &mut Stopped,
         place: Place<'_>,
         here: &Here,
-        again: bool,
+        served: Option<u64>,
         regions: &mut Option<Box<Regions>>,
     ) -> Arrived {
         let tid = stopped.tid();
+        if served.is_some()
+            && let Some(thread) = self.threads.get_mut(tid)
+        {
+            thread.served = None;
+        }
         let Place { space_id, address, .. } = place;
         if self.is_aborted(stopped, place, here) {
             return Arrived::Aborted;
@@ -261,7 +267,7 @@ impl Tracer {
                 .map(Displaced::touches),
             false => None,
         };
-        let Served { signal, slow, known } = self.hit(stopped, place, again, regions);
+        let Served { signal, slow, known } = self.hit(stopped, place, served == Some(address), regions);
         if regions.is_some() {
             self.wait_here(place.pid, tid);
         }
@@ -425,7 +431,7 @@ impl Tracer {
         // It matters as long as others have the same tracer.
         let timed = self.threads.are_several();
         self.look_at_probes();
-        let mut here = std::mem::take(&mut self.here);
+        let mut here = mem::take(&mut self.here);
         let Serving { mut thread, shared, probes } = self.serving(stopped, place.space);
         let mut verdict = Verdict::default();
         let mut slow = false;
@@ -436,7 +442,7 @@ impl Tracer {
                 thread
                     .threads
                     .get_mut(tid)
-                    .map(|thread| std::mem::take(&mut thread.returned))
+                    .map(|thread| mem::take(&mut thread.returned))
                     .into_iter()
                     .flatten(),
             );
@@ -447,11 +453,11 @@ impl Tracer {
                 if at.concerns(&here) { at.pass(&mut thread, &mut here) } else { Passage::default() };
             handle(&mut thread, at, &here, &mut passage, &mut verdict);
             // Before the thread goes on, whoever executes the instruction.
-            for wanted in verdict.wanted.drain(..) {
+            for wanted in mem::take(&mut verdict.wanted) {
                 at.follow(tid, &passage, wanted);
             }
             slow = start.is_some_and(|start| start.elapsed() >= SLOW);
-            for wish in verdict.run_on.drain(..) {
+            for wish in mem::take(&mut verdict.run_on) {
                 let regions = regions.get_or_insert_with(|| Box::new(Regions::new(pid)));
                 regions.add(wish, &mut thread);
             }
@@ -513,7 +519,7 @@ impl Tracer {
             }
             Some(How::NotAtAll) | None => {}
         }
-        for purpose in verdict.covered.drain(..) {
+        for purpose in mem::take(&mut verdict.covered) {
             place.space.write().withdraw(&[place.address], purpose);
         }
         if let Some(error) = verdict.rejected {
@@ -530,7 +536,7 @@ impl Tracer {
             self.shared.wishes.panic_with(payload);
             self.shared.crew.wake_captain();
         }
-        verdict.requests.drain(..).for_each(|request| self.grant(request));
+        mem::take(&mut verdict.requests).into_iter().for_each(|request| self.grant(request));
         if !self.lost.is_empty() {
             self.tell_lost(place.space_id);
         }
@@ -606,7 +612,7 @@ fn handle(
     let before = GeneralRegisters::of(thread.registers());
     let mut registers = before.clone();
     call(thread, at, here, passage, &mut registers, verdict);
-    let target = std::mem::replace(&mut registers.rip, before.rip);
+    let target = mem::replace(&mut registers.rip, before.rip);
     if target != before.rip && !matches!(verdict.then, Then::GoTo(_)) {
         verdict.then = Then::GoTo(target);
     }
@@ -624,9 +630,7 @@ fn call(
     let ip = registers.rip;
     for (index, &purpose) in here.iter().enumerate() {
         let number = purpose.probe();
-        let (Some(probe), Some((host, own))) = (at.probes.get(number), at.probes.host(number)) else {
-            continue;
-        };
+        let Some((probe, host, own)) = at.probes.with_host(number) else { continue };
         let id = ProbeId(number);
         if let Some(cover) = probe.cover() {
             let space = at.space.read();
@@ -663,7 +667,7 @@ fn call(
         let Hit { filtered, discounted, delay, signal, .. } = hit;
         verdict.delay = verdict.delay.max(delay);
         verdict.signal = signal.or(verdict.signal);
-        let followed = match std::mem::replace(&mut hit.part, Part::None) {
+        let followed = match mem::replace(&mut hit.part, Part::None) {
             Part::Entry(Some(value)) if !filtered && !discounted => Some((value, hit.time_ns())),
             _ => None,
         };

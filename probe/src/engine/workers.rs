@@ -74,6 +74,10 @@ impl Tracer {
 
     /// Does what others have asked for.
     fn read_mail(&mut self, mut then: Then) -> Then {
+        // Asked after each stop.
+        if !self.threads.post.has_mail() {
+            return then;
+        }
         loop {
             while self.threads.be_held() {}
             // One that asks to hold may have come since.

@@ -438,10 +438,10 @@ impl Tracer {
         let Some(here) = self.look_up_ahead(space, address) else {
             return self.perform_slowly(stopped, regions, runner);
         };
-        let again = self.threads.get(tid).is_some_and(|thread| thread.served == Some(address));
+        let served = self.threads.get(tid).and_then(|thread| thread.served);
         let place = Place { pid, space_id, space, address };
         let mut own = Some(std::mem::replace(regions, Box::new(Regions::new(pid))));
-        let arrived = self.arrive(stopped, place, &here, again, &mut own);
+        let arrived = self.arrive(stopped, place, &here, served, &mut own);
         if let Some(own) = own {
             *regions = own;
         }

@@ -23,7 +23,7 @@ pub(crate) struct Affinity {
 
 impl Affinity {
     /// Finding out where a thread runs costs about as much as half a hit, so look less often while it stays.
-    const LONGEST_INTERVAL: u32 = 64;
+    const LONGEST_INTERVAL: u32 = 256;
 
     pub(crate) fn new() -> Affinity {
         Affinity {

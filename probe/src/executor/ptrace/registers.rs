@@ -70,21 +70,18 @@ impl Fetched {
     /// way, it is tried in the other, and what can be stored is.
     pub(crate) fn store(&mut self, thread: &Stopped) -> nix::Result<()> {
         /// Up to so many POKEUSERs are cheaper than a SETREGS.
-        const FEW: usize = 2;
+        const FEW: u32 = 2;
         let new = self.merged();
-        let mut changed = [(0, 0); WORDS];
-        let mut number = 0;
-        for (index, (old, new)) in words(&self.kernel).into_iter().zip(words(&new)).enumerate() {
-            changed[number] = (index, new);
-            number += usize::from(old != new);
-        }
-        let changed = &changed[..number];
-        let few = number <= FEW;
+        let values = words(&new);
+        let changed = differing(&words(&self.kernel), &values);
+        let few = changed.count_ones() <= FEW;
         let poke = || {
-            let mut result = Ok(());
-            for &(index, new) in changed {
+            let (mut left, mut result) = (changed, Ok(()));
+            while left != 0 {
+                let index = left.trailing_zeros() as usize;
+                left &= left - 1;
                 // Each is tried, whatever has become of those before.
-                result = result.and(thread.poke_user(index, new));
+                result = result.and(thread.poke_user(index, values[index]));
             }
             result
         };
@@ -250,6 +247,15 @@ fn words(registers: &user_regs_struct) -> [u64; WORDS] {
         r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
         r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
     ]
+}
+
+/// Where two sets of registers differ: bit n for the one with index n.
+fn differing(old: &[u64; WORDS], new: &[u64; WORDS]) -> u32 {
+    let mut differing = 0;
+    for index in 0..WORDS {
+        differing |= u32::from(old[index] != new[index]) << index;
+    }
+    differing
 }
 
 /// How a system call is restarted.

@@ -121,6 +121,8 @@ pub(crate) struct Threads {
     pub(crate) me: TracerId,
     pub(crate) post: Arc<Post>,
     by_tid: FxHashMap<i32, Thread>,
+    /// Whether any of them may be gone, which is asked several times at each hit.
+    any_gone: bool,
     /// Reports taken from the kernel while something else was waited for.
     queue: VecDeque<Report>,
     /// Threads and processes that stopped at birth before their parent's report.
@@ -154,6 +156,7 @@ impl Threads {
             crew,
             post,
             by_tid: FxHashMap::default(),
+            any_gone: false,
             queue: VecDeque::new(),
             newborn: FxHashMap::default(),
             held: Vec::new(),
@@ -314,6 +317,9 @@ impl Threads {
         self.forget_aside(tid);
         let thread = self.by_tid.remove(&tid)?;
         self.retire(&thread);
+        if thread.gone {
+            self.any_gone = self.by_tid.values().any(|thread| thread.gone);
+        }
         Some(thread)
     }
 
@@ -328,6 +334,7 @@ impl Threads {
     /// Takes up a thread, stopped, which another tracer has given away, and has counted for us if it is busy.
     pub(crate) fn receive(&mut self, tid: i32, thread: Thread) {
         self.register.set_tracer(tid, self.me);
+        self.any_gone |= thread.gone;
         self.by_tid.insert(tid, Thread { running: false, ..thread });
     }
 
@@ -370,7 +377,7 @@ impl Threads {
 
     /// Whether thread `tid`, which was stopped, is known not to be any more.
     pub(crate) fn is_gone(&self, tid: i32) -> bool {
-        self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
+        self.any_gone && self.by_tid.get(&tid).is_some_and(|thread| thread.gone)
     }
 
     /// Says in which address space a thread runs.
@@ -489,6 +496,7 @@ impl Threads {
                 }
                 if let Some(thread) = self.by_tid.get_mut(&tid) {
                     (thread.running, thread.gone) = (false, true);
+                    self.any_gone = true;
                 }
                 Some(Report::Ended { tid, status })
             }
@@ -498,6 +506,7 @@ impl Threads {
                     Some(thread) => {
                         // A leader that is stopped when another thread executes a program.
                         thread.gone = !thread.running && stop == Stop::Exec;
+                        self.any_gone |= thread.gone;
                         thread.running = false;
                         thread.in_vfork = false;
                         Some(Report::Stopped(stopped))
@@ -647,31 +656,38 @@ impl Threads {
 
     /// Lets a thread go on, with `signal` unless it is 0.
     pub(crate) fn resume(&mut self, stopped: Stopped, signal: i32) {
-        let to_return = self.by_tid.get(&stopped.tid()).is_some_and(|thread| thread.to_return);
-        let how = if to_return { Resume::Syscall } else { Resume::Continue };
-        self.release(stopped, how.request(), |stopped| stopped.resume(how, signal));
+        self.release(stopped, |stopped, to_return| {
+            let how = if to_return { Resume::Syscall } else { Resume::Continue };
+            (how.request(), stopped.resume(how, signal))
+        });
     }
 
     /// Leaves a thread in its group-stop, to be woken by SIGCONT.
     pub(crate) fn listen(&mut self, stopped: Stopped) {
-        self.release(stopped, "PTRACE_LISTEN", Stopped::listen);
+        self.release(stopped, |stopped, _| ("PTRACE_LISTEN", stopped.listen()));
     }
 
-    /// A thread that was killed in its stop counts as running: its end is reported later.
+    /// Ends a stop by a request, which may depend on whether the thread is to stop at the end of its system call. A thread
+    /// that was killed in its stop counts as running: its end is reported later.
     fn release(
         &mut self,
         stopped: Stopped,
-        request: &'static str,
-        how: impl FnOnce(Stopped) -> nix::Result<()>,
+        how: impl FnOnce(Stopped, bool) -> (&'static str, nix::Result<()>),
     ) {
         let tid = stopped.tid();
-        if self.is_gone(tid) && stopped.stop != Stop::Exec {
-            stopped.forget();
-            return;
-        }
-        let refused = self.refused(tid, request, how(stopped));
+        let mut to_return = false;
         if let Some(thread) = self.by_tid.get_mut(&tid) {
-            thread.running = !refused;
+            if thread.gone && stopped.stop != Stop::Exec {
+                stopped.forget();
+                return;
+            }
+            (thread.running, to_return) = (true, thread.to_return);
+        }
+        let (request, result) = how(stopped, to_return);
+        if self.refused(tid, request, result)
+            && let Some(thread) = self.by_tid.get_mut(&tid)
+        {
+            thread.running = false;
         }
     }
 
