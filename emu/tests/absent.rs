@@ -201,6 +201,191 @@ fn switching_shadow_stacks() {
     assert_eq!(save.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)));
 }
 
+/// A return address on both stacks: `rip` on the shadow stack, and `target` on the other.
+fn called(r: &mut Registers, memory: &mut Memory, target: u64, rip: u64) {
+    r.gpr[gpr::RSP] = BASE + 0x800;
+    r.ssp = Some(SHADOW + 0x100);
+    memory.set(BASE + 0x800, target);
+    memory.set(SHADOW + 0x100, rip);
+}
+
+#[test]
+fn near_calls_and_returns_of_every_form_move_the_shadow_stack() {
+    for call in [&[0xff, 0xd0][..], &[0xff, 0x10], &[0xe8, 0x10, 0, 0, 0]] {
+        let (mut r, mut memory) = (registers(), Memory::new());
+        // The same number is the target, and where the target stands.
+        r.gpr[gpr::RAX] = BASE;
+        memory.set(BASE, IP + 0x50);
+        assert_eq!(decode(call).execute(&mut r, &mut memory.0), Ok(Outcome::Next), "{call:x?}");
+        assert_eq!((r.ssp, memory.get(SHADOW + 0xf8)), (Some(SHADOW + 0xf8), IP + call.len() as u64));
+        assert_eq!((r.gpr[gpr::RSP], memory.get(BASE + 0x7f8)), (BASE + 0x7f8, IP + call.len() as u64));
+    }
+    for (ret, released) in [(&[0xc3][..], 8), (&[0xc2, 0x20, 0], 0x28), (&[0xf2, 0xc3], 8), (&[0xf3, 0xc3], 8)] {
+        let (mut r, mut memory) = (registers(), Memory::new());
+        called(&mut r, &mut memory, IP + 0x40, IP + 0x40);
+        assert_eq!(decode(ret).execute(&mut r, &mut memory.0), Ok(Outcome::Next), "{ret:x?}");
+        let expected = (IP + 0x40, Some(SHADOW + 0x108), BASE + 0x800 + released);
+        assert_eq!((r.rip, r.ssp, r.gpr[gpr::RSP]), expected, "{ret:x?}");
+        called(&mut r, &mut memory, IP + 0x40, IP + 0x41);
+        r.rip = IP;
+        let before = r.clone();
+        assert_eq!(decode(ret).execute(&mut r, &mut memory.0), Err(Exception::ControlProtection(1)), "{ret:x?}");
+        assert_eq!(r, before, "{ret:x?}");
+    }
+    // Without a shadow stack nothing is compared.
+    let (mut r, mut memory) = (registers(), Memory::new());
+    called(&mut r, &mut memory, IP + 0x40, IP + 0x41);
+    r.ssp = None;
+    assert_eq!(decode(&[0xc3]).execute(&mut r, &mut memory.0), Ok(Outcome::Next));
+    assert_eq!((r.rip, r.ssp), (IP + 0x40, None));
+}
+
+#[test]
+fn a_call_that_the_shadow_stack_has_no_room_for_changes_no_register() {
+    for call in [&[0xff, 0xd0][..], &[0xe8, 0x10, 0, 0, 0]] {
+        let (mut r, mut memory) = (registers(), Memory::new());
+        r.gpr[gpr::RAX] = IP + 0x50;
+        // Below is a page that can be written, but is none of a shadow stack.
+        r.ssp = Some(SHADOW);
+        let before = r.clone();
+        let fault = Exception::PageFault { address: SHADOW - 8, error_code: 1 << 6 | 1 << 2 | 1 << 1 | 1 };
+        assert_eq!(decode(call).execute(&mut r, &mut memory.0), Err(fault), "{call:x?}");
+        assert_eq!(r, before, "{call:x?}");
+        // And to a shadow stack nothing else stores.
+        r.gpr[gpr::RSP] = SHADOW + 0x40;
+        r.ssp = Some(SHADOW + 0x100);
+        let fault = decode(call).execute(&mut r, &mut memory.0);
+        let store = Exception::PageFault { address: SHADOW + 0x38, error_code: 1 << 2 | 1 << 1 | 1 };
+        assert_eq!(fault, Err(store), "{call:x?}");
+    }
+}
+
+/// RETF and IRET compare RIP and CS, and go back to where the shadow stack was.
+#[test]
+fn far_returns_compare_both_words() {
+    let retf = &[0x48, 0xcb][..];
+    let iret = &[0x48, 0xcf][..];
+    for (bytes, words) in [(retf, &[IP + 0x40, 0x33][..]), (iret, &[IP + 0x40, 0x33, 0x202, BASE + 0x900, 0x2b])] {
+        let ready = |frame: [u64; 3]| {
+            let (mut r, mut memory) = (registers(), Memory::new());
+            r.segment[emu::registers::segment::SS] = 0x2b;
+            words.iter().zip(0..).for_each(|(&word, index)| memory.set(BASE + 0x800 + 8 * index, word));
+            frame.iter().zip(0..).for_each(|(&word, index)| memory.set(SHADOW + 0x100 + 8 * index, word));
+            (r, memory)
+        };
+        let previous = SHADOW + 0x200;
+        let (mut r, mut memory) = ready([previous, IP + 0x40, 0x33]);
+        assert_eq!(decode(bytes).execute(&mut r, &mut memory.0), Ok(Outcome::Next), "{bytes:x?}");
+        assert_eq!((r.rip, r.ssp), (IP + 0x40, Some(previous)), "{bytes:x?}");
+        for frame in [
+            [previous, IP + 0x41, 0x33],
+            [previous, IP + 0x40, 0x2b],
+            [previous + 1, IP + 0x40, 0x33],
+            [previous + 2, IP + 0x40, 0x33],
+        ] {
+            let (mut r, mut memory) = ready(frame);
+            let before = r.clone();
+            let result = decode(bytes).execute(&mut r, &mut memory.0);
+            assert_eq!(result, Err(Exception::ControlProtection(2)), "{bytes:x?} {frame:x?}");
+            assert_eq!(r, before, "{bytes:x?} {frame:x?}");
+        }
+        let (mut r, mut memory) = ready([previous, IP + 0x40, 0x33]);
+        r.ssp = Some(SHADOW + 0xfc);
+        let result = decode(bytes).execute(&mut r, &mut memory.0);
+        assert_eq!(result, Err(Exception::ControlProtection(2)), "{bytes:x?}: misaligned");
+    }
+}
+
+#[test]
+fn the_shadow_stack_pointer_is_read_and_counted_up() {
+    let (mut r, mut memory) = (registers(), Memory::new());
+    r.gpr[gpr::RCX] = u64::MAX;
+    decode(&[0xf3, 0x0f, 0x1e, 0xc9]).execute(&mut r, &mut memory.0).unwrap(); // rdsspd ecx
+    assert_eq!(r.gpr[gpr::RCX], SHADOW + 0x100, "the upper half is zero");
+    // None at all; and as many as there are, of which the last is looked at.
+    let incssp = decode(&[0xf3, 0x48, 0x0f, 0xae, 0xe8]); // incsspq rax
+    r.gpr[gpr::RAX] = 0x100;
+    assert_eq!(incssp.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
+    assert_eq!(r.ssp, Some(SHADOW + 0x100), "the count has eight bits");
+    let end = SHADOW + 0x1000;
+    (r.ssp, r.gpr[gpr::RAX], r.rip) = (Some(end - 0x20), 4, IP);
+    assert_eq!(incssp.execute(&mut r, &mut memory.0), Ok(Outcome::Next));
+    assert_eq!(r.ssp, Some(end));
+    (r.ssp, r.gpr[gpr::RAX], r.rip) = (Some(end - 0x20), 5, IP);
+    let before = r.clone();
+    let fault = Exception::PageFault { address: end, error_code: 1 << 6 | 1 << 2 };
+    assert_eq!(incssp.execute(&mut r, &mut memory.0), Err(fault));
+    assert_eq!(r, before);
+}
+
+#[test]
+fn what_switches_shadow_stacks_looks_at_the_token() {
+    let (restore, save) = (decode(&[0xf3, 0x0f, 0x01, 0x28]), decode(&[0xf3, 0x0f, 0x01, 0xea]));
+    let token = SHADOW + 0x7f8;
+    for (value, expected) in [
+        (token + 8 | 1, Ok(Rflags::empty())),
+        // Made for a stack whose pointer was four bytes off.
+        (token + 12 | 1, Ok(Rflags::CF)),
+        // Of 32-bit code; in use by another; of another place.
+        (token + 8, Err(Exception::ControlProtection(4))),
+        (token + 8 | 3, Err(Exception::ControlProtection(4))),
+        (token + 16 | 1, Err(Exception::ControlProtection(4))),
+        (token | 1, Err(Exception::ControlProtection(4))),
+    ] {
+        let (mut r, mut memory) = (registers(), Memory::new());
+        memory.set(token, value);
+        r.gpr[gpr::RAX] = token;
+        r.rflags |= Rflags::STATUS;
+        let before = r.clone();
+        match (restore.execute(&mut r, &mut memory.0), expected) {
+            (Ok(Outcome::Next), Ok(flags)) => {
+                assert_eq!((r.ssp, r.rflags & Rflags::STATUS), (Some(token), flags), "{value:x}");
+                assert_eq!(memory.get(token), SHADOW + 0x100 | 3, "{value:x}");
+            }
+            (Err(raised), Err(exception)) => {
+                assert_eq!((raised, &r, memory.get(token)), (exception, &before, value), "{value:x}");
+            }
+            other => panic!("{value:x}: {other:?}"),
+        }
+    }
+    // SAVEPREVSSP takes no token but one that RSTORSSP has left, and none after a stack with a hole.
+    for (value, carry) in [(SHADOW + 0x400 | 1, false), (SHADOW + 0x400 | 3, true)] {
+        let (mut r, mut memory) = (registers(), Memory::new());
+        memory.set(SHADOW + 0x100, value);
+        r.rflags.set(Rflags::CF, carry);
+        let before = r.clone();
+        assert_eq!(save.execute(&mut r, &mut memory.0), Err(Exception::GeneralProtection(0)), "{value:x}");
+        assert_eq!(r, before);
+    }
+}
+
+/// Of a supervisor's shadow stacks Linux has none, nor may user mode write others'; and its own only if the system lets
+/// it, of which only the thread knows.
+#[test]
+fn what_belongs_to_the_system_is_refused_or_the_threads_own() {
+    let mut memory = Memory::new();
+    for (bytes, code, result) in [
+        (&[0xf3, 0x0f, 0x01, 0xe8][..], Code::Setssbsy, Err(Exception::InvalidOpcode)),
+        (&[0xf3, 0x0f, 0xae, 0x30], Code::Clrssbsy_m64, Err(Exception::InvalidOpcode)),
+        (&[0x66, 0x0f, 0x38, 0xf5, 0x08], Code::Wrussd_m32_r32, Err(Exception::GeneralProtection(0))),
+        (&[0x66, 0x48, 0x0f, 0x38, 0xf5, 0x08], Code::Wrussq_m64_r64, Err(Exception::GeneralProtection(0))),
+        (&[0x0f, 0x38, 0xf6, 0x08], Code::Wrssd_m32_r32, Ok(Outcome::Native)),
+        (&[0x48, 0x0f, 0x38, 0xf6, 0x08], Code::Wrssq_m64_r64, Ok(Outcome::Native)),
+        // Of indirect branches nothing is tracked in user mode.
+        (&[0xf3, 0x0f, 0x1e, 0xfa], Code::Endbr64, Ok(Outcome::Next)),
+        (&[0xf3, 0x0f, 0x1e, 0xfb], Code::Endbr32, Ok(Outcome::Next)),
+    ] {
+        let mut r = registers();
+        r.gpr[gpr::RAX] = SHADOW + 0x80;
+        let before = r.clone();
+        let displaced = decode(bytes);
+        assert_eq!(displaced.code(), code);
+        assert_eq!(displaced.execute(&mut r, &mut memory.0), result, "{code:?}");
+        let rip = if result == Ok(Outcome::Next) { IP + bytes.len() as u64 } else { r.rip };
+        assert_eq!(r, Registers { rip, ..before }, "{code:?}");
+    }
+}
+
 #[test]
 fn transactions_abort_at_once() {
     let (mut r, mut memory) = (registers(), Memory::new());

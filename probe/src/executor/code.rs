@@ -10,6 +10,7 @@ use iced_x86::FlowControl;
 
 use crate::executor::ptrace::changes_fixed_flags;
 use crate::executor::ptrace::kept::Fast;
+use crate::executor::ptrace::shadow;
 use crate::executor::space::LONGEST;
 use crate::executor::{Steadiness, TextMemory};
 use crate::symbols::code;
@@ -210,7 +211,9 @@ fn is_still(memory: &mut impl TextMemory, address: u64, bytes: &[u8]) -> bool {
 fn kind_of(displaced: &Displaced) -> Kind {
     let touches = displaced.touches();
     // Flags that only the thread can have, and whatever depends on where it runs.
-    let slow = changes_fixed_flags(displaced) || touches.contains(Touches::THIS_CORE);
+    let slow = changes_fixed_flags(displaced)
+        || touches.contains(Touches::THIS_CORE)
+        || shadow::is_left_to_the_thread(displaced);
     let mut kind = Kind::empty();
     kind.set(Kind::SLOW, slow);
     kind.set(Kind::EXTENDED, touches.intersects(Touches::EXTENDED));

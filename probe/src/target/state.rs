@@ -2,7 +2,6 @@
 
 use emu::xsave::feature;
 use emu::{Displaced, Processor, Touches};
-use iced_x86::{Code, Mnemonic};
 
 const AVX512: u64 = feature::OPMASK | feature::ZMM_HI256 | feature::HI16_ZMM;
 const TILES: u64 = feature::TILE_CONFIG | feature::TILE_DATA;
@@ -17,34 +16,20 @@ const PARTS: [(Touches, u64, &str); 6] = [
     (Touches::PKRU, feature::PKRU, "protection keys, which the processor does not have"),
 ];
 
-/// What can be fetched and stored of a thread on `processor`: all but what its system has not enabled, and the shadow
-/// stack.
+/// What can be fetched and stored of a thread on `processor`: all but what its system has not enabled.
 pub(crate) fn provided(processor: &Processor) -> Touches {
     let absent = PARTS.iter().filter(|(_, components, _)| processor.xcr0 & components != *components);
-    let absent = absent.fold(Touches::SHADOW_STACK, |absent, (part, ..)| absent | *part);
+    let absent = absent.fold(Touches::empty(), |absent, (part, ..)| absent | *part);
     Touches::all() - absent
 }
 
 /// What `displaced` needs and an executor that provides no more than `provided` lacks, if anything.
 pub(crate) fn missing(displaced: &Displaced, provided: Touches) -> Option<&'static str> {
     let touches = displaced.touches();
-    // CALL and RET only touch it where a thread has one.
-    if touches.contains(Touches::SHADOW_STACK)
-        && !provided.contains(Touches::SHADOW_STACK)
-        && is_shadow_stack_instruction(displaced.code())
-    {
-        return Some("the shadow stack, which is not fetched yet");
-    }
     // XSAVE and its kin work on whatever there is.
     if touches.contains(Touches::EXTENDED) {
         return None;
     }
     let lacks = |part: Touches| touches.intersects(part) && !provided.contains(part);
     PARTS.iter().find_map(|&(part, _, name)| lacks(part).then_some(name))
-}
-
-/// Whether the instruction has no other purpose.
-fn is_shadow_stack_instruction(code: Code) -> bool {
-    use Mnemonic::{Incsspd, Incsspq, Rstorssp, Saveprevssp, Wrssd, Wrssq};
-    matches!(code.mnemonic(), Incsspd | Incsspq | Rstorssp | Saveprevssp | Wrssd | Wrssq)
 }

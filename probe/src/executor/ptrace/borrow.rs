@@ -230,11 +230,14 @@ pub(crate) fn run(
         false => threads.run(thread, how)?,
     };
     // The registers may have changed in the kernel: what `store` compares with must be fetched first.
+    let shadow = registers.shadow_stack();
     let fetched = registers.fetch(thread);
     let known = threads.note(tid, "PTRACE_GETREGS", fetched).is_some();
     let (rip, resume) = (registers.file.rip, registers.file.rflags & Rflags::RF);
     (registers.file.gpr, registers.file.rip, registers.file.rflags) = own;
     registers.file.rflags |= resume;
+    // No instruction that is borrowed moves it.
+    registers.resume_shadow_stack(shadow);
     let restored = if known { registers.store(thread) } else { registers.store_all(thread) };
     threads.note(tid, "PTRACE_SETREGS", restored);
     Ok((ran, rip))

@@ -432,6 +432,11 @@ impl UserMemory for View<'_> {
         if self.kept.store(address, bytes) { Ok(()) } else { self.write_slowly(address, bytes) }
     }
 
+    /// Nothing is kept of a thread that has one.
+    fn write_shadow_stack(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.accessor.write_shadow_stack(address, bytes)
+    }
+
     fn update(
         &mut self,
         address: u64,

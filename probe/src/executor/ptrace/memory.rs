@@ -276,6 +276,15 @@ impl UserMemory for Accessor<'_> {
         Ok(())
     }
 
+    /// The kernel lets another process store there as it lets it store breakpoints.
+    fn write_shadow_stack(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
+        let written = self.space.read().write_raw(address, bytes);
+        written.map_err(|error| {
+            self.threads.memory_refused |= !matches!(errno(&error), Errno::EIO | Errno::EFAULT | Errno::ESRCH);
+            Self::fault(address, 0, Access::Write, false)
+        })
+    }
+
     /// See [`atomic`](crate::executor::ptrace::atomic).
     fn update(
         &mut self,

@@ -15,6 +15,7 @@ pub(crate) mod memory;
 pub(crate) mod register;
 pub(crate) mod registers;
 mod run_on;
+pub(crate) mod shadow;
 pub(crate) mod stopped;
 pub(crate) mod sys;
 pub(crate) mod threads;
@@ -87,6 +88,14 @@ impl Ptrace<'_> {
         self.threads.note(self.thread.tid(), GETREGS, fetched).is_some()
     }
 
+    /// Fetches the shadow stack pointer. Says whether the thread has a shadow stack.
+    fn fetch_shadow_stack(&mut self) -> Result<bool, Stuck> {
+        let fetched = self.registers.fetch_shadow_stack(self.thread);
+        let request = RegisterSet::ShadowStack.fetching();
+        self.threads.note(self.thread.tid(), request, fetched).ok_or(Stuck::Refused)?;
+        Ok(self.registers.file.ssp.is_some())
+    }
+
     /// Stores what an instruction has changed.
     pub(crate) fn store_results(&mut self, extended: bool) -> Result<(), Stuck> {
         let tid = self.thread.tid();
@@ -156,11 +165,11 @@ impl ThreadState for Ptrace<'_> {
     }
 
     fn move_shadow_stack(&mut self, by: i64) -> io::Result<()> {
-        let mut pointer = [0; 8];
-        // A thread without one has no such registers.
-        let Ok(8) = self.thread.register_set(RegisterSet::ShadowStack, &mut pointer) else { return Ok(()) };
-        let moved = u64::from_le_bytes(pointer).wrapping_add_signed(8 * by);
-        Ok(self.thread.set_register_set(RegisterSet::ShadowStack, &mut moved.to_le_bytes())?)
+        self.registers.fetch_shadow_stack(self.thread)?;
+        if let Some(pointer) = self.registers.file.ssp {
+            self.registers.file.ssp = Some(pointer.wrapping_add_signed(8 * by));
+        }
+        Ok(self.registers.store_shadow_stack(self.thread)?)
     }
 }
 
@@ -207,6 +216,10 @@ impl Executor for Ptrace<'_> {
             let request = self.registers.extended_set().fetching();
             self.threads.note(tid, request, fetched).ok_or(Stuck::Refused)?;
         }
+        let shadowed = shadow::concerns(displaced) && self.fetch_shadow_stack()?;
+        if shadowed && shadow::is_left_to_the_thread(displaced) {
+            return Ok(Outcome::Native);
+        }
         self.threads.memory_refused = false;
         self.threads.atomics.begin(displaced);
         let mut log = self.threads.log.take();
@@ -219,6 +232,12 @@ impl Executor for Ptrace<'_> {
         self.registers.file.rflags = self.threads.atomics.flags(self.registers.file.rflags);
         if result.is_ok() && !self.registers.keeps_fixed_flags() {
             // POPF or IRET, which change nothing but registers.
+            self.registers.revert();
+            return Ok(Outcome::Native);
+        }
+        let is_settable = self.registers.file.ssp.is_none_or(shadow::is_settable);
+        if shadowed && !self.threads.memory_refused && (result.is_err() || !is_settable) {
+            // No borrowed instruction raises what a shadow stack does. It stores the same once more.
             self.registers.revert();
             return Ok(Outcome::Native);
         }

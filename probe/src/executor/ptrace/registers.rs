@@ -6,9 +6,18 @@ use libc::user_regs_struct;
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
+use crate::executor::ptrace::shadow;
 use crate::executor::ptrace::stopped::{RegisterSet, Stopped};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::xstate::{self, Xstate};
+
+/// What is known of a shadow stack pointer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shadow {
+    is_known: bool,
+    /// As the kernel has it; none where the thread has no shadow stack.
+    pointer: Option<u64>,
+}
 
 /// The general registers of a stopped thread: as the kernel has them, and as `emu` and handlers see them.
 #[derive(Debug)]
@@ -20,6 +29,8 @@ pub(crate) struct Fetched {
     extended: Xstate,
     /// Whether a handler has asked for it at this hit.
     lent: bool,
+    /// The shadow stack pointer as the kernel has it, once it has been asked for.
+    shadow: Shadow,
     /// Whether all of it is in the register file, to be stored when somebody is to see it.
     pub(crate) has_extended: bool,
     /// Whether general registers are stored when the thread goes on, rather than behind each instruction.
@@ -35,6 +46,7 @@ impl Fetched {
             file: Box::default(),
             extended: Xstate::new(),
             lent: false,
+            shadow: Shadow::default(),
             has_extended: false,
             deferred: false,
             pending: false,
@@ -44,6 +56,7 @@ impl Fetched {
     /// Fetches the registers of `thread`.
     pub(crate) fn fetch(&mut self, thread: &Stopped) -> nix::Result<()> {
         thread.fetch_registers(&mut self.kernel)?;
+        self.shadow = Shadow::default();
         self.pending = false;
         self.revert();
         Ok(())
@@ -61,6 +74,7 @@ impl Fetched {
         file.rflags = Rflags::from_bits_retain(kernel.eflags);
         file.fs_base = kernel.fs_base;
         file.gs_base = kernel.gs_base;
+        file.ssp = self.shadow.pointer;
         // The kernel keeps selectors, 16 bits wide, in 64.
         file.segment = [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs]
             .map(|selector| (selector & 0xffff) as u16);
@@ -71,6 +85,7 @@ impl Fetched {
     pub(crate) fn store(&mut self, thread: &Stopped) -> nix::Result<()> {
         /// Up to so many POKEUSERs are cheaper than a SETREGS.
         const FEW: u32 = 2;
+        self.store_shadow_stack(thread)?;
         let new = self.merged();
         let values = words(&new);
         let changed = differing(&words(&self.kernel), &values);
@@ -98,10 +113,48 @@ impl Fetched {
 
     /// Stores all registers, whatever the kernel has; for where that is not known.
     pub(crate) fn store_all(&mut self, thread: &Stopped) -> nix::Result<()> {
+        self.store_shadow_stack(thread)?;
         let new = self.merged();
         thread.set_registers(new)?;
         self.kernel = new;
         self.pending = false;
+        Ok(())
+    }
+
+    /// Fetches the shadow stack pointer, unless that has been done since [`Fetched::fetch`]: into the register file, which
+    /// has none if the thread has no shadow stack.
+    pub(crate) fn fetch_shadow_stack(&mut self, thread: &Stopped) -> nix::Result<()> {
+        if !self.shadow.is_known && shadow::may_be() {
+            let pointer = shadow::pointer(thread)?;
+            self.resume_shadow_stack(Shadow { is_known: true, pointer });
+        }
+        Ok(())
+    }
+
+    /// Whether the shadow stack pointer is known, or there is none on this machine.
+    pub(crate) fn knows_shadow_stack(&self) -> bool {
+        self.shadow.is_known || !shadow::may_be()
+    }
+
+    /// What is known of the shadow stack pointer, for [`Fetched::resume_shadow_stack`] after others have used the thread.
+    pub(crate) fn shadow_stack(&self) -> Shadow {
+        self.shadow
+    }
+
+    /// Goes on with what was known.
+    pub(crate) fn resume_shadow_stack(&mut self, shadow: Shadow) {
+        self.shadow = shadow;
+        self.file.ssp = shadow.pointer;
+    }
+
+    /// Stores the shadow stack pointer if it has changed.
+    pub(crate) fn store_shadow_stack(&mut self, thread: &Stopped) -> nix::Result<()> {
+        if let Some(pointer) = self.file.ssp
+            && self.file.ssp != self.shadow.pointer
+        {
+            shadow::set_pointer(thread, pointer)?;
+            self.shadow.pointer = Some(pointer);
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use emu::{Registers, Rflags};
 use crate::executor::log::Log;
 use crate::executor::ptrace::kept::View;
 use crate::executor::ptrace::memory::Accessor;
-use crate::executor::ptrace::stopped::Stop;
+use crate::executor::ptrace::stopped::{RegisterSet, Stop};
 use crate::executor::ptrace::{Ptrace, xstate};
 use crate::executor::{Executor, RunOn};
 
@@ -20,7 +20,10 @@ impl RunOn for Ptrace<'_> {
         let tid = self.thread.tid();
         let space = self.threads.get(tid).map(|thread| thread.space);
         let alone = space.is_some_and(|space| !self.threads.register.has_others(space, tid));
-        self.kept.begin(alone);
+        let fetched = self.registers.fetch_shadow_stack(self.thread);
+        self.threads.note(tid, RegisterSet::ShadowStack.fetching(), fetched);
+        // A page that is kept does not tell whether it is one of a shadow stack, to which nothing is stored but by calls.
+        self.kept.begin(alone && self.registers.file.ssp.is_none());
         self.registers.has_extended = false;
     }
 
@@ -64,7 +67,7 @@ impl RunOn for Ptrace<'_> {
     }
 
     fn can_run_on(&self) -> bool {
-        self.registers.is_64_bit() && !self.registers.file.rflags.contains(Rflags::TF)
+        self.registers.is_64_bit() && self.registers.knows_shadow_stack() && !self.registers.file.rflags.contains(Rflags::TF)
     }
 
     fn is_in_call(&self) -> bool {
