@@ -220,7 +220,9 @@ fn near_calls_and_returns_of_every_form_move_the_shadow_stack() {
         assert_eq!((r.ssp, memory.get(SHADOW + 0xf8)), (Some(SHADOW + 0xf8), IP + call.len() as u64));
         assert_eq!((r.gpr[gpr::RSP], memory.get(BASE + 0x7f8)), (BASE + 0x7f8, IP + call.len() as u64));
     }
-    for (ret, released) in [(&[0xc3][..], 8), (&[0xc2, 0x20, 0], 0x28), (&[0xf2, 0xc3], 8), (&[0xf3, 0xc3], 8)] {
+    for (ret, released) in
+        [(&[0xc3][..], 8), (&[0xc2, 0x20, 0], 0x28), (&[0xf2, 0xc3], 8), (&[0xf3, 0xc3], 8)]
+    {
         let (mut r, mut memory) = (registers(), Memory::new());
         called(&mut r, &mut memory, IP + 0x40, IP + 0x40);
         assert_eq!(decode(ret).execute(&mut r, &mut memory.0), Ok(Outcome::Next), "{ret:x?}");
@@ -229,7 +231,11 @@ fn near_calls_and_returns_of_every_form_move_the_shadow_stack() {
         called(&mut r, &mut memory, IP + 0x40, IP + 0x41);
         r.rip = IP;
         let before = r.clone();
-        assert_eq!(decode(ret).execute(&mut r, &mut memory.0), Err(Exception::ControlProtection(1)), "{ret:x?}");
+        assert_eq!(
+            decode(ret).execute(&mut r, &mut memory.0),
+            Err(Exception::ControlProtection(1)),
+            "{ret:x?}"
+        );
         assert_eq!(r, before, "{ret:x?}");
     }
     // Without a shadow stack nothing is compared.
@@ -265,7 +271,9 @@ fn a_call_that_the_shadow_stack_has_no_room_for_changes_no_register() {
 fn far_returns_compare_both_words() {
     let retf = &[0x48, 0xcb][..];
     let iret = &[0x48, 0xcf][..];
-    for (bytes, words) in [(retf, &[IP + 0x40, 0x33][..]), (iret, &[IP + 0x40, 0x33, 0x202, BASE + 0x900, 0x2b])] {
+    for (bytes, words) in
+        [(retf, &[IP + 0x40, 0x33][..]), (iret, &[IP + 0x40, 0x33, 0x202, BASE + 0x900, 0x2b])]
+    {
         let ready = |frame: [u64; 3]| {
             let (mut r, mut memory) = (registers(), Memory::new());
             r.segment[emu::registers::segment::SS] = 0x2b;

@@ -26,7 +26,7 @@ use probe::resolve::{Objects, Resolver};
 use probe::run_on::{Region, What};
 use probe::spec::ProbeSpec;
 use probe::warden::{Client, Program};
-use probe::{Action, Counters, Hit, OwnRefusal, RunEnd, Session, SessionOptions, Unprobeable};
+use probe::{Action, Counters, Hit, OwnRefusal, RunEnd, Session, SessionOptions};
 
 global_asm!(
     r#"
@@ -248,7 +248,21 @@ impl Locate for Four {
     }
 }
 
-/// A part of the program, with the functions that it is about.
+const COUNTED: &str = "counted";
+const RED_ZONE: &str = "red zone";
+const SHADOW_STACK: &str = "shadow stack";
+
+/// Which functions a part of the program is about.
+fn functions_of(part: &str) -> &'static [&'static str] {
+    match part {
+        COUNTED => &[executors_counted::NAME, executors_loading::NAME],
+        RED_ZONE => &[executors_red_zone::NAME],
+        SHADOW_STACK => &[executors_calling::NAME, executors_astray::NAME],
+        other => panic!("{other}"),
+    }
+}
+
+/// A part of the program.
 struct Part {
     name: &'static str,
     functions: &'static [&'static str],
@@ -257,8 +271,8 @@ struct Part {
 }
 
 impl Part {
-    fn new(name: &'static str, functions: &'static [&'static str], rounds: u64) -> Part {
-        Part { name, functions, rounds, objects: Arc::default() }
+    fn new(name: &'static str, rounds: u64) -> Part {
+        Part { name, functions: functions_of(name), rounds, objects: Arc::default() }
     }
 
     fn program() -> PathBuf {
@@ -345,15 +359,14 @@ impl Part {
         command.stdout(writer);
         client.launch(command, SessionOptions::default()).unwrap();
         let odd = Expression::register(Register::R9).binary(Binary::And, 1.into());
-        let place = |function: &&str| {
-            client.probe(Part::spec(function), Program::new().filter(odd.clone())).unwrap()
-        };
+        let place =
+            |function: &&str| client.probe(Part::spec(function), Program::new().filter(odd.clone())).unwrap();
         let probes: Vec<_> = self.functions.iter().map(place).collect();
         ended(client.run_for(Duration::from_secs(120)).unwrap());
         let mut run = Run::default();
         for probe in probes {
             let report = client.report(probe).unwrap().unwrap();
-            run.sites += report.sites.len() as u64;
+            run.sites += report.sites;
             run.add(report.counters);
         }
         drop(client);
@@ -555,13 +568,13 @@ fn program() {
         action.sa_flags = libc::SA_SIGINFO;
         assert_eq!(libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut()), 0);
     }
-    let (functions, run): (&[&str], fn(u64) -> String) = match part.as_str() {
-        COUNTED.0 => (COUNTED.1, counted),
-        RED_ZONE.0 => (RED_ZONE.1, red_zone),
-        SHADOW_STACK.0 => (SHADOW_STACK.1, shadow_stack),
+    let run = match part.as_str() {
+        COUNTED => counted,
+        RED_ZONE => red_zone,
+        SHADOW_STACK => shadow_stack,
         other => panic!("{other}"),
     };
-    if part == SHADOW_STACK.0 {
+    if part == SHADOW_STACK {
         let error = enable_shadow_stack();
         if error != 0 {
             let error = std::io::Error::from_raw_os_error(i32::try_from(-error).unwrap());
@@ -576,7 +589,9 @@ fn program() {
     });
     let mut probes = Vec::new();
     if let Some(session) = &mut session {
-        probes.extend(functions.iter().map(|name| session.probe(Each(range_of(name)), filter).unwrap()));
+        probes.extend(
+            functions_of(&part).iter().map(|name| session.probe(Each(range_of(name)), filter).unwrap()),
+        );
     }
     let result = run(rounds(1));
     println!("answer: {result}");
@@ -601,13 +616,9 @@ fn program() {
     std::process::exit(0);
 }
 
-const COUNTED: (&str, &[&str]) = ("counted", &[executors_counted::NAME, executors_loading::NAME]);
-const RED_ZONE: (&str, &[&str]) = ("red zone", &[executors_red_zone::NAME]);
-const SHADOW_STACK: (&str, &[&str]) = ("shadow stack", &[executors_calling::NAME, executors_astray::NAME]);
-
 #[test]
 fn hits_and_counts_are_equal_in_all_executors() {
-    let part = Part::new(COUNTED.0, COUNTED.1, rounds(20));
+    let part = Part::new(COUNTED, rounds(20));
     let plain = part.plain().unwrap();
     let mut first: Option<[u64; 5]> = None;
     for by in ALL {
@@ -615,7 +626,9 @@ fn hits_and_counts_are_equal_in_all_executors() {
         assert_eq!(run.output, plain, "{by:?}");
         assert_eq!((run.missed, &run.refused), (0, &Vec::new()), "{by:?}");
         let [hits, emulated, faulted, native, filtered] = run.counted;
-        println!("{by:?}: {hits} hits, {emulated} emulated, {faulted} faulted, {native} native, {filtered} filtered");
+        println!(
+            "{by:?}: {hits} hits, {emulated} emulated, {faulted} faulted, {native} native, {filtered} filtered"
+        );
         // Of every fourth round the load faults, and its handler goes on at the RET.
         assert_eq!((faulted, native), (part.rounds.div_ceil(4), part.rounds), "{by:?}");
         assert_eq!((emulated + native + faulted, 2 * filtered), (hits, hits), "{by:?}");
@@ -626,7 +639,7 @@ fn hits_and_counts_are_equal_in_all_executors() {
 
 #[test]
 fn what_lies_below_the_stack_pointer_stays_in_all_executors() {
-    let part = Part::new(RED_ZONE.0, RED_ZONE.1, rounds(50));
+    let part = Part::new(RED_ZONE, rounds(50));
     let plain = part.plain().unwrap();
     assert_eq!(plain, format!("{0} of {0} intact", part.rounds));
     for by in ALL {
@@ -635,7 +648,10 @@ fn what_lies_below_the_stack_pointer_stays_in_all_executors() {
         assert_eq!(run.output, plain, "{by:?}");
         let [hits, emulated, ..] = run.counted;
         assert_eq!((hits, emulated), (part.rounds * run.sites, hits), "{by:?}: {run:?}");
-        assert_eq!((run.sites, run.missed), (Each(executors_red_zone::range()).instructions().len() as u64, 0));
+        assert_eq!(
+            (run.sites, run.missed),
+            (Each(executors_red_zone::range()).instructions().len() as u64, 0)
+        );
         assert_eq!(run.jumps > 0, by == By::Jump, "{by:?}");
         println!("{by:?}: {hits} hits, all emulated; {}", run.output);
     }
@@ -643,7 +659,7 @@ fn what_lies_below_the_stack_pointer_stays_in_all_executors() {
 
 /// The shadow stack is where it was, whoever has called and returned, and a return elsewhere is the program's own SIGSEGV.
 fn shadow_stacks_stay_in_step(all: &[By]) {
-    let part = Part::new(SHADOW_STACK.0, SHADOW_STACK.1, rounds(20));
+    let part = Part::new(SHADOW_STACK, rounds(20));
     let plain = match part.plain() {
         Ok(plain) => plain,
         Err(reason) => return println!("skipped: {reason}"),

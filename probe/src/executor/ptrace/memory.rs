@@ -280,7 +280,8 @@ impl UserMemory for Accessor<'_> {
     fn write_shadow_stack(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryFault> {
         let written = self.space.read().write_raw(address, bytes);
         written.map_err(|error| {
-            self.threads.memory_refused |= !matches!(errno(&error), Errno::EIO | Errno::EFAULT | Errno::ESRCH);
+            self.threads.memory_refused |=
+                !matches!(errno(&error), Errno::EIO | Errno::EFAULT | Errno::ESRCH);
             Self::fault(address, 0, Access::Write, false)
         })
     }

@@ -67,7 +67,9 @@ impl RunOn for Ptrace<'_> {
     }
 
     fn can_run_on(&self) -> bool {
-        self.registers.is_64_bit() && self.registers.knows_shadow_stack() && !self.registers.file.rflags.contains(Rflags::TF)
+        self.registers.is_64_bit()
+            && self.registers.knows_shadow_stack()
+            && !self.registers.file.rflags.contains(Rflags::TF)
     }
 
     fn is_in_call(&self) -> bool {

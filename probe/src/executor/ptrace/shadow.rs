@@ -83,18 +83,18 @@ mod tests {
     fn calls_are_emulated_and_switches_are_the_threads_own() {
         let decoded = |bytes: &[u8]| Displaced::decode_on(bytes, 0x1000, Processor::host()).unwrap();
         for (bytes, own) in [
-            (&[0xe8, 0x10, 0, 0, 0][..], false),           // call
-            (&[0xff, 0xd0], false),                        // call rax
-            (&[0xc3], false),                              // ret
-            (&[0xc2, 8, 0], false),                        // ret 8
-            (&[0x48, 0xcb], false),                        // retf
-            (&[0x48, 0xcf], false),                        // iretq
-            (&[0x48, 0xff, 0x18], false),                  // call far [rax]
-            (&[0xf3, 0x48, 0x0f, 0x1e, 0xc8], false),      // rdsspq rax
-            (&[0xf3, 0x0f, 0xae, 0xe8], true),             // incsspd eax
-            (&[0xf3, 0x48, 0x0f, 0xae, 0xe8], true),       // incsspq rax
-            (&[0xf3, 0x0f, 0x01, 0x28], true),             // rstorssp [rax]
-            (&[0xf3, 0x0f, 0x01, 0xea], true),             // saveprevssp
+            (&[0xe8, 0x10, 0, 0, 0][..], false),      // call
+            (&[0xff, 0xd0], false),                   // call rax
+            (&[0xc3], false),                         // ret
+            (&[0xc2, 8, 0], false),                   // ret 8
+            (&[0x48, 0xcb], false),                   // retf
+            (&[0x48, 0xcf], false),                   // iretq
+            (&[0x48, 0xff, 0x18], false),             // call far [rax]
+            (&[0xf3, 0x48, 0x0f, 0x1e, 0xc8], false), // rdsspq rax
+            (&[0xf3, 0x0f, 0xae, 0xe8], true),        // incsspd eax
+            (&[0xf3, 0x48, 0x0f, 0xae, 0xe8], true),  // incsspq rax
+            (&[0xf3, 0x0f, 0x01, 0x28], true),        // rstorssp [rax]
+            (&[0xf3, 0x0f, 0x01, 0xea], true),        // saveprevssp
         ] {
             let displaced = decoded(bytes);
             assert!(concerns(&displaced), "{displaced:?}");
