@@ -1,5 +1,6 @@
 //! Holds the emulator against the processor itself.
 
+mod arena;
 pub mod bytes;
 pub mod codes;
 pub mod compare;

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -21,11 +22,14 @@ use std::time::{Duration, Instant};
 use probe::own::{Means, Options, Session};
 use probe::resolve::{Objects, Resolver};
 use probe::spec::ProbeSpec;
-use probe::{Action, ProbeError, ProbeId};
+use probe::{Action, ProbeId};
 use serde::{Deserialize, Serialize};
+
+use crate::arena;
 
 /// The environment variable that says what is to be done.
 const PLAN: &str = "STEPLESS_OWN";
+const PLAN_NAME: &CStr = c"STEPLESS_OWN";
 const PRELOAD: &str = "LD_PRELOAD";
 
 /// What is to be done in a program.
@@ -33,8 +37,8 @@ const PRELOAD: &str = "LD_PRELOAD";
 pub(crate) struct Plan {
     /// What is to be probed.
     pub(crate) probes: Vec<String>,
-    /// The probes are removed at once.
-    pub(crate) removed: bool,
+    /// 1 if they are not to be placed after all, else 0; the plan is as long either way, and with it the stack.
+    pub(crate) idle: u8,
     /// Jumps are put where they are safe.
     pub(crate) jumps: bool,
     /// Where the answer is to be written.
@@ -76,6 +80,10 @@ static RUNNING: Mutex<Option<Running>> = Mutex::new(None);
 static START: extern "C" fn() = start;
 
 extern "C" fn start() {
+    // SAFETY: the program has no other thread yet, and the name ends with a zero.
+    if unsafe { libc::getenv(PLAN_NAME.as_ptr()) }.is_null() || !arena::reserve() {
+        return;
+    }
     let Some(plan) = std::env::var(PLAN).ok().and_then(|plan| serde_json::from_str(&plan).ok()) else {
         return;
     };
@@ -111,18 +119,10 @@ extern "C" fn end() {
 impl Running {
     fn place(&mut self) -> Result<(), Box<dyn Error>> {
         let mut session = Session::with(Options { jumps: self.plan.jumps })?;
-        for spec in &self.plan.probes {
+        for spec in self.plan.probes.iter().filter(|_| self.plan.idle == 0) {
             let spec: ProbeSpec = spec.parse()?;
-            let probe =
-                session.probe(Resolver::new(spec, Arc::new(Objects::default())), |_| Action::Continue);
-            match probe {
-                Ok(probe) => self.probes.push(probe),
-                Err(error @ ProbeError::Unplaceable { .. }) if self.plan.removed => drop(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if self.plan.removed {
-            self.probes.iter().for_each(|&probe| session.remove(probe));
+            let resolver = Resolver::new(spec, Arc::new(Objects::default()));
+            self.probes.push(session.probe(resolver, |_| Action::Continue)?);
         }
         self.session = Some(session);
         Ok(())
