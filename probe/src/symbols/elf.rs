@@ -22,6 +22,7 @@ use object::{LittleEndian, ReadCache, ReadRef};
 use crate::symbols::code::starts_of;
 use crate::symbols::debug::{DebugError, DebugInfo, UnwindTables};
 use crate::target::lock;
+use crate::target::mapped::View;
 
 mod debug_file;
 mod go;
@@ -34,7 +35,6 @@ mod symbols;
 mod unwind;
 mod usdt;
 
-pub(crate) use debug_file::Open;
 pub(crate) use go::is_go;
 pub(crate) use indirect::Slot;
 pub use names::demangle;
@@ -44,6 +44,7 @@ pub(crate) use symbols::why_stripped;
 pub use symbols::{Function, LookupError, Symbol, SymbolKind, SymbolName, Version};
 pub use usdt::Usdt;
 
+pub(crate) use debug_file::Places;
 use debug_file::{Link, Other, Supplement};
 
 /// The debug file to which a file has that link.
@@ -169,6 +170,8 @@ pub struct Elf {
     debug_file: Option<(PathBuf, File)>,
     /// What its debug information shares with that of others, by its name, and where it was found.
     supplement: Option<(PathBuf, Option<(PathBuf, File)>)>,
+    /// Where files with debug information are looked for that was split off, if there may be some.
+    places: Option<Arc<Places>>,
     debug: OnceLock<Result<Arc<DebugInfo>, DebugError>>,
     /// Once somebody has asked: the probes of its author, or what is wrong with them.
     usdt: OnceLock<Result<Vec<Usdt>, String>>,
@@ -200,20 +203,16 @@ impl Elf {
         let file = File::open(path).map_err(read)?;
         // Not where a symbolic link to it lies.
         let real = std::fs::canonicalize(path).map_err(read)?;
-        Elf::with(path, whole(path, &file)?, &|other| other.file(&real, &open_regular, debug_files))
+        let places = Places { view: View::own(), named: debug_files.to_vec(), object: real };
+        Elf::with(path, whole(path, &file)?, Some(places))
     }
 
-    /// Reads `file`, which is called `path`, and its debug file: one of `debug_files`, or what `open` finds.
+    /// Reads `file`, which is called `path`, and its debug file: one of `debug_files`, or what is found in `view`.
     ///
     /// # Errors
     /// As [`Elf::open`].
-    pub(crate) fn read(
-        path: &Path,
-        file: &File,
-        open: Open<'_>,
-        debug_files: &[PathBuf],
-    ) -> Result<Elf, ElfError> {
-        Elf::with(path, whole(path, file)?, &|other| other.file(path, open, debug_files))
+    pub(crate) fn read(path: &Path, file: &File, view: View, named: Vec<PathBuf>) -> Result<Elf, ElfError> {
+        Elf::with(path, whole(path, file)?, Some(Places { view, named, object: path.to_owned() }))
     }
 
     /// Takes `data` for the contents of the file at `path`, and looks for no debug file.
@@ -221,11 +220,12 @@ impl Elf {
     /// # Errors
     /// As [`Elf::open`].
     pub fn parse(path: &Path, data: Vec<u8>) -> Result<Elf, ElfError> {
-        Elf::with(path, data, &|_| None)
+        Elf::with(path, data, None)
     }
 
-    fn with(path: &Path, data: Vec<u8>, others: Others<'_>) -> Result<Elf, ElfError> {
-        let contents = parse(&Named { path }, data.as_slice(), others)?;
+    fn with(path: &Path, data: Vec<u8>, places: Option<Places>) -> Result<Elf, ElfError> {
+        let others = |other: Other<'_>| other.file(places.as_ref()?);
+        let contents = parse(&Named { path }, data.as_slice(), &others)?;
         let Contents {
             position_independent,
             soname,
@@ -236,6 +236,7 @@ impl Elf {
             slots,
             debug_file,
             supplement,
+            is_split,
         } = contents;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Elf {
@@ -252,6 +253,7 @@ impl Elf {
             starts: Mutex::default(),
             debug_file,
             supplement,
+            places: places.filter(|_| is_split).map(Arc::new),
             debug: OnceLock::new(),
             usdt: OnceLock::new(),
         })
@@ -415,7 +417,8 @@ impl Elf {
         let read = || {
             let code = self.code.iter().map(|range| range.address..range.address.saturating_add(range.size));
             let (file, supplement) = (self.debug_file.as_ref(), self.supplement.as_ref());
-            DebugInfo::read(&self.path, &self.data, code.collect(), file, supplement).map(Arc::new)
+            let places = self.places.clone();
+            DebugInfo::read(&self.path, &self.data, code.collect(), file, supplement, places).map(Arc::new)
         };
         self.debug.get_or_init(read).clone()
     }
@@ -529,6 +532,8 @@ struct Contents {
     slots: Vec<(u64, Slot)>,
     debug_file: Option<(PathBuf, File)>,
     supplement: Option<(PathBuf, Option<(PathBuf, File)>)>,
+    /// Whether its debug information may be split off.
+    is_split: bool,
 }
 
 fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents, ElfError> {
@@ -584,6 +589,8 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
         let file = others(Other::Supplement(&supplement, of));
         (supplement.name, file)
     });
+    // What is split off refers to addresses there.
+    let is_split = debug_file.is_some() || is_complete(b".debug_addr") || is_complete(b".zdebug_addr");
     let others = || match &debug_file {
         Some((path, file)) => debug_file::symbols(path, file, &code),
         None => minidebug::symbols(&sections, data, &code),
@@ -607,6 +614,7 @@ fn parse(named: &Named<'_>, data: &[u8], others: Others<'_>) -> Result<Contents,
         slots,
         debug_file,
         supplement,
+        is_split,
     })
 }
 

@@ -11,8 +11,9 @@ use crate::symbols::glob;
 use crate::symbols::indirect::Indirect;
 use crate::symbols::locate::{Counter, Locate, LocateError, Site};
 use crate::symbols::spec::{Name, PlaceSpec, ProbeSpec, UprobeEvent};
+use crate::target::lock;
+use crate::target::mapped::{self, View};
 use crate::target::maps::{self, Mapping, Maps};
-use crate::target::{lock, mapped};
 
 mod authored;
 mod error;
@@ -109,9 +110,8 @@ impl Resolver {
                 let absolute = absolute(path, self.base.as_deref())?;
                 mapped::in_root(pid, &absolute).and_then(|found| mapped::reopen(&found))
             };
-            let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
             let file = read().map_err(|source| named(path, source))?;
-            Ok(Arc::new(Elf::read(path, &file, &open, &self.objects.debug_files())?))
+            Ok(Arc::new(Elf::read(path, &file, View::of(pid), self.objects.debug_files())?))
         })
     }
 

@@ -70,18 +70,25 @@ pub(crate) fn open(maps: &Maps, mapping: &Mapping) -> Result<File, MappedError> 
 /// # Errors
 /// There is none, or the process's root is not for us to see.
 pub(crate) fn in_root(pid: i32, path: &Path) -> io::Result<File> {
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let directory = path_only(&root)?;
+    below(&path_only(&root_of(pid))?, path)
+}
+
+fn root_of(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/root"))
+}
+
+/// Finds `path` as one sees it whose root is `directory`.
+fn below(directory: &File, path: &Path) -> io::Result<File> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(&directory, name.as_c_str(), how) {
+    match openat2(directory, name.as_c_str(), how) {
         Ok(file) => Ok(File::from(file)),
         // Not before Linux 5.6, nor in every sandbox, nor while somebody renames. A link may lead astray then,
         // which the caller finds out.
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EAGAIN) => {
-            path_only(&root.join(path.strip_prefix("/").unwrap_or(path)))
+            path_only(&link_of(directory).join(path.strip_prefix("/").unwrap_or(path)))
         }
         Err(error) => Err(error.into()),
     }
@@ -96,9 +103,31 @@ pub(crate) fn reopen(found: &File) -> io::Result<File> {
     }
 }
 
-/// Opens the regular file at `path` as process `pid` sees it or, where it has none, as this one does.
-pub(crate) fn open_regular(pid: i32, path: &Path) -> io::Result<File> {
-    in_root(pid, path).and_then(|found| reopen(&found)).or_else(|_| elf::open_regular(path))
+/// Files as one process sees them or, where it has none, as this one does.
+#[derive(Debug)]
+pub(crate) struct View {
+    root: Option<File>,
+}
+
+impl View {
+    /// Those that this process sees.
+    pub(crate) fn own() -> View {
+        View { root: None }
+    }
+
+    /// Those that process `pid` sees now, also when it has ended.
+    pub(crate) fn of(pid: i32) -> View {
+        View { root: path_only(&root_of(pid)).ok() }
+    }
+
+    /// Opens the regular file at `path`.
+    pub(crate) fn open(&self, path: &Path) -> io::Result<File> {
+        match &self.root {
+            Some(root) => below(root, path).and_then(|found| reopen(&found)),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+        .or_else(|_| elf::open_regular(path))
+    }
 }
 
 /// The path of what [`in_root`] has found as the kernel prints it for us, in `/proc/PID/maps` as well.

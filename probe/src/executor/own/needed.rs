@@ -14,7 +14,7 @@ use iced_x86::{Decoder, FlowControl, OpKind};
 
 use crate::executor::own::{machine, sites};
 use crate::symbols::elf::Elf;
-use crate::target::mapped;
+use crate::target::mapped::{self, View};
 use crate::target::maps::{self, Mapping, Maps};
 
 unsafe extern "C" {
@@ -137,7 +137,7 @@ impl Needed {
 /// The object that `mapping`, one of `maps`, maps.
 fn object(maps: &Maps, mapping: &Mapping) -> Option<Elf> {
     let file = mapped::open(maps, mapping).ok()?;
-    Elf::read(mapping.file()?, &file, &|path| mapped::open_regular(maps.pid(), path), &[]).ok()
+    Elf::read(mapping.file()?, &file, View::of(maps.pid()), Vec::new()).ok()
 }
 
 /// Whether a function is of a crate that hits need: its path begins with that, or it is a method of a type there.

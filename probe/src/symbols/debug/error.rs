@@ -31,10 +31,12 @@ pub enum DebugError {
     },
     /// It takes more work than a file of its size can need.
     TooMuch,
-    /// The unit's debug information lies in another file, which is not read (DWARF 5, section 7.3.2).
+    /// The unit's debug information lies in another file, which was not found (DWARF 5, section 7.3.2).
     Split {
         /// The name of that file.
         name: String,
+        /// Where it was looked for, and what is wrong there.
+        tried: Vec<(PathBuf, String)>,
     },
     /// It refers to what it shares with that of other files, which lies in a file that was not found (DWARF 5, section
     /// 7.3.6).
@@ -119,10 +121,13 @@ impl fmt::Display for DebugError {
             DebugError::TooMuch => {
                 f.write_str("the debug information is corrupt: it refers to itself over and over")
             }
-            DebugError::Split { name } => write!(
-                f,
-                "its debug information is split off into `{name}`, which is not read; compile it without -gsplit-dwarf"
-            ),
+            DebugError::Split { name, tried } => {
+                write!(f, "its debug information is split off into `{name}`, which was not found")?;
+                for (at, (path, what)) in tried.iter().enumerate() {
+                    write!(f, "{} {}: {what}", if at == 0 { ":" } else { ";" }, path.display())?;
+                }
+                f.write_str("; --debug-file names it, or its package (.dwp)")
+            }
             DebugError::NoSupplement { name } => write!(
                 f,
                 "its debug information shares a part with that of other files, in `{}`, which was not found",

@@ -70,7 +70,7 @@ impl Block {
 impl<'a> Query<'a> {
     /// The entry of the function whose code holds an address.
     pub(super) fn function_at(&self, unit: usize, address: u64) -> Result<Option<Die>, DebugError> {
-        let entry = self.info.units.get(unit);
+        let entry = self.info.unit(unit);
         let entry = entry.ok_or_else(|| self.at(Die { unit, offset: 0 }, "there is no such unit"))?;
         let functions = entry.functions.get_or_init(|| Functions::read(self, unit));
         let functions = functions.as_ref().map_err(Clone::clone)?;
@@ -224,7 +224,11 @@ impl<'a> Query<'a> {
         let row = lines.row_at(address);
         let mut file = row.and_then(|row| lines.file(row)).map(str::to_owned);
         let mut line = row.map(|row| u64::from(row.line)).filter(|line| *line != 0);
-        let blocks = self.blocks_at(unit, address)?;
+        let blocks = match self.blocks_at(unit, address) {
+            // Lines are not split off.
+            Err(DebugError::Split { .. }) => Vec::new(),
+            blocks => blocks?,
+        };
         let mut frames = Vec::new();
         for block in blocks.iter().rev().filter(|block| block.kind != BlockKind::Lexical) {
             let inlined = block.kind == BlockKind::Inlined;

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use gimli::{
     Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfoOffset, DebugTypeSignature,
-    DebuggingInformationEntry, Dwarf, EntriesRaw, LittleEndian, Reader, SectionId, UnitHeader, UnitOffset,
-    UnitType, constants as dw,
+    DebuggingInformationEntry, Dwarf, DwarfPackage, EntriesRaw, LittleEndian, Reader, Section, SectionId,
+    UnitHeader, UnitOffset, UnitType, constants as dw,
 };
 
 use super::error::DebugError;
@@ -19,14 +19,26 @@ use super::functions::{Block, Functions};
 use super::lines::Lines;
 use super::names::Names;
 use super::sections::{Sections, Slice, malformed};
+use super::split::{Split, Splits};
 use super::tls::ThreadLocal;
 use super::unwind::Unwound;
+use crate::symbols::elf::Places;
 
 /// A unit that was read.
 pub(super) struct Unit<'a> {
     inner: gimli::Unit<Slice<'a>>,
-    /// Whether it is one of the supplementary file.
-    supplementary: bool,
+    /// The sections that it is in.
+    sections: Arc<Dwarf<Slice<'a>>>,
+}
+
+impl<'a> Unit<'a> {
+    pub(super) fn new(inner: gimli::Unit<Slice<'a>>, sections: Arc<Dwarf<Slice<'a>>>) -> Unit<'a> {
+        Unit { inner, sections }
+    }
+
+    pub(super) fn into_inner(self) -> gimli::Unit<Slice<'a>> {
+        self.inner
+    }
 }
 
 impl<'a> Deref for Unit<'a> {
@@ -43,6 +55,9 @@ pub(super) type Value<'a> = AttributeValue<Slice<'a>>;
 /// How far one entry may refer to another to complete it.
 const MOST_REFERENCES: usize = 16;
 
+/// How much work an answer may take for each byte.
+const WORK: u64 = 64;
+
 /// An entry of one unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Die {
@@ -52,16 +67,35 @@ pub(super) struct Die {
     pub(super) offset: usize,
 }
 
+/// In which sections a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Home {
+    /// The object's, or its debug file's.
+    Object,
+    /// The supplementary file's.
+    Supplement,
+    /// Those with what was split off of that unit.
+    Split(usize),
+    /// What that row of a package's index of type units says.
+    Packaged {
+        /// The number of the package.
+        package: usize,
+        /// The row.
+        row: u32,
+    },
+}
+
 /// A unit, and what was found in it so far.
 #[derive(Debug)]
 pub(super) struct UnitEntry {
     /// Where it begins in its section.
-    offset: u64,
+    pub(super) offset: u64,
     /// Whether that is .debug_types.
-    types: bool,
-    /// Whether that is one of the supplementary file.
-    supplementary: bool,
+    pub(super) types: bool,
+    home: Home,
     abbreviations: u64,
+    /// Where most of it is, if that was split off.
+    pub(super) split: Option<Split>,
     /// Why it cannot be read.
     broken: Option<DebugError>,
     pub(super) language: Option<dw::DwLang>,
@@ -70,8 +104,31 @@ pub(super) struct UnitEntry {
 }
 
 impl UnitEntry {
+    /// The unit with that header.
+    pub(super) fn new(header: &UnitHeader<Slice<'_>>, types: bool, home: Home) -> UnitEntry {
+        UnitEntry {
+            offset: header.offset().0 as u64,
+            types,
+            home,
+            abbreviations: header.debug_abbrev_offset().0 as u64,
+            split: None,
+            broken: None,
+            language: None,
+            functions: OnceLock::new(),
+            lines: OnceLock::new(),
+        }
+    }
+
+    fn is_supplementary(&self) -> bool {
+        self.home == Home::Supplement
+    }
+
     fn section(&self) -> &'static str {
-        if self.types { SectionId::DebugTypes.name() } else { SectionId::DebugInfo.name() }
+        let id = if self.types { SectionId::DebugTypes } else { SectionId::DebugInfo };
+        match self.home {
+            Home::Object | Home::Supplement if self.split.is_none() => id.name(),
+            _ => id.dwo_name().unwrap_or_default(),
+        }
     }
 }
 
@@ -91,6 +148,8 @@ pub struct DebugInfo {
     supplement_name: Option<PathBuf>,
     code: Vec<Range<u64>>,
     pub(super) thread_local: ThreadLocal,
+    /// Where their first values are.
+    pub(super) thread_block: Range<u64>,
     pub(super) units: Vec<UnitEntry>,
     /// Why there may be more.
     incomplete: Option<DebugError>,
@@ -100,19 +159,22 @@ pub struct DebugInfo {
     signatures: HashMap<u64, Die>,
     /// The code of the units, in its order.
     ranges: Vec<(Range<u64>, usize)>,
+    pub(super) splits: Splits,
     pub(super) names: OnceLock<Names>,
     pub(super) unwound: OnceLock<Vec<Unwound>>,
 }
 
 impl DebugInfo {
     /// That of the object at `path` with these contents and this code; `debug_file` is looked at where the object has
-    /// none itself. `supplement` is the name of the file to which either refers, and the file, if it was found.
+    /// none itself. `supplement` is the name of the file to which either refers, and the file, if it was found. What was
+    /// split off is looked for in `places`.
     pub(crate) fn read(
         path: &Path,
         data: &Arc<Vec<u8>>,
         code: Vec<Range<u64>>,
         debug_file: Option<&(PathBuf, File)>,
         supplement: Option<&(PathBuf, Option<(PathBuf, File)>)>,
+        places: Option<Arc<Places>>,
     ) -> Result<DebugInfo, DebugError> {
         let own = Sections::in_memory(data)?;
         let (path, sections, object) = match debug_file {
@@ -124,6 +186,7 @@ impl DebugInfo {
             return Err(DebugError::Missing { path: path.to_owned() });
         }
         let thread_local = ThreadLocal::of(data);
+        let thread_block = ThreadLocal::block(data);
         let supplement_name = supplement.map(|(name, _)| name.clone());
         let supplement = match supplement {
             Some((_, Some((path, file)))) => Some(Sections::on_disk(path, file)?),
@@ -137,11 +200,13 @@ impl DebugInfo {
             supplement_name,
             code,
             thread_local,
+            thread_block,
             units: Vec::new(),
             incomplete: None,
             abbreviations: HashMap::new(),
             signatures: HashMap::new(),
             ranges: Vec::new(),
+            splits: Splits::new(places),
             names: OnceLock::new(),
             unwound: OnceLock::new(),
         };
@@ -152,7 +217,7 @@ impl DebugInfo {
         info.ranges = ranges;
         for (unit, root) in info.units.iter_mut().zip(found) {
             match root {
-                Ok(language) => unit.language = language,
+                Ok((language, split)) => (unit.language, unit.split) = (language, split),
                 Err(error) => unit.broken = Some(error),
             }
         }
@@ -184,10 +249,8 @@ impl DebugInfo {
 
     /// Why something may not have been found.
     pub(super) fn trouble(&self) -> Option<&DebugError> {
-        let broken = |unit: &&UnitEntry| !matches!(unit.broken, Some(DebugError::Split { .. }) | None);
-        let split = || self.units.iter().find_map(|unit| unit.broken.as_ref());
-        let broken = self.units.iter().find(broken).and_then(|unit| unit.broken.as_ref());
-        self.incomplete.as_ref().or(broken).or_else(split)
+        let broken = || self.units.iter().find_map(|unit| unit.broken.as_ref());
+        self.incomplete.as_ref().or_else(broken).or_else(|| self.missing())
     }
 
     /// The units with code at `address`.
@@ -213,7 +276,7 @@ impl DebugInfo {
     /// How much work an answer may take.
     fn allowance(&self) -> u64 {
         let supplement = self.supplement.as_ref().map_or(0, Sections::length);
-        self.sections.length().saturating_add(supplement).saturating_mul(64).saturating_add(1 << 22)
+        self.sections.length().saturating_add(supplement).saturating_mul(WORK).saturating_add(1 << 22)
     }
 }
 
@@ -223,22 +286,13 @@ type Headers = (Vec<UnitEntry>, HashMap<u64, Die>, Option<DebugError>);
 fn headers(info: &DebugInfo) -> Headers {
     let query = Query::new(info);
     let (mut units, mut signatures) = (Vec::new(), HashMap::new());
-    let mut take = |header: &UnitHeader<Slice<'_>>, types: bool, supplementary: bool| {
+    let mut take = |header: &UnitHeader<Slice<'_>>, types: bool, home: Home| {
         let offset = header.offset().0;
         if let UnitType::Type { type_signature: DebugTypeSignature(signature), type_offset } = header.type_()
         {
             signatures.insert(signature, Die { unit: units.len(), offset: type_offset.0 });
         }
-        units.push(UnitEntry {
-            offset: offset as u64,
-            types,
-            supplementary,
-            abbreviations: header.debug_abbrev_offset().0 as u64,
-            broken: None,
-            language: None,
-            functions: OnceLock::new(),
-            lines: OnceLock::new(),
-        });
+        units.push(UnitEntry::new(header, types, home));
         (offset + header.length_including_self()) as u64
     };
     let mut end = 0;
@@ -246,7 +300,7 @@ fn headers(info: &DebugInfo) -> Headers {
     let mut headers = query.dwarf.units();
     loop {
         match headers.next() {
-            Ok(Some(header)) => end = take(&header, false, false),
+            Ok(Some(header)) => end = take(&header, false, Home::Object),
             Ok(None) => break,
             Err(error) => {
                 incomplete = Some(malformed(SectionId::DebugInfo.name(), end, error));
@@ -258,7 +312,7 @@ fn headers(info: &DebugInfo) -> Headers {
     let mut headers = query.dwarf.type_units();
     loop {
         match headers.next() {
-            Ok(Some(header)) => end = take(&header, true, false),
+            Ok(Some(header)) => end = take(&header, true, Home::Object),
             Ok(None) => break,
             Err(error) => {
                 incomplete.get_or_insert(malformed(SectionId::DebugTypes.name(), end, error));
@@ -268,7 +322,7 @@ fn headers(info: &DebugInfo) -> Headers {
     }
     let mut headers = query.supplement.units();
     while let Ok(Some(header)) = headers.next() {
-        take(&header, false, true);
+        take(&header, false, Home::Supplement);
     }
     (units, signatures, incomplete)
 }
@@ -279,7 +333,7 @@ fn abbreviations(info: &DebugInfo) -> HashMap<(bool, u64), Result<Arc<Abbreviati
     let mut all = HashMap::new();
     for (supplementary, sections) in [(false, Some(&info.sections)), (true, info.supplement.as_ref())] {
         let Some(section) = sections.map(|sections| sections.get(SECTION)) else { continue };
-        let units = info.units.iter().filter(|unit| unit.supplementary == supplementary);
+        let units = info.units.iter().filter(|unit| unit.is_supplementary() == supplementary);
         let starts: BTreeSet<u64> = units.map(|unit| unit.abbreviations).collect();
         let ends = starts.iter().skip(1).copied().chain([section.len() as u64]);
         for (&start, end) in starts.iter().zip(ends) {
@@ -293,22 +347,25 @@ fn abbreviations(info: &DebugInfo) -> HashMap<(bool, u64), Result<Arc<Abbreviati
     all
 }
 
-type Roots = (Vec<(Range<u64>, usize)>, Vec<Result<Option<dw::DwLang>, DebugError>>);
+/// The language, and where most of the unit is, if that was split off.
+type Root = (Option<dw::DwLang>, Option<Split>);
+type Roots = (Vec<(Range<u64>, usize)>, Vec<Result<Root, DebugError>>);
 
-/// What the first entries of the units say: where the code lies, and the language.
+/// What the first entries of the units say: where the code lies, and what the unit is.
 fn roots(info: &DebugInfo) -> Roots {
     let query = Query::new(info);
     let mut all = Vec::new();
     let root = |index: usize, entry: &UnitEntry, all: &mut Vec<_>| {
         if entry.types {
-            return Ok(None);
+            return Ok((None, None));
         }
-        let unit = query.read_unit(index)?;
-        let language = query.root(index, &unit)?.attr_value(dw::DW_AT_language);
+        let unit = query.read_own(index)?;
+        let first = query.root(index, &unit)?;
+        let language = language_of(first.attr_value(dw::DW_AT_language));
         let malformed = |error| malformed(entry.section(), entry.offset, error);
-        if entry.supplementary {
+        if entry.is_supplementary() {
             // It has no code.
-            return Ok(language_of(language));
+            return Ok((language, None));
         }
         let mut ranges = query.dwarf.unit_ranges(&unit).map_err(malformed)?;
         while let Some(range) = ranges.next().map_err(malformed)? {
@@ -317,14 +374,14 @@ fn roots(info: &DebugInfo) -> Roots {
                 all.push((range.begin..range.end, index));
             }
         }
-        Ok(language_of(language))
+        Ok((language, Split::of(&query, &unit, &first)))
     };
     let found = info.units.iter().enumerate().map(|(index, entry)| root(index, entry, &mut all)).collect();
     all.sort_by_key(|(range, _)| range.start);
     (all, found)
 }
 
-fn language_of(value: Option<Value<'_>>) -> Option<dw::DwLang> {
+pub(super) fn language_of(value: Option<Value<'_>>) -> Option<dw::DwLang> {
     match value {
         Some(AttributeValue::Language(language)) => Some(language),
         _ => None,
@@ -334,9 +391,13 @@ fn language_of(value: Option<Value<'_>>) -> Option<dw::DwLang> {
 /// One question: what was read for it, and how much work it has taken.
 pub(super) struct Query<'a> {
     pub(super) info: &'a DebugInfo,
-    dwarf: Dwarf<Slice<'a>>,
+    pub(super) dwarf: Arc<Dwarf<Slice<'a>>>,
     /// That of the supplementary file.
-    supplement: Arc<Dwarf<Slice<'a>>>,
+    pub(super) supplement: Arc<Dwarf<Slice<'a>>>,
+    /// Those with what was split off.
+    pub(super) homes: RefCell<HashMap<Home, Arc<Dwarf<Slice<'a>>>>>,
+    /// Packages of that, by their numbers.
+    pub(super) opened: RefCell<HashMap<usize, Rc<DwarfPackage<Slice<'a>>>>>,
     units: RefCell<HashMap<usize, Rc<Unit<'a>>>>,
     blocks: RefCell<HashMap<Die, Rc<Vec<Rc<Block>>>>>,
     /// The hashes of the types that units only declare, by their offsets.
@@ -354,8 +415,10 @@ impl<'a> Query<'a> {
         dwarf.sup = info.supplement.is_some().then(|| Arc::clone(&supplement));
         Query {
             info,
-            dwarf,
+            dwarf: Arc::new(dwarf),
             supplement,
+            homes: RefCell::default(),
+            opened: RefCell::default(),
             units: RefCell::default(),
             blocks: RefCell::default(),
             declared: RefCell::default(),
@@ -364,8 +427,13 @@ impl<'a> Query<'a> {
     }
 
     /// The sections that a unit is in.
-    pub(super) fn sections_of(&self, unit: &Unit<'a>) -> &Dwarf<Slice<'a>> {
-        if unit.supplementary { &self.supplement } else { &self.dwarf }
+    pub(super) fn sections_of<'u>(&self, unit: &'u Unit<'a>) -> &'u Dwarf<Slice<'a>> {
+        &unit.sections
+    }
+
+    /// Allows for the work that as many more bytes may take.
+    pub(super) fn earn(&self, bytes: u64) {
+        self.left.set(self.left.get().saturating_add(bytes.saturating_mul(WORK)));
     }
 
     /// Counts work, by about what reading a byte takes.
@@ -384,7 +452,7 @@ impl<'a> Query<'a> {
         if let Some(unit) = self.units.borrow().get(&index) {
             return Ok(Rc::clone(unit));
         }
-        let broken = self.info.units.get(index).and_then(|entry| entry.broken.clone());
+        let broken = self.info.unit(index).and_then(|entry| entry.broken.clone());
         if let Some(error) = broken {
             return Err(error);
         }
@@ -414,43 +482,52 @@ impl<'a> Query<'a> {
         self.declared.borrow_mut().insert(unit, Rc::new(types));
     }
 
+    /// A unit with its line table, as it is in the file itself also if it was split off.
+    pub(super) fn own_unit(&self, index: usize) -> Result<Rc<Unit<'a>>, DebugError> {
+        match self.info.unit(index) {
+            Some(entry) if entry.split.is_some() => self.read_own(index).map(Rc::new),
+            _ => self.unit(index),
+        }
+    }
+
     fn read_unit(&self, index: usize) -> Result<Unit<'a>, DebugError> {
-        let entry = self.info.units.get(index);
+        let own = self.read_own(index)?;
+        match self.info.unit(index) {
+            Some(entry) if entry.split.is_some() => self.split_unit(index, own),
+            _ => Ok(own),
+        }
+    }
+
+    fn read_own(&self, index: usize) -> Result<Unit<'a>, DebugError> {
+        let entry = self.info.unit(index);
         let entry =
             entry.ok_or_else(|| malformed(SectionId::DebugInfo.name(), 0, "there is no such unit"))?;
         let bad = |error: gimli::Error| malformed(entry.section(), entry.offset, error);
         let at = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        let dwarf = self.sections_in(entry.home)?;
         let header = if entry.types {
             // Their headers can be had in their order only.
-            let section = self.info.sections.get(SectionId::DebugTypes);
-            let rest = section.slice().get(at..).unwrap_or_default();
+            let rest = dwarf.debug_types.reader().slice().get(at..).unwrap_or_default();
             gimli::DebugTypes::new(rest, LittleEndian).units().next().map_err(bad)?
         } else {
-            let dwarf = if entry.supplementary { &*self.supplement } else { &self.dwarf };
             Some(dwarf.unit_header(DebugInfoOffset(at)).map_err(bad)?)
         };
         let header = header.ok_or_else(|| bad(gimli::Error::MissingUnitDie))?;
-        let abbreviations = match self.info.abbreviations.get(&(entry.supplementary, entry.abbreviations)) {
-            Some(table) => Arc::clone(table.as_ref().map_err(Clone::clone)?),
-            None => return Err(bad(gimli::Error::MissingUnitDie)),
+        let known = self.info.abbreviations.get(&(entry.is_supplementary(), entry.abbreviations));
+        let abbreviations = match (entry.home, known) {
+            (Home::Split(_) | Home::Packaged { .. }, _) => {
+                self.split_abbreviations(&dwarf, header.debug_abbrev_offset())?
+            }
+            (_, Some(table)) => Arc::clone(table.as_ref().map_err(Clone::clone)?),
+            (_, None) => return Err(bad(gimli::Error::MissingUnitDie)),
         };
-        let mut root = Entry::null();
-        let mut raw = header.entries_raw(&abbreviations, None).map_err(bad)?;
-        raw.read_entry(&mut root).map_err(bad)?;
-        let supplementary = entry.supplementary;
-        let dwarf = if supplementary { &*self.supplement } else { &self.dwarf };
-        let inner = gimli::Unit::new_with_abbreviations(dwarf, header, abbreviations).map_err(bad)?;
-        let unit = Unit { inner, supplementary };
+        let inner = gimli::Unit::new_with_abbreviations(&dwarf, header, abbreviations).map_err(bad)?;
+        let unit = Unit::new(inner, dwarf);
         self.spend(unit.line_program.as_ref().map_or(0, |program| program.header().header_length() as u64))?;
-        if let Some(name) =
-            [dw::DW_AT_dwo_name, dw::DW_AT_GNU_dwo_name].into_iter().find_map(|at| root.attr_value(at))
-        {
-            return Err(DebugError::Split { name: self.text(&unit, name).unwrap_or_default() });
-        }
         Ok(unit)
     }
 
-    fn root(&self, index: usize, unit: &Unit<'a>) -> Result<Entry<'a>, DebugError> {
+    pub(super) fn root(&self, index: usize, unit: &Unit<'a>) -> Result<Entry<'a>, DebugError> {
         let mut entry = Entry::null();
         let mut raw =
             unit.entries_raw(None).map_err(|error| self.at(Die { unit: index, offset: 0 }, error))?;
@@ -460,7 +537,7 @@ impl<'a> Query<'a> {
 
     /// Something wrong with what begins there.
     pub(super) fn at(&self, die: Die, what: impl ToString) -> DebugError {
-        match self.info.units.get(die.unit) {
+        match self.info.unit(die.unit) {
             Some(unit) => malformed(unit.section(), unit.offset.saturating_add(die.offset as u64), what),
             None => malformed(SectionId::DebugInfo.name(), 0, what),
         }
@@ -554,31 +631,46 @@ impl<'a> Query<'a> {
         Ok(Some(match value {
             Some(AttributeValue::UnitRef(UnitOffset(offset))) => Die { unit: from.unit, offset },
             Some(AttributeValue::DebugInfoRef(DebugInfoOffset(offset))) => {
-                let supplementary = self.info.units.get(from.unit).is_some_and(|unit| unit.supplementary);
-                self.die_in(supplementary, offset).ok_or_else(missing)?
+                self.die_at(from.unit, offset).ok_or_else(missing)?
             }
             Some(AttributeValue::DebugTypesRef(DebugTypeSignature(signature))) => {
-                *self.info.signatures.get(&signature).ok_or_else(missing)?
+                let split = self.type_of(self.home_of(from.unit), signature);
+                split.or_else(|| self.info.signatures.get(&signature).copied()).ok_or_else(missing)?
             }
             Some(AttributeValue::DebugInfoRefSup(DebugInfoOffset(offset))) => {
                 self.info.is_complete()?;
-                self.die_in(true, offset).ok_or_else(missing)?
+                self.die_among(true, offset).ok_or_else(missing)?
             }
             _ => return Ok(None),
         }))
     }
 
-    /// The entry at an offset of .debug_info.
-    pub(super) fn die_at(&self, offset: usize) -> Option<Die> {
-        self.die_in(false, offset)
+    /// Where the entries of a unit are.
+    fn home_of(&self, unit: usize) -> Home {
+        match self.info.unit(unit) {
+            Some(entry) if entry.split.is_some() => Home::Split(unit),
+            Some(entry) => entry.home,
+            None => Home::Object,
+        }
+    }
+
+    /// The entry at an offset of the section that a unit is in.
+    pub(super) fn die_at(&self, unit: usize, offset: usize) -> Option<Die> {
+        match self.home_of(unit) {
+            Home::Object => self.die_among(false, offset),
+            Home::Supplement => self.die_among(true, offset),
+            Home::Split(unit) => self.die_in_part(unit, offset),
+            // It is alone there.
+            Home::Packaged { .. } => Some(Die { unit, offset }),
+        }
     }
 
     /// The same, of the object's or of the supplementary file's.
-    fn die_in(&self, supplementary: bool, offset: usize) -> Option<Die> {
+    fn die_among(&self, supplementary: bool, offset: usize) -> Option<Die> {
         let units = &self.info.units;
         // First come the object's, then its type units, then the supplementary ones.
-        let first = if supplementary { units.partition_point(|unit| !unit.supplementary) } else { 0 };
-        let is_alike = |unit: &UnitEntry| !unit.types && unit.supplementary == supplementary;
+        let first = if supplementary { units.partition_point(|unit| !unit.is_supplementary()) } else { 0 };
+        let is_alike = |unit: &UnitEntry| !unit.types && unit.is_supplementary() == supplementary;
         let rest = units.get(first..)?;
         let rest = rest.get(..rest.partition_point(is_alike))?;
         let after = rest.partition_point(|unit| unit.offset <= offset as u64);
@@ -616,7 +708,7 @@ impl<'a> Query<'a> {
     /// A text, if the attribute is one, and of bearable length.
     pub(super) fn text(&self, unit: &Unit<'a>, value: Value<'a>) -> Option<String> {
         const LONGEST: usize = 1 << 16;
-        let text = self.sections_of(unit).attr_string(unit, value).ok()?;
+        let text = unit.sections.attr_string(unit, value).ok()?;
         self.spend(text.len() as u64).ok()?;
         Some(String::from_utf8_lossy(text.slice().get(..text.len().min(LONGEST))?).into_owned())
     }

@@ -51,7 +51,7 @@ pub(super) struct Row {
 
 impl Lines {
     pub(super) fn read(query: &Query<'_>, index: usize) -> Result<Lines, DebugError> {
-        let unit = query.unit(index)?;
+        let unit = query.own_unit(index)?;
         let Some(program) = unit.line_program.clone() else { return Ok(Lines::default()) };
         let mut lines = Lines { files: files(query, &unit, program.header()), ..Lines::default() };
         let bad = |error: gimli::Error| {
@@ -122,11 +122,8 @@ impl Lines {
 impl Query<'_> {
     /// The line table of a unit, read now or before.
     pub(super) fn lines(&self, unit: usize) -> Result<&Lines, DebugError> {
-        let entry = self
-            .info
-            .units
-            .get(unit)
-            .ok_or_else(|| self.at(Die { unit, offset: 0 }, "there is no such unit"))?;
+        let entry =
+            self.info.unit(unit).ok_or_else(|| self.at(Die { unit, offset: 0 }, "there is no such unit"))?;
         entry.lines.get_or_init(|| Lines::read(self, unit)).as_ref().map_err(Clone::clone)
     }
 
@@ -362,7 +359,7 @@ impl DebugInfo {
         };
         let mut found = Vec::new();
         for index in (0..self.units.len()).filter(|&index| !self.is_type_unit(index)) {
-            match query.unit(index) {
+            match query.own_unit(index) {
                 Ok(unit) if names(&unit) => found.push(index),
                 Ok(_) => query.forget(index),
                 Err(error) => {

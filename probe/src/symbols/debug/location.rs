@@ -474,12 +474,16 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
             }
             Operation::TLS => {
                 let offset = pop(stack)?;
-                let address = self
-                    .around
-                    .query
-                    .info
-                    .thread_local
-                    .address(offset.expression, |at| self.around.address(at));
+                let info = self.around.query.info;
+                let block = &info.thread_block;
+                let from_start = match offset.expression.constant() {
+                    // GCC refers to them by addresses where it splits DWARF 4 off.
+                    Some(at) if block.contains(&at) && at >= block.end - block.start => {
+                        (at - block.start).into()
+                    }
+                    _ => offset.expression,
+                };
+                let address = info.thread_local.address(from_start, |at| self.around.address(at));
                 Term {
                     nodes: offset.nodes + 12,
                     depth: offset.depth + 8,
@@ -499,7 +503,7 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
                 let die = self
                     .around
                     .query
-                    .die_at(offset.0)
+                    .die_at(self.unit, offset.0)
                     .ok_or_else(|| unsupported("DW_OP_GNU_variable_value"))?;
                 self.value_of(die)?
             }
@@ -610,7 +614,7 @@ impl<'s, 'q, 'a> Run<'s, 'q, 'a> {
         let query = self.around.query;
         let die = match offset {
             DieReference::UnitRef(offset) => Some(Die { unit: self.unit, offset: offset.0 }),
-            DieReference::DebugInfoRef(offset) => query.die_at(offset.0),
+            DieReference::DebugInfoRef(offset) => query.die_at(self.unit, offset.0),
         };
         let die = die.ok_or_else(|| unsupported("DW_OP_call_ref"))?;
         let (unit, entry) = query.entry(die)?;

@@ -11,6 +11,7 @@ mod location;
 mod names;
 mod scope;
 mod sections;
+mod split;
 mod statements;
 mod tls;
 mod types;

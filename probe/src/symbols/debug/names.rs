@@ -94,11 +94,14 @@ fn last_component(name: &str) -> &str {
 impl Names {
     fn read(query: &Query<'_>) -> Names {
         let mut names = Names::default();
-        for unit in 0..query.info.units.len() {
+        let mut read = |unit| {
             // One that is corrupt has the names that were found before that, and says so elsewhere.
             let _ = names.read_unit(query, unit);
             query.forget(unit);
-        }
+        };
+        (0..query.info.units.len()).for_each(&mut read);
+        // Of which only now all are known.
+        query.info.split_types().for_each(&mut read);
         names.named.sort_unstable();
         names.named.dedup();
         names.completing.sort_unstable();
@@ -122,7 +125,10 @@ impl Names {
                 dw::DW_TAG_subprogram => self.take(query, die, entry, Kind::Function, name.as_deref())?,
                 dw::DW_TAG_inlined_subroutine => self.complete(query, die, entry)?,
                 dw::DW_TAG_variable if !in_function && !declared => {
-                    self.take(query, die, entry, Kind::Variable, name.as_deref())?;
+                    // One that was declared before, as in a header, has its name there.
+                    let before = name.is_none() && entry.has_attr(dw::DW_AT_specification);
+                    let before = before.then(|| query.plain_name(&query.completed(die).ok()?)).flatten();
+                    self.take(query, die, entry, Kind::Variable, name.as_deref().or(before.as_deref()))?;
                 }
                 tag if !declared && (is_composite(tag) || is_name_of_type(tag)) => {
                     if let (Some(name), Some(packed)) = (name.as_deref(), Packed::of(die)) {

@@ -9,7 +9,7 @@ use super::abi;
 use super::entry::Caller;
 use super::error::DebugError;
 use super::functions::BlockKind;
-use super::info::{DebugInfo, Die, Entry, Query, Value};
+use super::info::{DebugInfo, Die, Entry, Query, Value, language_of};
 use super::location::{Found, Location, Surroundings, Unavailable, quadwords};
 use super::names::Kind;
 use super::types::Describer;
@@ -185,7 +185,7 @@ impl DebugInfo {
         }
         let die = match found.as_slice() {
             [] => {
-                return Err(DebugError::NoVariable { name: name.to_owned() });
+                return Err(self.missing_or(DebugError::NoVariable { name: name.to_owned() }));
             }
             [one] => *one,
             several => {
@@ -233,7 +233,8 @@ impl DebugInfo {
         let kinds = ["struct ", "union ", "enum ", "class "];
         let plain = kinds.into_iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name).trim();
         let found = query.named(Kind::TypeName, plain)?;
-        let &die = found.first().ok_or_else(|| DebugError::NoType { name: name.to_owned() })?;
+        let &die =
+            found.first().ok_or_else(|| self.missing_or(DebugError::NoType { name: name.to_owned() }))?;
         let mut describer = Describer::new(&query);
         let of = describer.of(die);
         describer.finish();
@@ -324,7 +325,15 @@ impl<'a> Query<'a> {
     }
 
     fn language(&self, unit: usize) -> Language {
-        match self.info.units.get(unit).and_then(|unit| unit.language) {
+        let language = match self.info.unit(unit) {
+            // What was split off says it.
+            Some(entry) if entry.split.is_some() => self.unit(unit).ok().and_then(|read| {
+                let root = self.root(unit, &read).ok()?;
+                language_of(root.attr_value(dw::DW_AT_language))
+            }),
+            entry => entry.and_then(|entry| entry.language),
+        };
+        match language {
             Some(dw::DW_LANG_C | dw::DW_LANG_C89 | dw::DW_LANG_C99 | dw::DW_LANG_C11 | dw::DW_LANG_C17) => {
                 Language::C
             }

@@ -41,8 +41,26 @@ const READ: [SectionId; 14] = [
     SectionId::EhFrame,
 ];
 
+/// Those that are read of what was split off: of a file, or of a package of such files.
+const SPLIT: [SectionId; 11] = [
+    SectionId::DebugInfo,
+    SectionId::DebugAbbrev,
+    SectionId::DebugLine,
+    SectionId::DebugLoc,
+    SectionId::DebugLocLists,
+    SectionId::DebugRngLists,
+    SectionId::DebugStr,
+    SectionId::DebugStrOffsets,
+    SectionId::DebugTypes,
+    SectionId::DebugCuIndex,
+    SectionId::DebugTuIndex,
+];
+
 /// How much longer than it was a section can become that is decompressed: more than debug information ever does.
 const MOST_EXPANSION: u64 = 200;
+
+/// How many bytes are reserved for what is decompressed before it is.
+const MOST_RESERVED: u64 = 1 << 26;
 
 /// The bytes of a section.
 #[derive(Debug)]
@@ -108,28 +126,39 @@ pub(super) struct Sections(Vec<Section>);
 impl Sections {
     /// Those in the contents of a file.
     pub(super) fn in_memory(data: &Arc<Vec<u8>>) -> Result<Sections, DebugError> {
-        Sections::read(data.as_slice(), &InMemory(data), &READ)
+        Sections::read(data.as_slice(), &InMemory(data), &READ, |id| id.name())
     }
 
     /// The unwind tables alone in the contents of a file.
     pub(super) fn unwind_tables(data: &Arc<Vec<u8>>) -> Result<Sections, DebugError> {
-        Sections::read(data.as_slice(), &InMemory(data), &[SectionId::EhFrame, SectionId::DebugFrame])
+        let wanted = [SectionId::EhFrame, SectionId::DebugFrame];
+        Sections::read(data.as_slice(), &InMemory(data), &wanted, |id| id.name())
     }
 
     /// Those of the debug file at `path`.
     pub(super) fn on_disk(path: &Path, file: &File) -> Result<Sections, DebugError> {
+        Sections::of_file(path, file, &READ, |id| id.name())
+    }
+
+    /// Those that were split off into the file at `path`.
+    pub(super) fn split(path: &Path, file: &File) -> Result<Sections, DebugError> {
+        Sections::of_file(path, file, &SPLIT, |id| id.dwo_name().unwrap_or_default())
+    }
+
+    fn of_file(path: &Path, file: &File, wanted: &[SectionId], name: Name) -> Result<Sections, DebugError> {
         let metadata = file.metadata();
         let length = metadata
             .map_err(|error| DebugError::Read { path: path.to_owned(), what: error.to_string() })?
             .len();
         let cache = ReadCache::new(file);
-        Sections::read(&cache, &OnDisk { path, file, length }, &READ)
+        Sections::read(&cache, &OnDisk { path, file, length }, wanted, name)
     }
 
     fn read<'data, R: ReadRef<'data>>(
         data: R,
         source: &dyn Source,
         wanted: &[SectionId],
+        of: Name,
     ) -> Result<Sections, DebugError> {
         let broken = |error: object::Error| malformed("section headers", 0, error);
         let header = Header::parse(data).map_err(broken)?;
@@ -137,7 +166,7 @@ impl Sections {
         let mut sections = Vec::new();
         for section in table.iter() {
             let Ok(name) = table.section_name(Little, section) else { continue };
-            let Some((id, old)) = wanted.iter().find_map(|id| names(*id, name)) else { continue };
+            let Some((id, old)) = wanted.iter().find_map(|&id| names(id, of(id), name)) else { continue };
             if section.sh_type(Little) == SHT_NOBITS || sections.iter().any(|known: &Section| known.id == id)
             {
                 continue;
@@ -176,9 +205,12 @@ pub(super) fn malformed(section: &'static str, offset: u64, what: impl ToString)
     DebugError::Malformed { section, offset, what: what.to_string() }
 }
 
-/// Whether that is the name of the section, and whether it is the old one of a compressed section.
-fn names(id: SectionId, name: &[u8]) -> Option<(SectionId, bool)> {
-    let plain = id.name().as_bytes();
+/// What a section is called.
+type Name = fn(SectionId) -> &'static str;
+
+/// Whether a section that is called `of` has that name, and whether it is the old one of a compressed section.
+fn names(id: SectionId, of: &str, name: &[u8]) -> Option<(SectionId, bool)> {
+    let plain = of.as_bytes();
     let old =
         || name.strip_prefix(b".zdebug").is_some_and(|rest| plain.strip_prefix(b".debug") == Some(rest));
     if name == plain { Some((id, false)) } else { old().then_some((id, true)) }
@@ -209,7 +241,8 @@ fn contents(
         let what = format!("it would be {size} bytes long after decompressing {}", compressed.len());
         return Err(malformed(id.name(), 0, what));
     }
-    let mut bytes = Vec::new();
+    // What is claimed is not taken for true.
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(MOST_RESERVED)).unwrap_or(0));
     let read = if kind == ELFCOMPRESS_ZLIB {
         ZlibDecoder::new(compressed).take(size).read_to_end(&mut bytes).map_err(|error| error.to_string())
     } else if kind == ELFCOMPRESS_ZSTD {

@@ -73,7 +73,7 @@ impl Query<'_> {
         numbers: &mut HashMap<String, Option<u32>>,
         found: &mut Statements,
     ) -> Result<(), DebugError> {
-        let unit = self.unit(index)?;
+        let unit = self.own_unit(index)?;
         let Some(program) = &unit.line_program else { return Ok(()) };
         let names = lines::files(self, &unit, program.header());
         let mut number = |name: String| match numbers.get(&name) {

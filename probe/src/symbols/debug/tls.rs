@@ -1,5 +1,7 @@
 //! Where the thread-local variables of an object are (Drepper, "ELF Handling For Thread-Local Storage", version 2).
 
+use std::ops::Range;
+
 use object::LittleEndian;
 use object::elf::{
     DT_FLAGS_1, DT_RELA, DT_RELASZ, ET_EXEC, FileHeader64, PT_DYNAMIC, PT_LOAD, PT_TLS, R_X86_64_DTPMOD64,
@@ -28,6 +30,17 @@ const PROGRAM: u64 = 0x0800_0000;
 type Header = FileHeader64<LittleEndian>;
 
 impl ThreadLocal {
+    /// Where the object says what they begin with, by virtual addresses (PT_TLS); empty where it has none.
+    pub(super) fn block(data: &[u8]) -> Range<u64> {
+        let segments = Header::parse(data).and_then(|header| header.program_headers(LittleEndian, data));
+        let block = segments.ok().and_then(|segments| {
+            let block = segments.iter().find(|segment| segment.p_type(LittleEndian) == PT_TLS)?;
+            let start = block.p_vaddr(LittleEndian);
+            Some(start..start.checked_add(block.p_memsz(LittleEndian))?)
+        });
+        block.unwrap_or_default()
+    }
+
     pub(super) fn of(data: &[u8]) -> ThreadLocal {
         Self::read(data).unwrap_or(ThreadLocal::Unknown)
     }

@@ -17,12 +17,24 @@ use object::{LittleEndian, ReadCache, ReadRef};
 
 use super::symbols::{self, Symbol};
 use super::{CodeRange, Header, Named};
+use crate::target::mapped::View;
 
 /// Where debug files of the whole system lie.
 const DIRECTORY: &str = "/usr/lib/debug";
 
 /// Opens a regular file as the process sees it whose mapping is read.
-pub(crate) type Open<'a> = &'a dyn Fn(&Path) -> io::Result<File>;
+type Open<'a> = &'a dyn Fn(&Path) -> io::Result<File>;
+
+/// Where what belongs to a file is looked for.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// As whom.
+    pub(crate) view: View,
+    /// Files that the user has named, as this process sees them.
+    pub(crate) named: Vec<PathBuf>,
+    /// The file.
+    pub(crate) object: PathBuf,
+}
 
 /// What a stripped file says of its debug file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,11 +54,12 @@ pub(super) enum Other<'a> {
 }
 
 impl Other<'_> {
-    /// It, if it is to be found for the file at `path`; `named` are debug files that the user has named.
-    pub(super) fn file(&self, path: &Path, open: Open<'_>, named: &[PathBuf]) -> Option<(PathBuf, File)> {
+    /// It, if it is to be found in those places.
+    pub(super) fn file(&self, places: &Places) -> Option<(PathBuf, File)> {
+        let open = |path: &Path| places.view.open(path);
         match self {
-            Other::Debug(link) => link.file(path, open, named),
-            Other::Supplement(supplement, of) => supplement.file(of, open),
+            Other::Debug(link) => link.file(&places.object, &open, &places.named),
+            Other::Supplement(supplement, of) => supplement.file(of, &open),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::ResolveError;
 use crate::symbols::elf::{self, Elf, ElfError};
 use crate::symbols::similar;
 use crate::target::lock;
-use crate::target::mapped::{self, MappedError};
+use crate::target::mapped::{self, MappedError, View};
 use crate::target::maps::{self, Mapping, Maps};
 use crate::target::procfs;
 
@@ -118,8 +118,8 @@ impl Objects {
             return Ok(self.known(path, Identity::VDSO, read)?);
         }
         let (file, identity) = open_mapped(maps, mapping)?;
-        let open = |debug_file: &Path| mapped::open_regular(maps.pid(), debug_file);
-        Ok(self.known(path, identity, || Elf::read(path, &file, &open, &self.debug_files()))?)
+        let read = || Elf::read(path, &file, View::of(maps.pid()), self.debug_files());
+        Ok(self.known(path, identity, read)?)
     }
 
     /// The file that `mapping` of process `pid` maps: `file`, if that is given, or what the process shows, or what has
@@ -130,10 +130,9 @@ impl Objects {
             let own = Maps::read(std::process::id().cast_signed()).ok()?;
             return self.mapped(&own, own.iter().find(|own| own.is_vdso())?).ok();
         }
-        let open = |debug_file: &Path| mapped::open_regular(pid, debug_file);
         let read = |file: &File| {
             let identity = Identity::of(&file.metadata().ok()?);
-            self.known(path, identity, || Elf::read(path, file, &open, &self.debug_files())).ok()
+            self.known(path, identity, || Elf::read(path, file, View::of(pid), self.debug_files())).ok()
         };
         if let Some(file) = file {
             return read(file);
