@@ -484,3 +484,30 @@ fn lines_for_people_say_what_was_done() {
     assert!(stderr.contains("#2 n=2->7 delay=1000.000 us"), "{stderr}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "2 8 4 5 1.5 1.5 text calls=107\n");
 }
+
+/// A program without a C library has no `errno`, or one that nobody can find.
+#[test]
+fn where_errno_is_not_known_the_reason_is_told() {
+    const PROGRAM: &str = r#"
+    __attribute__((noinline)) int number(int n) { __asm__ volatile("" : "+r"(n)); return n + 1; }
+    #ifdef LOCATION
+    int *__errno_location(void) { int n; __asm__ volatile("rdtsc" : "=a"(n) : : "edx"); return (int *)(long)n; }
+    #endif
+    void _start(void) { __asm__ volatile("syscall" : : "a"(60), "D"(number(1))); }
+    "#;
+    let scratch = Scratch::new();
+    for (flags, reason) in [
+        (&[][..], "nothing that is mapped tells where errno is (__errno_location)"),
+        (&["-DLOCATION"], "is not understood, so nobody knows where errno is"),
+    ] {
+        let plain = ["-nostdlib", "-static", "-fno-stack-protector", "-Wl,--build-id=none"];
+        let program = scratch.compile("bare", PROGRAM, &[&plain, flags].concat());
+        let run = run(&scratch, &["-e", "bare:number", "--errno", "EIO"], &[program.to_str().unwrap()]);
+        let told =
+            run.events.iter().map(|event| event["not_injected"]["reason"].as_str().unwrap_or_default());
+        let told: Vec<&str> = told.collect();
+        assert!(told.len() == 1 && told[0].contains(reason), "{flags:?}: {:?}", run.events);
+        // The program goes on as it would have.
+        assert_eq!(run.status, Some(2), "{flags:?}: {}", run.stderr);
+    }
+}
