@@ -13,7 +13,8 @@ pub(crate) fn print_histogram(
 ) -> io::Result<()> {
     const BAR: usize = 52;
     let mut text = Vec::new();
-    writeln!(text, "\n{probe} {expression}:")?;
+    let unit = if expression == "duration" { " (ns)" } else { "" };
+    writeln!(text, "\n{probe} {expression}{unit}:")?;
     let rows = rows(histogram);
     let most = rows.iter().map(|&(_, count)| count).max().unwrap_or(0).max(1);
     for (bucket, count) in rows {
