@@ -7,14 +7,16 @@ mod state;
 mod summary;
 pub(crate) mod what;
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use probe::arguments::{Injection, Pick};
 use probe::maps::Maps;
-use probe::resolve::Resolver;
+use probe::resolve::{Objects, Resolver};
 use probe::warden::Client;
 use probe::{ProbeId, RunEnd, SessionOptions};
 
@@ -62,11 +64,32 @@ pub(crate) fn run_with(
         check_places(pid, &resolvers)?;
     }
     let out = run::output(arguments.output.as_deref(), arguments.attaches())?;
+    let ahead = Arc::clone(&objects);
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, what, objects, out));
     let signals = Signals::block();
+    if mode == Mode::Trace {
+        read_ahead(&resolvers, ahead);
+    }
     let result = serve(arguments, &targets, &resolvers, &shared, &signals)
         .and_then(|(client, probes)| finish(client, &probes, &shared, &signals, mode));
     run::end(result, &signals)
+}
+
+/// Reads the debug information that events are to be shown with, while the warden reads it to place the probes.
+fn read_ahead(resolvers: &[Resolver], objects: Arc<Objects>) {
+    let named = resolvers.iter().filter_map(|resolver| resolver.spec().object());
+    // As the kernel is going to name them.
+    let files =
+        named.filter(|object| object.contains('/')).filter_map(|object| std::fs::canonicalize(object).ok());
+    let files: BTreeSet<PathBuf> = files.collect();
+    if !files.is_empty() {
+        // Nobody waits for it: who needs it sooner waits for what is being read.
+        std::thread::spawn(move || {
+            for file in files {
+                let _ = objects.open(&file).map(|elf| elf.debug_info());
+            }
+        });
+    }
 }
 
 /// Places the probes and hears of their hits. The target is as it was when this returns.
