@@ -616,7 +616,8 @@ fn probes_are_removed_while_threads_run_through_them() {
                 }
             });
         }
-        for _ in 0..30 {
+        // Each round waits for its turn between threads that never wait: on a busy machine it is the scheduler's.
+        for _ in 0..12 {
             for mut session in kinds() {
                 let (count, handler) = counting();
                 let id = session.probe(each!(own_count), handler).unwrap();

@@ -29,6 +29,7 @@ const LIMITS: &[(&str, &str, Limit)] = &[
     ),
     ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "frida, native, endbr64", AtMost(1.0)),
     ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "kernel uprobe, nop5", AtMost(1.0)),
+    ("stepless by itself, a jump, endbr64", "frida, native, endbr64", AtMost(1.0)),
     ("emu, decoded once", "unicorn, step, registers written and read", AtMost(0.05)),
 ];
 

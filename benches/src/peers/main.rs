@@ -42,6 +42,9 @@ struct Arguments {
     /// What a hit costs, and nothing else.
     #[arg(long)]
     only_hits: bool,
+    /// Of what a hit costs, the rows whose names contain this (repeatable).
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     #[command(flatten)]
     target: target::Target,
     /// Is the warden of the process that has started this one.

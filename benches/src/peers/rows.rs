@@ -71,7 +71,7 @@ fn hits() -> Rows {
         let measure = move |hits| own::hit(symbol, Own::Trap, hits * 10);
         rows.push(row(format!("stepless by itself, a trap, {instruction}"), measure));
     }
-    for symbol in ["peers_nop5", "peers_immediate", "peers_add"] {
+    for symbol in ["peers_nop5", "peers_immediate", "peers_add", "peers_entry"] {
         let instruction = find(symbol).map_or("", |site| site.instruction);
         let measure = move |hits| own::hit(symbol, Own::Jump, hits * 100);
         rows.push(row(format!("stepless by itself, a jump, {instruction}"), measure));
@@ -174,7 +174,12 @@ pub(crate) fn measure(arguments: &Arguments) -> Report {
     // Threads first: the rows of single ones stay on one processor, as do the programs that they start.
     let threads = if arguments.only_hits { Vec::new() } else { by_threads(arguments, &mut unavailable) };
     let placing = if arguments.only_hits { Vec::new() } else { placed(&mut unavailable) };
-    let mut rows = measured(hits(), arguments, &mut unavailable);
+    let is_wanted = |name: &str| {
+        let only = &arguments.only;
+        name == FLOOR || only.is_empty() || only.iter().any(|part| name.contains(part))
+    };
+    let wanted = hits().into_iter().filter(|(name, _)| is_wanted(name)).collect();
+    let mut rows = measured(wanted, arguments, &mut unavailable);
     let floor = rows.iter().find(|row| row.name == FLOOR).map_or(f64::NAN, |row| row.ns_per_hit_median);
     for row in &mut rows {
         row.ratio_to_floor = row.ns_per_hit_median / floor;

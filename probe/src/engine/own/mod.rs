@@ -37,6 +37,7 @@
 //!
 //! What is promised, and what is not, is in `SPECIFICATION.md`.
 
+mod jumping;
 mod place;
 mod serve;
 
@@ -87,10 +88,15 @@ pub enum NoJump {
     /// The system or the processor lacks what a jump needs: membarrier(2) that serializes, or XSAVE; or the thread has a
     /// shadow stack.
     NotHere,
-    /// The instruction is shorter than a jump, and the bytes behind it cannot be replaced.
+    /// The instruction is shorter than a jump, and what is behind it cannot be replaced as well: it cannot be done in a
+    /// stub, or begins where no byte of a jump can be a breakpoint.
     Short,
     /// The program may jump behind the first byte of the instruction, which is a prefix.
     Prefix,
+    /// The program may jump to an instruction behind it that the jump would replace as well.
+    Target,
+    /// Another probe is on an instruction behind it that the jump would replace as well.
+    Neighbour,
     /// Only the thread itself can do it, such as to enter the kernel, or it needs the x87 unit.
     Instruction,
     /// This library is more than 2 GiB away, or has no memory for stubs any more.
@@ -106,6 +112,8 @@ impl fmt::Display for NoJump {
             }
             NoJump::Short => "the instruction is shorter than a jump",
             NoJump::Prefix => "the program may jump behind the instruction's prefix",
+            NoJump::Target => "the program may jump to what a jump would replace",
+            NoJump::Neighbour => "another probe is on what a jump would replace",
             NoJump::Instruction => "the instruction needs a trap",
             NoJump::Far => "there is no memory for a stub within 2 GiB",
         })
@@ -271,7 +279,7 @@ impl Session {
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
         let probe = self.probes.get(id.index())?;
         Some(ProbeReport {
-            counters: probe.own.tally.counters(),
+            counters: probe.own.counters(),
             returns: None,
             hardware: false,
             sites: probe.sites.iter().map(|(site, _)| site.address()).collect(),
@@ -291,6 +299,7 @@ impl Session {
                 State::NoRoom => Means::Lost(Lost::Stack),
                 State::GivenUp => Means::Lost(Lost::Unserved),
                 State::Live | State::Removed if site.is_jump() => Means::Jump,
+                State::Live | State::Removed if site.is_undone() => Means::Trap(NoJump::Neighbour),
                 State::Live | State::Removed => Means::Trap(no_jump),
             };
             (site.address(), means)

@@ -4,13 +4,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
-use emu::Touches;
+use emu::{Displaced, Touches};
 use iced_x86::{FlowControl, Mnemonic};
 
+use crate::engine::own::jumping::{Plan, Targets, byte_mask};
 use crate::engine::own::serve::Own;
 use crate::engine::own::{NoJump, Options};
 use crate::executor::own::needed::{Needed, OwnRefusal, read_code};
-use crate::executor::own::sites::{self, LONGEST_PATCH, Site, State, Writer};
+use crate::executor::own::sites::{self, JUMP, LONGEST_PATCH, Site, State, Writer};
 use crate::executor::own::{layout, patch, signals};
 use crate::executor::rseq::Sequences;
 use crate::executor::space::{LONGEST, Original, Unplaceable};
@@ -25,6 +26,7 @@ pub(super) static PLACING: Mutex<Placing> = Mutex::new(Placing::new());
 pub(super) struct Placing {
     writer: Writer,
     sequences: Option<Sequences>,
+    targets: Targets,
     needed: Option<Needed>,
     /// Whether jumps can be put in place here.
     jumps: Option<bool>,
@@ -32,7 +34,7 @@ pub(super) struct Placing {
 
 impl Placing {
     const fn new() -> Placing {
-        Placing { writer: Writer::new(), sequences: None, needed: None, jumps: None }
+        Placing { writer: Writer::new(), sequences: None, targets: Targets::new(), needed: None, jumps: None }
     }
 
     /// Puts a breakpoint, or a jump, at `address` for `own`.
@@ -55,8 +57,10 @@ impl Placing {
                 }
             }
         }
-        let (original, displaced) = self.look_at(address, maps)?;
-        let mut bytes = [INT3; 8];
+        let (original, displaced, mapping) = self.look_at(address, maps)?;
+        // A jump may replace more than the instruction.
+        let mut bytes = [INT3; LONGEST_PATCH];
+        read_code(address, &mut bytes);
         bytes.iter_mut().zip(original.bytes()).for_each(|(kept, &byte)| *kept = byte);
         let site = self.writer.add(Site::new(address, bytes, displaced));
         site.users.push(own);
@@ -65,12 +69,16 @@ impl Placing {
             site.set_state(State::Removed);
             return Err(Unplaceable::Memory(error));
         }
-        let no_jump = if options.jumps { self.jump(site, &original) } else { Some(NoJump::NotAsked) };
-        Ok((site, no_jump.unwrap_or(NoJump::NotAsked)))
+        let jumps = if options.jumps { self.jump(site, &original, mapping) } else { Err(NoJump::NotAsked) };
+        Ok((site, jumps.err().unwrap_or(NoJump::NotAsked)))
     }
 
     /// Whether there can be a breakpoint at `address`, and on what.
-    fn look_at(&mut self, address: u64, maps: &Maps) -> Result<(Original, emu::Displaced), Unplaceable> {
+    fn look_at<'a>(
+        &mut self,
+        address: u64,
+        maps: &'a Maps,
+    ) -> Result<(Original, Displaced, &'a Mapping), Unplaceable> {
         let refuse = |refusal| Err(Unplaceable::Own(refusal));
         let mapping = maps::find(maps, address).ok_or(Unplaceable::Unmapped)?;
         if !mapping.is_executable() {
@@ -86,12 +94,22 @@ impl Placing {
         if let Some(refusal) = needed.refuses(address, mapping, maps) {
             return refuse(refusal);
         }
-        let before = address.saturating_sub(LONGEST_PATCH as u64 - 1)..address;
-        let replacing = before.filter_map(sites::find).find(|site| {
+        let mut before = (address.saturating_sub(LONGEST_PATCH as u64 - 1)..address).filter_map(sites::find);
+        let replacing = before.find(|site| {
             let end = site.address() + site.length() as u64;
             site.state() == State::Live && site.address() < address && address < end
         });
         if let Some(site) = replacing {
+            // An instruction behind the site's can be probed if that does without its jump.
+            let is_behind = site.behind().iter().any(|displaced| displaced.ip() == address);
+            if !is_behind || Placing::undo_jump(site).is_err() {
+                return refuse(OwnRefusal::Replaced { site: site.address() });
+            }
+        }
+        let mut padded = (address + 1..=address.saturating_add(JUMP as u64)).filter_map(sites::find);
+        if let Some(site) =
+            padded.find(|site| site.padding() != 0 && address >= site.padding() && address < site.address())
+        {
             return refuse(OwnRefusal::Replaced { site: site.address() });
         }
         let mut bytes = [0; LONGEST];
@@ -117,63 +135,94 @@ impl Placing {
         if displaced.instruction().mnemonic() == Mnemonic::Sysenter {
             return refuse(OwnRefusal::Sysenter);
         }
-        Ok((original, displaced))
+        Ok((original, displaced, mapping))
     }
 
-    /// Replaces the breakpoint of `site` by a jump, or says why not.
-    fn jump(&mut self, site: &'static Site, original: &Original) -> Option<NoJump> {
+    /// Replaces the breakpoint of `site` by a jump.
+    fn jump(&mut self, site: &'static Site, original: &Original, mapping: &Mapping) -> Result<(), NoJump> {
         let here = self
             .jumps
             .get_or_insert_with(|| layout().is_some() && patch::register() && !signals::has_shadow_stack());
         if !*here {
-            return Some(NoJump::NotHere);
+            return Err(NoJump::NotHere);
         }
-        let displaced = site.displaced();
         if original.is_prefixed() {
-            return Some(NoJump::Prefix);
+            return Err(NoJump::Prefix);
         }
-        if original.length() < LONGEST_PATCH {
-            return Some(NoJump::Short);
-        }
-        let instruction = displaced.instruction();
-        let flow = instruction.flow_control();
-        let stays = matches!(
-            flow,
-            FlowControl::Next
-                | FlowControl::Call
-                | FlowControl::ConditionalBranch
-                | FlowControl::UnconditionalBranch
-                | FlowControl::IndirectCall
-                | FlowControl::IndirectBranch
-                | FlowControl::Return
-        );
-        if !stays || displaced.touches().contains(Touches::X87) {
-            return Some(NoJump::Instruction);
-        }
+        let sequences = self.sequences.get_or_insert_default();
+        let plan = Plan::of(site, original.length(), mapping, sequences, &mut self.targets)?;
+        let (prefixes, padding) = match plan {
+            Plan::Padding => (0, Some(site.address() - JUMP as u64)),
+            Plan::Several { prefixes, behind } => {
+                site.set_behind(behind);
+                (prefixes, None)
+            }
+        };
+        let last = site.behind().last().unwrap_or(site.displaced()).instruction();
         let direct = matches!(
-            flow,
+            last.flow_control(),
             FlowControl::Call | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
         );
-        let branch = direct.then(|| instruction.near_branch_target());
-        let Some(entry) = patch::entry(site, instruction.next_ip(), branch) else { return Some(NoJump::Far) };
-        let Some(jump) = patch::jump(site.address(), entry.start) else { return Some(NoJump::Far) };
-        if entry.branches {
-            site.set_branch(branch.unwrap_or(0));
-        }
+        let branch = direct.then(|| last.near_branch_target());
+        let entry = patch::entry(site, last.next_ip(), branch).ok_or(NoJump::Far)?;
+        let from = padding.unwrap_or(site.address() + prefixes as u64);
+        let to = landing(site, prefixes, from, &entry).ok_or(NoJump::Far)?;
+        let jump = patch::jump(from, to).ok_or(NoJump::Far)?;
+        site.set_branch(branch.filter(|_| entry.branches).unwrap_or(0));
         site.set_alias(entry.alias);
-        self.writer.insert(entry.alias, site);
-        self.writer.insert(entry.alias + 1, site);
-        site.set_length(LONGEST_PATCH);
-        if patch::replace(site.address(), &jump).is_err() {
-            // The breakpoint may still be there, and then serves.
-            let restored = patch::write(site.address(), &[INT3]).and_then(|()| {
-                patch::write(site.address() + 1, site.original().get(1..).unwrap_or_default())
-            });
-            site.set_length(1);
-            return restored.err().map_or(Some(NoJump::NotHere), |_| Some(NoJump::NotHere));
+        for address in [entry.alias, entry.alias + 1].into_iter().chain(padding) {
+            self.writer.insert(address, site);
         }
-        None
+        for behind in site.behind() {
+            self.writer.insert(behind.ip(), site);
+        }
+        put(site, prefixes, padding, jump).map_err(|_| NoJump::NotHere)
     }
+
+    /// Has the breakpoint of `site` served by a trap again.
+    fn undo_jump(site: &Site) -> io::Result<()> {
+        patch::undo_jump(site)?;
+        site.set_undone();
+        site.set_length(1);
+        Ok(())
+    }
+}
+
+/// Where a jump at `from` is to lead, so that the starts of instructions behind the site read INT3.
+fn landing(site: &Site, prefixes: usize, from: u64, entry: &patch::Entry) -> Option<u64> {
+    const INT3S: u64 = u64::from_le_bytes([INT3; 8]);
+    let mask = byte_mask(site.address(), prefixes, site.behind().iter().map(Displaced::ip))?;
+    if mask == 0 {
+        return Some(entry.start);
+    }
+    let end = from.wrapping_add(JUMP as u64);
+    patch::trampoline(entry.start, |to| to.wrapping_sub(end) & mask == INT3S & mask)
+}
+
+/// Puts a jump where it has been planned to be. If that fails, the site has its breakpoint, if anything can be written.
+fn put(site: &Site, prefixes: usize, padding: Option<u64>, jump: [u8; JUMP]) -> io::Result<()> {
+    /// CS, which means nothing to a jump.
+    const PREFIX: u8 = 0x2e;
+    let mut bytes = [PREFIX; LONGEST_PATCH];
+    let length = match padding {
+        Some(padding) => {
+            patch::replace_padding(padding, &jump)?;
+            site.set_padding(padding);
+            // From behind it to the padding's start.
+            bytes[..2].copy_from_slice(&[0xeb, (-(JUMP as i8) - 2).cast_unsigned()]);
+            2
+        }
+        None => {
+            let places = bytes.iter_mut().skip(prefixes);
+            places.zip(jump).for_each(|(place, byte)| *place = byte);
+            prefixes + JUMP
+        }
+    };
+    site.set_length(length);
+    patch::put_jump(site, bytes.get(..length).unwrap_or_default()).inspect_err(|_| {
+        let undone = patch::undo_jump(site);
+        site.set_length(if undone.is_ok() { 1 } else { length });
+    })
 }
 
 /// Whether the INT3 at `address` is not that of the file which is mapped there.

@@ -1,12 +1,13 @@
 //! A thread of this process has reached a site: its handlers are called, and the instruction is performed.
 
 use std::cell::OnceCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use emu::Rflags;
+use emu::{Registers, Rflags};
 
 use crate::engine::call::Part;
+use crate::engine::event::Counters;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::Request;
 use crate::engine::perform::{self, How};
@@ -16,7 +17,7 @@ use crate::executor::general::GeneralRegisters;
 use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};
 use crate::executor::own::signals::{self, Context, Services};
 use crate::executor::own::sites::{self, Drained, Site, State};
-use crate::executor::own::{self, GENERAL};
+use crate::executor::own::{self, GENERAL, files};
 use crate::executor::ptrace::sys;
 use crate::target::{INT3, system};
 
@@ -28,7 +29,10 @@ type Handler = Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>;
 /// A probe of this process in itself.
 pub(super) struct Own {
     id: ProbeId,
-    pub(super) tally: Tally,
+    /// Without hits, which are the calls of the handler but for those below.
+    tally: Tally,
+    /// Calls of the handler that are no hits.
+    uncounted: AtomicU64,
     handler: Drained<Handler>,
     /// A handler has asked for its removal.
     to_go: AtomicBool,
@@ -36,7 +40,18 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn new(id: ProbeId, handler: Handler) -> Own {
-        Own { id, tally: Tally::default(), handler: Drained::new(handler), to_go: AtomicBool::new(false) }
+        Own {
+            id,
+            tally: Tally::default(),
+            uncounted: AtomicU64::new(0),
+            handler: Drained::new(handler),
+            to_go: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let hits = self.handler.uses().saturating_sub(self.uncounted.load(Ordering::Relaxed));
+        Counters { hits, ..self.tally.counters() }
     }
 
     pub(super) fn is_to_go(&self) -> bool {
@@ -85,31 +100,51 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
     let word = |register: i32| general.get(register as usize).map_or(0, |word| word.cast_unsigned());
     let (reached, stack) = (word(libc::REG_RIP).wrapping_sub(1), word(libc::REG_RSP));
     // One that is the program's own is so again when it is not probed any more.
-    let is_ours = |site: &&Site| site.state() == State::Live || site.original().first() != Some(&INT3);
+    let is_ours = |site: &&Site| site.state() == State::Live || site.original_at(reached) != INT3;
     let Some(site) = sites::find(reached).filter(is_ours).filter(|_| context.is_breakpoint()) else {
         context.pass_on();
         return None;
     };
+    // One of those behind the site's, which a jump has replaced as well: nobody has asked for its hits.
+    let behind = site.behind().iter().find(|displaced| displaced.ip() == reached);
     let before = before(stack);
     machine::set_phase(Phase::Serving);
     if site.state() != State::Live {
         // It was there when the thread reached it.
         if let Some(rip) = context.general().get_mut(libc::REG_RIP as usize) {
-            *rip = site.address().cast_signed();
+            *rip = behind.map_or(site.address(), |_| reached).cast_signed();
         }
         machine::set_phase(before);
         return None;
     }
     let served = site.is_jump() && reached == site.alias() + 1;
-    if reached != site.address() && !served {
+    if reached == site.alias() {
         // So deep in stubs that the thread may have left them by other ways than back.
         machine::leave_stubs();
     }
     let (general, image) = context.parts();
-    let mut file = own::empty();
-    let mut thread = own::Own::new(site, general, image, &mut file, false);
-    let then = if served { Then::Perform } else { call(&mut thread, site, before, stack) };
-    let signal = go_on(&mut thread, site, then);
+    let (mut taken, mut other);
+    let file: &mut Registers = match files::take() {
+        Some(file) => {
+            taken = file;
+            &mut taken
+        }
+        None => {
+            other = own::empty();
+            &mut other
+        }
+    };
+    let mut thread = own::Own::new(site, general, image, file, false);
+    let signal = match behind {
+        Some(displaced) => {
+            thread.turn_to(displaced);
+            perform::perform(&mut thread, displaced).signal.unwrap_or(0)
+        }
+        None => {
+            let then = if served { Then::Perform } else { call(&mut thread, site, before, stack) };
+            go_on(&mut thread, site, then)
+        }
+    };
     let raised = thread.raised();
     let fs_base = thread.finish();
     machine::set_phase(before);
@@ -122,7 +157,7 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
 }
 
 /// A thread has jumped to the stub of a site.
-fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> u64 {
+fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> (u64, bool) {
     let word = |register: i32| general.get(register as usize).map_or(0, |word| word.cast_unsigned());
     let stack = word(libc::REG_RSP);
     let before = before(stack);
@@ -131,19 +166,38 @@ fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> 
         if let Some(rip) = general.get_mut(libc::REG_RIP as usize) {
             *rip = site.alias().cast_signed();
         }
-        return ANYWHERE;
+        return (ANYWHERE, false);
     }
-    let mut file = own::empty();
-    let mut thread = own::Own::new(site, general, image, &mut file, true);
+    let (mut taken, mut other);
+    let file: &mut Registers = match files::take() {
+        Some(file) => {
+            taken = file;
+            &mut taken
+        }
+        None => {
+            other = own::empty();
+            &mut other
+        }
+    };
+    let mut thread = own::Own::new(site, general, image, file, true);
     let then = call(&mut thread, site, before, stack);
     go_on(&mut thread, site, then);
+    for displaced in site.behind() {
+        if thread.registers().rip != displaced.ip() {
+            break;
+        }
+        thread.turn_to(displaced);
+        perform::perform(&mut thread, displaced);
+    }
     let rip = thread.registers().rip;
+    let changed = thread.has_changed_image();
     thread.finish();
-    match rip {
-        rip if rip == site.displaced().instruction().next_ip() => NEXT,
+    let how = match rip {
+        rip if rip == site.next() => NEXT,
         rip if rip == site.branch() => BRANCH,
         _ => ANYWHERE,
-    }
+    };
+    (how, changed)
 }
 
 /// Calls the handlers of the probes at `site`, unless the thread is in a handler already.
@@ -175,14 +229,17 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
     if target != old.rip && !matches!(then, Then::GoTo(_)) {
         then = Then::GoTo(target);
     }
-    // What cannot be stored stays as it was.
-    let _ = thread.take_back(&old, &registers);
+    if thread.is_lent() || registers != old {
+        // What cannot be stored stays as it was.
+        let _ = thread.take_back(&old, &registers);
+    }
     then
 }
 
 /// Calls one handler.
 fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut GeneralRegisters) -> Action {
     if own.is_to_go() {
+        Tally::count(&own.uncounted);
         return Action::Continue;
     }
     // Nobody serves them here, where a thread goes on by itself.
@@ -215,8 +272,8 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
         // It is blocked until the trap has been served.
         let _ = sys::send(signals::pid(), system::this_thread(), signal);
     }
-    if !discounted {
-        Tally::count(&own.tally.hits);
+    if discounted {
+        Tally::count(&own.uncounted);
     }
     if filtered {
         Tally::count(&own.tally.filtered);

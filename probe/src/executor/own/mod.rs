@@ -3,6 +3,7 @@
 //!
 //! Everything here is async-signal-safe: it takes no locks and no memory.
 
+pub(crate) mod files;
 pub(crate) mod machine;
 pub(crate) mod needed;
 pub(crate) mod patch;
@@ -14,7 +15,7 @@ use std::io;
 use std::ops::Range;
 
 use emu::registers::{Extended, Tiles, Vector, X87};
-use emu::xsave::Layout;
+use emu::xsave::{LEGACY_LENGTH, Layout, feature};
 use emu::{
     Access, Displaced, Exception, MemoryFault, Mxcsr, Outcome, Registers, Rflags, Touches, UserMemory,
 };
@@ -61,8 +62,7 @@ pub(crate) fn layout() -> Option<Layout> {
     Some(Layout::of_this_processor()?.without_tiles())
 }
 
-/// A register file for [`Own::new`], made where it is to lie: it is too large to be moved at each hit.
-#[inline(always)]
+/// A register file for [`Own::new`].
 pub(crate) fn empty() -> Registers {
     let extended = Extended {
         x87: X87::default(),
@@ -87,6 +87,8 @@ pub(crate) fn empty() -> Registers {
 /// The calling thread, at a site, with what it is to go on with.
 pub(crate) struct Own<'a> {
     site: &'static Site,
+    /// The instruction that it is before: the site's, or one behind it which a jump has replaced as well.
+    displaced: &'static Displaced,
     general: &'a mut [i64; GENERAL],
     /// Its extended state as XSAVE has laid it out.
     image: &'a mut [u8],
@@ -99,8 +101,12 @@ pub(crate) struct Own<'a> {
     /// Why the last access has failed.
     fault: Option<Fault>,
     raised: Option<Raised>,
+    /// Where FS and GS have begun.
+    bases: (u64, u64),
     /// What FS is to begin at, if that is another.
     fs_base: Option<u64>,
+    /// Whether the extended state has been stored.
+    changed: bool,
 }
 
 impl fmt::Debug for Own<'_> {
@@ -123,6 +129,7 @@ impl<'a> Own<'a> {
     ) -> Own<'a> {
         let mut own = Own {
             site,
+            displaced: site.displaced(),
             general,
             image,
             file,
@@ -130,14 +137,28 @@ impl<'a> Own<'a> {
             in_stub,
             fault: None,
             raised: None,
+            bases: (machine::segment_base(false), machine::segment_base(true)),
             fs_base: None,
+            changed: false,
         };
         own.revert();
         own.file.rip = site.address();
-        own.file.fs_base = machine::segment_base(false);
-        own.file.gs_base = machine::segment_base(true);
+        (own.file.fs_base, own.file.gs_base) = own.bases;
         own.file.segment = machine::selectors();
+        (own.file.pkru, own.file.ssp) = (0, None);
         own
+    }
+
+    /// Says that the thread is before `displaced`, one of those behind the site's. What it has done so far is done.
+    pub(crate) fn turn_to(&mut self, displaced: &'static Displaced) {
+        self.file.rip = displaced.ip();
+        self.store();
+        self.displaced = displaced;
+    }
+
+    /// Whether the thread is before one of those behind the site's.
+    fn is_behind(&self) -> bool {
+        self.displaced.ip() != self.site.address()
     }
 
     fn word(&self, register: libc::c_int) -> u64 {
@@ -181,7 +202,25 @@ impl<'a> Own<'a> {
     fn store_extended(&mut self) -> io::Result<()> {
         let layout = layout().ok_or(Errno::ENODEV)?;
         let Registers { extended, pkru, .. } = &*self.file;
-        Ok(layout.write(extended, *pkru, self.image).map_err(|_| Errno::ENODEV)?)
+        layout.write(extended, *pkru, self.image).map_err(|_| Errno::ENODEV)?;
+        if extended.x87 == X87::default()
+            && let Some(in_use) = self.image.get_mut(LEGACY_LENGTH)
+        {
+            // It would be in use from then on, and take its time at each hit by a jump.
+            *in_use &= !(feature::X87 as u8);
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Whether a handler has been given the extended state.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Whether the image has been changed.
+    pub(crate) fn has_changed_image(&self) -> bool {
+        self.changed
     }
 
     /// The exception that is to be raised in the thread's context, once it has gone there.
@@ -192,7 +231,7 @@ impl<'a> Own<'a> {
     /// Puts everything back. What is returned is for [`signals::leave_with_fs_base`].
     pub(crate) fn finish(mut self) -> Option<u64> {
         self.store();
-        if self.file.gs_base != machine::segment_base(true) {
+        if self.file.gs_base != self.bases.1 {
             machine::set_gs_base(self.file.gs_base);
         }
         self.fs_base
@@ -200,8 +239,7 @@ impl<'a> Own<'a> {
 
     /// Notes the bases that the instruction has set.
     fn take_bases(&mut self) {
-        let fs_base = machine::segment_base(false);
-        self.fs_base = (self.file.fs_base != fs_base).then_some(self.file.fs_base);
+        self.fs_base = (self.file.fs_base != self.bases.0).then_some(self.file.fs_base);
     }
 
     fn note_raised(&mut self, exception: Exception, signal: Signal) {
@@ -215,6 +253,9 @@ impl<'a> Own<'a> {
 
     /// A stub that has the thread execute the instruction itself.
     fn native_stub(&mut self, outcome: Option<Outcome>) -> Option<u64> {
+        if self.is_behind() {
+            return None;
+        }
         let known = self.site.native();
         if known != 0 {
             return Some(known);
@@ -248,7 +289,9 @@ impl<'a> Own<'a> {
     /// Has what cannot be done here be done by a trap.
     fn by_trap(&mut self) -> Attempt {
         self.revert();
-        self.file.rip = self.site.alias().wrapping_add(1);
+        // Where one behind the site's begins there is a breakpoint.
+        self.file.rip =
+            if self.is_behind() { self.displaced.ip() } else { self.site.alias().wrapping_add(1) };
         Attempt::Partly(0)
     }
 }
@@ -375,7 +418,7 @@ impl Executor for Own<'_> {
         if result.is_ok() && !self.keeps_fixed_flags() {
             // POPF, which changes nothing but registers.
             self.revert();
-            self.file.rip = self.site.address();
+            self.file.rip = self.displaced.ip();
             return Ok(Outcome::Native);
         }
         if extended {

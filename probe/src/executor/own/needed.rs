@@ -114,7 +114,8 @@ impl Needed {
 
     /// Why the instruction at `address`, which is in `mapping`, one of `maps`, cannot be probed, if so.
     pub(crate) fn refuses(&self, address: u64, mapping: &Mapping, maps: &Maps) -> Option<OwnRefusal> {
-        if machine::code().contains(&address) || machine::slots().contains(&address) {
+        let ours = [machine::code(), machine::slots(), machine::trampolines()];
+        if ours.iter().any(|range| range.contains(&address)) {
             return Some(OwnRefusal::Library);
         }
         let after = self.called.partition_point(|range| range.start <= address);

@@ -10,10 +10,11 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use emu::Displaced;
 use nix::errno::Errno;
 
 use crate::executor::own::machine::{self, SLOT};
-use crate::executor::own::sites::{LONGEST_PATCH, Site};
+use crate::executor::own::sites::{JUMP, LONGEST_PATCH, Site};
 use crate::target::INT3;
 
 /// `membarrier(2)`'s commands (linux/membarrier.h).
@@ -52,23 +53,70 @@ fn serialize() -> io::Result<()> {
 }
 
 /// Replaces a breakpoint at `address` by `bytes`, of which nobody executes a mixture with what was there.
-pub(crate) fn replace(address: u64, bytes: &[u8]) -> io::Result<()> {
-    let Some((first, rest)) = bytes.split_first() else { return Ok(()) };
-    if !rest.is_empty() {
+///
+/// `behind` has the addresses among them where a thread may be as well, as instructions begin there: there are breakpoints
+/// when this begins, and they are replaced when all but the first byte is.
+fn replace(address: u64, bytes: &[u8], behind: &[Displaced]) -> io::Result<()> {
+    let Some(first) = bytes.first() else { return Ok(()) };
+    if bytes.len() > 1 {
         serialize()?;
-        write(address.wrapping_add(1), rest)?;
+        let at = |offset: usize| address.wrapping_add(offset as u64);
+        let is_start = |offset: usize| behind.iter().any(|displaced| displaced.ip() == at(offset));
+        let each = || bytes.iter().enumerate().skip(1);
+        for (offset, byte) in each().filter(|&(offset, _)| !is_start(offset)) {
+            write(at(offset), &[*byte])?;
+        }
+        serialize()?;
+        for (offset, byte) in each().filter(|&(offset, &byte)| is_start(offset) && byte != INT3) {
+            write(at(offset), &[*byte])?;
+        }
         serialize()?;
     }
     write(address, &[*first])?;
-    if rest.is_empty() { Ok(()) } else { serialize() }
+    if bytes.len() > 1 { serialize() } else { Ok(()) }
+}
+
+/// Puts a jump, `bytes`, in place of a site's breakpoint. What is behind the site and is replaced as well is known.
+pub(crate) fn put_jump(site: &Site, bytes: &[u8]) -> io::Result<()> {
+    for displaced in site.behind() {
+        write(displaced.ip(), &[INT3])?;
+    }
+    replace(site.address(), bytes, site.behind())
 }
 
 /// Puts what belongs there in place of a site's breakpoint or jump.
 pub(crate) fn restore(site: &Site) -> io::Result<()> {
+    let [first, ..] = site.original() else { return Ok(()) };
+    put_back(site, *first)
+}
+
+/// Puts a breakpoint in place of a site's jump, and what belongs there in place of all behind it.
+pub(crate) fn undo_jump(site: &Site) -> io::Result<()> {
+    put_back(site, INT3)
+}
+
+fn put_back(site: &Site, first: u8) -> io::Result<()> {
     if site.is_jump() {
         write(site.address(), &[INT3])?;
     }
-    replace(site.address(), site.original())
+    let mut bytes = [INT3; LONGEST_PATCH];
+    let bytes = bytes.get_mut(..site.length()).unwrap_or_default();
+    bytes.iter_mut().zip(site.original()).for_each(|(place, &byte)| *place = byte);
+    if let Some(place) = bytes.first_mut() {
+        *place = first;
+    }
+    replace(site.address(), bytes, site.behind())?;
+    match site.padding() {
+        0 => Ok(()),
+        // Who is there has a breakpoint, which leads back to the site.
+        padding => replace_padding(padding, &[INT3; JUMP]),
+    }
+}
+
+/// Puts a jump into the padding before a site, which is breakpoints, or takes it out.
+pub(crate) fn replace_padding(padding: u64, bytes: &[u8; JUMP]) -> io::Result<()> {
+    write(padding, &[INT3])?;
+    replace(padding, bytes, &[])
 }
 
 /// Memory for a stub, if there is some left.
@@ -78,6 +126,19 @@ pub(crate) fn slot() -> Option<u64> {
         (slots.start + SLOT * (used + 1) <= slots.end).then_some(used + 1)
     });
     Some(slots.start + SLOT * number.ok()?)
+}
+
+/// Writes a jump to `target` somewhere in the memory for such, where `fits` says that it may be.
+pub(crate) fn trampoline(target: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    let range = machine::trampolines();
+    let is_free = |address: u64| {
+        let mut bytes = [0; JUMP];
+        machine::load(address, &mut bytes).is_ok() && bytes == [INT3; JUMP]
+    };
+    let last = range.end.checked_sub(JUMP as u64)?;
+    let address = (range.start..last).find(|&address| fits(address) && is_free(address))?;
+    write(address, &jump(address, target)?).ok()?;
+    Some(address)
 }
 
 /// The address of the site to which the stub around `address` belongs.
@@ -94,12 +155,12 @@ pub(crate) fn site_of(address: u64) -> Option<u64> {
 
 /// The distance from behind an instruction at `from`, which ends with it, to `to`, if 32 bits hold it.
 fn distance(from: u64, to: u64) -> Option<[u8; 4]> {
-    let distance = to.wrapping_sub(from.wrapping_add(LONGEST_PATCH as u64)).cast_signed();
+    let distance = to.wrapping_sub(from.wrapping_add(JUMP as u64)).cast_signed();
     i32::try_from(distance).ok().map(i32::to_le_bytes)
 }
 
 /// A jump at `from` to `to`, if it is near enough.
-pub(crate) fn jump(from: u64, to: u64) -> Option<[u8; LONGEST_PATCH]> {
+pub(crate) fn jump(from: u64, to: u64) -> Option<[u8; JUMP]> {
     let [a, b, c, d] = distance(from, to)?;
     Some([0xe9, a, b, c, d])
 }
@@ -182,7 +243,7 @@ pub(crate) fn entry(site: &'static Site, next: u64, branch: Option<u64>) -> Opti
     let mut tail = |target: u64| {
         let jump = jump(code.here() + 1, target);
         code.put(&[0x5c]);
-        code.put(&jump.unwrap_or([INT3; LONGEST_PATCH]));
+        code.put(&jump.unwrap_or([INT3; JUMP]));
         jump.is_some()
     };
     let near = tail(next);

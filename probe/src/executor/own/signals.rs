@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use crate::executor::own::machine::{self, Fault, Phase};
 use crate::executor::own::sites::Site;
-use crate::executor::own::{GENERAL, layout, patch};
+use crate::executor::own::{GENERAL, files, layout, patch};
 use crate::executor::ptrace::sys;
 use crate::executor::signal::Signal;
 use crate::target::lock;
@@ -78,8 +78,8 @@ fn set_mask(how: c_int, mask: u64) {
 pub(crate) struct Services {
     /// Returns what FS is to begin at, if that is another than before.
     pub(crate) trap: fn(Context<'_>) -> Option<u64>,
-    /// Returns how to go on: [`machine::NEXT`] or another.
-    pub(crate) stub: fn(&'static Site, &mut [i64; GENERAL], &mut [u8]) -> u64,
+    /// Returns how to go on, [`machine::NEXT`] or another, and whether the image was changed.
+    pub(crate) stub: fn(&'static Site, &mut [i64; GENERAL], &mut [u8]) -> (u64, bool),
 }
 
 static SERVICES: OnceLock<Services> = OnceLock::new();
@@ -114,9 +114,10 @@ unsafe extern "C" fn jumped(general: *mut i64, site: *const (), image: *mut u8) 
         let length = machine::image_length();
         (&*site.cast::<Site>(), &mut *general.cast(), slice::from_raw_parts_mut(image, length))
     };
-    let how = SERVICES.get().map_or(machine::ANYWHERE, |services| (services.stub)(site, general, image));
+    let stub = SERVICES.get().map(|services| services.stub);
+    let (how, changed) = stub.map_or((machine::ANYWHERE, false), |stub| stub(site, general, image));
     drop(errno);
-    how
+    if changed { how | machine::CHANGED } else { how }
 }
 
 /// Takes the signals over, once: from then on, the services are called.
@@ -130,8 +131,9 @@ pub(crate) fn take_over(services: Services) -> nix::Result<()> {
     // SAFETY: the function may be called in a child.
     unsafe { libc::pthread_atfork(None, None, Some(note_pid)) };
     machine::serve_by(trapped, jumped);
+    files::make();
     if let Some(layout) = layout() {
-        machine::save(layout.length, layout.features());
+        machine::save(&layout);
     }
     // What instructions raise must get through, as must the filter of system calls.
     let raised = [libc::SIGSEGV, libc::SIGBUS, libc::SIGTRAP, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];

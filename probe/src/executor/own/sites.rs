@@ -10,14 +10,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use emu::Displaced;
 
 use crate::executor::own::machine::SPREAD;
+use crate::target::INT3;
 
-/// The longest run of bytes that a site replaces: a jump with a displacement of 32 bits.
-pub(crate) const LONGEST_PATCH: usize = 5;
+/// The longest run of bytes that a site replaces: a jump with a displacement of 32 bits behind three prefixes.
+pub(crate) const LONGEST_PATCH: usize = 8;
+/// The length of a jump with a displacement of 32 bits.
+pub(crate) const JUMP: usize = 5;
 
 /// The table: by how much a spread address is shifted, the mask of an index, and pairs of an address and a site.
 /// Assembly reads it, too.
@@ -58,7 +62,12 @@ pub(crate) struct Site {
     branch: AtomicU64,
     /// A stub that has the thread do by itself what nobody else can.
     native: AtomicU64,
-    /// What has been served last: a thread that comes back to the same instruction is not counted again.
+    /// The instructions behind it that a jump has replaced as well, in their order. Each begins with a breakpoint.
+    behind: OnceLock<Box<[Displaced]>>,
+    /// Where the jump is in the padding before it to which a short one leads; 0 if there is none.
+    padding: AtomicU64,
+    /// There was a jump that had to go.
+    undone: AtomicBool,
     /// Who wants to know of hits.
     pub(crate) users: Chain<User>,
 }
@@ -74,6 +83,9 @@ impl Site {
             displaced,
             branch: AtomicU64::new(0),
             native: AtomicU64::new(0),
+            behind: OnceLock::new(),
+            padding: AtomicU64::new(0),
+            undone: AtomicBool::new(false),
             users: Chain::new(),
         }
     }
@@ -103,6 +115,46 @@ impl Site {
     /// The bytes that belong here, of which the first [`Site::length`] are replaced.
     pub(crate) fn original(&self) -> &[u8] {
         self.original.get(..self.length()).unwrap_or(&self.original)
+    }
+
+    /// The byte that belongs at `address`, or at the site if it is none of those replaced.
+    pub(crate) fn original_at(&self, address: u64) -> u8 {
+        let [first, ..] = self.original;
+        let offset = usize::try_from(address.wrapping_sub(self.address)).ok();
+        offset.and_then(|offset| self.original().get(offset)).copied().unwrap_or(first)
+    }
+
+    /// The instructions behind the site's that a jump has replaced as well.
+    pub(crate) fn behind(&self) -> &[Displaced] {
+        self.behind.get().map_or(&[], |behind| behind)
+    }
+
+    /// Says which they are, once.
+    pub(crate) fn set_behind(&self, behind: Vec<Displaced>) {
+        let _ = self.behind.set(behind.into_boxed_slice());
+    }
+
+    /// Where threads go on that have come by a jump.
+    pub(crate) fn next(&self) -> u64 {
+        self.behind().last().unwrap_or(&self.displaced).instruction().next_ip()
+    }
+
+    /// Where the jump is in the padding before the site; 0 if there is none.
+    pub(crate) fn padding(&self) -> u64 {
+        self.padding.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_padding(&self, padding: u64) {
+        self.padding.store(padding, Ordering::SeqCst);
+    }
+
+    /// Whether there was a jump that had to go, so that what is behind it can be probed.
+    pub(crate) fn is_undone(&self) -> bool {
+        self.undone.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_undone(&self) {
+        self.undone.store(true, Ordering::SeqCst);
     }
 
     /// How many bytes are replaced.
@@ -196,8 +248,13 @@ impl<T: Send + Sync> Chain<T> {
 }
 
 /// Something that threads use, and that is dropped once none does any more.
+///
+/// Uses are counted when they begin and when they end, so that nothing else has to count them.
 pub(crate) struct Drained<T> {
-    users: AtomicUsize,
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// How many of them have found it closed.
+    in_vain: AtomicU64,
     /// Null once it is closed.
     value: AtomicPtr<T>,
     /// What it was, until that is dropped.
@@ -207,24 +264,41 @@ pub(crate) struct Drained<T> {
 impl<T: Send + Sync> Drained<T> {
     pub(crate) fn new(value: T) -> Drained<T> {
         let value = AtomicPtr::new(Box::into_raw(Box::new(value)));
-        Drained { users: AtomicUsize::new(0), value, closed: AtomicPtr::new(ptr::null_mut()) }
+        let [begun, ended, in_vain] = [const { AtomicU64::new(0) }; 3];
+        Drained { begun, ended, in_vain, value, closed: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Has `work` done with it, unless it is closed.
     #[inline]
     pub(crate) fn with<R>(&self, work: impl FnOnce(&T) -> R) -> Option<R> {
         /// Also where `work` unwinds.
-        struct Leaving<'a>(&'a AtomicUsize);
+        struct Leaving<'a>(&'a AtomicU64);
         impl Drop for Leaving<'_> {
             fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
+                self.0.fetch_add(1, Ordering::SeqCst);
             }
         }
-        self.users.fetch_add(1, Ordering::SeqCst);
-        let _leaving = Leaving(&self.users);
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let _leaving = Leaving(&self.ended);
         // SAFETY: who drops it has taken the pointer away first, and then waits until there are no users.
         let value = unsafe { self.value.load(Ordering::SeqCst).as_ref() };
+        if value.is_none() {
+            self.in_vain.fetch_add(1, Ordering::SeqCst);
+        }
         value.map(work)
+    }
+
+    /// How many uses of it have ended.
+    pub(crate) fn uses(&self) -> u64 {
+        let ended = self.ended.load(Ordering::SeqCst);
+        ended.saturating_sub(self.in_vain.load(Ordering::SeqCst))
+    }
+
+    /// Whether nobody uses it at this moment.
+    fn is_idle(&self) -> bool {
+        // As many have ended as had begun later on.
+        let ended = self.ended.load(Ordering::SeqCst);
+        ended == self.begun.load(Ordering::SeqCst)
     }
 
     /// Whether nobody begins to use it any more.
@@ -249,7 +323,7 @@ impl<T: Send + Sync> Drained<T> {
         if value.is_null() || !wait {
             return;
         }
-        while self.users.load(Ordering::SeqCst) != 0 {
+        while !self.is_idle() {
             std::thread::yield_now();
         }
         // SAFETY: it comes from `Box::into_raw`, has been taken by nobody else, and is used by nobody any more.
@@ -315,7 +389,7 @@ impl Writer {
     pub(crate) fn add(&mut self, site: Site) -> &'static Site {
         let site: &'static Site = Box::leak(Box::new(site));
         let patch = LONGEST_PATCH as u64;
-        LOWEST.fetch_min(site.address, Ordering::SeqCst);
+        LOWEST.fetch_min(site.address.saturating_sub(JUMP as u64), Ordering::SeqCst);
         HIGHEST.fetch_max(site.address.saturating_add(patch), Ordering::SeqCst);
         self.insert(site.address, site);
         site
@@ -363,9 +437,15 @@ pub(crate) fn unmask(address: u64, bytes: &mut [u8]) {
     }
     let (low, high) = (LOWEST.load(Ordering::Relaxed), HIGHEST.load(Ordering::Relaxed));
     let first = address.saturating_sub(LONGEST_PATCH as u64 - 1).max(low);
-    for start in first..end.min(high) {
-        let Some(site) = find(start).filter(|site| site.state() == State::Live) else { continue };
-        for (place, &byte) in (start..).zip(site.original()) {
+    // What is behind may have a jump in the padding before it.
+    for start in first..end.saturating_add(JUMP as u64).min(high) {
+        let Some(site) = find(start).filter(|site| site.state() == State::Live && site.address == start)
+        else {
+            continue;
+        };
+        let replaced = site.original().iter().copied();
+        let padding = (site.padding() != 0).then(|| (site.padding()..).zip([INT3; JUMP]));
+        for (place, byte) in (start..).zip(replaced).chain(padding.into_iter().flatten()) {
             let offset = place.checked_sub(address).and_then(|offset| usize::try_from(offset).ok());
             if let Some(read) = offset.and_then(|offset| bytes.get_mut(offset)) {
                 *read = byte;
@@ -413,6 +493,7 @@ mod tests {
         assert_eq!((drained.with(|_| ()), Arc::strong_count(&value)), (None, 2));
         drained.drain(true);
         assert_eq!((drained.with(|_| ()), Arc::strong_count(&value)), (None, 1));
+        assert_eq!((drained.uses(), drained.is_idle()), (1, true));
     }
 
     #[test]
