@@ -146,7 +146,9 @@ impl Placing {
         if !*here {
             return Err(NoJump::NotHere);
         }
-        if original.is_prefixed() {
+        // ENDBR64 is what it is by its prefix, without which nobody wants it.
+        let is_marker = site.displaced().instruction().mnemonic() == Mnemonic::Endbr64;
+        if original.is_prefixed() && !is_marker {
             return Err(NoJump::Prefix);
         }
         let sequences = self.sequences.get_or_insert_default();
