@@ -107,7 +107,7 @@ fn can_be_behind(displaced: &Displaced, is_last: bool) -> bool {
         instruction.mnemonic(),
         Mnemonic::Syscall | Mnemonic::Sysenter | Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq
     );
-    let others = Touches::TILES | Touches::SHADOW_STACK | Touches::THIS_CORE;
+    let others = Touches::TILES | Touches::THIS_CORE;
     can_be_done_in_a_stub(displaced)
         && !enters
         && !displaced.touches().intersects(others)
