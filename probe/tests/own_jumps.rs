@@ -413,6 +413,39 @@ fn whatever_a_handler_changes_the_thread_has_its_own() {
     assert!(counters.hits >= 6);
 }
 
+/// XINUSE: the state components that are not in their initial configuration.
+fn in_use() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller has found out that the processor has it.
+    unsafe {
+        asm!("xgetbv", in("ecx") 1, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+#[test]
+fn x87_that_a_signal_has_put_to_use_is_so_until_the_next_hit() {
+    extern "C" fn nothing(_: i32) {}
+    const X87: u64 = 1;
+    let _one = begin();
+    if std::arch::x86_64::__cpuid_count(0xd, 1).eax & 1 << 2 == 0 {
+        return println!("skipped: the processor does not say what is in use");
+    }
+    let mut session = jumping();
+    session.probe(Address(jumps_nop as *const () as u64), |_| Action::Continue).unwrap();
+    // SAFETY: the handler does nothing.
+    unsafe {
+        libc::signal(libc::SIGUSR2, nothing as *const () as usize);
+        libc::raise(libc::SIGUSR2);
+    }
+    if in_use() & X87 == 0 {
+        return println!("skipped: the kernel returns from signals without x87 in use");
+    }
+    // SAFETY: it does nothing.
+    unsafe { jumps_nop() };
+    assert_eq!(in_use() & X87, 0);
+}
+
 #[test]
 fn a_stack_that_is_too_small_has_the_breakpoint_taken_out() {
     let _one = begin();

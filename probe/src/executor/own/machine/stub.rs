@@ -260,7 +260,24 @@ stepless_own_stub_room_end:
     je 38f
     ldmxcsr dword ptr [rsp + 24]
     jmp 38f
-31: mov eax, dword ptr [rip + {saving} + 8]
+    # Who returns from a signal has x87 in use from then on, by the kernel's doing. If it is in its initial configuration,
+    # it is in use no more, and the next hit is by moves again.
+31: cmp qword ptr [rsp], 0x37f
+    jne 39f
+    mov rax, qword ptr [rsp + 8]
+    or rax, qword ptr [rsp + 16]
+    jnz 39f
+    movaps xmm0, xmmword ptr [rsp + 32]
+    .irp n, 1, 2, 3, 4, 5, 6, 7
+    por xmm0, xmmword ptr [rsp + 32 + 16 * \n]
+    .endr
+    pxor xmm1, xmm1
+    pcmpeqb xmm0, xmm1
+    pmovmskb eax, xmm0
+    cmp eax, 0xffff
+    jne 39f
+    and byte ptr [rsp + 512], 0xfe
+39: mov eax, dword ptr [rip + {saving} + 8]
     xor edx, edx
     xrstor64 [rsp]
 38: movzx r14d, r14b
