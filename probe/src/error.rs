@@ -61,6 +61,16 @@ pub enum AttachError {
     },
 }
 
+impl AttachError {
+    /// That the kernel does not let this user trace process `pid`, with what restricts that, as far as the system tells.
+    #[must_use]
+    pub fn not_permitted(pid: i32) -> AttachError {
+        let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+        let scope = scope.ok().and_then(|text| text.trim().parse().ok());
+        AttachError::NotPermitted { pid, ptrace_scope: scope.filter(|&scope| scope > 0) }
+    }
+}
+
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,6 +80,11 @@ impl fmt::Display for AttachError {
             AttachError::Exited { pid } => {
                 write!(f, "process {pid} has exited already, and only its parent can still see it")
             }
+            AttachError::NotPermitted { pid, ptrace_scope: Some(scope @ 3..) } => write!(
+                f,
+                "process {pid} may not be traced by anybody (kernel.yama.ptrace_scope is {scope}, \
+                 which stays until the system is started anew)"
+            ),
             AttachError::NotPermitted { pid, ptrace_scope: Some(scope) } => write!(
                 f,
                 "process {pid} may not be traced by this user (kernel.yama.ptrace_scope is {scope}); \

@@ -56,11 +56,20 @@ pub(crate) struct Handlers {
     pub(crate) at: Handler,
     /// When a call returns that has come by one, if calls are followed.
     pub(crate) on_return: Option<Box<Handler>>,
+    /// Whether they never take long.
+    pub(crate) are_brief: bool,
 }
 
 impl From<Handler> for Handlers {
     fn from(at: Handler) -> Handlers {
-        Handlers { at, on_return: None }
+        Handlers { at, on_return: None, are_brief: false }
+    }
+}
+
+impl Handlers {
+    /// One that never takes long.
+    pub(crate) fn brief(at: Handler) -> Handlers {
+        Handlers { at, on_return: None, are_brief: true }
     }
 }
 
@@ -68,6 +77,11 @@ impl From<Handler> for Handlers {
 pub(crate) trait Host: Send + Sync {
     /// A thread has reached the one with that index. `None` where that wants no more hits.
     fn hit(&self, index: usize, hit: &mut Hit<'_>) -> Option<Action>;
+
+    /// Whether it never takes long to decide.
+    fn is_brief(&self) -> bool {
+        false
+    }
 }
 
 /// Of one probe, or of it and its parts.
@@ -75,6 +89,10 @@ impl Host for Handlers {
     fn hit(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
         let handler = if hit.is_return() { self.on_return.as_ref()? } else { &self.at };
         handler.call(hit)
+    }
+
+    fn is_brief(&self) -> bool {
+        self.are_brief
     }
 }
 
@@ -111,6 +129,10 @@ struct Part {
 impl Host for Part {
     fn hit(&self, _index: usize, hit: &mut Hit<'_>) -> Option<Action> {
         self.host.hit(self.index, hit)
+    }
+
+    fn is_brief(&self) -> bool {
+        self.host.is_brief()
     }
 }
 

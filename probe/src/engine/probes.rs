@@ -238,6 +238,15 @@ impl Probe {
         }
     }
 
+    /// Whether none of its handlers has come back yet from a hit that the probe wants a breakpoint for.
+    pub(crate) fn has_no_hits(&self, purpose: Purpose) -> bool {
+        let none = |tally: &Tally| tally.hits.load(Ordering::Relaxed) == 0;
+        match self.calls() {
+            Some(calls) if purpose.is_return_site() => none(&calls.tally),
+            _ => self.tally.get().is_none_or(none),
+        }
+    }
+
     pub(crate) fn report(&self) -> ProbeReport {
         let mut counters = self.tally.get().map(Tally::counters).unwrap_or_default();
         if let Some(passed) = self.passed() {

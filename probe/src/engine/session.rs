@@ -346,7 +346,8 @@ impl Session {
         let at = Handler::alone(move |hit: &mut Hit<'_>| follow(entry(hit), hit));
         let on_return =
             Handler::alone(move |hit: &mut Hit<'_>| come_back(hit, |hit, call| on_return(hit, call)));
-        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(Box::new(on_return)) })
+        self.tracer
+            .place(Box::new(source), Handlers { at, on_return: Some(Box::new(on_return)), are_brief: false })
     }
 
     /// The same with handlers that may be called for several threads of the target at once.
@@ -401,7 +402,8 @@ impl Session {
         on_return: impl Fn(&mut Hit<'_>) -> Action + Send + Sync + 'static,
     ) -> Result<ProbeId, ProbeError> {
         let (at, on_return) = (Handler::Together(Box::new(entry)), Handler::Together(Box::new(on_return)));
-        self.tracer.place(Box::new(source), Handlers { at, on_return: Some(Box::new(on_return)) })
+        self.tracer
+            .place(Box::new(source), Handlers { at, on_return: Some(Box::new(on_return)), are_brief: false })
     }
 
     /// Watches the value of an expression: `handler` is called with each change of it, and the thread that has made it, which

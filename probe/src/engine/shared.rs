@@ -212,7 +212,7 @@ impl Shared {
 
     /// Books a probe that covers.
     pub(crate) fn enter_cover(&self, cover: Arc<Cover>) -> ProbeId {
-        let handlers = Handlers::from(Handler::Together(Box::new(|_| Action::Continue)));
+        let handlers = Handlers::brief(Handler::Together(Box::new(|_| Action::Continue)));
         let make = |_: &Sites| Probe::of_cover(Arc::clone(&cover));
         ProbeId(self.book(vec![Sites], make, Arc::new(handlers)))
     }

@@ -273,11 +273,7 @@ pub(crate) fn attach_error(pid: i32, error: Errno) -> AttachError {
         Errno::EPERM | Errno::EACCES => match procfs::tracer_of(pid) {
             Some(tracer) => AttachError::AlreadyTraced { pid, tracer, name: procfs::name_of(tracer) },
             None if procfs::has_exited(pid) => AttachError::Exited { pid },
-            None => {
-                let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
-                let scope = scope.ok().and_then(|text| text.trim().parse().ok());
-                AttachError::NotPermitted { pid, ptrace_scope: scope.filter(|&scope| scope > 0) }
-            }
+            None => AttachError::not_permitted(pid),
         },
         error => AttachError::System { call: "PTRACE_SEIZE", error },
     }

@@ -173,7 +173,12 @@ impl Tracer {
         // Which looks for a key even where there is none.
         let mut regions = if self.regions.is_empty() { None } else { self.regions.remove(&tid) };
         self.look_at_probes();
-        if regions.is_none() && !by_hardware && !here.internal && self.are_all_once() {
+        let by_int3 = !by_hardware && !here.internal && regions.is_none();
+        if by_int3 && served != Some(address) && self.may_take_long(here.hits) {
+            let Some(back) = self.serve_elsewhere(stopped) else { return };
+            stopped = back;
+        }
+        if by_int3 && self.are_all_once() {
             // A restartable sequence that is aborted once begins again, without the breakpoint.
             let Some(back) = self.pass_once(stopped, &space, address) else { return };
             stopped = back;
@@ -207,6 +212,18 @@ impl Tracer {
         if let Some(stopped) = stays {
             self.threads.resume(stopped, signal);
         }
+    }
+
+    /// Whether others would wait for handlers of which nobody knows how long they take, as none has come back so far, at a
+    /// breakpoint that was hit so often.
+    fn may_take_long(&self, hits: u32) -> bool {
+        /// Behind that, which is all that most hits look at, handlers have come back or are not counted.
+        const FIRST: u32 = 64;
+        let is_unknown = |purpose: &Purpose| {
+            let probe = self.probes.with_host(purpose.probe());
+            probe.is_some_and(|(probe, host, _)| !host.is_brief() && probe.has_no_hits(*purpose))
+        };
+        hits < FIRST && self.threads.are_several() && self.here.iter().any(is_unknown)
     }
 
     /// Stores the registers that are to be when the thread goes on.

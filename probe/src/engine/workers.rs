@@ -184,9 +184,7 @@ impl Tracer {
         if !thread.is_busy() {
             return Some(stopped);
         }
-        // Others may tell the end of a process in its stead, but not that of the target.
-        let stays =
-            guest || tid == self.shared.target || tid == pid && self.shared.register.threads_of(pid) > 1;
+        let stays = self.stays(tid, pid, guest);
         if slow && (stays || was_busy) {
             // Who has come meanwhile is not to wait once more.
             self.slow = Some(tid);
@@ -205,6 +203,47 @@ impl Tracer {
             return Some(stopped);
         };
         self.threads.hand_over(stopped, &space, &post)
+    }
+
+    /// Whether a thread, of process `pid`, cannot go to another tracer: others may tell the end of a process in its stead,
+    /// but not that of the target.
+    fn stays(&self, tid: i32, pid: i32, guest: bool) -> bool {
+        guest || tid == self.shared.target || tid == pid && self.shared.register.threads_of(pid) > 1
+    }
+
+    /// A thread that is at an INT3, in whose place its registers have it, goes to a tracer that has nobody who would wait
+    /// for its handlers, where it comes to the INT3 once more. It is returned where it stays.
+    pub(crate) fn serve_elsewhere(&mut self, stopped: Stopped) -> Option<Stopped> {
+        let tid = stopped.tid();
+        let Some(thread) = self.threads.get(tid) else { return Some(stopped) };
+        let (pid, space, guest, hits) = (thread.pid, thread.space, thread.guest, thread.hits);
+        if self.stays(tid, pid, guest) {
+            return Some(stopped);
+        }
+        let (Some(post), Some(space)) = (self.find_tracer(0), self.shared.space(space)) else {
+            return Some(stopped);
+        };
+        let stored = self.registers.store(&stopped);
+        if self.threads.refused(tid, "PTRACE_SETREGS", stored) {
+            return Some(stopped);
+        }
+        self.set_hits(tid, Thread::BUSY);
+        let stopped = self.threads.hand_over(stopped, &space, &post)?;
+        self.set_hits(tid, hits);
+        Some(stopped)
+    }
+
+    /// A thread has so many hits towards being busy, and is counted as busy, or not any more.
+    fn set_hits(&mut self, tid: i32, hits: u32) {
+        let Some(thread) = self.threads.get_mut(tid) else { return };
+        let was_busy = thread.is_busy();
+        thread.hits = hits;
+        let busy = &self.threads.post.busy;
+        match (was_busy, hits >= Thread::BUSY) {
+            (false, true) => busy.fetch_add(1, Ordering::Relaxed),
+            (true, false) => busy.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
     }
 
     /// A tracer that has fewer busy threads than this, which has so many.

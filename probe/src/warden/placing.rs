@@ -101,18 +101,26 @@ impl Placing<'_> {
     }
 
     fn handlers(&self, at_entry: Bound, on_return: Option<Bound>) -> Handlers {
+        // Only the client may take its time.
+        let asks = |(_, program): &Bound| program.steps().iter().any(|step| matches!(step, Step::Ask));
+        let are_brief = !asks(&at_entry) && !on_return.as_ref().is_some_and(asks);
         let histograms = at_entry.1.steps().iter().filter(|step| matches!(step, Step::Histogram(_))).count();
         let runner = |(bindings, program): Bound, first| {
             Runner::new(program, bindings, Arc::clone(self.common), first)
         };
         let entry = runner(at_entry, 0);
         match on_return.map(|on_return| runner(on_return, histograms)) {
-            None => Handler::Together(Box::new(move |hit: &mut Hit<'_>| entry.hit(hit))).into(),
+            None => Handlers {
+                at: Handler::Together(Box::new(move |hit: &mut Hit<'_>| entry.hit(hit))),
+                on_return: None,
+                are_brief,
+            },
             Some(on_return) => Handlers {
                 at: Handler::Together(Box::new(move |hit: &mut Hit<'_>| entry.entry(hit))),
                 on_return: Some(Box::new(Handler::Together(Box::new(move |hit: &mut Hit<'_>| {
                     on_return.hit(hit)
                 })))),
+                are_brief,
             },
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
+use probe::AttachError;
 use probe::elf::ElfError;
 use probe::maps::{self, Maps};
 use probe::similar;
@@ -146,9 +147,7 @@ fn about(pid: i32, error: &io::Error) -> Failure {
             "/proc is missing; mount it".to_owned()
         }
         io::ErrorKind::NotFound => format!("there is no process {pid}"),
-        io::ErrorKind::PermissionDenied => {
-            format!("process {pid} is not ours to probe: run as its user, or with CAP_SYS_PTRACE")
-        }
+        io::ErrorKind::PermissionDenied => AttachError::not_permitted(pid).to_string(),
         _ if error.raw_os_error() == Some(libc::ESRCH) => format!("there is no process {pid}"),
         _ => format!("process {pid}: {error}"),
     })

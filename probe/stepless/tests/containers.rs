@@ -236,3 +236,29 @@ fn the_code_that_the_kernel_provides_has_names() {
     }
     run(&mut Command::new(program));
 }
+
+#[test]
+fn who_may_not_trace_a_process_is_told_what_forbids_it() {
+    if skips() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let program = scratch.compile("answers", ANSWERS, &[]);
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let restricted = matches!(scope.trim(), "1" | "2" | "3");
+    // With Yama, not even a process of the same user that is nobody's child.
+    let mut command = Command::new(&program);
+    if restricted {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let target = Target::start(&mut command);
+    let output =
+        as_nobody(&scratch).args(["stat", "-e", "answers:leaf", "-p", &target.pid()]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = match restricted {
+        true => format!("(kernel.yama.ptrace_scope is {}", scope.trim()),
+        false => "run as its owner or as root".to_owned(),
+    };
+    assert!(output.status.code() == Some(2) && told.contains(&expected), "{:?} {told}", output.status);
+    target.finish();
+}

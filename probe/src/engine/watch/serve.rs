@@ -12,7 +12,7 @@ use emu::{Rflags, Touches};
 use crate::engine::call::Part;
 use crate::engine::event::Event;
 use crate::engine::hit::{Action, GeneralRegisters, Hit, ProbeId};
-use crate::engine::host::{Handler, Request};
+use crate::engine::host::{Handler, Handlers, Request};
 use crate::engine::run_on::Region;
 use crate::engine::tracer::Tracer;
 use crate::engine::trap::{Place, Serving};
@@ -192,7 +192,8 @@ impl Tracer {
             hit.has_returned();
             Action::Continue
         };
-        self.grant(Request::Add(Box::new(Address(address)), Handler::Together(Box::new(handler)).into()));
+        let handlers = Handlers::brief(Handler::Together(Box::new(handler)));
+        self.grant(Request::Add(Box::new(Address(address)), handlers));
     }
 
     /// A thread is about to take a SIGTRAP, by which it may have been stopped behind something that has written to what is
