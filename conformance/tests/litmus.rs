@@ -16,6 +16,12 @@ fn nothing_forbidden_is_seen() {
     holds(&["litmus", "--seconds", "2", "--json"], 68);
 }
 
+/// Of a thread that runs on, too, each access is made by itself, in the order of the program.
+#[test]
+fn nothing_forbidden_is_seen_of_a_thread_that_runs_on() {
+    holds(&["litmus", "--run-on", "--seconds", "2", "--json"], 68);
+}
+
 /// Of these tests threads contend for an instruction that each borrows, and of the others no memory is contended for.
 #[test]
 fn nothing_forbidden_is_seen_by_hardware_breakpoints() {

@@ -130,6 +130,15 @@ fn threads_that_run_on_pass_messages() {
     assert_eq!(*seen.ends.lock().unwrap(), [End::Returned, End::Returned]);
 }
 
+/// The thread makes such accesses itself, with what it has in its registers.
+#[test]
+fn accesses_in_one_step_are_those_of_their_instructions() {
+    for what in ["atomics", "shared"] {
+        let seen = same_with_and_without(what, "change");
+        assert_eq!(*seen.ends.lock().unwrap(), [End::Returned], "{what}");
+    }
+}
+
 #[test]
 fn a_function_that_is_left_is_over() {
     let seen = same_with_and_without("leave", "jump");

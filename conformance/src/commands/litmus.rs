@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// What performs the displaced instructions.
     #[arg(long, value_enum, default_value_t = Executor::Ptrace)]
     executor: Executor,
+    /// With one hit at each function's first instruction, from which the thread runs on until that returns.
+    #[arg(long, conflicts_with = "executor")]
+    run_on: bool,
     /// Prints one JSON document.
     #[arg(long)]
     json: bool,
@@ -34,6 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         time: Duration::from_secs(arguments.seconds),
         rounds: arguments.rounds,
         executor,
+        runs_on: arguments.run_on,
         prefix: arguments.test.clone(),
         ..Options::default()
     };

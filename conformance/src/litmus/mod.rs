@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use probe::resolve::{Objects, Resolver};
+use probe::run_on::Region;
 use probe::spec::ProbeSpec;
 use probe::{Action, RunEnd, Session, Ways};
 use serde::Serialize;
@@ -31,6 +32,9 @@ pub struct Options {
     pub rounds: Option<u64>,
     /// What performs the displaced instructions; by hardware breakpoints, four instructions are probed in turn.
     pub executor: Executor,
+    /// With a tracer, whether there is one hit at each function's first instruction, from which the thread runs on until
+    /// that returns, rather than one at each instruction.
+    pub runs_on: bool,
     /// How atomic accesses are made; all but for showing that the tests can fail.
     #[doc(hidden)]
     pub ways: Ways,
@@ -44,6 +48,7 @@ impl Default for Options {
             time: Duration::from_secs(60),
             rounds: None,
             executor: Executor::default(),
+            runs_on: false,
             ways: Ways::all(),
             prefix: String::new(),
         }
@@ -307,6 +312,15 @@ fn once(
     };
     let mut ids = Vec::new();
     match options.executor {
+        Executor::Ptrace if options.runs_on => {
+            for pattern in &probes {
+                let function = ProbeSpec::function(object.clone(), pattern.clone());
+                ids.push(session.probe(Resolver::new(function, Arc::new(Objects::default())), |hit| {
+                    hit.run_on(Region::new().until_return());
+                    Action::Continue
+                })?);
+            }
+        }
         Executor::Ptrace => {
             for pattern in &probes {
                 ids.push(session.probe(place(pattern), |_| Action::Continue)?);

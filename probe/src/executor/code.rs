@@ -210,9 +210,10 @@ fn is_still(memory: &mut impl TextMemory, address: u64, bytes: &[u8]) -> bool {
 
 fn kind_of(displaced: &Displaced) -> Kind {
     let touches = displaced.touches();
-    // Flags that only the thread can have, and whatever depends on where it runs.
+    // Flags that only the thread can have, whatever depends on where it runs, and what the thread is asked for when memory
+    // with keys is met.
     let slow = changes_fixed_flags(displaced)
-        || touches.contains(Touches::THIS_CORE)
+        || touches.intersects(Touches::THIS_CORE | Touches::PKRU)
         || shadow::is_left_to_the_thread(displaced);
     let mut kind = Kind::empty();
     kind.set(Kind::SLOW, slow);

@@ -226,6 +226,54 @@ uint64_t threads(void) {
     return sum;
 }
 
+/* Instructions that access memory in one step, of each kind behind each other, with what they find and their flags. */
+uint64_t change(volatile uint64_t *word) {
+    uint64_t sum = 0;
+    for (uint64_t i = 1; i <= 20; i++) {
+        uint64_t number = i * 3, expected = i, found = *word;
+        unsigned char carry, zero, sign, equal;
+        __asm__ volatile("xchg %0, %1" : "+r"(number), "+m"(*word));
+        __asm__ volatile("lock incq %0; setz %1; sets %2" : "+m"(*word), "=q"(zero), "=q"(sign)::"cc");
+        __asm__ volatile("lock btsq %2, %0; setc %1" : "+m"(*word), "=q"(carry) : "r"(i % 8) : "cc");
+        sum = sum * 31 + number + zero + 2 * sign + 4 * carry + (found == number);
+        /* The first fails, and says what is there; the second does not. */
+        for (int again = 0; again < 2; again++) {
+            __asm__ volatile("lock cmpxchgq %3, %1; sete %2"
+                             : "+a"(expected), "+m"(*word), "=q"(equal) : "r"(~i) : "cc");
+            sum = sum * 31 + expected + equal;
+        }
+        number = i;
+        __asm__ volatile("lock xaddq %0, %1; setc %2" : "+r"(number), "+m"(*word), "=q"(carry)::"cc");
+        __asm__ volatile("lock negq %0; sets %1" : "+m"(*word), "=q"(sign)::"cc");
+        sum = sum * 31 + number + carry + 2 * sign + *word;
+    }
+    return sum;
+}
+
+static void *waits(void *pipe) {
+    char byte;
+    return read(*(int *)pipe, &byte, 1) == 1 ? pipe : NULL;
+}
+
+/* While there is another thread. */
+uint64_t atomics(void) {
+    static volatile uint64_t word;
+    int ends[2];
+    pthread_t other;
+    if (pipe(ends) || pthread_create(&other, NULL, waits, ends))
+        return 0;
+    uint64_t sum = change(&word);
+    if (write(ends[1], "", 1) != 1)
+        return 0;
+    pthread_join(other, NULL);
+    return sum;
+}
+
+/* With memory that other processes may have mapped. */
+uint64_t shared(void) {
+    return change(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+}
+
 uint64_t jump(void) {
     siglongjmp(back, 1);
 }
@@ -279,7 +327,7 @@ int main(int count, char **arguments) {
         uint64_t (*function)(void);
     } all[] = {{"compute", compute}, {"calls", calls},     {"signals", signals}, {"faults", faults},
                {"modify", modify},   {"threads", threads}, {"leave", leave},     {"replace", replace},
-               {"endless", endless}, {"switches", switches}};
+               {"endless", endless}, {"switches", switches}, {"atomics", atomics}, {"shared", shared}};
     if (count == 3 && strcmp(arguments[1], "loop") == 0) {
         printf("loop %llu\n", (unsigned long long)plain_loop(strtoull(arguments[2], NULL, 0)));
         return 0;

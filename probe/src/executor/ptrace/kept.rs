@@ -437,22 +437,20 @@ impl UserMemory for View<'_> {
         self.accessor.write_shadow_stack(address, bytes)
     }
 
+    /// Only of what is kept. Elsewhere the thread makes the access itself, with what it has in its registers, so that these
+    /// are to be stored before: it is a fault here, for which the instruction is performed by itself.
     fn update(
         &mut self,
         address: u64,
         size: usize,
         update: &mut dyn FnMut(u128) -> u128,
     ) -> Result<u128, MemoryFault> {
-        if self.kept.exclusive {
-            let (first, last) =
-                (place_of(address).0, place_of(address.wrapping_add(size as u64).wrapping_sub(1)).0);
-            if self.keep(first, Access::Write).is_some() && self.keep(last, Access::Write).is_some() {
-                return self.update_alone(address, size, update);
-            }
-            self.make_way(address, size);
+        let (first, last) =
+            (place_of(address).0, place_of(address.wrapping_add(size as u64).wrapping_sub(1)).0);
+        if self.keep(first, Access::Write).is_some() && self.keep(last, Access::Write).is_some() {
+            return self.update_alone(address, size, update);
         }
-        self.note_store(address, size);
-        self.accessor.update(address, size, update)
+        Err(MemoryFault { address, access: Access::Write, present: true, protection_key: false })
     }
 }
 
