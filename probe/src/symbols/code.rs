@@ -8,6 +8,7 @@ use std::ops::Range;
 use emu::{Displaced, Processor, Refusal};
 use iced_x86::{Code, Decoder, Instruction as Decoded};
 
+use crate::symbols::coverage::flow;
 use crate::symbols::elf::{CodeRange, Elf, Function};
 use crate::target::state;
 
@@ -228,7 +229,8 @@ pub fn of_range<'elf>(
 pub enum Boundary {
     /// One begins there.
     Yes,
-    /// It lies inside the instruction that begins at `start`.
+    /// It lies inside the instruction that begins at `start`; where functions overlap, also of another one than begins
+    /// there.
     Inside {
         /// How many bytes after the start of the function that instruction begins.
         start: u64,
@@ -252,9 +254,19 @@ pub fn boundary(elf: &Elf, address: u64) -> Boundary {
             let start = start.wrapping_sub(function.address);
             Boundary::Inside { start, function: function.name().to_owned() }
         }
-        Some(_) => Boundary::Yes,
+        Some(_) => around(elf, function, address).unwrap_or(Boundary::Yes),
         None => Boundary::Unknown,
     }
+}
+
+/// The instruction of another function than `function` inside of which `address` lies, if they overlap so.
+fn around(elf: &Elf, function: &Function, address: u64) -> Option<Boundary> {
+    let holds = |other: &&Function| other.address < function.address && address - other.address < other.size;
+    elf.functions_before(address).filter(holds).find_map(|other| {
+        let range = other.address..other.address.saturating_add(other.size);
+        let start = flow::instruction_around(elf, range, address)?.wrapping_sub(other.address);
+        Some(Boundary::Inside { start, function: other.name().to_owned() })
+    })
 }
 
 #[cfg(test)]

@@ -340,6 +340,11 @@ impl Elf {
         self.symbols.function_at(address)
     }
 
+    /// The functions that begin last before `address`, or there, and may hold it.
+    pub(crate) fn functions_before(&self, address: u64) -> impl DoubleEndedIterator<Item = &Function> {
+        self.symbols.functions_before(address)
+    }
+
     /// Where unwind tables say that functions are, by virtual addresses, in their order: also those without symbols.
     #[must_use]
     pub fn unwound(&self) -> &[Range<u64>] {

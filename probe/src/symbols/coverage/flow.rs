@@ -83,6 +83,18 @@ pub(super) fn walk(
     done.filter_map(|(index, walk)| Some((index, walk?.finish()))).collect()
 }
 
+/// Where the instruction begins, of the function at `range`, that a way leads to and inside of which `address` lies.
+pub(in crate::symbols) fn instruction_around(elf: &Elf, range: Range<u64>, address: u64) -> Option<u64> {
+    let mut walk = Walk::new(elf, range);
+    walk.follow_all(elf, &mut Vec::new());
+    let at = walk.offset(address)?;
+    if walk.marks.get(at)? & (START | INSIDE) != INSIDE {
+        return None;
+    }
+    let start = walk.marks.get(..at)?.iter().rposition(|mark| mark & START != 0)?;
+    walk.range.start.checked_add(start as u64)
+}
+
 impl<'elf> Walk<'elf> {
     fn new(elf: &'elf Elf, range: Range<u64>) -> Walk<'elf> {
         let bytes = elf.code_at(range.start);

@@ -4,7 +4,7 @@
 //! [`Session::coverage`](crate::Session::coverage) tells what they have found.
 
 mod boundaries;
-mod flow;
+pub(in crate::symbols) mod flow;
 mod landing;
 mod object;
 mod plan;

@@ -47,6 +47,8 @@ pub(super) struct Names {
     named: Vec<(Kind, u64, Packed)>,
     /// An entry, and one that completes it.
     completing: Vec<(Packed, Packed)>,
+    /// Why there may be others.
+    pub(super) trouble: Option<DebugError>,
 }
 
 fn hash(text: &str) -> u64 {
@@ -95,8 +97,10 @@ impl Names {
     fn read(query: &Query<'_>) -> Names {
         let mut names = Names::default();
         let mut read = |unit| {
-            // One that is corrupt has the names that were found before that, and says so elsewhere.
-            let _ = names.read_unit(query, unit);
+            // One that is corrupt has the names that were found before that.
+            if let Err(error) = names.read_unit(query, unit) {
+                names.trouble.get_or_insert(error);
+            }
             query.forget(unit);
         };
         (0..query.info.units.len()).for_each(&mut read);

@@ -194,9 +194,10 @@ impl DebugInfo {
         first..lock(&self.splits.numbers).given.last().map_or(first, |&(_, end, _)| end)
     }
 
-    /// The same, or `otherwise`.
+    /// The same, or what is corrupt, or `otherwise`: why a name was not found.
     pub(super) fn missing_or(&self, otherwise: DebugError) -> DebugError {
-        self.missing().cloned().unwrap_or(otherwise)
+        let corrupt = || self.trouble().or_else(|| self.names.get()?.trouble.as_ref());
+        self.missing().or_else(corrupt).cloned().unwrap_or(otherwise)
     }
 
     /// What was split off and is not to be had, as far as somebody has asked.

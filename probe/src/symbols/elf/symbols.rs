@@ -294,12 +294,17 @@ impl Symbols {
     }
 
     pub(super) fn function_at(&self, address: u64) -> Option<&Function> {
-        let after = self.functions.partition_point(|function| function.address <= address);
-        // A function may lie within another: the nearest start whose size reaches far enough. Looking
-        // further back than a few is in vain.
+        // A function may lie within another: the nearest start whose size reaches far enough.
+        self.functions_before(address)
+            .rev()
+            .find(|function| contains(function.address, function.size, address))
+    }
+
+    /// The functions that begin last before `address`, or there. Looking further back than a few is in vain.
+    pub(super) fn functions_before(&self, address: u64) -> impl DoubleEndedIterator<Item = &Function> {
         const NESTED: usize = 16;
-        let candidates = self.functions.get(after.saturating_sub(NESTED)..after).unwrap_or_default();
-        candidates.iter().rev().find(|function| contains(function.address, function.size, address))
+        let after = self.functions.partition_point(|function| function.address <= address);
+        self.functions.get(after.saturating_sub(NESTED)..after).unwrap_or_default().iter()
     }
 
     /// The symbol with that name, mangled where the language does that.
