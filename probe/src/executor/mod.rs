@@ -120,6 +120,9 @@ pub(crate) trait RunOn: Executor {
     /// Begins, or begins anew after the thread has run or somebody has looked at it.
     fn begin(&mut self);
 
+    /// Whether no other thread runs in its address space.
+    fn is_alone(&self) -> bool;
+
     /// Its registers and its memory, for one instruction after the other.
     fn parts(&mut self) -> (&mut Registers, Self::Memory<'_>);
 

@@ -98,6 +98,26 @@ fn each_write_of_four_threads_is_found_where_each_runs_on() {
     assert!(summary.contains("by running on, in the thread of each hit alone"), "{summary}");
 }
 
+/// By running on, one thread is seen: what others have written is found when a system call returns, and nobody is said to have
+/// been seen to do it.
+#[test]
+fn what_other_threads_write_is_not_taken_for_the_kernels() {
+    let scratch = Scratch::new();
+    let program = compiled(&scratch);
+    let arguments = ["-e", "watched:threads", "--by", "run-on", "--on", "shared_word", "--"];
+    let (found, summary) = changes(&scratch, &[&arguments[..], &[text(&program), "threads", "50"]].concat());
+    assert!(!found.is_empty(), "{summary}");
+    assert_eq!(found.last().unwrap()["new"], 200, "{summary}");
+    for change in &found {
+        assert_eq!(change["writer"], "meanwhile", "{change}");
+        assert!(change["system_call"].is_u64(), "{change}");
+    }
+    let unseen = if found.len() == 1 { "1 change" } else { &format!("{} changes", found.len()) };
+    assert!(summary.contains(&format!("shared_word: {unseen}\n")), "{summary}");
+    assert!(summary.contains(&format!("{unseen} by nobody who was seen")), "{summary}");
+    assert!(summary.contains("in the thread of each hit alone"), "{summary}");
+}
+
 /// What is larger than debug registers is watched all the same, in the thread of the hit; also what read(2) puts there.
 #[test]
 fn what_is_too_large_is_watched_by_running_on() {

@@ -164,6 +164,8 @@ pub struct Step<'a> {
     pub(crate) after: &'a GeneralRegisters,
     pub(crate) extended: Option<(&'a Extended, &'a Extended)>,
     pub(crate) log: Option<&'a Log>,
+    /// Whether no other thread has run in the address space since the step before.
+    pub(crate) alone: bool,
     pub(crate) memory: &'a mut dyn UserMemory,
 }
 

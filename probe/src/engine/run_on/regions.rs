@@ -61,6 +61,8 @@ pub(crate) struct Regions {
     accesses: bool,
     extended: bool,
     ranges: bool,
+    /// Whether no other thread runs in the address space.
+    pub(crate) alone: bool,
     /// What an observer has panicked with.
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -89,6 +91,7 @@ impl Regions {
             accesses: false,
             extended: false,
             ranges: false,
+            alone: false,
             panic: None,
         }
     }
@@ -216,6 +219,7 @@ impl Regions {
                 after: &registers,
                 extended: None,
                 log: None,
+                alone: self.alone,
                 memory: &mut Seen(thread),
             };
             // There is no other step.
@@ -260,6 +264,7 @@ impl Regions {
                         .filter(|_| region.extended)
                         .map(|before| (before, &registers.extended)),
                     log: log.filter(|_| region.accesses),
+                    alone: self.alone,
                     memory: &mut *memory,
                 };
                 if call(observer, &mut step, &mut self.panic).is_break() {

@@ -276,6 +276,10 @@ impl Tracer {
         before: &Before,
         log: Option<&Log>,
     ) {
+        // One that has begun and ended while this one ran is not counted any more.
+        const THAT_BEGIN: [u64; 2] = [libc::SYS_clone.cast_unsigned(), libc::SYS_clone3.cast_unsigned()];
+        let begins = matches!(what, What::SystemCall { number } if THAT_BEGIN.contains(&number));
+        regions.alone &= !begins && !self.threads.register.has_others(runner.space_id, runner.tid);
         let (mut thread, _) = self.running(stopped, runner.space);
         let registers = thread.registers.file.clone();
         regions.tell(runner.tid, what, before, &registers, &mut Seen(&mut thread), log, None);
@@ -333,7 +337,7 @@ impl Tracer {
         let runner = Runner { tid: stopped.tid(), pid, space_id, space };
         let deadline = Instant::now() + TURN;
         let settings = self.alarm.settings();
-        self.begin(stopped, &runner);
+        self.begin(stopped, regions, &runner);
         loop {
             if self.shared.wishes.stop_serving() {
                 return self.leave_off(stopped, regions, &runner, End::Stopped);
@@ -360,7 +364,7 @@ impl Tracer {
                         if !thread.settle() {
                             return self.lost_track(stopped);
                         }
-                        self.begin(stopped, &runner);
+                        self.begin(stopped, regions, &runner);
                     }
                     continue;
                 }
@@ -384,7 +388,7 @@ impl Tracer {
                 Ok(false) => return Turn::Listen,
                 Err(turn) => return turn,
             }
-            self.begin(stopped, &runner);
+            self.begin(stopped, regions, &runner);
         }
     }
 
@@ -394,10 +398,11 @@ impl Tracer {
     }
 
     /// Begins to emulate, or does so anew after the thread has run, or somebody has looked at it.
-    fn begin(&mut self, stopped: &mut Stopped, runner: &Runner<'_>) {
+    fn begin(&mut self, stopped: &mut Stopped, regions: &mut Regions, runner: &Runner<'_>) {
         let version = runner.space.read().version();
         let (mut thread, running) = self.running(stopped, runner.space);
         thread.begin();
+        regions.alone = thread.is_alone();
         let of = Some((runner.space_id, version));
         if running.of != of {
             running.code.clear();
@@ -506,8 +511,8 @@ impl Tracer {
     }
 }
 
-/// An instruction that is performed by itself while it is observed, or not.
-pub(crate) struct Observing(Option<Box<Before>>);
+/// An instruction that is performed by itself while it is observed, or not; and whether no other thread ran then.
+pub(crate) struct Observing(Option<(Box<Before>, bool)>);
 
 impl Observing {
     /// Before it.
@@ -521,7 +526,7 @@ impl Observing {
             thread.note_accesses(Some(Log::default()));
         }
         let registers = GeneralRegisters::of(thread.registers());
-        Observing(Some(Box::new(Before { registers, displaced: displaced.copied() })))
+        Observing(Some((Box::new(Before { registers, displaced: displaced.copied() }), thread.is_alone())))
     }
 
     /// Behind it; `None` if it was left out.
@@ -532,7 +537,8 @@ impl Observing {
         performed: Option<Performed>,
     ) {
         let log = thread.take_accesses();
-        let (Some(before), Some(regions)) = (self.0, regions) else { return };
+        let (Some((before, alone)), Some(regions)) = (self.0, regions) else { return };
+        regions.alone = alone && thread.is_alone();
         let what = match performed.map(|performed| performed.how) {
             // It is to come back, as there is no breakpoint any more.
             None if thread.registers().rip == before.registers.rip => return,

@@ -219,6 +219,7 @@ impl Arming {
             bound,
             changes: Mutex::new(0),
             over: AtomicBool::new(false),
+            others_ran: AtomicBool::new(false),
             state: Mutex::new(State { seen, spots }),
         }
     }
@@ -235,6 +236,8 @@ pub(crate) struct Armed {
     pub(super) bound: Arc<Bound>,
     changes: Mutex<u64>,
     over: AtomicBool,
+    /// Whether other threads have run since a thread that runs on has last been looked at.
+    pub(super) others_ran: AtomicBool,
     pub(super) state: Mutex<State>,
 }
 
@@ -310,6 +313,7 @@ impl Armed {
             bound: Arc::clone(&self.bound),
             changes: Mutex::new(*lock(&self.changes)),
             over: AtomicBool::new(false),
+            others_ran: AtomicBool::new(false),
             state: Mutex::new(State { seen: state.seen.clone(), spots: state.spots.clone() }),
         })
     }
@@ -361,8 +365,8 @@ impl Armed {
             (false, false) => report.unchanged += u64::from(cause.written),
         }
         report.moved += u64::from(moved);
-        report.unseen += u64::from(changed && cause.writer == Writer::Unseen);
-        if (changed || overtaken) && cause.writer != Writer::Unseen {
+        report.unseen += u64::from(changed && !cause.writer.is_seen());
+        if (changed || overtaken) && cause.writer.is_seen() {
             *report.threads.entry(tid).or_default() += 1;
         }
     }

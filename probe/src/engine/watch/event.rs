@@ -40,14 +40,30 @@ pub enum Writer {
     Unseen,
     /// The thread, by an instruction that cannot be told.
     Unknown,
+    /// The thread that runs on, in what it has not been emulated for, or somebody else since it has last been looked at: while
+    /// other threads run, or of memory that processes share, all that is seen is that the value is another one now.
+    Meanwhile {
+        /// The number of the system call, if it was one, in which the kernel may have written.
+        system_call: Option<u64>,
+        /// Where the instruction begins.
+        address: u64,
+    },
 }
 
 impl Writer {
+    /// Whether a thread was seen to make the change.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        !matches!(self, Writer::Unseen | Writer::Meanwhile { .. })
+    }
+
     /// Where the instruction is, or the first of those that come into question.
     #[must_use]
     pub fn address(&self) -> Option<u64> {
         match self {
-            Writer::Instruction { address } | Writer::SystemCall { address, .. } => Some(*address),
+            Writer::Instruction { address }
+            | Writer::SystemCall { address, .. }
+            | Writer::Meanwhile { address, .. } => Some(*address),
             Writer::OneOf { addresses } => addresses.first().copied(),
             Writer::Blocked | Writer::Unseen | Writer::Unknown => None,
         }
@@ -244,7 +260,7 @@ pub struct WatchReport {
     pub overtaken: u64,
     /// How often it was written to without a change, where only one thread runs.
     pub unchanged: u64,
-    /// Of the changes, how many nobody was seen to have made.
+    /// Of the changes, how many nobody was seen to have made; see [`Writer::is_seen`].
     pub unseen: u64,
     /// How often threads have written that blocked the signal by which they would have been stopped.
     pub missed: u64,

@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::engine::hit::Action;
 use crate::engine::run_on::{End, Step, What};
@@ -9,6 +10,7 @@ use crate::engine::watch::armed::{Armed, Cause, Seen};
 use crate::engine::watch::watches::Ended;
 use crate::engine::watch::{Change, Ending, Thread, Watches, Writer};
 use crate::target::lock;
+use crate::target::maps::{self, Permissions};
 
 /// A piece of memory as it was, or is, whatever others have written since.
 struct Piece<'a> {
@@ -35,12 +37,25 @@ struct Written {
     new: Vec<u8>,
 }
 
+/// Whether other processes may write to some of the memory.
+fn is_shared(pid: i32, ranges: &[Range<u64>]) -> bool {
+    // It fails where the process has just been killed.
+    let maps = maps::read(pid).unwrap_or_default();
+    let is_shared = |address: u64| {
+        maps::find(&maps, address).is_some_and(|mapping| mapping.perms.contains(Permissions::SHARED))
+    };
+    ranges.iter().any(|range| is_shared(range.start) || is_shared(range.end.saturating_sub(1)))
+}
+
 impl Armed {
     /// Looks at what a thread has done that runs on. It breaks when nobody wants to know any more.
     pub(crate) fn step(self: &Arc<Armed>, step: &mut Step<'_>, watches: &Watches) -> ControlFlow<()> {
         const RSP: usize = 4;
         if self.is_over() {
             return ControlFlow::Break(());
+        }
+        if !step.alone {
+            self.others_ran.store(true, Ordering::Relaxed);
         }
         let (pid, tid) = (step.pid(), step.tid());
         let ended = |ending: Ending, action: Option<Action>| {
@@ -58,10 +73,8 @@ impl Armed {
                 };
                 return ended(ending, None);
             }
-            What::SystemCall { number } => {
-                self.look(step, Writer::SystemCall { number, address: step.ip() }, false)
-            }
-            What::Native => self.look(step, Writer::Instruction { address: step.ip() }, false),
+            What::SystemCall { number } => self.look(step, Writer::SystemCall { number, address: step.ip() }),
+            What::Native => self.look(step, Writer::Instruction { address: step.ip() }),
             _ => self.look_at_writes(step),
         };
         match action {
@@ -121,13 +134,22 @@ impl Armed {
         self.tell_of(step, before, now, writer, true)
     }
 
-    /// Looks whether the value is another one than was seen last.
-    fn look(&self, step: &mut Step<'_>, writer: Writer, written: bool) -> (Option<Action>, bool) {
+    /// Looks whether the value is another one than was seen last, which is `writer`'s doing unless somebody else may write.
+    fn look(&self, step: &mut Step<'_>, writer: Writer) -> (Option<Action>, bool) {
         let mut thread = Thread::RunsOn(step);
         let mut memory = |address, bytes: &mut [u8]| thread.read_up_to(address, bytes);
         let now = Seen::look(&self.bound, &self.registers, &mut memory);
         let before = lock(&self.state).seen.clone();
-        self.tell_of(step, before, now, writer, written)
+        let others_ran = self.others_ran.swap(!step.alone, Ordering::Relaxed);
+        let is_known = before.parts == now.parts || !(others_ran || is_shared(step.pid(), &now.ranges));
+        let writer = match writer {
+            writer if is_known => writer,
+            Writer::SystemCall { number, address } => {
+                Writer::Meanwhile { system_call: Some(number), address }
+            }
+            _ => Writer::Meanwhile { system_call: None, address: step.ip() },
+        };
+        self.tell_of(step, before, now, writer, false)
     }
 
     fn tell_of(

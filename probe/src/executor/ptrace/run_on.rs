@@ -18,13 +18,18 @@ impl RunOn for Ptrace<'_> {
 
     fn begin(&mut self) {
         let tid = self.thread.tid();
-        let space = self.threads.get(tid).map(|thread| thread.space);
-        let alone = space.is_some_and(|space| !self.threads.register.has_others(space, tid));
         let fetched = self.registers.fetch_shadow_stack(self.thread);
         self.threads.note(tid, RegisterSet::ShadowStack.fetching(), fetched);
         // A page that is kept does not tell whether it is one of a shadow stack, to which nothing is stored but by calls.
-        self.kept.begin(alone && self.registers.file.ssp.is_none());
+        let exclusive = self.is_alone() && self.registers.file.ssp.is_none();
+        self.kept.begin(exclusive);
         self.registers.has_extended = false;
+    }
+
+    fn is_alone(&self) -> bool {
+        let tid = self.thread.tid();
+        let space = self.threads.get(tid).map(|thread| thread.space);
+        space.is_some_and(|space| !self.threads.register.has_others(space, tid))
     }
 
     fn parts(&mut self) -> (&mut Registers, View<'_>) {

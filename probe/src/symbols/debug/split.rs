@@ -194,7 +194,7 @@ impl DebugInfo {
         first..lock(&self.splits.numbers).given.last().map_or(first, |&(_, end, _)| end)
     }
 
-    /// The same, or what is corrupt, or `otherwise`: why a name was not found.
+    /// Why a name was not found: what was split off and is not to be had, what is corrupt, or `otherwise`.
     pub(super) fn missing_or(&self, otherwise: DebugError) -> DebugError {
         let corrupt = || self.trouble().or_else(|| self.names.get()?.trouble.as_ref());
         self.missing().or_else(corrupt).cloned().unwrap_or(otherwise)

@@ -120,6 +120,7 @@ impl Printer {
             Writer::SystemCall { number, .. } => ("system_call", Some(*number), &[][..]),
             Writer::Blocked => ("blocked", None, &[][..]),
             Writer::Unseen => ("unseen", None, &[][..]),
+            Writer::Meanwhile { system_call, .. } => ("meanwhile", *system_call, &[][..]),
             _ => ("unknown", None, &[][..]),
         };
         Document {
@@ -200,6 +201,10 @@ impl Printer {
         }
         match &change.writer {
             Writer::SystemCall { number, .. } => line += &format!(" ({})", system_call(*number)),
+            Writer::Meanwhile { system_call: Some(number), .. } => {
+                line += &format!(" ({}), or somebody else meanwhile", system_call(*number));
+            }
+            Writer::Meanwhile { .. } => line += ", or somebody else meanwhile",
             Writer::OneOf { addresses } => {
                 let others: Vec<String> =
                     addresses.iter().skip(1).map(|address| format!("{address:#x}")).collect();
