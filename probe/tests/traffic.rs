@@ -70,7 +70,7 @@ fn add(session: &mut Session, program: &Path, whole: bool) -> (ProbeId, Arc<Mute
     let seen = Arc::new(Mutex::new(Seen::default()));
     let sees = Arc::clone(&seen);
     let handler = move |hit: &mut Hit<'_>| {
-        let (caller, call) = (hit.registers().rdi, hit.registers().rsi);
+        let (caller, call) = (hit.registers().gpr[7], hit.registers().gpr[6]);
         let mut seen = sees.lock().unwrap();
         seen.hits += 1;
         if let Some(before) = seen.last.insert((hit.pid(), caller), call)
