@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rustc_hash::FxHashMap;
+
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
 use crate::engine::probes::Tally;
@@ -60,7 +62,7 @@ pub(crate) struct Cover {
     objects: Arc<Objects>,
     /// The files of the programs that the target's processes execute when this begins.
     programs: Mutex<HashSet<PathBuf>>,
-    files: RwLock<HashMap<FileNumber, Known>>,
+    files: RwLock<FxHashMap<FileNumber, Known>>,
     /// Each object that was met and is covered, and those that are left out though they were asked for.
     met: Mutex<Vec<Arc<Covered>>>,
     left_out: Mutex<BTreeMap<PathBuf, String>>,
