@@ -183,14 +183,6 @@ fn a_stripped_file_has_what_its_debug_file_says() {
 }
 
 #[test]
-fn split_units_are_refused_by_name() {
-    let scratch = Scratch::new();
-    let elf = open(&compile(&scratch, "program", &["-O1", "-gsplit-dwarf"]));
-    let error = elf.debug_info().unwrap().line("main.c", 5).unwrap_err();
-    assert!(matches!(&error, DebugError::Split { name } if name.ends_with(".dwo")), "{error}");
-}
-
-#[test]
 fn go_and_rust_have_lines() {
     let scratch = Scratch::new();
     let rust = scratch.write(
