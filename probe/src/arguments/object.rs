@@ -333,7 +333,12 @@ impl Names for ObjectNames<'_> {
     }
 
     fn variables(&self, types: &mut Types) -> Vec<(String, Result<Located, String>)> {
-        let Some(Ok(scope)) = self.object.as_ref().map(Object::shown) else { return Vec::new() };
+        let scope = match self.object.as_ref().map(Object::shown) {
+            Some(Ok(scope)) => scope,
+            // What no compiler has described has none.
+            None | Some(Err(DebugError::NoPlace { .. })) => return Vec::new(),
+            Some(Err(error)) => return vec![("variables".to_owned(), Err(error.to_string()))],
+        };
         // One that is hidden by another of its name cannot be named.
         let visible = |variable: &&Variable| {
             scope.variable(&variable.name).is_some_and(|nearest| std::ptr::eq(nearest, *variable))

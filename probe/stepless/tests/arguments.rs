@@ -326,3 +326,22 @@ fn what_a_return_does_not_know_is_told_once() {
     assert_eq!(stderr.lines().filter(|line| line.contains("`nothing`")).count(), 1, "{stderr}");
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 5);
 }
+
+/// That there are none is said, with the reason.
+#[test]
+fn variables_of_which_nothing_tells_are_said_to_be_missing() {
+    let scratch = Scratch::new();
+    let without = scratch.compile("program", PROGRAM, &["-O1"]);
+    let split = || scratch.compile("split", PROGRAM, &["-g", "-gsplit-dwarf"]);
+    for (program, reason) in [(without, "has no debug information"), (split(), "which was not found")] {
+        let files = std::fs::read_dir(scratch.path("")).unwrap().map(|entry| entry.unwrap().path());
+        let dwos = files.filter(|path| path.extension().is_some_and(|end| end == "dwo"));
+        dwos.for_each(|dwo| std::fs::remove_file(dwo).unwrap());
+        let probe = format!("{}:work", text(&program));
+        let (_, events) = trace(&scratch, &["--vars", "-e", &probe], &[text(&program)]);
+        assert_eq!(events.len(), 5, "{reason}");
+        let told =
+            |event: &Value| event["args"]["variables"].as_str().is_some_and(|why| why.contains(reason));
+        assert!(events.iter().all(told), "{reason}: {events:?}");
+    }
+}
