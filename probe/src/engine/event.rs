@@ -222,6 +222,21 @@ pub enum Event<'a> {
     },
 }
 
+impl Event<'_> {
+    /// The process, and the addresses in it of which this tells, for people to read.
+    pub(crate) fn places(&self) -> Option<(i32, [Option<u64>; 2])> {
+        match *self {
+            Event::Refused { pid, address, .. }
+            | Event::NoReturnSite { pid, address, .. }
+            | Event::Overwritten { pid, address, .. }
+            | Event::Restored { pid, address, .. }
+            | Event::Sequence { pid, address } => Some((pid, [Some(address), None])),
+            Event::Copied { pid, address, of, .. } => Some((pid, [Some(address), Some(of)])),
+            _ => None,
+        }
+    }
+}
+
 /// What is counted for each probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

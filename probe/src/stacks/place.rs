@@ -104,6 +104,8 @@ pub struct Symbolizer {
     objects: Arc<Objects>,
     spaces: Spaces,
     known: Mutex<HashMap<StackFrame, Arc<Place>>>,
+    /// What is known of addresses of processes whatever becomes of those.
+    noted: Mutex<HashMap<(i32, u64), StackFrame>>,
 }
 
 impl Symbolizer {
@@ -132,12 +134,28 @@ impl Symbolizer {
     /// What lies at an address of process `pid` as far as it has that mapped, or had when it was last asked for. What it
     /// has mapped is read again as an [`Unwinder`](crate::stacks::Unwinder) does.
     pub fn place_in(&self, pid: i32, ip: u64) -> Arc<Place> {
+        let noted = lock(&self.noted).get(&(pid, ip)).cloned();
+        if let Some(frame) = noted {
+            return self.place(&frame);
+        }
         let module = self.spaces.module(pid, ip);
         self.place(&StackFrame { ip, exact: true, module })
     }
 
+    /// Keeps what lies at an address of process `pid` for [`Symbolizer::place_in`], until the process is forgotten.
+    pub fn note(&self, pid: i32, frame: &StackFrame) {
+        /// More than anybody is told of.
+        const MOST: usize = 1 << 16;
+        let mut noted = lock(&self.noted);
+        if noted.len() >= MOST {
+            noted.clear();
+        }
+        noted.insert((pid, frame.ip), frame.clone());
+    }
+
     /// Forgets what a process has mapped, such as when it executes another program.
     pub fn forget(&self, pid: i32) {
+        lock(&self.noted).retain(|&(of, _), _| of != pid);
         self.spaces.forget(pid);
     }
 

@@ -70,17 +70,6 @@ impl Callers {
         }
     }
 
-    /// What an address of a process belongs to, whose module the client knows then.
-    pub(crate) fn place(&self, pid: i32, ip: u64, outlet: &Outlet) -> StackFrame {
-        let module = self.unwinder.module(pid, ip);
-        if let Some(module) = &module
-            && lock(&self.told).insert(module.number())
-        {
-            outlet.module(module);
-        }
-        StackFrame { ip, exact: true, module }
-    }
-
     /// The name of the thread, as it was a moment ago: reading it costs a tenth of a hit.
     pub(crate) fn name(&self, tid: i32) -> Option<Vec<u8>> {
         const FRESH: Duration = Duration::from_millis(50);

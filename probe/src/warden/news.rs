@@ -38,6 +38,14 @@ pub enum News {
     Step(StepRecord),
     /// Something has happened to the target or to a probe.
     Event(Event),
+    /// What lies at an address of which the next event tells, which the process may not live to say itself: see
+    /// [`Symbolizer::note`](crate::stacks::Symbolizer::note).
+    Place {
+        /// The process.
+        pid: i32,
+        /// The address, and what it belongs to.
+        frame: StackFrame,
+    },
     /// So many records and events were dropped: while the client's process was stopped (SIGSTOP, SIGTSTP), for which
     /// the target does not wait, or as [`Client::drop_when_full`](crate::warden::Client::drop_when_full) wishes.
     Lost(u64),
@@ -369,6 +377,8 @@ pub(crate) enum Sent {
     Bound(u32, u32, Box<Binding>),
     /// What frames of stacks belong to.
     Module(SentModule),
+    /// The process, and what lies at an address of which the next event tells.
+    Place(i32, SentFrame),
 }
 
 impl Sent {
@@ -427,7 +437,9 @@ impl Event {
     pub(crate) fn of(sent: Sent) -> Option<Event> {
         let probe = |index: u32| ProbeId(index as usize);
         Some(match sent {
-            Sent::Bound(..) | Sent::Module(_) | Sent::Watch(_, SentWatch::Bound(..)) => return None,
+            Sent::Bound(..) | Sent::Module(_) | Sent::Place(..) | Sent::Watch(_, SentWatch::Bound(..)) => {
+                return None;
+            }
             Sent::Watch(watch, SentWatch::Watching(pid, tid, watching)) => {
                 Event::Watching { watch, pid, tid, watching }
             }

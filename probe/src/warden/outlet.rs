@@ -11,13 +11,14 @@ use crate::arguments::bindings::Bound;
 use crate::engine::event;
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::watch::WatchId;
-use crate::stacks::Module;
+use crate::stacks::{Module, StackFrame};
 use crate::target::{lock, procfs};
 use crate::warden::changes::SentWatch;
 use crate::warden::message::{Answer, Data, End, Reply, SentRegisters, Verdict, kind};
 use crate::warden::news::{Sent, low_high};
 use crate::warden::ring::{self, Ring, SLOTS, Slot, Turn, Writer, Written};
 use crate::warden::socket::{Socket, parse};
+use crate::warden::totals::sent_frame;
 
 /// How long to wait before looking whether there is still somebody to wait for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -112,6 +113,13 @@ impl Outlet {
     /// Tells what frames of stacks belong to, before any record with them.
     pub(crate) fn module(&self, module: &Module) {
         if let Ok(bytes) = postcard::to_stdvec(&Sent::Module(module.to_sent())) {
+            self.keep(kind::EVENT, &bytes);
+        }
+    }
+
+    /// Tells what an address belongs to that the next event is about; the client knows the module.
+    pub(crate) fn place(&self, pid: i32, frame: &StackFrame) {
+        if let Ok(bytes) = postcard::to_stdvec(&Sent::Place(pid, sent_frame(frame))) {
             self.keep(kind::EVENT, &bytes);
         }
     }

@@ -404,6 +404,11 @@ impl Service<'_> {
                     if let Event::Exec { pid } = event {
                         lock(&bindings).iter().filter_map(Weak::upgrade).for_each(|known| known.forget(*pid));
                     }
+                    // The process may have ended when the client looks.
+                    let (pid, addresses) = event.places().unwrap_or_default();
+                    for address in addresses.into_iter().flatten() {
+                        outlet.place(pid, &common.callers.frame(pid, address, &outlet));
+                    }
                     outlet.event(event);
                 });
                 self.warden.stop.get_or_init(|| session.stop_handle());

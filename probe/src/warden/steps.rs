@@ -185,7 +185,7 @@ fn sent(step: &mut Step<'_>, probe: ProbeId, region: u64, common: &Common) -> Se
         time_ns: hit::now_ns(),
         number: step.number(),
         what: step.what().into(),
-        place: if ends { (ip, 0) } else { sent_frame(&common.callers.place(step.pid(), ip, &common.outlet)) },
+        place: if ends { (ip, 0) } else { sent_frame(&common.callers.frame(step.pid(), ip, &common.outlet)) },
         next: after.rip,
         sp: after.gpr[emu::registers::gpr::RSP],
         code,

@@ -22,6 +22,7 @@ use crate::warden::outlet::Question;
 use crate::warden::ring;
 use crate::warden::socket::{Arrival, parse};
 use crate::warden::steps::StepRecord;
+use crate::warden::totals::frame_of;
 
 /// What the ring had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,10 @@ impl Client {
                         Sent::Module(module) => {
                             let module = Module::from(module);
                             self.modules.insert(module.number(), Arc::new(module));
+                        }
+                        Sent::Place(pid, frame) => {
+                            let frame = frame_of(frame, &self.modules);
+                            self.tell(News::Place { pid, frame });
                         }
                         sent => self.tell_event(sent),
                     }

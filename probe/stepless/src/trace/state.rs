@@ -152,6 +152,7 @@ impl Shared {
             News::Hit(hit) => self.hit(hit, stop, signals),
             News::Step(step) => self.step(step, stop, signals),
             News::Event(event) => self.observe(event),
+            News::Place { pid, frame } => self.symbolizer.note(*pid, frame),
             // That is told at the end.
             News::Lost(events) if self.drops => self.lock().lost += events,
             News::Lost(1) => warn("1 event lost while stepless was stopped"),

@@ -1,0 +1,73 @@
+//! What is told of a process that has ended before it is told.
+
+#[path = "../../tests/scratch/mod.rs"]
+mod scratch;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use scratch::Scratch;
+
+const STEPLESS: &str = env!("CARGO_BIN_EXE_stepless");
+
+/// One of its bytes is no instruction.
+const LIBRARY: &str = r#"void odd(void) { __asm__ volatile("jmp 1f\n.byte 6\n1: nop"); }"#;
+
+const PROGRAM: &str = r#"
+    #include <dlfcn.h>
+    #include <stdio.h>
+    #include <unistd.h>
+    int main(int argc, char **argv) {
+        char c;
+        printf("%d\n", getpid());
+        fflush(stdout);
+        void *library = read(0, &c, 1) == 1 ? dlopen(argv[argc - 1], RTLD_NOW) : 0;
+        if (library) ((void (*)(void))dlsym(library, "odd"))();
+        return library ? 0 : 1;
+    }
+"#;
+
+/// Waits until the process is in one of these states, an empty one for no process any more.
+fn wait_for(pid: i32, states: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(')').map_or("", |(_, rest)| &rest[1..2]);
+        if states.contains(&state) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "process {pid} is not in {states:?}: {stat}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_place_has_its_name_when_the_process_has_ended() {
+    let scratch = Scratch::new();
+    let library = scratch.compile("libodd.so", LIBRARY, &["-shared", "-fPIC"]);
+    let program = scratch.compile("program", PROGRAM, &["-ldl"]);
+    let mut child = Command::new(STEPLESS)
+        .args(["trace", "-e", "libodd.so:odd/*", "--"])
+        .args([&program, &library])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let (target, command) = (line.trim().parse().unwrap(), child.id().cast_signed());
+    kill(Pid::from_raw(command), Signal::SIGSTOP).unwrap();
+    wait_for(command, &["T"]);
+    child.stdin.take().unwrap().write_all(b"x").unwrap();
+    wait_for(target, &["Z", ""]);
+    kill(Pid::from_raw(command), Signal::SIGCONT).unwrap();
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{told}");
+    assert!(told.contains("leaves out odd+0x2: "), "{told}");
+}
