@@ -15,7 +15,7 @@ use crate::warden::program::{Fields, Program};
 use crate::warden::totals::SentTotals;
 
 /// To be changed with the meaning of any message or record.
-pub(crate) const VERSION: u32 = 10;
+pub(crate) const VERSION: u32 = 11;
 
 /// Kinds of records in the ring.
 pub(crate) mod kind {
