@@ -73,13 +73,16 @@ fn set_mask(how: c_int, mask: u64) {
     }
 }
 
+/// What is called by stubs: with the site, general registers and an image as XSAVE makes it. Returns how to go on,
+/// [`machine::NEXT`] or another, and whether the image was changed.
+type StubService = fn(&'static Site, &mut [i64; GENERAL], &mut [u8]) -> (u64, bool);
+
 /// What is called at traps and by stubs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Services {
     /// Returns what FS is to begin at, if that is another than before.
     pub(crate) trap: fn(Context<'_>) -> Option<u64>,
-    /// Returns how to go on, [`machine::NEXT`] or another, and whether the image was changed.
-    pub(crate) stub: fn(&'static Site, &mut [i64; GENERAL], &mut [u8]) -> (u64, bool),
+    pub(crate) stub: StubService,
 }
 
 static SERVICES: OnceLock<Services> = OnceLock::new();
