@@ -279,9 +279,7 @@ impl At<'_> {
                 let busy = matches!(&reason, Unplaceable::Memory(error) if error.kind() == std::io::ErrorKind::ResourceBusy);
                 let news = !busy && sites.refused.len() < MOST && sites.refused.insert((self.space_id, back));
                 drop((sites, placed));
-                // What a program begins with was called by nobody: there, its number of arguments stands.
-                const LOWEST: u64 = 4096;
-                if news && back >= LOWEST {
+                if news {
                     let (probe, pid) = (ProbeId(probe), self.pid);
                     self.shared.tell(&Event::NoReturnSite { probe, pid, address: back, reason: &reason });
                 }

@@ -102,10 +102,19 @@ fn every_signal_that_ends_the_command_leaves_the_target_as_it_was() {
         target.wait_for_probe(&mut stat);
         target.ask();
         send(stat.id(), signal);
+        let sent = Instant::now();
         let status = end_of(&mut stat);
+        // On a machine so busy that the target cannot be left within the second, the command does not wait for that.
+        let waited = sent.elapsed() < Duration::from_millis(700);
         assert_eq!(status.signal(), Some(signal), "{signal}: {status}");
+        while !waited && target.text() != text && sent.elapsed() < Duration::from_secs(60) {
+            std::thread::yield_now();
+        }
         assert_eq!(target.text(), text, "{signal}");
-        assert_eq!(hits(&text_of(stat.stdout.take())), 1, "{signal}");
+        let summary = text_of(stat.stdout.take());
+        if waited || !summary.is_empty() {
+            assert_eq!(hits(&summary), 1, "{signal}");
+        }
         target.ask();
     }
     target.finish();

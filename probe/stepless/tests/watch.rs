@@ -326,7 +326,7 @@ fn not_ours(scratch: &Scratch, target: &Target) {
         .gid(NOBODY)
         .output()
         .unwrap();
-    refused(&output, "not ours");
+    refused(&output, "may not be traced by this user");
 }
 
 #[test]

@@ -321,6 +321,11 @@ impl Shared {
     }
 
     fn tell_no_return_site(&self, name: &str, pid: i32, refusal: &Refusal) {
+        /// What a program begins with was called by nobody: there, its number of arguments stands.
+        const LOWEST: u64 = 4096;
+        if refusal.address < LOWEST {
+            return;
+        }
         let place = self.symbolizer.place_in(pid, refusal.address).name();
         warn(&format!("`{name}` misses returns to {place}: {}", refusal.kind));
     }
