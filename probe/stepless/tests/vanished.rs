@@ -13,8 +13,8 @@ use scratch::Scratch;
 
 const STEPLESS: &str = env!("CARGO_BIN_EXE_stepless");
 
-/// One of its bytes is no instruction.
-const LIBRARY: &str = r#"void odd(void) { __asm__ volatile("jmp 1f\n.byte 6\n1: nop"); }"#;
+/// One of its instructions is of APX, and refused.
+const LIBRARY: &str = r#"void odd(void) { __asm__ volatile("jmp 1f\n.byte 0xd5,0x48,0x01,0xc0\n1: nop"); }"#;
 
 const PROGRAM: &str = r#"
     #include <dlfcn.h>

@@ -71,6 +71,13 @@ enum Bytes {
 }
 
 impl Bytes {
+    fn append(&mut self, more: &Bytes) {
+        match self {
+            Bytes::Own(bytes) => bytes.extend_from_slice(more.get()),
+            Bytes::InFile(..) => *self = Bytes::Own([self.get(), more.get()].concat()),
+        }
+    }
+
     fn get(&self) -> &[u8] {
         match self {
             Bytes::InFile(data, range) => data.get(range.clone()).unwrap_or_default(),
@@ -164,14 +171,23 @@ impl Sections {
         let header = Header::parse(data).map_err(broken)?;
         let table = header.sections(Little, data).map_err(broken)?;
         let mut sections = Vec::new();
+        let mut left = data.len().unwrap_or(0);
         for section in table.iter() {
             let Ok(name) = table.section_name(Little, section) else { continue };
             let Some((id, old)) = wanted.iter().find_map(|&id| names(id, of(id), name)) else { continue };
-            if section.sh_type(Little) == SHT_NOBITS || sections.iter().any(|known: &Section| known.id == id)
-            {
+            let known = sections.iter_mut().find(|known: &&mut Section| known.id == id);
+            let joins = known.is_none() || id.dwo_name() == Some(of(id));
+            if section.sh_type(Little) == SHT_NOBITS || !joins {
                 continue;
             }
             let bytes = contents(id, section, old, source)?;
+            if let Some(known) = known {
+                // What was split off is not linked: each type has a section of its own there, of the same name.
+                let rest = left.checked_sub(section.sh_size(Little));
+                left = rest.ok_or_else(|| malformed(id.name(), 0, "its parts are larger than the file"))?;
+                known.bytes.append(&bytes);
+                continue;
+            }
             sections.push(Section { id, address: section.sh_addr(Little), bytes });
         }
         Ok(Sections(sections))
