@@ -425,7 +425,8 @@ impl DebugInfo {
             let (function, inlined_into) = (name(), name());
             places.push(LinePlace { address, file: file.to_owned(), line, function, inlined_into });
         }
-        places.sort_by_key(|place| place.address);
+        // Units that describe types have the lines of the unit that they belong to, and no functions.
+        places.sort_by_key(|place| (place.address, place.function.is_none()));
         places.dedup_by_key(|place| place.address);
         Ok(places)
     }

@@ -108,7 +108,9 @@ struct Finder {
 
 impl Finder {
     fn take(&mut self, header: &UnitHeader<Slice<'_>>, types: bool, home: Home) {
-        if let UnitType::Type { type_signature, type_offset } = header.type_() {
+        if let UnitType::Type { type_signature, type_offset }
+        | UnitType::SplitType { type_signature, type_offset } = header.type_()
+        {
             self.signatures.push((type_signature.0, self.found.len(), type_offset.0));
             self.found.push(UnitEntry::new(header, types, home));
         }
@@ -301,7 +303,7 @@ impl<'a> Query<'a> {
             let dwarf = split_sections(&sections, &self.dwarf);
             let mut headers = dwarf.units();
             while let Some(header) = headers.next().map_err(|error| error.to_string())? {
-                if let UnitType::Type { .. } = header.type_() {
+                if let UnitType::Type { .. } | UnitType::SplitType { .. } = header.type_() {
                     types.take(&header, false, Home::Split(number));
                     continue;
                 }
