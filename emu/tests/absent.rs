@@ -331,13 +331,13 @@ fn what_switches_shadow_stacks_looks_at_the_token() {
     let (restore, save) = (decode(&[0xf3, 0x0f, 0x01, 0x28]), decode(&[0xf3, 0x0f, 0x01, 0xea]));
     let token = SHADOW + 0x7f8;
     for (value, expected) in [
-        (token + 8 | 1, Ok(Rflags::empty())),
+        ((token + 8) | 1, Ok(Rflags::empty())),
         // Made for a stack whose pointer was four bytes off.
-        (token + 12 | 1, Ok(Rflags::CF)),
+        ((token + 12) | 1, Ok(Rflags::CF)),
         // Of 32-bit code; in use by another; of another place.
         (token + 8, Err(Exception::ControlProtection(4))),
-        (token + 8 | 3, Err(Exception::ControlProtection(4))),
-        (token + 16 | 1, Err(Exception::ControlProtection(4))),
+        ((token + 8) | 3, Err(Exception::ControlProtection(4))),
+        ((token + 16) | 1, Err(Exception::ControlProtection(4))),
         (token | 1, Err(Exception::ControlProtection(4))),
     ] {
         let (mut r, mut memory) = (registers(), Memory::new());
@@ -348,7 +348,7 @@ fn what_switches_shadow_stacks_looks_at_the_token() {
         match (restore.execute(&mut r, &mut memory.0), expected) {
             (Ok(Outcome::Next), Ok(flags)) => {
                 assert_eq!((r.ssp, r.rflags & Rflags::STATUS), (Some(token), flags), "{value:x}");
-                assert_eq!(memory.get(token), SHADOW + 0x100 | 3, "{value:x}");
+                assert_eq!(memory.get(token), (SHADOW + 0x100) | 3, "{value:x}");
             }
             (Err(raised), Err(exception)) => {
                 assert_eq!((raised, &r, memory.get(token)), (exception, &before, value), "{value:x}");
@@ -357,7 +357,7 @@ fn what_switches_shadow_stacks_looks_at_the_token() {
         }
     }
     // SAVEPREVSSP takes no token but one that RSTORSSP has left, and none after a stack with a hole.
-    for (value, carry) in [(SHADOW + 0x400 | 1, false), (SHADOW + 0x400 | 3, true)] {
+    for (value, carry) in [((SHADOW + 0x400) | 1, false), ((SHADOW + 0x400) | 3, true)] {
         let (mut r, mut memory) = (registers(), Memory::new());
         memory.set(SHADOW + 0x100, value);
         r.rflags.set(Rflags::CF, carry);
