@@ -92,6 +92,8 @@ pub(super) struct UnitEntry {
     pub(super) offset: u64,
     /// Whether that is .debug_types.
     pub(super) types: bool,
+    /// Whether it describes a type, in whichever section: it may name a line table, which is another unit's.
+    describes_type: bool,
     home: Home,
     abbreviations: u64,
     /// Where most of it is, if that was split off.
@@ -109,6 +111,7 @@ impl UnitEntry {
         UnitEntry {
             offset: header.offset().0 as u64,
             types,
+            describes_type: matches!(header.type_(), UnitType::Type { .. } | UnitType::SplitType { .. }),
             home,
             abbreviations: header.debug_abbrev_offset().0 as u64,
             split: None,
@@ -239,7 +242,7 @@ impl DebugInfo {
     }
 
     pub(super) fn is_type_unit(&self, unit: usize) -> bool {
-        self.units.get(unit).is_some_and(|unit| unit.types)
+        self.units.get(unit).is_some_and(|unit| unit.describes_type)
     }
 
     /// Whether code of the object lies there. What a linker left out has addresses, too, but others.
