@@ -425,8 +425,7 @@ impl DebugInfo {
             let (function, inlined_into) = (name(), name());
             places.push(LinePlace { address, file: file.to_owned(), line, function, inlined_into });
         }
-        // Units that describe types have the lines of the unit that they belong to, and no functions.
-        places.sort_by_key(|place| (place.address, place.function.is_none()));
+        places.sort_by_key(|place| place.address);
         places.dedup_by_key(|place| place.address);
         Ok(places)
     }
