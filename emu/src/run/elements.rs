@@ -3,6 +3,7 @@
 use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 use crate::model::memory::Access;
+use crate::model::registers::Rflags;
 use crate::run::context::Context;
 use crate::run::phases::lowest;
 
@@ -14,8 +15,11 @@ impl Context<'_> {
         element: usize,
         mask: u64,
     ) -> Result<(), Exception> {
-        self.check_elements(bytes.len(), element, mask)?;
-        for (start, length) in runs(mask, element, bytes.len()) {
+        let in_turn = self.decoded.processor.is(Facts::ELEMENTS_FAULT_IN_TURN);
+        if !in_turn {
+            self.check_elements(bytes.len(), element, mask)?;
+        }
+        for (start, length) in runs(mask, element, bytes.len(), in_turn) {
             let at = self.part(start, length)?;
             let run = bytes.get_mut(start..start + length).unwrap_or_default();
             self.memory.read(at, run, Access::Read)?;
@@ -30,32 +34,65 @@ impl Context<'_> {
         element: usize,
         mask: u64,
     ) -> Result<(), Exception> {
-        self.check_elements(bytes.len(), element, mask)?;
-        let several = bytes.len() > element;
-        if several && self.decoded.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
-            let ends = |(first, last): (Option<usize>, usize), (start, length): (usize, usize)| {
-                (first.or(Some(start)), (start + length).saturating_sub(1).max(last))
-            };
-            let (first, last) = runs(mask, element, bytes.len()).fold((None, 0), ends);
-            for byte in first.into_iter().flat_map(|first| [first, last]) {
-                let at = self.part(byte, 1)?;
-                self.memory.read(at, &mut [0], Access::Write)?;
-            }
-        }
-        for (start, length) in runs(mask, element, bytes.len()) {
-            let at = self.part(start, length)?;
-            self.memory.read(at, &mut [0; 64][..length.min(64)], Access::Write)?;
-        }
-        for (start, length) in runs(mask, element, bytes.len()) {
+        self.access_elements(bytes.len(), element, mask)?;
+        for (start, length) in runs(mask, element, bytes.len(), false) {
             let at = self.part(start, length)?;
             self.memory.write(at, bytes.get(start..start + length).unwrap_or_default())?;
         }
         Ok(())
     }
 
+    /// What a store of the elements of the memory operand that the mask chooses, of so many bytes, would raise.
+    pub(crate) fn access_elements(
+        &mut self,
+        bytes: usize,
+        element: usize,
+        mask: u64,
+    ) -> Result<(), Exception> {
+        let in_turn = self.decoded.processor.is(Facts::ELEMENTS_FAULT_IN_TURN);
+        if !in_turn {
+            self.check_elements(bytes, element, mask)?;
+        }
+        let several = bytes > element;
+        if several && self.decoded.processor.is(Facts::MASKED_STORES_CHECK_THEIR_ENDS) {
+            let ends = |(first, last): (Option<usize>, usize), (start, length): (usize, usize)| {
+                (first.or(Some(start)), (start + length).saturating_sub(1).max(last))
+            };
+            let (first, last) = runs(mask, element, bytes, false).fold((None, 0), ends);
+            for byte in first.into_iter().flat_map(|first| [first, last]) {
+                let at = self.part(byte, 1)?;
+                self.memory.read(at, &mut [0], Access::Write)?;
+            }
+        }
+        for (start, length) in runs(mask, element, bytes, in_turn) {
+            let at = self.part(start, length)?;
+            self.memory.read(at, &mut [0; 64][..length.min(64)], Access::Write)?;
+        }
+        Ok(())
+    }
+
+    /// #AC of the elements of the memory operand that the mask chooses, of so many bytes, where it is of each by itself;
+    /// #GP or #SS of the first of them comes before.
+    pub(crate) fn check_alignment_of_elements(
+        &self,
+        bytes: usize,
+        element: usize,
+        mask: u64,
+    ) -> Result<(), Exception> {
+        let asked = self.registers.rflags.contains(Rflags::AC)
+            && self.decoded.processor.is(Facts::AC_WANTS_ELEMENTS_ALIGNED);
+        if let Some((start, length)) = runs(mask, element, bytes, true).next().filter(|_| asked) {
+            let at = self.part(start, length)?;
+            if at & (element as u64).wrapping_sub(1) != 0 {
+                return Err(Exception::AlignmentCheck);
+            }
+        }
+        Ok(())
+    }
+
     /// #GP or #SS, which come before #PF wherever the elements lie that the mask chooses.
     pub(super) fn check_elements(&self, bytes: usize, element: usize, mask: u64) -> Result<(), Exception> {
-        runs(mask, element, bytes).try_for_each(|(start, length)| self.part(start, length).map(drop))
+        runs(mask, element, bytes, false).try_for_each(|(start, length)| self.part(start, length).map(drop))
     }
 
     /// The address of so many bytes of the memory operand, or #GP or #SS.
@@ -67,8 +104,9 @@ impl Context<'_> {
     }
 }
 
-/// Where the elements that the mask chooses lie, of `bytes` bytes: starts and lengths in bytes, neighbours as one.
-fn runs(mask: u64, element: usize, bytes: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Where the elements that the mask chooses lie, of `bytes` bytes: starts and lengths in bytes, neighbours as one
+/// unless each is asked for.
+fn runs(mask: u64, element: usize, bytes: usize, each: bool) -> impl Iterator<Item = (usize, usize)> {
     let element = element.max(1);
     let mut rest = mask & lowest(bytes / element);
     core::iter::from_fn(move || {
@@ -76,7 +114,7 @@ fn runs(mask: u64, element: usize, bytes: usize) -> impl Iterator<Item = (usize,
             return None;
         }
         let start = rest.trailing_zeros() as usize;
-        let length = (rest >> start).trailing_ones() as usize;
+        let length = if each { 1 } else { (rest >> start).trailing_ones() as usize };
         rest &= !lowest(start + length);
         Some((start * element, length * element))
     })

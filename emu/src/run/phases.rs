@@ -30,7 +30,7 @@ pub(crate) enum Alignment {
     Size,
     /// Its size, or #GP: MOVAPS and its like.
     Strict,
-    /// Nothing, and #AC is not raised either.
+    /// Nothing, and #AC is not raised either where [`Facts::PH2PS_IGNORES_AC`].
     Never,
 }
 
@@ -173,6 +173,8 @@ pub(crate) struct Phases {
     bytes: u8,
     /// How large it is to the checks of its address, in bytes.
     checked: u8,
+    /// How many of them must be canonical.
+    canonical: u8,
     alignment: Alignment,
     /// An element in memory, in bytes.
     element: u8,
@@ -226,6 +228,7 @@ impl Default for Phases {
             registers: [NO_REGISTER; 3],
             bytes: 0,
             checked: 0,
+            canonical: 0,
             alignment: Alignment::Any,
             element: 0,
             mask: 0,
@@ -341,6 +344,11 @@ impl Phases {
             false => instruction.op_register(0).size(),
         });
         let elements_of_result = layout.repeats || in_memory(&0);
+        let bytes = if layout.low_half && legacy && !mmx { size / 2 } else { size };
+        // Of a count, too, the lower half is all that counts.
+        let halved = layout.low_half || layout.operands == Operands::Shift && size == 16;
+        let alone = halved && legacy && !mmx && form.processor.is(Facts::LOWER_HALVES_ARE_CHECKED_ALONE);
+        let canonical = if alone { size / 2 } else { size };
         let strict = legacy && !mmx && size == 16 && !form.may_be_misaligned();
         Some(Phases {
             fetch: fetch::pick(form, layout, width, reads_memory, mmx, mask != 0 && suppresses),
@@ -349,11 +357,12 @@ impl Phases {
             result: result as u8,
             count: count as u8,
             registers,
-            bytes: if layout.low_half && legacy && !mmx { size / 2 } else { size } as u8,
+            bytes: bytes as u8,
             checked: size as u8,
+            canonical: canonical as u8,
             alignment: match layout.alignment {
                 Alignment::Strict => Alignment::Strict,
-                Alignment::Never => Alignment::Never,
+                Alignment::Never if form.processor.is(Facts::PH2PS_IGNORES_AC) => Alignment::Never,
                 alignment if strict => alignment,
                 _ => Alignment::Any,
             },
@@ -407,6 +416,18 @@ impl Context<'_> {
         size: usize,
         alignment: Alignment,
     ) -> Result<(), Exception> {
+        self.check_part(address, size, size, alignment)
+    }
+
+    /// As [`Self::check_vector`], of an operand of which only the first `accessed` bytes must be canonical.
+    #[inline(always)]
+    pub(crate) fn check_part(
+        &self,
+        address: u64,
+        size: usize,
+        accessed: usize,
+        alignment: Alignment,
+    ) -> Result<(), Exception> {
         let strict = match alignment {
             Alignment::Any | Alignment::Never => false,
             Alignment::Size => !self.registers.extended.mxcsr.contains(Mxcsr::from_bits_retain(MXCSR_MM)),
@@ -415,9 +436,8 @@ impl Context<'_> {
         if strict && address & (size as u64 - 1) != 0 {
             return Err(Exception::GeneralProtection(0));
         }
-        let never = alignment == Alignment::Never;
-        let wide = never || size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
-        self.check(address, size, if wide { 1 } else { size }, self.decoded.address.stack)
+        let wanted = if alignment == Alignment::Never { 1 } else { self.decoded.processor.ac_wants(size) };
+        self.check(address, accessed, wanted, self.decoded.address.stack)
     }
 
     /// #GP or #AC for a misaligned operand of which the mask leaves anything, as it is all of it that must be aligned;
@@ -434,11 +454,15 @@ impl Context<'_> {
         if misaligned && self.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
         }
-        let wide = size > 8 && self.decoded.processor.is(Facts::WIDE_OPERANDS_IGNORE_AC);
+        let element = usize::from(self.phases.element);
+        let each = self.decoded.processor.is(Facts::AC_WANTS_ELEMENTS_ALIGNED);
+        let wide = each || self.decoded.processor.ac_wants(size) == 1;
         let never = self.phases.alignment == Alignment::Never;
         let told = self.registers.rflags.contains(Rflags::AC) && !wide && !never;
+        if each {
+            self.check_alignment_of_elements(size, element, mask)?;
+        }
         if misaligned && told {
-            let element = usize::from(self.phases.element);
             match STORE && size <= element {
                 false => self.check_elements(size, element, mask)?,
                 // As the end of any other operand does, that of the only element comes after.

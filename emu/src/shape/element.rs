@@ -6,6 +6,7 @@ use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 use crate::model::format::Format;
 use crate::model::lane::Bits;
+use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
 use crate::model::registers::Mxcsr;
 use crate::run::context::{Context, Execute};
@@ -75,6 +76,7 @@ fn compute<O: ElementOp, const SKIPPED: usize>(
     with_mxcsr(c, |c, mxcsr| {
         let silent = O::COMPLEX && c.decoded.processor.is(Facts::COMPLEX_PRODUCTS_RAISE_NOTHING);
         let mut control = Control::of(if silent { *mxcsr | Mxcsr::MASKS } else { *mxcsr });
+        control.facts = c.decoded.processor.facts;
         lanes(c, &sources, (O::FROM, O::TO), O::apply, &mut control, result);
         if silent {
             *mxcsr |= control.raised;
@@ -114,12 +116,29 @@ pub(crate) fn to_mask<O: ElementOp>(c: &mut Context<'_>) -> Result<Outcome, Exce
 pub(crate) fn packed_or_stored<O: ElementOp>(form: &Form<'_>) -> Option<Execute> {
     fn stored<O: ElementOp>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         let mut result = Zmm::default();
+        if !c.decoded.processor.is(Facts::PS2PH_RAISES_BEFORE_ITS_ACCESS) {
+            access(c, O::TO)?;
+        }
         // Flags that are raised stay so even if the store faults.
         compute::<O, 0>(c, &mut result, None)?;
         store(c, &result, O::TO)?;
         Ok(Outcome::Next)
     }
     Some(if form.shape(0) == Shape::Memory { stored::<O> } else { packed::<O> })
+}
+
+/// Raises what the store of so many bytes a lane would raise.
+fn access(c: &mut Context<'_>, bytes: usize) -> Result<(), Exception> {
+    let length = (c.phases.lanes() * bytes).min(64);
+    if c.phases.mask_number() == 0 {
+        let address = c.linear();
+        c.check(address, length, c.decoded.processor.ac_wants(length), c.decoded.address.stack)?;
+        c.memory.read(address, &mut [0; 64][..length], Access::Write)?;
+        return Ok(());
+    }
+    let mask = c.write_mask();
+    c.check_alignment_of_elements(length, bytes, mask)?;
+    c.access_elements(length, bytes, mask)
 }
 
 fn store(c: &mut Context<'_>, result: &Zmm, bytes: usize) -> Result<(), Exception> {

@@ -1,6 +1,7 @@
 //! Floating-point arithmetic by the definition (IEEE 754, and SDM volume 1, section 11.5): an exact result, rounded
 //! once. It serves every format, where the host's own unit has none or cannot tell what is raised.
 
+use crate::decode::processor::Facts;
 use crate::model::format::Format;
 use crate::model::registers::Mxcsr;
 
@@ -17,6 +18,8 @@ pub(crate) struct Control {
     pub(crate) flushes: bool,
     /// An unmasked underflow in binary16 says PE as in the other formats: as if the exponent had no limits.
     pub(crate) unlimited: bool,
+    /// What the processor does that others do not.
+    pub(crate) facts: Facts,
     /// The exceptions that are not masked, as flags.
     unmasked: Mxcsr,
     /// What was raised.
@@ -34,6 +37,7 @@ impl Control {
             ftz: mxcsr.contains(Mxcsr::FTZ) && !unmasked.contains(Mxcsr::UE),
             flushes: mxcsr.contains(Mxcsr::FTZ),
             unlimited: false,
+            facts: Facts::empty(),
             unmasked,
             raised: Mxcsr::empty(),
         }

@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_processor_is_read_as_it_is_written() {
-        for processor in [Processor::zen_3(), Processor::emerald_rapids(), *Processor::host()] {
+        for processor in
+            [Processor::zen_3(), Processor::zen_5(), Processor::emerald_rapids(), *Processor::host()]
+        {
             let text = processor.description();
             assert_eq!(text.parse(), Ok(processor), "{text}");
             assert_eq!(format!("before: 1\n{text}after\n").parse(), Ok(processor));

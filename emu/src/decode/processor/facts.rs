@@ -5,7 +5,8 @@ use bitflags::bitflags;
 bitflags! {
     /// What one processor does and another does not, where the manuals leave it open or say otherwise.
     ///
-    /// Each was seen on the processors that [`Processor::zen_3`](super::Processor::zen_3) and
+    /// Each was seen on the processors that [`Processor::zen_3`](super::Processor::zen_3),
+    /// [`Processor::zen_5`](super::Processor::zen_5) and
     /// [`Processor::emerald_rapids`](super::Processor::emerald_rapids) describe, by the conformance suite; where a
     /// manual says it, the sentence names the place. "APM" is AMD's manual, "SDM" Intel's.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +50,8 @@ bitflags! {
         const SYSENTER_IS_UNDEFINED = 1 << 13;
         /// Two immediates, those of EXTRQ, are looked for behind 0F 78 before it is found undefined.
         const VMREAD_HAS_IMMEDIATES = 1 << 14;
+        /// CLZERO is #UD with a repeat prefix.
+        const CLZERO_REFUSES_REPEAT = 1 << 53;
         /// What VIA's processors made cryptography of is #UD.
         const PADLOCK_IS_UNDEFINED = 1 << 15;
 
@@ -60,6 +63,12 @@ bitflags! {
         const WIDE_OPERANDS_IGNORE_AC = 1 << 17;
         /// #AC comes before #GP and #SS where only the end of an operand is not canonical.
         const ALIGNMENT_BEFORE_CANONICAL_END = 1 << 18;
+        /// RFLAGS.AC wants operands of more than 16 bytes to be aligned to 16 only.
+        const AC_WANTS_SIXTEEN_AT_MOST = 1 << 50;
+        /// Of the elements of an operand that a mask chooses, RFLAGS.AC wants each to be aligned to its own size and no more.
+        const AC_WANTS_ELEMENTS_ALIGNED = 1 << 51;
+        /// The elements of an operand that a mask chooses fault in turn; elsewhere #GP and #SS of any come before #PF.
+        const ELEMENTS_FAULT_IN_TURN = 1 << 52;
         /// The memory operands of SHA need not be aligned.
         const SHA_IGNORES_ALIGNMENT = 1 << 19;
 
@@ -92,6 +101,8 @@ bitflags! {
         const REPEATED_COMPARISON_RESTORES_FLAGS = 1 << 29;
         /// MOVDIR64B reads its source before it looks at the alignment of its destination.
         const MOVDIR64B_READS_FIRST = 1 << 30;
+        /// CMPS reads the operand at RSI before that at RDI.
+        const CMPS_READS_ITS_SOURCE_FIRST = 1 << 31;
 
         // x87 and MMX.
 
@@ -112,6 +123,9 @@ bitflags! {
 
         // SSE, and XSAVE.
 
+        /// Of the operand in memory of legacy PUNPCKLBW and its kin, and of the count in that of PSLLW and its kin, only the
+        /// lower half must be canonical.
+        const LOWER_HALVES_ARE_CHECKED_ALONE = 1 << 54;
         /// MASKMOVDQU accesses two halves of eight bytes, the upper one first.
         const MASKMOVDQU_STORES_HALVES = 1 << 40;
         /// DPPS adds each lane's product to its neighbour's, and then to each of these sums the other: which of several
@@ -135,6 +149,18 @@ bitflags! {
         /// A store of several elements under a mask that cannot be made names in CR2 the first byte of its first element, or, where only
         /// the page after it is at fault, the last byte of its last; elsewhere the first byte at fault.
         const MASKED_STORES_CHECK_THEIR_ENDS = 1 << 45;
+        /// A gather under a vector as its mask leaves the mask's lanes that are not done as they were when it faults, and
+        /// what lies above in the mask and in the destination; elsewhere the mask has become ones and zeros before
+        /// anything is accessed.
+        const GATHERS_TAKE_SIGNS_IN_TURN = 1 << 47;
+        /// VCVTPS2PH raises what it raises before it looks at its memory operand.
+        const PS2PH_RAISES_BEFORE_ITS_ACCESS = 1 << 48;
+        /// Of a denormal VCVTPS2PH under an unmasked UE raises PE by what the result loses, as all do that make binary16.
+        const HALVES_OF_DENORMALS_LOSE_PRECISION = 1 << 55;
+        /// VREDUCE obeys FTZ whether UE is masked or not.
+        const REDUCE_FLUSHES_UNMASKED_UNDERFLOW = 1 << 56;
+        /// RFLAGS.AC does not count for VCVTPH2PS and VCVTPS2PH.
+        const PH2PS_IGNORES_AC = 1 << 49;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use iced_x86::CpuidFeature as F;
 
 use super::features::{self, Answer, BITS, Bit, Features};
-use super::known::{AMD, INTEL, always};
+use super::known::{AMD, AMD_SINCE_ZEN_5, INTEL, always};
 use super::{Facts, Processor, Vendor};
 use crate::host::answers;
 use crate::host::sse::mxcsr_mask;
@@ -64,12 +64,8 @@ pub(super) fn host() -> &'static Processor {
             unknown: unknown(features, xcr0, vendor),
             facts: facts(vendor, signature, is_virtual, &flags),
             linear_address_bits: if five_levels { 57 } else { 48 },
-            x87_pointer_bits: match vendor {
-                // Intel's keep as many as the processor could have.
-                Vendor::Intel if LA57.is_set() => 57,
-                Vendor::Amd if five_levels => 57,
-                _ => 48,
-            },
+            // As many as the processor could have, whatever the system has made of it or hypervisors hide.
+            x87_pointer_bits: if LA57.is_set() || since_zen_5(vendor, signature) { 57 } else { 48 },
             mxcsr_mask: mxcsr_mask(),
             xcr0,
             components: if has_xsave { Components::ask(leaf) } else { Components::default() },
@@ -143,7 +139,11 @@ fn unknown(features: Features, xcr0: u64, vendor: Vendor) -> Features {
 
 fn facts(vendor: Vendor, signature: CpuidResult, is_virtual: bool, flags: &Flags) -> Facts {
     let amd = vendor == Vendor::Amd;
-    let mut facts = if amd { AMD } else { INTEL };
+    let mut facts = match vendor {
+        Vendor::Intel => INTEL,
+        Vendor::Amd if since_zen_5(vendor, signature) => AMD_SINCE_ZEN_5,
+        Vendor::Amd => AMD,
+    };
     facts.set(Facts::UMIP, flags.say("umip", UMIP.is_set()));
     facts.set(Facts::XGETBV_OF_XINUSE, XGETBV_OF_XINUSE.is_set());
     facts.set(Facts::FDP_EXCEPTION_ONLY, FDP_EXCEPTION_ONLY.is_set());
@@ -173,6 +173,11 @@ fn family(leaf: CpuidResult) -> u32 {
 /// The model that CPUID leaf 1 names, its extension in front.
 fn model(leaf: CpuidResult) -> u32 {
     leaf.eax >> 4 & 15 | leaf.eax >> 12 & 0xf0
+}
+
+/// Whether CPUID leaf 1 is of AMD's Zen 5 or of what came after it.
+fn since_zen_5(vendor: Vendor, leaf: CpuidResult) -> bool {
+    vendor == Vendor::Amd && family(leaf) >= 0x1a
 }
 
 /// Whether CPUID leaf 1 is of AMD's Zen 2, the first to clear the base with a null selector: it has no bit
@@ -233,6 +238,7 @@ mod tests {
         let host = *host();
         let known = match (host.vendor, host.family, host.model) {
             (Vendor::Amd, 0x19, 1) => Processor::zen_3(),
+            (Vendor::Amd, 0x1a, 2) => Processor::zen_5(),
             (Vendor::Intel, 6, 207) => Processor::emerald_rapids(),
             _ => return println!("skipped: no constructor describes {host:?}"),
         };

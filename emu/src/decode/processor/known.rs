@@ -20,7 +20,19 @@ pub(super) const AMD: Facts = Facts::OPERAND_SIZE_NARROWS_BRANCHES
     .union(Facts::DOUBLE_SHIFT_REPEATS_SOURCE)
     .union(Facts::RETF_LOOKS_AT_OUTER_STACK)
     .union(Facts::FOP_ALWAYS_WRITTEN)
-    .union(Facts::X87_POINTERS_ARE_HIDDEN);
+    .union(Facts::X87_POINTERS_ARE_HIDDEN)
+    .union(Facts::GATHERS_TAKE_SIGNS_IN_TURN)
+    .union(Facts::AC_WANTS_SIXTEEN_AT_MOST)
+    .union(Facts::AC_WANTS_ELEMENTS_ALIGNED)
+    .union(Facts::ELEMENTS_FAULT_IN_TURN);
+
+/// What AMD's processors do since Zen 5: seen on Zen 5, assumed of later ones.
+pub(super) const AMD_SINCE_ZEN_5: Facts = AMD
+    .union(Facts::BIT_SCANS_WRITE_ALL_FLAGS)
+    .union(Facts::MOVDIR64B_READS_FIRST)
+    .union(Facts::CMPS_READS_ITS_SOURCE_FIRST)
+    .union(Facts::CLZERO_REFUSES_REPEAT)
+    .union(Facts::LOWER_HALVES_ARE_CHECKED_ALONE);
 
 /// What Intel's processors do as far as CPUID does not say it: seen on Emerald Rapids, assumed of the others.
 pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
@@ -46,7 +58,11 @@ pub(super) const INTEL: Facts = Facts::NULL_SELECTOR_CLEARS_BASE
     .union(Facts::XSAVE_LOOKS_AT_THE_END_FIRST)
     .union(Facts::XSAVE_WRITES_FOUR_BYTES_OF_PKRU)
     .union(Facts::XINUSE_IS_CONSERVATIVE)
-    .union(Facts::MASKED_STORES_CHECK_THEIR_ENDS);
+    .union(Facts::MASKED_STORES_CHECK_THEIR_ENDS)
+    .union(Facts::PS2PH_RAISES_BEFORE_ITS_ACCESS)
+    .union(Facts::PH2PS_IGNORES_AC)
+    .union(Facts::HALVES_OF_DENORMALS_LOSE_PRECISION)
+    .union(Facts::REDUCE_FLUSHES_UNMASKED_UNDERFLOW);
 
 /// What both have whose features are named below.
 const COMMON: Features = Features::of(&[
@@ -89,6 +105,32 @@ const COMMON: Features = Features::of(&[
 
 /// What Zen 3 has on top.
 const ZEN_3: Features = Features::of(&[F::SSE4A, F::CLZERO, F::WBNOINVD, F::MONITORX]);
+
+/// What Zen 5 has on top. Hypervisors hid some of it, such as MOVDIR64B and protection keys.
+const ZEN_5: Features = Features::of(&[
+    F::SSE4A,
+    F::CLZERO,
+    F::WBNOINVD,
+    F::MONITORX,
+    F::AVX512F,
+    F::AVX512DQ,
+    F::AVX512_IFMA,
+    F::AVX512CD,
+    F::AVX512BW,
+    F::AVX512VL,
+    F::AVX512_VBMI,
+    F::AVX512_VBMI2,
+    F::GFNI,
+    F::AVX512_VNNI,
+    F::AVX512_BITALG,
+    F::AVX512_VPOPCNTDQ,
+    F::AVX512_VP2INTERSECT,
+    F::AVX_VNNI,
+    F::AVX512_BF16,
+    F::MOVDIRI,
+    F::MOVDIR64B,
+    F::CET_SS,
+]);
 
 /// What Emerald Rapids has on top. Hypervisors hid some of it, such as PTWRITE, ENQCMD and CET.
 const EMERALD_RAPIDS: Features = Features::of(&[
@@ -141,6 +183,10 @@ const EMERALD_RAPIDS_COMPONENTS: [(usize, u32, u32); 9] = [
 /// The same of Zen 3.
 const ZEN_3_COMPONENTS: [(usize, u32, u32); 2] = [(2, 256, 576), (9, 8, 832)];
 
+/// The same of Zen 5.
+const ZEN_5_COMPONENTS: [(usize, u32, u32); 7] =
+    [(2, 256, 576), (5, 64, 832), (6, 512, 896), (7, 1024, 1408), (9, 8, 2432), (11, 16, 0), (12, 24, 0)];
+
 /// MXCSR without AMD's misaligned exception mask.
 const MXCSR: Mxcsr = Mxcsr::from_bits_retain(0xffff);
 /// With it.
@@ -172,6 +218,30 @@ impl Processor {
             mxcsr_mask: MXCSR_WITH_MM,
             xcr0: feature::X87 | feature::SSE | feature::AVX | feature::PKRU,
             components: Components::of(&ZEN_3_COMPONENTS, 0),
+        }
+    }
+
+    /// AMD family 0x1a, model 2 (Zen 5), as a guest of KVM under Linux with four-level paging.
+    #[must_use]
+    pub fn zen_5() -> Processor {
+        let guest = Facts::HIDDEN_MONITORX_DOES_NOTHING
+            .union(Facts::INT1_LEAVES_RIP)
+            .union(Facts::SVM_IS_PRIVILEGED)
+            .union(Facts::PVALIDATE_IS_PRIVILEGED);
+        let features = always().union(COMMON).union(ZEN_5);
+        Processor {
+            family: 0x1a,
+            model: 2,
+            features: features.union(features::either(features)),
+            facts: AMD_SINCE_ZEN_5
+                .union(guest)
+                .union(Facts::UMIP)
+                .union(Facts::XGETBV_OF_XINUSE)
+                .union(Facts::NULL_SELECTOR_CLEARS_BASE),
+            x87_pointer_bits: 57,
+            xcr0: feature::ALL & !(feature::TILE_CONFIG | feature::TILE_DATA),
+            components: Components::of(&ZEN_5_COMPONENTS, 0),
+            ..Processor::zen_3()
         }
     }
 

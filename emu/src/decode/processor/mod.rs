@@ -97,6 +97,17 @@ impl Processor {
         self.facts.contains(fact)
     }
 
+    /// To how many bytes RFLAGS.AC wants a vector operand of so many bytes to be aligned.
+    #[inline(always)]
+    pub(crate) const fn ac_wants(&self, size: usize) -> usize {
+        match size {
+            ..=8 => size,
+            _ if self.is(Facts::WIDE_OPERANDS_IGNORE_AC) => 1,
+            17.. if self.is(Facts::AC_WANTS_SIXTEEN_AT_MOST) => 16,
+            _ => size,
+        }
+    }
+
     /// How many high bits of a canonical address are copies of the one below them.
     #[inline(always)]
     pub(crate) const fn sign_bits(&self) -> u8 {

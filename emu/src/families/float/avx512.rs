@@ -1,6 +1,7 @@
 //! What AVX-512 adds to arithmetic, by the Operation sections of the manual (SDM volume 2C).
 
 use crate::decode::form::Form;
+use crate::decode::processor::Facts;
 use crate::host::sse;
 use crate::model::format::{Double, Format, Half, Single};
 use crate::model::registers::Mxcsr;
@@ -240,7 +241,8 @@ fn reduce<F: Format>(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     let rounded = round_scaled::<F>(bits, immediate >> 4, rounding(immediate, control), control);
     control.raised = raised;
     let mut difference = control.masked();
-    difference.ftz = control.flushes;
+    let flushes = control.facts.contains(Facts::REDUCE_FLUSHES_UNMASKED_UNDERFLOW);
+    difference.ftz = if flushes { control.flushes } else { control.ftz };
     difference.rounding = rounding(immediate, control);
     let result = add::<F>(bits, rounded, true, &mut difference);
     if immediate & 8 == 0 {

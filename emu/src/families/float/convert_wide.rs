@@ -1,5 +1,6 @@
 //! Conversions of AVX-512, of half precision, and F16C (SDM volume 2C).
 
+use crate::decode::processor::Facts;
 use crate::model::format::{Double, Format, Half, Single};
 use crate::model::registers::Mxcsr;
 use crate::run::phases::Alignment;
@@ -54,7 +55,7 @@ pub(super) static ROWS: &[Row] = &[
     element_row!(Vcvtsh2sd, scalar One, 2 -> 8, |[a, ..], _, control| convert::<Half, Double>(a, false, control)),
     element_row!(Vcvtss2sh, scalar One, 4 -> 2, |[a, ..], _, control| convert::<Single, Half>(a, control.daz, control)),
     element_row!(Vcvtsd2sh, scalar One, 8 -> 2, |[a, ..], _, control| convert::<Double, Half>(a, control.daz, control)),
-    // It does not look at alignment, even of eight bytes.
+    // Some do not look at its alignment, even of eight bytes.
     Row {
         vector: Some(Layout::new(Operands::One, 4).from(2).by_length().aligned(Alignment::Never)),
         ..element_row!(Vcvtph2ps, packed One, 2 -> 4, |[a, ..], _, control| without_denormal(convert::<Half, Single>(a, false, control), control))
@@ -85,7 +86,7 @@ fn to_half(bits: u64, immediate: u8, control: &mut Control) -> u64 {
     if immediate & 4 == 0 {
         control.rounding = immediate & 3;
     }
-    // Of denormals PE is raised by what the result loses, as elsewhere in binary16.
-    control.unlimited = !Single::is_denormal(bits);
+    let as_elsewhere = control.facts.contains(Facts::HALVES_OF_DENORMALS_LOSE_PRECISION);
+    control.unlimited = !(as_elsewhere && Single::is_denormal(bits));
     convert::<Single, Half>(bits, control.daz, control)
 }

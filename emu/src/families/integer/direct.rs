@@ -29,7 +29,7 @@ fn movdir64b<W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
         return Err(Exception::GeneralProtection(0));
     }
     let source = c.linear();
-    c.check(source, 64, 1, c.decoded.address.stack)?;
+    c.check(source, 64, c.decoded.processor.ac_wants(64), c.decoded.address.stack)?;
     let mut bytes = [0; 64];
     if !reads_first {
         c.check(address, 64, 1, false)?;

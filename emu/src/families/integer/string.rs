@@ -460,11 +460,15 @@ impl Strings for Cmps {
     const SOURCE: bool = true;
     const DESTINATION: bool = true;
 
-    /// The operand at RDI is read first, as a processor does for which both faults were due.
+    /// Which operand is read first shows where both faults are due.
     #[inline(always)]
     fn one<W: Width>(c: &mut Context<'_>) -> Result<(), Exception> {
-        let right = c.load::<W>(Pointer::destination(c).linear, Access::Read, false)?;
-        let left = c.load::<W>(Pointer::source(c).linear, Access::Read, false)?;
+        let (source, destination) = (Pointer::source(c).linear, Pointer::destination(c).linear);
+        if c.decoded.processor.is(Facts::CMPS_READS_ITS_SOURCE_FIRST) {
+            c.load::<W>(source, Access::Read, false)?;
+        }
+        let right = c.load::<W>(destination, Access::Read, false)?;
+        let left = c.load::<W>(source, Access::Read, false)?;
         c.registers.rflags = cmp(left, right, c.registers.rflags);
         Ok(())
     }

@@ -48,12 +48,12 @@ fn pclmulqdq(first: &Xmm, second: &Xmm, immediate: u8) -> Xmm {
 
 #[inline(always)]
 fn gf2p8affineqb(bytes: &[u8; 16], matrix: &[u8; 16], constant: u8) -> [u8; 16] {
-    optional::gf2p8affineqb(bytes, bytemuck::cast_ref(matrix)).map(|byte| byte ^ constant)
+    optional::gf2p8affineqb(bytes, &bytemuck::cast(*matrix)).map(|byte| byte ^ constant)
 }
 
 #[inline(always)]
 fn gf2p8affineinvqb(bytes: &[u8; 16], matrix: &[u8; 16], constant: u8) -> [u8; 16] {
-    optional::gf2p8affineinvqb(bytes, bytemuck::cast_ref(matrix)).map(|byte| byte ^ constant)
+    optional::gf2p8affineinvqb(bytes, &bytemuck::cast(*matrix)).map(|byte| byte ^ constant)
 }
 
 /// Bits 0 and 1 of the immediate choose the function and constant.

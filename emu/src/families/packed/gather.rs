@@ -3,6 +3,7 @@
 
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
+use crate::decode::processor::Facts;
 use crate::model::exception::Exception;
 use crate::model::lane::{Bits, Lane};
 use crate::model::memory::Access;
@@ -109,15 +110,18 @@ fn gather<I: Width, W: Width>(c: &mut Context<'_>) -> Result<Outcome, Exception>
 }
 
 /// The lanes whose mask, in a vector register, is negative; a lane's mask is cleared when the lane is done. The mask
-/// becomes ones and zeros, and what lies above is cleared, before anything is accessed.
+/// becomes ones and zeros, and what lies above is cleared, before anything is accessed, or each lane in its turn.
 fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (lanes, number) = (count::<I, W>(c), usize::from(c.decoded.operand[0].number));
     let mask = usize::from(c.decoded.operand[2].number);
     let width = c.phases.width();
-    let signs = vector(c, mask);
-    clear_above(signs, width);
-    for sign in bytemuck::cast_slice_mut::<u64, W>(signs) {
-        *sign = if sign.sign() { !W::default() } else { W::default() };
+    let in_turn = c.decoded.processor.is(Facts::GATHERS_TAKE_SIGNS_IN_TURN);
+    if !in_turn {
+        let signs = vector(c, mask);
+        clear_above(signs, width);
+        for sign in bytemuck::cast_slice_mut::<u64, W>(signs) {
+            *sign = if sign.sign() { !W::default() } else { W::default() };
+        }
     }
     let mut begun = false;
     for lane in 0..lanes {
@@ -129,11 +133,13 @@ fn gather_by_signs<I: Width, W: Width + Lane>(c: &mut Context<'_>) -> Result<Out
             };
             begun = true;
             let to = vector(c, number);
-            clear_above(to, width);
+            if !in_turn {
+                clear_above(to, width);
+            }
             *to = to.with_integer(lane, value);
-            let mask = vector(c, mask);
-            *mask = mask.with_integer(lane, W::default());
         }
+        let mask = vector(c, mask);
+        *mask = mask.with_integer(lane, W::default());
     }
     *vector(c, mask) = Zmm::default();
     clear_above(vector(c, number), lanes * W::BYTES);

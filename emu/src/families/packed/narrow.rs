@@ -7,7 +7,7 @@ use crate::model::exception::Exception;
 use crate::model::lane::{Bits, Lane, Zmm, by_vector};
 use crate::model::outcome::Outcome;
 use crate::run::context::{Context, Execute};
-use crate::run::phases::{Layout, Operands, lowest, write_lanes};
+use crate::run::phases::{Alignment, Layout, Operands, lowest, write_lanes};
 use crate::run::row::Row;
 use crate::shape::row;
 use crate::shape::vector::{Work, work_row};
@@ -105,6 +105,7 @@ fn compress<B: Bits, T: Lane, const LANE: usize, const ZEROING: bool>(
     }
     if c.decoded.operand[0].kind == Kind::Memory {
         let bytes: &[u8] = bytemuck::cast_slice(result.quadwords());
+        c.check_alignment_of_elements(bytes.len(), LANE, lowest(count))?;
         c.store_elements(bytes, LANE, lowest(count))?;
     } else {
         write_lanes::<B, LANE, ZEROING>(c, &result, lowest(count));
@@ -117,6 +118,10 @@ fn expand<T: Lane>(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let (mut source, mut result) = (Zmm::default(), Zmm::default());
     let (mask, count) = chosen::<T>(c);
     if c.decoded.operand[1].kind == Kind::Memory {
+        match c.phases.mask_number() {
+            0 => c.check_vector(c.linear(), c.phases.width(), Alignment::Any)?,
+            _ => c.check_alignment_of_elements(c.phases.width(), size_of::<T>(), lowest(count))?,
+        }
         c.load_elements(source.lanes_mut(), size_of::<T>(), lowest(count))?;
     } else {
         [source, ..] = c.fetch_copies()?;

@@ -22,7 +22,7 @@ use super::privileged::undefined;
 pub(super) static ROWS: &[Row] = &[
     row!([Lfence, Mfence, Sfence, Serialize], Whole, Flags::empty(), serialize),
     row!([Clflush, Clflushopt, Clwb], Whole, Flags::empty(), flush),
-    row!(Clzero, Whole, Flags::empty(), clzero),
+    row!(Clzero, Select, Flags::empty(), select_clzero),
     row!(
         [
             Cldemote,
@@ -89,6 +89,11 @@ fn implied(c: &Context<'_>) -> u64 {
         return offset;
     }
     offset.wrapping_add(segment.base(c.registers))
+}
+
+fn select_clzero(form: &Form<'_>) -> Option<Execute> {
+    let repeated = form.repeat_prefix().is_some();
+    Some(if repeated && form.processor.is(Facts::CLZERO_REFUSES_REPEAT) { undefined } else { clzero })
 }
 
 /// Zeros the line of 64 bytes around an address.

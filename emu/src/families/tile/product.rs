@@ -145,9 +145,10 @@ fn multiply_add(signs: Signs, left: &Doublewords, right: &Doublewords, addend: &
     let Some(unit) = Unit::of(signs, 4, false) else {
         return core::array::from_fn(lane);
     };
-    let sources: [&Zmm; 3] = [left, right, addend].map(bytemuck::cast_ref);
+    // By value: doublewords need not lie where quadwords may.
+    let sources: [Zmm; 3] = [left, right, addend].map(|lanes| bytemuck::cast(*lanes));
     let mut result = Zmm::default();
-    unit.compute([FLUSHING], sources, core::array::from_mut(&mut result));
+    unit.compute([FLUSHING], sources.each_ref(), core::array::from_mut(&mut result));
     let mut result: Doublewords = bytemuck::cast(result);
     for (number, value) in result.iter_mut().enumerate() {
         if f32::from_bits(*value).is_nan() {

@@ -42,8 +42,11 @@ fn low_bytes(source: &mut [u64], length: usize) -> &mut [u8] {
 
 fn memory(c: &mut Context<'_>, source: &mut [u64]) -> Result<(), Exception> {
     let phases = &c.phases;
-    let address = c.linear();
-    c.check_vector(address, usize::from(phases.checked), phases.alignment)?;
+    let address = match phases.canonical == phases.checked {
+        true => c.linear(),
+        false => c.decoded.address.linear_of_part(c.registers, 0, phases.canonical.saturating_sub(1)),
+    };
+    c.check_part(address, usize::from(phases.checked), usize::from(phases.canonical), phases.alignment)?;
     c.memory.read(address, low_bytes(source, usize::from(phases.bytes)), Access::Read)?;
     Ok(())
 }
