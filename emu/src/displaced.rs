@@ -92,7 +92,7 @@ impl Displaced {
         let form = Form { instruction: &instruction, bytes, processor };
         let selected = || Some(((row.select)(&form)?, Phases::of(&form, row.vector.as_ref())?));
         let (execute, phases) = match processor.can(code.cpuid_features()) {
-            Some(false) => (families::undefined as Execute, Phases::default()),
+            Some(false) => (families::undefined_unless_too_long(&form), Phases::default()),
             None => (families::native as Execute, Phases::default()),
             Some(true) if row.flags.contains(Flags::BY_HOST) => selected().ok_or(Refusal::NotOnHost(code))?,
             Some(true) => selected().ok_or(Refusal::NoForm(code))?,

@@ -15,7 +15,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use emu::Vendor;
+use emu::{Processor, Vendor};
 use serde::Serialize;
 
 use crate::diff::Failure;
@@ -36,20 +36,20 @@ pub struct Known {
     pub example: &'static str,
     /// The example's length on the processor, in bytes.
     pub length: usize,
-    /// Whose processors do so: AMD, Intel, or both.
+    /// Whose processors do so: AMD, AMD before Zen 5, Intel, or both.
     pub vendor: &'static str,
     /// What is behind it, and what becomes of such bytes.
     pub explanation: &'static str,
 }
 
 impl Known {
-    /// Whether processors that follow `vendor` do so.
+    /// Whether `processor` does so.
     #[must_use]
-    pub fn holds_on(&self, vendor: Vendor) -> bool {
-        match self.vendor {
-            "both" => true,
-            "AMD" => vendor == Vendor::Amd,
-            "Intel" => vendor == Vendor::Intel,
+    pub fn holds_on(&self, processor: &Processor) -> bool {
+        const ZEN_5: u32 = 0x1a;
+        match (self.vendor, processor.vendor) {
+            ("both", _) | ("AMD", Vendor::Amd) | ("Intel", Vendor::Intel) => true,
+            ("AMD before Zen 5", Vendor::Amd) => processor.family < ZEN_5,
             _ => false,
         }
     }
@@ -69,9 +69,9 @@ pub fn known() -> impl Iterator<Item = Known> {
     })
 }
 
-/// The row that explains a disagreement about `bytes` with a processor that follows `vendor`.
+/// The row that explains a disagreement about `bytes` with `processor`.
 #[must_use]
-pub fn explanation(bytes: &[u8], vendor: Vendor) -> Option<Known> {
+pub fn explanation(bytes: &[u8], processor: &Processor) -> Option<Known> {
     let is_dropped = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0);
     let mut rest = bytes;
     let mut mandatory = None;
@@ -84,7 +84,7 @@ pub fn explanation(bytes: &[u8], vendor: Vendor) -> Option<Known> {
         rest = tail;
     }
     let text = hex(&mandatory.into_iter().chain(rest.iter().copied()).collect::<Vec<u8>>());
-    known().filter(|row| row.holds_on(vendor)).find(|row| {
+    known().filter(|row| row.holds_on(processor)).find(|row| {
         let same = |(pattern, digit): (char, char)| pattern == '.' || pattern == digit;
         text.len() >= row.pattern.len() && row.pattern.chars().zip(text.chars()).all(same)
     })

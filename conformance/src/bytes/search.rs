@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use emu::{Processor, Touches, Vendor};
+use emu::{Processor, Touches};
 use iced_x86::{Code, Decoder, DecoderError, FlowControl, Instruction};
 
 use super::source::Source;
@@ -27,7 +27,6 @@ pub(super) struct Search<'a> {
     generator: Generator,
     memory: Box<Memory>,
     model: Model,
-    vendor: Vendor,
     pub(super) report: Report,
 }
 
@@ -70,8 +69,7 @@ impl<'a> Search<'a> {
         let generator = Generator::new(oracle.layout(), mxcsr_mask());
         let memory = Box::new([0; IMAGE_LENGTH]);
         let model = Model::new(&memory);
-        let vendor = Processor::host().vendor;
-        Ok(Search { source, seed, oracle, generator, memory, model, vendor, report: Report::default() })
+        Ok(Search { source, seed, oracle, generator, memory, model, report: Report::default() })
     }
 
     /// Tries the byte strings at these positions.
@@ -232,7 +230,7 @@ impl<'a> Search<'a> {
         processor: String,
     ) {
         let bytes = &candidate.bytes[..length];
-        let explanation = explanation(bytes, self.vendor).map(|row| row.explanation);
+        let explanation = explanation(bytes, Processor::host()).map(|row| row.explanation);
         let (position, bytes) = (candidate.position, hex(bytes));
         self.report.note(Disagreement { kind, bytes, emulator, processor, explanation, position });
     }
