@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use conformance::vectors::format::{self, Reader, write};
 use conformance::vectors::record::{self, Plan};
+use conformance::vectors::replay;
 use conformance::vectors::{files, open, save};
 use serde::Serialize;
 
@@ -24,6 +25,9 @@ pub(crate) struct Arguments {
     /// Only encodings of which these files, or the files of these directories, have no cases.
     #[arg(long, value_name = "FILE")]
     missing_from: Vec<PathBuf>,
+    /// Only cases whose answers the processor of this recording would not give.
+    #[arg(long, value_name = "FILE")]
+    unlike: Option<PathBuf>,
     /// How many cases of each encoding.
     #[arg(long, value_name = "N", default_value_t = 32)]
     cases: u16,
@@ -70,8 +74,13 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             return could_not_run(format_args!("{}: {error}", path.display()));
         }
     }
+    let unlike = match arguments.unlike.as_deref().map(replay::processor).transpose() {
+        Ok(unlike) => unlike,
+        Err((path, error)) => return could_not_run(format_args!("{}: {error}", path.display())),
+    };
     let plan = Plan {
         except,
+        unlike,
         pattern: arguments.code.clone(),
         cases: arguments.cases,
         seed: arguments.seed.unwrap_or_else(fresh_seed),

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use emu::registers::gpr;
-use emu::{Registers, Rflags};
+use emu::{Processor, Registers, Rflags};
 use iced_x86::{Code, Decoder, Instruction, MemorySize, RoundingControl};
 
 use super::format::{self, Case, Form, MOST_RUNS, Raised, Run};
 use super::image::{RegisterImage, offset};
 use super::layout::{Layout, Protection, Region};
 use super::processor;
+use super::replay::{Replayer, Verdict};
 use super::state::Fill;
 use crate::diff::Failure;
 use crate::generate::{Generator, Sample, must_step};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub except: BTreeSet<String>,
     /// How many cases of each encoding.
     pub cases: u16,
+    /// Only cases whose answers this processor would not give; [`TRIED`] times as many are looked at.
+    pub unlike: Option<&'static Processor>,
     /// What the cases are drawn from.
     pub seed: u64,
     /// How many children run at once.
@@ -38,12 +41,15 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        Plan { pattern: "*".to_string(), except: BTreeSet::new(), cases: 32, seed: 0, jobs }
+        Plan { pattern: "*".to_string(), except: BTreeSet::new(), cases: 32, unlike: None, seed: 0, jobs }
     }
 }
 
 /// So many cases that raise #UD are enough of an encoding that the processor does not have.
 const ENOUGH: usize = 4;
+
+/// How many cases are looked at for each that is recorded, where another processor would give most answers, too.
+pub const TRIED: u64 = 256;
 
 /// What goes into a file.
 #[derive(Clone, Debug)]
@@ -122,6 +128,8 @@ struct Recorder<'a> {
     generator: Generator,
     layout: Layout,
     memory: Box<Memory>,
+    /// Gives the other processor's answers.
+    other: Option<Replayer>,
 }
 
 impl<'a> Recorder<'a> {
@@ -129,22 +137,28 @@ impl<'a> Recorder<'a> {
         let oracle = Oracle::new().map_err(|error| Failure::Oracle(error, None))?;
         let generator = Generator::new(oracle.layout(), mxcsr_mask());
         let layout = layout(features::processor().xcr0);
-        Ok(Recorder { plan, oracle, generator, layout, memory: Box::new([0; IMAGE_LENGTH]) })
+        let other = plan.unlike.map(|other| Replayer::new(other, &Arc::new(layout.clone())));
+        Ok(Recorder { plan, oracle, generator, layout, memory: Box::new([0; IMAGE_LENGTH]), other })
     }
 
     /// The cases of an encoding, by form.
     fn code(&mut self, code: Code) -> Vec<(Form, Vec<Case>)> {
         let mut forms: Vec<(Form, Vec<Case>)> = Vec::new();
         let (mut recorded, mut undefined) = (0, 0);
-        for number in 0..u64::from(self.plan.cases) {
+        let cases = usize::from(self.plan.cases);
+        let tried = u64::from(self.plan.cases) * if self.other.is_some() { TRIED } else { 1 };
+        for number in 0..tried {
             let Some((form, case)) = self.case(code, number) else { continue };
+            if self.other.as_mut().is_some_and(|other| !matches!(other.case(&case), Verdict::Wrong(_))) {
+                continue;
+            }
             recorded += 1;
             undefined += usize::from(case.raised.is_some_and(|raised| raised.vector == 6));
             match forms.iter_mut().find(|(of, _)| of.form == form) {
                 Some((_, cases)) => cases.push(case),
                 None => forms.push((Form { code: format!("{code:?}").into(), form }, vec![case])),
             }
-            if undefined == recorded && recorded == ENOUGH {
+            if recorded == cases || undefined == recorded && recorded == ENOUGH {
                 break;
             }
         }

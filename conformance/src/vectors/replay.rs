@@ -146,12 +146,7 @@ pub fn replay_from(
         }
     } else {
         let mut reader = Reader::new(input)?;
-        let processor = match reader.header() {
-            Some(header) => {
-                header.parse().map_err(|error: DescriptionError| Error::Header(error.to_string()))?
-            }
-            None => recorded::without_header(),
-        };
+        let processor = of(&reader)?;
         report.processor = processor::name(&processor);
         let mut replayer = Replayer::new(processor.leak(), reader.layout());
         while let Some((form, case)) = reader.next_case()? {
@@ -162,6 +157,22 @@ pub fn replay_from(
         }
     }
     Ok(report)
+}
+
+/// The processor whose answers a file of cases holds.
+///
+/// # Errors
+/// It is not such a file.
+pub fn processor(path: &Path) -> Result<&'static Processor, (PathBuf, Error)> {
+    let read = || of(&Reader::new(super::open(path)?)?);
+    read().map(|processor| &*processor.leak()).map_err(|error| (path.to_path_buf(), error))
+}
+
+fn of<R: BufRead>(reader: &Reader<R>) -> Result<Processor, Error> {
+    match reader.header() {
+        Some(header) => header.parse().map_err(|error: DescriptionError| Error::Header(error.to_string())),
+        None => Ok(recorded::without_header()),
+    }
 }
 
 /// Which encodings are asked for. Those of a file follow each other.

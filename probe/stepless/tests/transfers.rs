@@ -47,7 +47,10 @@ fn transfers(program: &Path, function: &str, hits: u64) -> Option<(usize, usize)
     let counts = &counts["probes"][0];
     assert_eq!((counts["hits"].as_u64(), counts["emulated"].as_u64()), (Some(hits), Some(hits)), "{counts}");
     let calls = std::fs::read_to_string(calls).unwrap();
-    let count = |request: &str| calls.lines().filter(|call| call.contains(request)).count();
+    // A processor that has shadow stacks makes the kernel be asked once whether it has them, too.
+    let shadow_stacks = |call: &&str| call.contains("NT_X86_SHSTK") || call.contains("0x204");
+    let calls: Vec<&str> = calls.lines().filter(|call| !shadow_stacks(call)).collect();
+    let count = |request: &str| calls.iter().filter(|call| call.contains(request)).count();
     // Either the whole of it, or x87 and SSE alone.
     let both = |whole: &str, legacy: &str| count(whole) + count(legacy);
     Some((both("PTRACE_GETREGSET", "PTRACE_GETFPREGS"), both("PTRACE_SETREGSET", "PTRACE_SETFPREGS")))
