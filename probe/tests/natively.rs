@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Function, compile, counter, finish};
+use common::{Function, Target, compile, counter, finish};
 use probe::{Counters, Session};
 
 #[test]
@@ -32,4 +32,18 @@ fn what_no_tracer_can_do_the_thread_does() {
     }
     drop(session);
     assert_eq!(std::io::read_to_string(reader).unwrap(), plain);
+}
+
+#[test]
+fn no_thread_borrows_what_others_may_rewrite() {
+    let program = compile("rewritten", &[]);
+    let target = Target::start(&program, &[]);
+    let mut session = Session::attach(target.pid()).unwrap();
+    let [enter, add] =
+        ["enter", "add"].map(|symbol| session.probe(Function::whole(&program, symbol), counter().1).unwrap());
+    assert_eq!(target.finish_in(&mut session), Some(0));
+    for id in [enter, add] {
+        let Counters { hits, emulated, .. } = session.report(id).unwrap().counters;
+        assert_eq!((hits, emulated), (600, 600));
+    }
 }

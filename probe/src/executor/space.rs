@@ -35,6 +35,7 @@ pub(crate) use copies::Copied;
 pub(crate) use hardware::Wanted;
 pub(crate) use intact::Missing;
 use intact::executable;
+pub(crate) use intact::is_steady;
 use window::Window;
 
 pub(crate) use crate::target::INT3;

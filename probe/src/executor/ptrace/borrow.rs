@@ -8,8 +8,9 @@ use emu::{Registers, Rflags};
 use crate::executor::ptrace::registers::Fetched;
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
-use crate::executor::space::Space;
-use crate::target::{lock, maps};
+use crate::executor::space::{self, Space};
+use crate::target::lock;
+use crate::target::maps::{self, Mapping, Permissions};
 
 /// What an instruction is borrowed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,14 +182,24 @@ pub(crate) fn loan(space: &Space, tid: i32, need: Need) -> Option<Loan> {
     found
 }
 
-/// Searches the executable mappings.
+/// The mappings whose instructions can be borrowed, in the order in which they are to be asked: the vDSO and what the
+/// dynamic linker has loaded first lie above what comes, and goes, later.
+pub(super) fn lenders(tid: i32) -> Vec<Mapping> {
+    maps::read(tid).unwrap_or_default().into_iter().filter(lends).rev().collect()
+}
+
+/// Whether a mapping's instructions can be borrowed. What a compiler at run time has made another thread may overwrite
+/// while one is on its way there, through this mapping or another.
+fn lends(mapping: &Mapping) -> bool {
+    let shared = mapping.perms.contains(Permissions::SHARED);
+    mapping.is_executable() && space::is_steady(mapping) && !shared
+}
+
+/// Searches the text of the target.
 fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
     const CHUNK: usize = 1 << 16;
-    // The vsyscall page is in the upper half, and its instructions are not executed as they stand.
-    const UPPER_HALF: u64 = 1 << 63;
-    let maps = maps::read(tid).ok()?;
     let mut buffer = vec![0; CHUNK];
-    for mapping in maps.iter().filter(|mapping| mapping.is_executable() && mapping.start < UPPER_HALF) {
+    for mapping in lenders(tid) {
         let mut address = mapping.start;
         while address < mapping.end {
             let wanted = usize::try_from(mapping.end - address).map_or(CHUNK, |left| left.min(CHUNK));
@@ -246,6 +257,23 @@ pub(crate) fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_may_rewrite_is_not_borrowed() {
+        let maps = maps::parse(
+            b"10000-11000 rwxp 00000000 00:00 0\n\
+            11000-12000 r-xp 00000000 00:00 0\n\
+            12000-13000 r-xs 00000000 00:01 5 /memfd:doublemapper (deleted)\n\
+            13000-14000 rwxp 00000000 fe:00 7 /usr/bin/program\n\
+            14000-15000 r--p 00000000 fe:00 7 /usr/bin/program\n\
+            15000-16000 r-xp 00000000 fe:00 7 /usr/bin/program\n\
+            7ffff7fc9000-7ffff7fcb000 r-xp 00000000 00:00 0 [vdso]\n\
+            ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]\n",
+        );
+        let lent: Vec<u64> =
+            maps.unwrap().iter().filter(|mapping| lends(mapping)).map(|mapping| mapping.start).collect();
+        assert_eq!(lent, [0x15000, 0x7fff_f7fc_9000]);
+    }
 
     #[test]
     fn instructions_are_recognised_by_their_bytes() {

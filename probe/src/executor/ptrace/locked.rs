@@ -5,11 +5,12 @@ use emu::registers::gpr;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use libc::user_regs_struct;
 
+use crate::executor::ptrace::borrow;
 use crate::executor::ptrace::stopped::{Resume, Stopped};
 use crate::executor::ptrace::threads::{Gone, Ran, Threads};
 use crate::executor::space::{LONGEST, Space};
 use crate::target::lock;
-use crate::target::maps::{self, Mapping};
+use crate::target::maps::Mapping;
 
 /// What an atomic instruction takes besides memory and the registers that it names nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,9 +244,9 @@ fn general_mut(registers: &mut user_regs_struct, number: usize) -> Option<&mut u
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     found: Vec<Locked>,
-    /// The executable mappings, once they have been asked for.
-    maps: Option<Vec<Mapping>>,
-    /// The address up to which they have been searched.
+    /// The mappings that have been searched not at all or in part, the next one last, once they have been asked for.
+    rest: Option<Vec<Mapping>>,
+    /// The address up to which the next one has been searched.
     searched: u64,
 }
 
@@ -263,14 +264,12 @@ impl Catalogue {
 
     /// Searches one more piece of text; whether there was one.
     fn search(&mut self, space: &Space, tid: i32) -> Option<()> {
-        // The vsyscall page is in the upper half, and its instructions are not executed as they stand.
-        const UPPER_HALF: u64 = 1 << 63;
-        let maps = self.maps.get_or_insert_with(|| {
-            let mut maps = maps::read(tid).unwrap_or_default();
-            maps.retain(|mapping| mapping.is_executable() && mapping.start < UPPER_HALF);
-            maps
+        let rest = self.rest.get_or_insert_with(|| {
+            let mut rest = borrow::lenders(tid);
+            rest.reverse();
+            rest
         });
-        let mapping = maps.iter().find(|mapping| mapping.end > self.searched)?;
+        let mapping = rest.last()?;
         let (start, end) = (mapping.start.max(self.searched), mapping.end);
         let mut buffer =
             vec![0; usize::try_from(end - start).map_or(Self::CHUNK, |left| left.min(Self::CHUNK))];
@@ -279,7 +278,12 @@ impl Catalogue {
         self.take(start, &buffer);
         // The next chunk starts with the last bytes of this one. What cannot be read is left out.
         let is_whole = count == Self::CHUNK && start + (count as u64) < end;
-        self.searched = if is_whole { start + (count - LONGEST) as u64 } else { end };
+        if is_whole {
+            self.searched = start + (count - LONGEST) as u64;
+        } else {
+            self.searched = 0;
+            self.rest.as_mut()?.pop();
+        }
         Some(())
     }
 

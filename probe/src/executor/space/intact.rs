@@ -208,7 +208,7 @@ impl Space {
 }
 
 /// Whether nobody can write to a mapping without our knowing.
-pub(super) fn is_steady(mapping: &Mapping) -> bool {
+pub(crate) fn is_steady(mapping: &Mapping) -> bool {
     !mapping.perms.contains(Permissions::WRITE) && (mapping.inode != 0 || mapping.is_vdso())
 }
 
