@@ -78,6 +78,21 @@ fn threads_that_one_thread_makes_have_tracers_of_their_own() {
 }
 
 #[test]
+fn system_calls_of_threads_that_change_tracers_return_what_they_came_to() {
+    const THREADS: u64 = 4;
+    let (mut session, program, reader) = launch("enter", THREADS, SessionOptions::default());
+    let enter = Function::whole(&program, "enter");
+    let (tracers, handler) = noting_tracers();
+    // At SYSCALL alone.
+    let id = session.probe(enter.only(1), handler).unwrap();
+    assert_eq!(finish(&mut session), 0);
+    assert_eq!(counters(&session, id).emulated, THREADS * (ROUNDS + 1));
+    assert!(tracers.lock().unwrap().len() >= 2, "{tracers:?}");
+    drop(session);
+    assert_eq!(printed(reader), expected(THREADS));
+}
+
+#[test]
 fn one_tracer_serves_all_if_it_is_to() {
     let options = SessionOptions { tracers: 1, ..SessionOptions::default() };
     let (mut session, program, reader) = launch("work", 3, options);

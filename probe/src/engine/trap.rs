@@ -125,6 +125,7 @@ impl Tracer {
         let tid = stopped.tid();
         let Some(thread) = self.threads.get_mut(tid) else { return self.pass_on(stopped) };
         let (pid, space_id, served) = (thread.pid, thread.space, thread.served);
+        let leaves = mem::take(&mut thread.leaves);
         let signalled = self.signalled(&stopped, space_id);
         let fetched = self.registers.fetch(&stopped);
         if self.threads.refused(tid, "PTRACE_GETREGS", fetched) {
@@ -174,7 +175,7 @@ impl Tracer {
         let mut regions = if self.regions.is_empty() { None } else { self.regions.remove(&tid) };
         self.look_at_probes();
         let by_int3 = !by_hardware && !here.internal && regions.is_none();
-        if by_int3 && served != Some(address) && self.may_take_long(here.hits) {
+        if by_int3 && served != Some(address) && (leaves || self.may_take_long(here.hits)) {
             let Some(back) = self.serve_elsewhere(stopped) else { return };
             stopped = back;
         }

@@ -10,7 +10,7 @@ use crate::engine::shared::Shared;
 use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::crew::{CAPTAIN, Mail, Post};
 use crate::executor::ptrace::handover::Handover;
-use crate::executor::ptrace::stopped::Stopped;
+use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::Thread;
 use crate::target::lock;
@@ -170,7 +170,8 @@ impl Tracer {
     }
 
     /// A thread, which would be resumed next, goes to a tracer of its own if it reaches probes again and again, if its
-    /// handlers are `slow`, or if those of another are that stays here. It is returned where it stays.
+    /// handlers are `slow`, or if those of another are that stays here. It is returned where it stays, which one that
+    /// enters a system call does until it reaches a probe again.
     pub(crate) fn share_out(&mut self, stopped: Stopped, slow: bool) -> Option<Stopped> {
         let tid = stopped.tid();
         let delayed = self.slow.is_some_and(|other| other != tid && self.threads.get(other).is_some());
@@ -197,6 +198,12 @@ impl Tracer {
         let busy = self.threads.post.busy.fetch_add(new, Ordering::Relaxed) + new;
         let alone = busy == 1 && (!slow && !delayed || self.threads.iter().count() == 1);
         if stays || alone {
+            return Some(stopped);
+        }
+        if stopped.stop == Stop::SystemCall {
+            if let Some(thread) = self.threads.get_mut(tid) {
+                thread.leaves = true;
+            }
             return Some(stopped);
         }
         let (Some(post), Some(space)) = (self.find_tracer(busy), self.shared.space(space)) else {

@@ -79,6 +79,12 @@ impl Function {
         Function { path: path.to_owned(), offsets }
     }
 
+    /// Its instruction number `index` alone.
+    pub(crate) fn only(mut self, index: usize) -> Function {
+        self.offsets = vec![self.offsets[index]];
+        self
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.offsets.len()
     }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +29,10 @@ uint64_t toggle(void);
 asm(".text\n.type toggle,@function\ntoggle: pushf\nxorl $0x200000,(%rsp)\npopf\n"
     "pushf\npop %rax\nand $0x200000,%rax\nret\n.size toggle,.-toggle\n");
 
+// A system call without arguments.
+int enter(int number);
+asm(".text\n.type enter,@function\nenter: mov %edi, %eax\nsyscall\nret\n.size enter,.-enter\n");
+
 __attribute__((noinline)) static void slow(void) { atomic_fetch_add(&slow_calls, 1); }
 
 static void *work(void *argument) {
@@ -46,6 +51,17 @@ static void *look(void *argument) {
         if (now == before)
             abort();
         before = now;
+    }
+    return 0;
+}
+
+static void *enter_kernel(void *argument) {
+    uint32_t *sum = argument;
+    int own = enter(SYS_gettid);
+    for (uint32_t number = 0; number < rounds; number++) {
+        if (enter(SYS_gettid) != own)
+            abort();
+        step(sum, number);
     }
     return 0;
 }
@@ -91,6 +107,8 @@ int main(int argc, char **argv) {
         void *(*start)(void *) = work;
         if (!strcmp(what, "look"))
             start = look;
+        if (!strcmp(what, "enter"))
+            start = enter_kernel;
         if (!strcmp(what, "become"))
             start = i ? become : work;
         if (!strcmp(what, "slow"))

@@ -27,7 +27,8 @@ pub(crate) struct Handover {
 }
 
 impl Threads {
-    /// Gives a thread, which would be resumed next, to the tracer at `post`. It is returned where that cannot be.
+    /// Gives a thread, which would be resumed next, to the tracer at `post`. It is returned where that cannot be: one that
+    /// is about to enter a system call would do so, and what that comes to would be lost.
     pub(crate) fn hand_over(
         &mut self,
         stopped: Stopped,
@@ -39,14 +40,20 @@ impl Threads {
             return Some(stopped);
         };
         // One that steps itself would trap.
-        if registers.eflags & Rflags::TF.bits() != 0 || self.is_gone(tid) {
+        let steps = registers.eflags & Rflags::TF.bits() != 0;
+        if stopped.stop == Stop::SystemCall || steps || self.is_gone(tid) {
             return Some(stopped);
         }
         let text = space.read();
         let Some(circle) = borrow::loan(&text, tid, Need::Circle) else { return Some(stopped) };
         let rip = circle.address;
-        let circling =
-            libc::user_regs_struct { rip, eflags: registers.eflags & !Rflags::STATUS.bits(), ..registers };
+        let circling = libc::user_regs_struct {
+            rip,
+            eflags: registers.eflags & !Rflags::STATUS.bits(),
+            // A system call that was interrupted is restarted when its registers are back.
+            orig_rax: u64::MAX,
+            ..registers
+        };
         text.begin_transit(rip);
         drop(text);
         let sent = stopped.set_signal_mask(u64::MAX).and_then(|()| stopped.set_registers(circling));

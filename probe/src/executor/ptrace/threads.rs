@@ -107,6 +107,8 @@ pub(crate) struct Thread {
     pub(crate) hits: u32,
     /// Whether it is to stop at the end of the system call that it is in.
     pub(crate) to_return: bool,
+    /// Whether it is to go to another tracer when it next reaches a probe.
+    pub(crate) leaves: bool,
     /// A number that no other thread has, also one that has the same id later.
     pub(crate) serial: u64,
 }
@@ -256,6 +258,7 @@ impl Threads {
             stack: None,
             hits: 0,
             to_return: false,
+            leaves: false,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         self.register.add(tid, pid, space, self.me);
