@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use conformance::litmus::{self, Options};
+use conformance::litmus::{self, Options, Test};
 use probe::locate::{Address, Hardware};
 use probe::{Action, Session, Ways};
 
@@ -77,13 +77,47 @@ fn without_a_way_to_make_an_access_in_one_step_changes_are_lost() {
     if has_two_cores() {
         assert!(fails("lock_inc_8_shared", Ways::UNDIVIDED));
         assert!(fails("lock_xadd_4_private", Ways::UNDIVIDED));
+        assert!(fails("lock_cmpxchg_8_shared", Ways::UNDIVIDED));
     }
 }
 
 #[test]
-fn stores_in_two_pieces_tear() {
+fn stores_and_loads_in_two_pieces_tear() {
     if has_two_cores() {
         assert!(fails("torn_store_8", Ways::all() - Ways::UNDIVIDED));
+        assert!(fails("torn_load_store_8", Ways::all() - Ways::UNDIVIDED));
+    }
+}
+
+/// Of each test that has to do with a way to make an access in one step.
+#[test]
+#[ignore = "by hand: takes some minutes on two cores, and prints what is seen without each of the ways"]
+fn each_test_fails_without_the_ways() {
+    let pieces = Ways::all() - Ways::UNDIVIDED;
+    let exchange = Ways::UNDIVIDED | Ways::EXCHANGE;
+    for (prefix, ways, fails) in [
+        ("torn_", pieces, true),
+        // In place, if need be.
+        ("lock_", Ways::all() - Ways::WHOLE, false),
+        // As often as it is tried, and else by a read and a write.
+        ("lock_", exchange, false),
+        ("lock_", Ways::UNDIVIDED, true),
+    ] {
+        println!("{ways:?}:");
+        let rounds = Some(20_000);
+        let options = Options { rounds, ways, prefix: prefix.to_owned(), ..Options::default() };
+        let seen = |test: &Test| {
+            let Test { name, rounds, forbidden, weak, hits, emulated } = test;
+            let native = hits - emulated;
+            println!(
+                "{name:<24} {rounds:>8} rounds, {forbidden:>8} forbidden, {weak:>8} weak, {native:>8} in place"
+            );
+        };
+        let report = litmus::run(&options, seen).unwrap();
+        let found = |test: &Test| test.forbidden > 0 || test.weak > 0;
+        let missed: Vec<&Test> = report.tests.iter().filter(|test| fails && !found(test)).collect();
+        assert!(missed.is_empty(), "{missed:?}");
+        assert!(report.tests.iter().all(|test| test.forbidden == 0) || ways != Ways::all() - Ways::WHOLE);
     }
 }
 

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use conformance::litmus::{self, Options, Report};
+use probe::Ways;
 
 use super::{Executor, Out, conclude, could_not_run, print_json, to_stdout};
 
@@ -26,9 +27,36 @@ pub(crate) struct Arguments {
     /// With one hit at each function's first instruction, from which the thread runs on until that returns.
     #[arg(long, conflicts_with = "executor")]
     run_on: bool,
+    /// Without these ways to make an access in one step, to see that the tests find that; with a tracer.
+    #[arg(long, value_name = "WAY", value_delimiter = ',', conflicts_with = "executor")]
+    without: Vec<Way>,
     /// Prints one JSON document.
     #[arg(long)]
     json: bool,
+}
+
+/// A way to make an access in one step, and what there is without it and those below it.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Way {
+    /// One borrowed instruction that does it all.
+    Whole,
+    /// A borrowed CMPXCHG, as often as need be, but no more than so often.
+    Exchange,
+    /// The instruction in place. Without any of these three: a read and a write.
+    Alone,
+    /// Loads and stores in one piece. Without: in two.
+    Undivided,
+}
+
+impl Way {
+    fn ways(self) -> Ways {
+        match self {
+            Way::Whole => Ways::WHOLE,
+            Way::Exchange => Ways::EXCHANGE,
+            Way::Alone => Ways::ALONE,
+            Way::Undivided => Ways::UNDIVIDED,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -38,8 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         rounds: arguments.rounds,
         executor,
         runs_on: arguments.run_on,
+        ways: arguments.without.iter().fold(Ways::all(), |ways, way| ways - way.ways()),
         prefix: arguments.test.clone(),
-        ..Options::default()
     };
     let report = litmus::run(&options, |test| {
         if !test.holds() {

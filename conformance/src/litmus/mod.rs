@@ -336,7 +336,10 @@ fn once(
     }
     let status = match session.run_for(PATIENCE) {
         RunEnd::Ended(Some(status)) => status,
-        other => return Err(Broken(format!("{} did not end: {other:?}", plan.name)).into()),
+        other => {
+            session.kill();
+            return Err(Broken(format!("{} did not end: {other:?}", plan.name)).into());
+        }
     };
     for id in ids {
         let Some(report) = session.report(id) else { continue };
@@ -382,9 +385,10 @@ fn path(path: &Path) -> Result<String, Broken> {
 /// # Errors
 /// There is no C compiler, or a program could not be run.
 pub fn run(options: &Options, mut progress: impl FnMut(&Test)) -> Result<Report, Box<dyn Error>> {
-    /// At a time: little enough for the shortest share, and more than starting it takes.
+    /// At a time: little enough for the shortest share, or for the patience on a machine that has others to serve, and more
+    /// than starting it takes.
     const SOME: u64 = 500;
-    const MANY: u64 = 20_000;
+    const MANY: u64 = 5_000;
     let programs = Programs::compile()?;
     let mut report = Report::default();
     let plans: Vec<Plan> =

@@ -3,6 +3,7 @@
  * the other side unprobed ones, at full speed. Prints how often it saw what is forbidden, and what is allowed but weak.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,13 @@ static unsigned long rounds, forbidden, weak, result;
 static void spin(unsigned long times) {
     for (volatile unsigned long i = 0; i < times; i++)
         ;
+}
+
+/* Until the other side has come so far, which may need this processor for it. */
+static void wait_for(volatile unsigned long *place, unsigned long what) {
+    for (unsigned long i = 1; *place != what; i++)
+        if (i % 4096 == 0)
+            sched_yield();
 }
 
 struct test {
@@ -116,8 +124,7 @@ static void buffer_here(struct test *test) {
         x[0] = y[0] = 0;
         number[0] = i;
         unsigned long ours = test->ours((void *)x, (void *)y, 0);
-        while (done[0] != i)
-            ;
+        wait_for(done, i);
         if (!ours && !result)
             ++*(test->promised ? &forbidden : &weak);
     }
@@ -126,8 +133,7 @@ static void *buffer_there(void *argument) {
     struct test *test = argument;
     go[0] = 1;
     for (unsigned long i = 1; i <= rounds; i++) {
-        while (number[0] != i)
-            ;
+        wait_for(number, i);
         /* Sooner or later in the time that the other takes. */
         spin(i * 7919 % 8000);
         result = test->theirs((void *)y, (void *)x, 0);
@@ -244,8 +250,7 @@ int main(int count, char **arguments) {
         return 77;
     rounds = atol(arguments[2]);
     pthread_create(&thread, 0, test->there, test);
-    while (!go[0])
-        ;
+    wait_for(go, 1);
     test->here(test);
     stop[0] = 1;
     pthread_join(thread, 0);

@@ -1,176 +1,28 @@
 //! The command, or its warden, is killed at any moment, or the command is stopped, and what it probes goes on.
 //!
-//! `STEPLESS_ROUNDS` says how often, for a longer look than a test's.
+//! `STEPLESS_ROUNDS` says how often, for a longer look than a test's: 125 make 500 SIGKILLs of the command for
+//! `outlives_the_command`, and 100 as many of the warden for `whose_warden_is_killed`.
 
+mod computing;
 #[path = "../../tests/scratch/mod.rs"]
 mod scratch;
 mod target;
 
-use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::FileExt;
+use std::fs;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use computing::{Computing, compile, pass, random, rounds};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scratch::Scratch;
 use target::{ANSWERS, Target, stepless_command};
 
-/// Threads that compute the same twice, once by a function to be probed, and count how often that differs. Answers each
-/// line with the calls of the thread that has made fewest, and with the differences of all.
-const COMPUTES: &str = r#"
-    #include <pthread.h>
-    #include <stdint.h>
-    #include <stdio.h>
-    #include <stdlib.h>
-    #include <unistd.h>
-    struct slot { volatile uint64_t calls, differences; char apart[112]; };
-    static struct slot slots[64];
-    __attribute__((noinline)) uint64_t leaf(uint64_t x) { x ^= x << 13; x ^= x >> 7; x ^= x << 17; return x; }
-    static inline uint64_t twin(uint64_t x) { x ^= x << 13; x ^= x >> 7; x ^= x << 17; return x; }
-    static void *work(void *slot) {
-        struct slot *mine = slot;
-        uint64_t x = 88172645463325252ull + (uintptr_t)slot;
-        for (;;) {
-            uint64_t expected = twin(x);
-            x = leaf(x);
-            if (x != expected) mine->differences++;
-            mine->calls++;
-        }
-        return 0;
-    }
-    int main(int argc, char **argv) {
-        int threads = atoi(argv[argc - 1]);
-        pthread_t thread;
-        for (int i = 0; i < threads; i++) pthread_create(&thread, 0, work, &slots[i]);
-        printf("%d\n", getpid()); fflush(stdout);
-        char line[100];
-        while (fgets(line, sizeof line, stdin)) {
-            uint64_t fewest = -1, differences = 0;
-            for (int i = 0; i < threads; i++) {
-                if (slots[i].calls < fewest) fewest = slots[i].calls;
-                differences += slots[i].differences;
-            }
-            printf("%lu %lu\n", (unsigned long)fewest, (unsigned long)differences); fflush(stdout);
-        }
-        return 9;
-    }
-"#;
-
-/// A program that computes.
-struct Computing {
-    pid: i32,
-    stdin: ChildStdin,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Computing {
-    /// Starts it by `command`; `None` if it does not come to that.
-    fn start(command: &mut Command) -> (Child, Option<Computing>) {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut lines = BufReader::new(stdout);
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        let computing = line.trim().parse().ok().map(|pid| Computing { pid, stdin, lines });
-        (child, computing)
-    }
-
-    /// The calls of the thread that has made fewest; `None` if the program is gone. It has computed right.
-    fn calls(&mut self) -> Option<u64> {
-        let (calls, differences) = self.answer()?;
-        assert_eq!(differences, 0, "process {} has computed something else", self.pid);
-        Some(calls)
-    }
-
-    /// The same, and how often it has computed something else.
-    fn answer(&mut self) -> Option<(u64, u64)> {
-        let mut line = String::new();
-        self.stdin.write_all(b"\n").ok()?;
-        self.lines.read_line(&mut line).ok()?;
-        let (calls, differences) = line.trim().split_once(' ')?;
-        Some((calls.parse().ok()?, differences.parse().ok()?))
-    }
-
-    /// Waits until every thread has made another call.
-    fn goes_on(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let Some(before) = self.calls() else { return false };
-        while Instant::now() < deadline {
-            match self.calls() {
-                Some(calls) if calls > before => return true,
-                Some(_) => std::thread::yield_now(),
-                None => return false,
-            }
-        }
-        panic!("a thread of process {} does not go on", self.pid);
-    }
-
-    /// Whether anybody traces one of its threads.
-    fn is_traced(&self) -> bool {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
-        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok()).any(|status| {
-            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
-            tracer.is_some_and(|tracer| tracer.trim() != "0")
-        })
-    }
-
-    /// Where its text differs from the files that it is mapped from.
-    fn changed_text(&self) -> Vec<u64> {
-        let memory = File::open(format!("/proc/{}/mem", self.pid)).unwrap();
-        let maps = probe::maps::read(self.pid).unwrap();
-        let mut changed = Vec::new();
-        for mapping in maps.iter().filter(|mapping| mapping.is_executable()) {
-            let Some(path) = mapping.file() else { continue };
-            let mut bytes = vec![0; usize::try_from(mapping.end - mapping.start).unwrap()];
-            memory.read_exact_at(&mut bytes, mapping.start).unwrap();
-            let offset = mapping.file_offset(mapping.start).unwrap();
-            let file = fs::read(path).unwrap();
-            let original = &file[usize::try_from(offset).unwrap()..];
-            let pairs = bytes.iter().zip(original).zip(mapping.start..);
-            changed.extend(pairs.filter(|((now, before), _)| now != before).map(|(_, address)| address));
-        }
-        changed
-    }
-
-    /// Whether it lives, as nobody had touched it, soon: within a second, if nothing else keeps the processors busy.
-    fn is_unharmed(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.is_traced() {
-            assert!(Instant::now() < deadline, "process {} is traced still", self.pid);
-            std::thread::yield_now();
-        }
-        assert_eq!(self.changed_text(), [0; 0]);
-        self.goes_on() && self.goes_on()
-    }
-}
-
-impl Drop for Computing {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
-    }
-}
-
-fn rounds() -> usize {
-    std::env::var("STEPLESS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10)
-}
-
-fn random(below: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0u8);
-    below.mul_f64(random as f64 / u64::MAX as f64)
-}
-
-/// Lets that time pass.
-fn pass(time: Duration) {
-    let until = Instant::now() + time;
-    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        std::thread::sleep(left);
-    }
-}
+/// How often, as a test.
+const ROUNDS: usize = 10;
 
 fn killed(child: &mut Child) {
     child.kill().unwrap();
@@ -179,20 +31,17 @@ fn killed(child: &mut Child) {
 
 const PROBES: [&str; 4] = ["stat", "-e", "computes:leaf/*", "--json"];
 
-fn compile(scratch: &Scratch) -> PathBuf {
-    scratch.compile("computes", COMPUTES, &["-pthread", "-O1"])
-}
-
 /// The command that attaches.
-fn attach(pid: i32) -> Child {
+fn attach(pid: i32, option: Option<&str>) -> Command {
     let mut command = stepless_command();
-    command.args(PROBES).args(["-p", &pid.to_string()]).stdout(Stdio::null());
-    command.spawn().unwrap()
+    command.args(PROBES).args(option).args(["-p", &pid.to_string()]).stdout(Stdio::null());
+    command
 }
 
-fn launch(program: &Path, threads: u32) -> Command {
+/// The command that launches the program.
+fn launch(program: &Path, threads: u32, option: Option<&str>) -> Command {
     let mut command = stepless_command();
-    command.args(PROBES).args(["-o", "/dev/null", "--"]).arg(program).arg(threads.to_string());
+    command.args(PROBES).args(option).args(["-o", "/dev/null", "--"]).arg(program).arg(threads.to_string());
     command
 }
 
@@ -204,8 +53,8 @@ fn a_target_that_was_attached_to_outlives_the_command() {
         let mut alone = Command::new(&program);
         let (mut child, computing) = Computing::start(alone.arg(threads.to_string()));
         let mut computing = computing.unwrap();
-        for round in 0..rounds() {
-            let mut command = attach(computing.pid);
+        for round in 0..rounds(ROUNDS) {
+            let mut command = attach(computing.pid, None).spawn().unwrap();
             pass(random(Duration::from_millis(200)));
             killed(&mut command);
             assert!(computing.is_unharmed(), "round {round} with {threads} threads");
@@ -215,37 +64,32 @@ fn a_target_that_was_attached_to_outlives_the_command() {
     }
 }
 
-/// By hardware breakpoints, as far as there are enough.
-fn attach_by_hardware(pid: i32) -> Command {
-    let mut command = stepless_command();
-    command.args(PROBES).args(["--hardware", "-p", &pid.to_string()]);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
 /// Whether the system has hardware breakpoints for us; if not, that is told.
-fn has_hardware(pid: i32) -> bool {
-    let mut command = attach_by_hardware(pid);
-    let output = command.args(["--limit", "1"]).stderr(Stdio::piped()).output().unwrap();
-    if !output.status.success() {
+fn has_hardware(program: &Path) -> bool {
+    let mut command = launch(program, 1, Some("--hardware"));
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let has = output.status.code() == Some(9);
+    if !has {
         println!("skipped: {}", String::from_utf8_lossy(&output.stderr));
     }
-    output.status.success()
+    has
 }
 
 #[test]
 fn a_target_with_hardware_breakpoints_outlives_the_command() {
     let scratch = Scratch::new();
     let program = compile(&scratch);
+    if !has_hardware(&program) {
+        return;
+    }
     for threads in [1, 8] {
         let mut alone = Command::new(&program);
         let (mut child, computing) = Computing::start(alone.arg(threads.to_string()));
         let mut computing = computing.unwrap();
-        for round in 0..rounds() {
-            if !has_hardware(computing.pid) {
-                break;
-            }
-            let mut command = attach_by_hardware(computing.pid).spawn().unwrap();
+        for round in 0..rounds(ROUNDS) {
+            let mut command = attach(computing.pid, Some("--hardware"));
+            // Of the instructions of the function, four have a register.
+            let mut command = command.stderr(Stdio::null()).spawn().unwrap();
             pass(random(Duration::from_millis(200)));
             killed(&mut command);
             assert!(computing.is_unharmed(), "round {round} with {threads} threads");
@@ -260,8 +104,8 @@ fn a_target_that_was_launched_outlives_the_command() {
     let scratch = Scratch::new();
     let program = compile(&scratch);
     for threads in [1, 8] {
-        for round in 0..rounds() {
-            let (mut command, computing) = Computing::start(&mut launch(&program, threads));
+        for round in 0..rounds(ROUNDS) {
+            let (mut command, computing) = Computing::start(&mut launch(&program, threads, None));
             let mut computing = computing.unwrap();
             pass(random(Duration::from_millis(100)));
             killed(&mut command);
@@ -275,14 +119,14 @@ fn a_target_that_was_launched_outlives_the_command() {
 fn a_target_that_is_being_launched_starts_or_does_not() {
     let scratch = Scratch::new();
     let program = compile(&scratch);
-    for round in 0..rounds() {
-        let mut command = launch(&program, 2);
+    for round in 0..rounds(ROUNDS) {
+        let mut command = launch(&program, 2, None);
         let killer = |mut child: Child| {
             pass(random(Duration::from_millis(60)));
             killed(&mut child);
         };
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
         killer(child);
         let mut lines = BufReader::new(stdout);
         let mut line = String::new();
@@ -297,7 +141,7 @@ fn a_target_that_is_being_launched_starts_or_does_not() {
 fn a_target_that_is_to_end_with_the_command_does() {
     let scratch = Scratch::new();
     let program = compile(&scratch);
-    for round in 0..rounds() {
+    for round in 0..rounds(ROUNDS) {
         let mut command = stepless_command();
         command.args(PROBES).args(["-o", "/dev/null", "--kill-with", "--"]).arg(&program).arg("2");
         let (mut command, computing) = Computing::start(&mut command);
@@ -320,50 +164,69 @@ fn warden_of(pid: u32) -> Option<i32> {
     })
 }
 
+/// The warden of a command that traces the program.
+fn warden_at_work(command: &mut Child, computing: &Computing) -> i32 {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        // `env` has executed the command in its place.
+        if let Some(warden) = warden_of(command.id()).filter(|_| computing.is_traced()) {
+            return warden;
+        }
+        assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
+    }
+}
+
+/// Kills the warden of a program at full speed, whose command says so. Returns whether the program is unharmed.
+fn outlives_its_warden(program: &Path, threads: u32, launched: bool, by_hardware: bool) -> bool {
+    let option = by_hardware.then_some("--hardware");
+    let (mut command, mut computing, alone) = if launched {
+        let (command, computing) = Computing::start(launch(program, threads, option).stderr(Stdio::piped()));
+        (command, computing.unwrap(), None)
+    } else {
+        let (alone, computing) = Computing::start(Command::new(program).arg(threads.to_string()));
+        let computing = computing.unwrap();
+        let mut command = attach(computing.pid, option);
+        (command.stderr(Stdio::piped()).spawn().unwrap(), computing, Some(alone))
+    };
+    let warden = warden_at_work(&mut command, &computing);
+    // At full speed by then.
+    pass(Duration::from_millis(50) + random(Duration::from_millis(50)));
+    kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
+    // Long enough for a thread that runs to meet the next breakpoint.
+    pass(Duration::from_millis(50));
+    let unharmed = computing.outlives();
+    let status = command.wait().unwrap();
+    // What was launched has the same stderr.
+    drop(computing);
+    let told = io::read_to_string(command.stderr.take().unwrap()).unwrap();
+    assert!(status.code() == Some(2) && told.contains("was killed"), "{status} {told}");
+    if let Some(mut alone) = alone {
+        alone.wait().unwrap();
+    }
+    unharmed
+}
+
 /// Where the warden itself is killed nobody takes its breakpoints out, though those of the hardware go with it: how many
 /// targets live is printed, and is no promise.
 #[test]
 fn a_command_whose_warden_is_killed_says_so() {
+    const KINDS: [(u32, bool); 4] = [(1, false), (8, false), (1, true), (8, true)];
     let scratch = Scratch::new();
     let program = compile(&scratch);
-    for by_hardware in [false, true] {
-        let mut alive = 0;
-        for _ in 0..rounds() {
-            let (mut child, computing) = Computing::start(Command::new(&program).arg("1"));
-            let mut computing = computing.unwrap();
-            if by_hardware && !has_hardware(computing.pid) {
-                return;
-            }
-            let mut command = stepless_command();
-            command.args(PROBES).args(["-p", &computing.pid.to_string()]);
-            command.args(by_hardware.then_some("--hardware"));
-            let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            let deadline = Instant::now() + Duration::from_secs(20);
-            let warden = loop {
-                // `env` has executed the command in its place.
-                if let Some(warden) = warden_of(command.id()).filter(|_| computing.is_traced()) {
-                    break warden;
-                }
-                assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
-            };
-            // At full speed by then.
-            pass(Duration::from_millis(50) + random(Duration::from_millis(50)));
-            kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();
-            // Long enough for a thread that runs to meet the next breakpoint.
-            pass(Duration::from_millis(50));
-            alive += u32::from(computing.answer().is_some_and(|(_, differences)| differences == 0));
-            let output = command.wait_with_output().unwrap();
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(
-                output.status.code() == Some(2) && told.contains("was killed"),
-                "{:?} {told}",
-                output.status
-            );
-            drop(computing);
-            child.wait().unwrap();
+    for (by_hardware, how) in [(false, "INT3"), (true, "hardware breakpoints")] {
+        if by_hardware && !has_hardware(&program) {
+            return;
         }
-        let how = if by_hardware { "hardware breakpoints" } else { "INT3" };
-        eprintln!("{alive} of {} targets with {how} outlived their warden", rounds());
+        for (threads, launched) in KINDS {
+            let rounds = rounds(ROUNDS).div_ceil(KINDS.len());
+            let unharmed =
+                (0..rounds).filter(|_| outlives_its_warden(&program, threads, launched, by_hardware));
+            let begun = if launched { "launched" } else { "attached to" };
+            eprintln!(
+                "{} of {rounds} targets of {threads} threads, {begun}, with {how} outlived their warden",
+                unharmed.count()
+            );
+        }
     }
 }
 

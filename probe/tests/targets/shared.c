@@ -5,10 +5,12 @@
  * 0 where no change was lost. With the last, two threads of this process take the other's place.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -88,14 +90,23 @@ static unsigned long mask(void) {
     return kind->size < 8 ? (1ul << kind->size * 8) - 1 : -1ul;
 }
 
-/* Until a probed thread has got through once more, and then for a while that differs, up to what a hit may take: so the
- * changes fall anywhere, and nobody is kept from getting through on however fast a machine. */
-static void give_way(unsigned long *state) {
-    unsigned long before = shared->through;
-    while (shared->through == before && !shared->stop)
-        ;
-    *state = *state * 6364136223846793005ul + 1442695040888963407ul;
-    for (volatile unsigned long i = *state >> 49; i > 0; i--)
+/* How a contender gives way: when it began to wait before its last change, and how long that was. */
+struct pace {
+    unsigned long begun, delay, random;
+};
+
+/* Until a probed thread has got through once more, and then for some part of the time that this takes, as the rounds before
+ * tell: so the changes fall anywhere in a round, and nobody is kept from getting through on however slow a machine. */
+static void give_way(struct pace *pace) {
+    volatile unsigned long waited = 0;
+    for (unsigned long before = shared->through; shared->through == before && !shared->stop;)
+        waited++;
+    unsigned long through = shared->through, made = through - pace->begun;
+    unsigned long round = (pace->delay + waited) / (made ? made : 1);
+    pace->begun = through;
+    pace->random = pace->random * 6364136223846793005ul + 1442695040888963407ul;
+    pace->delay = (pace->random >> 33) % (round + 1);
+    for (waited = pace->delay; waited > 0; waited--)
         ;
 }
 
@@ -103,7 +114,8 @@ static void give_way(unsigned long *state) {
 static void *other(void *argument) {
     void *memory = (void *)&shared->word;
     int compares = !strcmp(kind->name, "cmpxchg"), exchanges = !strcmp(kind->name, "xchg");
-    unsigned long count = 0, given = 0, taken = 0, state = (unsigned long)&count;
+    unsigned long count = 0, given = 0, taken = 0;
+    struct pace pace = {shared->through, 0, (unsigned long)&count};
     for (; !shared->stop; count++) {
         unsigned long value = count & mask();
         if (!kind->other)
@@ -115,7 +127,7 @@ static void *other(void *argument) {
             kind->other(memory, 0);
         shared->ready = 1;
         if (compares)
-            give_way(&state);
+            give_way(&pace);
     }
     __atomic_fetch_add(&shared->others, count, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&shared->put, given, __ATOMIC_SEQ_CST);
@@ -154,6 +166,8 @@ int main(int number, char **arguments) {
     for (int i = 0; private && i < 2; i++)
         pthread_create(&contender[i], 0, other, 0);
     if (!private && (child = fork()) == 0) {
+        /* Nobody tells it to stop if this process is killed. */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         other(0);
         _exit(0);
     }

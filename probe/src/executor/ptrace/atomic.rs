@@ -36,7 +36,7 @@ bitflags! {
         const EXCHANGE = 1 << 1;
         /// In place, or with all others held. Without this and the others, by a read and a write.
         const ALONE = 1 << 2;
-        /// A store in one piece. Without it, in two.
+        /// A load or a store in one piece. Without it, in two.
         const UNDIVIDED = 1 << 3;
     }
 }

@@ -58,6 +58,11 @@ fn done(threads: &mut Threads, tid: i32, call: &'static str, result: nix::Result
     threads.note(tid, call, result).unwrap_or(0)
 }
 
+/// How much of an access of `length` bytes is made first: all of it, but for tests.
+fn first_piece(threads: &Threads, length: usize) -> usize {
+    if threads.atomics.ways.contains(Ways::UNDIVIDED) { length } else { length / 2 }
+}
+
 /// How many of `length` bytes at `address` lie in its first page.
 fn in_first_page(address: u64, length: usize) -> usize {
     length.min(PAGE - offset_in_page(address))
@@ -86,11 +91,20 @@ pub(crate) struct Accessor<'a> {
 impl Accessor<'_> {
     /// Reads what one system call can; returns how many bytes could be.
     fn read_pages(&mut self, address: u64, length: usize) -> (usize, &[u8]) {
+        let pid = system::pid(self.thread.tid());
         let staged = self.staging.place(address, length);
-        let remote = remote(address, staged.len());
-        let mut local = [IoSliceMut::new(staged)];
-        let read = process_vm_readv(system::pid(self.thread.tid()), &mut local, &remote);
-        let count = done(self.threads, self.thread.tid(), "process_vm_readv", read);
+        let (first, second) = staged.split_at_mut(first_piece(self.threads, staged.len()));
+        let mut count = 0;
+        for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
+            let remote = remote(address.wrapping_add(count as u64), piece.len());
+            let wanted = piece.len();
+            let read = process_vm_readv(pid, &mut [IoSliceMut::new(piece)], &remote);
+            let read = done(self.threads, self.thread.tid(), "process_vm_readv", read);
+            count += read;
+            if read < wanted {
+                break;
+            }
+        }
         (count, staged)
     }
 
@@ -135,13 +149,17 @@ impl Accessor<'_> {
         if let Some(text) = &text {
             text.mask_store(address, staged);
         }
-        let remote = remote(address, staged.len());
-        let undivided = self.threads.atomics.ways.contains(Ways::UNDIVIDED);
-        let (first, second) = staged.split_at(if undivided { staged.len() } else { staged.len() / 2 });
-        let local = [IoSlice::new(first), IoSlice::new(second)];
-        let local = if undivided { &local[..1] } else { &local[..] };
-        let written = process_vm_writev(system::pid(self.thread.tid()), local, &remote);
-        let count = done(self.threads, self.thread.tid(), "process_vm_writev", written);
+        let (first, second) = staged.split_at(first_piece(self.threads, staged.len()));
+        let mut count = 0;
+        for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
+            let remote = remote(address.wrapping_add(count as u64), piece.len());
+            let written = process_vm_writev(system::pid(self.thread.tid()), &[IoSlice::new(piece)], &remote);
+            let written = done(self.threads, self.thread.tid(), "process_vm_writev", written);
+            count += written;
+            if written < piece.len() {
+                break;
+            }
+        }
         if let (Some(text), Some(written)) = (&mut text, bytes.get(..count)) {
             text.after_store(address, written, self.lost);
         }
