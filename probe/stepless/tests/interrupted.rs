@@ -8,14 +8,13 @@ mod target;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use scratch::Scratch;
-use target::{ANSWERS, STEPLESS, Target, stepless_command, with_default_signals};
+use target::{ANSWERS, STEPLESS, Target, Watchdog, stepless_command, with_default_signals};
 
 /// Those that do not end a process by default, and those that end the session alone.
 const NOT_ENDING: [i32; 11] = [
@@ -69,22 +68,6 @@ fn text_of(pipe: Option<impl Read>) -> String {
     let mut text = String::new();
     pipe.unwrap().read_to_string(&mut text).unwrap();
     text
-}
-
-/// Kills a process that has not been waited for after a minute, so that what waits for it fails.
-struct Watchdog(#[allow(dead_code, reason = "dropping it is what the thread waits for")] mpsc::Sender<()>);
-
-impl Watchdog {
-    fn of(child: &Child) -> Watchdog {
-        let (alive, over) = mpsc::channel();
-        let pid = Pid::from_raw(child.id().cast_signed());
-        std::thread::spawn(move || {
-            if over.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
-        });
-        Watchdog(alive)
-    }
 }
 
 /// How many hits the summary tells.

@@ -164,12 +164,13 @@ fn warden_of(pid: u32) -> Option<i32> {
     })
 }
 
-/// The warden of a command that traces the program.
-fn warden_at_work(command: &mut Child, computing: &Computing) -> i32 {
+/// The warden of a command, once the program meets its probes.
+fn warden_at_work(command: &mut Child, computing: &Computing, by_hardware: bool) -> i32 {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
+        let is_at_work = if by_hardware { computing.is_traced() } else { computing.is_probed() };
         // `env` has executed the command in its place.
-        if let Some(warden) = warden_of(command.id()).filter(|_| computing.is_traced()) {
+        if let Some(warden) = warden_of(command.id()).filter(|_| is_at_work) {
             return warden;
         }
         assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
@@ -188,7 +189,7 @@ fn outlives_its_warden(program: &Path, threads: u32, launched: bool, by_hardware
         let mut command = attach(computing.pid, option);
         (command.stderr(Stdio::piped()).spawn().unwrap(), computing, Some(alone))
     };
-    let warden = warden_at_work(&mut command, &computing);
+    let warden = warden_at_work(&mut command, &computing, by_hardware);
     // At full speed by then.
     pass(Duration::from_millis(50) + random(Duration::from_millis(50)));
     kill(Pid::from_raw(warden), Signal::SIGKILL).unwrap();

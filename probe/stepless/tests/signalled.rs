@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use computing::{Computing, compile, pass, random, rounds};
 use scratch::Scratch;
-use target::stepless_command;
+use target::{Watchdog, stepless_command};
 
 const THREADS: &str = "2";
 const PROBES: [&str; 5] = ["stat", "-e", "computes:leaf/*", "-o", "/dev/null"];
@@ -79,13 +79,9 @@ struct Times {
 impl Times {
     /// Waits for the end.
     fn end_of(&mut self, command: &mut Child, sent: Instant) -> ExitStatus {
-        let ended = loop {
-            if let Some(status) = command.try_wait().unwrap() {
-                break status;
-            }
-            assert!(sent.elapsed() < Duration::from_secs(60), "it does not end");
-            std::thread::yield_now();
-        };
+        let watchdog = Watchdog::of(command);
+        let ended = command.wait().unwrap();
+        drop(watchdog);
         let took = sent.elapsed();
         if took > Duration::from_secs(1) {
             eprintln!("{ended} after {took:?}");

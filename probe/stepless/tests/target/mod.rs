@@ -4,8 +4,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use probe::Locate;
 
 pub(crate) const STEPLESS: &str = env!("CARGO_BIN_EXE_stepless");
@@ -34,6 +37,24 @@ pub(crate) const ANSWERS: &str = r#"
         return 9;
     }
 "#;
+
+/// Kills a process that has not been waited for after a minute, so that what waits for it fails.
+pub(crate) struct Watchdog(
+    #[allow(dead_code, reason = "dropping it is what the thread waits for")] mpsc::Sender<()>,
+);
+
+impl Watchdog {
+    pub(crate) fn of(child: &Child) -> Watchdog {
+        let (alive, over) = mpsc::channel();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        std::thread::spawn(move || {
+            if over.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        Watchdog(alive)
+    }
+}
 
 /// A process that answers on its pipes.
 pub(crate) struct Target {
