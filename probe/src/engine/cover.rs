@@ -16,7 +16,7 @@ use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::executor::space::{AT_A_TIME, FileNumber, Purpose, SharedSpace, Unplaceable};
+use crate::executor::space::{AT_A_TIME, FileNumber, Origin, Purpose, SharedSpace, Unplaceable};
 use crate::symbols::coverage::{Coverage, CoveredSite, ObjectCoverage, Plan, coverable};
 use crate::symbols::locate::{Locate, LocateError, Site};
 use crate::symbols::resolve::Objects;
@@ -105,13 +105,20 @@ impl Cover {
         Coverage { objects, left_out }
     }
 
-    /// A thread has reached the site at that offset of that file.
-    pub(crate) fn count(&self, file: FileNumber, offset: u64) {
+    /// A thread has reached the site at that address so many times, in a mapping of that.
+    pub(crate) fn count_at(&self, origin: &Origin, address: u64, times: u64) {
+        if let Some(offset) = origin.file_offset(address) {
+            self.count((origin.dev, origin.inode), offset, times);
+        }
+    }
+
+    /// A thread has reached the site at that offset of that file so many times.
+    fn count(&self, file: FileNumber, offset: u64, times: u64) {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(Known::Covered(covered)) = files.get(&file)
             && let Some(hits) = covered.place_of(offset).and_then(|at| covered.hits.get(at))
         {
-            hits.fetch_add(1, Ordering::Relaxed);
+            hits.fetch_add(times, Ordering::Relaxed);
         }
     }
 
@@ -269,7 +276,7 @@ impl Tracer {
                 }
                 done += chunk.len();
                 let addresses: Vec<u64> = chunk.iter().map(|&(address, _)| address).collect();
-                let outcomes = space.write().place_all(&addresses, maps, Purpose::site(id.0));
+                let outcomes = space.write().place_all(&addresses, maps, Purpose::covered(id.0));
                 let mut places = chunk.iter();
                 for (address, outcome) in outcomes {
                     let Err(reason) = outcome else { continue };
@@ -302,7 +309,7 @@ impl Tracer {
             let Some(probe) = self.probes.get(purpose.probe()) else { continue };
             Tally::count(&probe.tally_of(purpose).hits);
             if let Some(cover) = probe.cover() {
-                cover.count(file, offset);
+                cover.count(file, offset, 1);
             }
         }
         let stored = self.registers.store(&stopped);
@@ -311,7 +318,12 @@ impl Tracer {
         None
     }
 
-    /// Whether all probes of the breakpoint at which a thread has stopped want it once.
+    /// Whether all probes of the breakpoint at which a thread has stopped only want to know how often it is reached.
+    pub(crate) fn are_all_covering(&self) -> bool {
+        !self.here.is_empty() && self.here.iter().all(|purpose| purpose.covers())
+    }
+
+    /// Whether all of them want it once.
     pub(crate) fn are_all_once(&self) -> bool {
         !self.here.is_empty()
             && self.here.iter().all(|&purpose| {

@@ -231,12 +231,13 @@ impl Tracer {
         let mut overwritten = Vec::new();
         for (space_id, space) in shared.spaces() {
             space.write().let_down(id.0, |_| false);
-            let sites = if probe.cover().is_some() {
-                space.read().sites_of(Purpose::site(id.0))
+            let (sites, purpose) = if probe.cover().is_some() {
+                let purpose = Purpose::covered(id.0);
+                (space.read().sites_of(purpose), purpose)
             } else {
-                sites.clone()
+                (sites.clone(), Purpose::site(id.0))
             };
-            for (sites, purpose) in [(&sites, Purpose::site(id.0)), (&returns, Purpose::return_site(id.0))] {
+            for (sites, purpose) in [(&sites, purpose), (&returns, Purpose::return_site(id.0))] {
                 // Others want it in between.
                 for sites in sites.chunks(AT_A_TIME) {
                     let lost = space.write().withdraw(sites, purpose);

@@ -5,11 +5,14 @@
 //! handler begins the sequence again. So what stopped the thread is taken out. Each breakpoint is so at most once,
 //! which is why the aborts end.
 
+use std::ops::Range;
+
 use crate::engine::event::Event;
 use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::stopped::Stopped;
 use crate::executor::ptrace::threads::SpaceId;
 use crate::executor::rseq;
+use crate::executor::space::SharedSpace;
 use crate::target::maps::Maps;
 
 impl Tracer {
@@ -24,14 +27,7 @@ impl Tracer {
     ) -> bool {
         let tid = stopped.tid();
         let Some(space) = self.shared.space(space_id) else { return false };
-        let announced = rseq::announced(stopped, &space.read());
-        let announced = match announced {
-            Err(error) if rseq::is_unknown(error) => return false,
-            announced => {
-                self.threads.note::<Option<_>>(tid, "PTRACE_GET_RSEQ_CONFIGURATION", announced).flatten()
-            }
-        };
-        let Some(sequence) = announced.filter(|sequence| sequence.contains(&rip)) else { return false };
+        let Some(sequence) = self.sequence_at(stopped, &space, rip) else { return false };
         let maps = Maps::read(tid).unwrap_or_else(|_| Maps::new(tid, Vec::new()));
         let mut space = space.write();
         space.sequences.add(sequence.clone(), &maps);
@@ -48,6 +44,21 @@ impl Tracer {
             self.tell(&Event::Sequence { pid, address });
         }
         true
+    }
+
+    /// The restartable sequence that a thread is in if it goes on at `rip`.
+    pub(crate) fn sequence_at(
+        &mut self,
+        stopped: &Stopped,
+        space: &SharedSpace,
+        rip: u64,
+    ) -> Option<Range<u64>> {
+        let announced = rseq::announced(stopped, &space.read());
+        if announced.as_ref().is_err_and(|&error| rseq::is_unknown(error)) {
+            return None;
+        }
+        let announced = self.threads.note(stopped.tid(), "PTRACE_GET_RSEQ_CONFIGURATION", announced);
+        announced.flatten().filter(|sequence| sequence.contains(&rip))
     }
 
     /// A thread has stopped at `rip` for the hardware breakpoint at `site`, which is elsewhere. If that is an abort handler,

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use crate::engine::event::Event;
 use crate::engine::probes::Probes;
-use crate::engine::run_on::{Regions, Running};
+use crate::engine::run_on::{Passing, Regions, Running};
 use crate::engine::shared::Shared;
 use crate::engine::waits::Waits;
 use crate::engine::watch::Wanted;
@@ -48,6 +48,7 @@ pub(crate) struct Tracer {
     /// The threads that run on, and why.
     pub(crate) regions: FxHashMap<i32, Box<Regions>>,
     pub(crate) running: Running,
+    pub(crate) passing: Passing,
     pub(crate) kept: Kept,
     pub(crate) alarm: Arc<Alarm>,
     /// What the thread that is served is to wait for before it goes on.
@@ -113,6 +114,7 @@ impl Tracer {
             affinity: Affinity::new(),
             regions: FxHashMap::default(),
             running: Running::new(),
+            passing: Passing::default(),
             kept: Kept::new(),
             alarm,
             waits: Waits::default(),

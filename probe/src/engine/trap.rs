@@ -179,13 +179,16 @@ impl Tracer {
             let Some(back) = self.serve_elsewhere(stopped) else { return };
             stopped = back;
         }
-        if by_int3 && self.are_all_once() {
+        let counted = by_int3 && served.is_none() && self.are_all_covering();
+        let passed = if counted { self.pass_sites(&mut stopped, place, &here, &mut regions) } else { None };
+        if passed.is_none() && by_int3 && self.are_all_once() {
             // A restartable sequence that is aborted once begins again, without the breakpoint.
             let Some(back) = self.pass_once(stopped, &space, address) else { return };
             stopped = back;
         }
         self.registers.deferred = regions.is_none();
-        let mut arrived = self.arrive(&mut stopped, place, &here, served, &mut regions);
+        let mut arrived =
+            passed.unwrap_or_else(|| self.arrive(&mut stopped, place, &here, served, &mut regions));
         if regions.is_none() {
             arrived = self.serve_neighbours(&mut stopped, place, arrived, &mut regions);
         }
@@ -243,7 +246,7 @@ impl Tracer {
     }
 
     /// A thread is about to be served. Says whether it is in a restartable sequence instead, which the kernel aborts.
-    fn is_aborted(&mut self, stopped: &Stopped, place: Place<'_>, here: &Here) -> bool {
+    pub(crate) fn is_aborted(&mut self, stopped: &Stopped, place: Place<'_>, here: &Here) -> bool {
         let tid = stopped.tid();
         let address = place.address;
         let aborted =
@@ -652,10 +655,8 @@ fn call(
         let id = ProbeId(number);
         if let Some(cover) = probe.cover() {
             let space = at.space.read();
-            if let Some(here) = space.site(ip)
-                && let Some(offset) = here.origin.file_offset(ip)
-            {
-                cover.count((here.origin.dev, here.origin.inode), offset);
+            if let Some(here) = space.site(ip) {
+                cover.count_at(&here.origin, ip, 1);
             }
             Tally::count(&probe.tally_of(purpose).hits);
             if cover.is_once() {

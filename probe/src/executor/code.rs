@@ -34,6 +34,16 @@ bitflags! {
         const LAST = 1 << 5;
         /// Others may write it, so that it is read again each time that a jump leads to it.
         const UNSTEADY = 1 << 6;
+        /// Of the breakpoint it is only to be known how often a thread has come by.
+        const COUNTED = 1 << 7;
+    }
+}
+
+impl Kind {
+    /// Whether a thread passes the breakpoint, as nothing else than that it is counted is in `stop`.
+    #[inline]
+    pub(crate) fn is_passed(self, stop: Kind) -> bool {
+        self.contains(Kind::COUNTED) && self & stop == Kind::SITE
     }
 }
 
@@ -105,6 +115,14 @@ impl CodeCache {
         self.all.get(index as usize)
     }
 
+    /// There is no breakpoint at the instruction any more that [`CodeCache::get`] has, if that is still the one at `address`.
+    pub(crate) fn forget_site(&mut self, index: u32, address: u64) {
+        if let Some(known) = self.all.get_mut(index as usize).filter(|known| known.displaced.ip() == address)
+        {
+            known.kind -= Kind::SITE | Kind::COUNTED;
+        }
+    }
+
     /// Where the instruction is to which one has led, if that is known and need not be looked at.
     #[inline]
     pub(crate) fn follow(&self, from: &Cached, address: u64) -> Option<u32> {
@@ -171,7 +189,7 @@ impl CodeCache {
                 break;
             }
             let mut kind = kind_of(&displaced);
-            kind.set(Kind::SITE, memory.is_site(ip));
+            kind |= memory.site(ip);
             kind.set(Kind::SEQUENCE, memory.in_sequence(ip, displaced.length()));
             kind.set(Kind::UNSTEADY, !steady);
             let next = ip.wrapping_add(displaced.length() as u64);

@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use emu::{Displaced, Exception, MemoryFault, Outcome, Registers, UserMemory};
 
+use crate::executor::code::Kind;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::log::Log;
 use crate::target::maps::Mapping;
@@ -123,6 +124,9 @@ pub(crate) trait RunOn: Executor {
     /// Whether no other thread runs in its address space.
     fn is_alone(&self) -> bool;
 
+    /// Has stores be noted with which the thread announces restartable sequences, until it begins anew.
+    fn note_sequences(&mut self);
+
     /// Its registers and its memory, for one instruction after the other.
     fn parts(&mut self) -> (&mut Registers, Self::Memory<'_>);
 
@@ -179,11 +183,15 @@ pub(crate) trait TextMemory: UserMemory {
     /// Whether text has been stored to since the last time.
     fn take_code_written(&mut self) -> bool;
 
+    /// Whether something has been stored since the last time where a thread announces restartable sequences, as far as
+    /// that has been asked for.
+    fn take_announced(&mut self) -> bool;
+
     /// Notes stores no more.
     fn forget_text(&mut self);
 
-    /// Whether there is a breakpoint at `address`.
-    fn is_site(&mut self, address: u64) -> bool;
+    /// Which breakpoint there is at `address`: [`Kind::SITE`], [`Kind::COUNTED`], both or none of them.
+    fn site(&mut self, address: u64) -> Kind;
 
     /// Whether an instruction is in a restartable sequence which others may disturb, or announces one.
     fn in_sequence(&mut self, address: u64, length: usize) -> bool;

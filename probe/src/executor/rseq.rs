@@ -86,8 +86,6 @@ pub(crate) fn is_handler(thread: &Stopped, space: &Space, rip: u64) -> nix::Resu
 /// # Errors
 /// The kernel does not say, as before Linux 5.13.
 pub(crate) fn announced(thread: &Stopped, space: &Space) -> nix::Result<Option<Range<u64>>> {
-    /// In `struct rseq`: the address of a `struct rseq_cs` (linux/rseq.h).
-    const RSEQ_CS: u64 = 8;
     /// In `struct rseq_cs`: where the sequence starts, and how long it is.
     const START: u64 = 8;
     let Some(rseq) = thread.rseq()? else { return Ok(None) };
@@ -98,7 +96,7 @@ pub(crate) fn announced(thread: &Stopped, space: &Space) -> nix::Result<Option<R
         space.read_raw(address, bytes).ok().filter(|&read| read == bytes.len())?;
         Some(words.map(u64::from_le_bytes))
     };
-    let Some([description, _]) = words(rseq.area.wrapping_add(RSEQ_CS)).filter(|words| words[0] != 0) else {
+    let Some([description, _]) = words(rseq.announcement().start).filter(|words| words[0] != 0) else {
         return Ok(None);
     };
     let Some([start, length]) = words(description.wrapping_add(START)) else { return Ok(None) };

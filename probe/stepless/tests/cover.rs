@@ -297,6 +297,99 @@ fn threads_children_and_objects_that_come_later_are_covered() {
     }
 }
 
+/// Tells how often it was stopped in a loop and in lines that are executed once, and comes by lines that fault, repeat, and
+/// call the kernel themselves.
+const NEAR: &str = r#"
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+static sigjmp_buf back;
+static volatile int faults;
+static void caught(int signal)
+{
+    faults++;
+    siglongjmp(back, signal);
+}
+static long stops(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nvcsw;
+}
+int main(int argc, char **argv)
+{
+    volatile long sum = 0;
+    char bytes[64];
+    long before = stops();
+    for (int i = 0; i < 1000; i++) {
+        if (i % 3 == 0)
+            sum += i;
+        else
+            sum ^= i;
+        sum <<= 1;
+    }
+    long after = stops();
+    sum = 1;
+    sum = 2;
+    sum = 3;
+    sum = 4;
+    sum = 5;
+    sum = 6;
+    sum = 7;
+    sum = 8;
+    long end = stops();
+    signal(SIGSEGV, caught);
+    volatile char *volatile nowhere = 0;
+    for (volatile int i = 0; i < 50; i++) {
+        void *to = bytes;
+        long count = sizeof bytes, number = 39;
+        __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(i) : "memory");
+        __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
+        if (sigsetjmp(back, 1) == 0)
+            *nowhere = 1;
+    }
+    FILE *told = fopen(argv[1], "w");
+    fprintf(told, "%ld %ld", after - before, end - after);
+    fclose(told);
+    printf("%d %d\n", faults, bytes[63]);
+    return 0;
+}
+"#;
+
+#[test]
+fn sites_that_are_near_each_other_take_one_stop() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("near", NEAR, &["-O0", "-g"]);
+    let told = scratch.path("told");
+    let command = [text(&program), text(&told)];
+    let line_of = |what: &str| NEAR.lines().position(|line| line.contains(what)).unwrap() as u64 + 1;
+    for counting in [true, false] {
+        let (found, stderr) = covered(&scratch, if counting { &["--count"] } else { &[] }, &command);
+        let lines = lines(&found, "near.c");
+        let expected = [
+            ("i % 3 == 0", 1000),
+            ("sum += i", 334),
+            ("sum ^= i", 666),
+            ("sum <<= 1", 1000),
+            ("sum = 8", 1),
+            ("void *to", 50),
+            ("rep stosb", 50),
+            ("\"syscall\"", 50),
+            ("*nowhere = 1", 50),
+            ("faults++", 50),
+        ];
+        for (what, hits) in expected {
+            let hits = if counting { hits } else { 1 };
+            assert_eq!(lines[&line_of(what)], Some(hits), "{what}: {stderr}");
+        }
+        let told = std::fs::read_to_string(&told).unwrap();
+        let stops: Vec<u64> = told.split(' ').map(|number| number.parse().unwrap()).collect();
+        // Of the loop 4,000 lines, and then eight.
+        assert!(stops[0] < 400 && stops[1] < 6, "{told}");
+    }
+}
+
 #[test]
 fn a_running_process_is_covered_and_left_as_it_was() {
     let scratch = Scratch::new();

@@ -1,5 +1,7 @@
 //! One instruction after the other, as far as that needs nobody else.
 
+use std::collections::HashMap;
+
 use emu::registers::gpr;
 use emu::{Outcome, UserMemory};
 
@@ -8,6 +10,7 @@ use crate::engine::run_on::{Regions, What};
 use crate::executor::code::{CodeCache, Kind};
 use crate::executor::general::GeneralRegisters;
 use crate::executor::log::{Log, Recording};
+use crate::executor::ptrace::kept::Fast;
 use crate::executor::{RunOn, TextMemory};
 
 /// Why it goes on otherwise.
@@ -27,6 +30,38 @@ pub(crate) enum Pause {
     Extended,
 }
 
+/// Breakpoints that a thread comes by of which it is only to be known how often it did.
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    /// How often it came to each, and where that is in the cache.
+    pub(crate) counts: HashMap<u64, (u64, u32), Fast>,
+    /// How many it came to.
+    pub(crate) number: u64,
+    /// How many instructions were executed.
+    pub(crate) executed: u64,
+    /// That at which it has been counted, and whose instruction it has not executed.
+    pub(crate) open: Option<u64>,
+    /// How many instructions behind one are executed for the next, and how many in all.
+    stride: u64,
+    most: u64,
+}
+
+impl Passes {
+    /// Begins anew.
+    pub(crate) fn begin(&mut self, stride: u64, most: u64) {
+        self.counts.clear();
+        (self.number, self.executed, self.open) = (0, 0, None);
+        (self.stride, self.most) = (stride, most);
+    }
+
+    /// The thread is at the breakpoint at `address`. Returns how many instructions are executed from there.
+    fn pass(&mut self, address: u64, index: u32) -> u64 {
+        self.counts.entry(address).or_insert((0, index)).0 += 1;
+        self.number += 1;
+        self.stride.min(self.most.saturating_sub(self.executed))
+    }
+}
+
 /// Emulates instructions from where `thread` is, `most` of them at most.
 pub(crate) fn run(
     thread: &mut impl RunOn,
@@ -36,9 +71,21 @@ pub(crate) fn run(
     most: u64,
 ) -> Pause {
     match regions.is_observed() {
-        true => run_as::<true>(thread, code, regions, log, most),
-        false => run_as::<false>(thread, code, regions, log, most),
+        true => run_as::<true>(thread, code, regions, log, most, None),
+        false => run_as::<false>(thread, code, regions, log, most, None),
     }
+}
+
+/// The same for a thread that comes by breakpoints which are only counted, as long as others are near.
+pub(crate) fn pass(
+    thread: &mut impl RunOn,
+    code: &mut CodeCache,
+    regions: &mut Regions,
+    log: &mut Log,
+    passes: &mut Passes,
+) -> Pause {
+    let most = passes.stride;
+    run_as::<false>(thread, code, regions, log, most, Some(passes))
 }
 
 fn run_as<const OBSERVED: bool>(
@@ -47,6 +94,7 @@ fn run_as<const OBSERVED: bool>(
     regions: &mut Regions,
     log: &mut Log,
     most: u64,
+    mut passes: Option<&mut Passes>,
 ) -> Pause {
     let tid = thread.tid();
     let mut stop = Kind::SITE | Kind::SLOW | Kind::SEQUENCE;
@@ -55,14 +103,24 @@ fn run_as<const OBSERVED: bool>(
         (regions.has_ranges(), regions.wants_accesses(), regions.wants_extended());
     let (registers, mut memory) = thread.parts();
     let mut left = most.min(regions.left());
-    let begun = left;
+    let mut begun = left;
     let mut before: Option<Before> = None;
     let mut extended_before = None;
     let Some(mut index) = code.find(registers.rip, &mut memory) else { return Pause::Unknown };
     let pause = loop {
         let Some(cached) = code.get(index) else { break Pause::Unknown };
+        let mut passed = false;
         if cached.kind.intersects(stop) {
-            break pause_of(cached.kind);
+            match &mut passes {
+                Some(passes)
+                    if cached.kind.is_passed(stop) && passes.executed + (begun - left) < passes.most =>
+                {
+                    passes.executed += begun - left;
+                    left = passes.pass(cached.displaced.ip(), index);
+                    (begun, passed) = (left, true);
+                }
+                _ => break pause_of(cached.kind),
+            }
         }
         if left == 0 {
             break Pause::Spent;
@@ -85,9 +143,12 @@ fn run_as<const OBSERVED: bool>(
         match result {
             Ok(Outcome::Next | Outcome::NextInhibited) => {}
             // Another part of the same.
-            Ok(Outcome::Again) => continue,
+            Ok(Outcome::Again) if passes.is_none() => continue,
             // From the state that it has left.
             _ => {
+                if let Some(passes) = &mut passes {
+                    passes.open = passed.then_some(cached.displaced.ip());
+                }
                 registers.rip = cached.displaced.ip();
                 break Pause::Slow;
             }
@@ -96,6 +157,9 @@ fn run_as<const OBSERVED: bool>(
         let rip = registers.rip;
         let sequential = rip == cached.next && !cached.kind.contains(Kind::LAST);
         let written = cached.kind.contains(Kind::WRITES) && memory.take_code_written();
+        if written_announces(&passes, cached.kind, &mut memory) {
+            break Pause::Sequence;
+        }
         let next = match sequential {
             true => Some(index + 1),
             false => code.follow(cached, rip),
@@ -130,10 +194,18 @@ fn run_as<const OBSERVED: bool>(
             },
         };
     };
-    if !OBSERVED {
-        regions.count(begun - left);
+    match passes {
+        Some(passes) => passes.executed += begun - left,
+        None if !OBSERVED => regions.count(begun - left),
+        None => {}
     }
     pause
+}
+
+/// Whether the instruction that was executed last has announced a restartable sequence.
+#[inline]
+fn written_announces(passes: &Option<&mut Passes>, kind: Kind, memory: &mut impl TextMemory) -> bool {
+    passes.is_some() && kind.contains(Kind::WRITES) && memory.take_announced()
 }
 
 fn pause_of(kind: Kind) -> Pause {

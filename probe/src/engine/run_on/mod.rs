@@ -31,6 +31,7 @@
 //! always. Signals are delivered as always, too, and the thread is followed into their handlers.
 
 mod emulate;
+mod passing;
 mod regions;
 mod serve;
 
@@ -45,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use crate::executor::general::GeneralRegisters;
 use crate::executor::log::Log;
 pub use crate::executor::log::MemoryAccess;
+pub(crate) use passing::Passing;
 pub(crate) use regions::{Regions, Wish};
 pub(crate) use serve::{Observing, Running};
 

@@ -48,10 +48,10 @@ pub(crate) enum Turn {
 
 /// What a tracer keeps for threads that run on.
 pub(crate) struct Running {
-    code: CodeCache,
+    pub(super) code: CodeCache,
     /// The address space that `code` is of, and how its breakpoints were.
-    of: Option<(SpaceId, u64)>,
-    log: Log,
+    pub(super) of: Option<(SpaceId, u64)>,
+    pub(super) log: Log,
 }
 
 impl Running {
@@ -61,11 +61,11 @@ impl Running {
 }
 
 /// The thread of a turn, and where it is.
-struct Runner<'a> {
-    tid: i32,
-    pid: i32,
-    space_id: SpaceId,
-    space: &'a SharedSpace,
+pub(super) struct Runner<'a> {
+    pub(super) tid: i32,
+    pub(super) pid: i32,
+    pub(super) space_id: SpaceId,
+    pub(super) space: &'a SharedSpace,
 }
 
 impl Tracer {
@@ -248,7 +248,7 @@ impl Tracer {
     }
 
     /// A stopped thread, what is kept for those that run on, and the mail to look at.
-    fn running<'a>(
+    pub(super) fn running<'a>(
         &'a mut self,
         stopped: &'a mut Stopped,
         space: &'a SharedSpace,
@@ -398,7 +398,7 @@ impl Tracer {
     }
 
     /// Begins to emulate, or does so anew after the thread has run, or somebody has looked at it.
-    fn begin(&mut self, stopped: &mut Stopped, regions: &mut Regions, runner: &Runner<'_>) {
+    pub(super) fn begin(&mut self, stopped: &mut Stopped, regions: &mut Regions, runner: &Runner<'_>) {
         let version = runner.space.read().version();
         let (mut thread, running) = self.running(stopped, runner.space);
         thread.begin();

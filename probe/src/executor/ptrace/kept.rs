@@ -9,11 +9,14 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::IoSlice;
+use std::ops::Range;
 
 use emu::{Access, MemoryFault, UserMemory};
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 
+use crate::executor::code::Kind;
 use crate::executor::ptrace::memory::Accessor;
+use crate::executor::space::Breakpoint;
 use crate::executor::{Steadiness, TextMemory};
 use crate::target::lock;
 use crate::target::maps::{Mapping, Permissions};
@@ -48,8 +51,60 @@ struct Page {
     number: u64,
     bytes: Box<[u8; PAGE]>,
     writable: bool,
-    /// What is to be written back: from the one place to before the other.
-    dirty: (usize, usize),
+    is_dirty: bool,
+    dirty: Dirty,
+}
+
+/// Which bytes of a page are to be written back: those that were stored, and no others, since the kernel may have written
+/// beside them meanwhile for what the process has asked for before (io_uring(7), io_submit(2)).
+#[derive(Debug)]
+struct Dirty([u64; PAGE / BITS]);
+
+/// How many bytes a word of [`Dirty`] tells of.
+const BITS: usize = u64::BITS as usize;
+
+impl Dirty {
+    /// Notes that the bytes from `start` to before `end` have been stored.
+    #[inline]
+    fn note(&mut self, start: usize, end: usize) {
+        let mut start = start;
+        while start < end {
+            let bits = (end - start).min(BITS - start % BITS);
+            let Some(word) = self.0.get_mut(start / BITS) else { return };
+            *word |= u64::MAX >> (BITS - bits) << (start % BITS);
+            start += bits;
+        }
+    }
+
+    /// Where bytes that have been stored lie together.
+    fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let start = self.find(from, 0)?;
+            from = self.find(start, u64::MAX).unwrap_or(PAGE);
+            Some(start..from)
+        })
+    }
+
+    /// The first byte from `from` on whose bit differs from those of `all`.
+    fn find(&self, from: usize, all: u64) -> Option<usize> {
+        let mut kept = u64::MAX << (from % BITS);
+        for (index, &word) in self.0.iter().enumerate().skip(from / BITS) {
+            let found = (word ^ all) & kept;
+            if found != 0 {
+                // A word has 64 bits.
+                return Some(index * BITS + found.trailing_zeros() as usize);
+            }
+            kept = u64::MAX;
+        }
+        None
+    }
+}
+
+impl Default for Dirty {
+    fn default() -> Dirty {
+        Dirty([0; PAGE / BITS])
+    }
 }
 
 /// Where a page is found at once.
@@ -83,6 +138,9 @@ pub(crate) struct Kept {
     code: HashSet<u64, Fast>,
     /// Whether one of those may have been written to.
     code_written: bool,
+    /// Where the thread announces restartable sequences, if that is to be noted; and whether it has.
+    pub(crate) announced_at: Range<u64>,
+    announced: bool,
 }
 
 impl Kept {
@@ -98,6 +156,8 @@ impl Kept {
             grounds: Vec::new(),
             code: HashSet::default(),
             code_written: false,
+            announced_at: 0..0,
+            announced: false,
         }
     }
 
@@ -106,6 +166,7 @@ impl Kept {
         self.drop_pages();
         self.grounds.clear();
         self.exclusive = exclusive;
+        (self.announced_at, self.announced) = (0..0, false);
     }
 
     /// Whether nobody else runs in the address space, so that pages are kept.
@@ -167,12 +228,10 @@ impl Kept {
         let end = place + bytes.len();
         let Some(to) = page.bytes.get_mut(place..end) else { return false };
         copy(to, bytes);
-        let (start, before) = page.dirty;
-        if start >= before {
+        page.dirty.note(place, end);
+        if !page.is_dirty {
+            page.is_dirty = true;
             self.dirty.push(slot.index);
-            page.dirty = (place, end);
-        } else {
-            page.dirty = (start.min(place), before.max(end));
         }
         true
     }
@@ -208,7 +267,7 @@ fn copy(to: &mut [u8], from: &[u8]) {
 }
 
 /// A part of an access that lies in one page: its address, and the place in the operand.
-fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let address = address.wrapping_add(done as u64);
@@ -288,7 +347,7 @@ impl View<'_> {
         }
         let writable = perms.contains(Permissions::WRITE) && !has_breakpoints;
         let index = u32::try_from(self.kept.pages.len()).ok()?;
-        self.kept.pages.push(Page { number, bytes, writable, dirty: (0, 0) });
+        self.kept.pages.push(Page { number, bytes, writable, is_dirty: false, dirty: Dirty::default() });
         self.kept.numbers.insert(number, index);
         Some(index)
     }
@@ -307,13 +366,14 @@ impl View<'_> {
         let mut pieces: Vec<(u64, &[u8])> = Vec::new();
         for &index in &self.kept.dirty {
             let Some(page) = self.kept.pages.get(index as usize) else { continue };
-            let (start, end) = page.dirty;
-            let address = page.number * PAGE as u64 + start as u64;
-            let Some(bytes) = page.bytes.get(start..end) else { continue };
-            match space.within(address..address + bytes.len() as u64).next() {
-                None => pieces.push((address, bytes)),
-                // One has been placed since.
-                Some(_) => masked.push((address, bytes.to_vec())),
+            for stored in page.dirty.runs() {
+                let address = page.number * PAGE as u64 + stored.start as u64;
+                let Some(bytes) = page.bytes.get(stored) else { continue };
+                match space.within(address..address + bytes.len() as u64).next() {
+                    None => pieces.push((address, bytes)),
+                    // One has been placed since.
+                    Some(_) => masked.push((address, bytes.to_vec())),
+                }
             }
         }
         for pieces in pieces.chunks(MOST) {
@@ -333,7 +393,8 @@ impl View<'_> {
         }
         for index in self.kept.dirty.drain(..) {
             if let Some(page) = self.kept.pages.get_mut(index as usize) {
-                page.dirty = (0, 0);
+                page.is_dirty = false;
+                page.dirty = Dirty::default();
             }
         }
     }
@@ -367,6 +428,8 @@ impl View<'_> {
     fn note_store(&mut self, address: u64, length: usize) {
         self.kept.code_written |=
             pieces(address, length).any(|(address, _)| self.kept.code.contains(&place_of(address).0));
+        let Range { start, end } = self.kept.announced_at;
+        self.kept.announced |= address < end && start < address.saturating_add(length as u64);
     }
 
     #[cold]
@@ -498,11 +561,37 @@ impl TextMemory for View<'_> {
         std::mem::take(&mut self.kept.code_written)
     }
 
-    fn is_site(&mut self, address: u64) -> bool {
-        self.accessor.space.read().site(address).is_some()
+    fn take_announced(&mut self) -> bool {
+        std::mem::take(&mut self.kept.announced)
+    }
+
+    fn site(&mut self, address: u64) -> Kind {
+        let space = self.accessor.space.read();
+        let counted = space.breakpoint(address).is_some_and(Breakpoint::is_only_counted);
+        let mut kind = Kind::empty();
+        kind.set(Kind::SITE, space.site(address).is_some());
+        kind.set(Kind::COUNTED, counted && space.watched(address).is_none());
+        kind
     }
 
     fn in_sequence(&mut self, address: u64, length: usize) -> bool {
         !self.kept.exclusive && self.accessor.space.read().sequences.meet(address, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_back_is_what_was_stored() {
+        let stored = [0..1, 3..11, 60..68, 127..128, 128..192, 300..301, 301..305, 4000..4096];
+        let mut dirty = Dirty::default();
+        assert_eq!(dirty.runs().count(), 0);
+        stored.iter().for_each(|stored| dirty.note(stored.start, stored.end));
+        let runs: Vec<_> = dirty.runs().collect();
+        assert_eq!(runs, [0..1, 3..11, 60..68, 127..192, 300..305, 4000..4096]);
+        dirty.note(0, PAGE);
+        assert!(dirty.runs().eq([0..PAGE]));
     }
 }

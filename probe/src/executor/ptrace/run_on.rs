@@ -8,7 +8,9 @@ use crate::executor::ptrace::kept::View;
 use crate::executor::ptrace::memory::Accessor;
 use crate::executor::ptrace::stopped::{RegisterSet, Stop};
 use crate::executor::ptrace::{Ptrace, xstate};
-use crate::executor::{Executor, RunOn};
+use crate::executor::{Executor, RunOn, rseq};
+
+const RSEQ: &str = "PTRACE_GET_RSEQ_CONFIGURATION";
 
 impl RunOn for Ptrace<'_> {
     type Memory<'a>
@@ -30,6 +32,13 @@ impl RunOn for Ptrace<'_> {
         let tid = self.thread.tid();
         let space = self.threads.get(tid).map(|thread| thread.space);
         space.is_some_and(|space| !self.threads.register.has_others(space, tid))
+    }
+
+    fn note_sequences(&mut self) {
+        let rseq = self.thread.rseq();
+        let unknown = rseq.is_err_and(rseq::is_unknown);
+        let rseq = if unknown { None } else { self.threads.note(self.thread.tid(), RSEQ, rseq).flatten() };
+        self.kept.announced_at = rseq.map_or(0..0, |rseq| rseq.announcement());
     }
 
     fn parts(&mut self) -> (&mut Registers, View<'_>) {

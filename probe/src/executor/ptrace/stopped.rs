@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};
+use std::ops::Range;
 use std::ptr;
 
 use libc::{c_int, c_long, c_void, siginfo_t, user_regs_struct};
@@ -181,6 +182,14 @@ pub(crate) struct Rseq {
     pub(crate) area: u64,
     /// What stands in the four bytes before each of its abort handlers.
     pub(crate) signature: u32,
+}
+
+impl Rseq {
+    /// Where the address of the description stands of the sequence that the thread is in (`rseq_cs`, linux/rseq.h).
+    pub(crate) fn announcement(&self) -> Range<u64> {
+        let start = self.area.wrapping_add(8);
+        start..start.saturating_add(8)
+    }
 }
 
 impl Stopped {

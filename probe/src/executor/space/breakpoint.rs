@@ -141,6 +141,11 @@ impl Breakpoint {
         Some(&hit.displaced)
     }
 
+    /// Whether all that want it only want to know how often it is reached.
+    pub(crate) fn is_only_counted(&self) -> bool {
+        !self.internal && !self.probes.is_empty() && self.probes.iter().all(|purpose| purpose.covers())
+    }
+
     /// Counts a hit. Returns how many there were with it, modulo 2 to the power of 32.
     pub(crate) fn count_hit(&self) -> u32 {
         // At the first, nothing need be kept yet: it may be the last.
@@ -201,23 +206,35 @@ impl Clone for Breakpoint {
 pub(crate) struct Purpose(usize);
 
 impl Purpose {
+    const RETURN: usize = 1 << 0;
+    const COVER: usize = 1 << 1;
+
     /// It is a site of the probe with that index.
     pub(crate) fn site(probe: usize) -> Purpose {
-        Purpose(probe << 1)
+        Purpose(probe << 2)
     }
 
     /// Calls that have come by a site of that probe return to it.
     pub(crate) fn return_site(probe: usize) -> Purpose {
-        Purpose(probe << 1 | 1)
+        Purpose(probe << 2 | Self::RETURN)
+    }
+
+    /// It is a site of that probe, which only wants to know how often it is reached.
+    pub(crate) fn covered(probe: usize) -> Purpose {
+        Purpose(probe << 2 | Self::COVER)
     }
 
     /// The index of the probe.
     pub(crate) fn probe(self) -> usize {
-        self.0 >> 1
+        self.0 >> 2
     }
 
     pub(crate) fn is_return_site(self) -> bool {
-        self.0 & 1 != 0
+        self.0 & Self::RETURN != 0
+    }
+
+    pub(crate) fn covers(self) -> bool {
+        self.0 & Self::COVER != 0
     }
 }
 
@@ -348,6 +365,8 @@ mod tests {
         assert_eq!(*probes, [two]);
         probes.remove(two);
         assert!(probes.is_empty());
-        assert_eq!([one, back].map(|probe| (probe.probe(), probe.is_return_site())), [(1, false), (1, true)]);
+        let kinds = [one, back, Purpose::covered(1)]
+            .map(|probe| (probe.probe(), probe.is_return_site(), probe.covers()));
+        assert_eq!(kinds, [(1, false, false), (1, true, false), (1, false, true)]);
     }
 }
