@@ -6,7 +6,6 @@
 #[cfg(feature = "std")]
 use core::arch::x86_64::CpuidResult;
 use core::fmt;
-use core::ops::Range;
 
 use crate::model::registers::{
     Extended, Float80, Mxcsr, ROW_LENGTH, Registers, TILES, Tile, TileConfig, Vector, X87,
@@ -282,9 +281,10 @@ impl Layout {
         self.check(image.len())?;
         // Without either of the legacy ones the kernel would not look at MXCSR. A component that is in use
         // for no reason costs the thread time, and XGETBV shows it.
-        let used = extended_in_use(extended, pkru) | feature::X87 | feature::SSE;
+        const ALWAYS: u64 = feature::X87 | feature::SSE;
+        let used = ALWAYS | extended_in_use(extended, pkru, self.features() & !ALWAYS);
         let others = u64::from_le_bytes(array(image, XSTATE_BV)) & !self.features();
-        put(image, XSTATE_BV, &(others | used & self.features()).to_le_bytes());
+        put(image, XSTATE_BV, &(others | used).to_le_bytes());
         write_x87(&extended.x87, image);
         put(image, MXCSR, &extended.mxcsr.bits().to_le_bytes());
         for (component, offset) in self.components() {
@@ -303,28 +303,38 @@ impl Layout {
 
 /// XINUSE (SDM volume 1, section 13.6): the components that are not as after reset.
 pub(crate) fn in_use(registers: &Registers) -> u64 {
-    extended_in_use(&registers.extended, registers.pkru)
+    extended_in_use(&registers.extended, registers.pkru, feature::ALL)
 }
 
-fn extended_in_use(extended: &Extended, pkru: u32) -> u64 {
-    let any = |vectors: &[Vector], lanes: Range<usize>| {
-        vectors
-            .iter()
-            .any(|Vector(words)| words.iter().take(lanes.end).skip(lanes.start).any(|&word| word != 0))
-    };
+/// Those of the `asked` components that are not as after reset; nobody looks at the others.
+fn extended_in_use(extended: &Extended, pkru: u32, asked: u64) -> u64 {
     let (low, high) = extended.vector.split_at(16);
-    let components = [
-        (feature::X87, extended.x87 != X87::default()),
-        (feature::SSE, any(low, 0..2) || extended.mxcsr != Mxcsr::default()),
-        (feature::AVX, any(low, 2..4)),
-        (feature::OPMASK, extended.opmask.iter().any(|&mask| mask != 0)),
-        (feature::ZMM_HI256, any(low, 4..8)),
-        (feature::HI16_ZMM, any(high, 0..8)),
-        (feature::PKRU, pkru != 0),
-        (feature::TILE_CONFIG, extended.tiles.config != TileConfig::default()),
-        (feature::TILE_DATA, extended.tiles.data.is_used()),
-    ];
-    components.into_iter().filter(|&(_, used)| used).fold(0, |all, (component, _)| all | component)
+    let is_used = |component| match component {
+        feature::X87 => extended.x87 != X87::default(),
+        feature::SSE => any::<0, 2>(low) || extended.mxcsr != Mxcsr::default(),
+        feature::AVX => any::<2, 2>(low),
+        feature::OPMASK => extended.opmask != [0; 8],
+        feature::ZMM_HI256 => any::<4, 4>(low),
+        feature::HI16_ZMM => any::<0, 8>(high),
+        feature::PKRU => pkru != 0,
+        feature::TILE_CONFIG => extended.tiles.config != TileConfig::default(),
+        feature::TILE_DATA => extended.tiles.data.is_used(),
+        _ => false,
+    };
+    let (mut left, mut used) = (asked, 0);
+    while left != 0 {
+        let component = left & left.wrapping_neg();
+        left &= !component;
+        used |= if is_used(component) { component } else { 0 };
+    }
+    used
+}
+
+/// Whether any of `N` quadwords of a vector register, from that with index `FIRST` on, is not zero in any of `vectors`.
+fn any<const FIRST: usize, const N: usize>(vectors: &[Vector]) -> bool {
+    // All of them, without a branch for each.
+    let lanes = |Vector(words): &Vector| words.iter().skip(FIRST).take(N).fold(0, |all, word| all | word);
+    vectors.iter().fold(0, |all, vector| all | lanes(vector)) != 0
 }
 
 /// TOP of an FSW.
@@ -332,14 +342,26 @@ fn top(status: u16) -> usize {
     usize::from(status >> 11 & 7)
 }
 
-/// The vector registers that a component holds parts of, and which of their quadwords.
-fn parts(component: u64) -> Option<(Range<usize>, Range<usize>)> {
-    match component {
-        feature::SSE => Some((0..16, 0..2)),
-        feature::AVX => Some((0..16, 2..4)),
-        feature::ZMM_HI256 => Some((0..16, 4..8)),
-        feature::HI16_ZMM => Some((16..32, 0..8)),
-        _ => None,
+/// Reads `N` quadwords of each of `vectors`, from that with index `FIRST` on; what is not there is zero.
+fn read_lanes<const FIRST: usize, const N: usize>(place: &[u8], vectors: &mut [Vector]) {
+    let (quads, _) = place.as_chunks();
+    let (groups, _) = quads.as_chunks::<N>();
+    let groups = groups.iter().copied().chain(core::iter::repeat([[0; 8]; N]));
+    for (Vector(words), group) in vectors.iter_mut().zip(groups) {
+        for (word, bytes) in words.iter_mut().skip(FIRST).zip(group) {
+            *word = u64::from_le_bytes(bytes);
+        }
+    }
+}
+
+/// Writes them, as far as there is room.
+fn write_lanes<const FIRST: usize, const N: usize>(vectors: &[Vector], place: &mut [u8]) {
+    let (quads, _) = place.as_chunks_mut();
+    let (groups, _) = quads.as_chunks_mut::<N>();
+    for (Vector(words), group) in vectors.iter().zip(groups) {
+        for (word, bytes) in words.iter().skip(FIRST).zip(group) {
+            *bytes = word.to_le_bytes();
+        }
     }
 }
 
@@ -353,50 +375,47 @@ fn quads(place: &[u8]) -> impl Iterator<Item = u64> {
 /// Reads a component other than x87 from where it begins; what is not there is zero. Tile registers are read where there
 /// is room for them.
 pub(crate) fn read_component(component: u64, place: &[u8], extended: &mut Extended, pkru: &mut u32) {
-    let mut quads = quads(place);
-    if let Some((registers, lanes)) = parts(component) {
-        let vectors = extended.vector.get_mut(registers).into_iter().flatten();
-        for quad in vectors.flat_map(|vector| vector.0.get_mut(lanes.clone()).into_iter().flatten()) {
-            *quad = quads.next().unwrap_or(0);
+    let (low, high) = extended.vector.split_at_mut(16);
+    match component {
+        feature::SSE => read_lanes::<0, 2>(place, low),
+        feature::AVX => read_lanes::<2, 2>(place, low),
+        feature::ZMM_HI256 => read_lanes::<4, 4>(place, low),
+        feature::HI16_ZMM => read_lanes::<0, 8>(place, high),
+        feature::OPMASK => extended.opmask.iter_mut().zip(quads(place)).for_each(|(mask, quad)| *mask = quad),
+        feature::PKRU => *pkru = quads(place).next().unwrap_or(0) as u32,
+        feature::TILE_CONFIG => {
+            extended.tiles.config = TileConfig(place.first_chunk().copied().unwrap_or([0; 64]));
         }
-    } else if component == feature::OPMASK {
-        extended.opmask.fill_with(|| quads.next().unwrap_or(0));
-    } else if component == feature::PKRU {
-        *pkru = quads.next().unwrap_or(0) as u32;
-    } else if component == feature::TILE_CONFIG {
-        extended.tiles.config = TileConfig(place.first_chunk().copied().unwrap_or([0; 64]));
-    } else if component == feature::TILE_DATA
-        && let Some(tiles) = extended.tiles.data.tiles_mut()
-    {
-        for (row, number) in tiles.as_flattened_mut().iter_mut().zip(0..) {
-            let start = ROW_LENGTH * number;
-            *row = place.get(start..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; ROW_LENGTH]);
+        feature::TILE_DATA => {
+            let rows = extended.tiles.data.tiles_mut().into_iter().flatten().flatten();
+            for (row, number) in rows.zip(0..) {
+                let bytes = place.get(ROW_LENGTH * number..).and_then(|rest| rest.first_chunk());
+                *row = bytes.copied().unwrap_or([0; ROW_LENGTH]);
+            }
         }
+        _ => {}
     }
 }
 
 /// Writes a component other than x87 to where it begins.
 pub(crate) fn write_component(component: u64, extended: &Extended, pkru: u32, place: &mut [u8]) {
-    let (chunks, _) = place.as_chunks_mut();
-    if let Some((registers, lanes)) = parts(component) {
-        let vectors = extended.vector.get(registers).into_iter().flatten();
-        let quads = vectors.flat_map(|vector| vector.0.get(lanes.clone()).into_iter().flatten());
-        for (bytes, quad) in chunks.iter_mut().zip(quads) {
-            *bytes = quad.to_le_bytes();
+    let (low, high) = extended.vector.split_at(16);
+    match component {
+        feature::SSE => write_lanes::<0, 2>(low, place),
+        feature::AVX => write_lanes::<2, 2>(low, place),
+        feature::ZMM_HI256 => write_lanes::<4, 4>(low, place),
+        feature::HI16_ZMM => write_lanes::<0, 8>(high, place),
+        feature::OPMASK => {
+            let (quads, _) = place.as_chunks_mut();
+            quads.iter_mut().zip(extended.opmask).for_each(|(bytes, mask)| *bytes = mask.to_le_bytes());
         }
-    } else if component == feature::OPMASK {
-        for (bytes, mask) in chunks.iter_mut().zip(extended.opmask) {
-            *bytes = mask.to_le_bytes();
-        }
-    } else if component == feature::PKRU {
-        put(place, 0, &pkru.to_le_bytes());
-    } else if component == feature::TILE_CONFIG {
-        put(place, 0, &extended.tiles.config.0);
-    } else if component == feature::TILE_DATA {
-        match extended.tiles.data.tiles() {
+        feature::PKRU => put(place, 0, &pkru.to_le_bytes()),
+        feature::TILE_CONFIG => put(place, 0, &extended.tiles.config.0),
+        feature::TILE_DATA => match extended.tiles.data.tiles() {
             Some(tiles) => put(place, 0, tiles.as_flattened().as_flattened()),
             None => place.iter_mut().take(TILE_DATA_LENGTH).for_each(|byte| *byte = 0),
-        }
+        },
+        _ => {}
     }
 }
 
