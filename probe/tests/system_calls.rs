@@ -142,7 +142,7 @@ fn hold(function: &str, times: usize, all: usize) {
 }
 
 const GET: &str = "PTRACE_GETREGS";
-const SET: &str = "PTRACE_SETREGS";
+const SET: &str = "PTRACE_SETREGSET NT_PRSTATUS";
 const POKE: &str = "PTRACE_POKEUSER";
 const CONT: &str = "PTRACE_CONT";
 

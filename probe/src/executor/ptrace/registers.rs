@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::ptrace::shadow;
 use crate::executor::ptrace::stopped::{RegisterSet, Stopped};
-use crate::executor::ptrace::sys;
 use crate::executor::ptrace::xstate::{self, Xstate};
 
 /// What is known of a shadow stack pointer.
@@ -22,7 +21,7 @@ pub(crate) struct Shadow {
 /// The general registers of a stopped thread: as the kernel has them, and as `emu` and handlers see them.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    kernel: user_regs_struct,
+    kernel: Words,
     /// The register file, to be changed at will; [`Fetched::store`] stores the difference.
     pub(crate) file: Box<Registers>,
     /// The extended state, fetched only for instructions that touch it and handlers that ask for it.
@@ -42,7 +41,7 @@ pub(crate) struct Fetched {
 impl Fetched {
     pub(crate) fn new() -> Fetched {
         Fetched {
-            kernel: sys::no_registers(),
+            kernel: [0; WORDS],
             file: Box::default(),
             extended: Xstate::new(),
             lent: false,
@@ -64,20 +63,44 @@ impl Fetched {
 
     /// Forgets all changes to the general registers since they were fetched or stored.
     pub(crate) fn revert(&mut self) {
-        let kernel = &self.kernel;
+        let [
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            _,
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+            fs_base,
+            gs_base,
+            ds,
+            es,
+            fs,
+            gs,
+        ] = self.kernel;
         let file = &mut *self.file;
-        file.gpr = [
-            kernel.rax, kernel.rcx, kernel.rdx, kernel.rbx, kernel.rsp, kernel.rbp, kernel.rsi, kernel.rdi,
-            kernel.r8, kernel.r9, kernel.r10, kernel.r11, kernel.r12, kernel.r13, kernel.r14, kernel.r15,
-        ];
-        file.rip = kernel.rip;
-        file.rflags = Rflags::from_bits_retain(kernel.eflags);
-        file.fs_base = kernel.fs_base;
-        file.gs_base = kernel.gs_base;
+        file.gpr = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+        file.rip = rip;
+        file.rflags = Rflags::from_bits_retain(rflags);
+        file.fs_base = fs_base;
+        file.gs_base = gs_base;
         file.ssp = self.shadow.pointer;
         // The kernel keeps selectors, 16 bits wide, in 64.
-        file.segment = [kernel.es, kernel.cs, kernel.ss, kernel.ds, kernel.fs, kernel.gs]
-            .map(|selector| (selector & 0xffff) as u16);
+        file.segment = [es, cs, ss, ds, fs, gs].map(|selector| (selector & 0xffff) as u16);
     }
 
     /// Stores what has changed since the registers were fetched or stored. Where the kernel refuses that in one
@@ -87,8 +110,7 @@ impl Fetched {
         const FEW: u32 = 2;
         self.store_shadow_stack(thread)?;
         let new = self.merged();
-        let values = words(&new);
-        let changed = differing(&words(&self.kernel), &values);
+        let changed = differing(&self.kernel, &new);
         let few = changed.count_ones() <= FEW;
         let poke = || {
             let (mut left, mut result) = (changed, Ok(()));
@@ -96,11 +118,16 @@ impl Fetched {
                 let index = left.trailing_zeros() as usize;
                 left &= left - 1;
                 // Each is tried, whatever has become of those before.
-                result = result.and(thread.poke_user(index, values[index]));
+                result = result.and(thread.poke_user(index, new[index]));
             }
             result
         };
-        let set = || thread.set_registers(new);
+        let set = || match new.get(..(u32::BITS - changed.leading_zeros()) as usize) {
+            // Those behind the last that has changed, bases among them, take the kernel as long as all others. What is not
+            // 64-bit code has another set.
+            Some(first) if is_64_bit(self.kernel[CS]) => thread.set_first_registers(first),
+            _ => thread.set_all_registers(&new),
+        };
         let again = |error| error != Errno::ESRCH;
         match if few { poke() } else { set() } {
             Err(error) if again(error) => if few { set() } else { poke() }?,
@@ -115,7 +142,7 @@ impl Fetched {
     pub(crate) fn store_all(&mut self, thread: &Stopped) -> nix::Result<()> {
         self.store_shadow_stack(thread)?;
         let new = self.merged();
-        thread.set_registers(new)?;
+        thread.set_all_registers(&new)?;
         self.kernel = new;
         self.pending = false;
         Ok(())
@@ -186,7 +213,7 @@ impl Fetched {
             .union(Rflags::NT)
             .union(Rflags::RF)
             .union(Rflags::AC);
-        (self.kernel.eflags ^ self.file.rflags.bits()) & !SETTABLE.bits() == 0
+        (self.kernel[EFLAGS] ^ self.file.rflags.bits()) & !SETTABLE.bits() == 0
     }
 
     /// Fetches what of the extended state is in `touches`.
@@ -222,10 +249,7 @@ impl Fetched {
     /// Whether the thread is in 64-bit code. What else there is, `emu` does not know: 32-bit code, and the
     /// segments of modify_ldt(2), none of which is of 64-bit code.
     pub(crate) fn is_64_bit(&self) -> bool {
-        // `__USER_CS` (asm/segment.h), and Xen's own in a paravirtual guest.
-        const USER_CS: u16 = 0x33;
-        const XEN_USER_CS: u16 = 0xe033;
-        matches!(self.file.segment[segment::CS], USER_CS | XEN_USER_CS)
+        is_64_bit(self.file.segment[segment::CS].into())
     }
 
     /// Sets a thread back that a signal has kept from a system call, as the kernel would where no handler is to run
@@ -236,13 +260,13 @@ impl Fetched {
         const LENGTH: u64 = 2;
         /// That there is none (`struct pt_regs`).
         const NO_CALL: u64 = u64::MAX;
-        let number = match restarted(&self.kernel) {
+        let number = match restarted(self.kernel[ORIG_RAX], self.kernel[RAX]) {
             None => return Ok(false),
-            Some(Restarted::Same) => self.kernel.orig_rax,
+            Some(Restarted::Same) => self.kernel[ORIG_RAX],
             Some(Restarted::Rest) => RESTART,
         };
         thread.poke_user(ORIG_RAX, NO_CALL)?;
-        self.kernel.orig_rax = NO_CALL;
+        self.kernel[ORIG_RAX] = NO_CALL;
         self.file.gpr[emu::registers::gpr::RAX] = number;
         self.file.rip = self.file.rip.wrapping_sub(LENGTH);
         self.store(thread).map(|()| true)
@@ -250,60 +274,39 @@ impl Fetched {
 
     /// Whether a signal has kept the thread from a system call which the kernel is about to restart.
     pub(crate) fn is_interrupted(&self) -> bool {
-        restarted(&self.kernel).is_some()
+        restarted(self.kernel[ORIG_RAX], self.kernel[RAX]).is_some()
     }
 
     /// What the kernel should have.
-    fn merged(&self) -> user_regs_struct {
+    fn merged(&self) -> Words {
         let file = &*self.file;
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = file.gpr;
         let [es, cs, ss, ds, fs, gs] = file.segment.map(u64::from);
-        user_regs_struct {
-            r15,
-            r14,
-            r13,
-            r12,
-            rbp,
-            rbx,
-            r11,
-            r10,
-            r9,
-            r8,
-            rax,
-            rcx,
-            rdx,
-            rsi,
-            rdi,
-            orig_rax: self.kernel.orig_rax,
-            rip: file.rip,
-            cs,
-            eflags: file.rflags.bits(),
-            rsp,
-            ss,
-            fs_base: file.fs_base,
-            gs_base: file.gs_base,
-            ds,
-            es,
-            fs,
-            gs,
-        }
+        let (rip, rflags, fs_base, gs_base) = (file.rip, file.rflags.bits(), file.fs_base, file.gs_base);
+        let call = self.kernel[ORIG_RAX];
+        [
+            r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, call, rip, cs, rflags,
+            rsp, ss, fs_base, gs_base, ds, es, fs, gs,
+        ]
     }
 }
 
 /// How many registers `struct user_regs_struct` has.
-const WORDS: usize = 27;
+pub(crate) const WORDS: usize = size_of::<user_regs_struct>() / size_of::<u64>();
 
 /// The registers in the order of `struct user_regs_struct`, which is also that of `struct user`.
-fn words(registers: &user_regs_struct) -> [u64; WORDS] {
-    let r = registers;
-    [
-        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
-        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
-    ]
+pub(crate) type Words = [u64; WORDS];
+
+/// Whether code with that selector of CS is 64-bit code.
+fn is_64_bit(cs: u64) -> bool {
+    // `__USER_CS` (asm/segment.h), and Xen's own in a paravirtual guest.
+    const USER_CS: u64 = 0x33;
+    const XEN_USER_CS: u64 = 0xe033;
+    matches!(cs & 0xffff, USER_CS | XEN_USER_CS)
 }
 
 /// Where two sets of registers differ: bit n for the one with index n.
-fn differing(old: &[u64; WORDS], new: &[u64; WORDS]) -> u32 {
+fn differing(old: &Words, new: &Words) -> u32 {
     let mut differing = 0;
     for index in 0..WORDS {
         differing |= u32::from(old[index] != new[index]) << index;
@@ -320,16 +323,16 @@ pub(crate) enum Restarted {
     Rest,
 }
 
-/// Whether a thread with these registers, in the stop that has interrupted a system call, makes it again, and how.
-pub(crate) fn restarted(registers: &user_regs_struct) -> Option<Restarted> {
+/// Whether a thread, in the stop that has interrupted system call `number` with `result` so far, makes it again, and how.
+pub(crate) fn restarted(number: u64, result: u64) -> Option<Restarted> {
     const RESTARTSYS: i64 = -512;
     const RESTARTNOINTR: i64 = -513;
     const RESTARTNOHAND: i64 = -514;
     const RESTART_RESTARTBLOCK: i64 = -516;
-    if (registers.orig_rax as i64) < 0 {
+    if number.cast_signed() < 0 {
         return None;
     }
-    match registers.rax as i64 {
+    match result.cast_signed() {
         RESTARTSYS | RESTARTNOINTR | RESTARTNOHAND => Some(Restarted::Same),
         RESTART_RESTARTBLOCK => Some(Restarted::Rest),
         _ => None,
@@ -337,9 +340,12 @@ pub(crate) fn restarted(registers: &user_regs_struct) -> Option<Restarted> {
 }
 
 /// Indices in `struct user`.
+const RAX: usize = 10;
 const RCX: usize = 11;
 const ORIG_RAX: usize = 15;
 const RIP: usize = 16;
+const CS: usize = 17;
+const EFLAGS: usize = 18;
 
 /// Sets the RIP of a stopped thread, and its RCX where that is given.
 pub(crate) fn set_rip(thread: &Stopped, rip: u64, rcx: Option<u64>) -> nix::Result<()> {

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::ptrace;
 
 use crate::executor::perf::{Signalled, Trap};
+use crate::executor::ptrace::registers::Words;
 use crate::target::failure::ignore_death;
 use crate::target::system;
 
@@ -235,9 +236,9 @@ impl Stopped {
     }
 
     /// The same, to where they are kept.
-    pub(crate) fn fetch_registers(&self, registers: &mut user_regs_struct) -> Result<()> {
-        let (nowhere, registers) = (ptr::null_mut::<c_void>(), ptr::from_mut(registers));
-        // SAFETY: the kernel writes a `struct user_regs_struct` there.
+    pub(crate) fn fetch_registers(&self, registers: &mut Words) -> Result<()> {
+        let (nowhere, registers) = (ptr::null_mut::<c_void>(), registers.as_mut_ptr());
+        // SAFETY: the kernel writes a `struct user_regs_struct` there, which consists of so many words.
         let result = unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.tid, nowhere, registers) };
         Errno::result(result).map(drop)
     }
@@ -245,6 +246,25 @@ impl Stopped {
     /// `PTRACE_SETREGS`.
     pub(crate) fn set_registers(&self, registers: user_regs_struct) -> Result<()> {
         ptrace::setregs(system::pid(self.tid), registers)
+    }
+
+    /// The same, of the words that it consists of.
+    pub(crate) fn set_all_registers(&self, registers: &Words) -> Result<()> {
+        let (nowhere, registers) = (ptr::null_mut::<c_void>(), registers.as_ptr());
+        // SAFETY: the kernel reads a `struct user_regs_struct` there, which consists of so many words.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SETREGS, self.tid, nowhere, registers) };
+        Errno::result(result).map(drop)
+    }
+
+    /// `PTRACE_SETREGSET` of those words that come first: of a thread in 64-bit code.
+    pub(crate) fn set_first_registers(&self, registers: &[u64]) -> Result<()> {
+        const NT_PRSTATUS: usize = 1;
+        let length = mem::size_of_val(registers);
+        let mut vector = libc::iovec { iov_base: registers.as_ptr().cast_mut().cast(), iov_len: length };
+        let place = &raw mut vector;
+        // SAFETY: the kernel reads at most `iov_len` bytes from `iov_base`, and writes the length to `vector`.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.tid, NT_PRSTATUS, place) };
+        Errno::result(result).map(drop)
     }
 
     /// `PTRACE_POKEUSER` of the word with that index in `struct user`.

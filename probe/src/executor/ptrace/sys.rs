@@ -244,6 +244,7 @@ impl Drop for Alarm {
 }
 
 /// Registers that are all zero.
+#[cfg(test)]
 pub(crate) fn no_registers() -> libc::user_regs_struct {
     // SAFETY: the structure consists of integers, for which zero is valid.
     unsafe { mem::zeroed() }

@@ -814,7 +814,7 @@ impl Threads {
 /// interrupted a system call, if so.
 fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
     const LENGTH: u64 = 2;
-    registers::restarted(&registers).map(|_| registers.rip.wrapping_sub(LENGTH))
+    registers::restarted(registers.orig_rax, registers.rax).map(|_| registers.rip.wrapping_sub(LENGTH))
 }
 
 impl Thread {
