@@ -29,10 +29,14 @@ type Handler = Box<dyn Fn(&mut Hit<'_>) -> Action + Send + Sync>;
 /// A probe of this process in itself.
 pub(super) struct Own {
     id: ProbeId,
-    /// Without hits, which are the calls of the handler but for those below.
+    /// Without hits, which are the calls of the handler but for those below, and what was emulated, which is all that was
+    /// nothing else: each count takes its time at a hit.
     tally: Tally,
     /// Calls of the handler that are no hits.
     uncounted: AtomicU64,
+    /// Instructions that were left out, or could not be performed then: each that is performed later is taken off again, also
+    /// where the probe has come in between, so that it may wrap.
+    unperformed: AtomicU64,
     handler: Drained<Handler>,
     /// A handler has asked for its removal.
     to_go: AtomicBool,
@@ -44,14 +48,35 @@ impl Own {
             id,
             tally: Tally::default(),
             uncounted: AtomicU64::new(0),
+            unperformed: AtomicU64::new(0),
             handler: Drained::new(handler),
             to_go: AtomicBool::new(false),
         }
     }
 
     pub(super) fn counters(&self) -> Counters {
-        let hits = self.handler.uses().saturating_sub(self.uncounted.load(Ordering::Relaxed));
-        Counters { hits, ..self.tally.counters() }
+        // What is counted later in a hit is looked at first.
+        let unperformed = self.unperformed.load(Ordering::Relaxed);
+        let counted = self.tally.counters();
+        let uses = self.handler.uses();
+        let hits = uses.saturating_sub(self.uncounted.load(Ordering::Relaxed));
+        let others = (counted.native + counted.faulted).wrapping_add(unperformed);
+        Counters { hits, emulated: (uses + counted.missed).wrapping_sub(others), ..counted }
+    }
+
+    /// The instruction of a hit that has not been performed so far is performed now.
+    fn take_up(&self) {
+        self.unperformed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts what became of the instruction at a hit, if it was not left out.
+    fn count(&self, how: Option<How>) {
+        match how {
+            Some(How::Emulated) => {}
+            Some(How::Native) => Tally::count(&self.tally.native),
+            Some(How::Faulted) => Tally::count(&self.tally.faulted),
+            Some(How::Again | How::NotAtAll) | None => Tally::count(&self.unperformed),
+        }
     }
 
     pub(super) fn is_to_go(&self) -> bool {
@@ -141,7 +166,13 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
             perform::perform(&mut thread, displaced).signal.unwrap_or(0)
         }
         None => {
-            let then = if served { Then::Perform } else { call(&mut thread, site, before, stack) };
+            let then = if served {
+                // It is the same hit.
+                owners(site).for_each(Own::take_up);
+                Then::Perform
+            } else {
+                call(&mut thread, site, before, stack)
+            };
             go_on(&mut thread, site, then)
         }
     };
@@ -288,21 +319,20 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
 /// Has the thread go on, and returns the signal that it is to take, or 0.
 fn go_on(thread: &mut own::Own<'_>, site: &'static Site, then: Then) -> i32 {
     let displaced = site.displaced();
-    match then {
-        Then::GoTo(target) => thread.go_to(target),
-        Then::Skip => thread.go_to(displaced.instruction().next_ip()),
-        Then::Perform => {
-            let performed = perform::perform(thread, displaced);
-            for own in owners(site) {
-                match performed.how {
-                    How::Emulated => Tally::count(&own.tally.emulated),
-                    How::Native => Tally::count(&own.tally.native),
-                    How::Faulted => Tally::count(&own.tally.faulted),
-                    How::Again | How::NotAtAll => {}
-                }
-            }
-            return performed.signal.unwrap_or(0);
+    let performed = match then {
+        Then::Perform => Some(perform::perform(thread, displaced)),
+        Then::GoTo(target) => {
+            thread.go_to(target);
+            None
         }
+        Then::Skip => {
+            thread.go_to(displaced.instruction().next_ip());
+            None
+        }
+    };
+    let how = performed.map(|performed| performed.how);
+    if how != Some(How::Emulated) {
+        owners(site).for_each(|own| own.count(how));
     }
-    0
+    performed.and_then(|performed| performed.signal).unwrap_or(0)
 }

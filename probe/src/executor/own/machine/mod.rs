@@ -160,6 +160,11 @@ pub(crate) fn leave_stubs() {
     unsafe { ptr::write_volatile(&raw mut (*thread()).depth, 0) }
 }
 
+/// What no other thread has that lives, in whichever process has this memory.
+pub(super) fn number() -> u64 {
+    thread() as u64
+}
+
 /// Which register file the calling thread has used last, counted from 1; 0 if none.
 pub(super) fn file() -> u32 {
     // SAFETY: as in `phase`.
