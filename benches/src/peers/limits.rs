@@ -65,6 +65,10 @@ pub(crate) fn ratios(report: &Report) -> Vec<Ratio> {
     for row in report.placing.iter().filter(|row| row.name == "stepless" && row.probes == 100_000) {
         found.push(ratio("seconds to place 100,000 probes".into(), row.placed_seconds, AtMost(2.0)));
         found.push(ratio("seconds to remove 100,000 probes".into(), row.removed_seconds, AtMost(2.0)));
+        found.extend(
+            row.bytes_each
+                .map(|bytes| ratio("bytes for each of 100,000 probes".into(), bytes, AtMost(200.0))),
+        );
     }
     found
 }

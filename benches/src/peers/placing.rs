@@ -8,7 +8,7 @@ use nix::sys::wait::waitpid;
 use probe::code::of_range;
 use probe::elf::Elf;
 use probe::maps;
-use probe::{Action, Hit, Session};
+use probe::{Action, Hit, ProbeId, Session};
 
 use crate::bpf::Link;
 use crate::others::place;
@@ -17,6 +17,13 @@ use crate::{Failure, classic, target};
 
 /// How long placing and removing took, in seconds.
 pub(crate) type Times = (f64, f64);
+
+/// How many bytes this process has from the C library's allocator.
+#[allow(unsafe_code, reason = "the allocator is asked")]
+fn allocated() -> f64 {
+    // SAFETY: the call only reads.
+    unsafe { libc::mallinfo2() }.uordblks as f64
+}
 
 /// So many instructions of this program that everybody can probe: their offsets in the file.
 pub(crate) fn offsets(count: usize) -> Result<Vec<u64>, Failure> {
@@ -55,8 +62,8 @@ impl Drop for Target {
     }
 }
 
-/// A probe each, of ours.
-pub(crate) fn stepless(offsets: &[u64]) -> Result<Times, Failure> {
+/// A probe each, of ours: how long that took, and how many bytes each takes that has not been hit.
+pub(crate) fn stepless(offsets: &[u64]) -> Result<(Times, f64), Failure> {
     let mut child = target::sleeping()?;
     let pid = i32::try_from(child.id())?;
     let mut session = Session::attach(pid)?;
@@ -73,19 +80,21 @@ pub(crate) fn stepless(offsets: &[u64]) -> Result<Times, Failure> {
     if addresses.len() != offsets.len() {
         return Err(format!("{} of {} places are mapped", addresses.len(), offsets.len()).into());
     }
-    let start = Instant::now();
+    let (before, start) = (allocated(), Instant::now());
     let each = addresses
         .iter()
         .map(|&address| (probe::locate::Address(address), |_: &mut Hit<'_>| Action::Continue));
     let probes = session.probe_all(each)?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let placed = start.elapsed();
+    let own = probes.capacity() * size_of::<ProbeId>();
+    let bytes = (allocated() - before - own as f64) / addresses.len() as f64;
     let start = Instant::now();
     probes.into_iter().for_each(|probe| session.remove(probe));
     drop(session);
     let removed = start.elapsed();
     child.kill()?;
     child.wait()?;
-    Ok((placed.as_secs_f64(), removed.as_secs_f64()))
+    Ok(((placed.as_secs_f64(), removed.as_secs_f64()), bytes))
 }
 
 /// A uprobe each, of perf's.

@@ -74,6 +74,8 @@ pub(crate) struct Placed {
     pub(crate) probes: usize,
     pub(crate) placed_seconds: f64,
     pub(crate) removed_seconds: f64,
+    /// What each takes, where that is ours to know.
+    pub(crate) bytes_each: Option<f64>,
 }
 
 /// One thing divided by another, and what it should be.
@@ -143,10 +145,17 @@ impl Report {
             writeln!(out, "{name:<52} {threads:>10} {rate:>10.0} {ratio:>10.2}")?;
         }
         if !self.placing.is_empty() {
-            writeln!(out, "\n{:<52} {:>10} {:>10} {:>10}", "MANY PROBES", "probes", "placed s", "removed s")?;
+            writeln!(
+                out,
+                "\n{:<52} {:>10} {:>10} {:>10} {:>9}",
+                "MANY PROBES", "probes", "placed s", "removed s", "bytes"
+            )?;
         }
-        for Placed { name, probes, placed_seconds: placed, removed_seconds: removed } in &self.placing {
-            writeln!(out, "{name:<52} {probes:>10} {placed:>10.3} {removed:>10.3}")?;
+        for Placed { name, probes, placed_seconds: placed, removed_seconds: removed, bytes_each } in
+            &self.placing
+        {
+            let bytes = bytes_each.map_or_else(|| "-".into(), |bytes| format!("{bytes:.0}"));
+            writeln!(out, "{name:<52} {probes:>10} {placed:>10.3} {removed:>10.3} {bytes:>9}")?;
         }
         if !self.ratios.is_empty() {
             writeln!(out, "\n{:<62} {:>10} {:>10} {:>6}", "RATIOS", "is", "should be", "")?;

@@ -144,19 +144,23 @@ const FEW: usize = 300;
 const MANY: usize = 100_000;
 
 fn placed(unavailable: &mut Vec<Unavailable>) -> Vec<Placed> {
-    type Place = fn(&[u64]) -> Result<placing::Times, Failure>;
+    type Place = fn(&[u64]) -> Result<(placing::Times, Option<f64>), Failure>;
+    let ours = |offsets: &[u64]| placing::stepless(offsets).map(|(times, bytes)| (times, Some(bytes)));
+    let by_each = |offsets: &[u64]| Ok((placing::uprobes(offsets)?, None));
+    let by_link = |offsets: &[u64]| Ok((placing::uprobe_multi(offsets)?, None));
     let ways: [(&str, usize, Place); 5] = [
-        ("stepless", FEW, placing::stepless),
-        ("stepless", MANY, placing::stepless),
-        ("kernel uprobes", FEW, placing::uprobes),
-        ("uprobe_multi", FEW, placing::uprobe_multi),
-        ("uprobe_multi", MANY, placing::uprobe_multi),
+        ("stepless", FEW, ours),
+        ("stepless", MANY, ours),
+        ("kernel uprobes", FEW, by_each),
+        ("uprobe_multi", FEW, by_link),
+        ("uprobe_multi", MANY, by_link),
     ];
     let mut found = Vec::new();
     for (name, probes, place) in ways {
         match placing::offsets(probes).and_then(|offsets| place(&offsets)) {
-            Ok((placed_seconds, removed_seconds)) => {
-                found.push(Placed { name: name.into(), probes, placed_seconds, removed_seconds });
+            Ok(((placed_seconds, removed_seconds), bytes_each)) => {
+                let name = name.into();
+                found.push(Placed { name, probes, placed_seconds, removed_seconds, bytes_each });
             }
             Err(error) => unavailable
                 .push(Unavailable { name: format!("{name}, {probes} probes"), reason: error.to_string() }),

@@ -19,8 +19,11 @@ pub(crate) struct Site {
     pub(crate) instruction: &'static str,
     /// Whether this processor has it.
     pub(crate) runs: fn() -> bool,
-    function: unsafe extern "C" fn(*mut u64),
+    function: Function,
 }
+
+/// It takes RDI, RCX, XMM0 and XMM1.
+type Function = unsafe extern "C" fn(*mut u64, u64, u64, u64, f64, f64);
 
 macro_rules! sites {
     ($($symbol:ident $(if $feature:tt)?: $instruction:literal $(, $rest:literal)?;)+) => {
@@ -36,7 +39,7 @@ macro_rules! sites {
             concat!(".size ", stringify!($symbol), ", .-", stringify!($symbol)),
             ".p2align 5, 0xcc",
         );)+
-        unsafe extern "C" { $(fn $symbol(place: *mut u64);)+ }
+        unsafe extern "C" { $(fn $symbol(place: *mut u64, _: u64, _: u64, number: u64, a: f64, b: f64);)+ }
         pub(crate) const SITES: &[Site] = &[
             $(Site {
                 symbol: stringify!($symbol),
@@ -122,11 +125,12 @@ pub(crate) fn address(symbol: &str) -> Option<u64> {
 
 impl Site {
     fn call(&self, times: u64) {
-        let mut place = 0;
-        for _ in 0..times {
+        for number in 0..times {
+            // What changes nothing would have nothing stored.
+            let mut place = number;
             // SAFETY: the functions follow the C calling convention, change only RAX, XMM0 and flags, and
             // access no memory but the eight bytes at their argument and those below their stack pointer.
-            unsafe { (self.function)(&raw mut place) };
+            unsafe { (self.function)(&raw mut place, 0, 0, number, number as f64, 1.0) };
         }
     }
 }
