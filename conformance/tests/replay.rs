@@ -76,6 +76,45 @@ fn the_emulator_does_what_the_recorded_processor_did() {
     }
 }
 
+/// What Zen 5 does unlike Emerald Rapids, which no other processor gets right by what it is itself.
+#[test]
+fn the_emulator_does_what_zen_5_does_unlike_others() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/zen-5");
+    let reports = replay_all(&files(&directory).unwrap());
+    let exact: u64 = reports.iter().map(|report| report.exact).sum();
+    assert!(exact > 1500, "{exact}");
+    for report in &reports {
+        assert_eq!(report.processor, "AuthenticAMD family 26 model 2 stepping 1");
+    }
+}
+
+/// MOVSXD of 16 bits is what the vendors differ in since it exists.
+#[test]
+fn a_recording_can_leave_out_what_another_processor_does_too() {
+    let recorded = |name: &str, unlike: Option<&Path>| -> (PathBuf, u64) {
+        let path = scratch(name);
+        let mut arguments = vec!["record", "-o", path.to_str().unwrap(), "--code", "Movsxd_r16_rm16"];
+        arguments.extend(["--cases", "4", "--seed", "1", "--json"]);
+        if let Some(unlike) = unlike {
+            arguments.extend(["--unlike", unlike.to_str().unwrap()]);
+        }
+        let output = run(&arguments);
+        assert!(output.status.success(), "{output:?}");
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (path, document["cases"].as_u64().unwrap())
+    };
+    let (own, cases) = recorded("own.gz", None);
+    assert_eq!(cases, 4);
+    assert_eq!(recorded("unlike-own.gz", Some(&own)).1, 0, "it does what it does");
+    let other = match emu::Processor::host().vendor {
+        emu::Vendor::Amd => carried("others.gz"),
+        emu::Vendor::Intel => Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/zen-5/legacy.gz"),
+    };
+    let (path, cases) = recorded("unlike-other.gz", Some(&other));
+    assert_eq!(cases, 4);
+    assert_eq!(replay_all(&[path])[0].exact, 4);
+}
+
 #[test]
 fn what_this_processor_does_is_recorded_and_replayed() {
     let path = scratch("recorded.gz");

@@ -165,7 +165,7 @@ pub fn replay_from(
 /// It is not such a file.
 pub fn processor(path: &Path) -> Result<&'static Processor, (PathBuf, Error)> {
     let read = || of(&Reader::new(super::open(path)?)?);
-    read().map(|processor| &*processor.leak()).map_err(|error| (path.to_path_buf(), error))
+    read().map(Processor::leak).map_err(|error| (path.to_path_buf(), error))
 }
 
 fn of<R: BufRead>(reader: &Reader<R>) -> Result<Processor, Error> {

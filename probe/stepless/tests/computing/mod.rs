@@ -167,7 +167,7 @@ impl Computing {
         let maps = probe::maps::read(self.pid).unwrap();
         let mut changed = Vec::new();
         for mapping in maps.iter().filter(|mapping| mapping.is_executable()) {
-            let Some(path) = mapping.file().filter(|path| is_one(path.as_ref())) else { continue };
+            let Some(path) = mapping.file().filter(|path| is_one(path)) else { continue };
             let mut bytes = vec![0; usize::try_from(mapping.end - mapping.start).unwrap()];
             memory.read_exact_at(&mut bytes, mapping.start).unwrap();
             let offset = mapping.file_offset(mapping.start).unwrap();
