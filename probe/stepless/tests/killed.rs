@@ -166,14 +166,15 @@ fn warden_of(pid: u32) -> Option<i32> {
 
 /// The warden of a command, once the program meets its probes.
 fn warden_at_work(command: &mut Child, computing: &Computing, by_hardware: bool) -> i32 {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let is_at_work = if by_hardware { computing.is_traced() } else { computing.is_probed() };
         // `env` has executed the command in its place.
         if let Some(warden) = warden_of(command.id()).filter(|_| is_at_work) {
             return warden;
         }
-        assert!(Instant::now() < deadline && command.try_wait().unwrap().is_none());
+        assert!(Instant::now() < deadline, "no probe was placed");
+        assert!(command.try_wait().unwrap().is_none(), "the command has ended");
     }
 }
 
