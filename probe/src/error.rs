@@ -45,6 +45,14 @@ pub enum AttachError {
         /// The process.
         pid: i32,
     },
+    /// It has been making another process or thread for half a minute, in one system call, and nobody could take breakpoints
+    /// out of what that makes.
+    Making {
+        /// The process.
+        pid: i32,
+        /// Its thread that is in that system call.
+        tid: i32,
+    },
     /// The command cannot be executed.
     Launch {
         /// The program.
@@ -104,6 +112,11 @@ impl fmt::Display for AttachError {
             AttachError::Not64Bit { pid } => {
                 write!(f, "process {pid} is a 32-bit one; only 64-bit processes can be probed")
             }
+            AttachError::Making { pid, tid } => write!(
+                f,
+                "process {pid} has been making another one for half a minute (thread {tid} is in fork or clone), which would \
+                 get breakpoints that nobody serves; try again when that is over"
+            ),
             AttachError::Launch { program, error } => {
                 write!(f, "{program} cannot be executed: {error}; check its path and permissions")
             }

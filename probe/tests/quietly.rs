@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Function, compile};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use probe::maps::Maps;
 use probe::{Action, Counters, Hit, Locate, ProbeId, RunEnd, Session, SessionOptions};
 
@@ -62,6 +65,12 @@ fn interruptions(way: impl Fn(i32, &Path) -> Counters) -> Vec<u64> {
     rest.split_whitespace().map(|number| number.parse().unwrap()).collect()
 }
 
+fn threads_of(pid: i32) -> Vec<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let number = |thread: std::fs::DirEntry| thread.file_name().to_str().unwrap().parse().unwrap();
+    threads.map(|thread| Pid::from_raw(number(thread.unwrap()))).collect()
+}
+
 #[test]
 fn no_thread_is_interrupted_when_a_target_is_left() {
     let left = |pid: i32, program: &Path| {
@@ -76,15 +85,31 @@ fn no_thread_is_interrupted_when_a_target_is_left() {
     assert_eq!(interruptions(left), [0, 0]);
 }
 
-/// As the kernel has it: so the test above would see it.
 #[test]
-fn threads_are_interrupted_when_a_target_is_detached_from() {
+fn no_system_call_fails_when_a_target_is_detached_from() {
     let detached = |pid: i32, program: &Path| {
         let (mut session, id) = served(pid, program);
         session.detach();
         session.report(id).unwrap().counters
     };
-    let interrupted = interruptions(detached);
+    assert_eq!(interruptions(detached), [0, 0]);
+}
+
+/// As the kernel has it: so the tests above would see it.
+#[test]
+fn system_calls_fail_when_a_tracer_interrupts_and_leaves_their_threads() {
+    let interrupted = |pid: i32, program: &Path| {
+        for tid in threads_of(pid) {
+            ptrace::seize(tid, ptrace::Options::empty()).unwrap();
+            ptrace::interrupt(tid).unwrap();
+            waitpid(tid, Some(WaitPidFlag::__WALL)).unwrap();
+            ptrace::detach(tid, None).unwrap();
+        }
+        let (mut session, id) = served(pid, program);
+        session.detach();
+        session.report(id).unwrap().counters
+    };
+    let interrupted = interruptions(interrupted);
     assert!(interrupted.iter().all(|&times| times > 0), "{interrupted:?}");
 }
 

@@ -1,18 +1,21 @@
 //! A target whose threads and children come and go under full traffic is attached to and left again and again, while
-//! probes are added and removed: no hit, thread or child is lost, and no thread is interrupted.
+//! probes are added and removed: no hit, thread or child is lost, and no system call is interrupted. So with many children,
+//! and with an object that is loaded and unloaded many times.
 //!
 //! `STEPLESS_ROUNDS` says how often, and `STEPLESS_MINUTES` how long one session goes on, for a longer look than a test's.
 
 mod common;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Function, compile};
+use common::{Function, compile, counter, finish};
 use probe::{Action, Hit, ProbeId, RunEnd, Session, SessionOptions};
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -102,7 +105,6 @@ fn serve(session: &mut Session, seen: &Arc<Mutex<Seen>>, hits: u64) {
 }
 
 #[test]
-#[ignore = "a child that is being forked when its parent is attached to may die of a copied breakpoint; seen on busy machines"]
 fn a_target_under_traffic_is_attached_to_and_left_again_and_again() {
     let rounds = from_environment("STEPLESS_ROUNDS").unwrap_or(10);
     let traffic = Traffic::start(&[]);
@@ -127,6 +129,55 @@ fn a_target_under_traffic_is_attached_to_and_left_again_and_again() {
         hits += std::thread::scope(|scope| scope.spawn(serving).join().unwrap());
     }
     println!("{rounds} rounds, {hits} hits, {}", traffic.finish());
+}
+
+/// Serves a program that is started with `arguments` and each instruction of `symbol` of which, or else of `object`, is probed.
+/// Returns how often the first was reached.
+fn hits_at_entry(
+    program: &str,
+    arguments: &[&OsStr],
+    (object, symbol): (Option<&Path>, &str),
+    follow: bool,
+) -> u64 {
+    let program = compile(program, &["-ldl"]);
+    let mut command = Command::new(&program);
+    command.args(arguments);
+    let options = SessionOptions { follow, ..SessionOptions::default() };
+    let mut session = Session::launch_with(command, options).unwrap();
+    let object = object.unwrap_or(&program);
+    let (count, handler) = counter();
+    session.probe(Function::entry(object, symbol), handler).unwrap();
+    let rest = session.probe(Function::whole(object, symbol), counter().1).unwrap();
+    assert_eq!(finish(&mut session), 0);
+    let (hits, counters) = (count.load(Ordering::Relaxed), session.report(rest).unwrap().counters);
+    let length = Function::whole(object, symbol).len() as u64;
+    assert_eq!((counters.hits, counters.emulated), (hits * length, hits * length), "all of each call");
+    hits
+}
+
+#[test]
+fn no_call_of_many_children_is_lost() {
+    let number = from_environment("STEPLESS_ROUNDS").unwrap_or(300);
+    for follow in [true, false] {
+        let copies = number.div_ceil(3);
+        let calls = 4 * number - if follow { 0 } else { 2 * copies };
+        let hits = hits_at_entry("forks", &[number.to_string().as_ref()], (None, "work"), follow);
+        assert_eq!(hits, calls, "{number} children, follow: {follow}");
+    }
+}
+
+#[test]
+fn no_call_of_an_object_that_is_loaded_many_times_is_lost() {
+    let number = from_environment("STEPLESS_ROUNDS").unwrap_or(50);
+    let plugin = compile("plugin", &["-shared", "-fPIC"]);
+    let arguments = [plugin.as_os_str(), number.to_string().as_ref()].map(OsStr::to_owned);
+    let hits = hits_at_entry(
+        "loader",
+        &arguments.each_ref().map(|argument| &**argument),
+        (Some(&plugin), "plugin_work"),
+        false,
+    );
+    assert_eq!(hits, 2 * number, "its constructor and its user");
 }
 
 /// The memory that this process occupies, in bytes, and how many files it has open.

@@ -1,8 +1,9 @@
-//! Processes that came of the target before anybody traced it: those that share its memory, as after vfork,
-//! meet its breakpoints and are traced, too; those that copied its memory while the first breakpoints were
-//! placed are freed of them.
+//! Threads and processes that came of the target before anybody traced it: those that share its memory, as after vfork,
+//! meet its breakpoints and are traced, too. Nothing is changed before that is so of all, nor while one of them may be
+//! within a system call that makes another, which the kernel would let go untraced, with a copy of the breakpoints.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -10,44 +11,64 @@ use nix::sys::ptrace::Options;
 use crate::engine::tracer::{Tracer, attach_error};
 use crate::error::AttachError;
 use crate::executor::ptrace::stopped::Stopped;
-use crate::executor::ptrace::threads::SpaceId;
+use crate::executor::ptrace::threads::{SpaceId, Thread};
 use crate::target::lock;
 use crate::target::procfs;
 
+/// For how long a thread may be within one system call that makes another, which copies its memory.
+pub(crate) const LONGEST_BIRTH: Duration = Duration::from_secs(30);
+
+/// A thread that is to be seen to sleep or to stop.
+pub(crate) struct Awaited {
+    pub(crate) tid: i32,
+    /// For how long it had run before.
+    since: Option<u64>,
+    interrupted: bool,
+}
+
+impl Awaited {
+    pub(crate) fn new(tid: i32) -> Awaited {
+        Awaited { tid, since: procfs::run_time(tid), interrupted: false }
+    }
+}
+
 impl Tracer {
     /// Traces every thread that runs in the memory of process `pid`, with options besides those of every thread:
-    /// its own, and those of children that have not executed a program yet.
+    /// its own, of which the leader is traced already, and those of children that have not executed a program yet.
     ///
-    /// Threads and processes may be made while we look. Those that a traced thread makes are traced from
-    /// birth, so it is over when a look finds none that is not.
+    /// Threads and processes may be made while we look. What a thread makes that is traced when it begins to is traced from
+    /// birth, so it is over when each has ended what it had begun before, and a look behind that finds nobody who is not.
     pub(crate) fn seize_sharers(
         &mut self,
         pid: i32,
         space: SpaceId,
         special: Options,
     ) -> Result<(), AttachError> {
+        let mut seized = vec![pid];
         loop {
-            let mut found = self.seize_threads(pid, pid, space, special)?;
+            let mut found = self.seize_threads(pid, pid, space, special, &mut seized)?;
             for other in procfs::processes() {
                 if other != pid && procfs::share_memory(other, pid) {
-                    found |= self.seize_threads(other, pid, space, special)?;
+                    found |= self.seize_threads(other, pid, space, special, &mut seized)?;
                 }
             }
-            if !found {
+            if !found && seized.is_empty() {
                 self.find_vfork_parents(space);
                 return Ok(());
             }
+            self.see_births_through(pid, std::mem::take(&mut seized))?;
         }
     }
 
-    /// Traces the threads of process `pid`, which runs in the memory of `owner`. Says whether there were any
-    /// that were not traced.
+    /// Traces the threads of process `pid`, which runs in the memory of `owner`, and adds them to `seized`. Says whether
+    /// there were any that were not traced.
     fn seize_threads(
         &mut self,
         pid: i32,
         owner: i32,
         space: SpaceId,
         special: Options,
+        seized: &mut Vec<i32>,
     ) -> Result<bool, AttachError> {
         let mut found = false;
         for tid in procfs::threads_of(pid).unwrap_or_default() {
@@ -57,14 +78,51 @@ impl Tracer {
             match self.seize(tid, pid, space, special) {
                 Ok(()) => {
                     found = true;
+                    seized.push(tid);
                     if pid != owner {
                         self.take_in(tid, pid, owner);
                     }
                 }
+                // The list ends early where one vanishes that is being read.
+                Err(_) if procfs::process_of(tid).is_none() => found = true,
                 Err(error) => self.check_unseized(tid, pid, owner, error)?,
             }
         }
         Ok(found)
+    }
+
+    /// Waits until none of these threads, which have just been traced, is within a system call any more that makes a thread
+    /// or a process and began before: each has been seen to sleep elsewhere, or to stop. One that runs on and on is
+    /// interrupted: it stops when it comes back to the program, which does not notice.
+    fn see_births_through(&mut self, pid: i32, tids: Vec<i32>) -> Result<(), AttachError> {
+        let deadline = Instant::now() + LONGEST_BIRTH;
+        let mut awaited: Vec<Awaited> = tids.into_iter().map(Awaited::new).collect();
+        loop {
+            awaited.retain(|awaited| self.may_be_making(awaited.tid));
+            self.threads.release_interrupted();
+            let Some(&Awaited { tid, .. }) = awaited.first() else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(AttachError::Making { pid, tid });
+            }
+            awaited.iter_mut().for_each(|awaited| self.hurry(awaited, false));
+            self.threads.take_soon();
+        }
+    }
+
+    /// Whether a thread, which nobody has stopped since it is traced, may be within a system call that makes another.
+    pub(crate) fn may_be_making(&self, tid: i32) -> bool {
+        self.threads.get(tid).is_some_and(Thread::is_running) && procfs::may_be_making(tid)
+    }
+
+    /// Interrupts a thread, once, if that is `due` or it has run for long.
+    pub(crate) fn hurry(&mut self, awaited: &mut Awaited, due: bool) {
+        /// Few run for longer without sleeping, so that few are interrupted within a system call.
+        const LONG: u64 = 1_000_000;
+        let has_run = |now: u64| awaited.since.is_none_or(|since| now.saturating_sub(since) > LONG);
+        if !awaited.interrupted && (due || procfs::run_time(awaited.tid).is_none_or(has_run)) {
+            self.threads.interrupt(awaited.tid);
+            awaited.interrupted = true;
+        }
     }
 
     /// Books thread `tid`, just seized, as one of a process that shares the memory of `owner`.
@@ -110,37 +168,6 @@ impl Tracer {
             {
                 thread.in_vfork = procfs::waits_for_vfork(tid);
             }
-        }
-    }
-
-    /// Sees to processes that were being made when their parent was attached to, which the kernel lets go
-    /// untraced: such a child becomes visible at any time until its parent leaves the system call. One that
-    /// has a copy of the memory may have copied breakpoints, and is freed of them.
-    pub(crate) fn adopt_strays(&mut self) {
-        let Some(elders) = &self.elders else { return };
-        let strays: Vec<i32> = procfs::processes().into_iter().filter(|pid| !elders.contains(pid)).collect();
-        for pid in strays {
-            if self.threads.register.contains(pid) || procfs::tracer_of(pid).is_some() {
-                continue;
-            }
-            for (space, _) in self.shared.spaces() {
-                self.adopt(pid, space);
-            }
-        }
-    }
-
-    /// Sees to process `pid`, which nobody traces, if it shares the address space or has a copy of it.
-    fn adopt(&mut self, pid: i32, space: SpaceId) {
-        let Some(owner) = self.threads.register.in_space(space).first().copied() else { return };
-        if procfs::share_memory(pid, owner) {
-            // A failure means that it has just ended, or that somebody else has just taken it.
-            if self.seize_threads(pid, owner, space, Options::empty()).is_ok() {
-                self.find_vfork_parents(space);
-            }
-        } else if procfs::execute_one_file(pid, owner)
-            && let Some(copy) = self.copy_for(pid, space)
-        {
-            self.free(copy);
         }
     }
 

@@ -1,7 +1,6 @@
-//! Leaving a target so that no thread notices. The kernel lets go of a thread that runs only by interrupting it, at
-//! which some system calls fail with EINTR; unless its tracer ends.
+//! Leaving a target so that no thread notices. The kernel lets go of a thread that is not stopped only by interrupting it,
+//! which ends its sleep, unless its tracer ends.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::event::ProbeReport;
 use crate::engine::hit::ProbeId;
+use crate::engine::kin::{Awaited, LONGEST_BIRTH};
 use crate::engine::session::Session;
 use crate::engine::tracer::Tracer;
 use crate::engine::watch::{WatchId, WatchReport};
@@ -87,7 +87,7 @@ impl Tracer {
 impl Session {
     /// Leaves the target so that none of its threads notices: every byte is restored, and what has reached a
     /// breakpoint is served. Then **the calling thread must end at once**: only that makes the kernel let go of threads
-    /// that run without interrupting them, and until then nobody passes their signals on. A session is meant to be
+    /// that sleep without interrupting them, and until then nobody passes their signals on. A session is meant to be
     /// served by a thread of its own.
     ///
     /// With that thread ends a target that is to be killed with it ([`SessionOptions::kill_with`]).
@@ -114,57 +114,51 @@ impl Session {
 }
 
 impl Tracer {
-    /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each
-    /// sleeps, or has run for longer than that takes. One that does neither in time is interrupted, and so is one that
-    /// holds back the signal of a hardware breakpoint.
+    /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each has
+    /// been seen to sleep elsewhere, or has stopped. One that does neither is interrupted, which it does not notice, and so
+    /// is one that holds back the signal of a hardware breakpoint.
     pub(crate) fn settle_down(&mut self) {
-        /// Far longer than the kernel runs from an INT3, or from having copied an address space, to the stop.
-        const LONGEST_WAY: u64 = 4_000_000;
         const PATIENCE: Duration = Duration::from_secs(2);
         let deadline = Instant::now() + PATIENCE;
         self.regions.clear();
         self.threads.end_standing();
         self.threads.resume_all_aside();
-        // Whose signals wait in threads that block SIGTRAP.
-        let by_hardware = self.threads.register.uses_hardware();
-        let mut before: HashMap<i32, u64> = HashMap::new();
-        for (tid, _) in self.threads.iter().filter(|(_, thread)| thread.is_running()) {
-            before.insert(tid, procfs::run_time(tid).unwrap_or(u64::MAX));
-        }
+        let running = self.threads.iter().filter(|(_, thread)| thread.is_running());
+        let mut awaited: Vec<Awaited> = running.map(|(tid, _)| Awaited::new(tid)).collect();
         loop {
             match self.threads.soon() {
                 Some(Report::Stopped(stopped) | Report::Turn(stopped)) => self.release(stopped),
                 Some(Report::Ended { tid, status }) => self.ended(tid, status),
                 Some(Report::Interrupted | Report::Nobody) => {}
                 None => {
-                    let mut holding = Vec::new();
-                    before.retain(|&tid, &mut before| {
-                        let thread = self.threads.get(tid).filter(|thread| thread.is_running());
-                        let has_run = |now: u64| now.saturating_sub(before) > LONGEST_WAY;
-                        thread.is_some_and(|thread| {
-                            if by_hardware && procfs::holds_back(tid, libc::SIGTRAP) {
-                                holding.push(tid);
-                                return true;
-                            }
-                            !thread.in_vfork
-                                && !procfs::sleeps(tid, libc::SIGTRAP)
-                                && !procfs::run_time(tid).is_some_and(has_run)
-                                && !procfs::has_exited(tid)
-                        })
-                    });
-                    // Nobody else could take the signal from them.
-                    holding.into_iter().for_each(|tid| self.threads.interrupt(tid));
-                    if before.is_empty() {
+                    awaited.retain(|awaited| self.is_unsettled(awaited.tid));
+                    if awaited.is_empty() {
                         return;
                     }
                     if Instant::now() >= deadline {
                         break;
                     }
+                    awaited.iter_mut().for_each(|awaited| self.hurry(awaited, self.holds_back(awaited.tid)));
                 }
             }
         }
-        before.keys().for_each(|&tid| self.threads.interrupt(tid));
-        self.threads.gather(|tid, _| before.contains_key(&tid), Some(PATIENCE));
-        self.release_all();
+        awaited.iter_mut().for_each(|awaited| self.hurry(awaited, true));
+        let is_making = awaited.iter().any(|awaited| self.may_be_making(awaited.tid));
+        let patience = if is_making { LONGEST_BIRTH } else { PATIENCE };
+        self.release_as_they_stop(|tid, _| awaited.iter().any(|awaited| awaited.tid == tid), Some(patience));
+    }
+
+    /// Whether a thread runs, and does not sleep where nothing is left to be reported of what it has met or made.
+    fn is_unsettled(&self, tid: i32) -> bool {
+        let settled =
+            || procfs::sleeps(tid, libc::SIGTRAP) && !procfs::may_be_making(tid) && !self.holds_back(tid);
+        self.threads.get(tid).is_some_and(|thread| thread.is_running() && !thread.in_vfork)
+            && !settled()
+            && !procfs::has_exited(tid)
+    }
+
+    /// Whether a thread blocks SIGTRAP, and has that of a hardware breakpoint, which nobody else could take from it.
+    fn holds_back(&self, tid: i32) -> bool {
+        self.threads.register.uses_hardware() && procfs::holds_back(tid, libc::SIGTRAP)
     }
 }

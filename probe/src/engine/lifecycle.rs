@@ -1,7 +1,7 @@
 //! Births, execs and the end of a session.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -9,7 +9,7 @@ use crate::engine::event::Event;
 use crate::engine::tracer::Tracer;
 use crate::executor::ptrace::crew::Mail;
 use crate::executor::ptrace::stopped::{Birth, Resume, Stop, Stopped};
-use crate::executor::ptrace::threads::{Gone, Report, SpaceId};
+use crate::executor::ptrace::threads::{Gone, Report, SpaceId, Thread};
 use crate::executor::space::{Copied, Space};
 use crate::target::failure::errno;
 use crate::target::{lock, procfs, system};
@@ -227,11 +227,9 @@ impl Tracer {
         self.threads.resume_all_aside();
         // Threads that wait for a vfork child cannot stop before it executes, so let children go first.
         self.interrupt(|thread| !thread.in_vfork);
-        self.threads.gather(|_, thread| !thread.in_vfork, None);
-        self.release_all();
+        self.release_as_they_stop(|_, thread| !thread.in_vfork && !thread.dying, None);
         self.interrupt(|_| true);
-        self.threads.gather(|_, _| true, Some(PATIENCE));
-        self.release_all();
+        self.release_as_they_stop(|_, thread| !thread.dying, Some(PATIENCE));
         self.threads.gather(|_, thread| thread.dying, Some(PATIENCE));
         self.threads.reap();
         self.release_all();
@@ -260,10 +258,24 @@ impl Tracer {
         }
     }
 
-    fn interrupt(&mut self, wanted: impl Fn(&crate::executor::ptrace::threads::Thread) -> bool) {
+    fn interrupt(&mut self, wanted: impl Fn(&Thread) -> bool) {
         let running = self.threads.iter().filter(|(_, thread)| thread.is_running() && wanted(thread));
         let running: Vec<i32> = running.map(|(tid, _)| tid).collect();
         running.into_iter().for_each(|tid| self.threads.interrupt(tid));
+    }
+
+    /// Releases threads until none that is `wanted` runs, or for that long at most; each at once, for what one does in the
+    /// kernel may need another.
+    pub(crate) fn release_as_they_stop(
+        &mut self,
+        wanted: impl Fn(i32, &Thread) -> bool,
+        most: Option<Duration>,
+    ) {
+        let deadline = most.and_then(|most| Instant::now().checked_add(most));
+        while self.threads.gather_next(&wanted, deadline) {
+            self.release_all();
+        }
+        self.release_all();
     }
 
     /// Releases every thread whose stop has been reported.
@@ -288,6 +300,7 @@ impl Tracer {
         }
         let space = self.threads.get(tid).map(|thread| thread.space);
         let mut stopped = stopped;
+        self.threads.let_restart(&stopped);
         if self.take_pending(&mut stopped) == Err(Gone) {
             return self.threads.resume(stopped, 0);
         }

@@ -41,10 +41,7 @@ impl Session {
             }
             let special = self.shared().special();
             match self.tracer.occupy(pid, special) {
-                Ok(space) => {
-                    self.tracer.relocate(space, pid);
-                    self.tracer.adopt_strays();
-                }
+                Ok(space) => self.tracer.relocate(space, pid),
                 // It has just ended: if it is traced by now, that will be reported.
                 Err(_) if procfs::has_exited(pid) => {
                     if !self.shared().register.contains(pid) {

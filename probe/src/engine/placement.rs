@@ -85,7 +85,6 @@ impl Tracer {
             self.check_or_drop(id)
         });
         let placed = placed.collect();
-        self.adopt_strays();
         Ok(placed)
     }
 
@@ -112,7 +111,6 @@ impl Tracer {
             }
         });
         let placed = placed.collect();
-        self.adopt_strays();
         Ok(placed)
     }
 
@@ -185,7 +183,6 @@ impl Tracer {
         let mappings = self.mappings()?;
         self.locate_in(id, &mappings, later);
         drop(placing);
-        self.adopt_strays();
         Ok(())
     }
 

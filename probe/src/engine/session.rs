@@ -144,7 +144,9 @@ impl Session {
         &self.tracer.shared
     }
 
-    /// Attaches to a running process with all its threads, none of which stops for it.
+    /// Attaches to a running process with all its threads. Those that sleep do not stop for it. Those that run are waited for
+    /// until they do, for a millisecond of their own time, and then interrupted once, without any system call failing: none
+    /// may be within one that makes a thread or process before that is there, which nobody would trace.
     ///
     /// Processes that share its memory, such as a vfork child that has not executed a program yet, are traced
     /// as well, whatever the options say, for they meet the breakpoints.
@@ -477,8 +479,6 @@ impl Session {
     }
 
     fn run_until(&mut self, deadline: Option<Instant>) -> RunEnd {
-        self.tracer.adopt_strays();
-        self.tracer.elders = None;
         self.lookout.begin();
         self.tracer.have_others_serve();
         let end = self.serve_until(deadline);

@@ -1,6 +1,5 @@
 //! One tracer: a thread that serves the threads it has attached to.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt;
@@ -53,8 +52,6 @@ pub(crate) struct Tracer {
     pub(crate) alarm: Arc<Alarm>,
     /// What the thread that is served is to wait for before it goes on.
     pub(crate) waits: Waits,
-    /// The processes that there were before the target was attached to, until the session runs.
-    pub(crate) elders: Option<HashSet<i32>>,
     /// All probes, as of that version of the list.
     pub(crate) probes: Probes,
     version: u64,
@@ -118,7 +115,6 @@ impl Tracer {
             kept: Kept::new(),
             alarm,
             waits: Waits::default(),
-            elders: None,
             probes: Probes::default(),
             version: 0,
             recent: None,
@@ -128,7 +124,6 @@ impl Tracer {
 
     /// Traces all threads of process `pid`, with options besides those of every thread.
     pub(crate) fn occupy(&mut self, pid: i32, special: Options) -> Result<SpaceId, AttachError> {
-        self.elders = Some(procfs::processes().into_iter().collect());
         self.seize(pid, pid, SpaceId::MAX, special).map_err(|error| attach_error(pid, error))?;
         let space = Space::open(pid, &self.shared.failures)
             .map_err(|error| attach_error(pid, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
@@ -136,7 +131,6 @@ impl Tracer {
         self.threads.set_space(pid, space);
         self.seize_sharers(pid, space, special)?;
         self.watch_linker(space, pid, false);
-        self.adopt_strays();
         Ok(space)
     }
 
@@ -243,7 +237,10 @@ impl Tracer {
     pub(crate) fn pass_on(&mut self, stopped: Stopped) {
         match stopped.stop {
             Stop::Group => self.threads.listen(stopped),
-            stop => self.threads.resume(stopped, stop.signal()),
+            stop => {
+                self.threads.let_restart(&stopped);
+                self.threads.resume(stopped, stop.signal());
+            }
         }
     }
 

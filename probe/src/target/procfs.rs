@@ -87,18 +87,44 @@ pub(crate) fn execute_one_file(a: i32, b: i32) -> bool {
     file(a).is_some_and(|executed| file(b) == Some(executed))
 }
 
-/// Whether thread `tid` waits, in the kernel, for its vfork child to execute a program or exit. To be asked
-/// only where there may be such a child.
-pub(crate) fn waits_for_vfork(tid: i32) -> bool {
-    const MAKING_PROCESSES: [i64; 3] = [libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3];
-    if !status_field(tid, "State").is_some_and(|state| state.starts_with('D')) {
-        return false;
+/// The number of the system call in which a thread sleeps, by its `/proc/TID/syscall` (proc_pid_syscall(5)): -1 if it sleeps
+/// in none, `None` if it runs.
+fn call_number(call: &str) -> Option<i64> {
+    /// In the numbers of the x32 ABI, which are the same otherwise.
+    const X32: i64 = 0x4000_0000;
+    let number = call.split_ascii_whitespace().next()?.parse::<i64>().ok()?;
+    Some(if number < 0 { number } else { number & !X32 })
+}
+
+/// The system calls that make threads and processes.
+const MAKING: [i64; 4] = [libc::SYS_fork, libc::SYS_vfork, libc::SYS_clone, libc::SYS_clone3];
+
+/// Whether thread `tid` may be about to make another thread or process, by a system call that it is in. It is not if it
+/// sleeps in none of those calls, if it is stopped, which is on the way back to the program, or if what it makes is there.
+pub(crate) fn may_be_making(tid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{tid}/syscall")) {
+        Ok(call) if call_number(&call).is_some_and(|number| !MAKING.contains(&number)) => false,
+        _ => !has_exited(tid) && !is_held(tid) && !waits_for_vfork(tid),
     }
-    // The state alone has to do where the kernel does not show the system call.
-    fs::read_to_string(format!("/proc/{tid}/syscall")).map_or(true, |call| {
-        let number = call.split(' ').next().and_then(|number| number.parse::<i64>().ok());
-        number.is_some_and(|number| MAKING_PROCESSES.contains(&number))
-    })
+}
+
+/// Whether thread `tid` is stopped, by a signal or by its tracer.
+fn is_held(tid: i32) -> bool {
+    status_field(tid, "State").is_some_and(|state| state.starts_with(['T', 't']))
+}
+
+/// Whether thread `tid` waits, in the kernel, for its vfork child to execute a program or exit.
+pub(crate) fn waits_for_vfork(tid: i32) -> bool {
+    /// In which of the kernel's functions it does.
+    const WAITING: [&str; 2] = ["kernel_clone", "wait_for_vfork_done"];
+    /// What there is where the kernel does not say.
+    const UNKNOWN: &str = "0";
+    let waits = || status_field(tid, "State").is_some_and(|state| state.starts_with('D'));
+    let text = |file: &str| fs::read_to_string(format!("/proc/{tid}/{file}")).ok();
+    let makes = |call: String| call_number(&call).is_some_and(|number| MAKING.contains(&number));
+    let is_there = |place: String| place == UNKNOWN || WAITING.iter().any(|name| place.starts_with(name));
+    // It was woken meanwhile if it does not wait at the end.
+    waits() && text("syscall").is_none_or(makes) && text("wchan").is_none_or(is_there) && waits()
 }
 
 /// The user that process `pid` runs as.

@@ -573,6 +573,7 @@ pub(crate) enum SentAttachError {
     AlreadyTraced(i32, i32, Option<String>),
     Own,
     Not64Bit(i32),
+    Making(i32, i32),
     Launch(String, SystemError),
     System(String, i32),
 }
@@ -590,6 +591,7 @@ impl From<AttachError> for SentAttachError {
             }
             AttachError::Own => SentAttachError::Own,
             AttachError::Not64Bit { pid } => SentAttachError::Not64Bit(pid),
+            AttachError::Making { pid, tid } => SentAttachError::Making(pid, tid),
             AttachError::Launch { program, error } => SentAttachError::Launch(program, (&error).into()),
             AttachError::System { call, error } => SentAttachError::System(call.to_owned(), error as i32),
         }
@@ -611,6 +613,7 @@ impl From<SentAttachError> for AttachError {
             }
             SentAttachError::Own => AttachError::Own,
             SentAttachError::Not64Bit(pid) => AttachError::Not64Bit { pid },
+            SentAttachError::Making(pid, tid) => AttachError::Making { pid, tid },
             SentAttachError::Launch(program, error) => AttachError::Launch { program, error: error.into() },
             SentAttachError::System(call, error) => {
                 let known = CALLS.into_iter().find(|&known| known == call);
@@ -717,6 +720,7 @@ mod tests {
                 AttachError::AlreadyTraced { pid: 1, tracer: 2, name: Some("gdb".into()) },
                 AttachError::Own,
                 AttachError::Not64Bit { pid: 1 },
+                AttachError::Making { pid: 1, tid: 2 },
                 AttachError::Launch {
                     program: "x".into(),
                     error: io::Error::from_raw_os_error(libc::ENOENT),

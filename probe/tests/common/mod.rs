@@ -143,17 +143,23 @@ pub(crate) struct Target(Child);
 impl Target {
     /// Starts `program` and waits for the line that it prints when it is ready.
     pub(crate) fn start(program: &Path, arguments: &[&str]) -> Target {
-        use std::io::{BufRead, BufReader};
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut target = Target(child);
+        assert_eq!(target.line(), "ready\n");
+        target
+    }
+
+    /// The next line that it prints, if it prints one at a time; empty if it has ended.
+    pub(crate) fn line(&mut self) -> String {
+        use std::io::{BufRead, BufReader};
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Target(child)
+        BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
     }
 
     pub(crate) fn pid(&self) -> i32 {

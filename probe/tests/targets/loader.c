@@ -1,9 +1,10 @@
-// Loads a shared object, uses it, unloads it, and does it again.
+// Loads a shared object, uses it, unloads it, and does it again, three times or as often as the argument says.
 #include <dlfcn.h>
-#include <stdio.h>
+#include <stdlib.h>
 
 int main(int argc, char **argv) {
-    for (int round = 0; round < 3; round++) {
+    int rounds = argc > 2 ? atoi(argv[2]) : 3;
+    for (int round = 0; round < rounds; round++) {
         void *plugin = dlopen(argv[1], RTLD_NOW);
         if (!plugin) return 1;
         int (*work)(int) = (int (*)(int))dlsym(plugin, "plugin_work");

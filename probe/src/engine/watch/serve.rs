@@ -113,7 +113,6 @@ impl Tracer {
         if begun.is_err() {
             watched.over.store(true, Ordering::SeqCst);
         }
-        self.adopt_strays();
         begun.map(|()| watched.id)
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod crew;
 mod enter;
 pub(crate) mod faults;
 pub(crate) mod handover;
+mod hold;
 pub(crate) mod kept;
 pub(crate) mod locked;
 pub(crate) mod mask;

@@ -327,7 +327,6 @@ pub(crate) enum Restarted {
 pub(crate) fn restarted(number: u64, result: u64) -> Option<Restarted> {
     const RESTARTSYS: i64 = -512;
     const RESTARTNOINTR: i64 = -513;
-    const RESTARTNOHAND: i64 = -514;
     const RESTART_RESTARTBLOCK: i64 = -516;
     if number.cast_signed() < 0 {
         return None;
@@ -337,6 +336,22 @@ pub(crate) fn restarted(number: u64, result: u64) -> Option<Restarted> {
         RESTART_RESTARTBLOCK => Some(Restarted::Rest),
         _ => None,
     }
+}
+
+/// What a system call returns, to be seen in the stop that has interrupted it, which is made again unless a handler is called.
+const RESTARTNOHAND: i64 = -514;
+
+/// Whether the stop in which a thread with these registers is has a system call of it fail, as a signal would.
+pub(crate) fn was_cut_short(registers: &user_regs_struct) -> bool {
+    let failed = registers.rax as i64 == -i64::from(libc::EINTR);
+    // That has closed the file all the same.
+    let may_be_made_again = registers.orig_rax as i64 >= 0 && registers.orig_rax as i64 != libc::SYS_close;
+    failed && may_be_made_again
+}
+
+/// Has a thread make such a system call again, unless a signal has come meanwhile for which it has a handler.
+pub(crate) fn make_again(thread: &Stopped) -> nix::Result<()> {
+    thread.poke_user(RAX, RESTARTNOHAND as u64)
 }
 
 /// Indices in `struct user`.

@@ -14,9 +14,8 @@ use crate::executor::log::Log;
 use crate::executor::perf::Trap;
 use crate::executor::ptrace::aside::Aside;
 use crate::executor::ptrace::atomic::Atomics;
-use crate::executor::ptrace::crew::{Crew, Mail, Post, TracerId};
+use crate::executor::ptrace::crew::{Crew, Post, TracerId};
 use crate::executor::ptrace::register::Register;
-use crate::executor::ptrace::registers;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Alarm, Status};
 use crate::executor::space::Purpose;
@@ -109,6 +108,8 @@ pub(crate) struct Thread {
     pub(crate) to_return: bool,
     /// Whether it is to go to another tracer when it next reaches a probe.
     pub(crate) leaves: bool,
+    /// Whether we have asked it to stop, and it has not gone on from a stop since.
+    pub(super) asked: bool,
     /// A number that no other thread has, also one that has the same id later.
     pub(crate) serial: u64,
 }
@@ -126,15 +127,15 @@ pub(crate) struct Threads {
     /// Whether any of them may be gone, which is asked several times at each hit.
     any_gone: bool,
     /// Reports taken from the kernel while something else was waited for.
-    queue: VecDeque<Report>,
+    pub(super) queue: VecDeque<Report>,
     /// Threads and processes that stopped at birth before their parent's report.
     newborn: FxHashMap<i32, Stopped>,
     /// Stopped for the sake of another thread's atomic access.
-    held: Vec<Stopped>,
+    pub(super) held: Vec<Stopped>,
     /// Stopped until it is time to go on.
     pub(super) aside: Vec<Aside>,
     /// The other tracers that hold their threads for one of ours.
-    holding: Vec<Arc<Post>>,
+    pub(super) holding: Vec<Arc<Post>>,
     /// When the report was taken from the kernel that was taken up last, if that was just then.
     taken: Option<Instant>,
     alarm: Arc<Alarm>,
@@ -259,6 +260,7 @@ impl Threads {
             hits: 0,
             to_return: false,
             leaves: false,
+            asked: false,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
         };
         self.register.add(tid, pid, space, self.me);
@@ -480,10 +482,17 @@ impl Threads {
 
     /// The next report if there is one, or one comes soon.
     pub(crate) fn soon(&mut self) -> Option<Report> {
+        self.queued().or_else(|| self.reported_soon())
+    }
+
+    /// Queues what is reported next, if that is soon.
+    pub(crate) fn take_soon(&mut self) {
+        let report = self.reported_soon();
+        self.queue.extend(report);
+    }
+
+    fn reported_soon(&mut self) -> Option<Report> {
         const SOON: u64 = 500_000;
-        if let Some(report) = self.queued() {
-            return Some(report);
-        }
         self.alarm.ring_in(SOON);
         let found = sys::wait(-1, true);
         self.alarm.silence();
@@ -512,6 +521,8 @@ impl Threads {
                         self.any_gone |= thread.gone;
                         thread.running = false;
                         thread.in_vfork = false;
+                        // Any stop is an answer to that.
+                        thread.asked &= stop == Stop::Interrupted;
                         Some(Report::Stopped(stopped))
                     }
                     None if stop == Stop::Exec => Some(Report::Stopped(stopped)),
@@ -684,7 +695,7 @@ impl Threads {
                 stopped.forget();
                 return;
             }
-            (thread.running, to_return) = (true, thread.to_return);
+            (thread.running, thread.asked, to_return) = (true, false, thread.to_return);
         }
         let (request, result) = how(stopped, to_return);
         if self.refused(tid, request, result)
@@ -697,124 +708,51 @@ impl Threads {
     /// Asks a thread that runs to stop.
     pub(crate) fn interrupt(&mut self, tid: i32) {
         self.note(tid, "PTRACE_INTERRUPT", ptrace::interrupt(system::pid(tid)));
-    }
-
-    /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
-    /// Says whether there were others.
-    pub(crate) fn hold_others(&mut self, space: SpaceId, tid: i32) -> bool {
-        if !self.register.has_others(space, tid) {
-            return false;
-        }
-        while !self.crew.try_hold() {
-            // Who holds waits for us, too.
-            if !self.be_held() {
-                std::thread::yield_now();
-            }
-        }
-        // All of them, so that no thread goes on that is on its way from one to another.
-        self.holding = self.crew.others(self.me);
-        for post in &self.holding {
-            post.send(Mail::Hold { space, by: self.me });
-        }
-        self.hold_own(space, Some(tid));
-        for _ in 0..self.holding.len() {
-            self.post.wait_for(|mail| matches!(mail, Mail::Held));
-        }
-        true
-    }
-
-    /// Holds threads for another tracer, if one asks for it, as long as that needs. Says whether one did.
-    pub(crate) fn be_held(&mut self) -> bool {
-        let Some(Mail::Hold { space, by }) = self.post.take(|mail| matches!(mail, Mail::Hold { .. })) else {
-            return false;
-        };
-        self.hold_own(space, None);
-        if let Some(holder) = self.crew.post(by) {
-            holder.send(Mail::Held);
-            self.post.wait_for(|mail| matches!(mail, Mail::Release));
-        }
-        self.release_own();
-        true
-    }
-
-    /// Stops every thread of this tracer that shares `space`, but for `tid`.
-    fn hold_own(&mut self, space: SpaceId, tid: Option<i32>) {
-        let is_wanted = |other: i32, thread: &Thread| Some(other) != tid && thread.is_at_large(space);
-        let others: Vec<i32> =
-            self.iter().filter(|&(other, thread)| is_wanted(other, thread)).map(|(other, _)| other).collect();
-        others.into_iter().for_each(|other| self.interrupt(other));
-        self.gather(is_wanted, None);
-        // Stops that are only our own interruption are resumed by `release_others`; all else is reported.
-        let mut index = 0;
-        while let Some(report) = self.queue.get(index) {
-            let ours = matches!(report, Report::Stopped(stopped)
-                if stopped.stop == Stop::Interrupted
-                && self.by_tid.get(&stopped.tid()).is_some_and(|thread| thread.space == space));
-            match self.queue.remove(index) {
-                Some(Report::Stopped(stopped)) if ours => self.held.push(stopped),
-                Some(report) => {
-                    self.queue.insert(index, report);
-                    index += 1;
-                }
-                None => break,
-            }
-        }
-    }
-
-    /// Lets the threads go on that [`Threads::hold_others`] stopped.
-    pub(crate) fn release_others(&mut self) {
-        for post in std::mem::take(&mut self.holding) {
-            post.send(Mail::Release);
-        }
-        self.crew.end_hold();
-        self.release_own();
-    }
-
-    fn release_own(&mut self) {
-        while let Some(stopped) = self.held.pop() {
-            let registers = self.note(stopped.tid(), "PTRACE_GETREGS", stopped.registers());
-            if let Some(thread) = self.by_tid.get_mut(&stopped.tid()) {
-                thread.served = registers.and_then(restarts);
-            }
-            self.resume(stopped, 0);
+        if let Some(thread) = self.by_tid.get_mut(&tid) {
+            thread.asked = true;
         }
     }
 
     /// Queues reports until no thread that is `wanted` runs, or for that long at most.
     pub(crate) fn gather(&mut self, wanted: impl Fn(i32, &Thread) -> bool, most: Option<Duration>) {
-        const PATIENCE: u64 = 20_000_000;
         let deadline = most.and_then(|most| Instant::now().checked_add(most));
-        self.alarm.ring_in(PATIENCE);
-        while self.by_tid.iter().any(|(&tid, thread)| thread.running && wanted(tid, thread)) {
-            match sys::wait(-1, true) {
-                Ok(Some(found)) => {
-                    let report = self.take(found);
-                    self.queue.extend(report);
-                }
-                Ok(None) => {}
-                Err(Errno::EINTR) => {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        break;
-                    }
-                    // A leader that has exited never stops, and is reported only after all other threads.
-                    for (&tid, thread) in &mut self.by_tid {
-                        if thread.running && procfs::has_exited(tid) {
-                            thread.running = false;
-                        }
-                    }
-                }
-                Err(_) => break,
-            }
-        }
-        self.alarm.silence();
+        while self.gather_next(&wanted, deadline) {}
     }
-}
 
-/// The instruction that a thread with these registers executes again because the stop that it is in has
-/// interrupted a system call, if so.
-fn restarts(registers: libc::user_regs_struct) -> Option<u64> {
-    const LENGTH: u64 = 2;
-    registers::restarted(registers.orig_rax, registers.rax).map(|_| registers.rip.wrapping_sub(LENGTH))
+    /// Queues the next report, if a thread that is `wanted` runs and it is not too late. Says whether to go on.
+    pub(crate) fn gather_next(
+        &mut self,
+        wanted: impl Fn(i32, &Thread) -> bool,
+        deadline: Option<Instant>,
+    ) -> bool {
+        const PATIENCE: u64 = 20_000_000;
+        if !self.by_tid.iter().any(|(&tid, thread)| thread.running && wanted(tid, thread)) {
+            return false;
+        }
+        self.alarm.ring_in(PATIENCE);
+        let found = sys::wait(-1, true);
+        self.alarm.silence();
+        match found {
+            Ok(Some(found)) => {
+                let report = self.take(found);
+                self.queue.extend(report);
+            }
+            Ok(None) => {}
+            Err(Errno::EINTR) => {
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    return false;
+                }
+                // A leader that has exited never stops, and is reported only after all other threads.
+                for (&tid, thread) in &mut self.by_tid {
+                    if thread.running && procfs::has_exited(tid) {
+                        thread.running = false;
+                    }
+                }
+            }
+            Err(_) => return false,
+        }
+        true
+    }
 }
 
 impl Thread {
@@ -831,7 +769,7 @@ impl Thread {
     }
 
     /// Whether it may be executing instructions in `space`.
-    fn is_at_large(&self, space: SpaceId) -> bool {
+    pub(super) fn is_at_large(&self, space: SpaceId) -> bool {
         self.space == space && self.running && !self.in_vfork
     }
 }
