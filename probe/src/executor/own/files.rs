@@ -131,12 +131,17 @@ fn take_shared(place: &'static Place) -> Option<Taken> {
 #[cfg(test)]
 mod tests {
     use std::ptr;
-    use std::sync::Barrier;
+    use std::sync::{Barrier, Mutex};
 
     use super::*;
+    use crate::target::lock;
+
+    /// Held by a test that takes many.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
     fn nobody_has_the_same() {
+        let _alone = lock(&ALONE);
         make();
         let mut all: Vec<Taken> = std::iter::from_fn(take).take(OWNED + SHARED / 2).collect();
         for (file, number) in all.iter_mut().zip(0..) {
@@ -154,6 +159,7 @@ mod tests {
 
     #[test]
     fn several_threads_have_different_ones_at_a_time() {
+        let _alone = lock(&ALONE);
         make();
         let barrier = Barrier::new(8);
         std::thread::scope(|scope| {
