@@ -107,7 +107,7 @@ impl Threads {
         let Some(registers) = self.note(tid, "PTRACE_GETREGS", stopped.registers()) else { return };
         let restarts = registers::restarted(registers.orig_rax, registers.rax).is_some()
             || registers::was_cut_short(&registers)
-                && self.note(tid, "PTRACE_POKEUSER", registers::make_again(stopped)).is_some();
+                && self.note(tid, "PTRACE_SETREGS", registers::make_again(stopped, registers)).is_some();
         if restarts && let Some(thread) = self.get_mut(tid) {
             thread.served = Some(registers.rip.wrapping_sub(LENGTH));
         }

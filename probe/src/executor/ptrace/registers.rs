@@ -349,9 +349,11 @@ pub(crate) fn was_cut_short(registers: &user_regs_struct) -> bool {
     failed && may_be_made_again
 }
 
-/// Has a thread make such a system call again, unless a signal has come meanwhile for which it has a handler.
-pub(crate) fn make_again(thread: &Stopped) -> nix::Result<()> {
-    thread.poke_user(RAX, RESTARTNOHAND as u64)
+/// Has a thread with these registers make such a system call again, unless a signal has come meanwhile for which it has a
+/// handler.
+pub(crate) fn make_again(thread: &Stopped, registers: user_regs_struct) -> nix::Result<()> {
+    let rax = RESTARTNOHAND as u64;
+    thread.poke_user(RAX, rax).or_else(|_| thread.set_registers(user_regs_struct { rax, ..registers }))
 }
 
 /// Indices in `struct user`.
