@@ -12,7 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Function, compile, counter, finish};
@@ -20,6 +20,14 @@ use probe::{Action, Hit, ProbeId, RunEnd, Session, SessionOptions};
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
+/// The tests take turns: one looks at what this process occupies.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    // Another one may have failed.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The program under traffic.
@@ -106,6 +114,7 @@ fn serve(session: &mut Session, seen: &Arc<Mutex<Seen>>, hits: u64) {
 
 #[test]
 fn a_target_under_traffic_is_attached_to_and_left_again_and_again() {
+    let _turn = turn();
     let rounds = from_environment("STEPLESS_ROUNDS").unwrap_or(10);
     let traffic = Traffic::start(&[]);
     let (pid, program) = (traffic.pid(), &traffic.program);
@@ -157,6 +166,7 @@ fn hits_at_entry(
 
 #[test]
 fn no_call_of_many_children_is_lost() {
+    let _turn = turn();
     let number = from_environment("STEPLESS_ROUNDS").unwrap_or(300);
     for follow in [true, false] {
         let copies = number.div_ceil(3);
@@ -168,6 +178,7 @@ fn no_call_of_many_children_is_lost() {
 
 #[test]
 fn no_call_of_an_object_that_is_loaded_many_times_is_lost() {
+    let _turn = turn();
     let number = from_environment("STEPLESS_ROUNDS").unwrap_or(50);
     let plugin = compile("plugin", &["-shared", "-fPIC"]);
     let arguments = [plugin.as_os_str(), number.to_string().as_ref()].map(OsStr::to_owned);
@@ -190,6 +201,7 @@ fn occupied() -> (u64, usize) {
 #[test]
 fn a_session_does_not_grow_while_threads_children_and_probes_come_and_go() {
     const MOST: u64 = 1 << 20;
+    let _turn = turn();
     let time = from_environment("STEPLESS_MINUTES")
         .map_or(Duration::from_secs(3), |minutes| Duration::from_secs(60 * minutes));
     let traffic = Traffic::start(&["20000"]);
