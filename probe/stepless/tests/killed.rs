@@ -250,16 +250,7 @@ fn a_target_goes_on_while_the_command_is_stopped_and_what_is_lost_is_told() {
         // Stopping signals are ignored in a group without a parent outside.
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut command = command.spawn().unwrap();
-        // Until the output is full, then the ring, the target goes on; then it does not.
-        let stuck = |computing: &mut Computing| {
-            let before = computing.calls().unwrap();
-            pass(Duration::from_millis(300));
-            computing.calls().unwrap() == before
-        };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !stuck(&mut computing) {
-            assert!(Instant::now() < deadline, "nothing waits for the reader");
-        }
+        wait_until_stuck(command.id(), &mut computing);
         let pid = Pid::from_raw(command.id().cast_signed());
         kill(pid, signal).unwrap();
         while state_of(command.id()) != 'T' {
@@ -294,6 +285,29 @@ fn a_target_goes_on_while_the_command_is_stopped_and_what_is_lost_is_told() {
     }
 }
 
+/// Waits until the target waits for the command, and the command for somebody to read what it prints. Until the output
+/// is full, then the ring, the target goes on.
+fn wait_until_stuck(command: u32, computing: &mut Computing) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = computing.calls().unwrap();
+        pass(Duration::from_millis(300));
+        if computing.calls().unwrap() == before && writes_to_its_output(command) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nothing waits for the reader");
+    }
+}
+
+/// Whether a thread of this process is within write(2) to its standard output.
+fn writes_to_its_output(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.flatten().any(|task| {
+        let call = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+        call.starts_with(&format!("{} 0x1 ", nix::libc::SYS_write))
+    })
+}
+
 /// Nobody reads what it prints, and so it cannot end by itself.
 #[test]
 fn a_command_that_nobody_reads_ends_by_a_signal() {
@@ -305,15 +319,7 @@ fn a_command_that_nobody_reads_ends_by_a_signal() {
         let mut command = stepless_command();
         command.args(["trace", "-e", "computes:leaf", "--json", "-p", &computing.pid.to_string()]);
         let mut command = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let before = computing.calls().unwrap();
-            pass(Duration::from_millis(300));
-            if computing.calls().unwrap() == before {
-                break;
-            }
-            assert!(Instant::now() < deadline, "nothing waits for the reader");
-        }
+        wait_until_stuck(command.id(), &mut computing);
         kill(Pid::from_raw(command.id().cast_signed()), signal).unwrap();
         assert_eq!(command.wait().unwrap().signal(), Some(signal as i32));
         assert!(computing.is_unharmed(), "{signal}");

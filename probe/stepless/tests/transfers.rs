@@ -47,12 +47,12 @@ fn transfers(program: &Path, function: &str, hits: u64) -> Option<(usize, usize)
     let counts = &counts["probes"][0];
     assert_eq!((counts["hits"].as_u64(), counts["emulated"].as_u64()), (Some(hits), Some(hits)), "{counts}");
     let calls = std::fs::read_to_string(calls).unwrap();
-    // A processor that has shadow stacks makes the kernel be asked once whether it has them, too.
-    let shadow_stacks = |call: &&str| call.contains("NT_X86_SHSTK") || call.contains("0x204");
-    let calls: Vec<&str> = calls.lines().filter(|call| !shadow_stacks(call)).collect();
-    let count = |request: &str| calls.iter().filter(|call| call.contains(request)).count();
+    // Of the register sets, that of x87 and vectors: general registers and shadow stacks have sets of their own.
+    let count = |request: &str, set: &str| {
+        calls.lines().filter(|call| call.contains(request) && call.contains(set)).count()
+    };
     // Either the whole of it, or x87 and SSE alone.
-    let both = |whole: &str, legacy: &str| count(whole) + count(legacy);
+    let both = |whole: &str, legacy: &str| count(whole, "NT_X86_XSTATE") + count(legacy, "");
     Some((both("PTRACE_GETREGSET", "PTRACE_GETFPREGS"), both("PTRACE_SETREGSET", "PTRACE_SETFPREGS")))
 }
 
