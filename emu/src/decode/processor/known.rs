@@ -103,54 +103,39 @@ const COMMON: Features = Features::of(&[
     F::XSAVES,
 ]);
 
+/// What both have that know AVX-512 and are named below. Hypervisors hid some of it, such as MOVDIR64B and CET.
+const COMMON_WITH_AVX512: Features = Features::of(&[
+    F::AVX512F,
+    F::AVX512DQ,
+    F::AVX512_IFMA,
+    F::AVX512CD,
+    F::AVX512BW,
+    F::AVX512VL,
+    F::AVX512_VBMI,
+    F::AVX512_VBMI2,
+    F::GFNI,
+    F::AVX512_VNNI,
+    F::AVX512_BITALG,
+    F::AVX512_VPOPCNTDQ,
+    F::MOVDIRI,
+    F::MOVDIR64B,
+    F::AVX_VNNI,
+    F::AVX512_BF16,
+    F::CET_SS,
+    F::WBNOINVD,
+]);
+
 /// What Zen 3 has on top.
 const ZEN_3: Features = Features::of(&[F::SSE4A, F::CLZERO, F::WBNOINVD, F::MONITORX]);
 
-/// What Zen 5 has on top. Hypervisors hid some of it, such as MOVDIR64B and protection keys.
-const ZEN_5: Features = Features::of(&[
-    F::SSE4A,
-    F::CLZERO,
-    F::WBNOINVD,
-    F::MONITORX,
-    F::AVX512F,
-    F::AVX512DQ,
-    F::AVX512_IFMA,
-    F::AVX512CD,
-    F::AVX512BW,
-    F::AVX512VL,
-    F::AVX512_VBMI,
-    F::AVX512_VBMI2,
-    F::GFNI,
-    F::AVX512_VNNI,
-    F::AVX512_BITALG,
-    F::AVX512_VPOPCNTDQ,
-    F::AVX512_VP2INTERSECT,
-    F::AVX_VNNI,
-    F::AVX512_BF16,
-    F::MOVDIRI,
-    F::MOVDIR64B,
-    F::CET_SS,
-]);
+/// What Zen 5 has on top. Hypervisors hid protection keys.
+const ZEN_5: Features = Features::of(&[F::SSE4A, F::CLZERO, F::MONITORX, F::AVX512_VP2INTERSECT]);
 
-/// What Emerald Rapids has on top. Hypervisors hid some of it, such as PTWRITE, ENQCMD and CET.
+/// What Emerald Rapids has on top. Hypervisors hid some of it, such as PTWRITE and ENQCMD.
 const EMERALD_RAPIDS: Features = Features::of(&[
     F::HLE,
     F::RTM,
-    F::AVX512F,
-    F::AVX512DQ,
-    F::AVX512_IFMA,
-    F::AVX512CD,
-    F::AVX512BW,
-    F::AVX512VL,
-    F::AVX512_VBMI,
-    F::AVX512_VBMI2,
-    F::GFNI,
-    F::AVX512_VNNI,
-    F::AVX512_BITALG,
-    F::AVX512_VPOPCNTDQ,
     F::CLDEMOTE,
-    F::MOVDIRI,
-    F::MOVDIR64B,
     F::ENQCMD,
     F::SERIALIZE,
     F::TSXLDTRK,
@@ -158,12 +143,8 @@ const EMERALD_RAPIDS: Features = Features::of(&[
     F::AMX_TILE,
     F::AMX_INT8,
     F::AVX512_FP16,
-    F::AVX_VNNI,
-    F::AVX512_BF16,
     F::PTWRITE,
     F::CET_IBT,
-    F::CET_SS,
-    F::WBNOINVD,
 ]);
 
 /// Emerald Rapids' CPUID leaf 0xD: of each component beyond the legacy region its number, size and offset, which is 0 of
@@ -228,7 +209,7 @@ impl Processor {
             .union(Facts::INT1_LEAVES_RIP)
             .union(Facts::SVM_IS_PRIVILEGED)
             .union(Facts::PVALIDATE_IS_PRIVILEGED);
-        let features = always().union(COMMON).union(ZEN_5);
+        let features = always().union(COMMON).union(COMMON_WITH_AVX512).union(ZEN_5);
         Processor {
             family: 0x1a,
             model: 2,
@@ -248,7 +229,7 @@ impl Processor {
     /// Intel family 6, model 207 (Emerald Rapids), as a guest of KVM under Linux with four-level paging.
     #[must_use]
     pub fn emerald_rapids() -> Processor {
-        let features = always().union(COMMON).union(EMERALD_RAPIDS);
+        let features = always().union(COMMON).union(COMMON_WITH_AVX512).union(EMERALD_RAPIDS);
         Processor {
             vendor: Vendor::Intel,
             family: 6,
