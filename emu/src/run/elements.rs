@@ -81,7 +81,7 @@ impl Context<'_> {
     ) -> Result<(), Exception> {
         let asked = self.registers.rflags.contains(Rflags::AC)
             && self.decoded.processor.is(Facts::AC_WANTS_ELEMENTS_ALIGNED);
-        if let Some((start, length)) = runs(mask, element, bytes, true).next().filter(|_| asked) {
+        if asked && let Some((start, length)) = runs(mask, element, bytes, true).next() {
             let at = self.part(start, length)?;
             if at & (element as u64).wrapping_sub(1) != 0 {
                 return Err(Exception::AlignmentCheck);

@@ -26,6 +26,12 @@ pub(super) const AMD: Facts = Facts::OPERAND_SIZE_NARROWS_BRANCHES
     .union(Facts::AC_WANTS_ELEMENTS_ALIGNED)
     .union(Facts::ELEMENTS_FAULT_IN_TURN);
 
+/// What the measured processors of AMD do on top, as guests of KVM.
+const AMD_GUEST: Facts = Facts::HIDDEN_MONITORX_DOES_NOTHING
+    .union(Facts::INT1_LEAVES_RIP)
+    .union(Facts::SVM_IS_PRIVILEGED)
+    .union(Facts::PVALIDATE_IS_PRIVILEGED);
+
 /// What AMD's processors do since Zen 5: seen on Zen 5, assumed of later ones.
 pub(super) const AMD_SINCE_ZEN_5: Facts = AMD
     .union(Facts::BIT_SCANS_WRITE_ALL_FLAGS)
@@ -177,10 +183,6 @@ impl Processor {
     /// AMD family 0x19 (Zen 3), as a guest of KVM under Linux with four-level paging.
     #[must_use]
     pub fn zen_3() -> Processor {
-        let guest = Facts::HIDDEN_MONITORX_DOES_NOTHING
-            .union(Facts::INT1_LEAVES_RIP)
-            .union(Facts::SVM_IS_PRIVILEGED)
-            .union(Facts::PVALIDATE_IS_PRIVILEGED);
         Processor {
             vendor: Vendor::Amd,
             family: 0x19,
@@ -190,7 +192,7 @@ impl Processor {
             features: always().union(COMMON).union(ZEN_3),
             unknown: Features::NONE,
             facts: AMD
-                .union(guest)
+                .union(AMD_GUEST)
                 .union(Facts::UMIP)
                 .union(Facts::XGETBV_OF_XINUSE)
                 .union(Facts::NULL_SELECTOR_CLEARS_BASE),
@@ -205,17 +207,13 @@ impl Processor {
     /// AMD family 0x1a, model 2 (Zen 5), as a guest of KVM under Linux with four-level paging.
     #[must_use]
     pub fn zen_5() -> Processor {
-        let guest = Facts::HIDDEN_MONITORX_DOES_NOTHING
-            .union(Facts::INT1_LEAVES_RIP)
-            .union(Facts::SVM_IS_PRIVILEGED)
-            .union(Facts::PVALIDATE_IS_PRIVILEGED);
         let features = always().union(COMMON).union(COMMON_WITH_AVX512).union(ZEN_5);
         Processor {
             family: 0x1a,
             model: 2,
             features: features.union(features::either(features)),
             facts: AMD_SINCE_ZEN_5
-                .union(guest)
+                .union(AMD_GUEST)
                 .union(Facts::UMIP)
                 .union(Facts::XGETBV_OF_XINUSE)
                 .union(Facts::NULL_SELECTOR_CLEARS_BASE),
