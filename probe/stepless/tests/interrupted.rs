@@ -14,27 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use scratch::Scratch;
-use target::{ANSWERS, STEPLESS, Target, Watchdog, stepless_command, with_default_signals};
-
-/// Those that do not end a process by default, and those that end the session alone.
-const NOT_ENDING: [i32; 11] = [
-    libc::SIGKILL,
-    libc::SIGSTOP,
-    libc::SIGCHLD,
-    libc::SIGCONT,
-    libc::SIGURG,
-    libc::SIGWINCH,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGINT,
-    libc::SIGTERM,
-];
-
-fn every_ending_signal() -> Vec<i32> {
-    let standard = (1..32).filter(|signal| !NOT_ENDING.contains(signal));
-    standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect()
-}
+use target::{
+    ANSWERS, STEPLESS, Target, Watchdog, ending_signals, ends_the_session, stepless_command,
+    with_default_signals,
+};
 
 fn send(pid: u32, signal: i32) {
     // Real-time signals are unknown to nix.
@@ -80,7 +63,7 @@ fn every_signal_that_ends_the_command_leaves_the_target_as_it_was() {
     let scratch = Scratch::new();
     let mut target = Target::start(&mut Command::new(scratch.compile("answers", ANSWERS, &[])));
     let text = target.text();
-    for signal in every_ending_signal() {
+    for signal in ending_signals().filter(|&signal| !ends_the_session(signal)) {
         let mut stat = stat(&target);
         target.wait_for_probe(&mut stat);
         target.ask();

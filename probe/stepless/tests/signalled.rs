@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use computing::{Computing, compile, pass, random, rounds};
 use scratch::Scratch;
-use target::{Watchdog, stepless_command};
+use target::{Watchdog, ending_signals, ends_the_session, stepless_command};
 
 const THREADS: &str = "2";
 const PROBES: [&str; 5] = ["stat", "-e", "computes:leaf/*", "-o", "/dev/null"];
@@ -28,27 +28,6 @@ enum To {
 }
 
 const BOTH: [To; 2] = [To::Command, To::Group];
-
-/// Those that end a process by default, but for SIGKILL.
-fn ending_signals() -> impl Iterator<Item = i32> {
-    const NOT_ENDING: [i32; 9] = [
-        libc::SIGKILL,
-        libc::SIGSTOP,
-        libc::SIGCHLD,
-        libc::SIGCONT,
-        libc::SIGURG,
-        libc::SIGWINCH,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-    ];
-    (1..32).filter(|signal| !NOT_ENDING.contains(signal)).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
-}
-
-/// Those that end the session alone, so that a command that launched its target waits for that.
-fn ends_the_session(signal: i32) -> bool {
-    [libc::SIGINT, libc::SIGTERM].contains(&signal)
-}
 
 /// Those that are passed on to a launched target, since no key sends them to both.
 fn is_passed_on(signal: i32) -> bool {

@@ -25,6 +25,27 @@ pub(crate) fn stepless_command() -> Command {
     with_default_signals(STEPLESS)
 }
 
+/// The signals that end a process by default, but for SIGKILL.
+pub(crate) fn ending_signals() -> impl Iterator<Item = i32> {
+    const NOT_ENDING: [i32; 9] = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    (1..32).filter(|signal| !NOT_ENDING.contains(signal)).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// Those that end the session alone, so that a command that launched its target waits for that.
+pub(crate) fn ends_the_session(signal: i32) -> bool {
+    [libc::SIGINT, libc::SIGTERM].contains(&signal)
+}
+
 /// Calls `leaf` once for each line that it reads, and answers each; ends with status 9.
 pub(crate) const ANSWERS: &str = r#"
     #include <stdio.h>
