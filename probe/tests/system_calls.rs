@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Function, compile};
-use probe::{Action, RunEnd, Session, SessionOptions};
+use probe::coverage::Plan;
+use probe::{Action, ProbeId, RunEnd, Session, SessionOptions};
 
 const HITS: usize = 400;
 
@@ -86,6 +87,20 @@ fn usual(calls: &[String]) -> (Vec<&str>, usize, usize) {
 /// Has `function` executed again and again, its first instruction probed, and returns the system calls of the tracer;
 /// `None` where they cannot be seen, or the processor lacks the instruction.
 fn calls_for(program: &Path, function: &str, options: SessionOptions) -> Option<Vec<String>> {
+    let probe = |session: &mut Session| {
+        session.probe(Function::entry(program, function), |_| Action::Continue).unwrap()
+    };
+    calls_while(program, function, options, HITS, probe)
+}
+
+/// The same with the probe that `place` makes, which is hit so often.
+fn calls_while(
+    program: &Path,
+    function: &str,
+    options: SessionOptions,
+    hits: usize,
+    place: impl Fn(&mut Session) -> ProbeId,
+) -> Option<Vec<String>> {
     const LACKING: i32 = 77;
     let mut target = Command::new(program)
         .args([function, &HITS.to_string()])
@@ -106,7 +121,7 @@ fn calls_for(program: &Path, function: &str, options: SessionOptions) -> Option<
     only.set(nix::sched::sched_getcpu().unwrap()).unwrap();
     nix::sched::sched_setaffinity(pid, &only).unwrap();
     let mut session = Session::attach_with(pid.as_raw(), options).unwrap();
-    let probe = session.probe(Function::entry(program, function), |_| Action::Continue).unwrap();
+    let probe = place(&mut session);
     let strace = Strace::attach(&program.with_extension(format!("{function}.strace")));
     if strace.is_none() {
         drop(session);
@@ -118,7 +133,7 @@ fn calls_for(program: &Path, function: &str, options: SessionOptions) -> Option<
     let end = session.run_for(Duration::from_secs(60));
     assert!(matches!(end, RunEnd::Ended(_)), "{end:?}");
     let counters = session.report(probe).unwrap().counters;
-    assert_eq!((counters.hits, counters.emulated), (HITS as u64, HITS as u64), "{function}");
+    assert_eq!((counters.hits, counters.emulated), (hits as u64, hits as u64), "{function}");
     let calls = strace.map(Strace::detach);
     // The session has reaped it.
     let _ = target.wait();
@@ -190,4 +205,23 @@ fn a_hardware_breakpoint_takes_the_signal_as_well() {
     let (usual, times, all) = usual(&calls);
     assert_eq!(usual, ["PTRACE_GETSIGINFO", GET, "pread64", SET, CONT]);
     hold("move", times, all);
+}
+
+#[test]
+fn where_no_other_line_is_near_a_line_that_is_counted_takes_what_a_probe_takes() {
+    let program = compile("calls", &["-g0", "-Wa,-g", "-DLINES"]);
+    let calls_for = |function, hits| {
+        let count = |session: &mut Session| session.cover(Plan::new().source("/nowhere").counting()).unwrap();
+        calls_while(&program, function, SessionOptions::default(), hits, count)
+    };
+    let Some(calls) = calls_for("alone", HITS) else { return };
+    let (found, times, all) = usual(&calls);
+    assert_eq!(found, [GET, POKE, CONT]);
+    hold("alone", times, all);
+    // What is mapped there is asked for, and nothing is fetched for what follows.
+    let Some(calls) = calls_for("pair", 2 * HITS) else { return };
+    let (mut found, times, all) = usual(&calls);
+    found.retain(|&call| call != "ioctl");
+    assert_eq!(found, [GET, POKE, CONT]);
+    hold("pair", times, all);
 }

@@ -7,11 +7,24 @@
 #include <string.h>
 
 #define FUNCTION(name, body) ".globl " name "\n.type " name ", @function\n" name ":\n" body "ret\n.size " name ", . - " name "\n"
+/* Lines, where the compiler writes none (-g0): far from each other, and two that are not. */
+#ifdef LINES
+#define FILE_OF_LINES ".file 1 \"/nowhere/alone.s\"\n"
+#define LINE(line) ".loc 1 " line " is_stmt 1\n"
+#define NO_LINE ".loc 1 9 is_stmt 0\n"
+#else
+#define FILE_OF_LINES
+#define LINE(line)
+#define NO_LINE
+#endif
+#define FAR ".rept 100\nmov (%rdi), %rax\n.endr\n"
 __asm__(FUNCTION("short_nop", "nop\n") FUNCTION("long_nop", "nopl (%rax)\n") FUNCTION("move", "mov %rsi, %rax\n")
         FUNCTION("load", "mov (%rdi), %rax\n") FUNCTION("store", "mov %rsi, (%rdi)\n")
         FUNCTION("multiply", "mul %rsi\n")
         FUNCTION("sse", "addps %xmm1, %xmm0\n") FUNCTION("sse_compare", "ucomiss %xmm1, %xmm0\n")
         FUNCTION("entry", "endbr64\n")
+        FILE_OF_LINES FUNCTION("alone", LINE("1") "nopl (%rax)\n" NO_LINE FAR)
+        FUNCTION("pair", LINE("3") "nopl (%rax)\n" LINE("4") "nopl (%rax)\n" NO_LINE FAR)
         FUNCTION("sse_prefix", "paddd %xmm1, %xmm0\n") FUNCTION("avx", "vaddps %ymm1, %ymm0, %ymm0\n")
         /* Of RDI, RSI times: with a place in memory and a number that it holds, which is another each time, and never what
          * RAX and XMM0 hold or come to. */
@@ -24,14 +37,15 @@ __asm__(FUNCTION("short_nop", "nop\n") FUNCTION("long_nop", "nopl (%rax)\n") FUN
 
 typedef void function(unsigned long *memory, unsigned long number);
 extern void repeat(function *, unsigned long times, unsigned long *memory);
-extern function short_nop, entry, long_nop, move, load, store, multiply, sse, sse_compare, sse_prefix, avx;
+extern function short_nop, entry, long_nop, move, load, store, multiply, sse, sse_compare, sse_prefix, avx, alone, pair;
 
 static struct {
     const char *name;
     function *function;
 } all[] = {{"short_nop", short_nop},     {"long_nop", long_nop}, {"move", move},         {"load", load},
            {"store", store},             {"multiply", multiply}, {"sse", sse},           {"sse_compare", sse_compare},
-           {"sse_prefix", sse_prefix},   {"avx", avx},           {"entry", entry}};
+           {"sse_prefix", sse_prefix},   {"avx", avx},           {"entry", entry},
+           {"alone", alone},             {"pair", pair}};
 
 int main(int count, char **arguments) {
     static unsigned long memory;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::probes::{Probe, Tally};
 use crate::engine::run_on::Regions;
-use crate::engine::run_on::emulate::{self, Passes, Pause};
+use crate::engine::run_on::emulate::{self, Chance, Passed, Passes, Pause};
 use crate::engine::run_on::serve::Runner;
 use crate::engine::tracer::Tracer;
 use crate::engine::trap::{Arrived, Here, Place};
@@ -26,36 +26,14 @@ const UNCACHED_MOST: u64 = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Passing {
     passes: Passes,
-    worth: Worth,
+    /// Whether threads have come to other sites lately, where each is wanted once.
+    once: Chance,
 }
 
-/// Whether threads have come to other sites lately.
-#[derive(Debug)]
-struct Worth {
-    /// How often they may do so in vain.
-    credit: u8,
-    /// How often it has not been tried since.
-    skipped: u8,
-}
-
-impl Worth {
-    const MOST: u8 = 4;
-    /// Without credit it is tried once in so many times.
-    const SELDOM: u8 = 16;
-
-    fn is_to_be_tried(&mut self) -> bool {
-        self.skipped = (self.skipped + 1) % Self::SELDOM;
-        self.credit > 0 || self.skipped == 0
-    }
-
-    fn note(&mut self, was_worth_it: bool) {
-        self.credit = if was_worth_it { Self::MOST } else { self.credit.saturating_sub(1) };
-    }
-}
-
-impl Default for Worth {
-    fn default() -> Worth {
-        Worth { credit: Worth::MOST, skipped: 0 }
+impl Passing {
+    /// Whether a thread at the site at `address` may soon be at another. Whoever asks has it go on then.
+    fn is_worth(&mut self, address: u64, once: bool) -> bool {
+        if once { self.once.is_taken() } else { self.passes.is_worth(address) }
     }
 }
 
@@ -75,11 +53,12 @@ impl Tracer {
         let tid = stopped.tid();
         // Whoever executes a program takes the leader's place, which an access would reach that comes too late.
         let may_be_replaced = tid == pid && self.threads.register.has_others(space_id, tid);
-        if may_be_replaced || self.shared.watches.exist() || !self.passing.worth.is_to_be_tried() {
+        let once = self.are_all_once();
+        if may_be_replaced || self.shared.watches.exist() || !self.passing.is_worth(address, once) {
             return None;
         }
         let alone = !self.threads.register.has_others(space_id, tid);
-        match self.are_all_once() {
+        match once {
             // One that is aborted once begins again, without the breakpoint; and nobody disturbs it.
             true if alone => {}
             true if self.sequence_at(stopped, space, address).is_some() => return None,
@@ -91,8 +70,10 @@ impl Tracer {
         let mut none = Regions::new(pid);
         let mut passes = std::mem::take(&mut self.passing.passes);
         self.begin(stopped, &mut none, &runner);
-        let stored = self.pass_on_the_way(stopped, &mut none, &runner, &mut passes);
-        self.passing.worth.note(passes.number > 1);
+        let stored = self.pass_on_the_way(stopped, &mut none, &runner, &mut passes, once);
+        if once {
+            self.passing.once.note(passes.number > 1);
+        }
         let arrived = match stored {
             _ if passes.number == 0 && self.registers.file.rip == address => None,
             true => {
@@ -116,20 +97,22 @@ impl Tracer {
         regions: &mut Regions,
         runner: &Runner<'_>,
         passes: &mut Passes,
+        once: bool,
     ) -> bool {
         /// Behind so many sites it pays to fetch more registers.
         const MANY: u64 = 4;
         let (mut thread, running) = self.running(stopped, runner.space);
         match thread.kept.is_exclusive() {
-            true => passes.begin(NEAR, MOST),
+            true => passes.begin(NEAR, MOST, !once),
             false => {
-                passes.begin(UNCACHED_NEAR, UNCACHED_MOST);
+                passes.begin(UNCACHED_NEAR, UNCACHED_MOST, !once);
                 thread.note_sequences();
             }
         }
         while thread.can_run_on() {
             let pause = emulate::pass(&mut thread, &mut running.code, regions, &mut running.log, passes);
             if pause != Pause::Extended || passes.number < MANY || !thread.fetch_extended() {
+                passes.end(pause);
                 break;
             }
         }
@@ -154,7 +137,7 @@ impl Tracer {
         self.look_at_probes();
         let mut once = Vec::new();
         let text = place.space.read();
-        for (&address, &(times, index)) in &passes.counts {
+        for &Passed { address, times, index, .. } in passes.met() {
             let Some(here) = text.breakpoint(address) else { continue };
             let performed = times - u64::from(passes.open == Some(address));
             let mut is_once = false;
@@ -170,8 +153,10 @@ impl Tracer {
                 tally.emulated.fetch_add(performed, Ordering::Relaxed);
                 cover.count_at(&here.origin, address, times);
             }
-            if is_once {
-                once.push((address, index));
+            match is_once {
+                true => once.push((address, index)),
+                // Whether it is in a sequence is not to be asked at each hit.
+                false => here.keep_count(address),
             }
         }
         drop(text);

@@ -146,6 +146,11 @@ impl Breakpoint {
         !self.internal && !self.probes.is_empty() && self.probes.iter().all(|purpose| purpose.covers())
     }
 
+    /// Hits are counted from now on, of the breakpoint at `address`.
+    pub(crate) fn keep_count(&self, address: u64) {
+        let _ = self.displaced(address);
+    }
+
     /// Counts a hit. Returns how many there were with it, modulo 2 to the power of 32.
     pub(crate) fn count_hit(&self) -> u32 {
         // At the first, nothing need be kept yet: it may be the last.
