@@ -705,6 +705,38 @@ fn a_thread_that_blocks_the_signal_is_told_of() {
     });
 }
 
+/// As the C library does where it makes a thread: who has to wait for a processor just then is waited for.
+#[test]
+fn a_thread_that_is_being_made_is_waited_for() {
+    let _one = begin();
+    let block = |how: i32, set: u64, old: &mut u64| {
+        // SAFETY: both sets are as wide as is said. The C library would leave its own signals out.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                how,
+                &raw const set,
+                std::ptr::from_mut(old),
+                size_of::<u64>(),
+            )
+        };
+        assert_eq!(result, 0);
+    };
+    let (blocked, is_blocked) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut old = 0;
+            block(libc::SIG_SETMASK, u64::MAX, &mut old);
+            blocked.send(()).unwrap();
+            // Longer than one is waited for that blocks the signal by itself.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            block(libc::SIG_SETMASK, old, &mut 0);
+        });
+        is_blocked.recv().unwrap();
+        Session::new().unwrap();
+    });
+}
+
 /// Nanoseconds of `run`, which does it so often.
 fn nanoseconds(times: u32, run: impl Fn()) -> f64 {
     let start = std::time::Instant::now();

@@ -18,7 +18,7 @@ use crate::engine::hit::{self, Action, GeneralRegisters, Hit, ProbeId};
 use crate::engine::host::Request;
 use crate::engine::perform::{self, How};
 use crate::engine::probes::{Probes, Tally};
-use crate::engine::run_on::{Observing, Regions, Wish};
+use crate::engine::run_on::{Observing, Regions, Running, Wish};
 use crate::engine::shared::Shared;
 use crate::engine::tracer::Tracer;
 use crate::engine::waits::Waits;
@@ -117,6 +117,8 @@ pub(crate) struct Serving<'a> {
     pub(crate) thread: Ptrace<'a>,
     pub(crate) shared: &'a Shared,
     probes: &'a Probes,
+    /// What is kept for threads that run on.
+    pub(crate) running: &'a mut Running,
 }
 
 impl Tracer {
@@ -453,7 +455,7 @@ impl Tracer {
         let timed = self.threads.are_several();
         self.look_at_probes();
         let mut here = mem::take(&mut self.here);
-        let Serving { mut thread, shared, probes } = self.serving(stopped, place.space);
+        let Serving { mut thread, shared, probes, .. } = self.serving(stopped, place.space);
         let mut verdict = Verdict::default();
         let mut slow = false;
         if again {
@@ -603,7 +605,7 @@ impl Tracer {
             affinity: &mut self.affinity,
             kept: &mut self.kept,
         };
-        Serving { thread, shared: &self.shared, probes: &self.probes }
+        Serving { thread, shared: &self.shared, probes: &self.probes, running: &mut self.running }
     }
 
     /// Counts that the handlers of the probes here do not run. Whether a call has returned is not known.

@@ -341,16 +341,29 @@ impl Drop for Session {
     }
 }
 
-/// A thread that blocks SIGTRAP, other than for a moment, as those do that are being made.
+/// A thread that blocks SIGTRAP, other than for a moment, as those do that are being made or end.
 fn blocking(pid: i32) -> Option<i32> {
     const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
+    /// Those by which the C library cancels threads and has them change their user, which it lets no program block: who
+    /// blocks them is in the library, and soon leaves it, however long it waits for a processor.
+    const INTERNAL: u64 = 0b11 << (32 - 1);
     const MOMENT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(10);
     let start = Instant::now();
+    // What is made later has the mask of one of these.
+    let mut threads = procfs::threads_of(pid).unwrap_or_default();
     loop {
-        let threads = procfs::threads_of(pid).unwrap_or_default();
-        let blocking =
-            threads.into_iter().find(|&tid| procfs::blocked(tid).is_some_and(|mask| mask & TRAP != 0));
-        if blocking.is_none() || start.elapsed() >= MOMENT {
+        let mut by_itself = None;
+        threads.retain(|&tid| {
+            let mask = procfs::blocked(tid).filter(|mask| mask & TRAP != 0);
+            if mask.is_some_and(|mask| mask & INTERNAL != INTERNAL) {
+                by_itself = Some(tid);
+            }
+            mask.is_some()
+        });
+        let patience = if by_itself.is_some() { MOMENT } else { LONG };
+        let blocking = by_itself.or(threads.first().copied());
+        if blocking.is_none() || start.elapsed() >= patience {
             return blocking;
         }
         std::thread::yield_now();

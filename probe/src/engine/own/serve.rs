@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use emu::{Registers, Rflags};
+use emu::Rflags;
 
 use crate::engine::call::Part;
 use crate::engine::event::Counters;
@@ -148,18 +148,8 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
         machine::leave_stubs();
     }
     let (general, image) = context.parts();
-    let (mut taken, mut other);
-    let file: &mut Registers = match files::take() {
-        Some(file) => {
-            taken = file;
-            &mut taken
-        }
-        None => {
-            other = own::empty();
-            &mut other
-        }
-    };
-    let mut thread = own::Own::new(site, general, image, file, false);
+    let mut file = files::any();
+    let mut thread = own::Own::new(site, general, image, &mut file, false);
     let signal = match behind {
         Some(displaced) => {
             thread.turn_to(displaced);
@@ -199,18 +189,8 @@ fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> 
         }
         return (ANYWHERE, false);
     }
-    let (mut taken, mut other);
-    let file: &mut Registers = match files::take() {
-        Some(file) => {
-            taken = file;
-            &mut taken
-        }
-        None => {
-            other = own::empty();
-            &mut other
-        }
-    };
-    let mut thread = own::Own::new(site, general, image, file, true);
+    let mut file = files::any();
+    let mut thread = own::Own::new(site, general, image, &mut file, true);
     let then = call(&mut thread, site, before, stack);
     go_on(&mut thread, site, then);
     for displaced in site.behind() {

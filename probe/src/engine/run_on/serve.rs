@@ -10,7 +10,7 @@ use crate::engine::run_on::emulate::{self, Pause};
 use crate::engine::run_on::regions::{Before, Seen};
 use crate::engine::run_on::{End, Regions, What};
 use crate::engine::tracer::Tracer;
-use crate::engine::trap::{Arrived, Place};
+use crate::engine::trap::{Arrived, Place, Serving};
 use crate::executor::code::CodeCache;
 use crate::executor::log::Log;
 use crate::executor::ptrace::Ptrace;
@@ -253,17 +253,8 @@ impl Tracer {
         stopped: &'a mut Stopped,
         space: &'a SharedSpace,
     ) -> (Ptrace<'a>, &'a mut Running) {
-        let thread = Ptrace {
-            thread: stopped,
-            threads: &mut self.threads,
-            registers: &mut self.registers,
-            space,
-            staging: &mut self.staging,
-            lost: &mut self.lost,
-            affinity: &mut self.affinity,
-            kept: &mut self.kept,
-        };
-        (thread, &mut self.running)
+        let Serving { thread, running, .. } = self.serving(stopped, space);
+        (thread, running)
     }
 
     /// Tells those that observe what has happened to a thread whose registers are in the register file.
