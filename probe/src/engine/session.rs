@@ -163,21 +163,21 @@ impl Session {
     /// [`AttachError`]; the process has not been touched then.
     pub fn attach_with(pid: i32, options: SessionOptions) -> Result<Session, AttachError> {
         let pid = attachable(pid)?;
-        /// A thread whose end has been waited for lets go of what it traced a moment later.
+        /// A thread whose end has been waited for lets go of what it traced a moment later, and has no memory until that.
         const LETTING_GO: Duration = Duration::from_millis(50);
-        let deadline = Instant::now() + LETTING_GO;
+        let begun = Instant::now();
+        let lets_go = |tracer| {
+            let own = std::process::id().cast_signed();
+            let process = procfs::process_of(tracer);
+            begun.elapsed() < LETTING_GO && process.is_none_or(|process| process == own)
+                || process == Some(own) && !procfs::has_memory(tracer)
+        };
         loop {
             let mut session = Session::new(pid, false, options)?;
             let special = session.shared().special();
             match session.tracer.occupy(pid, special) {
                 Ok(_) => return Ok(session),
-                Err(AttachError::AlreadyTraced { tracer, .. })
-                    if Instant::now() < deadline
-                        && procfs::process_of(tracer).and_then(|own| u32::try_from(own).ok())
-                            == Some(std::process::id()) =>
-                {
-                    std::thread::yield_now();
-                }
+                Err(AttachError::AlreadyTraced { tracer, .. }) if lets_go(tracer) => std::thread::yield_now(),
                 Err(error) => return Err(error),
             }
         }

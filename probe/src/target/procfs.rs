@@ -64,7 +64,7 @@ pub(crate) fn catches(tid: i32, signal: i32) -> bool {
 }
 
 /// Whether thread `tid` has an address space: kernel threads have none, nor has a thread that exits.
-fn has_memory(tid: i32) -> bool {
+pub(crate) fn has_memory(tid: i32) -> bool {
     status_field(tid, "VmSize").is_some()
 }
 
