@@ -169,6 +169,13 @@ fn a_thread_is_left_in_its_system_call() {
 #[test]
 fn a_program_that_steps_itself_sees_every_step() {
     let program = compile("stepping", &[]);
+    // Of three iterations of REP, all but the first begin with RF in what was saved.
+    let between = |line: &&str| line.starts_with("12: ") && line.contains(" flags 10346 ");
+    if alone(&program, &[]).output.lines().filter(between).count() != 2 {
+        return println!(
+            "skipped: this processor, in software perhaps, sets no RF between iterations of REP"
+        );
+    }
     let counters = same(&program, &[], &["stepped"]);
     // INT3 of its own.
     assert_eq!((counters.native, counters.faulted), (0, 1));
@@ -176,7 +183,17 @@ fn a_program_that_steps_itself_sees_every_step() {
 
 #[test]
 fn handlers_are_told_what_the_processor_says() {
+    /// What processors in software may leave out (QEMU's TCG), and the exceptions' vectors.
+    const RAISED: [(&str, u32); 4] =
+        [("stack", 12), ("alignment", 17), ("simd_divide", 19), ("simd_invalid", 19)];
     let program = compile("exceptions", &["-DFLOATING"]);
+    let plain = alone(&program, &[]).output;
+    for (name, vector) in RAISED {
+        let line = plain.lines().find(|line| line.starts_with(&format!("{name}: "))).unwrap();
+        if !line.contains(&format!(" trapno {vector} ")) {
+            return println!("skipped: this processor raises no exception {vector} itself ({line})");
+        }
+    }
     let functions = [
         "x87",
         "simd_divide",
