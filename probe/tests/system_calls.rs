@@ -56,7 +56,11 @@ impl Strace {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
         self.child.wait().unwrap();
-        fs::read_to_string(&self.output).unwrap().lines().filter_map(call).collect()
+        let clock = fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+        // The vDSO cannot read these, so that each look at the clock is a call.
+        let by_call = matches!(clock.unwrap_or_default().trim(), "hpet" | "acpi_pm" | "jiffies");
+        let calls = fs::read_to_string(&self.output).unwrap();
+        calls.lines().filter_map(call).filter(|name| !by_call || name != "clock_gettime").collect()
     }
 }
 
