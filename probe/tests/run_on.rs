@@ -130,6 +130,13 @@ fn threads_that_run_on_pass_messages() {
     assert_eq!(*seen.ends.lock().unwrap(), [End::Returned, End::Returned]);
 }
 
+/// Stores wait for each other while others run. One that cannot be made then faults where it is in the program.
+#[test]
+fn another_thread_may_take_away_what_is_stored_to() {
+    let seen = same_with_and_without("guard", "store_guarded");
+    assert_eq!(*seen.ends.lock().unwrap(), [End::Returned]);
+}
+
 /// The thread makes such accesses itself, with what it has in its registers.
 #[test]
 fn accesses_in_one_step_are_those_of_their_instructions() {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use bitflags::bitflags;
 use emu::{Displaced, Touches};
-use iced_x86::FlowControl;
+use iced_x86::{FlowControl, Mnemonic};
 
 use crate::executor::ptrace::changes_fixed_flags;
 use crate::executor::ptrace::kept::Fast;
@@ -19,7 +19,7 @@ use crate::target::maps::Mapping;
 bitflags! {
     /// What is to be known of an instruction before or after it is executed.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Kind: u8 {
+    pub(crate) struct Kind: u16 {
         /// There is a breakpoint.
         const SITE = 1 << 0;
         /// It is left to [`Executor::execute`](crate::executor::Executor::execute), which looks closer.
@@ -36,6 +36,8 @@ bitflags! {
         const UNSTEADY = 1 << 6;
         /// Of the breakpoint it is only to be known how often a thread has come by.
         const COUNTED = 1 << 7;
+        /// No store of the thread waits behind it.
+        const ORDERS = 1 << 8;
     }
 }
 
@@ -236,6 +238,14 @@ fn kind_of(displaced: &Displaced) -> Kind {
     let mut kind = Kind::empty();
     kind.set(Kind::SLOW, slow);
     kind.set(Kind::EXTENDED, touches.intersects(Touches::EXTENDED));
+    kind.set(Kind::ORDERS, orders(displaced));
     kind.set(Kind::WRITES, touches.intersects(Touches::MEMORY_WRITE | Touches::ATOMIC));
     kind
+}
+
+/// Whether others are to see what was stored before such an instruction, which is neither a load nor left to the thread: it
+/// takes the time, which others take, too, or waits for them. A barrier needs nothing, as a load behind it is enough.
+fn orders(displaced: &Displaced) -> bool {
+    use Mnemonic::{Pause, Rdpmc, Rdtsc, Rdtscp, Tpause, Umonitor, Umwait};
+    matches!(displaced.instruction().mnemonic(), Pause | Rdpmc | Rdtsc | Rdtscp | Tpause | Umonitor | Umwait)
 }

@@ -20,6 +20,7 @@ use emu::{Displaced, Exception, MemoryFault, Outcome, Registers, UserMemory};
 use crate::executor::code::Kind;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::log::Log;
+use crate::executor::ptrace::buffer::StoreBuffer;
 use crate::target::maps::Mapping;
 
 /// A stopped thread, as handlers see it. What is not looked at is not fetched.
@@ -186,6 +187,15 @@ pub(crate) trait TextMemory: UserMemory {
     /// Whether something has been stored since the last time where a thread announces restartable sequences, as far as
     /// that has been asked for.
     fn take_announced(&mut self) -> bool;
+
+    /// The stores that wait, none of which may where the thread is not to be set back.
+    fn stores(&mut self) -> &mut StoreBuffer;
+
+    /// Whether stores may wait at all.
+    fn may_buffer(&self) -> bool;
+
+    /// Makes the stores that wait. Says whether all could be made; else [`StoreBuffer::undo`] is to follow.
+    fn drain(&mut self) -> bool;
 
     /// Notes stores no more.
     fn forget_text(&mut self);

@@ -326,13 +326,72 @@ uint64_t plain_loop(uint64_t rounds) {
     return sum;
 }
 
+/* Another thread takes the permission to write away from what this one stores to, and looks whether it stays as it is; this
+ * one gets it back in its handler. No store is lost, made twice, or made without permission. */
+static uint64_t *guarded;
+static volatile uint64_t openings, over;
+
+static void on_guarded(int signal, siginfo_t *info, void *context) {
+    (void)signal, (void)context;
+    if ((uintptr_t)info->si_addr / 4096 != (uintptr_t)guarded / 4096)
+        _exit(3);
+    __atomic_fetch_add(&openings, 1, __ATOMIC_SEQ_CST);
+    mprotect(guarded, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void *guards(void *unused) {
+    uint64_t before[8];
+    (void)unused;
+    while (!over) {
+        uint64_t number = openings;
+        mprotect(guarded, 4096, PROT_READ);
+        memcpy(before, guarded, sizeof before);
+        for (volatile unsigned i = 0; i < 2000; i++)
+            ;
+        int changed = memcmp(before, guarded, sizeof before);
+        if (changed && openings == number)
+            broken++;
+        usleep(100);
+    }
+    return NULL;
+}
+
+uint64_t store_guarded(void) {
+    double sum = 0;
+    for (uint64_t i = 1; i <= 20000; i++) {
+        volatile uint64_t *all = guarded;
+        for (unsigned place = 0; place < 8; place++)
+            all[place] = i * (place + 1);
+        sum = sum + 0.5;
+        for (unsigned place = 0; place < 8; place++)
+            broken += all[place] != i * (place + 1);
+    }
+    return (uint64_t)sum;
+}
+
+uint64_t guard(void) {
+    struct sigaction action = {.sa_sigaction = on_guarded, .sa_flags = SA_SIGINFO};
+    pthread_t other;
+    sigaction(SIGSEGV, &action, NULL);
+    guarded = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(guarded, 0, 4096);
+    pthread_create(&other, NULL, guards, NULL);
+    uint64_t sum = store_guarded();
+    over = 1;
+    pthread_join(other, NULL);
+    for (unsigned place = 0; place < 8; place++)
+        sum = sum * 31 + guarded[place];
+    return sum + 1000000 * broken;
+}
+
 int main(int count, char **arguments) {
     static const struct {
         const char *name;
         uint64_t (*function)(void);
     } all[] = {{"compute", compute}, {"calls", calls},     {"signals", signals}, {"faults", faults},
                {"modify", modify},   {"threads", threads}, {"leave", leave},     {"replace", replace},
-               {"endless", endless}, {"switches", switches}, {"atomics", atomics}, {"shared", shared}};
+               {"endless", endless}, {"switches", switches}, {"atomics", atomics}, {"shared", shared},
+               {"guard", guard}};
     if (count == 3 && strcmp(arguments[1], "loop") == 0) {
         printf("loop %llu\n", (unsigned long long)plain_loop(strtoull(arguments[2], NULL, 0)));
         return 0;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use emu::registers::gpr;
-use emu::{Outcome, UserMemory};
+use emu::{Outcome, Registers, UserMemory};
 
 use crate::engine::run_on::regions::Before;
 use crate::engine::run_on::{Regions, What};
-use crate::executor::code::{CodeCache, Kind};
+use crate::executor::code::{Cached, CodeCache, Kind};
 use crate::executor::general::GeneralRegisters;
 use crate::executor::log::{Log, Recording};
 use crate::executor::ptrace::kept::Fast;
@@ -184,6 +184,9 @@ fn run_as<const OBSERVED: bool>(
     let (everywhere, accesses, extended) =
         (regions.has_ranges(), regions.wants_accesses(), regions.wants_extended());
     let (registers, mut memory) = thread.parts();
+    // Observers see memory behind each instruction, and what is counted is not undone.
+    let buffers = !OBSERVED && passes.is_none() && memory.may_buffer();
+    stop.set(Kind::ORDERS, buffers);
     let mut left = most.min(regions.left());
     let mut begun = left;
     let mut before: Option<Before> = None;
@@ -194,6 +197,11 @@ fn run_as<const OBSERVED: bool>(
         let mut passed = false;
         if cached.kind.intersects(stop) {
             match &mut passes {
+                _ if cached.kind & stop == Kind::ORDERS => {
+                    if !memory.drain() {
+                        break Pause::Slow;
+                    }
+                }
                 Some(passes)
                     if cached.kind.is_passed(stop) && passes.executed + (begun - left) < passes.most =>
                 {
@@ -218,10 +226,16 @@ fn run_as<const OBSERVED: bool>(
             let touched = extended && cached.kind.contains(Kind::EXTENDED);
             extended_before = touched.then(|| Box::new(registers.extended.clone()));
         }
+        if buffers && cached.kind.intersects(Kind::WRITES | Kind::EXTENDED) {
+            prepare(&mut memory, registers, cached, left);
+        }
         let result = match OBSERVED && accesses {
             true => cached.displaced.execute(registers, &mut Recording { memory: &mut memory, log }),
             false => cached.displaced.execute(registers, &mut memory as &mut dyn UserMemory),
         };
+        if buffers && memory.stores().is_undone() {
+            break Pause::Slow;
+        }
         match result {
             Ok(Outcome::Next | Outcome::NextInhibited) => {}
             // Another part of the same.
@@ -276,12 +290,37 @@ fn run_as<const OBSERVED: bool>(
             },
         };
     };
+    let pause = if buffers { make_stores(registers, &mut memory, &mut left).unwrap_or(pause) } else { pause };
     match passes {
         Some(passes) => passes.executed += begun - left,
         None if !OBSERVED => regions.count(begun - left),
         None => {}
     }
     pause
+}
+
+/// Before an instruction of which a store may wait, or that may change extended registers.
+#[inline]
+fn prepare(memory: &mut impl TextMemory, registers: &Registers, cached: &Cached, left: u64) {
+    let stores = memory.stores();
+    if cached.kind.contains(Kind::EXTENDED) {
+        stores.keep_extended(&registers.extended);
+    }
+    if cached.kind.contains(Kind::WRITES) {
+        stores.expect(registers, cached.displaced.ip(), left);
+    }
+}
+
+/// Makes the stores that wait. Where one cannot be made, the thread is before its instruction, which is to be performed by
+/// itself then.
+fn make_stores(registers: &mut Registers, memory: &mut impl TextMemory, left: &mut u64) -> Option<Pause> {
+    let stores = memory.stores();
+    stores.expect_none();
+    if !stores.is_undone() && memory.drain() {
+        return None;
+    }
+    *left = memory.stores().undo(registers)?;
+    Some(Pause::Slow)
 }
 
 /// Whether the instruction that was executed last has announced a restartable sequence.

@@ -27,7 +27,9 @@
 //!
 //! While no other thread runs in the address space, private memory is kept from one instruction to the next and written back
 //! before anybody else can look: before the thread enters the kernel, before handlers are called, and every few
-//! milliseconds. With others about, each access is made at once, as at a single probe. Breakpoints on the way are hits as
+//! milliseconds. With others about, each access is made by itself, in the order of the program; where nobody observes, stores
+//! wait until the thread looks at anything else than what it has just stored, and are made together. Unlike with the store
+//! buffer of a processor no order changes by that: nobody can tell such a thread from one that is slow. Breakpoints on the way are hits as
 //! always. Signals are delivered as always, too, and the thread is followed into their handlers.
 
 mod emulate;

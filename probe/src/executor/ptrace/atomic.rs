@@ -26,7 +26,7 @@ use crate::executor::ptrace::memory::Accessor;
 use crate::target::lock;
 
 bitflags! {
-    /// The ways to make an access in one step that may be used; for tests, which show what is lost without them.
+    /// The ways to make accesses that may be used; for tests, which show what is lost without them.
     #[doc(hidden)]
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Ways: u8 {
@@ -38,6 +38,11 @@ bitflags! {
         const ALONE = 1 << 2;
         /// A load or a store in one piece. Without it, in two.
         const UNDIVIDED = 1 << 3;
+        /// Stores of a thread that runs on reach memory in the order in which it has made them. Without it, those that wait
+        /// together, in the opposite one.
+        const IN_ORDER = 1 << 4;
+        /// A thread that runs on sees its own stores at once. Without it, when others do.
+        const OWN_AT_ONCE = 1 << 5;
     }
 }
 

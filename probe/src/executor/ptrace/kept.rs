@@ -15,6 +15,8 @@ use emu::{Access, MemoryFault, UserMemory};
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 
 use crate::executor::code::Kind;
+use crate::executor::ptrace::atomic::Ways;
+use crate::executor::ptrace::buffer::StoreBuffer;
 use crate::executor::ptrace::memory::Accessor;
 use crate::executor::space::Breakpoint;
 use crate::executor::{Steadiness, TextMemory};
@@ -124,6 +126,8 @@ const NOBODY: Slot = Slot { number: u64::MAX, index: 0 };
 pub(crate) struct Kept {
     /// Whether any may be: nobody else runs in the address space.
     exclusive: bool,
+    /// What was stored while others run, on its way to memory.
+    pub(super) stores: StoreBuffer,
     pages: Vec<Page>,
     numbers: HashMap<u64, u32, Fast>,
     readable: Box<[Slot; SLOTS]>,
@@ -147,6 +151,7 @@ impl Kept {
     pub(crate) fn new() -> Kept {
         Kept {
             exclusive: false,
+            stores: StoreBuffer::new(),
             pages: Vec::new(),
             numbers: HashMap::default(),
             readable: Box::new([NOBODY; SLOTS]),
@@ -164,6 +169,7 @@ impl Kept {
     /// Begins with nothing, and keeps pages only if it may.
     pub(crate) fn begin(&mut self, exclusive: bool) {
         self.drop_pages();
+        self.stores.begin();
         self.grounds.clear();
         self.exclusive = exclusive;
         (self.announced_at, self.announced) = (0..0, false);
@@ -172,6 +178,11 @@ impl Kept {
     /// Whether nobody else runs in the address space, so that pages are kept.
     pub(crate) fn is_exclusive(&self) -> bool {
         self.exclusive
+    }
+
+    /// Whether instructions have been decoded from a page.
+    pub(super) fn is_code(&self, number: u64) -> bool {
+        self.code.contains(&number)
     }
 
     /// Forgets which pages have code in them, of which none is kept decoded.
@@ -239,7 +250,7 @@ impl Kept {
 
 /// The page of an address, and the place in it.
 #[inline]
-fn place_of(address: u64) -> (u64, usize) {
+pub(super) fn place_of(address: u64) -> (u64, usize) {
     // A remainder by PAGE fits any usize.
     (address / PAGE as u64, (address % PAGE as u64) as usize)
 }
@@ -267,7 +278,7 @@ fn copy(to: &mut [u8], from: &[u8]) {
 }
 
 /// A part of an access that lies in one page: its address, and the place in the operand.
-fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+pub(super) fn pieces(address: u64, length: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let address = address.wrapping_add(done as u64);
@@ -399,7 +410,7 @@ impl View<'_> {
         }
     }
 
-    /// Writes back what was stored, and keeps nothing.
+    /// Writes back what was stored, and keeps nothing. No store waits any more when this is asked for.
     pub(crate) fn settle(&mut self) {
         self.write_back();
         self.kept.drop_pages();
@@ -425,9 +436,14 @@ impl View<'_> {
     }
 
     /// Notes a store that is made at once.
-    fn note_store(&mut self, address: u64, length: usize) {
+    pub(super) fn note_store(&mut self, address: u64, length: usize) {
         self.kept.code_written |=
             pieces(address, length).any(|(address, _)| self.kept.code.contains(&place_of(address).0));
+        self.note_announced(address, length);
+    }
+
+    /// The same of one that goes to no text.
+    pub(super) fn note_announced(&mut self, address: u64, length: usize) {
         let Range { start, end } = self.kept.announced_at;
         self.kept.announced |= address < end && start < address.saturating_add(length as u64);
     }
@@ -451,6 +467,8 @@ impl View<'_> {
                 }
             }
             self.make_way(address, length);
+        } else if self.load_in_turn(address, bytes)? {
+            return Ok(());
         }
         self.accessor.read(address, bytes, access)
     }
@@ -472,9 +490,10 @@ impl View<'_> {
                 return Ok(());
             }
             self.make_way(address, bytes.len());
+            self.note_store(address, bytes.len());
+            return self.accessor.write(address, bytes);
         }
-        self.note_store(address, bytes.len());
-        self.accessor.write(address, bytes)
+        self.store_in_turn(address, bytes)
     }
 }
 
@@ -521,12 +540,16 @@ impl TextMemory for View<'_> {
     fn text(&mut self, address: u64, bytes: &mut [u8]) -> usize {
         // What was stored is to be seen.
         self.write_back();
+        if !self.make_waiting() {
+            return 0;
+        }
         let read = self.accessor.space.read().read_raw(address, bytes).unwrap_or(0);
         let bytes = bytes.get_mut(..read).unwrap_or_default();
         self.accessor.space.read().unmask(address, bytes);
         for (address, _) in pieces(address, read) {
             let (number, _) = place_of(address);
             self.kept.code.insert(number);
+            self.kept.stores.forbid(number);
             let slot = &mut self.kept.writable[Kept::slot(number)];
             if slot.number == number {
                 *slot = NOBODY;
@@ -551,6 +574,18 @@ impl TextMemory for View<'_> {
             () if private && self.kept.exclusive => Steadiness::Alone,
             () => Steadiness::None,
         }
+    }
+
+    fn stores(&mut self) -> &mut StoreBuffer {
+        &mut self.kept.stores
+    }
+
+    fn may_buffer(&self) -> bool {
+        !self.kept.exclusive && self.accessor.threads.atomics.ways.contains(Ways::UNDIVIDED)
+    }
+
+    fn drain(&mut self) -> bool {
+        self.make_waiting()
     }
 
     fn forget_text(&mut self) {

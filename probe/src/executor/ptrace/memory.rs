@@ -166,6 +166,11 @@ impl Accessor<'_> {
         count
     }
 
+    /// How many bytes a call has reached.
+    pub(super) fn reached(&mut self, call: &'static str, result: nix::Result<usize>) -> usize {
+        done(self.threads, self.thread.tid(), call, result)
+    }
+
     /// Whether the page of `address` can be written.
     fn is_writable(&mut self, address: u64) -> bool {
         if self.writable.contains(&address) {

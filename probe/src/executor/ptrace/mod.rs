@@ -4,6 +4,7 @@ pub(crate) mod affinity;
 pub(crate) mod aside;
 pub(crate) mod atomic;
 pub(crate) mod borrow;
+pub(crate) mod buffer;
 pub(crate) mod crew;
 mod enter;
 pub(crate) mod faults;
