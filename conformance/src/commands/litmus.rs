@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// With one hit at each function's first instruction, from which the thread runs on until that returns.
     #[arg(long, conflicts_with = "executor")]
     run_on: bool,
-    /// Without these ways to make an access in one step, to see that the tests find that; with a tracer.
+    /// Without these ways to make accesses, to see that the tests find that; with a tracer.
     #[arg(long, value_name = "WAY", value_delimiter = ',', conflicts_with = "executor")]
     without: Vec<Way>,
     /// Prints one JSON document.
@@ -46,6 +46,10 @@ enum Way {
     Alone,
     /// Loads and stores in one piece. Without: in two.
     Undivided,
+    /// Stores that wait while a thread runs on, in their order. Without: in the opposite one.
+    InOrder,
+    /// What a thread that runs on has stored, seen by itself at once. Without: when others do.
+    OwnAtOnce,
 }
 
 impl Way {
@@ -55,6 +59,8 @@ impl Way {
             Way::Exchange => Ways::EXCHANGE,
             Way::Alone => Ways::ALONE,
             Way::Undivided => Ways::UNDIVIDED,
+            Way::InOrder => Ways::IN_ORDER,
+            Way::OwnAtOnce => Ways::OWN_AT_ONCE,
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Options {
     /// With a tracer, whether there is one hit at each function's first instruction, from which the thread runs on until
     /// that returns, rather than one at each instruction.
     pub runs_on: bool,
-    /// How atomic accesses are made; all but for showing that the tests can fail.
+    /// How accesses are made; all but for showing that the tests can fail.
     #[doc(hidden)]
     pub ways: Ways,
     /// The names of the tests begin so.
@@ -160,8 +160,12 @@ struct Plan {
 }
 
 /// Tests of order and of single copies: their names, and the functions after `probed_`.
-const ORDER: [(&str, &str); 28] = [
+const ORDER: [(&str, &str); 32] = [
     ("message_write", "write"),
+    ("message_write_many", "write_many"),
+    ("coherence_read", "twice"),
+    ("coherence_write", "own"),
+    ("both_stores", "both"),
     ("message_read", "read"),
     ("load_buffering", "load_store"),
     ("load_buffering_copy", "copy"),

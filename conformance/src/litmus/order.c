@@ -9,7 +9,8 @@
 #include <string.h>
 
 #define FUNCTION(name, body) ".globl " name "\n.type " name ", @function\n" name ":\n" body "ret\n.size " name ", . - " name "\n"
-/* One that is probed, and one that does the same. */
+/* One that is probed, and one that does the same. Where a thread that runs on has stored to a page before, stores may wait:
+ * so that those may on which the test depends, others are made before them. */
 #define BOTH(name, body) FUNCTION("probed_" name, body) FUNCTION("plain_" name, body)
 __asm__(
     /* rdi: x, rsi: y, rdx: a number or where to store what was read. */
@@ -17,26 +18,39 @@ __asm__(
     BOTH("read", "mov (%rsi), %rax\n mov (%rdi), %rcx\n mov %rax, (%rdx)\n mov %rcx, 8(%rdx)\n")
     BOTH("load_store", "mov (%rdi), %rax\n mov %rdx, (%rsi)\n")
     BOTH("copy", "mov (%rsi), %rax\n mov %rax, (%rdi)\n")
-    BOTH("buffer", "movq $1, (%rdi)\n mov (%rsi), %rax\n")
-    BOTH("buffer_mfence", "movq $1, (%rdi)\n mfence\n mov (%rsi), %rax\n")
-    BOTH("buffer_lock", "movq $1, (%rdi)\n lock orl $0, (%rsp)\n mov (%rsi), %rax\n")
+    BOTH("buffer", "movq $0, 8(%rdi)\n movq $1, (%rdi)\n mov (%rsi), %rax\n")
+    BOTH("buffer_mfence", "movq $0, 8(%rdi)\n movq $1, (%rdi)\n mfence\n mov (%rsi), %rax\n")
+    BOTH("buffer_lock", "movq $0, 8(%rdi)\n movq $1, (%rdi)\n lock orl $0, (%rsp)\n mov (%rsi), %rax\n")
     BOTH("buffer_xchg", "mov $1, %eax\n xchg %rax, (%rdi)\n mov (%rsi), %rax\n")
+    /* Eight messages, from that number on. */
+    BOTH("write_many", "mov $8, %ecx\n1: mov %rdx, (%rdi)\n mov %rdx, (%rsi)\n inc %rdx\n dec %ecx\n jnz 1b\n")
+    /* Stores, and loads of the same, of all and beyond one. Not zero if these are not what was stored, less than 1 << 32. */
+    BOTH("own", "xor %eax, %eax\n mov $4, %ecx\n1: mov %rdx, (%rdi)\n mov (%rdi), %r8\n xor %rdx, %r8\n or %r8, %rax\n"
+                "movl $0, 4(%rdi)\n mov (%rdi), %r8\n xor %rdx, %r8\n or %r8, %rax\n inc %rdx\n dec %ecx\n jnz 1b\n")
+    BOTH("twice", "mov (%rdi), %rax\n mov (%rdi), %rcx\n mov %rax, (%rdx)\n mov %rcx, 8(%rdx)\n")
+    BOTH("both", "movq $0, 8(%rdi)\n movq $0, 8(%rsi)\n movq $1, (%rdi)\n movq $2, (%rsi)\n")
     /* rdi: sequence number, rsi: two numbers, rdx: what to write, or where to. */
     BOTH("seqlock_write", "incq (%rdi)\n mov %rdx, (%rsi)\n mov %rdx, 8(%rsi)\n incq (%rdi)\n")
     BOTH("seqlock_read", "mov (%rdi), %rax\n mov (%rsi), %rcx\n mov %rcx, (%rdx)\n mov 8(%rsi), %rcx\n"
                          "mov %rcx, 8(%rdx)\n xor (%rdi), %rax\n")
-    /* rdi: to, rsi: from. */
-    BOTH("store_2", "mov (%rsi), %ax\n mov %ax, (%rdi)\n") BOTH("store_4", "mov (%rsi), %eax\n mov %eax, (%rdi)\n")
-    BOTH("store_8", "mov (%rsi), %rax\n mov %rax, (%rdi)\n")
-    BOTH("store_16", "movaps (%rsi), %xmm0\n movaps %xmm0, (%rdi)\n")
-    BOTH("vstore_16", "vmovdqa (%rsi), %xmm0\n vmovdqa %xmm0, (%rdi)\n")
-    BOTH("store_32", "vmovdqa (%rsi), %ymm0\n vmovdqa %ymm0, (%rdi)\n")
-    BOTH("store_64", "vmovdqa64 (%rsi), %zmm0\n vmovdqa64 %zmm0, (%rdi)\n"));
+    /* rdi: to, rsi: from. What is stored at last is the opposite of what is loaded. */
+    BOTH("store_2", "mov (%rsi), %ax\n mov %ax, (%rdi)\n not %eax\n mov %ax, (%rdi)\n")
+    BOTH("store_4", "mov (%rsi), %eax\n mov %eax, (%rdi)\n not %eax\n mov %eax, (%rdi)\n")
+    BOTH("store_8", "mov (%rsi), %rax\n mov %rax, (%rdi)\n not %rax\n mov %rax, (%rdi)\n")
+    BOTH("store_16", "pcmpeqd %xmm1, %xmm1\n movaps (%rsi), %xmm0\n movaps %xmm0, (%rdi)\n pxor %xmm1, %xmm0\n"
+                     "movaps %xmm0, (%rdi)\n")
+    BOTH("vstore_16", "vpcmpeqd %xmm1, %xmm1, %xmm1\n vmovdqa (%rsi), %xmm0\n vmovdqa %xmm0, (%rdi)\n"
+                      "vpxor %xmm1, %xmm0, %xmm0\n vmovdqa %xmm0, (%rdi)\n")
+    BOTH("store_32", "vxorps %ymm1, %ymm1, %ymm1\n vcmpps $0, %ymm1, %ymm1, %ymm1\n vmovdqa (%rsi), %ymm0\n"
+                     "vmovdqa %ymm0, (%rdi)\n vxorps %ymm1, %ymm0, %ymm0\n vmovdqa %ymm0, (%rdi)\n")
+    BOTH("store_64", "vmovdqa64 (%rsi), %zmm0\n vmovdqa64 %zmm0, (%rdi)\n vpternlogd $0x55, %zmm0, %zmm0, %zmm0\n"
+                     "vmovdqa64 %zmm0, (%rdi)\n"));
 
 typedef unsigned long function(void *, void *, unsigned long);
 #define DECLARE(name) extern function probed_##name, plain_##name;
 DECLARE(write) DECLARE(read) DECLARE(load_store) DECLARE(copy) DECLARE(buffer) DECLARE(buffer_mfence)
-DECLARE(buffer_lock) DECLARE(buffer_xchg) DECLARE(seqlock_write) DECLARE(seqlock_read) DECLARE(store_2)
+DECLARE(buffer_lock) DECLARE(buffer_xchg) DECLARE(write_many) DECLARE(own) DECLARE(twice) DECLARE(both)
+DECLARE(seqlock_write) DECLARE(seqlock_read) DECLARE(store_2)
 DECLARE(store_4) DECLARE(store_8) DECLARE(store_16) DECLARE(vstore_16) DECLARE(store_32) DECLARE(store_64)
 
 static _Alignas(64) volatile unsigned long x[8], y[8], go[8], done[8], stop[8], number[8];
@@ -71,6 +85,10 @@ static void write_messages(struct test *test) {
     for (unsigned long i = 1; i <= rounds; i++)
         test->ours((void *)x, (void *)y, i);
 }
+static void write_many_messages(struct test *test) {
+    for (unsigned long i = 0; i < rounds; i++)
+        test->ours((void *)x, (void *)y, 8 * i + 1);
+}
 static void *read_messages(void *argument) {
     struct test *test = argument;
     unsigned long seen[2];
@@ -92,6 +110,28 @@ static void *write_messages_there(void *argument) {
     unsigned long i = 1;
     for (go[0] = 1; !stop[0];)
         test->theirs((void *)x, (void *)y, i++);
+    return 0;
+}
+
+/* Coherence: what grows is not seen to shrink, and a thread sees what it has stored. */
+static void read_twice(struct test *test) {
+    unsigned long seen[2];
+    for (unsigned long i = 1; i <= rounds; i++) {
+        test->ours((void *)x, (void *)y, (unsigned long)seen);
+        check_message(seen);
+    }
+}
+static void store_own(struct test *test) {
+    for (unsigned long i = 1; i <= rounds; i++)
+        forbidden += test->ours((void *)x, (void *)y, 4 * i) != 0;
+}
+static void *read_twice_there(void *argument) {
+    struct test *test = argument;
+    unsigned long seen[2];
+    for (go[0] = 1; !stop[0];) {
+        test->theirs((void *)x, (void *)y, (unsigned long)seen);
+        check_message(seen);
+    }
     return 0;
 }
 
@@ -137,6 +177,27 @@ static void *buffer_there(void *argument) {
         /* Sooner or later in the time that the other takes. */
         spin(i * 7919 % 8000);
         result = test->theirs((void *)y, (void *)x, 0);
+        done[0] = i;
+    }
+    return 0;
+}
+
+/* Two stores each, in opposite order: not both first ones are the last. */
+static void both_here(struct test *test) {
+    for (unsigned long i = 1; i <= rounds; i++) {
+        number[0] = i;
+        test->ours((void *)x, (void *)y, 0);
+        wait_for(done, i);
+        forbidden += x[0] == 1 && y[0] == 1;
+    }
+}
+static void *both_there(void *argument) {
+    struct test *test = argument;
+    go[0] = 1;
+    for (unsigned long i = 1; i <= rounds; i++) {
+        wait_for(number, i);
+        spin(i * 7919 % 8000);
+        test->theirs((void *)y, (void *)x, 0);
         done[0] = i;
     }
     return 0;
@@ -226,6 +287,10 @@ static void *store_there(void *argument) {
         {"torn_load_" #name, load_here, store_there, probed_##name, plain_##name, size, promised}
 static struct test tests[] = {
     {"message_write", write_messages, read_messages, probed_write, plain_read, 8, 1},
+    {"message_write_many", write_many_messages, read_messages, probed_write_many, plain_read, 8, 1},
+    {"coherence_read", read_twice, write_messages_there, probed_twice, plain_write, 8, 1},
+    {"coherence_write", store_own, read_twice_there, probed_own, plain_twice, 8, 1},
+    {"both_stores", both_here, both_there, probed_both, plain_both, 8, 1},
     {"message_read", read_messages_here, write_messages_there, probed_read, plain_write, 8, 1},
     {"load_buffering", load_and_store, copy_there, probed_load_store, plain_copy, 8, 1},
     {"load_buffering_copy", copy_here, load_and_store_there, probed_copy, plain_load_store, 8, 1},
