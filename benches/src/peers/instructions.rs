@@ -1,17 +1,22 @@
-//! What an instruction costs where each one is executed by somebody: emulated, or stepped.
+//! What an instruction costs where each one is executed by somebody: emulated, run on, or stepped.
 
 #![allow(unsafe_code, reason = "the loop that is executed is written in assembly, and read as bytes")]
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use emu::{Displaced, FlatMemory, Registers};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
+use probe::run_on::Region;
+use probe::{Action, Session};
 
 use crate::others::{Scratch, output};
+use crate::stepless::resolver;
 use crate::{Failure, classic, frida, target};
 
 // Arithmetic, a store, a load and a branch, without an end.
@@ -29,6 +34,27 @@ std::arch::global_asm!(
     "jmp peers_loop",
     ".globl peers_loop_end",
     "peers_loop_end:",
+    // The same with an end, and with a load of what it has not just stored; and where it is over.
+    ".globl peers_counted",
+    ".type peers_counted, @function",
+    "peers_counted:",
+    "endbr64",
+    "2:",
+    "add rax, rcx",
+    "mov [rdi], rax",
+    "mov rdx, [rdi + 8]",
+    "imul rdx, rax",
+    "lea r8, [rdx + rax * 4]",
+    "xor r8d, r8d",
+    "dec rsi",
+    "jnz 2b",
+    "ret",
+    ".size peers_counted, . - peers_counted",
+    ".globl peers_counted_end",
+    ".type peers_counted_end, @function",
+    "peers_counted_end:",
+    "ret",
+    ".size peers_counted_end, . - peers_counted_end",
 );
 
 unsafe extern "C" {
@@ -36,6 +62,8 @@ unsafe extern "C" {
     static peers_loop_end: u8;
     #[link_name = "peers_loop"]
     fn run_loop(place: *mut u64) -> !;
+    fn peers_counted(places: *mut u64, rounds: u64);
+    fn peers_counted_end();
 }
 
 /// The name by which the target is told to run the loop.
@@ -46,6 +74,47 @@ pub(crate) fn for_ever() -> ! {
     let mut place = 0;
     // SAFETY: it follows the C calling convention and accesses nothing but the eight bytes at its argument.
     unsafe { run_loop(&raw mut place) }
+}
+
+/// The name by which the target is told to run the loop that ends.
+pub(crate) const COUNTED: &str = "peers_counted";
+/// The instructions of one of its rounds.
+const ROUND: u64 = 8;
+
+/// Runs it, while another thread sleeps or none is there.
+pub(crate) fn counted(rounds: u64, with_another: bool) {
+    if with_another {
+        thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
+    }
+    let mut places = [0; 2];
+    // SAFETY: both follow the C calling convention, and the first one accesses nothing but the two numbers at its argument.
+    unsafe {
+        peers_counted(places.as_mut_ptr(), rounds.max(1));
+        peers_counted_end();
+    }
+}
+
+/// A thread that runs on from one hit, while another sleeps or none is there.
+pub(crate) fn run_on(count: u64, with_another: bool) -> Result<f64, Failure> {
+    let rounds = (count / ROUND).max(1);
+    let mut command = target::command(COUNTED, rounds)?;
+    command.args(["--threads", if with_another { "2" } else { "1" }]);
+    let mut session = Session::launch(command)?;
+    let (begins, times) = mpsc::channel();
+    let ends = begins.clone();
+    session.probe(resolver(COUNTED)?, move |hit| {
+        // Nobody is there to hear of it otherwise.
+        let _ = begins.send(Instant::now());
+        hit.run_on(Region::new().until_return());
+        Action::Continue
+    })?;
+    session.probe(resolver("peers_counted_end")?, move |_| {
+        let _ = ends.send(Instant::now());
+        Action::Continue
+    })?;
+    session.run();
+    let (start, end) = (times.recv()?, times.recv()?);
+    Ok((end - start).as_nanos() as f64 / (rounds * ROUND) as f64)
 }
 
 /// The loop's code.

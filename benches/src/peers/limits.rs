@@ -1,7 +1,7 @@
 //! What the ratios should be.
 
 use crate::report::{Ratio, Report};
-use crate::rows::{BARE, FLOOR};
+use crate::rows::{ALONE, BARE, FLOOR, STEPPED, WITH_ANOTHER};
 
 #[derive(Clone, Copy)]
 enum Limit {
@@ -30,6 +30,8 @@ const LIMITS: &[(&str, &str, Limit)] = &[
     ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "frida, native, endbr64", AtMost(1.0)),
     ("stepless by itself, a jump, nop dword ptr [rax + rax + 0x8]", "kernel uprobe, nop5", AtMost(1.0)),
     ("stepless by itself, a jump, endbr64", "frida, native, endbr64", AtMost(1.0)),
+    (STEPPED, ALONE, AtLeast(200.0)),
+    (STEPPED, WITH_ANOTHER, AtLeast(15.0)),
     ("emu, decoded once", "unicorn, step, registers written and read", AtMost(0.05)),
 ];
 
@@ -55,6 +57,12 @@ pub(crate) fn ratios(report: &Report) -> Vec<Ratio> {
     let vector = "stepless, vpaddd ymm0, ymm0, ymm1";
     if let Some((one, floor)) = report.median(vector).zip(report.median(FLOOR)) {
         found.push(ratio(format!("{vector} / {FLOOR}"), one / floor, AtMost(wide)));
+    }
+    for (name, least) in [(ALONE, 10.0), (WITH_ANOTHER, 2.0)] {
+        let row = report.instructions.iter().find(|row| row.name == name);
+        found.extend(
+            row.map(|row| ratio(format!("{name}, million a second"), row.per_second / 1e6, AtLeast(least))),
+        );
     }
     let two = report.threads.iter().find(|row| row.threads == 2 && row.name.starts_with("stepless"));
     found.extend(

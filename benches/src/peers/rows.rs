@@ -20,6 +20,11 @@ pub(crate) const FLOOR: &str = "int3 stop and continue (the floor)";
 /// What a signal costs that a thread raises in itself.
 pub(crate) const BARE: &str = "a handler of SIGTRAP that does nothing";
 
+/// What an instruction costs of a thread that is stepped, and of one that runs on.
+pub(crate) const STEPPED: &str = "PTRACE_SINGLESTEP";
+pub(crate) const ALONE: &str = "stepless runs on, no other thread";
+pub(crate) const WITH_ANOTHER: &str = "stepless runs on, another thread";
+
 fn row(
     name: impl Into<String>,
     measure: impl Fn(u64) -> Result<f64, Failure> + 'static,
@@ -87,7 +92,9 @@ fn hits() -> Rows {
 fn executed() -> Rows {
     vec![
         row("emu, decoded once", |hits| instructions::emu(hits * 1000)),
-        row("PTRACE_SINGLESTEP", instructions::singlestep),
+        row(ALONE, |hits| instructions::run_on(hits * 1000, false)),
+        row(WITH_ANOTHER, |hits| instructions::run_on(hits * 100, true)),
+        row(STEPPED, instructions::singlestep),
         row("unicorn, step, registers written and read", |hits| instructions::unicorn(Unicorn::Step, hits)),
         row("unicorn, step", |hits| instructions::unicorn(Unicorn::Bare, hits)),
         row("unicorn, loop", |hits| instructions::unicorn(Unicorn::Loop, hits * 1000)),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::Failure;
-use crate::instructions::{LOOP, for_ever};
+use crate::instructions::{COUNTED, LOOP, counted, for_ever};
 use crate::own::{self, Own};
 
 /// A function whose first instruction is probed.
@@ -139,6 +139,10 @@ impl Site {
 pub(crate) fn run(target: &Target, symbol: &str, calls: u64) -> ExitCode {
     if symbol == LOOP {
         for_ever();
+    }
+    if symbol == COUNTED {
+        counted(calls, target.threads > 1);
+        return ExitCode::SUCCESS;
     }
     let Some(site) = find(symbol) else {
         eprintln!("peers: there is no function {symbol}");
