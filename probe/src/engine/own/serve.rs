@@ -148,8 +148,8 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
         machine::leave_stubs();
     }
     let (general, image) = context.parts();
-    let mut file = files::any();
-    let mut thread = own::Own::new(site, general, image, &mut file, false);
+    let mut lender = files::Lender::default();
+    let mut thread = own::Own::new(site, general, image, lender.lend(), false);
     let signal = match behind {
         Some(displaced) => {
             thread.turn_to(displaced);
@@ -189,8 +189,8 @@ fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> 
         }
         return (ANYWHERE, false);
     }
-    let mut file = files::any();
-    let mut thread = own::Own::new(site, general, image, &mut file, true);
+    let mut lender = files::Lender::default();
+    let mut thread = own::Own::new(site, general, image, lender.lend(), true);
     let then = call(&mut thread, site, before, stack);
     go_on(&mut thread, site, then);
     for displaced in site.behind() {

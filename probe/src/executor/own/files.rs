@@ -63,38 +63,22 @@ impl Drop for Taken {
     }
 }
 
-/// A register file of nobody else, where there is none at hand, too.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nothing may be allocated where a signal is handled")]
-pub(crate) enum File {
-    Taken(Taken),
-    New(Registers),
+/// From where a thread has its register file while it serves itself: one that is at hand, or else one that is made here, as
+/// nothing may be allocated where a signal is handled.
+#[derive(Debug, Default)]
+pub(crate) struct Lender {
+    taken: Option<Taken>,
+    made: Option<Registers>,
 }
 
-impl Deref for File {
-    type Target = Registers;
-
-    fn deref(&self) -> &Registers {
-        match self {
-            File::Taken(taken) => taken,
-            File::New(registers) => registers,
+impl Lender {
+    #[inline]
+    pub(crate) fn lend(&mut self) -> &mut Registers {
+        match take() {
+            Some(file) => self.taken.insert(file),
+            None => self.made.insert(empty()),
         }
     }
-}
-
-impl DerefMut for File {
-    fn deref_mut(&mut self) -> &mut Registers {
-        match self {
-            File::Taken(taken) => taken,
-            File::New(registers) => registers,
-        }
-    }
-}
-
-/// Takes one that is at hand, or makes one.
-#[inline]
-pub(crate) fn any() -> File {
-    take().map_or_else(|| File::New(empty()), File::Taken)
 }
 
 /// Makes them. Not to be called by a handler of a signal.
