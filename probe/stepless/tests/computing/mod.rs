@@ -117,11 +117,16 @@ impl Computing {
 
     /// Waits until every thread has made another call.
     pub(crate) fn goes_on(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        self.makes(1, Duration::from_secs(20))
+    }
+
+    /// Waits until every thread has made so many calls more.
+    pub(crate) fn makes(&mut self, number: u64, most: Duration) -> bool {
+        let deadline = Instant::now() + most;
         let Some(before) = self.calls() else { return false };
         while Instant::now() < deadline {
             match self.calls() {
-                Some(calls) if calls > before => return true,
+                Some(calls) if calls >= before + number => return true,
                 Some(_) => std::thread::yield_now(),
                 None => return false,
             }
