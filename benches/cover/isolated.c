@@ -3,11 +3,9 @@
 #ifdef SITE
 unsigned long isolated(unsigned long x) { return x * 3 + 1; }
 #else
-#include <pthread.h>
-#include <stdlib.h>
+#include "threads.h"
 
 extern unsigned long isolated(unsigned long);
-static unsigned long times;
 
 static void *work(void *unused)
 {
@@ -18,19 +16,5 @@ static void *work(void *unused)
             sum ^= sum << 3 ^ k;
     }
     return (char *)unused + sum;
-}
-
-int main(int count, char **arguments)
-{
-    pthread_t threads[64];
-    times = strtoul(arguments[1], 0, 0);
-    int number = atoi(arguments[2]);
-    if (number == 1)
-        return work(0) == arguments;
-    for (int i = 0; i < number; i++)
-        pthread_create(&threads[i], 0, work, 0);
-    for (int i = 0; i < number; i++)
-        pthread_join(threads[i], 0);
-    return count - 3;
 }
 #endif

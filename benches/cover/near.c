@@ -1,9 +1,5 @@
 /* near TIMES THREADS: each line of a loop is near the one before. */
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-static unsigned long times;
+#include "threads.h"
 
 static void *work(void *unused)
 {
@@ -16,18 +12,4 @@ static void *work(void *unused)
         sum = sum << 3 | sum >> 61;
     }
     return (char *)unused + sum;
-}
-
-int main(int count, char **arguments)
-{
-    pthread_t threads[64];
-    times = strtoul(arguments[1], 0, 0);
-    int number = atoi(arguments[2]);
-    if (number == 1)
-        return work(0) == arguments;
-    for (int i = 0; i < number; i++)
-        pthread_create(&threads[i], 0, work, 0);
-    for (int i = 0; i < number; i++)
-        pthread_join(threads[i], 0);
-    return count - 3;
 }

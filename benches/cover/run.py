@@ -121,7 +121,7 @@ class Bench:
             "stepless cover --count, near": by(counting, near, 1, 400001, 4),
             "stepless cover --count, near, 4 threads": by(counting, near, 4, 5001, 4),
             "gdb, isolated": by(gdb("isolated.c", [4]), isolated, 1, 1001),
-            "gdb, near": by(gdb("near.c", [12, 13, 15, 16]), near, 1, 501, 3),
+            "gdb, near": by(gdb("near.c", [8, 9, 11, 12]), near, 1, 501, 3),
         }, "the floor")
 
     def count_hot(self):

@@ -113,28 +113,11 @@ static void *write_messages_there(void *argument) {
     return 0;
 }
 
-/* Coherence: what grows is not seen to shrink, and a thread sees what it has stored. */
-static void read_twice(struct test *test) {
-    unsigned long seen[2];
-    for (unsigned long i = 1; i <= rounds; i++) {
-        test->ours((void *)x, (void *)y, (unsigned long)seen);
-        check_message(seen);
-    }
-}
+/* Coherence: what grows is not seen to shrink, as of messages, and a thread sees what it has stored. */
 static void store_own(struct test *test) {
     for (unsigned long i = 1; i <= rounds; i++)
         forbidden += test->ours((void *)x, (void *)y, 4 * i) != 0;
 }
-static void *read_twice_there(void *argument) {
-    struct test *test = argument;
-    unsigned long seen[2];
-    for (go[0] = 1; !stop[0];) {
-        test->theirs((void *)x, (void *)y, (unsigned long)seen);
-        check_message(seen);
-    }
-    return 0;
-}
-
 /* Load buffering: what comes of a store does not show in the load before it. */
 static void load_and_store(struct test *test) {
     for (unsigned long i = 1; i <= rounds; i++)
@@ -288,8 +271,8 @@ static void *store_there(void *argument) {
 static struct test tests[] = {
     {"message_write", write_messages, read_messages, probed_write, plain_read, 8, 1},
     {"message_write_many", write_many_messages, read_messages, probed_write_many, plain_read, 8, 1},
-    {"coherence_read", read_twice, write_messages_there, probed_twice, plain_write, 8, 1},
-    {"coherence_write", store_own, read_twice_there, probed_own, plain_twice, 8, 1},
+    {"coherence_read", read_messages_here, write_messages_there, probed_twice, plain_write, 8, 1},
+    {"coherence_write", store_own, read_messages, probed_own, plain_twice, 8, 1},
     {"both_stores", both_here, both_there, probed_both, plain_both, 8, 1},
     {"message_read", read_messages_here, write_messages_there, probed_read, plain_write, 8, 1},
     {"load_buffering", load_and_store, copy_there, probed_load_store, plain_copy, 8, 1},
