@@ -128,3 +128,42 @@ fn what_vrndscalesh_raises_of_multiples_of_the_greatest_denormal_power_of_two() 
     assert_eq!(scale(0xf0, 0x0300, unmasked), (false, 0x0400, Mxcsr::PE));
     assert_eq!(scale(0xe0, 0x0201, unmasked), (false, 0x0400, Mxcsr::PE));
 }
+
+/// The processor asks of an offset from FS that it is canonical by itself, whatever the base makes of it.
+#[test]
+fn an_operand_in_a_segment_ends_where_offsets_do() {
+    const CANONICAL_END: u64 = 1 << 47;
+    let protection = Err(Exception::GeneralProtection(0));
+    // So many bytes of the operand lie before the end, at an address that is aligned to 64.
+    let run = |bytes: &[u8], before: u64| {
+        let processor: &'static Processor = Box::leak(Box::new(Processor::zen_5()));
+        let displaced = Displaced::decode_on(bytes, 0x40_0000, processor).unwrap();
+        let (mut registers, mut page) = (Registers::default(), page(0x11));
+        let offset = CANONICAL_END - before;
+        registers.gpr[gpr::RAX] = offset;
+        registers.gpr[gpr::RSI] = offset;
+        registers.gpr[gpr::RDI] = offset;
+        registers.fs_base = (START + 64).wrapping_sub(offset);
+        registers.extended.opmask[3] = 0b0111_1111;
+        displaced.execute(&mut registers, &mut page)
+    };
+    for (size, bytes) in [
+        (8, &[0x64, 0x48, 0xad][..]),                      // lodsq fs:[rsi]
+        (4, &[0x64, 0xa5]),                                // movsd es:[rdi], fs:[rsi]
+        (4, &[0x64, 0x66, 0x63, 0x00]),                    // movsxd ax, fs:[rax], which reads 32 bits
+        (16, &[0x64, 0x66, 0x0f, 0xf7, 0xc1]),             // maskmovdqu fs:[rdi]
+        (4, &[0x64, 0x66, 0x0f, 0xb5, 0x00]),              // lgs ax, fs:[rax]
+        (576, &[0x64, 0x0f, 0xae, 0x20]),                  // xsave fs:[rax] of nothing but the header
+        (64, &[0x64, 0x62, 0xf1, 0x7c, 0x48, 0x28, 0x00]), // vmovaps zmm0, fs:[rax]
+    ] {
+        for before in [1, size - 1] {
+            assert_eq!(run(bytes, before), protection, "{bytes:02x?}, {before} of {size}");
+        }
+    }
+    // Without its last element it is all there, and its alignment is that of its first byte.
+    let chosen = &[0x64, 0x62, 0xf1, 0xfd, 0x4b, 0x6f, 0x00]; // vmovdqa64 zmm0{k3}, fs:[rax]
+    for before in [56, 63] {
+        assert!(run(chosen, before).is_ok(), "{before}");
+    }
+    assert_eq!(run(chosen, 55), protection);
+}

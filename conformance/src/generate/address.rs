@@ -95,6 +95,29 @@ fn value(registers: &Registers, register: Register) -> Option<u64> {
     })
 }
 
+/// Sometimes changes the base of FS or GS, so that an offset from it leads to `target` that is hardly canonical by itself,
+/// or not at all.
+pub(crate) fn part_offset(
+    memory: &UsedMemory,
+    size: u64,
+    target: u64,
+    registers: &mut Registers,
+    rng: &mut Rng,
+) {
+    let base = match memory.segment() {
+        Register::FS => &mut registers.fs_base,
+        Register::GS => &mut registers.gs_base,
+        _ => return,
+    };
+    if rng.chance(15) {
+        let boundary = rng.pick(&[1 << 47, 0xffff_8000_0000_0000_u64, 0]);
+        // Images are looked at word by word, so that their first few bytes are of interest, too.
+        let reach = if rng.chance(50) { 16 } else { 2 * size };
+        let offset = boundary.wrapping_sub(rng.below(reach));
+        *base = canonical(target.wrapping_sub(offset));
+    }
+}
+
 /// Changes a register so that `memory` lies at `target`, as far as that can be.
 pub(crate) fn solve(memory: &UsedMemory, target: u64, registers: &mut Registers) {
     let Some(now) = linear(memory, registers) else { return };

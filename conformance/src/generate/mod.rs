@@ -226,6 +226,7 @@ impl Generator {
                 Some(last) if rng.chance(15) => u64::wrapping_add(*last, rng.below(32)).wrapping_sub(16),
                 _ => address::target(size, rng),
             };
+            address::part_offset(memory, size, target, &mut case.registers, rng);
             address::solve(memory, target, &mut case.registers);
             if memory.index().is_vector_register() {
                 indices(&mut case.registers, memory.index(), instruction, rng);

@@ -1,8 +1,8 @@
 //! Operands as decoding leaves them: numbers, masks and constants, with nothing left to look up.
 
-use iced_x86::{Instruction, MemorySize, OpKind, Register};
+use iced_x86::{Code, Instruction, MemorySize, OpKind, Register};
 
-use crate::decode::processor::Processor;
+use crate::decode::processor::{Facts, Processor};
 use crate::model::registers::Registers;
 use crate::model::width::Width;
 
@@ -99,7 +99,7 @@ impl Address {
         let absolute = base == Register::None && !index.is_gpr();
         let narrow = narrow || (absolute && instruction.memory_displ_size() == 4);
         let displacement = instruction.memory_displacement64();
-        let explicit = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
+        let in_segment = string.is_some() || instruction.op_kinds().any(|kind| kind == OpKind::Memory);
         Address {
             displacement,
             base_mask: if relative { 0 } else { base_mask },
@@ -114,10 +114,10 @@ impl Address {
                 Some((_, segment)) => SegmentBase::of(segment),
                 None => SegmentBase::of(instruction.memory_segment()),
             },
-            after_first: match (instruction.memory_size(), instruction.memory_size().size()) {
+            after_first: match (instruction.memory_size(), accessed(instruction, processor)) {
                 // A far pointer and an image are accessed piece by piece.
                 (MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64, _) => 0,
-                (_, size) if explicit && size.is_power_of_two() && size <= 64 => size as u8 - 1,
+                (_, size) if in_segment && size.is_power_of_two() && size <= 64 => size as u8 - 1,
                 _ => 0,
             },
             offset_sign_bits: processor.offset_sign_bits(),
@@ -254,6 +254,14 @@ fn string_pointer(instruction: &Instruction) -> Option<(Register, Register)> {
         _ => None,
     };
     instruction.op_kinds().find_map(pointer).or_else(|| instruction.op_kinds().find_map(destination))
+}
+
+/// How many bytes of memory the instruction accesses.
+fn accessed(instruction: &Instruction, processor: &Processor) -> usize {
+    match instruction.code() {
+        Code::Movsxd_r16_rm16 if processor.is(Facts::MOVSXD_R16_READS_32_BITS) => 4,
+        _ => instruction.memory_size().size(),
+    }
 }
 
 fn general(register: Register) -> (u8, u64) {

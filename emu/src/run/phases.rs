@@ -450,7 +450,12 @@ impl Context<'_> {
         size: usize,
         mask: u64,
     ) -> Result<bool, Exception> {
-        let misaligned = address & (size as u64).wrapping_sub(1) != 0;
+        // An address that an offset makes none may be one for the elements that are left.
+        let start = match self.decoded.is_canonical(address) {
+            true => address,
+            false => self.decoded.address.linear_of_sum(self.registers),
+        };
+        let misaligned = start & (size as u64).wrapping_sub(1) != 0;
         if misaligned && self.phases.alignment == Alignment::Strict {
             return Err(Exception::GeneralProtection(0));
         }

@@ -200,7 +200,7 @@ fn maskmov(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let piece = if halves { 8 } else { size };
     let place = |c: &Context<'_>, offset: usize| match halves {
         true => c.decoded.address.linear_of_part(c.registers, offset as u64, 7),
-        false => c.linear().wrapping_add(offset as u64),
+        false => c.decoded.address.linear_past(c.registers, offset as u64, 7),
     };
     for offset in (0..size).step_by(8) {
         let offset = if halves { size - 8 - offset } else { offset };

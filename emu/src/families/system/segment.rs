@@ -133,8 +133,9 @@ pub(in crate::families) fn pop<W: Width>(c: &mut Context<'_>) -> Result<Outcome,
 /// An offset and the selector behind it, in memory.
 pub(super) fn far_pointer<W: Width>(c: &mut Context<'_>) -> Result<(u64, u16), Exception> {
     let address = c.decoded.address;
-    let offset = c.load::<W>(address.linear(c.registers), Access::Read, address.stack)?;
-    let behind = address.linear_offset(c.registers, W::BYTES as u64);
+    let start = address.linear_of_part(c.registers, 0, W::BYTES as u8 - 1);
+    let offset = c.load::<W>(start, Access::Read, address.stack)?;
+    let behind = address.linear_of_part(c.registers, W::BYTES as u64, 1);
     let selector = c.load::<u16>(behind, Access::Read, address.stack)?;
     Ok((offset.zero_extend(), selector))
 }

@@ -34,7 +34,7 @@ const COMPACTED: u64 = 1 << 63;
 /// The bytes of the largest component that there is a place for, but tile registers.
 const LARGEST: usize = 1024;
 
-/// The faults of an image: #GP if it is not aligned, and what its first byte and then its last one raise.
+/// The faults of an image: #GP if it is not aligned, and what its first word and then its last byte raise.
 fn check_area(c: &mut Context<'_>, length: usize, requested: u64) -> Result<(), Exception> {
     let access = Access::Write;
     if c.decoded.processor.is(Facts::XSAVE_LOOKS_AT_THE_END_FIRST) {
@@ -44,7 +44,7 @@ fn check_area(c: &mut Context<'_>, length: usize, requested: u64) -> Result<(), 
         return check_legacy(c, requested, access);
     }
     check_aligned(c, 64)?;
-    check_part(c, 0, 1, 1, access)?;
+    check_part(c, 0, 4, 1, access)?;
     check_part(c, length - 1, 1, 1, access)
 }
 
@@ -191,11 +191,15 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     }
     check_aligned(c, 64)?;
     if !end_first {
-        check_part(c, 0, 1, 1, Access::Read)?;
+        check_part(c, 0, 4, 1, Access::Read)?;
     }
     let mut words = [0; HEADER_LENGTH];
     check_part(c, XSTATE_BV + if end_first { 8 } else { 0 }, 8, 1, Access::Read)?;
-    read_at(c, XSTATE_BV, &mut words, Access::Read)?;
+    // Each by itself: an address of 32 bits may wrap between them, and an offset from FS or GS end.
+    for (index, word) in words.chunks_exact_mut(8).enumerate() {
+        check_part(c, XSTATE_BV + 8 * index, 8, 1, Access::Read)?;
+        read_at(c, XSTATE_BV + 8 * index, word, Access::Read)?;
+    }
     let header = Header::of(&words);
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };

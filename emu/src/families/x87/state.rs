@@ -70,7 +70,8 @@ pub(super) fn restored<P: Pointers>(mut x87: X87, processor: &Processor) -> X87 
 /// and then by #AC; and what its last byte and then its first one raise.
 fn check_image(c: &mut Context<'_>, access: Access) -> Result<(), Exception> {
     let first_only = c.decoded.processor.is(Facts::ALIGNMENT_BEFORE_CANONICAL_END);
-    c.check(address(c), if first_only { 1 } else { 4 }, 4, c.decoded.address.stack)?;
+    let first_word = c.decoded.address.linear_of_part(c.registers, 0, 3);
+    c.check(first_word, if first_only { 1 } else { 4 }, 4, c.decoded.address.stack)?;
     check_aligned(c, 16)?;
     check_part(c, LEGACY_LENGTH - 1, 1, 1, access)?;
     check_part(c, 0, 1, 1, access)
