@@ -167,3 +167,21 @@ fn an_operand_in_a_segment_ends_where_offsets_do() {
     }
     assert_eq!(run(chosen, 55), protection);
 }
+
+/// Of an address of 32 bits that wraps, AMD's processors look at all bytes as if it did not, and store each where it
+/// belongs, until one cannot be.
+#[test]
+fn maskmovq_wraps_between_bytes() {
+    let processor: &'static Processor = Box::leak(Box::new(Processor::zen_5()));
+    // addr32 maskmovq fs:[edi], mm0, mm1
+    let displaced = Displaced::decode_on(&[0x64, 0x67, 0x0f, 0xf7, 0xc1], 0x40_0000, processor).unwrap();
+    let (mut registers, mut page) = (Registers::default(), page(0x11));
+    registers.gpr[gpr::RDI] = 0xffff_fffa;
+    registers.fs_base = (START + 64).wrapping_sub(0xffff_fffa);
+    registers.extended.x87.r[0].significand = 0x8877_6655_4433_2221;
+    registers.extended.x87.r[1].significand = 0x8000_8000_0000_0080;
+    let wrapped = registers.fs_base.wrapping_add(1);
+    assert_eq!(displaced.execute(&mut registers, &mut page), Err(page_fault(wrapped, 6)));
+    let stored = [0x21, 0x11, 0x11, 0x11, 0x11, 0x66, 0x11, 0x11];
+    assert_eq!(page.bytes()[64..72], stored, "the last is beyond");
+}

@@ -110,7 +110,7 @@ pub(crate) fn part_offset(
         _ => return,
     };
     if rng.chance(15) {
-        let boundary = rng.pick(&[1 << 47, 0xffff_8000_0000_0000_u64, 0]);
+        let boundary = rng.pick(&[1 << 47, 0xffff_8000_0000_0000_u64, 0, 1 << 32]);
         // Images are looked at word by word, so that their first few bytes are of interest, too.
         let reach = if rng.chance(50) { 16 } else { 2 * size };
         let offset = boundary.wrapping_sub(rng.below(reach));

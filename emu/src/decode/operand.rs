@@ -167,6 +167,11 @@ impl Address {
         self.in_segment(self.effective(registers).wrapping_add(offset), after_first, registers)
     }
 
+    /// Whether the address size wraps within so many bytes.
+    pub(crate) fn wraps(&self, registers: &Registers, bytes: u64) -> bool {
+        self.effective(registers) > self.size_mask.wrapping_sub(bytes.wrapping_sub(1))
+    }
+
     /// Row `row` of a tile in memory, of so many bytes: the index is what lies between rows.
     pub(crate) fn linear_of_row(&self, registers: &Registers, row: u64, bytes: usize) -> u64 {
         let effective = self.effective(registers);

@@ -197,10 +197,13 @@ fn maskmov(c: &mut Context<'_>) -> Result<Outcome, Exception> {
     let size = c.phases.width().min(16);
     let (value, mask) = (sources[0].lanes::<u8>(), sources[1].lanes::<i8>());
     let halves = c.decoded.processor.is(Facts::MASKMOVDQU_STORES_HALVES);
-    let piece = if halves { 8 } else { size };
-    let place = |c: &Context<'_>, offset: usize| match halves {
-        true => c.decoded.address.linear_of_part(c.registers, offset as u64, 7),
-        false => c.decoded.address.linear_past(c.registers, offset as u64, 7),
+    let place = |c: &Context<'_>, half: usize| c.decoded.address.linear_of_part(c.registers, half as u64, 7);
+    // An address of 32 bits may wrap between any two.
+    let one_by_one = !halves && c.decoded.address.wraps(c.registers, size as u64);
+    let piece = match (halves, one_by_one) {
+        (true, _) => 8,
+        (false, true) => 1,
+        (false, false) => size,
     };
     for offset in (0..size).step_by(8) {
         let offset = if halves { size - 8 - offset } else { offset };

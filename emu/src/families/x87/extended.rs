@@ -193,17 +193,15 @@ fn restore<P: Pointers>(c: &mut Context<'_>, requested: u64) -> Result<Outcome, 
     if !end_first {
         check_part(c, 0, 4, 1, Access::Read)?;
     }
-    let mut words = [0; HEADER_LENGTH];
     check_part(c, XSTATE_BV + if end_first { 8 } else { 0 }, 8, 1, Access::Read)?;
-    // Each by itself: an address of 32 bits may wrap between them, and an offset from FS or GS end.
-    for (index, word) in words.chunks_exact_mut(8).enumerate() {
-        check_part(c, XSTATE_BV + 8 * index, 8, 1, Access::Read)?;
-        read_at(c, XSTATE_BV + 8 * index, word, Access::Read)?;
-    }
-    let header = Header::of(&words);
+    let mut header = Header::read(c)?;
     let compacted = header.layout & COMPACTED != 0;
     let format = if compacted { header.layout } else { requested };
-    header.check_layout(processor)?;
+    match end_first {
+        true => header.check_layout(processor)?,
+        false => header.check_first(processor)?,
+    }
+    header.read_others(c)?;
     if !end_first {
         header.check(processor)?;
     }
@@ -305,12 +303,26 @@ struct Header {
 }
 
 impl Header {
-    fn of(bytes: &[u8; HEADER_LENGTH]) -> Header {
-        let (words, _) = bytes.as_chunks();
-        let mut words = words.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        let (in_use, layout) = (words.next().unwrap_or(0), words.next().unwrap_or(0));
-        let third = words.next().unwrap_or(0);
-        Header { in_use, layout, third, others: words.fold(0, |all, word| all | word) }
+    /// Reads the first three words.
+    fn read(c: &mut Context<'_>) -> Result<Header, Exception> {
+        let (in_use, layout, third) = (Self::word(c, 0)?, Self::word(c, 1)?, Self::word(c, 2)?);
+        Ok(Header { in_use, layout, third, others: 0 })
+    }
+
+    /// Reads those behind them.
+    fn read_others(&mut self, c: &mut Context<'_>) -> Result<(), Exception> {
+        for index in 3..HEADER_LENGTH / 8 {
+            self.others |= Self::word(c, index)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a word by itself: an address of 32 bits may wrap between them, and an offset from FS or GS end.
+    fn word(c: &mut Context<'_>, index: usize) -> Result<u64, Exception> {
+        let (offset, mut word) = (XSTATE_BV + 8 * index, [0; 8]);
+        check_part(c, offset, 8, 1, Access::Read)?;
+        read_at(c, offset, &mut word, Access::Read)?;
+        Ok(u64::from_le_bytes(word))
     }
 
     /// #GP for a layout with components that the system has not enabled.
@@ -319,15 +331,18 @@ impl Header {
         if valid { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
     }
 
+    /// #GP for what the first three words say by themselves.
+    fn check_first(&self, processor: &Processor) -> Result<(), Exception> {
+        let has_layout = self.layout & COMPACTED != 0 && processor.features.has(CpuidFeature::XSAVEC);
+        let valid = self.in_use & !processor.xcr0 == 0 && (has_layout || self.layout == 0) && self.third == 0;
+        if valid { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+    }
+
     /// #GP for one that the processor does not take.
     fn check(&self, processor: &Processor) -> Result<(), Exception> {
-        let (in_use, layout, xcr0) = (self.in_use, self.layout, processor.xcr0);
-        let valid = if layout & COMPACTED != 0 && processor.features.has(CpuidFeature::XSAVEC) {
-            let components = layout & !COMPACTED;
-            components & !xcr0 == 0 && in_use & !components == 0 && self.third | self.others == 0
-        } else {
-            in_use & !xcr0 == 0 && layout == 0 && self.third == 0
-        };
-        if valid { Ok(()) } else { Err(Exception::GeneralProtection(0)) }
+        self.check_first(processor)?;
+        let (in_use, layout) = (self.in_use, self.layout);
+        let valid = layout & COMPACTED == 0 || in_use & !layout | self.others == 0;
+        if valid { self.check_layout(processor) } else { Err(Exception::GeneralProtection(0)) }
     }
 }
