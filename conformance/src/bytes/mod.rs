@@ -46,10 +46,9 @@ impl Known {
     /// Whether `processor` does so.
     #[must_use]
     pub fn holds_on(&self, processor: &Processor) -> bool {
-        const ZEN_5: u32 = 0x1a;
         match (self.vendor, processor.vendor) {
             ("both", _) | ("AMD", Vendor::Amd) | ("Intel", Vendor::Intel) => true,
-            ("AMD before Zen 5", Vendor::Amd) => processor.family < ZEN_5,
+            ("AMD before Zen 5", Vendor::Amd) => !processor.is_since_zen_5(),
             _ => false,
         }
     }

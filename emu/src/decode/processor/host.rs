@@ -177,7 +177,7 @@ fn model(leaf: CpuidResult) -> u32 {
 
 /// Whether CPUID leaf 1 is of AMD's Zen 5 or of what came after it.
 fn since_zen_5(vendor: Vendor, leaf: CpuidResult) -> bool {
-    vendor == Vendor::Amd && family(leaf) >= 0x1a
+    vendor == Vendor::Amd && family(leaf) >= super::ZEN_5
 }
 
 /// Whether CPUID leaf 1 is of AMD's Zen 2, the first to clear the base with a null selector: it has no bit

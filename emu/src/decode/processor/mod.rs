@@ -77,6 +77,9 @@ impl fmt::Display for Processor {
     }
 }
 
+/// The family of AMD's Zen 5.
+const ZEN_5: u32 = 0x1a;
+
 impl Processor {
     /// The one this runs on, under what its system has enabled. It is asked once.
     #[cfg(feature = "std")]
@@ -95,6 +98,12 @@ impl Processor {
     #[inline(always)]
     pub(crate) const fn is(&self, fact: Facts) -> bool {
         self.facts.contains(fact)
+    }
+
+    /// Whether it is AMD's Zen 5 or what came after it.
+    #[must_use]
+    pub const fn is_since_zen_5(&self) -> bool {
+        matches!(self.vendor, Vendor::Amd) && self.family >= ZEN_5
     }
 
     /// To how many bytes RFLAGS.AC wants a vector operand of so many bytes to be aligned.

@@ -33,6 +33,7 @@
 //! always. Signals are delivered as always, too, and the thread is followed into their handlers.
 
 mod emulate;
+mod passes;
 mod passing;
 mod regions;
 mod serve;

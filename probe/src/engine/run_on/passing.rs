@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::probes::{Probe, Tally};
 use crate::engine::run_on::Regions;
-use crate::engine::run_on::emulate::{self, Chance, Passed, Passes, Pause};
+use crate::engine::run_on::emulate::{self, Pause};
+use crate::engine::run_on::passes::{Chance, Passed, Passes};
 use crate::engine::run_on::serve::Runner;
 use crate::engine::tracer::Tracer;
 use crate::engine::trap::{Arrived, Here, Place};
@@ -156,7 +157,7 @@ impl Tracer {
             match is_once {
                 true => once.push((address, index)),
                 // Whether it is in a sequence is not to be asked at each hit.
-                false => here.keep_count(address),
+                false => here.count_hits(address, times),
             }
         }
         drop(text);

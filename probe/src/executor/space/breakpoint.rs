@@ -132,13 +132,17 @@ impl Breakpoint {
 
     /// The instruction that it displaced, which is at `address`: decoded now, or before.
     pub(crate) fn displaced(&self, address: u64) -> Option<&Displaced> {
+        self.of_hits(address).map(|hit| &hit.displaced)
+    }
+
+    /// What is kept of it, from now on at the latest.
+    fn of_hits(&self, address: u64) -> Option<&OfHits> {
         if let Some(hit) = self.hit.get() {
-            return Some(&hit.displaced);
+            return Some(hit);
         }
         // It was when the breakpoint was placed, and nothing else can come of the same bytes.
         let (_, displaced) = Original::decode(self.original.bytes(), address).ok()?;
-        let hit = self.hit.get_or_init(|| Box::new(OfHits { displaced, number: AtomicU32::new(1) }));
-        Some(&hit.displaced)
+        Some(self.hit.get_or_init(|| Box::new(OfHits { displaced, number: AtomicU32::new(1) })))
     }
 
     /// Whether all that want it only want to know how often it is reached.
@@ -146,15 +150,17 @@ impl Breakpoint {
         !self.internal && !self.probes.is_empty() && self.probes.iter().all(|purpose| purpose.covers())
     }
 
-    /// Hits are counted from now on, of the breakpoint at `address`.
-    pub(crate) fn keep_count(&self, address: u64) {
-        let _ = self.displaced(address);
-    }
-
     /// Counts a hit. Returns how many there were with it, modulo 2 to the power of 32.
     pub(crate) fn count_hit(&self) -> u32 {
         // At the first, nothing need be kept yet: it may be the last.
         self.hit.get().map_or(1, |hit| hit.number.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+
+    /// Counts so many hits of the breakpoint at `address`, modulo 2 to the power of 32.
+    pub(crate) fn count_hits(&self, address: u64, times: u64) {
+        if let Some(hit) = self.of_hits(address) {
+            hit.number.fetch_add(times as u32, Ordering::Relaxed);
+        }
     }
 
     /// Takes another displaced instruction.
