@@ -72,6 +72,9 @@ impl Pattern {
     }
 }
 
+/// How many bytes [`Need::StackStore`] accesses.
+pub(super) const STACK_STORE_LENGTH: u64 = 4;
+
 impl Need {
     /// `lock or dword [rsp], 0`: a full barrier as compilers write it.
     const BARRIER: [u8; 5] = [0xf0, 0x83, 0x0c, 0x24, 0x00];

@@ -23,6 +23,12 @@ use crate::target::lock;
 /// The first address that is not canonical, for processors with four or five levels of paging alike.
 const NOT_CANONICAL: u64 = 1 << 63;
 
+/// Whether what [`Need::StackStore`] stores at `address` lies in two lines.
+fn is_split(address: u64) -> bool {
+    const LINE: u64 = 64;
+    address % LINE > LINE - borrow::STACK_STORE_LENGTH
+}
+
 /// How a thread is made to raise an exception.
 #[derive(Clone, Copy, Debug)]
 struct Provocation {
@@ -41,7 +47,13 @@ impl Provocation {
         let by = |raises, need, operand| Provocation { raises, needs: [need, need], operand };
         match exception {
             Exception::PageFault { address, error_code } if error_code & WRITE != 0 => {
-                Provocation { raises: exception, needs: [Need::StackStore, Need::Store], operand: address }
+                // The atomic one undoes nothing where it does not fault after all, but across lines systems punish it: with
+                // 10 ms, or SIGBUS (`handle_user_split_lock`).
+                let needs = match is_split(address) {
+                    true => [Need::Store, Need::StackStore],
+                    false => [Need::StackStore, Need::Store],
+                };
+                Provocation { raises: exception, needs, operand: address }
             }
             Exception::PageFault { address, .. } => by(exception, Need::Load, address),
             // SIGSEGV
