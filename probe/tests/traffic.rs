@@ -213,7 +213,8 @@ fn a_session_does_not_grow_while_threads_children_and_probes_come_and_go() {
     while begin.elapsed() < time {
         let (id, second) = add(&mut session, &traffic.program, true);
         serve(&mut session, &second, 20);
-        session.remove(id);
+        assert!(session.forget(id).unwrap().counters.hits > 0);
+        assert!(session.report(id).is_none(), "it is forgotten");
         nothing_is_lost(&second);
         nothing_is_lost(&first);
         probes += 1;

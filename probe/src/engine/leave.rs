@@ -1,6 +1,7 @@
 //! Leaving a target so that no thread notices. The kernel lets go of a thread that is not stopped only by interrupting it,
 //! which ends its sleep, unless its tracer ends.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -21,7 +22,7 @@ use crate::target::procfs;
 /// What is left of a session, by [`Session::leave`].
 #[derive(Debug)]
 pub struct Left {
-    probes: Vec<ProbeReport>,
+    probes: BTreeMap<usize, ProbeReport>,
     watches: Vec<WatchReport>,
     inaccessible: Option<(i32, Arc<io::Error>)>,
     pid: i32,
@@ -33,7 +34,7 @@ impl Left {
     /// As [`Session::report`].
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
-        self.probes.get(id.0).cloned()
+        self.probes.get(&id.0).cloned()
     }
 
     /// As [`Session::watch_report`].
@@ -103,7 +104,7 @@ impl Session {
         self.shared().clear_spaces();
         self.tracer.tell_all_failures();
         Left {
-            probes: self.shared().probes().iter().map(|probe| probe.report()).collect(),
+            probes: self.shared().reports(),
             watches: self.shared().watches.reports(),
             inaccessible: self.inaccessible(),
             pid: self.pid(),

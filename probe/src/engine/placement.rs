@@ -470,7 +470,7 @@ impl Tracer {
         let copied = space.forget_unmapped(&maps);
         drop(space);
         self.tell_copied(space_id, copied);
-        for (index, probe) in shared.probes().iter().enumerate() {
+        for (index, probe) in shared.probes().iter() {
             // Parts are located with the whole.
             if !probe.is_part {
                 self.locate(ProbeId(index), space_id, &maps, true);

@@ -94,6 +94,8 @@ pub(crate) struct Placed {
     pub(crate) sites: Sites,
     rest: Option<Box<Rest>>,
     pub(crate) removed: bool,
+    /// Nobody is to know of it any more.
+    pub(crate) forgotten: bool,
 }
 
 /// What most probes have none of.
@@ -303,6 +305,9 @@ impl<L: Locate> Locate for Locked<L> {
 /// Probes that were made together, and what names their sites.
 pub(crate) trait Run: Send + Sync {
     fn get(&self, index: usize) -> Option<(&Probe, &dyn Locate)>;
+
+    /// How many they are.
+    fn len(&self) -> usize;
 }
 
 struct Together<L>(Box<[(Probe, Locked<L>)]>);
@@ -310,6 +315,10 @@ struct Together<L>(Box<[(Probe, Locked<L>)]>);
 impl<L: Locate + Send> Run for Together<L> {
     fn get(&self, index: usize) -> Option<(&Probe, &dyn Locate)> {
         self.0.get(index).map(|(probe, source)| (probe, source as &dyn Locate))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -343,18 +352,40 @@ impl<T> Runs<T> {
         }
     }
 
-    /// The run that has the one with that number, and the index of that there.
-    pub(crate) fn get(&self, number: usize) -> Option<(&T, usize)> {
-        // Most sessions make their probes together, and this is asked several times at each hit.
-        if let [(_, run)] = self.runs.as_slice() {
-            return Some((run, number));
+    /// Forgets the run that had the one with that number. The others keep theirs.
+    fn remove(&mut self, number: usize) {
+        if let Some(place) = self.place(number) {
+            self.runs.remove(place);
         }
-        let behind = self.runs.partition_point(|&(first, _)| first <= number);
-        let (first, run) = self.runs.get(behind.checked_sub(1)?)?;
+    }
+
+    /// The run that has the one with that number, and the index of that there; or the last one before it, if that is
+    /// forgotten, and an index that is too large.
+    pub(crate) fn get(&self, number: usize) -> Option<(&T, usize)> {
+        let (first, run) = self.runs.get(self.place(number)?)?;
         Some((run, number - first))
     }
 
-    /// How many there are.
+    fn get_mut(&mut self, number: usize) -> Option<&mut T> {
+        let place = self.place(number)?;
+        self.runs.get_mut(place).map(|(_, run)| run)
+    }
+
+    /// Where that run is.
+    fn place(&self, number: usize) -> Option<usize> {
+        // Most sessions make their probes together, and this is asked several times at each hit.
+        match self.runs.as_slice() {
+            [(first, _)] => (*first <= number).then_some(0),
+            runs => runs.partition_point(|&(first, _)| first <= number).checked_sub(1),
+        }
+    }
+
+    /// The number of the first of each run, and the run.
+    fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.runs.iter().map(|(first, run)| (*first, run))
+    }
+
+    /// How many there were.
     pub(crate) fn len(&self) -> usize {
         self.length
     }
@@ -365,6 +396,8 @@ impl<T> Runs<T> {
 struct Hosted {
     run: Arc<dyn Run>,
     host: Arc<dyn Host>,
+    /// How many of them are not forgotten.
+    left: usize,
 }
 
 /// All probes of a session.
@@ -380,12 +413,22 @@ impl Probes {
         let slots = sources.into_iter().map(|source| (make(&source), Locked(Mutex::new(source))));
         let run = Together(slots.collect());
         let length = run.0.len();
-        self.0.push(Hosted { run: Arc::new(run), host }, length)
+        self.0.push(Hosted { run: Arc::new(run), host, left: length }, length)
     }
 
     /// Forgets those that were added last.
     pub(crate) fn pop(&mut self) {
         self.0.pop();
+    }
+
+    /// Forgets one, once. What was made together goes together.
+    pub(crate) fn forget(&mut self, number: usize) {
+        if let Some(hosted) = self.0.get_mut(number) {
+            hosted.left = hosted.left.saturating_sub(1);
+            if hosted.left == 0 {
+                self.0.remove(number);
+            }
+        }
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<&Probe> {
@@ -395,7 +438,7 @@ impl Probes {
 
     /// The same, with who decides at its hits, and its index there.
     pub(crate) fn with_host(&self, number: usize) -> Option<(&Probe, &Arc<dyn Host>, usize)> {
-        let (Hosted { run, host }, index) = self.0.get(number)?;
+        let (Hosted { run, host, .. }, index) = self.0.get(number)?;
         run.get(index).map(|(probe, _)| (probe, host, index))
     }
 
@@ -405,12 +448,16 @@ impl Probes {
         Some(Held { run: Arc::clone(run), index })
     }
 
+    /// How many there were, with those that are forgotten.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Probe> {
-        (0..self.len()).filter_map(|number| self.get(number))
+    /// Those that are not forgotten, or were made together with such, each with its number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Probe)> {
+        self.0.iter().flat_map(|(first, Hosted { run, .. })| {
+            (0..run.len()).filter_map(move |index| Some((first + index, run.get(index)?.0)))
+        })
     }
 }
 
@@ -497,6 +544,22 @@ mod tests {
         assert_eq!(runs.len(), 4);
         runs.pop();
         assert_eq!((runs.len(), runs.push("again", 2), runs.get(2)), (1, 1, Some((&"again", 1))));
+    }
+
+    #[test]
+    fn numbers_stay_when_a_run_goes() {
+        let mut runs = Runs::default();
+        for run in ["one", "two", "three"] {
+            runs.push(run, 2);
+        }
+        runs.remove(3);
+        assert_eq!((runs.get(1), runs.get(4)), (Some((&"one", 1)), Some((&"three", 0))));
+        assert_eq!(runs.get(2), Some((&"one", 2)), "which has no such one");
+        runs.remove(0);
+        assert_eq!((runs.get(1), runs.get(5), runs.len()), (None, Some((&"three", 1)), 6));
+        runs.remove(5);
+        assert_eq!(runs.get(5), None);
+        assert_eq!((runs.push("four", 1), runs.get(6)), (6, Some((&"four", 0))));
     }
 
     #[test]

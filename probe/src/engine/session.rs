@@ -449,7 +449,18 @@ impl Session {
         self.tracer.remove(id);
     }
 
-    /// What became of a probe so far; `None` if it is not of this session.
+    /// Removes a probe and forgets it, with its handler: what became of it is returned, and not known to [`Session::report`]
+    /// any more. Of one that is merely removed that is kept as long as the session, so that whoever adds probes again and
+    /// again wants this. `None` if it is not of this session, or forgotten already.
+    ///
+    /// Hits that other threads are in the midst of are served to their end, and not all in what is returned. Probes that
+    /// were made together go when all of them are forgotten.
+    pub fn forget(&mut self, id: ProbeId) -> Option<ProbeReport> {
+        self.tracer.remove(id);
+        self.shared().forget(id)
+    }
+
+    /// What became of a probe so far; `None` if it is not of this session, or forgotten.
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
         self.shared().report(id)

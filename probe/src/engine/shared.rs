@@ -1,7 +1,7 @@
 //! What the tracers of a session share: the target's address spaces, the probes in them, and who hears of them.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::process::ExitStatus;
@@ -186,10 +186,33 @@ impl Shared {
     pub(crate) fn report(&self, id: ProbeId) -> Option<ProbeReport> {
         let probe = self.probe(id)?;
         let (probe, _) = probe.get()?;
+        if lock(&probe.placed).forgotten {
+            return None;
+        }
         if probe.passed().is_some() {
             self.spaces().iter().for_each(|(_, space)| space.read().hardware.settle());
         }
         Some(probe.report())
+    }
+
+    /// The same of all that are not forgotten.
+    pub(crate) fn reports(&self) -> BTreeMap<usize, ProbeReport> {
+        let known = |(_, probe): &(usize, &Probe)| !lock(&probe.placed).forgotten;
+        self.probes().iter().filter(known).map(|(number, probe)| (number, probe.report())).collect()
+    }
+
+    /// Nobody is to know any more of a probe that has been removed. Returns what became of it.
+    pub(crate) fn forget(&self, id: ProbeId) -> Option<ProbeReport> {
+        let report = self.report(id)?;
+        let probe = self.probe(id)?;
+        if !std::mem::replace(&mut lock(&probe.get()?.0.placed).forgotten, true) {
+            self.probes.write().unwrap_or_else(PoisonError::into_inner).forget(id.0);
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        for &(_, part) in &report.parts {
+            self.forget(part);
+        }
+        Some(report)
     }
 
     /// Books a probe, without a site so far.
