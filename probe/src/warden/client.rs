@@ -446,6 +446,22 @@ impl Client {
         self.done(&Request::Remove { probe: number_of(probe) })
     }
 
+    /// As [`Session::forget`](crate::Session::forget). What was told of it until then is heard of before this returns.
+    ///
+    /// # Errors
+    /// [`WardenError::Gone`].
+    pub fn forget(&mut self, probe: ProbeId) -> Result<Option<Report>, WardenError> {
+        let reply = self.call(&Request::Forget { probe: number_of(probe) })?;
+        while self.drain()? != Found::Nothing {}
+        let Reply::Reports(mut reports) = reply else { return Err(unexpected(&reply)) };
+        let number = probe.index();
+        self.handlers.remove(&number);
+        self.placed.remove(&number);
+        self.parts.retain(|_, whole| *whole != number);
+        self.bindings.retain(|(of, _), _| *of != number);
+        Ok(reports.pop().flatten().map(Report::from))
+    }
+
     /// What became of a probe when it was placed. What happens to it later is told by events.
     #[must_use]
     pub fn placement(&self, probe: ProbeId) -> Option<&Report> {

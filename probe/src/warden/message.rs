@@ -72,6 +72,10 @@ pub(crate) enum Request {
     Remove {
         probe: u32,
     },
+    /// It is removed, and answered by what became of it.
+    Forget {
+        probe: u32,
+    },
     /// What became of these probes.
     Reports {
         probes: Vec<u32>,

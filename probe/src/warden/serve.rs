@@ -224,6 +224,19 @@ impl Warden {
         };
         Reply::Reports(probes.iter().map(report).collect())
     }
+
+    /// Has `session` forget a probe, and forgets it, too.
+    fn forget(&self, session: &mut Session, probe: u32) -> Reply {
+        let forgotten = session.forget(ProbeId(probe as usize));
+        let reply = self.reports(&[probe], |_| forgotten.clone());
+        let parts = forgotten.iter().flat_map(|report| &report.parts).map(|(_, part)| part.index());
+        for number in parts.chain([probe as usize]) {
+            lock(&self.common.counted).remove(&number);
+        }
+        lock(&self.covers).remove(&probe);
+        lock(&self.bindings).retain(|bindings| bindings.strong_count() > 0);
+        reply
+    }
 }
 
 /// Has the target served, and answers what is asked after that.
@@ -243,6 +256,10 @@ fn supervise(warden: &Arc<Warden>) {
                 let left = finished.left.as_ref();
                 let report = |probe: ProbeId| left.and_then(|left| left.report(probe));
                 warden.outlet.reply(&warden.reports(&probes, report));
+            }
+            Request::Forget { probe } => {
+                let report = |probe: ProbeId| finished.left.as_ref().and_then(|left| left.report(probe));
+                warden.outlet.reply(&warden.reports(&[probe], report));
             }
             Request::Totals { probes } => warden.outlet.reply(&warden.totals(&probes)),
             Request::Coverage { probe } => warden.outlet.reply(&warden.coverage(probe)),
@@ -441,6 +458,7 @@ impl Service<'_> {
                 session.remove(ProbeId(probe as usize));
                 outlet.reply(&Reply::Done);
             }
+            Request::Forget { probe } => outlet.reply(&self.warden.forget(session, probe)),
             Request::Reports { probes } => {
                 outlet.reply(&self.warden.reports(&probes, |probe| session.report(probe)));
             }

@@ -266,6 +266,11 @@ fn a_target_is_left_when_its_client_is_dropped() {
     client.remove(probe).unwrap();
     target.ask();
     assert_eq!(client.report(probe).unwrap().unwrap().counters.hits, 1);
+    let again = client.probe(spec("answers:leaf"), Program::new()).unwrap();
+    target.ask();
+    assert_eq!(client.forget(again).unwrap().unwrap().counters.hits, 1);
+    assert!(client.report(again).unwrap().is_none() && client.forget(again).unwrap().is_none());
+    assert_eq!(client.report(probe).unwrap().unwrap().counters.hits, 1, "it is not the one");
     client.probe(spec("answers:leaf"), Program::new()).unwrap();
     drop((client, stop));
     assert!(target.text() == text);
