@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::io::Read;
+use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -96,4 +99,39 @@ fn a_forked_child_has_no_breakpoints_if_its_process_is_left_meanwhile() {
 #[test]
 fn a_forked_child_has_no_breakpoints_if_its_process_is_detached_from_meanwhile() {
     is_left_meanwhile(|mut session| session.detach());
+}
+
+/// Serves a process to its end that threads make others in, or children, at that moment.
+fn ends_while_others_are_made(how: &str) {
+    const ROUNDS: u32 = 40;
+    let program = compile("orphaned", &[]);
+    for round in 0..ROUNDS {
+        let (mut output, of_target) = std::io::pipe().unwrap();
+        let mut command = Command::new(&program);
+        command.args([how, &(50 * round).to_string()]).stdout(of_target);
+        let mut session = Session::launch(command).unwrap();
+        let (hits, handler) = counter();
+        session.probe(Function::entry(&program, "work"), handler).unwrap();
+        assert_eq!(finish(&mut session), 3, "round {round}");
+        assert!(hits.load(Ordering::Relaxed) >= 200);
+        // As long as the session is there, children that were made go on because they were let go.
+        let (told, is_told) = mpsc::channel();
+        thread::spawn(move || {
+            let mut text = String::new();
+            told.send(output.read_to_string(&mut text).map(|_| text))
+        });
+        let text = is_told.recv_timeout(Duration::from_secs(60)).expect("a child does not go on").unwrap();
+        assert!(text.chars().all(|character| character == 'c'), "{text}");
+        drop(session);
+    }
+}
+
+#[test]
+fn a_thread_whose_maker_is_killed_is_not_waited_for_in_vain() {
+    ends_while_others_are_made("threads");
+}
+
+#[test]
+fn a_child_whose_maker_is_killed_goes_on() {
+    ends_while_others_are_made("children");
 }

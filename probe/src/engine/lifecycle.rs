@@ -124,8 +124,8 @@ impl Tracer {
     pub(crate) fn clean_orphans(&mut self, space_id: SpaceId) {
         for orphan in self.threads.orphans() {
             let tid = orphan.tid();
-            let is_known = |pid: i32| self.threads.register.contains(pid);
-            // Who has made a thread is one of the same process.
+            // Whoever has made it, and is to tell, has the same tracer. A thread's maker is one of the same process.
+            let is_known = |pid: i32| self.threads.iter().any(|(_, thread)| thread.pid == pid);
             let makers = [procfs::process_of(tid), procfs::parent_of(tid)];
             if makers.into_iter().flatten().any(is_known) {
                 self.threads.expect_parent(orphan);

@@ -249,13 +249,16 @@ impl Tracer {
         let Some(thread) = self.threads.remove(tid) else { return };
         self.regions.remove(&tid);
         self.shared.count_dropped(self.shared.calls.of_thread(tid));
+        self.threads.gather_orphans();
+        if tid == thread.pid || self.threads.iter().next().is_none() {
+            self.clean_orphans(thread.space);
+        }
         let status = ExitStatus::from_raw(status);
         if tid == thread.pid {
             lock(&self.shared.transient).remove(&tid);
             if tid == self.shared.target {
                 *lock(&self.shared.status) = Some(status);
             }
-            self.clean_orphans(thread.space);
             self.tell(&Event::Ended { pid: tid, status });
         }
         self.recent = None;

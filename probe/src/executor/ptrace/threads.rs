@@ -123,13 +123,13 @@ pub(crate) struct Threads {
     /// Which of the tracers this is.
     pub(crate) me: TracerId,
     pub(crate) post: Arc<Post>,
-    by_tid: FxHashMap<i32, Thread>,
+    pub(super) by_tid: FxHashMap<i32, Thread>,
     /// Whether any of them may be gone, which is asked several times at each hit.
     any_gone: bool,
     /// Reports taken from the kernel while something else was waited for.
     pub(super) queue: VecDeque<Report>,
     /// Threads and processes that stopped at birth before their parent's report.
-    newborn: FxHashMap<i32, Stopped>,
+    pub(super) newborn: FxHashMap<i32, Stopped>,
     /// Stopped for the sake of another thread's atomic access.
     pub(super) held: Vec<Stopped>,
     /// Stopped until it is time to go on.
@@ -138,7 +138,7 @@ pub(crate) struct Threads {
     pub(super) holding: Vec<Arc<Post>>,
     /// When the report was taken from the kernel that was taken up last, if that was just then.
     taken: Option<Instant>,
-    alarm: Arc<Alarm>,
+    pub(super) alarm: Arc<Alarm>,
     failures: Failures,
     /// Whether memory could not be accessed for another reason than that there is none.
     pub(crate) memory_refused: bool,
@@ -500,7 +500,7 @@ impl Threads {
     }
 
     /// Books what `wait` found; `None` for a newborn whose parent has not reported yet.
-    fn take(&mut self, (tid, status): (i32, Status)) -> Option<Report> {
+    pub(super) fn take(&mut self, (tid, status): (i32, Status)) -> Option<Report> {
         match status {
             Status::Ended(status) => {
                 if let Some(newborn) = self.newborn.remove(&tid) {
@@ -548,21 +548,6 @@ impl Threads {
             self.queue.extend(report);
         }
         self.is_gone(tid)
-    }
-
-    /// The first stop of `tid`, a thread or process that a traced thread has made.
-    pub(crate) fn birth_of(&mut self, tid: i32) -> Result<Stopped, Gone> {
-        if let Some(stopped) = self.newborn.remove(&tid) {
-            return Ok(stopped);
-        }
-        loop {
-            match sys::wait(tid, true) {
-                Ok(Some((_, Status::Stopped(stop)))) => return Ok(Stopped::new(tid, stop)),
-                Ok(None) | Err(Errno::EINTR) => {}
-                // Its end has been taken from the kernel already where there is no such thread any more.
-                Ok(Some((_, Status::Ended(_)))) | Err(_) => return Err(Gone),
-            }
-        }
     }
 
     /// Waits for a thread which has just been resumed and is sure to stop or end soon.
@@ -656,16 +641,6 @@ impl Threads {
     fn is_from_kernel(&mut self, thread: &Stopped) -> bool {
         // Few programs send such signals.
         self.note(thread.tid(), "PTRACE_GETSIGINFO", thread.is_from_kernel()).unwrap_or(true)
-    }
-
-    /// Processes that stopped at birth and whose parent was killed before it could report them.
-    pub(crate) fn orphans(&mut self) -> Vec<Stopped> {
-        std::mem::take(&mut self.newborn).into_values().collect()
-    }
-
-    /// Keeps a stop at birth until the parent reports it.
-    pub(crate) fn expect_parent(&mut self, stopped: Stopped) {
-        self.newborn.insert(stopped.tid(), stopped);
     }
 
     /// Lets a thread go on, with `signal` unless it is 0.
