@@ -358,7 +358,7 @@ static void *guards(void *unused) {
 
 uint64_t store_guarded(void) {
     double sum = 0;
-    for (uint64_t i = 1; i <= 20000; i++) {
+    for (uint64_t i = 1; i <= 5000; i++) {
         volatile uint64_t *all = guarded;
         for (unsigned place = 0; place < 8; place++)
             all[place] = i * (place + 1);
