@@ -228,3 +228,20 @@ fn gathers_that_fault() {
         assert_eq!(delivered, Some(&2), "{report:?}");
     }
 }
+
+/// A breakpoint on memory stops a thread where a mask leaves that memory alone: such strides ended too early.
+#[test]
+fn masks_beside_what_is_accessed_first() {
+    if !std::arch::is_x86_feature_detected!("avx2") {
+        println!("skipped: this processor has no AVX2");
+        return;
+    }
+    let program = compile("masked");
+    // At each length another instruction is the last one.
+    for stride in 40..56 {
+        let report = run(Command::new(&program), None, stride).unwrap();
+        assert_eq!(report.divergences, 0, "{stride}: {:?}", report.first_divergence);
+        assert_eq!(report.status, Some(0), "{report:?}");
+        assert!(report.strides > 200, "{report:?}");
+    }
+}

@@ -2,12 +2,14 @@
 //! counting its instructions: before an instruction that it comes to for the first time, or after one that
 //! is the first to access a word of memory.
 
+use core::fmt;
 use std::collections::HashMap;
 
 use emu::registers::{Registers, gpr};
 use emu::{Displaced, Outcome, Rflags};
 use iced_x86::{EncodingKind, InstructionInfoFactory, Mnemonic, OpAccess, RflagsBits};
 
+use super::operands::operands;
 use super::overlay::Maps;
 use super::pages::{Fast, Pages, View};
 use super::{Encodings, is_single};
@@ -33,9 +35,19 @@ struct Instruction {
     /// The flags that it leaves defined, whatever they were.
     defines: Rflags,
     may_undefine: bool,
-    /// Whether it always accesses its operands in memory, once.
-    accesses: bool,
+    how: Accesses,
     encoding: EncodingKind,
+}
+
+/// How it accesses its operands in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accesses {
+    /// Once, whatever they are.
+    Always,
+    /// It may leave them alone, or parts of them, because of a mask or a condition. A breakpoint stops it all the same,
+    /// if not at elements of a gather or scatter (seen on Zen 5).
+    Perhaps,
+    Repeatedly,
 }
 
 impl Instruction {
@@ -47,16 +59,25 @@ impl Instruction {
         // Shifts by zero and string instructions without an iteration leave all flags alone.
         let defines = if is_repeated || may_undefine { Rflags::empty() } else { flags(defined) };
         let reads = flags(instruction.rflags_read());
-        // Repeated ones are stopped between two iterations, masked ones may access nothing.
-        let accesses = !is_repeated && always_accesses(instruction);
+        let how = match always_accesses(instruction) {
+            // Repeated ones are stopped between two iterations.
+            _ if is_repeated => Accesses::Repeatedly,
+            true => Accesses::Always,
+            false => Accesses::Perhaps,
+        };
         let encoding = instruction.code().op_code().encoding();
-        Instruction { reads, defines, may_undefine, accesses, encoding, displaced }
+        Instruction { reads, defines, may_undefine, how, encoding, displaced }
     }
 
     /// Executes it. False if it does not complete; then it counts as gone too far, for nothing says that it
     /// has changed nothing.
     fn execute(&self, place: &mut Place, view: &mut View<'_>) -> bool {
         let rcx = place.registers.gpr[gpr::RCX];
+        if self.how == Accesses::Perhaps {
+            for operand in operands(self.displaced.instruction(), &place.registers) {
+                view.touch(operand.address, operand.size);
+            }
+        }
         view.pages.fresh = None;
         match self.displaced.execute(&mut place.registers, view) {
             Ok(Outcome::Next) => {
@@ -73,7 +94,7 @@ impl Instruction {
         if self.may_undefine {
             place.undefined |= undefined::flags(self.displaced.instruction(), rcx);
         }
-        if let Some(address) = view.pages.fresh.filter(|_| self.accesses) {
+        if let Some(address) = view.pages.fresh.filter(|_| self.how == Accesses::Always) {
             place.milestone = Some((Milestone::Access(address), place.count));
         }
         true
@@ -134,6 +155,15 @@ pub(super) enum Milestone {
     Execute(u64),
     /// It has accessed the eight bytes at this address.
     Access(u64),
+}
+
+impl fmt::Display for Milestone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Milestone::Execute(address) => write!(f, "before {address:#x} is executed"),
+            Milestone::Access(address) => write!(f, "after the word at {address:#x} was accessed"),
+        }
+    }
 }
 
 /// Where the emulator stopped.

@@ -5,11 +5,12 @@ use std::io;
 
 use emu::registers::gpr;
 use emu::{Displaced, Exception, Outcome, Processor, Registers, Rflags};
-use iced_x86::{EncodingKind, InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{EncodingKind, OpAccess, Register};
 use libc::c_int;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 
+use super::operands::{Operand, operands};
 use super::overlay::{lay_over, read_up_to};
 use super::signal_of;
 use super::thread::{self, Snapshot};
@@ -41,7 +42,10 @@ impl Expected {
         mut writes: Vec<Bytes>,
         result: Result<Outcome, Exception>,
     ) -> Expected {
-        for (address, size) in written_operands(&displaced, &before) {
+        for Operand { address, size, access } in operands(displaced.instruction(), &before.registers) {
+            if !matches!(access, OpAccess::Write | OpAccess::ReadWrite) {
+                continue;
+            }
             let mut bytes = vec![0; size];
             if !writes.iter().any(|(start, _)| *start == address)
                 && read_up_to(tid, address, &mut bytes) == size
@@ -239,29 +243,6 @@ fn extended_difference(
         return Some(format!("TILECFG: processor {:x?}, emulator {:x?}", seen.config, tiles.config));
     }
     (tiles.data != seen.data).then(|| "tile registers".to_owned())
-}
-
-/// Address and size, in bytes, of the operands in memory that the instruction may write.
-fn written_operands(displaced: &Displaced, before: &Snapshot) -> Vec<(u64, usize)> {
-    let registers = &before.registers;
-    let value = |register: Register, _, _| match register {
-        Register::FS => Some(registers.fs_base),
-        Register::GS => Some(registers.gs_base),
-        Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
-        register if register.is_gpr() => {
-            let full = registers.gpr.get(register.full_register().number()).copied()?;
-            Some(if register.is_gpr32() { full & u64::from(u32::MAX) } else { full })
-        }
-        _ => None,
-    };
-    let mut factory = InstructionInfoFactory::new();
-    let info = factory.info(displaced.instruction());
-    info.used_memory()
-        .iter()
-        .filter(|memory| matches!(memory.access(), OpAccess::Write | OpAccess::ReadWrite))
-        .filter_map(|memory| Some((memory.virtual_address(0, value)?, memory.memory_size().size())))
-        .filter(|&(_, size)| size > 0)
-        .collect()
 }
 
 impl fmt::Display for Expected {

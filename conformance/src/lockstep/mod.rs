@@ -10,6 +10,7 @@
 
 mod ahead;
 mod expected;
+mod operands;
 mod others;
 mod overlay;
 mod pages;

@@ -251,6 +251,16 @@ impl View<'_> {
         if access == Access::Write && !page.writable { Err(fault) } else { Ok(page) }
     }
 
+    /// Notes as accessed what the next instruction may access.
+    pub(super) fn touch(&mut self, address: u64, length: usize) {
+        let run = self.pages.run;
+        for (number, place, piece) in pieces(address, length) {
+            if let Ok(page) = self.page(number, Access::Read) {
+                page.access(run, number, place, piece.len());
+            }
+        }
+    }
+
     /// Up to 15 bytes of an instruction.
     pub(super) fn fetch(&mut self, address: u64) -> ([u8; 15], usize) {
         let mut bytes = [0; 15];

@@ -89,7 +89,7 @@ impl Run {
             Arrival::Fault(signal, code) => {
                 Some(format!("the processor raised signal {signal}, si_code {code}"))
             }
-            Arrival::Elsewhere => Some(format!("the processor never comes to {milestone:x?}")),
+            Arrival::Elsewhere => Some("the processor never comes there".to_owned()),
             Arrival::Gone => return Ok(true),
             Arrival::Ended(status) => return self.stopped(tid, status).map(|()| true),
         };
@@ -108,7 +108,7 @@ impl Run {
                 self.report.disturbed += u64::from(disturbed);
                 let from = self.maps(tid).describe(tid, start.rip);
                 let to = self.maps(tid).describe(tid, place.registers.rip);
-                let what = format!("{} instructions from {from} to {to}: {what}", place.count);
+                let what = format!("{} instructions from {from} to {to}, {milestone}: {what}", place.count);
                 let (left, before) = (place.count, self.report.divergences);
                 self.retrace = Some(Retrace { tid, left, before, what: (!disturbed).then_some(what) });
             }

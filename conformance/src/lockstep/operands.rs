@@ -1,0 +1,56 @@
+//! Where the operands of an instruction lie in memory.
+
+use emu::Registers;
+use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, Register, UsedMemory};
+
+/// What the instruction may access: an operand, or an element of one that VSIB addresses.
+pub(super) struct Operand {
+    pub(super) address: u64,
+    /// In bytes; never 0.
+    pub(super) size: usize,
+    pub(super) access: OpAccess,
+}
+
+/// All that the instruction may access with these registers, whatever its mask or its condition says.
+pub(super) fn operands(instruction: &Instruction, registers: &Registers) -> Vec<Operand> {
+    let mut factory = InstructionInfoFactory::new();
+    let used = factory.info(instruction).used_memory().iter();
+    used.flat_map(|memory| {
+        let (size, access) = (memory.memory_size().size(), memory.access());
+        (0..elements(memory)).filter_map(move |element| {
+            let address = memory.virtual_address(element, |register, element, size| {
+                value(registers, register, element, size)
+            })?;
+            (size > 0).then_some(Operand { address, size, access })
+        })
+    })
+    .collect()
+}
+
+/// How many addresses it stands for.
+fn elements(memory: &UsedMemory) -> usize {
+    match memory.vsib_size() as usize {
+        0 => 1,
+        size => memory.index().size() / size,
+    }
+}
+
+/// What a register that is part of an address holds; of a vector the element, of which the lower bits count if it is of
+/// four bytes.
+fn value(registers: &Registers, register: Register, element: usize, size: usize) -> Option<u64> {
+    match register {
+        Register::FS => Some(registers.fs_base),
+        Register::GS => Some(registers.gs_base),
+        Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
+        _ if register.is_gpr() => {
+            let full = registers.gpr.get(register.full_register().number()).copied()?;
+            Some(if register.is_gpr32() { full & u64::from(u32::MAX) } else { full })
+        }
+        _ if register.is_vector_register() => {
+            let vector = registers.extended.vector.get(register.number())?;
+            let quadword = vector.0.get(element * size / 8)?;
+            Some(quadword >> (element * size % 8 * 8))
+        }
+        _ => None,
+    }
+}
