@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use iced_x86::{Code, Decoder, DecoderError, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, Instruction, Mnemonic};
 
 use crate::decode::decoded::Decoded;
 use crate::decode::flags::Flags;
@@ -142,6 +142,20 @@ impl Displaced {
     #[must_use]
     pub fn touches(&self) -> Touches {
         self.touches
+    }
+
+    /// Whether a mask says which parts of its operands it accesses or changes: an opmask register other than K0, or a
+    /// vector register (MASKMOVQ, MASKMOVDQU, VMASKMOV, VPMASKMOV). Debug registers do not ask the mask: a breakpoint on
+    /// any part of its operand in memory is hit (Zen 5, but for MASKMOVDQU).
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        use Mnemonic::{Maskmovdqu, Maskmovq, Vmaskmovdqu, Vmaskmovpd, Vmaskmovps, Vpmaskmovd, Vpmaskmovq};
+        let instruction = self.instruction();
+        instruction.has_op_mask()
+            || matches!(
+                instruction.mnemonic(),
+                Maskmovdqu | Maskmovq | Vmaskmovdqu | Vmaskmovpd | Vmaskmovps | Vpmaskmovd | Vpmaskmovq
+            )
     }
 
     /// Whether its processor raises #UD for it in whatever state: it lacks a feature, its system has not enabled the

@@ -59,7 +59,7 @@ impl Instruction {
         // Shifts by zero and string instructions without an iteration leave all flags alone.
         let defines = if is_repeated || may_undefine { Rflags::empty() } else { flags(defined) };
         let reads = flags(instruction.rflags_read());
-        let how = match always_accesses(instruction) {
+        let how = match always_accesses(&displaced) {
             // Repeated ones are stopped between two iterations.
             _ if is_repeated => Accesses::Repeatedly,
             true => Accesses::Always,
@@ -102,19 +102,10 @@ impl Instruction {
 }
 
 /// Whether every access to memory is a load or a store that depends on nothing.
-fn always_accesses(instruction: &iced_x86::Instruction) -> bool {
+fn always_accesses(displaced: &Displaced) -> bool {
     use Mnemonic as M;
+    let instruction = displaced.instruction();
     let mnemonic = instruction.mnemonic();
-    let by_mask = matches!(
-        mnemonic,
-        M::Maskmovq
-            | M::Maskmovdqu
-            | M::Vmaskmovdqu
-            | M::Vmaskmovps
-            | M::Vmaskmovpd
-            | M::Vpmaskmovd
-            | M::Vpmaskmovq
-    );
     let cache_control = matches!(
         mnemonic,
         M::Cldemote
@@ -130,7 +121,7 @@ fn always_accesses(instruction: &iced_x86::Instruction) -> bool {
     let used = factory.info(instruction).used_memory();
     let unconditional = [OpAccess::Read, OpAccess::Write, OpAccess::ReadWrite];
     let access = used.iter().all(|memory| unconditional.contains(&memory.access()));
-    access && !by_mask && !cache_control && !instruction.has_op_mask()
+    access && !cache_control && !displaced.is_masked()
 }
 
 /// iced-x86's flags as RFLAGS has them.
