@@ -296,11 +296,9 @@ impl Shared {
     }
 
     /// Tells what the kernel has refused.
-    pub(crate) fn tell_failures(&self, failures: Vec<Failure>) {
+    pub(crate) fn tell_failures(&self, failures: Option<Vec<Failure>>) {
         // Asked after each stop.
-        if failures.is_empty() {
-            return;
-        }
+        let Some(failures) = failures else { return };
         for Failure { tid, request, error } in failures {
             let pid = self.register.process_of(tid).unwrap_or(tid);
             self.tell(&Event::Failed { pid, tid, request, error });

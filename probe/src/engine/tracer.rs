@@ -150,7 +150,8 @@ impl Tracer {
         self.tell_ended_watches();
         self.shared.tell_failures(self.threads.take_failures());
         self.shared.tell_failures(self.shared.failures.take());
-        for Unwatched { tid, address, error } in self.shared.register.take_unwatched() {
+        let Some(unwatched) = self.shared.register.unwatched.take() else { return };
+        for Unwatched { tid, address, error } in unwatched {
             let pid = self.shared.register.process_of(tid).unwrap_or(tid);
             self.tell(&Event::Unwatched { pid, tid, address, error });
         }

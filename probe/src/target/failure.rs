@@ -3,12 +3,10 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-use crate::target::{lock, lower};
+use crate::target::untold::Untold;
 
 /// A request that the kernel has refused, though the thread lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +18,20 @@ pub(crate) struct Failure {
     pub(crate) error: Errno,
 }
 
+impl Failure {
+    /// Of a request with that result, which is otherwise what it holds. No failure is that the thread is gone.
+    fn of<T>(tid: i32, request: &'static str, result: nix::Result<T>) -> Result<T, Option<Failure>> {
+        result.map_err(|error| (error != Errno::ESRCH).then_some(Failure { tid, request, error }))
+    }
+
+    /// Adds it to those that are to be told; one that is tried again and again is told once.
+    fn add_to(self, failures: &mut Vec<Failure>) {
+        if failures.last() != Some(&self) {
+            failures.push(self);
+        }
+    }
+}
+
 /// Failures that have not been told yet.
 #[derive(Debug, Default)]
 pub(crate) struct Failures(Vec<Failure>);
@@ -27,50 +39,32 @@ pub(crate) struct Failures(Vec<Failure>);
 impl Failures {
     /// What `result` holds. A failure is kept to be told, unless it is that the thread is gone.
     pub(crate) fn note<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(Errno::ESRCH) => None,
-            Err(error) => {
-                let failure = Failure { tid, request, error };
-                // One that is tried again and again is told once.
-                if self.0.last() != Some(&failure) {
-                    self.0.push(failure);
-                }
-                None
-            }
-        }
+        Failure::of(tid, request, result)
+            .map_err(|failure| failure.map(|failure| failure.add_to(&mut self.0)))
+            .ok()
     }
 
-    /// Takes those that are to be told.
-    pub(crate) fn take(&mut self) -> Vec<Failure> {
-        std::mem::take(&mut self.0)
+    /// Takes those that are to be told, if there are any.
+    pub(crate) fn take(&mut self) -> Option<Vec<Failure>> {
+        (!self.0.is_empty()).then(|| std::mem::take(&mut self.0))
     }
 }
 
 /// The same, of what several threads work on.
 #[derive(Debug, Default)]
-pub(crate) struct SharedFailures {
-    any: AtomicBool,
-    failures: Mutex<Failures>,
-}
+pub(crate) struct SharedFailures(Untold<Failure>);
 
 impl SharedFailures {
     /// As [`Failures::note`].
     pub(crate) fn note<T>(&self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
-        let found = lock(&self.failures).note(tid, request, result);
-        if found.is_none() {
-            self.any.store(true, Ordering::Release);
-        }
-        found
+        Failure::of(tid, request, result)
+            .map_err(|failure| failure.map(|failure| self.0.change(|failures| failure.add_to(failures))))
+            .ok()
     }
 
     /// As [`Failures::take`].
-    pub(crate) fn take(&self) -> Vec<Failure> {
-        // Looked at after each stop.
-        match lower(&self.any) {
-            true => lock(&self.failures).take(),
-            false => Vec::new(),
-        }
+    pub(crate) fn take(&self) -> Option<Vec<Failure>> {
+        self.0.take()
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod sharing;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod system;
+pub(crate) mod untold;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -445,7 +445,8 @@ impl Tracer {
 
     /// Tells of threads that do not run on any more for a watch.
     pub(crate) fn tell_ended_watches(&mut self) {
-        for Ended { watch, pid, tid, ending, action } in self.shared.watches.take_ended() {
+        let Some(ended) = self.shared.watches.ended.take() else { return };
+        for Ended { watch, pid, tid, ending, action } in ended {
             self.tell(&Event::WatchEnded { watch, pid, tid: Some(tid), ending: &ending });
             match (action, self.shared.watches.get(watch)) {
                 (Some(Action::Stop), _) => self.stop_serving(),

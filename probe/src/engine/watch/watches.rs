@@ -17,7 +17,8 @@ use crate::language::Register;
 use crate::stacks::Unwinder;
 use crate::symbols::resolve::Objects;
 use crate::symbols::spec::{PlaceSpec, ProbeSpec};
-use crate::target::{lock, lower};
+use crate::target::lock;
+use crate::target::untold::Untold;
 
 /// Names a watch of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -268,8 +269,7 @@ pub(crate) struct Watches {
     /// Where functions return to that are watched until then.
     pub(crate) returns: Mutex<Vec<u64>>,
     /// What threads that run on have come to, and has not been told.
-    ended: Mutex<Vec<Ended>>,
-    any_ended: AtomicBool,
+    pub(crate) ended: Untold<Ended>,
 }
 
 /// A thread does not run on for a watch any more.
@@ -292,8 +292,7 @@ impl Default for Watches {
             exist: AtomicBool::new(false),
             unwinder: Unwinder::new(Arc::<Objects>::default()),
             returns: Mutex::default(),
-            ended: Mutex::default(),
-            any_ended: AtomicBool::new(false),
+            ended: Untold::default(),
         }
     }
 }
@@ -353,17 +352,7 @@ impl Watches {
 
     /// A thread does not run on any more.
     pub(crate) fn has_ended(&self, ended: Ended) {
-        lock(&self.ended).push(ended);
-        self.any_ended.store(true, Ordering::Release);
-    }
-
-    /// Takes those that have not been told.
-    pub(crate) fn take_ended(&self) -> Vec<Ended> {
-        // Looked at after each stop.
-        match lower(&self.any_ended) {
-            true => std::mem::take(&mut lock(&self.ended)),
-            false => Vec::new(),
-        }
+        self.ended.change(|all| all.push(ended));
     }
 
     /// Whether there are watches.

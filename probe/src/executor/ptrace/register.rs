@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 use crate::executor::hardware::{Hardware, Unwatched};
 use crate::executor::ptrace::crew::TracerId;
 use crate::executor::ptrace::threads::SpaceId;
-use crate::target::{lock, lower};
+use crate::target::lock;
+use crate::target::untold::Untold;
 
 /// All threads that the tracers of a session trace, and those on their way from one to another.
 ///
@@ -21,8 +22,7 @@ pub(crate) struct Register {
     /// Whether there have been hardware breakpoints, whose signals may be on their way.
     uses_hardware: AtomicBool,
     /// Threads that could not be armed, which has not been told yet.
-    unwatched: Mutex<Vec<Unwatched>>,
-    any_unwatched: AtomicBool,
+    pub(crate) unwatched: Untold<Unwatched>,
 }
 
 #[derive(Debug, Default)]
@@ -96,15 +96,6 @@ impl Register {
         self.uses_hardware.load(Ordering::SeqCst)
     }
 
-    /// Takes the threads that could not be armed.
-    pub(crate) fn take_unwatched(&self) -> Vec<Unwatched> {
-        // Looked at after each stop.
-        match lower(&self.any_unwatched) {
-            true => std::mem::take(&mut lock(&self.unwatched)),
-            false => Vec::new(),
-        }
-    }
-
     fn count(&self, entries: &Entries) {
         self.number.store(entries.by_tid.len(), Ordering::SeqCst);
     }
@@ -119,10 +110,9 @@ impl Register {
         if let Some(left) = left {
             left.disarm(tid);
         }
-        let unwatched = joined.map(|joined| joined.arm(tid)).unwrap_or_default();
-        if !unwatched.is_empty() {
-            lock(&self.unwatched).extend(unwatched);
-            self.any_unwatched.store(true, Ordering::Release);
+        if let Some(joined) = joined {
+            let unwatched = joined.arm(tid);
+            self.unwatched.change(|all| all.extend(unwatched));
         }
     }
 

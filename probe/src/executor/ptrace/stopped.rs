@@ -175,7 +175,6 @@ fn resume(tid: i32, how: Resume, signal: c_int) -> Result<()> {
     request(how, tid, signal)
 }
 
-/// Those requests that end a stop.
 /// What a thread has registered for restartable sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rseq {

@@ -188,7 +188,7 @@ impl Threads {
     }
 
     /// The failures that have not been told yet.
-    pub(crate) fn take_failures(&mut self) -> Vec<Failure> {
+    pub(crate) fn take_failures(&mut self) -> Option<Vec<Failure>> {
         self.failures.take()
     }
 
