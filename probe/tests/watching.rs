@@ -121,6 +121,22 @@ fn each_way_to_write_is_told_with_its_instruction() {
     assert_eq!(report.threads.values().sum::<u64>(), 5);
 }
 
+/// The processor stops a thread behind a masked store that leaves alone what is watched.
+#[test]
+fn what_a_mask_leaves_alone_is_not_written() {
+    if !are_there() {
+        return;
+    }
+    if !std::arch::is_x86_feature_detected!("avx") {
+        println!("skipped: this processor has no AVX");
+        return;
+    }
+    let (program, seen, report, _) = watched(&["masked"], "counter", false);
+    assert_eq!(values(&seen), [("0", "-1")]);
+    assert_eq!(seen[0].writer, Writer::Instruction { address: symbol(&program, "at_masked") });
+    assert_eq!((report.changes, report.unchanged, report.unseen, report.missed), (1, 0, 0, 0));
+}
+
 #[test]
 fn string_instructions_are_told_element_by_element() {
     if !are_there() {

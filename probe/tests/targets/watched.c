@@ -40,6 +40,17 @@ static void vector(void) {
     NAMED("at_vector");
     __asm__ volatile("movaps %%xmm0, %0" : "=m"(*(volatile char(*)[16])&counter)::"xmm0");
 }
+#define MASKED(mask, name)                                                                                             \
+    __asm__ volatile("vmovaps %0, %%xmm1" ::"m"(mask) : "xmm1");                                                       \
+    NAMED(name);                                                                                                       \
+    __asm__ volatile("vmaskmovps %%xmm1, %%xmm1, %0" : "=m"(counter))
+// Stores beside it, but for one of them.
+__attribute__((target("avx"))) static void masked(void) {
+    static const int none[4] __attribute__((aligned(16))) = {0, -1}, first[4] __attribute__((aligned(16))) = {-1};
+    MASKED(none, "at_masked_out");
+    MASKED(first, "at_masked");
+    MASKED(none, "at_masked_out_again");
+}
 static void from_kernel(void) {
     if (write(pipes[1], "\7\0\0\0", 4) != 4 || read(pipes[0], (void *)&counter, 4) != 4)
         abort();
@@ -118,6 +129,8 @@ int main(int count, char **arguments) {
     ready();
     if (!strcmp(what, "ways")) {
         store(); same(); locked(); vector(); from_kernel(); locked();
+    } else if (!strcmp(what, "masked")) {
+        masked();
     } else if (!strcmp(what, "strings")) {
         movs("abcd", 4); stos();
     } else if (!strcmp(what, "blocked")) {

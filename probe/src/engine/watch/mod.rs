@@ -32,6 +32,7 @@
 mod armed;
 pub(crate) mod event;
 mod frozen;
+mod masked;
 mod running;
 mod serve;
 mod watches;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use emu::{Rflags, Touches};
+use emu::{Displaced, Rflags, Touches};
 
 use crate::engine::call::Part;
 use crate::engine::event::Event;
@@ -20,7 +20,8 @@ use crate::engine::watch::armed::{Armed, Cause};
 use crate::engine::watch::watches::Ended;
 use crate::engine::watch::watches::Handler as ChangeHandler;
 use crate::engine::watch::{
-    Arming, Compared, Ending, Watch, WatchId, WatchRefusal, Watched, Watches, Watching, Writer, writer,
+    Arming, Compared, Ending, Watch, WatchId, WatchRefusal, Watched, Watches, Watching, Writer, masked,
+    writer,
 };
 use crate::executor::Executor;
 use crate::executor::hardware::Spot;
@@ -233,8 +234,35 @@ impl Tracer {
             // The program has done that itself.
             return false;
         }
+        if let Writer::Instruction { address } = writer
+            && let Some(taken) = self.taken_by_mask(stopped, place, address)
+        {
+            written.retain(|(spot, _)| writer::meets(&spot.range(), &taken));
+            // Whose value has changed all the same, another thread has written to, which stops behind that.
+            if written.is_empty() {
+                return is_data;
+            }
+        }
         self.compare_all(stopped, place, &written, &writer);
         is_data
+    }
+
+    /// What the instruction at `address` has written to, behind which the thread is; `None` if it is no masked store.
+    fn taken_by_mask(
+        &mut self,
+        stopped: &Stopped,
+        place: Place<'_>,
+        address: u64,
+    ) -> Option<Vec<Range<u64>>> {
+        let (code, length) = place.space.read().code_at(address).ok()?;
+        let store = Displaced::decode(code.get(..length)?, address).ok()?;
+        if !masked::is_masked_store(&store) {
+            return None;
+        }
+        let written = self.registers.lend_extended(stopped).map(|lent| masked::written(&store, lent));
+        let back = self.registers.take_back(stopped);
+        self.threads.note(stopped.tid(), "PTRACE_SETREGSET", back);
+        self.threads.note(stopped.tid(), "PTRACE_GETREGSET", written)?
     }
 
     fn writer(

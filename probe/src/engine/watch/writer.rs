@@ -118,7 +118,8 @@ fn call_to(stop: &Stop<'_>, text: &mut dyn Text) -> Option<(u64, Covers)> {
     calls.find(leads_here).map(|(address, _)| (address, Covers::Yes))
 }
 
-fn meets(range: &Range<u64>, written: &[Range<u64>]) -> bool {
+/// Whether any of it was written.
+pub(crate) fn meets(range: &Range<u64>, written: &[Range<u64>]) -> bool {
     written.iter().any(|other| range.start < other.end && other.start < range.end)
 }
 
