@@ -212,15 +212,7 @@ fn an_indirect_function_is_refused_by_name() {
 #[test]
 fn two_functions_of_one_name_are_both_named() {
     let scratch = Scratch::new();
-    let twin = |number: u32| {
-        format!(
-            "static __attribute__((noinline)) int twin(int x) {{ __asm__ volatile(\"\"); return x + {number}; }}\n\
-             int user{number}(int x) {{ return twin(x) * 2; }}\n"
-        )
-    };
-    let second = scratch.write("second.c", twin(2));
-    let source = format!("{}int main(void) {{ return user1(1); }}", twin(1));
-    let path = scratch.compile("program", &source, &[second.to_str().unwrap()]);
+    let path = scratch.twins();
     let elf = Elf::open(&path).unwrap();
     match elf.lookup(&name("twin")) {
         Err(LookupError::Ambiguous { candidates, .. }) => assert_eq!(candidates.len(), 2),

@@ -282,15 +282,7 @@ fn every_function_of_a_program_in_go_is_found_by_what_is_shown_of_it() {
 #[test]
 fn twins_are_told_apart_by_their_addresses() {
     let scratch = Scratch::new();
-    let twin = |number: u32| {
-        format!(
-            "static __attribute__((noinline)) int twin(int x) {{ __asm__ volatile(\"\"); return x + {number}; }}\n\
-             int user{number}(int x) {{ return twin(x) * 2; }}\n"
-        )
-    };
-    let second = scratch.write("second.c", twin(2));
-    let source = format!("{}int main(void) {{ return user1(1); }}", twin(1));
-    let path = scratch.compile("program", &source, &[second.to_str().unwrap()]);
+    let path = scratch.twins();
     let elf = Elf::open(&path).unwrap();
     let twins: Vec<&Function> = elf.functions().iter().filter(|function| function.name() == "twin").collect();
     let [first, second] = twins.as_slice() else { panic!("{twins:?}") };

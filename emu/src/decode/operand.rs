@@ -261,12 +261,14 @@ fn string_pointer(instruction: &Instruction) -> Option<(Register, Register)> {
     instruction.op_kinds().find_map(pointer).or_else(|| instruction.op_kinds().find_map(destination))
 }
 
+/// Whether it is a MOVSXD with a 16-bit operand, which the manual says is to be avoided, and reads 32 bits of it here.
+pub(crate) fn reads_32_bits(instruction: &Instruction, processor: &Processor) -> bool {
+    instruction.code() == Code::Movsxd_r16_rm16 && processor.is(Facts::MOVSXD_R16_READS_32_BITS)
+}
+
 /// How many bytes of memory the instruction accesses.
 fn accessed(instruction: &Instruction, processor: &Processor) -> usize {
-    match instruction.code() {
-        Code::Movsxd_r16_rm16 if processor.is(Facts::MOVSXD_R16_READS_32_BITS) => 4,
-        _ => instruction.memory_size().size(),
-    }
+    if reads_32_bits(instruction, processor) { 4 } else { instruction.memory_size().size() }
 }
 
 fn general(register: Register) -> (u8, u64) {

@@ -36,6 +36,19 @@ impl Scratch {
         run(Command::new("cc").args(["-O1", "-o"]).arg(&output).arg(&file).args(flags));
         output
     }
+
+    /// Compiles a program of two files, each with a function `twin` of its own.
+    pub(crate) fn twins(&self) -> PathBuf {
+        let twin = |number: u32| {
+            format!(
+                "static __attribute__((noinline)) int twin(int x) {{ __asm__ volatile(\"\"); return x + {number}; }}\n\
+                 int user{number}(int x) {{ return twin(x) * 2; }}\n"
+            )
+        };
+        let second = self.write("second.c", twin(2));
+        let source = format!("{}int main(void) {{ return user1(1); }}", twin(1));
+        self.compile("program", &source, &[second.to_str().unwrap()])
+    }
 }
 
 impl Drop for Scratch {

@@ -2,7 +2,7 @@
 
 use crate::decode::flags::Flags;
 use crate::decode::form::{Form, Shape};
-use crate::decode::processor::Facts;
+use crate::decode::operand::reads_32_bits;
 use crate::model::exception::Exception;
 use crate::model::memory::Access;
 use crate::model::outcome::Outcome;
@@ -98,11 +98,9 @@ fn extend<X: Extension>(form: &Form<'_>) -> Option<Execute> {
             _ => None,
         }
     }
-    // MOVSXD with a 16-bit operand is to be avoided, says the manual.
-    let movsxd = form.instruction.code() == iced_x86::Code::Movsxd_r16_rm16;
     match form.size(1) {
         1 => from::<u8, X>(form),
-        2 if movsxd && form.processor.is(Facts::MOVSXD_R16_READS_32_BITS) => from::<u32, X>(form),
+        2 if reads_32_bits(form.instruction, form.processor) => from::<u32, X>(form),
         2 => from::<u16, X>(form),
         4 => from::<u32, X>(form),
         _ => None,
