@@ -75,8 +75,8 @@ pub(crate) fn address_of(instruction: &Instruction, operand: u32, registers: &Re
     instruction.virtual_address(operand, 0, |register, _, _| value(registers, register))
 }
 
-/// What a register that can be part of an address holds.
-fn value(registers: &Registers, register: Register) -> Option<u64> {
+/// What a register that can be part of an address holds; of a vector nothing is asked.
+pub(crate) fn value(registers: &Registers, register: Register) -> Option<u64> {
     Some(match register {
         Register::FS => registers.fs_base,
         Register::GS => registers.gs_base,

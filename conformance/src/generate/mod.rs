@@ -3,7 +3,7 @@
 //! A case is determined by the encoding, its number and the seed; cases come in batches that share the
 //! contents of memory.
 
-mod address;
+pub(crate) mod address;
 mod floating_point;
 mod image;
 mod instruction;

@@ -3,6 +3,8 @@
 use emu::Registers;
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, Register, UsedMemory};
 
+use crate::generate::address;
+
 /// What the instruction may access: an operand, or an element of one that VSIB addresses.
 pub(super) struct Operand {
     pub(super) address: u64,
@@ -19,7 +21,7 @@ pub(super) fn operands(instruction: &Instruction, registers: &Registers) -> Vec<
         let (size, access) = (memory.memory_size().size(), memory.access());
         (0..elements(memory)).filter_map(move |element| {
             let address = memory.virtual_address(element, |register, element, size| {
-                value(registers, register, element, size)
+                part(registers, register, element, size)
             })?;
             (size > 0).then_some(Operand { address, size, access })
         })
@@ -37,20 +39,11 @@ fn elements(memory: &UsedMemory) -> usize {
 
 /// What a register that is part of an address holds; of a vector the element, of which the lower bits count if it is of
 /// four bytes.
-fn value(registers: &Registers, register: Register, element: usize, size: usize) -> Option<u64> {
-    match register {
-        Register::FS => Some(registers.fs_base),
-        Register::GS => Some(registers.gs_base),
-        Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
-        _ if register.is_gpr() => {
-            let full = registers.gpr.get(register.full_register().number()).copied()?;
-            Some(if register.is_gpr32() { full & u64::from(u32::MAX) } else { full })
-        }
-        _ if register.is_vector_register() => {
-            let vector = registers.extended.vector.get(register.number())?;
-            let quadword = vector.0.get(element * size / 8)?;
-            Some(quadword >> (element * size % 8 * 8))
-        }
-        _ => None,
+fn part(registers: &Registers, register: Register, element: usize, size: usize) -> Option<u64> {
+    if !register.is_vector_register() {
+        return address::value(registers, register);
     }
+    let vector = registers.extended.vector.get(register.number())?;
+    let quadword = vector.0.get(element * size / 8)?;
+    Some(quadword >> (element * size % 8 * 8))
 }

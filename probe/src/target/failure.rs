@@ -19,15 +19,22 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Of a request with that result, which is otherwise what it holds. No failure is that the thread is gone.
-    fn of<T>(tid: i32, request: &'static str, result: nix::Result<T>) -> Result<T, Option<Failure>> {
-        result.map_err(|error| (error != Errno::ESRCH).then_some(Failure { tid, request, error }))
-    }
-
     /// Adds it to those that are to be told; one that is tried again and again is told once.
     fn add_to(self, failures: &mut Vec<Failure>) {
         if failures.last() != Some(&self) {
             failures.push(self);
+        }
+    }
+}
+
+/// What `result` holds. `tell` gets a failure, unless it is that the thread is gone.
+fn unless_refused<T>(result: nix::Result<T>, tell: impl FnOnce(Errno)) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(Errno::ESRCH) => None,
+        Err(error) => {
+            tell(error);
+            None
         }
     }
 }
@@ -39,9 +46,7 @@ pub(crate) struct Failures(Vec<Failure>);
 impl Failures {
     /// What `result` holds. A failure is kept to be told, unless it is that the thread is gone.
     pub(crate) fn note<T>(&mut self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
-        Failure::of(tid, request, result)
-            .map_err(|failure| failure.map(|failure| failure.add_to(&mut self.0)))
-            .ok()
+        unless_refused(result, |error| Failure { tid, request, error }.add_to(&mut self.0))
     }
 
     /// Takes those that are to be told, if there are any.
@@ -57,9 +62,9 @@ pub(crate) struct SharedFailures(Untold<Failure>);
 impl SharedFailures {
     /// As [`Failures::note`].
     pub(crate) fn note<T>(&self, tid: i32, request: &'static str, result: nix::Result<T>) -> Option<T> {
-        Failure::of(tid, request, result)
-            .map_err(|failure| failure.map(|failure| self.0.change(|failures| failure.add_to(failures))))
-            .ok()
+        unless_refused(result, |error| {
+            self.0.change(|failures| Failure { tid, request, error }.add_to(failures));
+        })
     }
 
     /// As [`Failures::take`].

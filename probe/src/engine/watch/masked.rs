@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use emu::{Access, Displaced, MemoryFault, Registers, Touches, UserMemory};
+use emu::{Access, Displaced, MemoryFault, Outcome, Registers, Touches, UserMemory};
 
 /// Memory that takes all that is written to it, and notes where.
 #[derive(Default)]
@@ -45,8 +45,8 @@ pub(crate) fn is_masked_store(displaced: &Displaced) -> bool {
 /// cannot be told.
 pub(crate) fn written(store: &Displaced, registers: &Registers) -> Option<Vec<Range<u64>>> {
     let mut noted = Noted::default();
-    store.execute(&mut registers.clone(), &mut noted).ok()?;
-    Some(noted.0)
+    let done = store.execute(&mut registers.clone(), &mut noted);
+    (done == Ok(Outcome::Next)).then_some(noted.0)
 }
 
 #[cfg(test)]
