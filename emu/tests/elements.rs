@@ -66,6 +66,20 @@ fn the_end_of_avx_code_needs_no_avx_512() {
 }
 
 #[test]
+fn what_writes_no_vector_register_clears_nothing_above_it() {
+    let zen_5 = emu::Processor::zen_5().leak();
+    let extended = |bytes: &[u8]| {
+        emu::Displaced::decode_on(bytes, 0x1000, zen_5).unwrap().touches() & emu::Touches::EXTENDED
+    };
+    let all = Touches::SSE | Touches::AVX | Touches::AVX512;
+    assert_eq!(extended(&[0xc5, 0xf8, 0x2e, 0xc1]), Touches::SSE); // vucomiss xmm0, xmm1
+    assert_eq!(extended(&[0xc5, 0xf8, 0x11, 0x07]), Touches::SSE); // vmovups [rdi], xmm0
+    assert_eq!(extended(&[0xc5, 0xfc, 0x11, 0x07]), Touches::SSE | Touches::AVX); // vmovups [rdi], ymm0
+    assert_eq!(extended(&[0x62, 0xb1, 0x7c, 0x08, 0x2e, 0xc1]), all); // vucomiss xmm0, xmm17
+    assert_eq!(extended(&[0xc5, 0xf8, 0x58, 0xc1]), all); // vaddps xmm0, xmm0, xmm1
+}
+
+#[test]
 fn what_vcvtps2ph_raises_of_tiny_numbers_where_underflow_is_unmasked() {
     let convert = decode(&[0xc4, 0xe3, 0x79, 0x1d, 0xc1, 0x00]); // vcvtps2ph xmm1, xmm0, 0
     let raised = |bits: u64| {

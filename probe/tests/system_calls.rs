@@ -203,8 +203,12 @@ fn extended_registers_are_fetched_as_far_as_need_be_and_stored_if_they_change() 
     takes(&program, "sse", &[GET, get, set, POKE, CONT]);
     takes(&program, "sse_prefix", &[GET, get, set, POKE, CONT]);
     takes(&program, "sse_compare", &[GET, get, POKE, POKE, CONT]);
-    let [get, set] = ["PTRACE_GETREGSET NT_X86_XSTATE", "PTRACE_SETREGSET NT_X86_XSTATE"];
-    takes(&program, "avx", &[GET, get, set, POKE, CONT]);
+    // It writes no vector register, and nothing above XMM is cleared.
+    takes(&program, "avx_compare", &[GET, get, POKE, POKE, CONT]);
+    let [whole, set_whole] = ["PTRACE_GETREGSET NT_X86_XSTATE", "PTRACE_SETREGSET NT_X86_XSTATE"];
+    // Above XMM are zeros before and after.
+    takes(&program, "avx", &[GET, whole, set, POKE, CONT]);
+    takes(&program, "avx_upper", &[GET, whole, set_whole, POKE, CONT]);
 }
 
 #[test]

@@ -62,6 +62,7 @@ sites! {
     peers_locked: "lock add [rdi], rax";
     peers_packed: "paddd xmm0, xmm1";
     peers_wide if "avx2": "vpaddd ymm0, ymm0, ymm1", "vzeroupper";
+    peers_upper if "avx": "vinsertf128 ymm0, ymm0, xmm0, 1", "vzeroupper";
     peers_immediate: "mov eax, 0x12345678";
     peers_add: "add rax, 0x12345678";
     peers_entry: "endbr64", "push rbp; mov rbp, rsp; pop rbp";

@@ -22,18 +22,21 @@ impl Touches {
             };
         }
         let encoding = instruction.code().op_code().encoding();
-        for register in info.used_registers() {
+        for used in info.used_registers() {
             // VZEROUPPER names registers that not every processor has.
-            let register = match register.register() {
+            let register = match used.register() {
                 register if encoding == EncodingKind::VEX && register.is_zmm() => Register::YMM0,
                 register => register,
             };
             touches |= register_touches(register);
-        }
-        // Other encodings clear all that lies above what they write, as far as there is such state.
-        if encoding != EncodingKind::Legacy && touches.contains(Touches::SSE) {
-            touches |= Touches::AVX;
-            touches.set(Touches::AVX512, processor.xcr0 & xsave::feature::ZMM_HI256 != 0);
+            // Other encodings clear all that lies above what they write, as far as there is such state.
+            let is_written = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
+            if encoding != EncodingKind::Legacy && is_written && register.is_vector_register() {
+                touches |= Touches::AVX;
+                if processor.xcr0 & xsave::feature::ZMM_HI256 != 0 {
+                    touches |= Touches::AVX512;
+                }
+            }
         }
         let in_memory = instruction.op_kinds().any(|kind| kind == OpKind::Memory);
         let atomic = instruction.has_lock_prefix() || flags.contains(Flags::ATOMIC) && in_memory;
@@ -59,12 +62,13 @@ impl Touches {
 fn register_touches(register: Register) -> Touches {
     if register.is_mm() || register.is_st() {
         Touches::X87
-    } else if register.is_xmm() {
-        Touches::SSE
+    } else if register.is_zmm() || register.is_k() || register.is_vector_register() && register.number() > 15
+    {
+        Touches::SSE | Touches::AVX | Touches::AVX512
     } else if register.is_ymm() {
         Touches::SSE | Touches::AVX
-    } else if register.is_zmm() || register.is_k() {
-        Touches::SSE | Touches::AVX | Touches::AVX512
+    } else if register.is_xmm() {
+        Touches::SSE
     } else {
         Touches::empty()
     }

@@ -26,6 +26,8 @@ __asm__(FUNCTION("short_nop", "nop\n") FUNCTION("long_nop", "nopl (%rax)\n") FUN
         FILE_OF_LINES FUNCTION("alone", LINE("1") "nopl (%rax)\n" NO_LINE FAR)
         FUNCTION("pair", LINE("3") "nopl (%rax)\n" LINE("4") "nopl (%rax)\n" NO_LINE FAR)
         FUNCTION("sse_prefix", "paddd %xmm1, %xmm0\n") FUNCTION("avx", "vaddps %ymm1, %ymm0, %ymm0\n")
+        FUNCTION("avx_upper", "vinsertf128 $1, %xmm0, %ymm0, %ymm0\n")
+        FUNCTION("avx_compare", "vucomiss %xmm1, %xmm0\n")
         /* Of RDI, RSI times: with a place in memory and a number that it holds, which is another each time, and never what
          * RAX and XMM0 hold or come to. */
         ".globl repeat\n.type repeat, @function\n"
@@ -37,22 +39,23 @@ __asm__(FUNCTION("short_nop", "nop\n") FUNCTION("long_nop", "nopl (%rax)\n") FUN
 
 typedef void function(unsigned long *memory, unsigned long number);
 extern void repeat(function *, unsigned long times, unsigned long *memory);
-extern function short_nop, entry, long_nop, move, load, store, multiply, sse, sse_compare, sse_prefix, avx, alone, pair;
+extern function short_nop, entry, long_nop, move, load, store, multiply, sse, sse_compare, sse_prefix, avx, avx_upper,
+    avx_compare, alone, pair;
 
 static struct {
     const char *name;
     function *function;
 } all[] = {{"short_nop", short_nop},     {"long_nop", long_nop}, {"move", move},         {"load", load},
            {"store", store},             {"multiply", multiply}, {"sse", sse},           {"sse_compare", sse_compare},
-           {"sse_prefix", sse_prefix},   {"avx", avx},           {"entry", entry},
-           {"alone", alone},             {"pair", pair}};
+           {"sse_prefix", sse_prefix},   {"avx", avx},           {"avx_upper", avx_upper},
+           {"avx_compare", avx_compare}, {"entry", entry},       {"alone", alone},       {"pair", pair}};
 
 int main(int count, char **arguments) {
     static unsigned long memory;
     char line[8];
     if (count < 3)
         return 2;
-    if (!strcmp(arguments[1], "avx") && !__builtin_cpu_supports("avx"))
+    if (!strncmp(arguments[1], "avx", 3) && !__builtin_cpu_supports("avx"))
         return 77;
     puts("ready");
     fflush(stdout);

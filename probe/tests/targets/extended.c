@@ -1,4 +1,4 @@
-// x87, MMX and SSE instructions, a function each; prints what they compute, in hexadecimal.
+// x87, MMX, SSE and AVX instructions, a function each; prints what they compute, in hexadecimal.
 #include <stdio.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -28,10 +28,23 @@ FUNCTION(mmx, "movq (%rdi), %mm0\npaddw %mm0, %mm0\nmovq2dq %mm0, %xmm3\nmovq %m
 // Saves x87, SSE and AVX state, clears a register and restores it.
 FUNCTION(save, "movups (%rdi), %xmm0\nmov $7, %eax\nxor %edx, %edx\nxsave 64(%rdi)\nxorps %xmm0, %xmm0\nxrstor 64(%rdi)\nmovups %xmm0, (%rdi)")
 
+// Upper halves that are there stay where only lower ones change, and are cleared where they are to be.
+FUNCTION(avx, "vmovups (%rdi), %ymm0\nvmovups (%rdi), %ymm1\nvmovups (%rdi), %ymm5\nvaddps %xmm0, %xmm0, %xmm2\nvcvttss2si %xmm2, %eax\n"
+              "vinsertf128 $1, %xmm2, %ymm2, %ymm3\nvaddps %xmm2, %xmm0, %xmm4\nvaddps %xmm2, %xmm0, %xmm3\n"
+              "mov $7, %eax\nxor %edx, %edx\nxsave 64(%rdi)\nvzeroupper")
+
 static void print(const char *name, const struct state *state) {
     const unsigned char *bytes = (const unsigned char *)state;
     printf("%-12s", name);
     for (unsigned i = 0; i < sizeof state->in + sizeof state->out + 10; i++) printf("%02x", bytes[i]);
+    printf("\n");
+}
+
+/* Six registers, and their upper halves. */
+static void print_registers(const struct state *state) {
+    printf("%-12s", "avx");
+    for (unsigned i = 0; i < 6 * 16; i++) printf("%02x", state->image[160 + i]);
+    for (unsigned i = 0; i < 6 * 16; i++) printf("%02x", state->image[576 + i]);
     printf("\n");
 }
 
@@ -52,6 +65,10 @@ int main(int argc, char **argv) {
         print("mmx", &state);
         save(&state);
         print("save", &state);
+        if (__builtin_cpu_supports("avx")) {
+            avx(&state);
+            print_registers(&state);
+        }
     }
     return 0;
 }

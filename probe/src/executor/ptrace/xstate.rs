@@ -1,6 +1,8 @@
 //! The extended state of a stopped thread.
 
-use emu::registers::Extended;
+use std::ops::Range;
+
+use emu::registers::{Extended, Vector};
 use emu::xsave::{LEGACY_LENGTH, Layout, feature};
 use emu::{Registers, Touches};
 use nix::errno::Errno;
@@ -54,7 +56,7 @@ impl Xstate {
         }
     }
 
-    /// As which set it was fetched last, or was to be.
+    /// As which set it was fetched or stored last, or was to be.
     pub(crate) fn set(&self) -> RegisterSet {
         self.set
     }
@@ -69,7 +71,6 @@ impl Xstate {
     ) -> nix::Result<()> {
         const LEGACY: Touches = Touches::X87.union(Touches::SSE);
         if LEGACY.contains(touches & Touches::EXTENDED) {
-            // Storing it takes the kernel a third of the time that a whole image takes.
             (self.set, self.layout) = (RegisterSet::FloatingPoint, &Layout::LEGACY);
             let (legacy, header) = self.image.split_at_mut(LEGACY_LENGTH);
             self.length = thread.register_set(self.set, legacy)?;
@@ -96,7 +97,36 @@ impl Xstate {
         if self.fetched == registers.extended && self.fetched_pkru == registers.pkru {
             return Ok(());
         }
-        self.layout.write(&registers.extended, registers.pkru, &mut self.image).map_err(|_| Errno::EINVAL)?;
-        thread.set_register_set(self.set, self.image.get_mut(..self.length).unwrap_or_default())
+        // Storing that takes the kernel a quarter of the time that a whole image takes.
+        let is_legacy = self.length == LEGACY_LENGTH
+            || self.fetched_pkru == registers.pkru
+                && is_same_beyond_legacy(&self.fetched, &registers.extended);
+        let (set, layout, length) = match is_legacy {
+            true => (RegisterSet::FloatingPoint, &Layout::LEGACY, LEGACY_LENGTH),
+            false => (RegisterSet::Extended, self.layout, self.length),
+        };
+        layout.write(&registers.extended, registers.pkru, &mut self.image).map_err(|_| Errno::EINVAL)?;
+        if is_legacy && let Some(bytes) = self.image.get_mut(SOFTWARE) {
+            // XCR0, which the kernel adds to a whole image.
+            bytes.fill(0);
+        }
+        self.set = set;
+        thread.set_register_set(set, self.image.get_mut(..length).unwrap_or_default())
     }
+}
+
+/// What of an image is left to software (SDM volume 1, section 13.4.1).
+const SOFTWARE: Range<usize> = 464..LEGACY_LENGTH;
+
+/// Whether there is no other difference than in what FXSAVE stores.
+fn is_same_beyond_legacy(old: &Extended, new: &Extended) -> bool {
+    /// The quadwords of an XMM register.
+    const LOW: usize = 2;
+    let is_same = |number: usize, (old, new): (&Vector, &Vector)| {
+        let from = if number < 16 { LOW } else { 0 };
+        old.0.iter().skip(from).eq(new.0.iter().skip(from))
+    };
+    old.opmask == new.opmask
+        && old.tiles == new.tiles
+        && old.vector.iter().zip(&new.vector).enumerate().all(|(number, pair)| is_same(number, pair))
 }
