@@ -92,7 +92,7 @@ pub enum Event<'a> {
         /// What the implementation is called that the process uses or, as long as that is not known, each that it may use.
         names: &'a [String],
     },
-    /// A site of a probe cannot be probed.
+    /// A site of a probe cannot be probed. It is told once, and not when the probe is made: then the report has it.
     Refused {
         /// The probe.
         probe: ProbeId,

@@ -433,12 +433,13 @@ impl Tracer {
                     // The process executes another program, which will be reported; in that the probe is located anew.
                     Err(_) if space.read().is_dead() => return,
                     Err(reason) => {
+                        if refused.contains(&address) {
+                            continue;
+                        }
                         if later {
                             self.tell(&Event::Refused { probe: id, pid, address, reason: &reason });
                         }
-                        if !refused.contains(&address) {
-                            placed.refuse(address, reason);
-                        }
+                        placed.refuse(address, reason);
                     }
                 }
             }

@@ -7,6 +7,7 @@ mod perfetto;
 mod text;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -152,6 +153,9 @@ pub(crate) struct Counts {
     /// Of an indirect function: what the implementations are called that are probed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) implementations: Vec<String>,
+    /// How many of its sites cannot be probed, by the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) refused: BTreeMap<String, u64>,
     /// Whether it is one of several functions that a pattern stands for.
     #[serde(skip)]
     pub(crate) is_part: bool,

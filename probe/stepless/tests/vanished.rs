@@ -71,3 +71,37 @@ fn a_place_has_its_name_when_the_process_has_ended() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{told}");
     assert!(told.contains("leaves out odd+0x2: "), "{told}");
 }
+
+#[test]
+fn what_is_left_out_is_told_once_however_often_mappings_change() {
+    let scratch = Scratch::new();
+    let library = scratch.compile("libodd.so", LIBRARY, &["-shared", "-fPIC"]);
+    let program = scratch.compile("program", &format!("{PROGRAM}{LIBRARY}"), &["-ldl"]);
+    let run = |command: &str, probe: &str, more: &[&str]| {
+        let mut child = Command::new(STEPLESS)
+            .args([command, "-e", probe])
+            .args(more)
+            .arg("--")
+            .args([&program, &library])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(b"x").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // The library is mapped after the program's own was refused.
+    for probe in ["program:odd/*", "program:od*/*"] {
+        for command in ["stat", "trace"] {
+            let told = run(command, probe, &[]);
+            assert_eq!(told.matches("leaves out").count(), 1, "{told}");
+            assert_eq!(told.matches("odd+0x").count(), 1, "{told}");
+        }
+    }
+    let told = run("stat", "program:odd/*", &["--json"]);
+    let document = told.lines().find(|line| line.starts_with('{')).unwrap();
+    assert!(document.contains(r#""refused":{"APX, which the decoder does not know":1}"#), "{told}");
+}

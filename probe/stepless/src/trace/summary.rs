@@ -1,7 +1,7 @@
 //! What there is to say when the run is over: the counts, why probes were never placed, and the exit status.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use probe::ProbeId;
 use probe::stacks::Place;
-use probe::warden::{Bucket, Client, Histogram, Report, Totals};
+use probe::warden::{Bucket, Client, Histogram, Refusal, Report, Totals};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -120,9 +120,13 @@ fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>, injects: bool) -> Ve
         let undefined = report.undefined;
         let injected = injects.then_some(report.injected);
         let failed = injects.then_some(report.failed);
+        let mut refused = BTreeMap::new();
+        for Refusal { kind, .. } in &report.refused {
+            *refused.entry(kind.clone()).or_default() += 1;
+        }
         let counters =
             Counts { hits, emulated, faulted, filtered, undefined, missed, native, dropped, ..row };
-        Counts { injected, failed, ..counters }
+        Counts { injected, failed, refused, ..counters }
     };
     reports.iter().zip(rows).map(count).collect()
 }
