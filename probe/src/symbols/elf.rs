@@ -361,6 +361,16 @@ impl Elf {
         self.unwound.get(at).cloned()
     }
 
+    /// Where the function begins that `address` lies in, by its symbol or by unwind tables.
+    pub(crate) fn start_of(&self, address: u64) -> Option<u64> {
+        if let Some(function) = self.function_at(address) {
+            return Some(function.address);
+        }
+        let after = self.unwound.partition_point(|function| function.start <= address);
+        let function = self.unwound.get(after.checked_sub(1)?)?;
+        function.contains(&address).then_some(function.start)
+    }
+
     /// A number that no other value of this type has.
     pub(crate) fn number(&self) -> u64 {
         self.number

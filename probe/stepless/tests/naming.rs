@@ -300,3 +300,39 @@ fn several_processes_are_probed_by_number_or_name() {
     let output = stepless(&["stat", "-e", &probe, "-p", &format!("{name}x")]);
     assert!(stderr(&output).contains("no process is called"), "{}", stderr(&output));
 }
+
+#[test]
+fn a_line_is_where_threads_get_to_rather_than_what_cleans_up_after_an_exception() {
+    let scratch = Scratch::new();
+    // As compilers put what an exception leads to: first, under the line of what is cleaned up.
+    let source = "int main(void) {\n    __asm__ volatile(\"jmp 2f\\n .loc 1 100\\n 1: nop\\n ud2\\n 2: .loc 1 99\\n nop\\n\"\n    \
+                  \".loc 1 100\\n nop\\n .loc 1 101\\n nop\");\n    return 0;\n}\n";
+    let program = scratch.compile("program", source, &["-g", "-O0"]);
+    for line in [99, 100, 101] {
+        let probe = format!("program.c:{line}");
+        assert_eq!(hits(&["-e", &probe, "--", text(&program)]), [(probe, 1)]);
+    }
+    let rust = scratch.write("main.rs", RUST_LINE);
+    let output = scratch.path("rust");
+    match Command::new("rustc").args(["-g", "-C", "opt-level=0", "-o"]).arg(&output).arg(rust).output() {
+        Ok(made) if made.status.success() => {
+            for (line, expected) in [(4, 1), (5, 1), (6, 1), (7, 1)] {
+                let probe = format!("main.rs:{line}");
+                assert_eq!(hits(&["-e", &probe, "--", text(&output)]), [(probe, expected)]);
+            }
+        }
+        other => println!("skipped: no Rust program could be made: {other:?}"),
+    }
+}
+
+/// What is made in each line is dropped if a later one panics.
+const RUST_LINE: &str = r#"fn number() -> usize { std::env::args().count() }
+#[inline(never)]
+fn show(text: &str) -> usize {
+    let owned = String::from(text);
+    let boxed = Box::new(number()); let other = vec![*boxed];
+    println!("{owned} {boxed} {other:?} {}", number());
+    owned.len() + other.len()
+}
+fn main() { assert_eq!(show("text"), 5); }
+"#;

@@ -2,7 +2,7 @@
 //! entered. Jumps by way of a table are followed where the table is one of those that compilers make and its length is
 //! known from the comparison before it; others are said to lead to where nobody knows.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use emu::Processor;
@@ -93,6 +93,32 @@ pub(in crate::symbols) fn instruction_around(elf: &Elf, range: Range<u64>, addre
     }
     let start = walk.marks.get(..at)?.iter().rposition(|mark| mark & START != 0)?;
     walk.range.start.checked_add(start as u64)
+}
+
+/// Where ways lead that begin where functions are entered, rather than where exceptions are caught.
+pub(in crate::symbols) struct Ways<'elf> {
+    elf: &'elf Elf,
+    /// By where their functions begin.
+    walks: HashMap<u64, Walk<'elf>>,
+}
+
+impl<'elf> Ways<'elf> {
+    pub(in crate::symbols) fn new(elf: &'elf Elf) -> Ways<'elf> {
+        Ways { elf, walks: HashMap::new() }
+    }
+
+    /// Whether a way leads to `address`, or may lead anywhere.
+    pub(in crate::symbols) fn may_lead_to(&mut self, address: u64) -> bool {
+        let Some(start) = self.elf.start_of(address) else { return true };
+        let Some(range) = self.elf.extent_of(start) else { return true };
+        let walk = self.walks.entry(range.start).or_insert_with(|| {
+            let mut walk = Walk::new(self.elf, range);
+            walk.follow_all(self.elf, &mut Vec::new());
+            walk
+        });
+        let mark = walk.offset(address).and_then(|at| walk.marks.get(at));
+        !walk.unresolved.is_empty() || mark.is_none_or(|mark| mark & START != 0)
+    }
 }
 
 impl<'elf> Walk<'elf> {

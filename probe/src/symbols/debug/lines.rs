@@ -195,8 +195,17 @@ fn matches(file: &str, name: &str) -> bool {
     file.strip_suffix(name).is_some_and(begins)
 }
 
-/// Whether an address begins a line, the address, and the blocks that it is in.
-type Best = (bool, u64, Vec<Rc<Block>>);
+/// An address at which a statement of a line begins.
+struct Candidate {
+    /// It lies in a part of its function that was split off.
+    aside: bool,
+    address: u64,
+    /// The functions that it is in.
+    blocks: Vec<Rc<Block>>,
+}
+
+/// Says of an address whether a thread may get there without an exception.
+type IsOrdinary<'a> = dyn FnMut(u64) -> bool + 'a;
 
 impl DebugInfo {
     /// Where in the source the code at virtual address `address` begins, of several lines there the first, as that of a
@@ -232,9 +241,18 @@ impl DebugInfo {
     /// # Errors
     /// There is no such file, or more than one, or no code for the line.
     pub fn line(&self, file: &str, line: u64) -> Result<Vec<LinePlace>, DebugError> {
+        self.line_by(file, line, &mut |_| true)
+    }
+
+    fn line_by(
+        &self,
+        file: &str,
+        line: u64,
+        is_ordinary: &mut IsOrdinary<'_>,
+    ) -> Result<Vec<LinePlace>, DebugError> {
         let query = Query::new(self);
         let file = self.source_file(&query, file)?;
-        self.places_of(&query, &file, line, None)
+        self.places_of(&query, &file, line, None, is_ordinary)
     }
 
     /// The same for `line` of the file in which the function `function` lies: one for each function of that name and each
@@ -244,6 +262,15 @@ impl DebugInfo {
     /// # Errors
     /// There is no such function, or the line is not one of its, or there is no code for it.
     pub fn function_line(&self, function: &str, line: u64) -> Result<Vec<LinePlace>, DebugError> {
+        self.function_line_by(function, line, &mut |_| true)
+    }
+
+    fn function_line_by(
+        &self,
+        function: &str,
+        line: u64,
+        is_ordinary: &mut IsOrdinary<'_>,
+    ) -> Result<Vec<LinePlace>, DebugError> {
         let query = Query::new(self);
         let functions = query.named(Kind::Function, function)?;
         let mut places = Vec::new();
@@ -252,7 +279,7 @@ impl DebugInfo {
         for &die in &functions {
             let Some((file, first, last)) = self.extent(&query, die)? else { continue };
             if (first..=last).contains(&line) {
-                match self.places_of(&query, &file, line, Some(die)) {
+                match self.places_of(&query, &file, line, Some(die), is_ordinary) {
                     Ok(places) => found.extend(places),
                     Err(error) => trouble = Some(error),
                 }
@@ -279,14 +306,25 @@ impl DebugInfo {
     /// # Errors
     /// Those of the two.
     pub fn source_line(&self, within: &str, line: u64) -> Result<Vec<LinePlace>, DebugError> {
-        let no_file = match self.line(within, line) {
+        self.source_line_by(within, line, &mut |_| true)
+    }
+
+    /// The same, in each function preferably where `is_ordinary` says that a thread gets to without an exception:
+    /// compilers put what cleans up after one before the line itself, too.
+    pub(in crate::symbols) fn source_line_by(
+        &self,
+        within: &str,
+        line: u64,
+        is_ordinary: &mut IsOrdinary<'_>,
+    ) -> Result<Vec<LinePlace>, DebugError> {
+        let no_file = match self.line_by(within, line, is_ordinary) {
             Ok(places) => return Ok(places),
             Err(error @ (DebugError::NoCode { .. } | DebugError::AmbiguousFile { .. })) => return Err(error),
             Err(error) => error,
         };
         let looks_like_file =
             || within.contains('/') || within.rsplit_once('.').is_some_and(|(_, end)| end.len() < 5);
-        match self.function_line(within, line) {
+        match self.function_line_by(within, line, is_ordinary) {
             Err(DebugError::NoFunction { .. }) if looks_like_file() => Err(no_file),
             other => other,
         }
@@ -377,12 +415,13 @@ impl DebugInfo {
         file: &str,
         line: u64,
         only: Option<Die>,
+        is_ordinary: &mut IsOrdinary<'_>,
     ) -> Result<Vec<LinePlace>, DebugError> {
         let last = file.rsplit('/').next().unwrap_or_default();
         let mut trouble = None;
         let mut next: Option<u64> = None;
-        // By the unit and the entry of the function or copy: its best address, its frames.
-        let mut best: BTreeMap<(usize, Option<usize>), Best> = BTreeMap::new();
+        // By the unit and the entry of the function or copy.
+        let mut found: BTreeMap<(usize, Option<usize>), Vec<Candidate>> = BTreeMap::new();
         for unit in self.units_with_file(query, last, &mut trouble) {
             let Ok(lines) = query.lines(unit) else { continue };
             let same = lines.files.iter().zip(0u32..).filter(|(name, _)| *name == file);
@@ -405,21 +444,20 @@ impl DebugInfo {
                 {
                     continue;
                 }
-                // The part with the entry comes before one that was split off, wherever that lies.
                 let in_entry =
                     block.is_some_and(|block| block.ranges.first().is_some_and(|r| r.contains(&row.address)));
                 let key = (unit, block.map(|block| block.die.offset));
-                let known = best.get(&key);
-                if known.is_none_or(|&(aside, address, _)| (!in_entry, row.address) < (aside, address)) {
-                    best.insert(key, (!in_entry, row.address, blocks));
-                }
+                let candidate = Candidate { aside: !in_entry, address: row.address, blocks };
+                found.entry(key).or_default().push(candidate);
             }
         }
-        if best.is_empty() {
+        if found.is_empty() {
             return Err(trouble.unwrap_or(DebugError::NoCode { file: file.to_owned(), line, next }));
         }
         let mut places = Vec::new();
-        for (_, address, blocks) in best.into_values() {
+        for Candidate { address, blocks, .. } in
+            found.into_values().filter_map(|candidates| best_of(candidates, is_ordinary))
+        {
             let mut functions = blocks.iter().rev();
             let mut name = || functions.next().and_then(|block| query.function_name(block.die));
             let (function, inlined_into) = (name(), name());
@@ -468,6 +506,16 @@ impl DebugInfo {
         }
         Ok(last.map(|last| (file, first, last)))
     }
+}
+
+/// That of the addresses in one function at which the line begins. The part with the entry comes before one that was split
+/// off, wherever that lies.
+fn best_of(mut candidates: Vec<Candidate>, is_ordinary: &mut IsOrdinary<'_>) -> Option<Candidate> {
+    candidates.sort_by_key(|candidate| (candidate.aside, candidate.address));
+    candidates.dedup_by_key(|candidate| candidate.address);
+    let has_choice = candidates.len() > 1;
+    let ordinary = candidates.iter().position(|candidate| has_choice && is_ordinary(candidate.address));
+    candidates.into_iter().nth(ordinary.unwrap_or(0))
 }
 
 impl Query<'_> {

@@ -2,6 +2,7 @@
 
 use super::objects::{files, find_object, is_same, similar_objects};
 use super::{ResolveError, Resolver};
+use crate::symbols::coverage::flow::Ways;
 use crate::symbols::debug::DebugError;
 use crate::symbols::elf::Elf;
 use crate::symbols::locate::{LocateError, Site};
@@ -65,7 +66,9 @@ impl Resolver {
     /// The virtual addresses of the line in one object.
     pub(super) fn line_addresses(&self, elf: &Elf) -> Result<Vec<u64>, DebugError> {
         let PlaceSpec::Line { within, line, .. } = &self.spec.place else { return Ok(Vec::new()) };
-        let places = elf.debug_info()?.source_line(within, *line)?;
+        let mut ways = Ways::new(elf);
+        let mut is_ordinary = |address| ways.may_lead_to(address);
+        let places = elf.debug_info()?.source_line_by(within, *line, &mut is_ordinary)?;
         Ok(places.into_iter().map(|place| place.address).collect())
     }
 }
