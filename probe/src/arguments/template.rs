@@ -16,6 +16,7 @@ use crate::arguments::operand::Operand;
 use crate::arguments::surroundings::Surroundings;
 use crate::arguments::syntax::{Fetch, Node, parse_expression, parse_fetch};
 use crate::language::types::{TypeId, Types};
+use crate::symbols::spec::condition;
 
 /// Arguments and a condition, as a user writes them: `[NAME=]FETCH… [if EXPRESSION]`.
 ///
@@ -303,8 +304,7 @@ impl Template {
             if rest.is_empty() {
                 return Ok(template);
             }
-            if let Some(condition) = rest.strip_prefix("if").filter(|rest| rest.starts_with([' ', '\t', '(']))
-            {
+            if let Some(condition) = condition(rest) {
                 let condition = condition.trim_start();
                 let shifted = |error: SyntaxError| {
                     here(SyntaxError::new(text, error.column + rest.len() - condition.len(), error.what))
@@ -593,6 +593,8 @@ mod tests {
             ("if p->name == \"hell\" || p->name == \"hello, long world\"", Ok(false)),
             ("if comm == \"python3\" && pid == 42", Ok(true)),
             ("if (unsigned)s.n > 5", Ok(true)),
+            ("if!s.n", Ok(false)),
+            ("iffy=s.n if\niffy < 0", Ok(true)),
             ("if s.d > 2.4 && s.d < 2.6", Ok(true)),
             ("if %dx == -2", Ok(true)),
             ("x=%di:u64 y=+0(%di):s32 if x == 0x1000 && y < 0", Ok(true)),
@@ -611,7 +613,7 @@ mod tests {
     fn what_is_wrong_is_said_with_its_column() {
         for (text, column) in [
             ("a=%di b=%xyz", 8),
-            ("a=%di if", 6),
+            ("a=%di if", 8),
             ("a=%di if x +", 12),
             ("a=%di:u9", 6),
             ("a=nothing", 2),

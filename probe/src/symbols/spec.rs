@@ -26,6 +26,7 @@ mod parse;
 
 pub use event::UprobeEvent;
 pub(crate) use event::number_of_c;
+pub(crate) use parse::condition;
 
 /// A PROBE as the command line gives it, parsed but not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -58,12 +58,18 @@ pub(super) fn other_readings(spec: &ProbeSpec) -> Vec<ProbeSpec> {
     later.collect()
 }
 
+/// What stands behind the `if` at the start of the text, if there is one that begins a condition.
+pub(crate) fn condition(text: &str) -> Option<&str> {
+    let condition = text.strip_prefix("if")?;
+    let begins = |letter: char| letter.is_whitespace() || "(!".contains(letter);
+    (condition.is_empty() || condition.starts_with(begins)).then_some(condition)
+}
+
 /// Whether that cannot be more of a name: `if …`, `NAME=…`, or nothing.
 pub(super) fn begins_rest(text: &str) -> bool {
     let text = text.trim_start();
-    if let Some(condition) = text.strip_prefix("if") {
-        return condition.is_empty()
-            || condition.starts_with(|letter: char| letter.is_whitespace() || "(!".contains(letter));
+    if condition(text).is_some() {
+        return true;
     }
     let length = text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
     let (name, behind) = text.split_at(length);

@@ -96,6 +96,8 @@ fn what_stands_behind_a_probe_is_handed_on() {
         ("./p:f x=%di", "./p:f", "x=%di"),
         ("./p:f(int, char) x=%di y=+8(%si):u32 if x > 1", "./p:f(int, char)", "x=%di y=+8(%si):u32 if x > 1"),
         ("./p:f if(x)", "./p:f", "if(x)"),
+        ("./p:f if!x", "./p:f", "if!x"),
+        ("./p:f iffy=%di if iffy", "./p:f", "iffy=%di if iffy"),
         ("./p:operator new(unsigned long)  if x == y ", "./p:operator new(unsigned long)", "if x == y"),
         ("./p:f == g", "./p:f == g", ""),
         ("./p:Fn<Item = u32>::f a=%di", "./p:Fn<Item = u32>::f", "a=%di"),
