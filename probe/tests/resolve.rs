@@ -4,10 +4,11 @@ mod scratch;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use probe::locate::{Locate, LocateError};
 use probe::maps::{self, Mapping, Maps};
-use probe::resolve::ResolveError;
+use probe::resolve::{ResolveError, Resolver};
 use probe::spec::ProbeSpec;
 use scratch::{PROGRAM, Scratch};
 
@@ -165,6 +166,9 @@ fn a_program_that_was_replaced_is_read_as_it_was() {
         for name in [&by_path, "program:thing", "program (deleted):thing"] {
             assert_eq!(locate(name, &process.maps()).unwrap(), before, "{name}");
         }
+        let relative = Resolver::new("./program:thing".parse().unwrap(), Arc::default());
+        let found = relative.relative_to(scratch.path("")).locate(&process.maps()).unwrap();
+        assert!(found.iter().map(|site| site.address).eq(before.iter().copied()), "{found:x?}");
     };
     std::fs::remove_file(&program).unwrap();
     is_found();

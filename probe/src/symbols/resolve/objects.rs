@@ -289,13 +289,14 @@ fn look_for_object<'a>(
     };
     if object.contains('/') {
         let path = Path::new(object);
-        if let Some(file) = one(&|known, _| known == path)? {
-            return Ok(Some(file));
-        }
-        if let Some(file) = one(&|known, _| maps::without_mark(known) == path)? {
-            return Ok(Some(file));
-        }
         let absolute = absolute(path, base).map_err(|source| named(path, source))?;
+        if let Some(file) = one(&|known, _| known == absolute)? {
+            return Ok(Some(file));
+        }
+        // One that was removed meanwhile is found by its path alone.
+        if let Some(file) = one(&|known, _| maps::without_mark(known) == absolute)? {
+            return Ok(Some(file));
+        }
         // Where it sees no such file yet, it may be on its way to where it does.
         let seen = mapped::in_root(maps.pid(), &absolute).or_else(|_| mapped::path_only(&absolute));
         let seen = seen.map_err(|source| named(path, source))?;
