@@ -37,8 +37,12 @@ pub(crate) const SLOTS: usize = 64;
 /// The words of a slot.
 const SLOT_WORDS: usize = 1024;
 const HEADER: usize = place::SLOTS + SLOTS * SLOT_WORDS;
-/// The longest record, in words: a quarter of the smallest ring.
+/// The most words that are written in one piece: a quarter of the smallest ring.
 const LONGEST: usize = 4096;
+/// In the first word of a piece: the next one has more of the same record.
+const MORE: u64 = 1 << 40;
+/// The most words of a record in pieces.
+const MOST_WORDS: usize = 1 << 24;
 const SMALLEST: usize = 4 * LONGEST;
 
 /// One record: what it is, and its words.
@@ -146,6 +150,8 @@ impl Ring {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     tail: u64,
+    /// The words of a record that has not been written to its end.
+    begun: Vec<u64>,
 }
 
 impl Reader {
@@ -154,8 +160,25 @@ impl Reader {
         ring.word(place::HEAD).load(Ordering::SeqCst) != self.tail
     }
 
-    /// The next record, if there is one.
+    /// The next record, if there is a whole one.
     pub(crate) fn next(&mut self, ring: &Ring) -> Result<Option<Record>, Corrupt> {
+        while let Some((record, more)) = self.piece(ring)? {
+            if !more && self.begun.is_empty() {
+                return Ok(Some(record));
+            }
+            self.begun.extend(record.words);
+            if !more {
+                return Ok(Some(Record { kind: record.kind, words: std::mem::take(&mut self.begun) }));
+            }
+            if self.begun.len() > MOST_WORDS {
+                return Err(Corrupt);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next piece, and whether there is more of its record.
+    fn piece(&mut self, ring: &Ring) -> Result<Option<(Record, bool)>, Corrupt> {
         let head = ring.word(place::HEAD).load(Ordering::SeqCst);
         let there = head.wrapping_sub(self.tail);
         if there == 0 {
@@ -178,7 +201,7 @@ impl Reader {
         {
             ring.wake_writers();
         }
-        Ok(Some(Record { kind: (first >> 32) as u8, words }))
+        Ok(Some((Record { kind: (first >> 32) as u8, words }, first & MORE != 0)))
     }
 }
 
@@ -200,8 +223,9 @@ pub(crate) struct Writer(Mutex<Head>);
 #[derive(Debug, Default)]
 struct Head {
     head: u64,
-    /// Records that are too important to be dropped, in the order in which they go before any other.
-    kept_back: VecDeque<Record>,
+    /// The pieces of records that are too important to be dropped, in the order in which they go before any other: whether
+    /// there is more of the same.
+    kept_back: VecDeque<(Record, bool)>,
 }
 
 impl Writer {
@@ -209,21 +233,26 @@ impl Writer {
     pub(crate) fn write(&self, ring: &Ring, kind: u8, words: &[u64]) -> Written {
         let mut head = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match head.write_kept_back(ring) {
-            Written::Done { .. } => head.write(ring, kind, words),
+            Written::Done { .. } => head.write(ring, kind, words, false),
             other => other,
         }
     }
 
-    /// The same for one that must not be dropped: it is kept until there is room. Says whether the reader must be
-    /// woken.
+    /// The same for one that must not be dropped, of any length: it is kept until there is room. Says whether the reader
+    /// must be woken.
     pub(crate) fn write_or_keep(&self, ring: &Ring, record: Record) -> bool {
         /// A program can cause events without end while nobody reads.
         const MOST: usize = 100_000;
         let mut head = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if head.kept_back.len() >= MOST || record.words.len() + 1 > LONGEST {
+        let pieces = record.words.chunks(LONGEST - 1);
+        if head.kept_back.len() + pieces.len() > MOST || record.words.len() > MOST_WORDS {
             ring.lose(1);
         } else {
-            head.kept_back.push_back(record);
+            let last = pieces.len().saturating_sub(1);
+            let piece = |(number, words): (usize, &[u64])| {
+                (Record { kind: record.kind, words: words.to_vec() }, number < last)
+            };
+            head.kept_back.extend(pieces.enumerate().map(piece));
         }
         head.flush(ring)
     }
@@ -251,10 +280,10 @@ impl Head {
 
     fn write_kept_back(&mut self, ring: &Ring) -> Written {
         let mut any = false;
-        while let Some(record) = self.kept_back.front() {
+        while let Some((record, more)) = self.kept_back.front() {
             let Record { kind, ref words } = *record;
-            let words = words.clone();
-            match self.write(ring, kind, &words) {
+            let (words, more) = (words.clone(), *more);
+            match self.write(ring, kind, &words, more) {
                 Written::Done { wake } => any |= wake,
                 other => return other,
             }
@@ -263,7 +292,7 @@ impl Head {
         Written::Done { wake: any }
     }
 
-    fn write(&mut self, ring: &Ring, kind: u8, words: &[u64]) -> Written {
+    fn write(&mut self, ring: &Ring, kind: u8, words: &[u64], more: bool) -> Written {
         let length = words.len() as u64 + 1;
         let used = self.head.wrapping_sub(ring.word(place::TAIL).load(Ordering::SeqCst));
         if used > ring.capacity || length > LONGEST as u64 {
@@ -272,7 +301,8 @@ impl Head {
         if used + length > ring.capacity {
             return Written::Full;
         }
-        ring.data(self.head).store(length | u64::from(kind) << 32, Ordering::Relaxed);
+        let more = if more { MORE } else { 0 };
+        ring.data(self.head).store(length | u64::from(kind) << 32 | more, Ordering::Relaxed);
         for (offset, &word) in (1..).zip(words) {
             ring.data(self.head.wrapping_add(offset)).store(word, Ordering::Relaxed);
         }
@@ -432,6 +462,34 @@ mod tests {
         assert_eq!(last, [2, 1, 0]);
     }
 
+    #[test]
+    fn what_is_kept_back_is_of_any_length_and_whole() {
+        let (writing, reading) = both_sides();
+        let (writer, mut reader) = (Writer::default(), Reader::default());
+        // Whole pieces and parts of one, and more than there is room for.
+        let lengths = [1, LONGEST - 1, LONGEST, 2 * (LONGEST - 1), 3 * SMALLEST + 7, 2];
+        for length in lengths {
+            let words = (0..length as u64).collect();
+            writer.write_or_keep(&writing, Record { kind: 2, words });
+            writer.write(&writing, 1, &[length as u64]);
+        }
+        let mut read = Vec::new();
+        loop {
+            match reader.next(&reading).unwrap() {
+                Some(record) if record.kind == 2 => {
+                    assert!(record.words.iter().copied().eq(0..record.words.len() as u64));
+                    read.push(record.words.len());
+                }
+                Some(_) => {}
+                None if reading.takes_kept_back() => {
+                    writer.flush(&writing);
+                }
+                None => break,
+            }
+        }
+        assert_eq!((read.as_slice(), reading.lost()), (&lengths[..], 0));
+    }
+
     /// Whatever one side writes, anywhere, the other returns, within bounds.
     #[test]
     fn nothing_that_the_other_side_writes_does_harm() {
@@ -453,7 +511,7 @@ mod tests {
             let mut reader = Reader::default();
             for _ in 0..100 {
                 match reader.next(&one) {
-                    Ok(Some(record)) => assert!(record.words.len() < LONGEST),
+                    Ok(Some(record)) => assert!(record.words.len() < LONGEST + MOST_WORDS),
                     Ok(None) | Err(Corrupt) => break,
                 }
             }
