@@ -163,6 +163,10 @@ pub fn candidates(path: &Path) -> Result<Vec<Candidate>, ElfError> {
 /// It cannot be read.
 pub fn looks_like_elf(path: &Path) -> io::Result<bool> {
     use std::io::Read;
+    // To read of a pipe, or a terminal, would wait.
+    if !std::fs::metadata(path)?.is_file() {
+        return Ok(false);
+    }
     let mut start = Vec::new();
     std::fs::File::open(path)?.take(4).read_to_end(&mut start)?;
     Ok(start == b"\x7fELF")

@@ -82,7 +82,9 @@ impl Outlet {
 
     /// Answers a request.
     pub(crate) fn reply(&self, reply: &Reply) {
-        if let Ok(bytes) = postcard::to_stdvec(reply) {
+        // Who has asked waits for something.
+        let instead = |error: postcard::Error| postcard::to_stdvec(&Reply::Refused(error.to_string()));
+        if let Ok(bytes) = postcard::to_stdvec(reply).or_else(instead) {
             // Nobody is there to read it otherwise.
             let _ = self.replies.send(bytes);
         }

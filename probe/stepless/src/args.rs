@@ -198,7 +198,7 @@ pub(crate) const FRAMES: u16 = 128;
 pub(crate) struct List {
     /// An executable or shared object; with -p, a pattern of function names.
     #[arg(value_name = "FILE", required_unless_present = "pid")]
-    pub(crate) file: Option<String>,
+    pub(crate) file: Option<OsString>,
     /// Only functions whose name, mangled or not, matches: * stands for any letters, ? for one.
     #[arg(value_name = "GLOB", conflicts_with = "pid")]
     pub(crate) glob: Option<String>,

@@ -16,6 +16,7 @@ use probe::stacks::{Function, Place};
 use serde::{Serialize, Serializer};
 
 use crate::args::Format;
+use crate::output::printable;
 
 pub(crate) use folded::{print_folded, print_stacks};
 pub(crate) use histogram::print_histogram;
@@ -237,13 +238,15 @@ impl<W: Write> Events<W> {
 /// Prints the counts as a table.
 pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Result<()> {
     const LEAST: usize = "PROBE".len();
+    /// A name that is longer moves its own line alone.
+    const WIDEST: usize = 200;
     /// As many functions of a pattern are shown without a hit.
     const FEW: usize = 10;
     let idle = |counts: &&Counts| counts.is_part && counts.hits == 0;
     let left_out = counts.iter().filter(idle).count();
     let left_out = if left_out > FEW { left_out } else { 0 };
     let shown = || counts.iter().filter(move |counts| left_out == 0 || !idle(counts));
-    let width = shown().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).max(LEAST);
+    let width = shown().map(|counts| counts.probe.chars().count()).max().unwrap_or(0).clamp(LEAST, WIDEST);
     // At once, so that what the command prints meanwhile does not come between.
     let mut text = Vec::new();
     write!(
@@ -270,6 +273,7 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
         ..
     } in shown()
     {
+        let probe = printable(probe);
         write!(
             text,
             "{probe:<width$} {hits:>12} {emulated:>12} {faulted:>9} {filtered:>9} {missed:>9} {native:>9}"
@@ -284,7 +288,7 @@ pub(crate) fn print_counts(out: &mut impl Write, counts: &[Counts]) -> io::Resul
         }
         writeln!(text)?;
         if !implementations.is_empty() {
-            writeln!(text, "  is {}", implementations.join(" or "))?;
+            writeln!(text, "  is {}", printable(&implementations.join(" or ")))?;
         }
     }
     if left_out != 0 {

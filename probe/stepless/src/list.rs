@@ -13,7 +13,7 @@ use probe::spec::ProbeSpec;
 use probe::{code, glob};
 use serde::Serialize;
 
-use crate::output::{json_to_stdout, to_stdout};
+use crate::output::{json_to_stdout, printable, to_stdout};
 use crate::{Failure, args, run, target, usdt, warn};
 
 /// The functions of one file.
@@ -67,7 +67,14 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
     let (elfs, pattern) = match (arguments.pid.as_slice(), &arguments.file) {
         ([], Some(file)) => (vec![objects.open(Path::new(file))?], arguments.glob.as_deref()),
         ([], None) => return Err(Failure::new("list what? give a FILE or -p PID")),
-        (names, pattern) => (mapped(&target::named(names, &[])?, &objects)?, pattern.as_deref()),
+        (names, pattern) => {
+            let pattern = pattern.as_ref().map(|pattern| {
+                pattern
+                    .to_str()
+                    .ok_or_else(|| Failure::new("the pattern is not UTF-8, as names of functions are"))
+            });
+            (mapped(&target::named(names, &[])?, &objects)?, pattern.transpose()?)
+        }
     };
     if arguments.usdt {
         return usdt::list(&elfs, pattern, arguments.json);
@@ -87,7 +94,7 @@ pub(crate) fn run(arguments: &args::List) -> Result<ExitCode, Failure> {
         for elf in &elfs {
             let mut functions = functions(elf, pattern, arguments).peekable();
             if !arguments.pid.is_empty() && functions.peek().is_some() {
-                writeln!(out, "{}", elf.path().display())?;
+                writeln!(out, "{}", printable(&elf.path().to_string_lossy()))?;
             }
             functions.try_for_each(|function| print(out, &function))?;
         }
@@ -204,15 +211,16 @@ pub(crate) fn disassemble(bytes: &[u8], address: u64) -> (String, Option<String>
 fn print(out: &mut impl Write, function: &Listed) -> io::Result<()> {
     let Listed { name, demangled, address, offset, size, file, line, .. } = function;
     let hex = |offset: Option<u64>| offset.map_or_else(|| "-".to_owned(), |offset| format!("{offset:x}"));
-    write!(out, "{address:>12x} {:>10} {size:>8}  {}", hex(*offset), function.probe)?;
+    write!(out, "{address:>12x} {:>10} {size:>8}  {}", hex(*offset), printable(&function.probe))?;
     if demangled != name && !name.starts_with(&format!("{demangled}@")) {
-        write!(out, "  {demangled}")?;
+        write!(out, "  {}", printable(demangled))?;
     }
     for alias in &function.aliases {
-        write!(out, " = {alias}")?;
+        write!(out, " = {}", printable(alias))?;
     }
     if let (Some(file), Some(line)) = (file, line) {
-        write!(out, "  {}:{line}", Path::new(file).file_name().unwrap_or_default().display())?;
+        let file = Path::new(file).file_name().unwrap_or_default().to_string_lossy();
+        write!(out, "  {}:{line}", printable(&file))?;
     }
     if function.indirect {
         write!(out, "  (indirect: chosen when the program starts)")?;

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 mod args;
 mod census;
@@ -13,6 +13,7 @@ mod events;
 mod explain;
 mod generate;
 mod inject;
+mod input;
 mod list;
 mod output;
 mod progress;
@@ -100,7 +101,7 @@ pub(crate) fn warn(line: &str) {
 pub(crate) fn point_at(text: &str, byte: usize) {
     let before = text.get(..byte).unwrap_or(text).chars().count();
     let text = text.replace(|letter: char| letter.is_control(), " ");
-    let lines = format!("  {text}\n  {:before$}^", "");
+    let lines = format!("  {text}\n  {}^", " ".repeat(before));
     match writeln!(io::stderr(), "{lines}") {
         // As above.
         Ok(()) | Err(_) => {}
@@ -110,8 +111,9 @@ pub(crate) fn point_at(text: &str, byte: usize) {
 /// clap's message, without its paragraphs on usage.
 fn usage_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: trace, stat, step, inject, list, explain or census; see --help"
-            .to_owned();
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        return format!("a command is missing: {}; see --help", names.join(", "));
     }
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());

@@ -1,5 +1,6 @@
 //! Printing to stdout, where somebody may have stopped listening.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::process::ExitCode;
 
@@ -28,6 +29,25 @@ pub(crate) fn json_to_stdout(document: &impl Serialize) -> Result<ExitCode, Fail
         serde_json::to_writer(&mut *out, document).map_err(io::Error::from)?;
         writeln!(out)
     })
+}
+
+/// A text on one line, without what would move a terminal's cursor: names in files are anybody's.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) { text.replace(char::is_control, "?").into() } else { text.into() }
+}
+
+/// What stands before a line so deep in a tree: as many steps, or so many that a line has an end, and the number.
+pub(crate) fn indent(depth: usize) -> String {
+    const MOST: usize = 100;
+    match depth {
+        ..=MOST => "  ".repeat(depth),
+        _ => format!("{}({depth}) ", "  ".repeat(MOST)),
+    }
+}
+
+/// So many of something that is called so.
+pub(crate) fn several(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// A number with its thousands set apart.

@@ -10,7 +10,7 @@ use probe::spec::Name;
 use probe::{code, glob};
 use serde::Serialize;
 
-use crate::output::{json_to_stdout, to_stdout};
+use crate::output::{json_to_stdout, printable, to_stdout};
 use crate::{Failure, warn};
 
 /// The probes of one file.
@@ -98,15 +98,16 @@ fn refused(elf: &Elf, probe: &Usdt) -> Option<String> {
 }
 
 fn print(out: &mut impl Write, object: &Object) -> io::Result<()> {
-    writeln!(out, "{}", object.path)?;
+    writeln!(out, "{}", printable(&object.path))?;
     let hex = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:x}"));
     for Listed { probe, address, offset, semaphore, arguments, refused, .. } in &object.probes {
+        let probe = printable(probe);
         write!(out, "{address:>12x} {:>10} {:>10}  {probe}", hex(*offset), hex(*semaphore))?;
         if !arguments.is_empty() {
-            write!(out, "  {arguments}")?;
+            write!(out, "  {}", printable(arguments))?;
         }
         match refused {
-            Some(why) => writeln!(out, "  ({why})")?,
+            Some(why) => writeln!(out, "  ({})", printable(why))?,
             None => writeln!(out)?,
         }
     }

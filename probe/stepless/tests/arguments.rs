@@ -345,3 +345,31 @@ fn variables_of_which_nothing_tells_are_said_to_be_missing() {
         assert!(events.iter().all(told), "{reason}: {events:?}");
     }
 }
+
+#[test]
+fn types_of_any_size_are_told_whole() {
+    let scratch = Scratch::new();
+    // More than 200 kB of names in what the arguments are made of, and a function with as long a name.
+    let members: String = (0..3000).map(|i| format!("int a_member_with_a_rather_long_name_{i};\n")).collect();
+    let names: String = (0..5000).map(|i| format!("AN_ENUMERATOR_WITH_A_LONG_NAME_{i},\n")).collect();
+    let long = "f".repeat(100_000);
+    let source = format!(
+        "struct big {{ {members} }};\nenum many {{ {names} }};\nstatic struct big big;\n\
+         __attribute__((noinline)) int {long}(struct big *p, enum many m, int n) {{ return p->\
+         a_member_with_a_rather_long_name_7 + m + n; }}\n\
+         int main(void) {{ big.a_member_with_a_rather_long_name_7 = 5; return {long}(&big, \
+         AN_ENUMERATOR_WITH_A_LONG_NAME_77, 3) - 85; }}\n"
+    );
+    let program = scratch.compile("program", &source, &["-g", "-O0"]);
+    let (_, events) = trace(&scratch, &["-e", "program:fff*", "--vars"], &[text(&program)]);
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(event["args"]["m"], "AN_ENUMERATOR_WITH_A_LONG_NAME_77");
+    assert_eq!(event["args"]["n"], 3);
+    let probe = format!("program:{long}");
+    assert_eq!(event["probe"], probe);
+    let line = "{m} {p->a_member_with_a_rather_long_name_7} {n}";
+    let output = stepless(&["trace", "-e", &probe, "--format-event", line, "--", text(&program)]);
+    let shown = String::from_utf8(output.stderr).unwrap();
+    assert!(shown.starts_with("AN_ENUMERATOR_WITH_A_LONG_NAME_77 5 3\n"), "{}", &shown[..200]);
+    assert!(!shown.contains("lost"));
+}

@@ -75,6 +75,11 @@ fn files_that_cannot_be_read_are_one_line_and_status_2() {
         refuses(&[command, text(&other)], "not an ELF file");
     }
     refuses(&["list", text(&scratch.path(""))], "directory");
+    // Nobody is ever going to write to it.
+    let pipe = scratch.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refuses(&["list", text(&pipe)], "not an ELF file");
+    refuses(&["list", "--debug-file", text(&pipe), text(&cut)], "not an ELF file");
 }
 
 #[test]

@@ -514,3 +514,42 @@ fn formats_say_the_same() {
     assert!(xml.contains(&format!(r#"lines-covered="{covered}" lines-valid="{total}""#)), "{xml}");
     assert!(xml.contains(r#"<line number="12" hits="0" branch="false"/>"#), "{xml}");
 }
+
+#[test]
+fn a_program_and_its_directory_are_called_anything() {
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = Scratch::new();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let directory = scratch.path("").join(odd);
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::rename(scratch.compile("program", PROGRAM, &["-g"]), directory.join(odd)).unwrap();
+    for level in ["line", "block"] {
+        let output = Command::new(STEPLESS)
+            .args(["cover", "--json", "--level", level, "-o", text(&scratch.path("found.json")), "--"])
+            .arg(Path::new(".").join(odd))
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+        let found = std::fs::read(scratch.path("found.json")).unwrap();
+        let found: Value = serde_json::from_slice(&found).unwrap();
+        let part = if level == "line" { "lines" } else { "sites" };
+        assert!(found["totals"][part]["covered"].as_u64().unwrap() > 10, "{found}");
+    }
+}
+
+#[test]
+fn what_has_no_end_is_not_read_to_it() {
+    let scratch = Scratch::new();
+    let output = cover(&["--merge", "/dev/zero"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("no end"), "{stderr}");
+    // Whoever has made a program has said what its source is called.
+    let program =
+        scratch.compile("program", "#line 1 \"/dev/zero\"\nint main(void) { return 3; }\n", &["-g"]);
+    let output = cover(&["--annotate", "--source", "*", "--", text(&program)]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("/dev/zero: it is not a regular file"), "{stderr}");
+}

@@ -199,3 +199,48 @@ fn what_processes_have_mapped_is_listed_by_their_name() {
         cat.wait().unwrap();
     }
 }
+
+#[test]
+fn names_in_files_move_no_cursor_and_end_no_line() {
+    let scratch = Scratch::new();
+    let source = "int plain(void) { return 1; } int main(void) { return plain() - 1; }";
+    let program = scratch.compile("program", source, &["-fno-inline"]);
+    scratch::run(Command::new("objcopy").arg("--redefine-sym").arg("plain=pl\u{1b}[31m\nain").arg(&program));
+    let (path, probe) = (program.to_str().unwrap(), format!("{}:pl*", program.display()));
+    let each = format!("{probe}%return");
+    let commands: [&[&str]; 7] = [
+        &["list", path],
+        &["trace", "--stack", "-e", &probe, "--", path],
+        &["trace", "--format", "tree", "-e", &each, "--", path],
+        &["stat", "--stack", "--histogram", "duration", "-e", &each, "--", path],
+        &["step", "-e", &probe, "--", path],
+        &["inject", "-e", &probe, "--return", "1", "--", path],
+        &["cover", "--level", "block", "--", path],
+    ];
+    for arguments in commands {
+        let output = stepless(arguments);
+        let shown = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(shown.contains("pl?[31m?ain"), "{arguments:?}: {shown}");
+        assert!(!shown.contains('\u{1b}') && !shown.contains("\nain"), "{arguments:?}: {shown:?}");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {shown}");
+    }
+    // Who reads JSON has the name itself.
+    let functions = listed(&[path, "pl*"])[0]["functions"].take();
+    assert_eq!(functions[0]["name"], "pl\u{1b}[31m\nain");
+}
+
+#[test]
+fn a_file_is_called_anything() {
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = Scratch::new();
+    let program = scratch.compile("program", scratch::PROGRAM, &[]);
+    let odd = program.with_file_name(std::ffi::OsStr::from_bytes(b"\xff \xfe"));
+    std::fs::rename(&program, &odd).unwrap();
+    let list = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_stepless")).arg("list").arg(&odd).args(more).output().unwrap()
+    };
+    assert!(String::from_utf8(list(&[]).stdout).unwrap().contains(" main"));
+    let document: Value = serde_json::from_slice(&list(&["--json"]).stdout).unwrap();
+    assert!(document["objects"][0]["path"].as_str().unwrap().ends_with("/\u{fffd} \u{fffd}"), "{document}");
+    assert_eq!(list(&["-p", "1"]).status.code(), Some(2));
+}

@@ -362,3 +362,23 @@ fn a_full_pipe_slows_the_target_or_what_is_lost_is_counted() {
         assert!(stderr.contains(&format!(" {CALLS} ")), "{stderr}");
     }
 }
+
+#[test]
+fn calls_are_told_however_deep_they_are() {
+    let scratch = Scratch::new();
+    let source = "__attribute__((noinline)) int down(int n) { volatile int x = n; return n ? down(n - 1) + x : 0; }\n\
+                  int main(void) { return down(40000) == 1; }\n";
+    let program = scratch.compile("deep", source, &["-O0"]);
+    // More than a format string's width may be.
+    for arguments in [
+        &["trace", "--format", "tree", "-e", "deep:down%return"][..],
+        &["step", "--calls", "-e", "deep:main"],
+    ] {
+        let file = scratch.path("tree");
+        succeeds(&[arguments, &["-o", text(&file), "--", text(&program)]].concat());
+        let shown = std::fs::read_to_string(&file).unwrap();
+        assert!(shown.contains("(39999) "), "{arguments:?}");
+        let widest = shown.lines().map(|line| line.len()).max();
+        assert!(widest.is_some_and(|widest| widest < 300), "{arguments:?}: {widest:?}");
+    }
+}

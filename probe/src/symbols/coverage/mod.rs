@@ -7,6 +7,7 @@ mod boundaries;
 pub(in crate::symbols) mod flow;
 mod landing;
 mod object;
+mod path;
 mod plan;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,7 @@ pub struct Coverage {
     pub objects: Vec<ObjectCoverage>,
     /// The objects that were left out though they are meant, and why: that there is no debug information of them, for
     /// instance.
+    #[serde(with = "path::told")]
     pub left_out: Vec<(PathBuf, String)>,
 }
 
@@ -33,6 +35,7 @@ pub struct Coverage {
 #[non_exhaustive]
 pub struct ObjectCoverage {
     /// The object, as the process names it that has mapped it.
+    #[serde(with = "path")]
     pub path: PathBuf,
     /// The source files, in full where the compiler says so.
     pub files: Vec<String>,

@@ -35,6 +35,7 @@ pub struct Plan {
     objects: Vec<String>,
     sources: Vec<String>,
     /// Where the paths of patterns start; what lies below is the user's own.
+    #[serde(with = "super::path")]
     base: PathBuf,
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use probe::coverage::Level;
 use serde::{Deserialize, Serialize};
@@ -64,7 +63,7 @@ struct Function {
 
 #[derive(Serialize, Deserialize)]
 struct Object {
-    object: PathBuf,
+    object: String,
     functions: Vec<Coded>,
 }
 
@@ -87,7 +86,7 @@ struct Site {
 
 #[derive(Serialize, Deserialize)]
 struct Refused {
-    object: PathBuf,
+    object: String,
     address: u64,
     reason: String,
 }
@@ -173,7 +172,7 @@ impl File {
 }
 
 impl Object {
-    fn of(path: &std::path::Path, object: &ObjectFindings) -> Object {
+    fn of(path: &str, object: &ObjectFindings) -> Object {
         let site = |(&address, &(length, hits)): (&u64, &(u32, Hits))| Site { address, length, hits };
         let coded = |(&address, blocks): (&u64, &Blocks)| Coded {
             name: blocks.name.clone(),
@@ -186,7 +185,7 @@ impl Object {
         Object { object: path.to_owned(), functions: object.functions.iter().map(coded).collect() }
     }
 
-    fn back(self) -> (PathBuf, ObjectFindings) {
+    fn back(self) -> (String, ObjectFindings) {
         let blocks = |Coded { name, address, file, unresolved, unreached, sites }| {
             let site = |Site { address, length, hits }| (address, (length, hits));
             let sites = Vec::into_iter(sites).map(site).collect();

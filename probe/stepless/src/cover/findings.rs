@@ -1,12 +1,12 @@
 //! What was found, by source file, line and function: of one run or of several.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use probe::coverage::{Coverage, CoveredSite, Level, ObjectCoverage, SourceLine};
 
 use super::{document, lcov};
-use crate::Failure;
+use crate::{Failure, input};
 
 /// How often something was reached; `None` where that could not be found out.
 pub(super) type Hits = Option<u64>;
@@ -19,15 +19,15 @@ pub(super) struct Findings {
     /// Whether it was counted how often, rather than whether, everything was reached.
     pub(super) counted: bool,
     pub(super) files: BTreeMap<String, FileFindings>,
-    /// By path. Of blocks and instructions only.
-    pub(super) objects: BTreeMap<PathBuf, ObjectFindings>,
+    /// By path, as it is printed and read again. Of blocks and instructions only.
+    pub(super) objects: BTreeMap<String, ObjectFindings>,
     /// Why sites could not be probed, by object.
     pub(super) refused: Vec<RefusedSite>,
 }
 
 #[derive(Debug)]
 pub(super) struct RefusedSite {
-    pub(super) object: PathBuf,
+    pub(super) object: String,
     pub(super) address: u64,
     pub(super) reason: String,
 }
@@ -105,7 +105,7 @@ impl Findings {
             }
             for site in &object.sites {
                 if let Some(reason) = site.refused.and_then(|reason| object.reasons.get(reason as usize)) {
-                    let (object, reason) = (object.path.clone(), reason.clone());
+                    let (object, reason) = (called(object), reason.clone());
                     findings.refused.push(RefusedSite { object, address: site.address, reason });
                 }
             }
@@ -143,7 +143,7 @@ impl Findings {
     }
 
     fn take_sites(&mut self, object: &ObjectCoverage) {
-        let found = self.objects.entry(object.path.clone()).or_default();
+        let found = self.objects.entry(called(object)).or_default();
         for site in &object.sites {
             let function = site.function.and_then(|function| object.functions.get(function as usize));
             let Some(function) = function else { continue };
@@ -268,10 +268,15 @@ fn hits_of(site: &CoveredSite) -> Hits {
     site.refused.is_none().then_some(site.hits)
 }
 
+/// What an object is called.
+fn called(object: &ObjectCoverage) -> String {
+    object.path.to_string_lossy().into_owned()
+}
+
 /// What an earlier run has written.
 pub(super) fn read(path: &Path) -> Result<Findings, Failure> {
     let named = |what: String| Failure::new(format!("{}: {what}", path.display()));
-    let text = std::fs::read(path).map_err(|error| named(error.to_string()))?;
+    let text = input::read(path).map_err(|error| named(error.to_string()))?;
     let is_json = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if is_json { document::read(&text) } else { lcov::read(&String::from_utf8_lossy(&text)) }.map_err(named)
 }

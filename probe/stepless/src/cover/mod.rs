@@ -20,6 +20,7 @@ use probe::coverage::{Coverage, Level, Plan};
 use probe::warden::{Client, Event, News};
 use probe::{RunEnd, SessionOptions};
 
+use crate::output::several;
 use crate::progress::Progress;
 use crate::run::{self, Out, Run};
 use crate::signals::Signals;
@@ -344,10 +345,11 @@ fn tell_left_out(coverage: &Coverage, changed: u64) {
         }
     }
     for (reason, sites) in refused {
-        warn(&format!("{sites} sites are left out: {reason}"));
+        warn(&format!("{} left out: {reason}", several(sites, "site is", "sites are")));
     }
     if changed > 0 {
-        warn(&format!("{changed} sites were lost, as the program has changed its text"));
+        let sites = several(changed, "site was", "sites were");
+        warn(&format!("{sites} lost, as the program has changed its text"));
     }
     let files: u64 = directories.values().sum();
     if files > 0 {
@@ -355,10 +357,9 @@ fn tell_left_out(coverage: &Coverage, changed: u64) {
         most.sort_by_key(|&(_, files)| std::cmp::Reverse(files));
         let named: Vec<&str> = most.iter().take(3).map(|(directory, _)| directory.as_str()).collect();
         let and = if most.len() > named.len() { " and elsewhere" } else { "" };
-        warn(&format!(
-            "{files} source files are left out, in {}{and}; --source names others",
-            named.join(", ")
-        ));
+        let named = named.join(", ");
+        let files = several(files, "source file is", "source files are");
+        warn(&format!("{files} left out, in {named}{and}; --source names others"));
     }
 }
 

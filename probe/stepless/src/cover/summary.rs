@@ -5,6 +5,9 @@ use std::path::Path;
 
 use probe::coverage::Level;
 
+use crate::input;
+use crate::output::printable;
+
 use super::findings::{Blocks, FileFindings, Findings, Hits, Share};
 
 pub(super) fn print(out: &mut impl Write, findings: &Findings, annotate: bool) -> io::Result<()> {
@@ -30,7 +33,7 @@ pub(super) fn print(out: &mut impl Write, findings: &Findings, annotate: bool) -
 /// One line: how many of how many, and what.
 fn row(out: &mut impl Write, share: Share, what: &str) -> io::Result<()> {
     let Share { total, covered } = share;
-    let count = format!("{covered}/{total}");
+    let (count, what) = (format!("{covered}/{total}"), printable(what));
     match total {
         0 => writeln!(out, "{count:>15} {:>10}  {what}", "-"),
         _ => {
@@ -68,7 +71,7 @@ fn blocks(out: &mut impl Write, findings: &Findings, what: &str) -> io::Result<(
         let share = object.functions.values().map(Blocks::share).fold(Share::default(), Share::add);
         let any = |blocks: &Blocks| Some(u64::from(blocks.share().covered > 0));
         let entered = Share::of(object.functions.values().map(any));
-        row(out, share, &format!("{}{}", path.display(), functions(entered)))?;
+        row(out, share, &format!("{}{}", path, functions(entered)))?;
         for blocks in object.functions.values() {
             let unresolved = match blocks.unresolved {
                 0 => "",
@@ -88,11 +91,11 @@ fn source(
     file: &FileFindings,
     counted: bool,
 ) -> io::Result<()> {
-    let text = match std::fs::read(Path::new(name)) {
+    let text = match input::read_regular(Path::new(name)) {
         Ok(text) => text,
-        Err(error) => return writeln!(out, "{short}: {error}"),
+        Err(error) => return writeln!(out, "{}: {error}", printable(short)),
     };
-    writeln!(out, "{short}:")?;
+    writeln!(out, "{}:", printable(short))?;
     let text = String::from_utf8_lossy(&text);
     for (number, line) in (1u32..).zip(text.lines()) {
         writeln!(out, "{:>10} |{number:>6} | {line}", mark(file.lines.get(&number), counted))?;

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use probe::warden::{Bucket, Histogram};
 
+use crate::output::printable;
+
 /// Prints the histogram of an expression of a probe.
 pub(crate) fn print_histogram(
     out: &mut impl Write,
@@ -14,7 +16,7 @@ pub(crate) fn print_histogram(
     const BAR: usize = 52;
     let mut text = Vec::new();
     let unit = if expression == "duration" { " (ns)" } else { "" };
-    writeln!(text, "\n{probe} {expression}{unit}:")?;
+    writeln!(text, "\n{} {}{unit}:", printable(probe), printable(expression))?;
     let rows = rows(histogram);
     let most = rows.iter().map(|&(_, count)| count).max().unwrap_or(0).max(1);
     for (bucket, count) in rows {

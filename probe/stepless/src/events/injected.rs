@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::text::{Look, duration};
 use crate::inject::signal_name;
+use crate::output::printable;
 
 /// What was injected at a hit.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Shown {
         let mut text = look.dim(format_args!("#{number}"));
         let mut add = |what: &str, value: String| {
             // A String takes everything.
-            let _ = write!(text, " {}{value}", look.dim(what));
+            let _ = write!(text, " {}{}", look.dim(what), printable(&value));
         };
         for Changed { what, from, to, .. } in changes {
             let from = from.as_ref().map(|from| format!("{from}->")).unwrap_or_default();

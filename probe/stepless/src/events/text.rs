@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use probe::stacks::Place;
 
 use super::{Event, NS_PER_S, NS_PER_US};
+use crate::output::printable;
 
 /// How what is printed looks, where it may.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +21,9 @@ impl Look {
     }
 
     fn styled(self, style: Style, text: impl Display) -> String {
-        if self.coloured { format!("{style}{text}{style:#}") } else { text.to_string() }
+        let text = text.to_string();
+        let text = printable(&text);
+        if self.coloured { format!("{style}{text}{style:#}") } else { text.into_owned() }
     }
 
     /// What is there for the sake of order.
@@ -116,10 +119,11 @@ impl Text {
             line += &format!("  {}", duration(duration_ns));
         }
         if let Some(value) = &event.retval {
-            line += &format!("{} {value}", look.dim(" ="));
+            line += &format!("{} {}", look.dim(" ="), printable(&value.to_string()));
         }
         for (name, value) in &event.args {
-            line += &format!("  {}{value}", look.dim(format_args!("{name}=")));
+            let value = value.to_string();
+            line += &format!("  {}{}", look.dim(format_args!("{name}=")), printable(&value));
         }
         if let Some(injected) = &event.injected {
             line += &format!("  {}", injected.text(look));
@@ -153,11 +157,6 @@ pub(crate) fn stack_lines(look: Look, indent: &str, place: &Place, out: &mut Vec
 pub(super) fn duration(ns: u64) -> String {
     let (us, rest) = (ns / NS_PER_US, ns % NS_PER_US);
     format!("{us}.{rest:03} us")
-}
-
-/// Without what would move the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 #[cfg(test)]

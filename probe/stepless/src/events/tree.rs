@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::Event;
 use super::text::{Look, duration};
+use crate::output::{indent, printable};
 
 /// The calls that have not returned yet, of each thread.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Tree {
         let name = name.strip_suffix("%return").unwrap_or(name);
         let Calls { open, pending } = self.calls.entry(event.tid).or_default();
         let shown: Vec<String> = event.args.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let shown = shown.join(", ");
+        let shown = printable(&shown.join(", ")).into_owned();
         match event.duration_ns {
             None if event.is_entry => {
                 flush(look, event.tid, open.len(), pending, out)?;
@@ -70,6 +71,7 @@ impl Tree {
                 let of = |call: &Call| (call.name == name).then_some(call.time_ns);
                 let index = returned(open, began_ns, of);
                 let result = event.retval.as_ref().map(|value| format!(" = {value}")).unwrap_or_default();
+                let result = printable(&result).into_owned();
                 let result = if shown.is_empty() { result } else { format!("{result} ({shown})") };
                 let Some(index) = index else {
                     // It had begun before.
@@ -148,8 +150,8 @@ fn line(
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
     let time = duration_ns.map(duration).unwrap_or_default();
-    let indent = 2 * depth;
-    writeln!(out, "{time:>13} {}{:indent$}{text}", look.dim(format_args!("[{tid:>7}] | ")), "")
+    let margin = look.dim(format_args!("[{tid:>7}] | "));
+    writeln!(out, "{time:>13} {margin}{}{text}", indent(depth))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Key, What, parse_errno, parse_probability, parse_signal};
-use crate::Failure;
 use crate::trace::what::parse_duration;
+use crate::{Failure, input};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,8 +67,9 @@ type Wrong = (Range<usize>, String);
 
 /// Reads a plan: probes, and what is done at each.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, Injection, Pick)>, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    let named = |what: String| Failure::new(format!("{}: {what}", path.display()));
+    let text = input::read(path).map_err(|error| named(error.to_string()))?;
+    let text = String::from_utf8(text).map_err(|_| named("it is not UTF-8, as TOML is".to_owned()))?;
     parse(&text).map_err(|(place, what)| {
         let (line, column) = position(&text, place.start);
         Failure::new(format!("{}:{line}:{column}: {what}", path.display()))

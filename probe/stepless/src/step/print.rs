@@ -16,6 +16,7 @@ use super::Steps;
 use super::calls;
 use crate::events::as_keys;
 use crate::list::disassemble;
+use crate::output::{indent, printable};
 
 /// Prints steps, as they come.
 #[derive(Debug)]
@@ -233,8 +234,8 @@ fn text(
     (switched, calls_alone, flow): (bool, bool, Flow),
 ) {
     let depth = tree.calls.len();
-    let indent = 2 * depth;
-    let tid = step.tid;
+    let indent = indent(depth);
+    let (tid, probe) = (step.tid, printable(probe));
     // Writing into a text never fails.
     if step.number == 0 && tree.function.is_none() {
         let _ = writeln!(line, "{tid} {probe}");
@@ -252,7 +253,7 @@ fn text(
     }
     let here = Some((function.clone(), depth));
     if tree.function != here {
-        let _ = writeln!(line, "{tid} {:indent$}{function}:", "");
+        let _ = writeln!(line, "{tid} {indent}{}:", printable(&function));
         tree.function = here;
     }
     if calls_alone && !matters(step, flow) {
@@ -264,12 +265,12 @@ fn text(
             let Some(call) = system_call(step) else { return };
             let name = call.name.map_or_else(|| number.to_string(), str::to_owned);
             let arguments = call.arguments.map(|value| format!("{value:#x}")).join(", ");
-            let _ = writeln!(line, "{tid} {:indent$}  {ip:x}  {name}({arguments}) = {}", "", call.result);
+            let _ = writeln!(line, "{tid} {indent}  {ip:x}  {name}({arguments}) = {}", call.result);
         }
         What::Signal { signal } => {
             let signal = nix::sys::signal::Signal::try_from(signal)
                 .map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
-            let _ = writeln!(line, "{tid} {:indent$}  {signal}", "");
+            let _ = writeln!(line, "{tid} {indent}  {signal}");
         }
         what => {
             let instruction = match step.code.is_empty() {
@@ -288,7 +289,7 @@ fn text(
             } else {
                 format!("{instruction:<36}")
             };
-            let _ = writeln!(line, "{tid} {:indent$}  {ip:x}  {end}{note}{changes}", "");
+            let _ = writeln!(line, "{tid} {indent}  {ip:x}  {end}{note}{changes}");
         }
     }
 }

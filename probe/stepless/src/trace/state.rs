@@ -18,6 +18,7 @@ use super::rows::{Row, Rows};
 use super::what::{Programs, What, name_changes};
 use crate::args::{Format, OnFull, Tracing};
 use crate::events::{Event, Events, Shown};
+use crate::output::several;
 use crate::progress::Progress;
 use crate::run::{Out, inaccessible};
 use crate::signals::Signals;
@@ -155,8 +156,10 @@ impl Shared {
             News::Place { pid, frame } => self.symbolizer.note(*pid, frame),
             // That is told at the end.
             News::Lost(events) if self.drops => self.lock().lost += events,
-            News::Lost(1) => warn("1 event lost while stepless was stopped"),
-            News::Lost(events) => warn(&format!("{events} events lost while stepless was stopped")),
+            News::Lost(events) => {
+                let events = several(*events, "event", "events");
+                warn(&format!("{events} lost while stepless was stopped"));
+            }
             _ => {}
         }
     }

@@ -18,6 +18,7 @@ use super::rows::Row;
 use super::state::{Shared, State};
 use crate::args::Format;
 use crate::events::{Counts, Frame, frames, print_counts, print_folded, print_histogram, print_stacks};
+use crate::output::several;
 use crate::run::shell_status;
 use crate::signals::Signals;
 use crate::{Failure, warn};
@@ -135,7 +136,7 @@ fn counts(reports: &[Report], rows: Vec<(ProbeId, Counts)>, injects: bool) -> Ve
 fn tell_injected(counts: &[Counts]) {
     for Counts { probe, hits, injected, failed, .. } in counts {
         if (*injected, *failed) == (Some(0), Some(0)) {
-            warn(&format!("nothing was injected at `{probe}`, of {hits} hits"));
+            warn(&format!("nothing was injected at `{probe}`, of {}", several(*hits, "hit", "hits")));
         }
     }
 }
@@ -299,19 +300,16 @@ fn whole(value: f64) -> serde_json::Value {
 /// Hits of which nobody can say whether the condition held.
 fn tell_undefined(counts: &[Counts]) {
     for Counts { probe, undefined, .. } in counts.iter().filter(|counts| counts.undefined > 0) {
-        let hits = if *undefined == 1 { "hit" } else { "hits" };
-        warn(&format!(
-            "{probe}: for {undefined} {hits} the condition had no value, so that they count as filtered"
-        ));
+        let hits = several(*undefined, "hit", "hits");
+        warn(&format!("{probe}: for {hits} the condition had no value, so that they count as filtered"));
     }
 }
 
 /// What was not printed, or not counted one by one.
 fn tell_lost(state: &State, details: &[Detail]) {
-    match state.lost {
-        0 => {}
-        1 => warn("1 event was lost: what reads them is slower than the target"),
-        lost => warn(&format!("{lost} events were lost: what reads them is slower than the target")),
+    if state.lost > 0 {
+        let events = several(state.lost, "event was", "events were");
+        warn(&format!("{events} lost: what reads them is slower than the target"));
     }
     let others: u64 = details.iter().map(|detail| detail.other_stacks).sum();
     if others > 0 {

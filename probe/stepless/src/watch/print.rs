@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::events::{At, Frame, Look, frames, stack_lines};
 use crate::list::disassemble;
+use crate::output::printable;
 use crate::run::Out;
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -184,8 +185,7 @@ impl Printer {
         let since_ns = change.time_ns.saturating_sub(start_ns);
         let time = format!("{:>4}.{:09}", since_ns / NS_PER_S, since_ns % NS_PER_S);
         let comm = change.comm.as_deref().map_or_else(|| "?".into(), String::from_utf8_lossy);
-        let comm: String =
-            comm.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+        let comm = printable(&comm);
         let mut line = format!(
             "{} {comm:<COMM$} {:>8}  {}  {}",
             look.dim(time),

@@ -5,6 +5,7 @@ use std::io::Write;
 use probe::watch::WatchReport;
 
 use super::Arguments;
+use crate::output::several;
 
 /// Prints it, on stderr.
 pub(super) fn print(arguments: &Arguments, reports: &[WatchReport], lost: u64) {
@@ -13,16 +14,13 @@ pub(super) fn print(arguments: &Arguments, reports: &[WatchReport], lost: u64) {
         text.extend(lines(name, report).into_iter().flat_map(|line| (line + "\n").into_bytes()));
     }
     if lost > 0 {
-        text.extend(format!("{lost} events were lost while stepless was stopped\n").into_bytes());
+        let events = several(lost, "event was", "events were");
+        text.extend(format!("{events} lost while stepless was stopped\n").into_bytes());
     }
     match std::io::stderr().write_all(&text) {
         // There is nowhere else to say so.
         Ok(()) | Err(_) => {}
     }
-}
-
-fn several(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn lines(name: &str, report: &WatchReport) -> Vec<String> {
