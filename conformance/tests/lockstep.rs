@@ -69,6 +69,7 @@ fn a_limit_ends_it() {
 const ALONE: u32 = 0;
 const BESIDE: u32 = 3;
 const INTERRUPT: u32 = 4;
+const STOP: u32 = 5;
 
 fn threads(rounds: u32, part: Option<u32>, stride: u64) -> Report {
     let mut command = Command::new(compile("threads"));
@@ -111,6 +112,14 @@ fn a_thread_that_is_interrupted() {
     let report = threads(1, Some(INTERRUPT), 2000);
     assert!(report.native_steps.get("signal delivery").is_some_and(|&signals| signals >= 1), "{report:?}");
     assert!(report.strides > 0, "{report:?}");
+}
+
+/// A thread that is stopped in a system call begins it anew, in strides and step by step.
+#[test]
+fn a_thread_that_is_stopped() {
+    for stride in [2000, 1] {
+        threads(1, Some(STOP), stride);
+    }
 }
 
 /// A shell waits for SIGCHLD, which the one who traces it blocks.

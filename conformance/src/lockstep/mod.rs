@@ -242,6 +242,13 @@ impl Run {
         self.maps.entry(self.threads.get(&tid).map_or(tid, |thread| thread.process)).or_default()
     }
 
+    /// The thread makes a system call, of which nothing is expected.
+    fn system_call(&mut self) -> Option<Expected> {
+        self.native("system call");
+        self.maps.clear();
+        None
+    }
+
     fn native(&mut self, reason: impl Into<String>) {
         *self.report.native_steps.entry(reason.into()).or_default() += 1;
     }
@@ -249,6 +256,9 @@ impl Run {
     /// Executes the thread's next instruction in the emulator; `None` if only the processor can.
     fn expect(&mut self, tid: i32) -> io::Result<Option<Expected>> {
         let Some(before) = Snapshot::general(tid)? else { return Ok(None) };
+        if before.may_restart {
+            return Ok(self.system_call());
+        }
         let displaced = match self.decode(tid, before.registers.rip) {
             Ok(displaced) => displaced,
             Err(refusal) => {
@@ -280,9 +290,7 @@ impl Run {
         match result {
             Ok(Outcome::Next | Outcome::Again) => {}
             Ok(Outcome::Syscall | Outcome::Sysenter | Outcome::Interrupt(_)) => {
-                self.native("system call");
-                self.maps.clear();
-                return Ok(None);
+                return Ok(self.system_call());
             }
             Ok(Outcome::NextInhibited) => {
                 self.native("a step goes one instruction too far");

@@ -61,7 +61,6 @@ impl Run {
             return Ok(false);
         }
         let Some(mut raw) = Raw::fetch(tid)? else { return Ok(false) };
-        // It will not be where it seems to be.
         if raw.may_restart() {
             return Ok(false);
         }

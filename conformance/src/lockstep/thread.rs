@@ -316,12 +316,9 @@ impl Raw {
         Ok(general.is_some() && extended_state(libc::PTRACE_SETREGSET, tid, &mut self.extended)?.is_some())
     }
 
-    /// Whether the kernel will begin the system call anew, unless a handler is called for a signal that is still to come.
+    /// See [`may_restart`].
     pub(super) fn may_restart(&self) -> bool {
-        /// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (the kernel's `linux/errno.h`), which a
-        /// program never sees.
-        const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
-        self.general.orig_rax as i64 >= 0 && RESTARTS.contains(&(self.general.rax as i64))
+        may_restart(&self.general)
     }
 
     #[cfg(test)]
@@ -345,6 +342,15 @@ fn extended_state(get_or_set: libc::c_uint, tid: i32, image: &mut [u8]) -> io::R
     Ok(alive(Errno::result(result))?.map(|_| vector.iov_len))
 }
 
+/// Whether the kernel will begin the system call anew, unless a handler is called for a signal that is still to come: the
+/// thread is not where it seems to be.
+fn may_restart(kernel: &libc::user_regs_struct) -> bool {
+    /// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (the kernel's `linux/errno.h`), which a
+    /// program never sees.
+    const RESTARTS: [i64; 4] = [-512, -513, -514, -516];
+    kernel.orig_rax as i64 >= 0 && RESTARTS.contains(&(kernel.rax as i64))
+}
+
 fn general_registers(kernel: &libc::user_regs_struct) -> Registers {
     Registers {
         gpr: [
@@ -366,14 +372,19 @@ pub(super) struct Snapshot {
     pub(super) registers: Box<Registers>,
     /// Whether `registers.extended` has been fetched.
     pub(super) extended: bool,
+    /// See [`may_restart`].
+    pub(super) may_restart: bool,
 }
 
 impl Snapshot {
     /// Without the extended state. `None` if the thread is gone.
     pub(super) fn general(tid: i32) -> io::Result<Option<Snapshot>> {
         let kernel = alive(ptrace::getregs(Pid::from_raw(tid)))?;
-        let snapshot = |kernel| Snapshot { registers: Box::new(general_registers(kernel)), extended: false };
-        Ok(kernel.as_ref().map(snapshot))
+        Ok(kernel.map(|kernel| Snapshot {
+            registers: Box::new(general_registers(&kernel)),
+            extended: false,
+            may_restart: may_restart(&kernel),
+        }))
     }
 
     /// Adds the extended state. False if the thread is gone.

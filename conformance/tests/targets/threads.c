@@ -1,5 +1,5 @@
 // Threads: one that works while another waits for it, some at once, in turns, beside one for which the kernel writes
-// now and then, and interrupted. `threads ROUNDS [PART]`. Ends with the number of what went wrong.
+// now and then, interrupted, and stopped. `threads ROUNDS [PART]`. Ends with the number of what went wrong.
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { WORDS = 4096, WORKERS = 3, TICKS = 20 };
@@ -159,10 +160,32 @@ static int interrupt(void) {
     return failed != 0;
 }
 
+static void *sleep_through(void *argument) {
+    struct timespec time = {0, 300000000};
+    is_there = 1;
+    return nanosleep(&time, 0) ? argument : 0;
+}
+
+// All threads stop, in the kernel or outside of it; who traces them lets them go on.
+static int stop(void) {
+    pthread_t other;
+    void *failed;
+    is_there = 0;
+    if (pthread_create(&other, 0, sleep_through, never)) return 1;
+    while (!is_there) {}
+    for (int times = 0; times < 3; times++) {
+        // It may not have come to sleep yet.
+        usleep(20000);
+        kill(getpid(), SIGSTOP);
+    }
+    pthread_join(other, &failed);
+    return failed != 0;
+}
+
 int main(int count, char **arguments) {
-    int (*const parts[])(void) = {alone, together, turns, beside, interrupt};
+    int (*const parts[])(void) = {alone, together, turns, beside, interrupt, stop};
     rounds = count > 1 ? atoi(arguments[1]) : 1;
-    for (int part = 0; part < 5; part++) {
+    for (int part = 0; part < 6; part++) {
         if ((count < 3 || atoi(arguments[2]) == part) && parts[part]()) return 10 + part;
     }
     return 0;
