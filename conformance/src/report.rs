@@ -469,9 +469,9 @@ fn accepts(generator: &mut Generator, code: Code) -> Result<(), String> {
         let (mut drawn, mut accepted) = (0, 0);
         for number in 0..DRAWN {
             let rng = &mut Rng::of(&[code as u64, number]);
-            let Some((bytes, length)) = generator.encode_for(processor, code, ip, rng) else { continue };
+            let Some(encoded) = generator.encode_for(processor, code, ip, rng) else { continue };
             drawn += 1;
-            match Displaced::decode_on(&bytes[..length], ip, processor) {
+            match Displaced::decode_on(encoded.bytes(), ip, processor) {
                 Ok(_) => accepted += 1,
                 Err(refusal) => reason = Refusal::left_out(code).unwrap_or(refusal.reason()),
             }

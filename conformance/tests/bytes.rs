@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use conformance::bytes::{Choice, Plan, explanation, known, search};
 use conformance::compare::compare;
+use conformance::generate::{Encoded, Generator};
 use conformance::memory::Model;
 use conformance::oracle::{Mode, Oracle, Place, Stop, mxcsr_mask, places};
-use conformance::{generate::Generator, oracle::Case, rng::Rng};
+use conformance::{oracle::Case, rng::Rng};
 use emu::Processor;
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -81,7 +82,8 @@ fn what_was_wrong_once_is_right_now() {
             }
         };
         let (length, instruction) = (displaced.length(), *displaced.instruction());
-        let sample = generator.sample(padded, length, instruction, Place::Low, ip, &mut Rng::new(1));
+        let encoded = Encoded { bytes: padded, length, instruction };
+        let sample = generator.sample(&encoded, Place::Low, &mut Rng::new(1));
         let observed = oracle.run(&mut memory, std::slice::from_ref(&sample)).unwrap();
         let compared = compare(&sample, &observed[0], &mut Model::new(&memory)).unwrap();
         assert!(compared.differences.is_empty(), "{what}: {:?}", compared.differences);

@@ -9,7 +9,7 @@ use super::source::Source;
 use super::{Disagreement, Kind, LONGEST, Report, explanation, hex};
 use crate::compare::compare;
 use crate::diff::Failure;
-use crate::generate::{Generator, Sample};
+use crate::generate::{Encoded, Generator, Sample};
 use crate::memory::Model;
 use crate::oracle::places::{self, IMAGE_LENGTH, SLOTS};
 use crate::oracle::{Case, Memory, Mode, Observed, Oracle, Place, Stop, mxcsr_mask};
@@ -121,7 +121,8 @@ impl<'a> Search<'a> {
             Ok(displaced) if may_run(displaced.code()) => {
                 self.report.accepted += 1;
                 let (length, instruction) = (displaced.length(), *displaced.instruction());
-                let sample = self.generator.sample(bytes, length, instruction, Place::Low, ip, rng);
+                let encoded = Encoded { bytes, length, instruction };
+                let sample = self.generator.sample(&encoded, Place::Low, rng);
                 let what = What::Emulated(Box::new(sample));
                 Some((candidate(instruction, what), displaced.touches()))
             }

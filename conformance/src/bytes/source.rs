@@ -130,8 +130,9 @@ fn is_coprime(mut a: u64, mut b: u64) -> bool {
 fn changed(bytes: &mut [u8; LONGEST], codes: &[Code], generator: &mut Generator, rng: &mut Rng) {
     if rng.chance(70) {
         let code = rng.pick(codes);
-        if let Some((found, length)) = generator.encode(code, Place::Low.slot(0), rng) {
-            bytes[..length].copy_from_slice(&found[..length]);
+        if let Some(found) = generator.encode(code, Place::Low.slot(0), rng) {
+            let length = found.length;
+            bytes[..length].copy_from_slice(found.bytes());
             for _ in 0..=rng.below(2) {
                 let at = rng.below(length.min(6) as u64) as usize;
                 match rng.below(3) {

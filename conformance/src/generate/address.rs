@@ -1,9 +1,10 @@
 //! Addresses that find bugs, and the registers that make an operand lie there.
 
-use emu::Registers;
+use emu::registers::gpr;
+use emu::{Registers, Rflags};
 use iced_x86::{CodeSize, Instruction, Register, UsedMemory};
 
-use crate::oracle::places::{CODE_HIGH, CODE_LOW, LOW, PAGE, READ_ONLY, Region, STACK, TOP, USER_END};
+use crate::oracle::places::{CODE_HIGH, CODE_LOW, LOW, PAGE, READ_ONLY, Region, SEAM, STACK, TOP, USER_END};
 use crate::rng::Rng;
 
 /// An address in a region that can be written, for an operand of `size` bytes.
@@ -25,7 +26,8 @@ pub(crate) fn target(size: u64, rng: &mut Rng) -> u64 {
         48..53 => LOW.end() - before,
         53..56 => READ_ONLY.end() - before,
         56..58 => inside(READ_ONLY, size, rng),
-        58..65 => LOW.start + PAGE - before,
+        58..62 => LOW.start + PAGE - before,
+        62..65 => SEAM.start + PAGE - before,
         65..69 => LOW.end() - before,
         69..72 => inside(READ_ONLY, size, rng),
         72..76 => READ_ONLY.end() - before,
@@ -43,6 +45,13 @@ pub(crate) fn target(size: u64, rng: &mut Rng) -> u64 {
         98..99 => 0u64.wrapping_sub(rng.below(2 * size)),
         _ => USER_END + rng.below(PAGE),
     }
+}
+
+/// Where the first of RCX elements of `size` bytes is worth having, so that any of them may be the one at a boundary.
+pub(crate) fn first_of_many(size: u64, registers: &Registers, rng: &mut Rng) -> u64 {
+    let others = size * registers.gpr[gpr::RCX].clamp(1, PAGE / size) - size;
+    let lowest = target(size + others, rng);
+    if registers.rflags.contains(Rflags::DF) { lowest.wrapping_add(others) } else { lowest }
 }
 
 /// An address for an instruction that has it as it is: at most 31 bits, or 32 if `narrow`.

@@ -19,11 +19,21 @@ const SYSTEM_CALL: u8 = 0x80;
 
 /// An encoded instruction.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Encoded {
-    pub(crate) bytes: [u8; LONGEST],
-    pub(crate) length: usize,
+pub struct Encoded {
+    /// The instruction's bytes, and others behind them.
+    pub bytes: [u8; LONGEST],
+    /// How many bytes the instruction has.
+    pub length: usize,
     /// What iced-x86 decodes from `bytes` at their address.
-    pub(crate) instruction: Instruction,
+    pub instruction: Instruction,
+}
+
+impl Encoded {
+    /// The instruction's bytes alone.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length.min(LONGEST)]
+    }
 }
 
 /// Draws an instruction of that encoding for address `ip`, or `None` if the encoder has none.

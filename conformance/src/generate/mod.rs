@@ -15,6 +15,7 @@ mod tiles;
 mod values;
 
 pub(crate) use address::{address_of, linear};
+pub use instruction::Encoded;
 pub(crate) use state::keeps_pointers;
 
 use emu::registers::gpr;
@@ -26,7 +27,7 @@ use iced_x86::{
 };
 
 use self::floating_point::Theme;
-use crate::oracle::places::{SLOTS, STACK};
+use crate::oracle::places::{PAGE, SLOTS, STACK};
 use crate::oracle::{Case, Memory, Mode, Place};
 use crate::rng::Rng;
 
@@ -96,8 +97,7 @@ impl Generator {
         loop {
             let encoded =
                 instruction::draw(code, ip, Processor::host().decoder_options(), &mut self.encoder, rng)?;
-            let (bytes, length, instruction) = (encoded.bytes, encoded.length, encoded.instruction);
-            let (sample, is_wanted) = self.rationed(bytes, length, instruction, place, ip, rng);
+            let (sample, is_wanted) = self.rationed(&encoded, place, rng);
             // The address of the split lock may be part of the instruction.
             if is_wanted || attempts.next().is_none() {
                 return Some(sample);
@@ -105,8 +105,8 @@ impl Generator {
         }
     }
 
-    /// The bytes of some instruction of that encoding and how many they are.
-    pub fn encode(&mut self, code: Code, ip: u64, rng: &mut Rng) -> Option<([u8; 15], usize)> {
+    /// Some instruction of that encoding.
+    pub fn encode(&mut self, code: Code, ip: u64, rng: &mut Rng) -> Option<Encoded> {
         self.encode_for(Processor::host(), code, ip, rng)
     }
 
@@ -117,10 +117,8 @@ impl Generator {
         code: Code,
         ip: u64,
         rng: &mut Rng,
-    ) -> Option<([u8; 15], usize)> {
-        let options = processor.decoder_options();
-        let found = instruction::draw(code, ip, options, &mut self.encoder, rng)?;
-        Some((found.bytes, found.length))
+    ) -> Option<Encoded> {
+        instruction::draw(code, ip, processor.decoder_options(), &mut self.encoder, rng)
     }
 
     /// Contents for all of memory.
@@ -128,34 +126,18 @@ impl Generator {
         state::memory(memory, rng);
     }
 
-    /// A state for an instruction: what the first `length` of `bytes` are at `ip`, which is in `place`.
-    pub fn sample(
-        &mut self,
-        bytes: [u8; 15],
-        length: usize,
-        instruction: Instruction,
-        place: Place,
-        ip: u64,
-        rng: &mut Rng,
-    ) -> Sample {
-        self.rationed(bytes, length, instruction, place, ip, rng).0
+    /// A state for an instruction, which lies in `place`.
+    pub fn sample(&mut self, encoded: &Encoded, place: Place, rng: &mut Rng) -> Sample {
+        self.rationed(encoded, place, rng).0
     }
 
     /// As [`Generator::sample`], and false if each of several states would have had a split lock, for which it is
     /// not time.
-    fn rationed(
-        &mut self,
-        bytes: [u8; 15],
-        length: usize,
-        instruction: Instruction,
-        place: Place,
-        ip: u64,
-        rng: &mut Rng,
-    ) -> (Sample, bool) {
+    fn rationed(&mut self, encoded: &Encoded, place: Place, rng: &mut Rng) -> (Sample, bool) {
         let mut attempts = 0..ATTEMPTS;
         loop {
-            let sample = self.state(bytes, length, instruction, place, ip, rng);
-            let is_wanted = !split_lock::is_refused(&instruction, &sample.case.registers, rng);
+            let sample = self.state(encoded, place, rng);
+            let is_wanted = !split_lock::is_refused(&encoded.instruction, &sample.case.registers, rng);
             if is_wanted || attempts.next().is_none() {
                 return (sample, is_wanted);
             }
@@ -163,15 +145,8 @@ impl Generator {
     }
 
     /// A state for an instruction, as it is drawn.
-    fn state(
-        &mut self,
-        bytes: [u8; 15],
-        length: usize,
-        instruction: Instruction,
-        place: Place,
-        ip: u64,
-        rng: &mut Rng,
-    ) -> Sample {
+    fn state(&mut self, encoded: &Encoded, place: Place, rng: &mut Rng) -> Sample {
+        let &Encoded { bytes, length, instruction } = encoded;
         let wide = is_wide(instruction.code());
         let mut case = Case {
             bytes,
@@ -189,7 +164,7 @@ impl Generator {
             case.registers.extended.clone_from(&base.extended);
         }
         self.operands(&mut case, &instruction, rng);
-        Sample { case, instruction, ip }
+        Sample { case, instruction, ip: instruction.ip() }
     }
 
     /// A state for bytes of which nothing is known: a step, for behind an instruction that is shorter anything
@@ -224,6 +199,10 @@ impl Generator {
             };
             let target = match places.last() {
                 Some(last) if rng.chance(15) => u64::wrapping_add(*last, rng.below(32)).wrapping_sub(16),
+                _ if image::has_image(instruction) && rng.chance(60) => image::place(size, rng),
+                _ if is_repeated(instruction) && rng.chance(50) => {
+                    address::first_of_many(size, &case.registers, rng)
+                }
                 _ => address::target(size, rng),
             };
             address::part_offset(memory, size, target, &mut case.registers, rng);
@@ -337,6 +316,8 @@ fn implied(registers: &mut Registers, layout: &Layout, instruction: &Instruction
         registers.gpr[gpr::RCX] = match rng.below(20) {
             0 => values::integer(64, rng),
             1 => rng.u64() << 32 | rng.below(4),
+            // So many that processors move them in large pieces.
+            2 | 3 => rng.below(PAGE),
             _ => rng.below(41),
         };
     } else if instruction.is_jcx_short() || instruction.is_loop() || instruction.is_loopcc() {

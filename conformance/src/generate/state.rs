@@ -5,7 +5,7 @@ use emu::xsave::Layout;
 use emu::{Facts, Mxcsr, Processor, Registers, Rflags};
 
 use super::{address, values};
-use crate::oracle::places::{CODE_LOW, LOW, STACK, TOP};
+use crate::oracle::places::{CODE_LOW, LOW, SEAM, STACK, TOP};
 use crate::oracle::{Memory, USER_CS, USER_SS};
 use crate::rng::Rng;
 
@@ -43,7 +43,7 @@ pub(crate) fn registers(layout: &Layout, mxcsr_mask: u32, wide: bool, rng: &mut 
 
 fn general(rng: &mut Rng) -> u64 {
     match rng.below(10) {
-        0 => rng.pick(&[LOW, STACK, TOP]).start + rng.below(4096),
+        0 => rng.pick(&[LOW, STACK, TOP, SEAM]).start + rng.below(4096),
         1 => rng.below(256),
         _ => values::integer(64, rng),
     }

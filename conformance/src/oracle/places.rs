@@ -66,12 +66,19 @@ pub const TOP: Region = Region {
     protection: Protection::ReadWrite,
     offset: STACK.offset + PAGE as usize,
 };
+/// Two writable pages on either side of 4 GiB, where addresses of 32 bits wrap, with nothing mapped around them.
+pub const SEAM: Region = Region {
+    start: (1 << 32) - PAGE,
+    length: 2 * PAGE,
+    protection: Protection::ReadWrite,
+    offset: TOP.offset + PAGE as usize,
+};
 /// The instructions under test, one slot each, in the low half of the 32-bit address space.
 pub const CODE_LOW: Region = Region {
     start: 0x2000_0000,
     length: (SLOTS * SLOT) as u64,
     protection: Protection::ReadExecute,
-    offset: TOP.offset + PAGE as usize,
+    offset: SEAM.offset + SEAM.length as usize,
 };
 /// The same slots again, near [`TOP`].
 pub const CODE_HIGH: Region = Region {
@@ -82,9 +89,9 @@ pub const CODE_HIGH: Region = Region {
 };
 
 /// All that an instruction under test may find mapped.
-pub const REGIONS: [Region; 6] = [LOW, READ_ONLY, STACK, TOP, CODE_LOW, CODE_HIGH];
+pub const REGIONS: [Region; 7] = [LOW, READ_ONLY, STACK, TOP, SEAM, CODE_LOW, CODE_HIGH];
 /// The regions that an instruction under test may change.
-pub const WRITABLE: [Region; 3] = [LOW, STACK, TOP];
+pub const WRITABLE: [Region; 4] = [LOW, STACK, TOP, SEAM];
 
 /// How many instructions a batch holds.
 pub const SLOTS: usize = 256;

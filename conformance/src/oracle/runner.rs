@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code, reason = "the assembly's symbols are read as bytes")]
 
-use super::places::{LOW, RUNNER, SHARED, STACK, TOP};
+use super::places::{RUNNER, SHARED, WRITABLE};
 
 /// Offsets in the shared memory's first page, in bytes.
 pub(super) mod control {
@@ -104,7 +104,14 @@ pub(super) mod sigcontext {
 }
 
 /// The most changed words that are reported: all that an instruction can change.
-pub(super) const CHANGED_WORDS: usize = ((LOW.length + STACK.length + TOP.length) / 8) as usize;
+pub(super) const CHANGED_WORDS: usize = {
+    let (mut words, mut number) = (0, 0);
+    while number < WRITABLE.len() {
+        words += (WRITABLE[number].length / 8) as usize;
+        number += 1;
+    }
+    words
+};
 
 /// Where a jump after the instruction must lead.
 pub(super) const SAVE: u64 = RUNNER + 16;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use emu::registers::gpr;
 use emu::{Processor, Registers, Rflags};
-use iced_x86::{Code, Decoder, Instruction, MemorySize, RoundingControl};
+use iced_x86::{Code, Instruction, MemorySize, RoundingControl};
 
 use super::format::{self, Case, Form, MOST_RUNS, Raised, Run};
 use super::image::{RegisterImage, offset};
@@ -170,19 +170,17 @@ impl<'a> Recorder<'a> {
         let rng = &mut Rng::of(&[self.plan.seed, code as u64, number]);
         let place = if rng.chance(40) { Place::High } else { Place::Low };
         let ip = place.slot(0);
-        let (bytes, length) = self.generator.encode(code, ip, rng)?;
-        let instruction =
-            Decoder::with_ip(64, &bytes[..length], ip, features::processor().decoder_options()).decode();
-        if features::decode(&bytes[..length], ip).is_ok_and(|it| processor::is_the_machines(&it)) {
+        let encoded = self.generator.encode(code, ip, rng)?;
+        if features::decode(encoded.bytes(), ip).is_ok_and(|it| processor::is_the_machines(&it)) {
             return None;
         }
-        let (seed, fill) = (rng.u64() as u32, fill(&instruction, rng));
+        let (seed, fill) = (rng.u64() as u32, fill(&encoded.instruction, rng));
         let mut before = RegisterImage::default();
         let mut lanes = self.layout.registers(seed, fill, &mut before);
         let (generated, mut base) = (before.clone(), Registers::default());
         before.read(&mut base);
         self.generator.begin_with(&base);
-        let mut sample = self.generator.sample(bytes, length, instruction, place, ip, rng);
+        let mut sample = self.generator.sample(&encoded, place, rng);
         straighten(&mut sample);
         self.layout.memory(&mut lanes, &mut self.memory[..]);
         let drawn = self.memory.clone();
@@ -203,7 +201,7 @@ impl<'a> Recorder<'a> {
         }
         patches.extend(format::differences(&drawn[..], &memory[..], offset::MEMORY));
         let case = Case {
-            bytes: bytes[..length].to_vec(),
+            bytes: encoded.bytes().to_vec(),
             seed,
             fill,
             undefined: undefined_flags(&sample, &first),
@@ -212,7 +210,7 @@ impl<'a> Recorder<'a> {
             changes: self.changes(&sample, &first, &before, &memory),
         };
         let fits = case.patches.len() <= MOST_RUNS && case.changes.len() <= MOST_RUNS;
-        fits.then(|| (form(&instruction), case))
+        fits.then(|| (form(&encoded.instruction), case))
     }
 
     /// Puts bytes into memory.
