@@ -125,9 +125,11 @@ fn x87(x87: &mut X87, rng: &mut Rng) {
     const EXCEPTIONS: u16 = 0x3f;
     const STACK_FAULT: u16 = 1 << 6;
     let masks = if rng.chance(85) { EXCEPTIONS } else { rng.u64() as u16 & EXCEPTIONS };
-    let precision = rng.pick(&[3u16, 3, 3, 2, 0]);
+    // The manuals reserve a precision of 1.
+    let precision = rng.pick(&[3u16, 3, 3, 3, 3, 3, 2, 2, 0, 0, 1]);
     // Bit 6 reads as one; bit 12 (infinity control) is kept and without effect.
-    x87.control = masks | 1 << 6 | precision << 8 | (rng.below(4) as u16) << 10;
+    let infinity = u16::from(rng.chance(20)) << 12;
+    x87.control = masks | 1 << 6 | precision << 8 | (rng.below(4) as u16) << 10 | infinity;
     let conditions = rng.u64() as u16 & 0x7f00;
     let raised = match rng.below(10) {
         0..5 => 0,
