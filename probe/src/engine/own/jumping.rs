@@ -9,14 +9,13 @@ use iced_x86::{FlowControl, Mnemonic, OpKind, Register};
 
 use crate::engine::own::NoJump;
 use crate::executor::own::needed::read_code;
-use crate::executor::own::sites::{self, JUMP, LONGEST_PATCH, Site, State};
+use crate::executor::own::sites::{self, JUMP, Jump, LONGEST_PATCH, State};
 use crate::executor::rseq::Sequences;
 use crate::executor::space::LONGEST;
 use crate::target::INT3;
 use crate::target::maps::Mapping;
 
 /// How a jump takes the place of a site's instruction.
-#[derive(Debug)]
 pub(super) enum Plan {
     /// So many prefixes that mean nothing and the jump replace it and those behind it. Each of those begins at a byte of
     /// the jump's displacement, which is an INT3: whoever is there, or gets there, has that instruction emulated.
@@ -26,28 +25,28 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    /// What `site`, whose instruction has `length` bytes, allows for.
+    /// What an instruction allows for.
     pub(super) fn of(
-        site: &Site,
-        length: usize,
+        displaced: &Displaced,
         mapping: &Mapping,
         sequences: &Sequences,
         targets: &mut Targets,
     ) -> Result<Plan, NoJump> {
-        if !can_be_done_in_a_stub(site.displaced()) {
+        if !can_be_done_in_a_stub(displaced) {
             return Err(NoJump::Instruction);
         }
+        let (address, length) = (displaced.ip(), displaced.length());
         if length >= JUMP {
             return Ok(Plan::Several { prefixes: 0, behind: Vec::new() });
         }
-        if length >= SHORT_JUMP && is_padding_before(site.address(), mapping) {
+        if length >= SHORT_JUMP && is_padding_before(address, mapping) {
             return Ok(Plan::Padding);
         }
         /// More than these only lead to displacements that no memory of ours is at.
         const MOST_PREFIXES: usize = LONGEST_PATCH - JUMP;
         let mut reason = NoJump::Short;
         for prefixes in (0..length.min(MOST_PREFIXES + 1)).rev() {
-            let behind = match line(site, length, prefixes + JUMP, mapping, sequences) {
+            let behind = match line(displaced, prefixes + JUMP, mapping, sequences) {
                 Ok(behind) => behind,
                 Err(why) => {
                     reason = why;
@@ -55,15 +54,31 @@ impl Plan {
                 }
             };
             let starts = || behind.iter().map(Displaced::ip);
-            if byte_mask(site.address(), prefixes, starts()).is_none() {
+            if byte_mask(address, prefixes, starts()).is_none() {
                 continue;
             }
-            if starts().any(|start| targets.contain(start, site.address(), mapping)) {
+            if starts().any(|start| targets.contain(start, address, mapping)) {
                 return Err(NoJump::Target);
             }
             return Ok(Plan::Several { prefixes, behind });
         }
         Err(reason)
+    }
+
+    /// Whether `jump` has been made by it.
+    pub(super) fn is_of(&self, jump: &Jump) -> bool {
+        match self {
+            Plan::Padding => jump.padding.is_some(),
+            Plan::Several { prefixes, behind } => {
+                let alike = |(one, other): (&Displaced, &Displaced)| {
+                    one.ip() == other.ip() && one.instruction().eq_all_bits(other.instruction())
+                };
+                jump.padding.is_none()
+                    && jump.length == prefixes + JUMP
+                    && behind.len() == jump.behind.len()
+                    && behind.iter().zip(&jump.behind).all(alike)
+            }
+        }
     }
 }
 
@@ -114,18 +129,17 @@ fn can_be_behind(displaced: &Displaced, is_last: bool) -> bool {
         && (is_last || instruction.flow_control() == FlowControl::Next)
 }
 
-/// The instructions behind that of `site`, which has `length` bytes, in `patch` bytes from there.
+/// The instructions behind `displaced` in `patch` bytes from there.
 fn line(
-    site: &Site,
-    length: usize,
+    displaced: &Displaced,
     patch: usize,
     mapping: &Mapping,
     sequences: &Sequences,
 ) -> Result<Vec<Displaced>, NoJump> {
-    let end = site.address() + patch as u64;
-    let mut at = site.address() + length as u64;
+    let end = displaced.ip() + patch as u64;
+    let mut at = displaced.ip() + displaced.length() as u64;
     let mut behind = Vec::new();
-    if site.displaced().instruction().flow_control() != FlowControl::Next || !mapping.contains(end) {
+    if displaced.instruction().flow_control() != FlowControl::Next || !mapping.contains(end) {
         return Err(NoJump::Short);
     }
     while at < end {

@@ -41,16 +41,19 @@ mod jumping;
 mod place;
 mod serve;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::engine::event::ProbeReport;
+use crate::engine::event::{Counters, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::error::ProbeError;
 use crate::executor::own::sites::{Site, State};
+use crate::executor::own::users::Registration;
 use crate::executor::own::{machine, patch, signals};
 use crate::executor::space::Unplaceable;
 use crate::symbols::locate::{Locate, LocateError};
@@ -176,9 +179,17 @@ impl std::error::Error for StartError {
 
 /// A probe of the session, and where it is.
 struct Probe {
-    own: &'static Own,
+    standing: Standing,
     sites: Vec<(&'static Site, NoJump)>,
     refused: Vec<(u64, Arc<Unplaceable>)>,
+}
+
+/// Whether a probe is there.
+enum Standing {
+    /// It is, in the process of that number: in another, forked since, users are counted that there are none of.
+    Here(Registration, i32),
+    /// It has been removed, and this had been counted.
+    Gone(Counters),
 }
 
 /// The probes that this process has in itself. Dropping it removes them.
@@ -188,9 +199,11 @@ struct Probe {
 /// takes the signals from the probes, and the next hit, or the next fault of a probed instruction, is its own.
 pub struct Session {
     options: Options,
-    probes: Vec<Probe>,
-    /// Of which process it is; in a child, its threads are gone.
-    pid: i32,
+    probes: BTreeMap<usize, Probe>,
+    /// How many there have been.
+    made: usize,
+    /// Whether a handler has asked for its removal.
+    asked: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Session {
@@ -222,7 +235,7 @@ impl Session {
         }
         let taken = signals::take_over(serve::SERVICES);
         taken.map_err(|error| StartError::System { call: "rt_sigaction", error })?;
-        Ok(Session { options, probes: Vec::new(), pid })
+        Ok(Session { options, probes: BTreeMap::new(), made: 0, asked: Arc::default() })
     }
 
     /// Places a probe. Where `source` names several sites, those that cannot be probed are in [`Session::report`].
@@ -240,28 +253,31 @@ impl Session {
         handler: impl Fn(&mut Hit<'_>) -> Action + Send + Sync + 'static,
     ) -> Result<ProbeId, ProbeError> {
         self.settle();
-        let maps = Maps::read(self.pid).map_err(ProbeError::Maps)?;
+        let pid = std::process::id().cast_signed();
+        let maps = Maps::read(pid).map_err(ProbeError::Maps)?;
         let addresses = addresses(&source, &maps).map_err(ProbeError::Locate)?;
-        let id = ProbeId(self.probes.len());
-        let own: &'static Own = Box::leak(Box::new(Own::new(id, Box::new(handler))));
-        let mut probe = Probe { own, sites: Vec::new(), refused: Vec::new() };
+        let id = ProbeId(self.made);
+        let own = Own::new(id, Box::new(handler), Arc::clone(&self.asked));
         let mut placing = lock(&PLACING);
+        let mut registration = placing.places.register(own);
+        let (mut sites, mut refused) = (Vec::new(), Vec::new());
         for address in addresses {
-            match placing.place(address, &maps, own, self.options) {
-                Ok(placed) => probe.sites.push(placed),
-                Err(reason) => probe.refused.push((address, Arc::new(reason))),
+            match placing.place(address, &maps, &mut registration, self.options) {
+                Ok(placed) => sites.push(placed),
+                Err(reason) => refused.push((address, Arc::new(reason))),
             }
         }
         drop(placing);
+        let mut probe = Probe { standing: Standing::Here(registration, pid), sites, refused };
         if probe.sites.is_empty()
             && let Some((address, reason)) = probe.refused.pop()
             && let Some(reason) = Arc::into_inner(reason)
         {
-            own.close();
-            own.drain(true);
+            take_out(&mut probe);
             return Err(ProbeError::Unplaceable { address, reason });
         }
-        self.probes.push(probe);
+        self.probes.insert(id.index(), probe);
+        self.made += 1;
         Ok(id)
     }
 
@@ -269,17 +285,31 @@ impl Session {
     /// it. Not to be called by a handler.
     pub fn remove(&mut self, id: ProbeId) {
         self.settle();
-        if let Some(probe) = self.probes.get(id.index()) {
-            self.take_out(probe);
+        if let Some(probe) = self.probes.get_mut(&id.index()) {
+            take_out(probe);
         }
     }
 
-    /// What has become of a probe.
+    /// Removes a probe and forgets it: what became of it is returned, and not known to [`Session::report`] any more. Of one
+    /// that is merely removed that is kept as long as the session, so that whoever adds probes again and again wants this.
+    /// `None` if it is not of this session, or forgotten already. Not to be called by a handler.
+    pub fn forget(&mut self, id: ProbeId) -> Option<ProbeReport> {
+        self.remove(id);
+        let report = self.report(id);
+        self.probes.remove(&id.index());
+        report
+    }
+
+    /// What has become of a probe; `None` if it is not of this session, or forgotten.
     #[must_use]
     pub fn report(&self, id: ProbeId) -> Option<ProbeReport> {
-        let probe = self.probes.get(id.index())?;
+        let probe = self.probes.get(&id.index())?;
+        let counters = match &probe.standing {
+            Standing::Here(registration, _) => Own::counters(registration),
+            Standing::Gone(counters) => *counters,
+        };
         Some(ProbeReport {
-            counters: probe.own.counters(),
+            counters,
             returns: None,
             hardware: false,
             sites: probe.sites.iter().map(|(site, _)| site.address()).collect(),
@@ -292,7 +322,7 @@ impl Session {
     /// How threads come from each site of a probe to its handler.
     #[must_use]
     pub fn means(&self, id: ProbeId) -> Vec<(u64, Means)> {
-        let Some(probe) = self.probes.get(id.index()) else { return Vec::new() };
+        let Some(probe) = self.probes.get(&id.index()) else { return Vec::new() };
         let means = |&(site, no_jump): &(&'static Site, NoJump)| {
             let means = match site.state() {
                 State::Needed => Means::Lost(Lost::Needed),
@@ -308,36 +338,51 @@ impl Session {
     }
 
     /// Takes out what handlers have asked to be removed.
-    fn settle(&self) {
-        for probe in self.probes.iter().filter(|probe| probe.own.is_to_go()) {
-            self.take_out(probe);
+    fn settle(&mut self) {
+        if self.asked.swap(false, Ordering::Acquire) {
+            self.probes.values_mut().filter(|probe| probe.is_to_go()).for_each(take_out);
         }
     }
+}
 
-    fn take_out(&self, probe: &Probe) {
-        if probe.own.is_closed() {
-            return;
+impl Probe {
+    /// Whether its handler has asked for its removal.
+    fn is_to_go(&self) -> bool {
+        match &self.standing {
+            Standing::Here(registration, _) => registration.value().is_some_and(Own::is_to_go),
+            Standing::Gone(_) => false,
         }
-        let here = signals::pid() == self.pid;
-        let placing = lock(&PLACING);
-        probe.own.close();
-        for &(site, _) in &probe.sites {
-            let wanted =
-                site.users.iter().any(|user| user.downcast_ref().is_some_and(|own: &Own| !own.is_closed()));
-            if site.state() == State::Live && !wanted && patch::restore(site).is_ok() {
-                site.set_state(State::Removed);
-            }
+    }
+}
+
+/// Takes a probe out.
+fn take_out(probe: &mut Probe) {
+    let mut placing = lock(&PLACING);
+    let Standing::Here(registration, _) = &mut probe.standing else { return };
+    registration.leave();
+    for &(site, _) in &probe.sites {
+        if site.state() == State::Live && site.users.is_empty() && patch::restore(site).is_ok() {
+            site.set_state(State::Removed);
         }
-        drop(placing);
-        probe.own.drain(here);
+    }
+    drop(placing);
+    let counters = Own::counters(registration);
+    let Standing::Here(registration, pid) = std::mem::replace(&mut probe.standing, Standing::Gone(counters))
+    else {
+        return;
+    };
+    // In a child it is left as it is.
+    if pid == std::process::id().cast_signed() {
+        let (counters, place) = registration.close(Own::counters);
+        probe.standing = Standing::Gone(counters);
+        placing = lock(&PLACING);
+        placing.places.put(place);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for probe in &self.probes {
-            self.take_out(probe);
-        }
+        self.probes.values_mut().for_each(take_out);
     }
 }
 

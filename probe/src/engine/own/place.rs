@@ -8,10 +8,10 @@ use emu::{Displaced, Touches};
 use iced_x86::{FlowControl, Mnemonic};
 
 use crate::engine::own::jumping::{Plan, Targets, byte_mask};
-use crate::engine::own::serve::Own;
 use crate::engine::own::{NoJump, Options};
 use crate::executor::own::needed::{Needed, OwnRefusal, read_code};
-use crate::executor::own::sites::{self, JUMP, LONGEST_PATCH, Site, State, Writer};
+use crate::executor::own::sites::{self, JUMP, Jump, LONGEST_PATCH, Site, State, Writer};
+use crate::executor::own::users::{Places, Registration};
 use crate::executor::own::{layout, patch, signals};
 use crate::executor::rseq::Sequences;
 use crate::executor::space::{LONGEST, Original, Unplaceable};
@@ -25,6 +25,7 @@ pub(super) static PLACING: Mutex<Placing> = Mutex::new(Placing::new());
 #[derive(Debug)]
 pub(super) struct Placing {
     writer: Writer,
+    pub(super) places: Places,
     sequences: Option<Sequences>,
     targets: Targets,
     needed: Option<Needed>,
@@ -34,23 +35,32 @@ pub(super) struct Placing {
 
 impl Placing {
     const fn new() -> Placing {
-        Placing { writer: Writer::new(), sequences: None, targets: Targets::new(), needed: None, jumps: None }
+        Placing {
+            writer: Writer::new(),
+            places: Places::new(),
+            sequences: None,
+            targets: Targets::new(),
+            needed: None,
+            jumps: None,
+        }
     }
 
-    /// Puts a breakpoint, or a jump, at `address` for `own`.
+    /// Puts a breakpoint, or a jump, at `address` for `user`.
     pub(super) fn place(
         &mut self,
         address: u64,
         maps: &Maps,
-        own: &'static Own,
+        user: &mut Registration,
         options: Options,
     ) -> Result<(&'static Site, NoJump), Unplaceable> {
         if let Some(site) = sites::find(address).filter(|site| site.address() == address) {
             match site.state() {
-                State::Live => {
-                    site.users.push(own);
+                State::Live if patch::is_there(site) => {
+                    site.users.add(user);
                     return Ok((site, NoJump::NotAsked));
                 }
+                // Other memory has come there, or other text.
+                State::Live => site.set_state(State::Removed),
                 State::Removed => {}
                 State::Needed | State::NoRoom | State::GivenUp => {
                     return Err(Unplaceable::Own(OwnRefusal::GivenUp));
@@ -58,18 +68,24 @@ impl Placing {
             }
         }
         let (original, displaced, mapping) = self.look_at(address, maps)?;
+        let plan =
+            if options.jumps { self.plan(&original, &displaced, mapping) } else { Err(NoJump::NotAsked) };
         // A jump may replace more than the instruction.
         let mut bytes = [INT3; LONGEST_PATCH];
         read_code(address, &mut bytes);
         bytes.iter_mut().zip(original.bytes()).for_each(|(kept, &byte)| *kept = byte);
-        let site = self.writer.add(Site::new(address, bytes, displaced));
-        site.users.push(own);
+        let fits =
+            |site: &Site| plan.as_ref().ok().zip(site.jump()).is_none_or(|(plan, jump)| plan.is_of(jump));
+        let site = self.writer.add(Site::new(address, bytes, displaced), fits);
+        site.set_length(1);
+        site.set_undone(false);
+        site.users.add(user);
         site.set_state(State::Live);
         if let Err(error) = patch::write(address, &[INT3]) {
             site.set_state(State::Removed);
             return Err(Unplaceable::Memory(error));
         }
-        let jumps = if options.jumps { self.jump(site, &original, mapping) } else { Err(NoJump::NotAsked) };
+        let jumps = plan.and_then(|plan| self.jump(site, plan));
         Ok((site, jumps.err().unwrap_or(NoJump::NotAsked)))
     }
 
@@ -107,9 +123,10 @@ impl Placing {
             }
         }
         let mut padded = (address + 1..=address.saturating_add(JUMP as u64)).filter_map(sites::find);
-        if let Some(site) =
-            padded.find(|site| site.padding() != 0 && address >= site.padding() && address < site.address())
-        {
+        if let Some(site) = padded.find(|site| {
+            site.state() == State::Live
+                && site.padding().is_some_and(|padding| (padding..site.address()).contains(&address))
+        }) {
             return refuse(OwnRefusal::Replaced { site: site.address() });
         }
         let mut bytes = [0; LONGEST];
@@ -138,8 +155,13 @@ impl Placing {
         Ok((original, displaced, mapping))
     }
 
-    /// Replaces the breakpoint of `site` by a jump.
-    fn jump(&mut self, site: &'static Site, original: &Original, mapping: &Mapping) -> Result<(), NoJump> {
+    /// How a jump can take the place of an instruction.
+    fn plan(
+        &mut self,
+        original: &Original,
+        displaced: &Displaced,
+        mapping: &Mapping,
+    ) -> Result<Plan, NoJump> {
         let here = self
             .jumps
             .get_or_insert_with(|| layout().is_some() && patch::register() && !signals::has_shadow_stack());
@@ -147,70 +169,63 @@ impl Placing {
             return Err(NoJump::NotHere);
         }
         // ENDBR64 is what it is by its prefix, without which nobody wants it.
-        let is_marker = site.displaced().instruction().mnemonic() == Mnemonic::Endbr64;
+        let is_marker = displaced.instruction().mnemonic() == Mnemonic::Endbr64;
         if original.is_prefixed() && !is_marker {
             return Err(NoJump::Prefix);
         }
         let sequences = self.sequences.get_or_insert_default();
-        let plan = Plan::of(site, original.length(), mapping, sequences, &mut self.targets)?;
-        let (prefixes, padding) = match plan {
-            Plan::Padding => (0, Some(site.address() - JUMP as u64)),
-            Plan::Several { prefixes, behind } => {
-                site.set_behind(behind);
-                (prefixes, None)
-            }
-        };
-        let last = site.behind().last().unwrap_or(site.displaced()).instruction();
-        let direct = matches!(
-            last.flow_control(),
-            FlowControl::Call | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
-        );
-        let branch = direct.then(|| last.near_branch_target());
-        let entry = patch::entry(site, last.next_ip(), branch).ok_or(NoJump::Far)?;
-        let from = padding.unwrap_or(site.address() + prefixes as u64);
-        let to = landing(site, prefixes, from, &entry).ok_or(NoJump::Far)?;
-        let jump = patch::jump(from, to).ok_or(NoJump::Far)?;
-        site.set_branch(branch.filter(|_| entry.branches).unwrap_or(0));
-        site.set_alias(entry.alias);
-        for address in [entry.alias, entry.alias + 1].into_iter().chain(padding) {
+        Plan::of(displaced, mapping, sequences, &mut self.targets)
+    }
+
+    /// Replaces the breakpoint of `site` by a jump.
+    fn jump(&mut self, site: &'static Site, plan: Plan) -> Result<(), NoJump> {
+        if site.jump().is_none() {
+            site.set_jump(make(site, plan).ok_or(NoJump::Far)?);
+        }
+        let Some(jump) = site.jump() else { return Err(NoJump::Far) };
+        let padding = jump.padding.map(|(padding, _)| padding);
+        let behind = jump.behind.iter().map(Displaced::ip);
+        for address in [jump.alias, jump.alias + 1].into_iter().chain(padding).chain(behind) {
             self.writer.insert(address, site);
         }
-        for behind in site.behind() {
-            self.writer.insert(behind.ip(), site);
-        }
-        put(site, prefixes, padding, jump).map_err(|_| NoJump::NotHere)
+        put(site, jump).map_err(|_| NoJump::NotHere)
     }
 
     /// Has the breakpoint of `site` served by a trap again.
     fn undo_jump(site: &Site) -> io::Result<()> {
         patch::undo_jump(site)?;
-        site.set_undone();
+        site.set_undone(true);
         site.set_length(1);
         Ok(())
     }
 }
 
-/// Where a jump at `from` is to lead, so that the starts of instructions behind the site read INT3.
-fn landing(site: &Site, prefixes: usize, from: u64, entry: &patch::Entry) -> Option<u64> {
-    const INT3S: u64 = u64::from_le_bytes([INT3; 8]);
-    let mask = byte_mask(site.address(), prefixes, site.behind().iter().map(Displaced::ip))?;
-    if mask == 0 {
-        return Some(entry.start);
+/// Makes a jump for `site`, and what it leads to, if there is memory for that near enough.
+fn make(site: &'static Site, plan: Plan) -> Option<Jump> {
+    let (prefixes, behind, padding) = match plan {
+        Plan::Padding => (0, Vec::new(), Some(site.address() - JUMP as u64)),
+        Plan::Several { prefixes, behind } => (prefixes, behind, None),
+    };
+    let last = behind.last().unwrap_or(site.displaced()).instruction();
+    let direct = matches!(
+        last.flow_control(),
+        FlowControl::Call | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+    );
+    let branch = direct.then(|| last.near_branch_target());
+    let from = padding.unwrap_or(site.address() + prefixes as u64);
+    let mask = byte_mask(site.address(), prefixes, behind.iter().map(Displaced::ip))?;
+    let landing = if mask == 0 { None } else { Some(landing(from, mask)?) };
+    let entry = patch::entry(site, last.next_ip(), branch)?;
+    if let Some(landing) = landing {
+        patch::write(landing, &patch::jump(landing, entry.start)?).ok()?;
     }
-    let end = from.wrapping_add(JUMP as u64);
-    patch::trampoline(entry.start, |to| to.wrapping_sub(end) & mask == INT3S & mask)
-}
-
-/// Puts a jump where it has been planned to be. If that fails, the site has its breakpoint, if anything can be written.
-fn put(site: &Site, prefixes: usize, padding: Option<u64>, jump: [u8; JUMP]) -> io::Result<()> {
+    let jump = patch::jump(from, landing.unwrap_or(entry.start))?;
     /// CS, which means nothing to a jump.
     const PREFIX: u8 = 0x2e;
     let mut bytes = [PREFIX; LONGEST_PATCH];
     let length = match padding {
-        Some(padding) => {
-            patch::replace_padding(padding, &jump)?;
-            site.set_padding(padding);
-            // From behind it to the padding's start.
+        // From behind it to the padding's start.
+        Some(_) => {
             bytes[..2].copy_from_slice(&[0xeb, (-(JUMP as i8) - 2).cast_unsigned()]);
             2
         }
@@ -220,10 +235,32 @@ fn put(site: &Site, prefixes: usize, padding: Option<u64>, jump: [u8; JUMP]) -> 
             prefixes + JUMP
         }
     };
-    site.set_length(length);
-    patch::put_jump(site, bytes.get(..length).unwrap_or_default()).inspect_err(|_| {
+    Some(Jump {
+        behind: behind.into_boxed_slice(),
+        bytes,
+        length,
+        padding: padding.map(|padding| (padding, jump)),
+        alias: entry.alias,
+        branch: branch.filter(|_| entry.branches).unwrap_or(0),
+    })
+}
+
+/// Where a jump at `from` is to lead, so that the bytes of its displacement that `mask` has read INT3.
+fn landing(from: u64, mask: u64) -> Option<u64> {
+    const INT3S: u64 = u64::from_le_bytes([INT3; 8]);
+    let end = from.wrapping_add(JUMP as u64);
+    patch::trampoline(|to| to.wrapping_sub(end) & mask == INT3S & mask)
+}
+
+/// Puts a jump where it belongs. If that fails, the site has its breakpoint, if anything can be written.
+fn put(site: &Site, jump: &Jump) -> io::Result<()> {
+    if let Some((padding, jump)) = &jump.padding {
+        patch::replace_padding(*padding, jump)?;
+    }
+    site.set_length(jump.length);
+    patch::put_jump(site).inspect_err(|_| {
         let undone = patch::undo_jump(site);
-        site.set_length(if undone.is_ok() { 1 } else { length });
+        site.set_length(if undone.is_ok() { 1 } else { jump.length });
     })
 }
 

@@ -1,6 +1,7 @@
 //! A thread of this process has reached a site: its handlers are called, and the instruction is performed.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::executor::Executor;
 use crate::executor::general::GeneralRegisters;
 use crate::executor::own::machine::{self, ANYWHERE, BRANCH, NEXT, Phase};
 use crate::executor::own::signals::{self, Context, Services};
-use crate::executor::own::sites::{self, Drained, Site, State};
+use crate::executor::own::sites::{self, Site, State};
+use crate::executor::own::users::{Held, Registration};
 use crate::executor::own::{self, GENERAL, files};
 use crate::executor::ptrace::sys;
 use crate::target::{INT3, system};
@@ -37,28 +39,35 @@ pub(super) struct Own {
     /// Instructions that were left out, or could not be performed then: each that is performed later is taken off again, also
     /// where the probe has come in between, so that it may wrap.
     unperformed: AtomicU64,
-    handler: Drained<Handler>,
-    /// A handler has asked for its removal.
+    handler: Handler,
+    /// The handler has asked for its removal.
     to_go: AtomicBool,
+    /// What is told of that.
+    session: Arc<AtomicBool>,
 }
 
 impl Own {
-    pub(super) fn new(id: ProbeId, handler: Handler) -> Own {
+    pub(super) fn new(id: ProbeId, handler: Handler, session: Arc<AtomicBool>) -> Own {
         Own {
             id,
             tally: Tally::default(),
             uncounted: AtomicU64::new(0),
             unperformed: AtomicU64::new(0),
-            handler: Drained::new(handler),
+            handler,
             to_go: AtomicBool::new(false),
+            session,
         }
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    /// What has been counted of the probe that has registered so.
+    pub(super) fn counters(registration: &Registration) -> Counters {
+        registration.value::<Own>().map_or_else(Counters::default, |own| own.count_of(registration.uses()))
+    }
+
+    fn count_of(&self, uses: u64) -> Counters {
         // What is counted later in a hit is looked at first.
         let unperformed = self.unperformed.load(Ordering::Relaxed);
         let counted = self.tally.counters();
-        let uses = self.handler.uses();
         let hits = uses.saturating_sub(self.uncounted.load(Ordering::Relaxed));
         let others = (counted.native + counted.faulted).wrapping_add(unperformed);
         Counters { hits, emulated: (uses + counted.missed).wrapping_sub(others), ..counted }
@@ -83,16 +92,10 @@ impl Own {
         self.to_go.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.handler.is_closed()
-    }
-
-    pub(super) fn close(&self) {
-        self.handler.close();
-    }
-
-    pub(super) fn drain(&self, wait: bool) {
-        self.handler.drain(wait);
+    /// Has its handler not be called any more.
+    fn ask_to_go(&self) {
+        self.to_go.store(true, Ordering::Relaxed);
+        self.session.store(true, Ordering::Release);
     }
 }
 
@@ -104,10 +107,9 @@ enum Then {
     GoTo(u64),
 }
 
-/// Those who want to know of hits of `site`.
-fn owners(site: &'static Site) -> impl Iterator<Item = &'static Own> {
-    let owners = site.users.iter().filter_map(|user| user.downcast_ref::<Own>());
-    owners.filter(|own| !own.is_closed())
+/// Has each of those who want to know of hits of `site` do something, which is not counted as a call of its handler.
+fn tell(site: &Site, work: impl Fn(&Own)) {
+    site.users.held().filter_map(|held| held.value().map(&work)).for_each(drop);
 }
 
 /// How far the thread was when it came to a site, with its stack at `stack`.
@@ -142,7 +144,7 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
         machine::set_phase(before);
         return None;
     }
-    let served = site.is_jump() && reached == site.alias() + 1;
+    let served = site.jump().is_some() && reached == site.alias() + 1;
     if reached == site.alias() {
         // So deep in stubs that the thread may have left them by other ways than back.
         machine::leave_stubs();
@@ -158,7 +160,7 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
         None => {
             let then = if served {
                 // It is the same hit.
-                owners(site).for_each(Own::take_up);
+                tell(site, Own::take_up);
                 Then::Perform
             } else {
                 call(&mut thread, site, before, stack)
@@ -214,7 +216,7 @@ fn stub(site: &'static Site, general: &mut [i64; GENERAL], image: &mut [u8]) -> 
 /// Calls the handlers of the probes at `site`, unless the thread is in a handler already.
 fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u64) -> Then {
     if before != Phase::None {
-        owners(site).for_each(|own| Tally::count(&own.tally.missed));
+        tell(site, |own| Tally::count(&own.tally.missed));
         return Then::Perform;
     }
     let old = GeneralRegisters::of(thread.registers());
@@ -223,17 +225,17 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
     let phase = machine::phase();
     machine::set_stack_of_handler(stack);
     machine::set_phase(Phase::Handler);
-    for own in owners(site) {
-        own.handler.with(|handler| {
-            let action = ask(handler, own, thread, &mut registers);
-            match action {
+    for held in site.users.held() {
+        if let Some(own) = held.value::<Own>() {
+            match ask(own, thread, &mut registers) {
                 Action::Continue => {}
                 Action::Skip if then == Then::Perform => then = Then::Skip,
                 Action::Skip => {}
                 Action::GoTo(target) => then = Then::GoTo(target),
-                Action::Remove | Action::Detach | Action::Stop => own.to_go.store(true, Ordering::Relaxed),
+                Action::Remove | Action::Detach | Action::Stop => own.ask_to_go(),
             }
-        });
+        }
+        Held::count(held);
     }
     machine::set_phase(phase);
     let target = std::mem::replace(&mut registers.rip, old.rip);
@@ -248,7 +250,7 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
 }
 
 /// Calls one handler.
-fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut GeneralRegisters) -> Action {
+fn ask(own: &Own, thread: &mut own::Own<'_>, registers: &mut GeneralRegisters) -> Action {
     if own.is_to_go() {
         Tally::count(&own.uncounted);
         return Action::Continue;
@@ -273,7 +275,7 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
         time_ns: OnceCell::new(),
         part: Part::None,
     };
-    let action = handler(&mut hit);
+    let action = (own.handler)(&mut hit);
     let Hit { filtered, discounted, delay, signal, .. } = hit;
     // It is the thread itself that is here.
     if !delay.is_zero() {
@@ -291,7 +293,7 @@ fn ask(handler: &Handler, own: &Own, thread: &mut own::Own<'_>, registers: &mut 
     }
     // Of another probe's removal only its own session knows.
     if requests.iter().any(|request| matches!(request, Request::Remove(id) if *id == own.id)) {
-        own.to_go.store(true, Ordering::Relaxed);
+        own.ask_to_go();
     }
     action
 }
@@ -312,7 +314,7 @@ fn go_on(thread: &mut own::Own<'_>, site: &'static Site, then: Then) -> i32 {
     };
     let how = performed.map(|performed| performed.how);
     if how != Some(How::Emulated) {
-        owners(site).for_each(|own| own.count(how));
+        tell(site, |own| own.count(how));
     }
     performed.and_then(|performed| performed.signal).unwrap_or(0)
 }

@@ -9,6 +9,7 @@ pub(crate) mod needed;
 pub(crate) mod patch;
 pub(crate) mod signals;
 pub(crate) mod sites;
+pub(crate) mod users;
 
 use std::fmt;
 use std::io;

@@ -37,6 +37,19 @@ pub(crate) fn write(address: u64, bytes: &[u8]) -> io::Result<()> {
     if written == bytes.len() as isize { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
+/// Reads text as it is, or whatever else is there.
+fn read(address: u64, bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the path is a string; `bytes` is valid for what is written to it. The descriptor is ours until it is closed.
+    let read = unsafe {
+        let memory = Errno::result(libc::open(c"/proc/self/mem".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC))?;
+        let read = libc::pread(memory, bytes.as_mut_ptr().cast(), bytes.len(), address as i64);
+        let read = Errno::result(read);
+        libc::close(memory);
+        read?
+    };
+    if read == bytes.len() as isize { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
 fn membarrier(command: i32) -> nix::Result<()> {
     // SAFETY: the call takes numbers only.
     Errno::result(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
@@ -76,12 +89,12 @@ fn replace(address: u64, bytes: &[u8], behind: &[Displaced]) -> io::Result<()> {
     if bytes.len() > 1 { serialize() } else { Ok(()) }
 }
 
-/// Puts a jump, `bytes`, in place of a site's breakpoint. What is behind the site and is replaced as well is known.
-pub(crate) fn put_jump(site: &Site, bytes: &[u8]) -> io::Result<()> {
+/// Puts a site's jump in place of its breakpoint. What is behind the site and is replaced as well is known.
+pub(crate) fn put_jump(site: &Site) -> io::Result<()> {
     for displaced in site.behind() {
         write(displaced.ip(), &[INT3])?;
     }
-    replace(site.address(), bytes, site.behind())
+    replace(site.address(), site.replacement(), site.behind())
 }
 
 /// Puts what belongs there in place of a site's breakpoint or jump.
@@ -95,21 +108,40 @@ pub(crate) fn undo_jump(site: &Site) -> io::Result<()> {
     put_back(site, INT3)
 }
 
+/// Whether a site's breakpoint or jump is there still: other memory may have come there, or other text.
+pub(crate) fn is_there(site: &Site) -> bool {
+    let mut first = [0];
+    read(site.address(), &mut first).is_ok() && first.iter().all(|&byte| is_of(site, 0, byte))
+}
+
+/// Whether `byte` is what has been put at the site, so many bytes behind its start.
+fn is_of(site: &Site, offset: usize, byte: u8) -> bool {
+    byte == INT3 || site.replacement().get(offset) == Some(&byte)
+}
+
 fn put_back(site: &Site, first: u8) -> io::Result<()> {
-    if site.is_jump() {
-        write(site.address(), &[INT3])?;
-    }
     let mut bytes = [INT3; LONGEST_PATCH];
     let bytes = bytes.get_mut(..site.length()).unwrap_or_default();
-    bytes.iter_mut().zip(site.original()).for_each(|(place, &byte)| *place = byte);
+    if !is_there(site) || read(site.address(), bytes).is_err() {
+        // Whoever has changed it has taken the breakpoint out.
+        return Ok(());
+    }
+    for (offset, (place, &byte)) in bytes.iter_mut().zip(site.original()).enumerate() {
+        if is_of(site, offset, *place) {
+            *place = byte;
+        }
+    }
     if let Some(place) = bytes.first_mut() {
         *place = first;
     }
+    if site.is_jump() {
+        write(site.address(), &[INT3])?;
+    }
     replace(site.address(), bytes, site.behind())?;
     match site.padding() {
-        0 => Ok(()),
+        None => Ok(()),
         // Who is there has a breakpoint, which leads back to the site.
-        padding => replace_padding(padding, &[INT3; JUMP]),
+        Some(padding) => replace_padding(padding, &[INT3; JUMP]),
     }
 }
 
@@ -128,17 +160,15 @@ pub(crate) fn slot() -> Option<u64> {
     Some(slots.start + SLOT * number.ok()?)
 }
 
-/// Writes a jump to `target` somewhere in the memory for such, where `fits` says that it may be.
-pub(crate) fn trampoline(target: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+/// Memory for a jump to a stub, where `fits` says that it may be.
+pub(crate) fn trampoline(fits: impl Fn(u64) -> bool) -> Option<u64> {
     let range = machine::trampolines();
     let is_free = |address: u64| {
         let mut bytes = [0; JUMP];
         machine::load(address, &mut bytes).is_ok() && bytes == [INT3; JUMP]
     };
     let last = range.end.checked_sub(JUMP as u64)?;
-    let address = (range.start..last).find(|&address| fits(address) && is_free(address))?;
-    write(address, &jump(address, target)?).ok()?;
-    Some(address)
+    (range.start..last).find(|&address| fits(address) && is_free(address))
 }
 
 /// The address of the site to which the stub around `address` belongs.

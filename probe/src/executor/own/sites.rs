@@ -1,11 +1,12 @@
 //! The sites of this process, in a table that handlers of signals read without waiting for anybody.
 //!
-//! What was put into it stays until the process ends: sites are few, and whoever has read of one may look at it at any
-//! later time. A table that is full is replaced by a larger one.
+//! What was put into it stays until the process ends, as whoever has read of one may look at it at any later time: a thread
+//! may have been interrupted anywhere in a stub, for as long as it takes, and where its registers are then nobody knows. But
+//! whoever comes to the same instruction again, to have it replaced alike, has the same site with the same stub again. A
+//! table that is full is replaced by a larger one.
 
 #![allow(unsafe_code, reason = "what is published once and never freed is read by address")]
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use emu::Displaced;
 
 use crate::executor::own::machine::SPREAD;
+use crate::executor::own::users::Users;
 use crate::target::INT3;
 
 /// The longest run of bytes that a site replaces: a jump with a displacement of 32 bits behind three prefixes.
@@ -58,18 +60,31 @@ pub(crate) struct Site {
     length: AtomicU32,
     original: [u8; 8],
     displaced: Displaced,
-    /// Where a direct branch leads, for a stub that goes there itself.
-    branch: AtomicU64,
+    /// The jump that replaces it, where there has ever been one.
+    jump: OnceLock<Jump>,
     /// A stub that has the thread do by itself what nobody else can.
     native: AtomicU64,
-    /// The instructions behind it that a jump has replaced as well, in their order. Each begins with a breakpoint.
-    behind: OnceLock<Box<[Displaced]>>,
-    /// Where the jump is in the padding before it to which a short one leads; 0 if there is none.
-    padding: AtomicU64,
     /// There was a jump that had to go.
     undone: AtomicBool,
     /// Who wants to know of hits.
-    pub(crate) users: Chain<User>,
+    pub(crate) users: Users,
+    /// That of the same address before it, on another instruction or with another jump.
+    older: Option<&'static Site>,
+}
+
+/// A jump in place of an instruction, and where it leads.
+pub(crate) struct Jump {
+    /// The instructions behind the site's that it replaces as well, in their order. Each begins with a breakpoint.
+    pub(crate) behind: Box<[Displaced]>,
+    /// What is put at the site, and how many bytes of that.
+    pub(crate) bytes: [u8; LONGEST_PATCH],
+    pub(crate) length: usize,
+    /// Where a jump is in the padding before the site to which a short one there leads, and which.
+    pub(crate) padding: Option<(u64, [u8; JUMP])>,
+    /// The breakpoint that stands for the site.
+    pub(crate) alias: u64,
+    /// Where a direct branch leads, for a stub that goes there itself; or 0.
+    pub(crate) branch: u64,
 }
 
 impl Site {
@@ -81,12 +96,11 @@ impl Site {
             length: AtomicU32::new(1),
             original,
             displaced,
-            branch: AtomicU64::new(0),
+            jump: OnceLock::new(),
             native: AtomicU64::new(0),
-            behind: OnceLock::new(),
-            padding: AtomicU64::new(0),
             undone: AtomicBool::new(false),
-            users: Chain::new(),
+            users: Users::new(),
+            older: None,
         }
     }
 
@@ -124,14 +138,34 @@ impl Site {
         offset.and_then(|offset| self.original().get(offset)).copied().unwrap_or(first)
     }
 
-    /// The instructions behind the site's that a jump has replaced as well.
-    pub(crate) fn behind(&self) -> &[Displaced] {
-        self.behind.get().map_or(&[], |behind| behind)
+    /// The jump that replaces it, where there has ever been one.
+    pub(crate) fn jump(&self) -> Option<&Jump> {
+        self.jump.get()
     }
 
-    /// Says which they are, once.
-    pub(crate) fn set_behind(&self, behind: Vec<Displaced>) {
-        let _ = self.behind.set(behind.into_boxed_slice());
+    /// Says which it is, once.
+    pub(crate) fn set_jump(&self, jump: Jump) {
+        self.alias.store(jump.alias, Ordering::SeqCst);
+        let _ = self.jump.set(jump);
+    }
+
+    /// The instructions behind the site's that a jump replaces as well.
+    pub(crate) fn behind(&self) -> &[Displaced] {
+        self.jump().map_or(&[], |jump| &jump.behind)
+    }
+
+    /// What is put where the bytes are that [`Site::length`] counts.
+    pub(crate) fn replacement(&self) -> &[u8] {
+        match self.jump().filter(|_| self.is_jump()) {
+            Some(jump) => jump.bytes.get(..self.length()).unwrap_or(&jump.bytes),
+            None => &[INT3],
+        }
+    }
+
+    /// Whether it is on the instruction that `other` is on.
+    fn is_alike(&self, other: &Site) -> bool {
+        let [one, another] = [self, other].map(|site| site.displaced.instruction());
+        self.address == other.address && self.original == other.original && one.eq_all_bits(another)
     }
 
     /// Where threads go on that have come by a jump.
@@ -139,13 +173,9 @@ impl Site {
         self.behind().last().unwrap_or(&self.displaced).instruction().next_ip()
     }
 
-    /// Where the jump is in the padding before the site; 0 if there is none.
-    pub(crate) fn padding(&self) -> u64 {
-        self.padding.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn set_padding(&self, padding: u64) {
-        self.padding.store(padding, Ordering::SeqCst);
+    /// Where the jump is in the padding before the site, if there is one.
+    pub(crate) fn padding(&self) -> Option<u64> {
+        self.jump().filter(|_| self.is_jump()).and_then(|jump| jump.padding).map(|(padding, _)| padding)
     }
 
     /// Whether there was a jump that had to go, so that what is behind it can be probed.
@@ -153,8 +183,8 @@ impl Site {
         self.undone.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn set_undone(&self) {
-        self.undone.store(true, Ordering::SeqCst);
+    pub(crate) fn set_undone(&self, undone: bool) {
+        self.undone.store(undone, Ordering::SeqCst);
     }
 
     /// How many bytes are replaced.
@@ -175,16 +205,8 @@ impl Site {
         self.alias.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn set_alias(&self, alias: u64) {
-        self.alias.store(alias, Ordering::SeqCst);
-    }
-
     pub(crate) fn branch(&self) -> u64 {
-        self.branch.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_branch(&self, branch: u64) {
-        self.branch.store(branch, Ordering::Relaxed);
+        self.jump().map_or(0, |jump| jump.branch)
     }
 
     /// Its stub for what only the thread can do; 0 if it has none so far.
@@ -201,133 +223,6 @@ impl fmt::Debug for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (address, state) = (format_args!("{:#x}", self.address), self.state());
         f.debug_struct("Site").field("address", &address).field("state", &state).finish_non_exhaustive()
-    }
-}
-
-/// Somebody who wants to know of hits.
-pub(crate) type User = &'static (dyn Any + Send + Sync);
-
-/// A list that only grows, to be read at any time.
-pub(crate) struct Chain<T: 'static>(AtomicPtr<Link<T>>);
-
-struct Link<T: 'static> {
-    value: T,
-    next: Chain<T>,
-}
-
-impl<T: Send + Sync> Chain<T> {
-    pub(crate) const fn new() -> Chain<T> {
-        Chain(AtomicPtr::new(ptr::null_mut()))
-    }
-
-    fn first(&self) -> Option<&'static Link<T>> {
-        // SAFETY: what is in a chain was leaked by `push`.
-        unsafe { self.0.load(Ordering::Acquire).as_ref() }
-    }
-
-    /// Adds `value` at the end. Nobody else may do so meanwhile.
-    pub(crate) fn push(&self, value: T) {
-        let mut last = &self.0;
-        while let Some(link) = {
-            // SAFETY: as in `first`.
-            unsafe { last.load(Ordering::Acquire).as_ref() }
-        } {
-            last = &link.next.0;
-        }
-        last.store(Box::leak(Box::new(Link { value, next: Chain::new() })), Ordering::Release);
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &'static T> + use<T> {
-        let mut next = self.first();
-        std::iter::from_fn(move || {
-            let link = next?;
-            next = link.next.first();
-            Some(&link.value)
-        })
-    }
-}
-
-/// Something that threads use, and that is dropped once none does any more.
-///
-/// Uses are counted when they begin and when they end, so that nothing else has to count them.
-pub(crate) struct Drained<T> {
-    begun: AtomicU64,
-    ended: AtomicU64,
-    /// How many of them have found it closed.
-    in_vain: AtomicU64,
-    /// Null once it is closed.
-    value: AtomicPtr<T>,
-    /// What it was, until that is dropped.
-    closed: AtomicPtr<T>,
-}
-
-impl<T: Send + Sync> Drained<T> {
-    pub(crate) fn new(value: T) -> Drained<T> {
-        let value = AtomicPtr::new(Box::into_raw(Box::new(value)));
-        let [begun, ended, in_vain] = [const { AtomicU64::new(0) }; 3];
-        Drained { begun, ended, in_vain, value, closed: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    /// Has `work` done with it, unless it is closed.
-    #[inline]
-    pub(crate) fn with<R>(&self, work: impl FnOnce(&T) -> R) -> Option<R> {
-        /// Also where `work` unwinds.
-        struct Leaving<'a>(&'a AtomicU64);
-        impl Drop for Leaving<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        self.begun.fetch_add(1, Ordering::SeqCst);
-        let _leaving = Leaving(&self.ended);
-        // SAFETY: who drops it has taken the pointer away first, and then waits until there are no users.
-        let value = unsafe { self.value.load(Ordering::SeqCst).as_ref() };
-        if value.is_none() {
-            self.in_vain.fetch_add(1, Ordering::SeqCst);
-        }
-        value.map(work)
-    }
-
-    /// How many uses of it have ended.
-    pub(crate) fn uses(&self) -> u64 {
-        let ended = self.ended.load(Ordering::SeqCst);
-        ended.saturating_sub(self.in_vain.load(Ordering::SeqCst))
-    }
-
-    /// Whether nobody uses it at this moment.
-    fn is_idle(&self) -> bool {
-        // As many have ended as had begun later on.
-        let ended = self.ended.load(Ordering::SeqCst);
-        ended == self.begun.load(Ordering::SeqCst)
-    }
-
-    /// Whether nobody begins to use it any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.value.load(Ordering::SeqCst).is_null()
-    }
-
-    /// Has nobody begin to use it any more.
-    pub(crate) fn close(&self) {
-        let value = self.value.swap(ptr::null_mut(), Ordering::SeqCst);
-        if !value.is_null() {
-            self.closed.store(value, Ordering::SeqCst);
-        }
-    }
-
-    /// Drops it, once it is closed.
-    ///
-    /// With `wait`, those who use it are waited for, of which the caller must be none. Otherwise it is left as it is: in
-    /// a child that was forked meanwhile, users are counted that there are none of.
-    pub(crate) fn drain(&self, wait: bool) {
-        let value = self.closed.swap(ptr::null_mut(), Ordering::SeqCst);
-        if value.is_null() || !wait {
-            return;
-        }
-        while !self.is_idle() {
-            std::thread::yield_now();
-        }
-        // SAFETY: it comes from `Box::into_raw`, has been taken by nobody else, and is used by nobody any more.
-        drop(unsafe { Box::from_raw(value) });
     }
 }
 
@@ -377,20 +272,29 @@ fn enter(table: &[AtomicU64], address: u64, site: u64) {
 pub(crate) struct Writer {
     /// By which addresses which sites are found.
     entries: BTreeMap<u64, u64>,
+    /// The newest site of each address.
+    newest: BTreeMap<u64, &'static Site>,
     table: Option<&'static [AtomicU64]>,
 }
 
 impl Writer {
     pub(crate) const fn new() -> Writer {
-        Writer { entries: BTreeMap::new(), table: None }
+        Writer { entries: BTreeMap::new(), newest: BTreeMap::new(), table: None }
     }
 
-    /// Takes up a site, and returns it for good.
-    pub(crate) fn add(&mut self, site: Site) -> &'static Site {
-        let site: &'static Site = Box::leak(Box::new(site));
-        let patch = LONGEST_PATCH as u64;
+    /// Takes up a site for good: one that has been on the same instruction before, is on nothing now, and `fits`; or else the
+    /// new one.
+    pub(crate) fn add(&mut self, new: Site, fits: impl Fn(&Site) -> bool) -> &'static Site {
+        let newest = self.newest.get(&new.address).copied();
+        let known = std::iter::successors(newest, |site| site.older)
+            .find(|site| site.is_alike(&new) && site.state() == State::Removed && fits(site));
+        let site = known.unwrap_or_else(|| {
+            let site: &'static Site = Box::leak(Box::new(Site { older: newest, ..new }));
+            self.newest.insert(site.address, site);
+            site
+        });
         LOWEST.fetch_min(site.address.saturating_sub(JUMP as u64), Ordering::SeqCst);
-        HIGHEST.fetch_max(site.address.saturating_add(patch), Ordering::SeqCst);
+        HIGHEST.fetch_max(site.address.saturating_add(LONGEST_PATCH as u64), Ordering::SeqCst);
         self.insert(site.address, site);
         site
     }
@@ -443,12 +347,16 @@ pub(crate) fn unmask(address: u64, bytes: &mut [u8]) {
         else {
             continue;
         };
-        let replaced = site.original().iter().copied();
-        let padding = (site.padding() != 0).then(|| (site.padding()..).zip([INT3; JUMP]));
-        for (place, byte) in (start..).zip(replaced).chain(padding.into_iter().flatten()) {
+        let replaced = (start..).zip(site.replacement()).zip(site.original());
+        let padding = site.jump().filter(|_| site.is_jump()).and_then(|jump| jump.padding);
+        let padding = padding.iter().flat_map(|(padding, jump)| (*padding..).zip(jump).zip(&[INT3; JUMP]));
+        for ((place, put), original) in replaced.chain(padding) {
             let offset = place.checked_sub(address).and_then(|offset| usize::try_from(offset).ok());
-            if let Some(read) = offset.and_then(|offset| bytes.get_mut(offset)) {
-                *read = byte;
+            // What is something else is not ours: other memory may have come there meanwhile.
+            if let Some(read) = offset.and_then(|offset| bytes.get_mut(offset))
+                && (*read == *put || *read == INT3)
+            {
+                *read = *original;
             }
         }
     }
@@ -456,7 +364,6 @@ pub(crate) fn unmask(address: u64, bytes: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
 
@@ -471,35 +378,40 @@ mod tests {
         // Not where anything else of this process is.
         let addresses: Vec<u64> = (1..2000).map(|number| 0x10 * number).collect();
         for &address in &addresses {
-            writer.add(nop(address)).set_state(State::Live);
+            writer.add(nop(address), |_| true).set_state(State::Live);
         }
         for &address in &addresses {
             assert_eq!(find(address).map(Site::address), Some(address));
             assert!(find(address + 1).is_none());
         }
         let mut bytes = [0xcc; 0x20];
+        find(0x100).unwrap().set_jump(jump([0xe9, 0xa, 0xb, 0xc, 0xd, 0, 0, 0]));
         find(0x100).unwrap().set_length(5);
+        bytes[0xe..0x13].copy_from_slice(&[0xe9, 0xa, 0xb, 0xcc, 0xee]);
         unmask(0xf2, &mut bytes);
-        assert_eq!(bytes[0xd..0x14], [0xcc, 0x90, 1, 2, 3, 4, 0xcc]);
+        assert_eq!(bytes[0xd..0x14], [0xcc, 0x90, 1, 2, 3, 0xee, 0xcc]);
         assert_eq!((bytes[0x1d], bytes[0x1e], bytes[0x1f]), (0xcc, 0x90, 0xcc));
     }
 
-    #[test]
-    fn what_is_drained_is_dropped_and_used_no_more() {
-        let value = Arc::new(());
-        let drained = Drained::new(Arc::clone(&value));
-        assert_eq!(drained.with(Arc::strong_count), Some(2));
-        drained.close();
-        assert_eq!((drained.with(|_| ()), Arc::strong_count(&value)), (None, 2));
-        drained.drain(true);
-        assert_eq!((drained.with(|_| ()), Arc::strong_count(&value)), (None, 1));
-        assert_eq!((drained.uses(), drained.is_idle()), (1, true));
+    fn jump(bytes: [u8; LONGEST_PATCH]) -> Jump {
+        Jump { behind: Box::default(), bytes, length: 5, padding: None, alias: 0x8, branch: 0 }
     }
 
     #[test]
-    fn a_chain_is_in_order() {
-        let chain = Chain::new();
-        (0..3).for_each(|number| chain.push(number));
-        assert_eq!(chain.iter().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    fn a_site_is_used_again_for_the_same_instruction_and_jump() {
+        let mut writer = Writer::new();
+        let address = 0x1_0000_0000;
+        let site = writer.add(nop(address), |_| true);
+        site.set_jump(jump([0xe9, 0, 0, 0, 0, 0, 0, 0]));
+        assert!(ptr::eq(writer.add(nop(address), |_| true), site));
+        let other = writer.add(nop(address), |site| site.jump().is_none());
+        assert!(!ptr::eq(other, site) && ptr::eq(find(address).unwrap(), other));
+        assert!(ptr::eq(writer.add(nop(address), |site| site.jump().is_some()), site));
+        assert!(ptr::eq(find(address).unwrap(), site));
+        site.set_state(State::Live);
+        assert!(ptr::eq(writer.add(nop(address), |_| true), other));
+        let displaced = Displaced::decode(&[0x48, 0x89, 0xd8], address).unwrap();
+        let new = writer.add(Site::new(address, [0x48, 0x89, 0xd8, 0, 0, 0, 0, 0], displaced), |_| true);
+        assert!(!ptr::eq(new, site) && !ptr::eq(new, other));
     }
 }
