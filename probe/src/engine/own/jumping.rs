@@ -8,6 +8,7 @@ use emu::{Displaced, Touches};
 use iced_x86::{FlowControl, Mnemonic, OpKind, Register};
 
 use crate::engine::own::NoJump;
+use crate::executor::own;
 use crate::executor::own::needed::read_code;
 use crate::executor::own::sites::{self, JUMP, Jump, LONGEST_PATCH, State};
 use crate::executor::rseq::Sequences;
@@ -112,7 +113,7 @@ fn can_be_done_in_a_stub(displaced: &Displaced) -> bool {
     // What is built for a thread in a stub needs its FS.
     let sets_fs = matches!(instruction.mnemonic(), Mnemonic::Wrfsbase | Mnemonic::Lfs)
         || instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::FS;
-    stays && !sets_fs && !displaced.touches().contains(Touches::X87)
+    stays && !sets_fs && !own::reaches_far_down(displaced) && !displaced.touches().contains(Touches::X87)
 }
 
 /// Whether one that is not a site can be done as a part of one.

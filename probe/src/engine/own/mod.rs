@@ -58,7 +58,7 @@ use crate::executor::own::{machine, patch, signals};
 use crate::executor::space::Unplaceable;
 use crate::symbols::locate::{Locate, LocateError};
 use crate::target::maps::Maps;
-use crate::target::{lock, procfs};
+use crate::target::procfs;
 use place::PLACING;
 use serve::Own;
 
@@ -234,7 +234,10 @@ impl Session {
             return Err(StartError::Blocked { tid });
         }
         let taken = signals::take_over(serve::SERVICES);
-        taken.map_err(|error| StartError::System { call: "rt_sigaction", error })?;
+        let is_first = taken.map_err(|error| StartError::System { call: "rt_sigaction", error })?;
+        if is_first {
+            signals::at_fork(place::before_fork, place::after_fork);
+        }
         Ok(Session { options, probes: BTreeMap::new(), made: 0, asked: Arc::default() })
     }
 
@@ -258,7 +261,7 @@ impl Session {
         let addresses = addresses(&source, &maps).map_err(ProbeError::Locate)?;
         let id = ProbeId(self.made);
         let own = Own::new(id, Box::new(handler), Arc::clone(&self.asked));
-        let mut placing = lock(&PLACING);
+        let mut placing = PLACING.have();
         let mut registration = placing.places.register(own);
         let (mut sites, mut refused) = (Vec::new(), Vec::new());
         for address in addresses {
@@ -357,7 +360,7 @@ impl Probe {
 
 /// Takes a probe out.
 fn take_out(probe: &mut Probe) {
-    let mut placing = lock(&PLACING);
+    let mut placing = PLACING.have();
     let Standing::Here(registration, _) = &mut probe.standing else { return };
     registration.leave();
     for &(site, _) in &probe.sites {
@@ -371,11 +374,12 @@ fn take_out(probe: &mut Probe) {
     else {
         return;
     };
+    serve::leave_handlers();
     // In a child it is left as it is.
     if pid == std::process::id().cast_signed() {
         let (counters, place) = registration.close(Own::counters);
         probe.standing = Standing::Gone(counters);
-        placing = lock(&PLACING);
+        placing = PLACING.have();
         placing.places.put(place);
     }
 }

@@ -1,14 +1,15 @@
 //! Where a process puts breakpoints and jumps in itself.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 
 use emu::{Displaced, Touches};
 use iced_x86::{FlowControl, Mnemonic};
 
 use crate::engine::own::jumping::{Plan, Targets, byte_mask};
 use crate::engine::own::{NoJump, Options};
+use crate::executor::own::forks::{self, Kept, Whole};
 use crate::executor::own::needed::{Needed, OwnRefusal, read_code};
 use crate::executor::own::sites::{self, JUMP, Jump, LONGEST_PATCH, Site, State, Writer};
 use crate::executor::own::users::{Places, Registration};
@@ -19,7 +20,19 @@ use crate::target::maps::{self, Mapping, Maps, Permissions};
 use crate::target::{INT3, mapped};
 
 /// Those who place and remove probes, one at a time.
-pub(super) static PLACING: Mutex<Placing> = Mutex::new(Placing::new());
+pub(super) static PLACING: Whole<Placing> = Whole::new(Placing::new());
+
+thread_local! {
+    static KEPT: Kept<Placing> = const { RefCell::new(None) };
+}
+
+pub(super) extern "C" fn before_fork() {
+    PLACING.before_fork(&KEPT);
+}
+
+pub(super) extern "C" fn after_fork() {
+    forks::after_fork(&KEPT);
+}
 
 /// What is known for placing.
 #[derive(Debug)]

@@ -116,9 +116,33 @@ fn tell(site: &Site, work: impl Fn(&Own)) {
 fn before(stack: u64) -> Phase {
     match machine::phase() {
         // It has left a handler by other ways than back.
-        Phase::Handler if stack > machine::stack_of_handler() => Phase::None,
+        Phase::Handler
+            if stack >= machine::stack_of_handler()
+                && !signals::has_interrupted_another_stack(machine::stack_of_handler()) =>
+        {
+            leave_handlers();
+            Phase::None
+        }
         phase => phase,
     }
+}
+
+/// The calling thread is in no handler any more, whether it has come back from them or not.
+pub(super) fn leave_handlers() {
+    if let Some(left) = Held::take_left() {
+        if let Some(own) = left.value::<Own>() {
+            Tally::count(&own.unperformed);
+        }
+        left.leave();
+    }
+    machine::set_phase(Phase::None);
+}
+
+/// Whether a thread comes to `address` only on its way from a jump to the service of its site.
+fn is_on_its_way(address: u64) -> bool {
+    let ours = [machine::code(), machine::slots(), machine::trampolines()];
+    let padding = sites::find(address).and_then(Site::padding);
+    ours.iter().any(|range| range.contains(&address)) || padding == Some(address)
 }
 
 /// A thread has taken a SIGTRAP.
@@ -129,6 +153,10 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
     // One that is the program's own is so again when it is not probed any more.
     let is_ours = |site: &&Site| site.state() == State::Live || site.original_at(reached) != INT3;
     let Some(site) = sites::find(reached).filter(is_ours).filter(|_| context.is_breakpoint()) else {
+        if context.is_step() && is_on_its_way(reached.wrapping_add(1)) {
+            // What it does on its way to a stub, and there, is a part of its instruction.
+            return None;
+        }
         context.pass_on();
         return None;
     };
@@ -170,6 +198,8 @@ fn trap(mut context: Context<'_>) -> Option<u64> {
     };
     let raised = thread.raised();
     let fs_base = thread.finish();
+    // From what the program does now the thread may never come back.
+    drop(lender);
     machine::set_phase(before);
     match (signal, raised) {
         (0, _) => {}
@@ -223,9 +253,11 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
     let mut registers = old.clone();
     let mut then = Then::Perform;
     let phase = machine::phase();
+    let outer = machine::stack_of_handler();
     machine::set_stack_of_handler(stack);
     machine::set_phase(Phase::Handler);
     for held in site.users.held() {
+        let before = held.begin_telling();
         if let Some(own) = held.value::<Own>() {
             match ask(own, thread, &mut registers) {
                 Action::Continue => {}
@@ -235,9 +267,11 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
                 Action::Remove | Action::Detach | Action::Stop => own.ask_to_go(),
             }
         }
-        Held::count(held);
+        Held::end_telling(before);
+        held.count();
     }
     machine::set_phase(phase);
+    machine::set_stack_of_handler(outer);
     let target = std::mem::replace(&mut registers.rip, old.rip);
     if target != old.rip && !matches!(then, Then::GoTo(_)) {
         then = Then::GoTo(target);

@@ -4,6 +4,7 @@
 //! Everything here is async-signal-safe: it takes no locks and no memory.
 
 pub(crate) mod files;
+pub(crate) mod forks;
 pub(crate) mod machine;
 pub(crate) mod needed;
 pub(crate) mod patch;
@@ -20,6 +21,7 @@ use emu::xsave::{LEGACY_LENGTH, Layout, feature};
 use emu::{
     Access, Displaced, Exception, MemoryFault, Mxcsr, Outcome, Registers, Rflags, Touches, UserMemory,
 };
+use iced_x86::Code;
 use nix::errno::Errno;
 
 use crate::executor::general::GeneralRegisters;
@@ -297,6 +299,16 @@ impl<'a> Own<'a> {
     }
 }
 
+/// Whether an instruction writes further below the stack pointer than the red zone reaches, where its thread's registers
+/// are while others perform it.
+pub(crate) fn reaches_far_down(displaced: &Displaced) -> bool {
+    /// So many words are the red zone; ENTER pushes RBP, and as many as its second operand says.
+    const WORDS: u8 = 16;
+    let instruction = displaced.instruction();
+    matches!(instruction.code(), Code::Enterq_imm16_imm8 | Code::Enterw_imm16_imm8)
+        && instruction.immediate8_2nd() % 32 >= WORDS
+}
+
 /// Whether an instruction does the same wherever it stands.
 pub(crate) fn can_be_moved(displaced: &Displaced) -> bool {
     use iced_x86::FlowControl;
@@ -409,6 +421,9 @@ impl Executor for Own<'_> {
     }
 
     fn execute(&mut self, displaced: &Displaced) -> Result<Outcome, Stuck> {
+        if reaches_far_down(displaced) {
+            return Ok(Outcome::Native);
+        }
         let extended = displaced.touches().intersects(Touches::EXTENDED);
         if extended {
             self.fetch_extended().map_err(|_| Stuck::Refused)?;

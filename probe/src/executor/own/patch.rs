@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use emu::Displaced;
 use nix::errno::Errno;
 
-use crate::executor::own::machine::{self, SLOT};
+use crate::executor::own::machine::{self, ENTRIES, SLOT};
 use crate::executor::own::sites::{JUMP, LONGEST_PATCH, Site};
 use crate::target::INT3;
 
@@ -151,13 +151,17 @@ pub(crate) fn replace_padding(padding: u64, bytes: &[u8; JUMP]) -> io::Result<()
     replace(padding, bytes, &[])
 }
 
-/// Memory for a stub, if there is some left.
-pub(crate) fn slot() -> Option<u64> {
+/// Memory for a stub, if fewer than `most` have been given away.
+fn slot(most: u64) -> Option<u64> {
+    let number =
+        USED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| (used < most).then_some(used + 1));
+    Some(machine::slots().start + SLOT * number.ok()?)
+}
+
+/// Memory for a stub that has a thread do something itself.
+fn slot_of_its_own() -> io::Result<u64> {
     let slots = machine::slots();
-    let number = USED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
-        (slots.start + SLOT * (used + 1) <= slots.end).then_some(used + 1)
-    });
-    Some(slots.start + SLOT * number.ok()?)
+    Ok(slot((slots.end - slots.start) / SLOT).ok_or(io::ErrorKind::OutOfMemory)?)
 }
 
 /// Memory for a jump to a stub, where `fits` says that it may be.
@@ -223,8 +227,7 @@ impl Code {
 
 /// Writes a stub that has the thread execute `instruction`, and go on at `next`, for the site at `address`.
 pub(crate) fn native(address: u64, instruction: &[u8], next: u64) -> io::Result<u64> {
-    let slot = slot().ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut code = Code::at(slot);
+    let mut code = Code::at(slot_of_its_own()?);
     code.put(&address.to_le_bytes());
     let start = code.here();
     code.put(instruction);
@@ -237,8 +240,7 @@ pub(crate) fn native(address: u64, instruction: &[u8], next: u64) -> io::Result<
 
 /// The same for a SYSCALL, which leaves the address of the next instruction in RCX.
 pub(crate) fn system_call(address: u64, next: u64) -> io::Result<u64> {
-    let slot = slot().ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut code = Code::at(slot);
+    let mut code = Code::at(slot_of_its_own()?);
     code.put(&address.to_le_bytes());
     let start = code.here();
     // syscall; mov rcx, next; jmp rcx
@@ -262,7 +264,7 @@ pub(crate) struct Entry {
 pub(crate) fn entry(site: &'static Site, next: u64, branch: Option<u64>) -> Option<Entry> {
     jump(site.address(), machine::slots().start)?;
     jump(site.address(), machine::slots().end)?;
-    let mut code = Code::at(slot()?);
+    let mut code = Code::at(slot(ENTRIES)?);
     code.put(&(std::ptr::from_ref(site) as u64).to_le_bytes());
     let start = code.here();
     // lea rsp, [rsp - 136]

@@ -123,11 +123,17 @@ unsafe extern "C" fn jumped(general: *mut i64, site: *const (), image: *mut u8) 
     if changed { how | machine::CHANGED } else { how }
 }
 
-/// Takes the signals over, once: from then on, the services are called.
-pub(crate) fn take_over(services: Services) -> nix::Result<()> {
+/// Has `before` called before the process forks, and `after` on both sides after that.
+pub(crate) fn at_fork(before: extern "C" fn(), after: extern "C" fn()) {
+    // SAFETY: the functions may be called whenever a thread forks. A failure leaves children as they would be without.
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+}
+
+/// Takes the signals over, once: from then on, the services are called. Returns whether this has been the first time.
+pub(crate) fn take_over(services: Services) -> nix::Result<bool> {
     let mut taken = lock(&TAKEN);
     if *taken {
-        return Ok(());
+        return Ok(false);
     }
     SERVICES.get_or_init(|| services);
     note_pid();
@@ -164,7 +170,7 @@ pub(crate) fn take_over(services: Services) -> nix::Result<()> {
         set_action(signal, Some(&ours))?;
     }
     *taken = true;
-    Ok(())
+    Ok(true)
 }
 
 fn wanted(signal: c_int) -> Option<&'static AtomicPtr<Action>> {
@@ -249,6 +255,12 @@ impl<'a> Context<'a> {
     pub(crate) fn is_breakpoint(&self) -> bool {
         const SI_KERNEL: c_int = 0x80;
         self.info.si_signo == libc::SIGTRAP && self.info.si_code == SI_KERNEL
+    }
+
+    /// Whether a step has raised it, of a program that steps itself.
+    pub(crate) fn is_step(&self) -> bool {
+        const TRAP_TRACE: c_int = 2;
+        self.info.si_signo == libc::SIGTRAP && self.info.si_code == TRAP_TRACE
     }
 
     /// Says which exception it was.
@@ -371,6 +383,18 @@ fn other_stack(context: &ucontext_t) -> Option<u64> {
     let here = &raw const range as u64;
     let unused = ss_flags & libc::SS_DISABLE == 0 && !range.contains(&stack) && !range.contains(&here);
     unused.then_some(range.end & !(ALIGNMENT - 1))
+}
+
+/// Whether the calling thread is on the stack that the program has set for signals, and `stack` is of another, to which it
+/// will come back.
+pub(crate) fn has_interrupted_another_stack(stack: u64) -> bool {
+    let mut set = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: `set` is valid for what is written there.
+    let known =
+        unsafe { libc::syscall(libc::SYS_sigaltstack, ptr::null::<libc::stack_t>(), &raw mut set) } == 0;
+    let start = set.ss_sp as u64;
+    let range = start..start.saturating_add(set.ss_size as u64);
+    known && set.ss_flags & libc::SS_ONSTACK != 0 && !range.contains(&stack)
 }
 
 /// `errno`, which handlers of signals must leave as it was.

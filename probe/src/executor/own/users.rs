@@ -11,6 +11,9 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::executor::own::machine;
 
 /// What somebody is.
 type Value = Box<dyn Any + Send + Sync>;
@@ -21,6 +24,9 @@ struct User {
     /// How many uses have begun, and how many of those have ended. What was begun in vain is taken off again.
     begun: AtomicU64,
     ended: AtomicU64,
+    /// How many of those that go on seem to have been left by other ways than back, so that they never end. Then it is
+    /// nobody else's any more.
+    left: AtomicU64,
     /// Null while it is nobody's.
     value: AtomicPtr<Value>,
 }
@@ -29,8 +35,8 @@ impl User {
     /// Whether nobody uses it at this moment.
     fn is_idle(&self) -> bool {
         // As many have ended as had begun later on: uses that go on have begun only.
-        let ended = self.ended.load(Ordering::SeqCst);
-        ended == self.begun.load(Ordering::SeqCst)
+        let ended = self.ended.load(Ordering::SeqCst) + self.left.load(Ordering::SeqCst);
+        ended >= self.begun.load(Ordering::SeqCst)
     }
 }
 
@@ -132,6 +138,36 @@ impl Held<'_> {
         self.user.ended.fetch_add(1, Ordering::SeqCst);
         std::mem::forget(self);
     }
+
+    /// Notes that the calling thread tells it of a hit. Returns whom it was telling.
+    #[inline]
+    pub(crate) fn begin_telling(&self) -> u64 {
+        let before = machine::told();
+        machine::set_told(ptr::from_ref(self.user) as u64);
+        before
+    }
+
+    /// Notes that it is telling whom it was telling before.
+    #[inline]
+    pub(crate) fn end_telling(before: u64) {
+        machine::set_told(before);
+    }
+
+    /// Whom the calling thread was telling of a hit when it left the handler by other ways than back, if it has.
+    pub(crate) fn take_left() -> Option<Held<'static>> {
+        let user = machine::told() as *const User;
+        machine::set_told(0);
+        // SAFETY: places of users are never freed.
+        let user = unsafe { user.as_ref() }?;
+        Some(Held { user, link: PhantomData })
+    }
+
+    /// Ends a use as one that has been left, and that counts. If it has not, as the thread has come to another stack and
+    /// may come back, nothing of what it uses is dropped any more.
+    pub(crate) fn leave(self) {
+        self.user.left.fetch_add(1, Ordering::SeqCst);
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Held<'_> {
@@ -160,6 +196,7 @@ impl Registration {
     /// How many uses have ended that count.
     pub(crate) fn uses(&self) -> u64 {
         self.user.ended.load(Ordering::SeqCst).wrapping_sub(self.before)
+            + self.user.left.load(Ordering::SeqCst)
     }
 
     /// Takes it away from all sites: nobody begins to use it any more.
@@ -170,20 +207,31 @@ impl Registration {
     }
 
     /// Waits until nobody uses it any more, of whom the caller must be none, and drops what it is after `last` has looked
-    /// at that. Its place is used again.
-    pub(crate) fn close<R>(mut self, last: impl FnOnce(&Registration) -> R) -> (R, Vacant) {
+    /// at that. Its place is returned, to be used again; but not if uses were left.
+    ///
+    /// A thread that has left one, and come to no probe since, is not told from one that goes on with it: so this waits for
+    /// seconds at most, and then drops nothing.
+    pub(crate) fn close<R>(mut self, last: impl FnOnce(&Registration) -> R) -> (R, Option<Vacant>) {
+        const PATIENCE: Duration = Duration::from_secs(10);
         self.leave();
+        let start = Instant::now();
         while !self.user.is_idle() {
+            if start.elapsed() >= PATIENCE {
+                return (last(&self), None);
+            }
             std::thread::yield_now();
         }
         let result = last(&self);
+        if self.user.left.load(Ordering::SeqCst) != 0 {
+            return (result, None);
+        }
         let value = self.user.value.swap(ptr::null_mut(), Ordering::SeqCst);
         if !value.is_null() {
             // SAFETY: it comes from `Box::into_raw`, and nobody has it: nobody finds it any more, and those who had are
             // gone.
             drop(unsafe { Box::from_raw(value) });
         }
-        (result, Vacant(self.user))
+        (result, Some(Vacant(self.user)))
     }
 }
 
@@ -218,8 +266,8 @@ impl Places {
         let known = std::iter::from_fn(|| self.0.pop()).find(|Vacant(user)| user.is_idle());
         let user = known.map_or_else(
             || {
-                let [begun, ended] = [const { AtomicU64::new(0) }; 2];
-                let user = User { begun, ended, value: AtomicPtr::new(ptr::null_mut()) };
+                let [begun, ended, left] = [const { AtomicU64::new(0) }; 3];
+                let user = User { begun, ended, left, value: AtomicPtr::new(ptr::null_mut()) };
                 &*Box::leak(Box::new(user))
             },
             |Vacant(user)| user,
@@ -230,8 +278,8 @@ impl Places {
     }
 
     /// Takes a place back.
-    pub(crate) fn put(&mut self, place: Vacant) {
-        self.0.push(place);
+    pub(crate) fn put(&mut self, place: Option<Vacant>) {
+        self.0.extend(place);
     }
 }
 

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::ptr;
 
 pub(crate) use access::{Failed, exchange, load, store, touch};
-pub(crate) use stub::{ANYWHERE, BRANCH, NEXT, SLOT, enter, slots, trampolines};
+pub(crate) use stub::{ANYWHERE, BRANCH, ENTRIES, NEXT, SLOT, enter, slots, trampolines};
 pub(super) use stub::{CHANGED, StubService, image_length, save};
 pub(super) use trap::{TrapService, call_on, restorer, trap};
 
@@ -41,7 +41,17 @@ pub(crate) struct Thread {
     fault: Fault,
     /// Which register file it has used last, counted from 1; 0 if none.
     file: u32,
+    /// Who is being told of a hit; 0 if nobody is.
+    told: u64,
+    /// Between which addresses its stack is none that was set for signals, as it was last asked for.
+    ordinary: [u64; 2],
 }
+
+/// Where assembly finds those addresses.
+const ORDINARY: usize = std::mem::offset_of!(Thread, ordinary);
+/// How much is reserved for it.
+const THREAD: usize = 96;
+const _: () = assert!(size_of::<Thread>() <= THREAD);
 
 /// Why an access has failed, as the kernel has it.
 #[repr(C)]
@@ -77,11 +87,12 @@ global_asm!(
     .globl stepless_own_state
     .hidden stepless_own_state
     .type stepless_own_state,@object
-    .size stepless_own_state,64
+    .size stepless_own_state,{thread}
 stepless_own_state:
-    .zero 64
+    .zero {thread}
     .popsection
-    "#
+    "#,
+    thread = const THREAD,
 );
 
 unsafe extern "C" {
@@ -152,6 +163,18 @@ pub(crate) fn stack_of_handler() -> u64 {
 pub(crate) fn set_stack_of_handler(stack: u64) {
     // SAFETY: as in `phase`.
     unsafe { ptr::write_volatile(&raw mut (*thread()).stack, stack) }
+}
+
+/// Who is being told of a hit that the calling thread serves, as it was told; 0 if nobody is.
+pub(super) fn told() -> u64 {
+    // SAFETY: as in `phase`.
+    unsafe { ptr::read_volatile(&raw const (*thread()).told) }
+}
+
+/// Says who it is.
+pub(super) fn set_told(told: u64) {
+    // SAFETY: as in `phase`.
+    unsafe { ptr::write_volatile(&raw mut (*thread()).told, told) }
 }
 
 /// Says that the calling thread is in no stub.

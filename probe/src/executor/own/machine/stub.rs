@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use emu::xsave::{Layout, feature};
 
-use crate::executor::own::machine::{ROOM, address_of};
+use crate::executor::own::machine::{ORDINARY, ROOM, address_of};
 
 /// How much a stub needs of its memory.
 pub(crate) const SLOT: u64 = 64;
-/// How many stubs there can be.
-const SLOTS: u64 = 4096;
+/// How many stubs there can be that threads jump to.
+pub(crate) const ENTRIES: u64 = 4096;
+/// How many there can be in all: some are left for system calls, however many jumps there are.
+const SLOTS: u64 = ENTRIES + 1024;
 
 /// How much memory there is for jumps to stubs that must be at certain addresses.
 const TRAMPOLINES: u64 = 128 * 1024;
@@ -64,13 +66,13 @@ stepless_own_enter:
     mov qword ptr [rsp + 88], rbx
     mov qword ptr [rsp + 96], rdx
     mov qword ptr [rsp + 112], rcx
-    test eax, 0x40400
+    test eax, 0x40500
     jz 1f
     cld
-    test eax, 0x40000
+    test eax, 0x40100
     jz 1f
     pushfq
-    and dword ptr [rsp], 0xfffbffff
+    and dword ptr [rsp], 0xfffbfeff
     popfq
 1:  lea rax, [rsp + 296]
     mov qword ptr [rsp + 120], rax
@@ -85,6 +87,15 @@ stepless_own_enter:
     je 2f
     cmp dword ptr [r13 + 4], 8
     jae 2f
+    # Who steps itself is to see the instruction as one.
+    test dword ptr [rsp + 136], 0x100
+    jnz 2f
+    # What is below a stack that was set for signals is of others, and no guard page need be there.
+    cmp rsp, qword ptr [r13 + {ordinary}]
+    jb 7f
+    cmp rsp, qword ptr [r13 + {ordinary} + 8]
+    jae 7f
+8:
     # As for a trap: what has too little room is left to that, which takes the breakpoint out.
     .globl stepless_own_stub_room, stepless_own_stub_room_end, stepless_own_stub_no_room
     .hidden stepless_own_stub_room, stepless_own_stub_room_end, stepless_own_stub_no_room
@@ -287,6 +298,35 @@ stepless_own_stub_room_end:
     adc eax, 0
     mov dword ptr [r13 + 4], eax
     jmp 3f
+    # sigaltstack: the stack is asked for, which costs a system call for each 64 KiB that are come to.
+7:  sub rsp, 24
+    mov eax, 131
+    xor edi, edi
+    mov rsi, rsp
+    syscall
+    pop rdx
+    pop rcx
+    pop rsi
+    test eax, eax
+    js 8b
+    test ecx, 1
+    jnz 71f
+    mov rax, rsp
+    and rax, -0x10000
+    add rsi, rdx
+    cmp rsi, rax
+    jbe 70f
+    lea rcx, [rax + 0x10000]
+    cmp rdx, rcx
+    jb 8b
+70: mov qword ptr [r13 + {ordinary}], rax
+    add rax, 0x10000
+    mov qword ptr [r13 + {ordinary} + 8], rax
+    jmp 8b
+71: mov rax, rsp
+    sub rax, rdx
+    cmp rax, {room}
+    jae 8b
     # By a trap instead.
 stepless_own_stub_no_room:
 2:  mov rax, qword ptr [r12 + 8]
@@ -376,6 +416,7 @@ stepless_own_trampolines:
     slots = const SLOT * SLOTS,
     trampolines = const TRAMPOLINES,
     changed = const CHANGED,
+    ordinary = const ORDINARY,
     room = const ROOM,
     stub = sym STUB_SERVICE,
     saving = sym SAVING,

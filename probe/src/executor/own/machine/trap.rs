@@ -14,6 +14,9 @@ const RIP: usize = 40 + 8 * libc::REG_RIP as usize;
 /// The offset of RFLAGS in it.
 const FLAGS: usize = 40 + 8 * libc::REG_EFL as usize;
 
+/// The offset in it of the stack that is set for signals.
+const STACK: usize = 16;
+
 /// What is called for a trap: the signal, `siginfo_t`, and `ucontext_t`, as for any handler.
 pub(in crate::executor::own) type TrapService =
     unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t);
@@ -33,7 +36,14 @@ stepless_own_trap:
     mov r11d, 2
     cmp dword ptr [rax], 1
     je stepless_own_give_up
-    # Each page: what is behind a guard page may be anything.
+    # Each page: what is behind a guard page may be anything, as is what is below a stack that was set for signals, where no
+    # guard page need be.
+    mov rcx, rsp
+    sub rcx, qword ptr [rdx + {stack}]
+    cmp rcx, qword ptr [rdx + {stack} + 16]
+    jae stepless_own_room
+    cmp rcx, {room}
+    jb stepless_own_no_room
 stepless_own_room:
     test byte ptr [rsp - {room} / 4], 0
     test byte ptr [rsp - {room} / 2], 0
@@ -80,14 +90,18 @@ stepless_own_give_up:
     inc r11
     jmp 3b
 4:  mov r12, qword ptr [r9 + r10 + 24]
-    mov dword ptr [r12 + 16], r13d
+    mov r11d, r13d
     # The thread goes on at the instruction that it has reached: the site's, or one behind it.
     mov r13, rax
     sub rax, qword ptr [r12]
     cmp rax, 8
     jb 12f
     mov r13, qword ptr [r12]
-12: mov eax, 2
+    # If it has been removed, what is there is another's.
+12: cmp dword ptr [r12 + 16], 1
+    jne 13f
+    mov dword ptr [r12 + 16], r11d
+    mov eax, 2
     lea rdi, [rip + 8f]
     mov esi, 0x80002
     xor edx, edx
@@ -116,7 +130,7 @@ stepless_own_give_up:
     mov eax, 3
     mov edi, ebp
     syscall
-    mov qword ptr [rbx + {rip}], r13
+13: mov qword ptr [rbx + {rip}], r13
     pop r13
     pop r12
     pop rbp
@@ -176,6 +190,7 @@ stepless_own_call_on:
     room = const ROOM,
     rip = const RIP,
     flags = const FLAGS,
+    stack = const STACK,
     spread = const SPREAD,
     table = sym TABLE,
     trap = sym TRAP_SERVICE,
