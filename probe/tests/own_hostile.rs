@@ -545,3 +545,34 @@ fn a_small_stack_for_signals_is_not_overrun() {
         assert_eq!(status, WELL, "jumps {jumps}");
     }
 }
+
+/// How many files a process may open.
+fn limit_files(most: libc::rlim_t) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: 4096 };
+    // SAFETY: the limit is valid.
+    unsafe { assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0) };
+}
+
+#[test]
+fn a_process_that_can_open_no_file_keeps_its_breakpoints() {
+    let _one = begin();
+    for jumps in [false, true] {
+        let status = child(|| {
+            let mut session = Session::with(Options { jumps }).unwrap();
+            let probe =
+                session.probe(Address(hostile_nop as *const () as u64), |_| Action::Continue).unwrap();
+            assert_eq!(hostile_nop(3), 9);
+            limit_files(0);
+            session.remove(probe);
+            let again = session.probe(Address(hostile_nop as *const () as u64), |_| Action::Continue);
+            assert!(again.is_err() && hostile_nop(3) == 9 && hits(&session, probe) == 1);
+            limit_files(1000);
+            let probe =
+                session.probe(Address(hostile_nop as *const () as u64), |_| Action::Continue).unwrap();
+            assert_eq!((hostile_nop(3), hits(&session, probe)), (9, 1));
+            session.remove(probe);
+            hostile_nop(3) == 9
+        });
+        assert_eq!(status, WELL, "jumps {jumps}");
+    }
+}

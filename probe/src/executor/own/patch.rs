@@ -111,7 +111,11 @@ pub(crate) fn undo_jump(site: &Site) -> io::Result<()> {
 /// Whether a site's breakpoint or jump is there still: other memory may have come there, or other text.
 pub(crate) fn is_there(site: &Site) -> bool {
     let mut first = [0];
-    read(site.address(), &mut first).is_ok() && first.iter().all(|&byte| is_of(site, 0, byte))
+    match read(site.address(), &mut first) {
+        Ok(()) => first.iter().all(|&byte| is_of(site, 0, byte)),
+        // Of other failures, such as that no file can be opened, nothing follows.
+        Err(error) => error.raw_os_error() != Some(libc::EIO),
+    }
 }
 
 /// Whether `byte` is what has been put at the site, so many bytes behind its start.
@@ -122,10 +126,11 @@ fn is_of(site: &Site, offset: usize, byte: u8) -> bool {
 fn put_back(site: &Site, first: u8) -> io::Result<()> {
     let mut bytes = [INT3; LONGEST_PATCH];
     let bytes = bytes.get_mut(..site.length()).unwrap_or_default();
-    if !is_there(site) || read(site.address(), bytes).is_err() {
+    if !is_there(site) {
         // Whoever has changed it has taken the breakpoint out.
         return Ok(());
     }
+    read(site.address(), bytes)?;
     for (offset, (place, &byte)) in bytes.iter_mut().zip(site.original()).enumerate() {
         if is_of(site, offset, *place) {
             *place = byte;

@@ -184,7 +184,8 @@ unsafe extern "C" fn faulted(signal: c_int, info: *mut siginfo_t, context: *mut 
     let (info, context) = unsafe { (&mut *info, &mut *context) };
     let general = &mut context.uc_mcontext.gregs;
     let rip = general[libc::REG_RIP as usize].cast_unsigned();
-    if let Some(landing) = machine::landing(rip) {
+    // One that somebody has sent says nothing of the instruction that it came to.
+    if let Some(landing) = machine::landing(rip).filter(|_| is_forced(info)) {
         machine::set_fault(Fault {
             signal,
             code: info.si_code,
@@ -314,6 +315,11 @@ fn mask_of(context: &mut ucontext_t) -> &mut u64 {
     unsafe { &mut *(&raw mut context.uc_sigmask).cast::<u64>() }
 }
 
+/// Whether the kernel forces a signal through, as `force_sig_info` has it.
+fn is_forced(info: &siginfo_t) -> bool {
+    info.si_code > 0
+}
+
 /// Does what the program wants done about a signal.
 fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
     let place = wanted(signal);
@@ -324,8 +330,7 @@ fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
         None => set_action(signal, None).ok(),
     };
     let action = action.unwrap_or(Action::DEFAULT);
-    // As `force_sig_info` has it.
-    let forced = info.si_code > 0;
+    let forced = is_forced(info);
     let blocked = *mask_of(context) & bit(signal) != 0;
     match action.handler {
         libc::SIG_IGN if !forced => {}
