@@ -4,7 +4,8 @@
 mod scratch;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -44,19 +45,25 @@ fn wait_for(pid: i32, states: &[&str]) {
     }
 }
 
+/// The command with a program that waits for a byte.
+fn start(arguments: &[&str], program: &[&Path]) -> Child {
+    Command::new(STEPLESS)
+        .args(arguments)
+        .arg("--")
+        .args(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn a_place_has_its_name_when_the_process_has_ended() {
     let scratch = Scratch::new();
     let library = scratch.compile("libodd.so", LIBRARY, &["-shared", "-fPIC"]);
     let program = scratch.compile("program", PROGRAM, &["-ldl"]);
-    let mut child = Command::new(STEPLESS)
-        .args(["trace", "-e", "libodd.so:odd/*", "--"])
-        .args([&program, &library])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(&["trace", "-e", "libodd.so:odd/*"], &[&program, &library]);
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
@@ -78,16 +85,7 @@ fn what_is_left_out_is_told_once_however_often_mappings_change() {
     let library = scratch.compile("libodd.so", LIBRARY, &["-shared", "-fPIC"]);
     let program = scratch.compile("program", &format!("{PROGRAM}{LIBRARY}"), &["-ldl"]);
     let run = |command: &str, probe: &str, more: &[&str]| {
-        let mut child = Command::new(STEPLESS)
-            .args([command, "-e", probe])
-            .args(more)
-            .arg("--")
-            .args([&program, &library])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = start(&[&[command, "-e", probe], more].concat(), &[&program, &library]);
         child.stdin.take().unwrap().write_all(b"x").unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0));

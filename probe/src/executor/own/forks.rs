@@ -39,7 +39,7 @@ impl<T> Whole<T> {
         if self.owner.load(Ordering::Relaxed) != system::this_thread() {
             let having = self.have();
             // At the end of a thread it is let go at once.
-            let _ = kept.try_with(|kept| kept.replace(Some(having)));
+            drop(kept.try_with(|kept| kept.replace(Some(having))));
         }
     }
 }
