@@ -58,6 +58,16 @@ impl GeneralRegisters {
         GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment }
     }
 
+    /// Whether they are those of a register file.
+    #[inline]
+    pub(crate) fn are_of(&self, file: &Registers) -> bool {
+        let &GeneralRegisters { ref gpr, rip, rflags, fs_base, gs_base, segment } = self;
+        // Without a call of memcmp, which in a stub would be of registers that nobody has used.
+        let differing = gpr.iter().zip(&file.gpr).fold(0, |differing, (one, other)| differing | one ^ other);
+        let others = (rip, rflags, fs_base, gs_base, segment);
+        differing == 0 && others == (file.rip, file.rflags, file.fs_base, file.gs_base, file.segment)
+    }
+
     /// Puts them into a register file.
     pub(crate) fn put(&self, file: &mut Registers) {
         let &GeneralRegisters { gpr, rip, rflags, fs_base, gs_base, segment } = self;

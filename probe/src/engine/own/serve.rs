@@ -249,8 +249,7 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
         tell(site, |own| Tally::count(&own.tally.missed));
         return Then::Perform;
     }
-    let old = GeneralRegisters::of(thread.registers());
-    let mut registers = old.clone();
+    let mut registers = GeneralRegisters::of(thread.registers());
     let mut then = Then::Perform;
     let phase = machine::phase();
     let outer = machine::stack_of_handler();
@@ -272,11 +271,13 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
     }
     machine::set_phase(phase);
     machine::set_stack_of_handler(outer);
-    let target = std::mem::replace(&mut registers.rip, old.rip);
-    if target != old.rip && !matches!(then, Then::GoTo(_)) {
+    let rip = thread.registers().rip;
+    let target = std::mem::replace(&mut registers.rip, rip);
+    if target != rip && !matches!(then, Then::GoTo(_)) {
         then = Then::GoTo(target);
     }
-    if thread.is_lent() || registers != old {
+    if thread.is_lent() || !registers.are_of(thread.registers()) {
+        let old = GeneralRegisters::of(thread.registers());
         // What cannot be stored stays as it was.
         let _ = thread.take_back(&old, &registers);
     }

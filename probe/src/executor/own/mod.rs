@@ -36,26 +36,6 @@ use sites::Site;
 /// The registers in the order of `mcontext_t`, RFLAGS being the last.
 pub(crate) const GENERAL: usize = libc::REG_EFL as usize + 1;
 
-/// Where `mcontext_t` has RAX to R15.
-const ORDER: [libc::c_int; 16] = [
-    libc::REG_RAX,
-    libc::REG_RCX,
-    libc::REG_RDX,
-    libc::REG_RBX,
-    libc::REG_RSP,
-    libc::REG_RBP,
-    libc::REG_RSI,
-    libc::REG_RDI,
-    libc::REG_R8,
-    libc::REG_R9,
-    libc::REG_R10,
-    libc::REG_R11,
-    libc::REG_R12,
-    libc::REG_R13,
-    libc::REG_R14,
-    libc::REG_R15,
-];
-
 /// The flags that a thread gets back when it returns from a signal (`FIX_EFLAGS`, arch/x86/kernel/signal_64.c).
 const RETURNED: Rflags =
     Rflags::STATUS.union(Rflags::TF).union(Rflags::DF).union(Rflags::RF).union(Rflags::AC);
@@ -130,7 +110,13 @@ impl<'a> Own<'a> {
         file: &'a mut Registers,
         in_stub: bool,
     ) -> Own<'a> {
-        let mut own = Own {
+        let bases = (machine::segment_base(false), machine::segment_base(true));
+        fetch(general, file);
+        file.rip = site.address();
+        (file.fs_base, file.gs_base) = bases;
+        file.segment = machine::selectors();
+        (file.pkru, file.ssp) = (0, None);
+        Own {
             site,
             displaced: site.displaced(),
             general,
@@ -140,16 +126,10 @@ impl<'a> Own<'a> {
             in_stub,
             fault: None,
             raised: None,
-            bases: (machine::segment_base(false), machine::segment_base(true)),
+            bases,
             fs_base: None,
             changed: false,
-        };
-        own.revert();
-        own.file.rip = site.address();
-        (own.file.fs_base, own.file.gs_base) = own.bases;
-        own.file.segment = machine::selectors();
-        (own.file.pkru, own.file.ssp) = (0, None);
-        own
+        }
     }
 
     /// Says that the thread is before `displaced`, one of those behind the site's. What it has done so far is done.
@@ -164,36 +144,27 @@ impl<'a> Own<'a> {
         self.displaced.ip() != self.site.address()
     }
 
-    fn word(&self, register: libc::c_int) -> u64 {
-        self.general.get(register as usize).map_or(0, |word| word.cast_unsigned())
-    }
-
-    fn set_word(&mut self, register: libc::c_int, word: u64) {
-        if let Some(place) = self.general.get_mut(register as usize) {
-            *place = word.cast_signed();
-        }
-    }
-
     /// Takes the general registers from where they have been saved.
     fn revert(&mut self) {
-        self.file.gpr = ORDER.map(|register| self.word(register));
-        self.file.rflags = Rflags::from_bits_retain(self.word(libc::REG_EFL));
+        fetch(self.general, self.file);
     }
 
     /// Puts the general registers back, with which the thread goes on.
     fn store(&mut self) {
-        let (gpr, rip, rflags) = (self.file.gpr, self.file.rip, self.file.rflags);
-        for (register, value) in ORDER.into_iter().zip(gpr) {
-            self.set_word(register, value);
+        let Registers { gpr, rip, rflags, .. } = &*self.file;
+        let (rip, rflags) = (*rip, rflags.bits());
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = *gpr;
+        let general =
+            [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, rflags];
+        for (place, value) in self.general.iter_mut().zip(general) {
+            *place = value.cast_signed();
         }
-        self.set_word(libc::REG_RIP, rip);
-        self.set_word(libc::REG_EFL, rflags.bits());
     }
 
     /// Whether the flags differ from the thread's only where it gets them back.
     fn keeps_fixed_flags(&self) -> bool {
-        let changed = self.word(libc::REG_EFL) ^ self.file.rflags.bits();
-        changed & !RETURNED.bits() == 0
+        let [.., rflags] = *self.general;
+        (rflags.cast_unsigned() ^ self.file.rflags.bits()) & !RETURNED.bits() == 0
     }
 
     fn fetch_extended(&mut self) -> io::Result<()> {
@@ -232,7 +203,7 @@ impl<'a> Own<'a> {
     }
 
     /// Puts everything back. What is returned is for [`signals::leave_with_fs_base`].
-    pub(crate) fn finish(mut self) -> Option<u64> {
+    pub(crate) fn finish(&mut self) -> Option<u64> {
         self.store();
         if self.file.gs_base != self.bases.1 {
             machine::set_gs_base(self.file.gs_base);
@@ -297,6 +268,18 @@ impl<'a> Own<'a> {
             if self.is_behind() { self.displaced.ip() } else { self.site.alias().wrapping_add(1) };
         Attempt::Partly(0)
     }
+}
+
+/// Takes general registers and RFLAGS from where they have been saved, in the order of `mcontext_t`.
+#[inline]
+fn fetch(general: &[i64; GENERAL], file: &mut Registers) {
+    let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, _rip, rflags] =
+        *general;
+    let gpr = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+    for (place, value) in file.gpr.iter_mut().zip(gpr) {
+        *place = value.cast_unsigned();
+    }
+    file.rflags = Rflags::from_bits_retain(rflags.cast_unsigned());
 }
 
 /// Whether an instruction writes further below the stack pointer than the red zone reaches, where its thread's registers
