@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::engine::event::Event;
 use crate::engine::hit::ProbeId;
-use crate::engine::probes::Tally;
+use crate::engine::probes::{Probe, Tally};
 use crate::engine::session::Session;
 use crate::engine::tracer::Tracer;
 use crate::error::ProbeError;
@@ -327,8 +327,8 @@ impl Tracer {
     pub(crate) fn are_all_once(&self) -> bool {
         !self.here.is_empty()
             && self.here.iter().all(|&purpose| {
-                let probe = self.probes.get(purpose.probe());
-                probe.and_then(|probe| probe.cover()).is_some_and(|cover| cover.is_once())
+                let probe = || self.probes.get(purpose.probe());
+                purpose.covers() && probe().and_then(Probe::cover).is_some_and(|cover| cover.is_once())
             })
     }
 }

@@ -632,14 +632,14 @@ fn handle(
     passage: &mut Passage,
     verdict: &mut Verdict,
 ) {
-    let before = GeneralRegisters::of(thread.registers());
-    let mut registers = before.clone();
+    let mut registers = GeneralRegisters::of(thread.registers());
     call(thread, at, here, passage, &mut registers, verdict);
-    let target = mem::replace(&mut registers.rip, before.rip);
-    if target != before.rip && !matches!(verdict.then, Then::GoTo(_)) {
+    let rip = thread.registers().rip;
+    let target = mem::replace(&mut registers.rip, rip);
+    if target != rip && !matches!(verdict.then, Then::GoTo(_)) {
         verdict.then = Then::GoTo(target);
     }
-    verdict.rejected = thread.take_back(&before, &registers).err();
+    verdict.rejected = thread.take_back(&registers).err();
 }
 
 fn call(

@@ -73,12 +73,12 @@ pub(crate) trait Executor: ThreadState {
     /// Whether there is no such thread any more, or none that is stopped here.
     fn is_gone(&self) -> bool;
 
-    /// Stores what handlers have changed: `new` general registers in place of `old`, and the extended state if it
-    /// was lent to them. What cannot be stored stays as it was, and is the error.
+    /// Stores what handlers have changed: `new` general registers in place of those that the thread has, and the extended
+    /// state if it was lent to them. What cannot be stored stays as it was, and is the error.
     ///
     /// # Errors
     /// That of the system, or EINVAL for what it would not store as it is.
-    fn take_back(&mut self, old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()>;
+    fn take_back(&mut self, new: &GeneralRegisters) -> nix::Result<()>;
 
     /// Sets RIP.
     fn go_to(&mut self, rip: u64);

@@ -277,9 +277,8 @@ fn call(thread: &mut own::Own<'_>, site: &'static Site, before: Phase, stack: u6
         then = Then::GoTo(target);
     }
     if thread.is_lent() || !registers.are_of(thread.registers()) {
-        let old = GeneralRegisters::of(thread.registers());
         // What cannot be stored stays as it was.
-        let _ = thread.take_back(&old, &registers);
+        let _ = thread.take_back(&registers);
     }
     then
 }

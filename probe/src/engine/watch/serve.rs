@@ -338,8 +338,7 @@ impl Tracer {
 
     fn compare(&mut self, stopped: &mut Stopped, place: Place<'_>, armed: &Armed, cause: &Cause) -> Compared {
         let Serving { mut thread, shared, .. } = self.serving(stopped, place.space);
-        let before = GeneralRegisters::of(thread.registers());
-        let mut registers = before.clone();
+        let mut registers = GeneralRegisters::of(thread.registers());
         // A thread that has stopped for this has nowhere to run on from.
         let (mut requests, mut wishes) = (Vec::new(), Vec::new());
         let mut hit = Hit {
@@ -360,7 +359,7 @@ impl Tracer {
             watches: Some(&shared.watches),
         };
         let compared = panic::catch_unwind(AssertUnwindSafe(|| armed.compare(&mut hit, cause)));
-        let rejected = thread.take_back(&before, &registers).err();
+        let rejected = thread.take_back(&registers).err();
         requests.into_iter().for_each(|request| self.grant(request));
         if let Some(error) = rejected {
             self.tell(&Event::Rejected { pid: place.pid, tid: stopped.tid(), error });

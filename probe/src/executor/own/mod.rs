@@ -381,7 +381,7 @@ impl Executor for Own<'_> {
         false
     }
 
-    fn take_back(&mut self, _old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()> {
+    fn take_back(&mut self, new: &GeneralRegisters) -> nix::Result<()> {
         let lent = std::mem::take(&mut self.lent);
         let before = GeneralRegisters::of(self.file);
         let movable = new.segment == before.segment && new.fs_base == before.fs_base;

@@ -185,8 +185,9 @@ impl Executor for Ptrace<'_> {
         self.threads.is_gone(self.tid())
     }
 
-    fn take_back(&mut self, old: &GeneralRegisters, new: &GeneralRegisters) -> nix::Result<()> {
-        let stored = if new == old { Ok(()) } else { self.registers.replace(self.thread, old, new) };
+    fn take_back(&mut self, new: &GeneralRegisters) -> nix::Result<()> {
+        let same = new.are_of(&self.registers.file);
+        let stored = if same { Ok(()) } else { self.registers.replace(self.thread, new) };
         match self.registers.take_back(self.thread).and(stored) {
             // The stop loop hears of that.
             Err(Errno::ESRCH) => Ok(()),

@@ -185,14 +185,10 @@ impl Fetched {
         Ok(())
     }
 
-    /// Stores `new`, with which handlers have replaced `old`. Where the kernel refuses it, `old` is what the
-    /// thread has again.
-    pub(crate) fn replace(
-        &mut self,
-        thread: &Stopped,
-        old: &GeneralRegisters,
-        new: &GeneralRegisters,
-    ) -> nix::Result<()> {
+    /// Stores `new`, by which handlers have replaced what is in the register file. Where the kernel refuses it, that is what
+    /// the thread has again.
+    pub(crate) fn replace(&mut self, thread: &Stopped, new: &GeneralRegisters) -> nix::Result<()> {
+        let old = GeneralRegisters::of(&self.file);
         new.put(&mut self.file);
         let result = if self.keeps_fixed_flags() { self.store(thread) } else { Err(Errno::EINVAL) };
         if result.is_err() {
