@@ -3,6 +3,7 @@
 pub(crate) mod affinity;
 pub(crate) mod aside;
 pub(crate) mod atomic;
+mod awake;
 mod births;
 pub(crate) mod borrow;
 pub(crate) mod buffer;

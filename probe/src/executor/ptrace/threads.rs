@@ -14,6 +14,7 @@ use crate::executor::log::Log;
 use crate::executor::perf::Trap;
 use crate::executor::ptrace::aside::Aside;
 use crate::executor::ptrace::atomic::Atomics;
+use crate::executor::ptrace::awake::Awake;
 use crate::executor::ptrace::crew::{Crew, Post, TracerId};
 use crate::executor::ptrace::register::Register;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
@@ -138,6 +139,7 @@ pub(crate) struct Threads {
     pub(super) holding: Vec<Arc<Post>>,
     /// When the report was taken from the kernel that was taken up last, if that was just then.
     taken: Option<Instant>,
+    awake: Awake,
     pub(super) alarm: Arc<Alarm>,
     failures: Failures,
     /// Whether memory could not be accessed for another reason than that there is none.
@@ -166,6 +168,7 @@ impl Threads {
             aside: Vec::new(),
             holding: Vec::new(),
             taken: None,
+            awake: Awake::new(),
             alarm,
             failures: Failures::default(),
             memory_refused: false,
@@ -416,7 +419,11 @@ impl Threads {
             if self.by_tid.is_empty() {
                 return Report::Nobody;
             }
-            match sys::wait(-1, self.standing.is_empty()) {
+            let found = match self.standing.is_empty() {
+                true if !self.register.are_several() => self.awake.wait(),
+                sleeps => sys::wait(-1, sleeps),
+            };
+            match found {
                 Ok(Some(found)) => {
                     if let Some(report) = self.take(found) {
                         // Nobody asks where there is one thread.
@@ -556,7 +563,7 @@ impl Threads {
     /// threads have been taken from the kernel, and so is an exec.
     fn wait_for(&mut self, thread: &mut Stopped) -> Result<(), Gone> {
         loop {
-            match sys::wait(-1, true) {
+            match self.awake.wait() {
                 Ok(Some((found, Status::Stopped(stop)))) if found == thread.tid() && stop != Stop::Exec => {
                     thread.stop = stop;
                     return Ok(());
