@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use probe::maps::Maps;
 
@@ -58,22 +58,48 @@ impl Traced {
     /// Continues it to the next hit; false at its end.
     fn next(&self) -> Result<bool, Failure> {
         ptrace::cont(self.pid, None)?;
-        match waitpid(self.pid, None)? {
+        self.is_hit(waitpid(self.pid, None)?)
+    }
+
+    /// The same by a tracer that yields and looks, where the other sleeps.
+    fn next_awake(&self) -> Result<bool, Failure> {
+        ptrace::cont(self.pid, None)?;
+        loop {
+            std::thread::yield_now();
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive => {}
+                status => return self.is_hit(status),
+            }
+        }
+    }
+
+    fn is_hit(&self, status: WaitStatus) -> Result<bool, Failure> {
+        match status {
             WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(true),
             WaitStatus::Exited(..) => Ok(false),
-            other => Err(format!("{other:?}").into()),
+            other => Err(format!("{}: {other:?}", self.pid).into()),
         }
     }
 }
 
 /// The stop and nothing else: the NOP under the int3 needs no work.
-pub(crate) fn floor(hits: u64) -> Result<f64, Failure> {
+fn bare(hits: u64, next: impl Fn(&Traced) -> Result<bool, Failure>) -> Result<f64, Failure> {
     let traced = Traced::start("peers_nop", hits)?;
     let mut clock = Clock::default();
-    while traced.next()? {
+    while next(&traced)? {
         clock.tick();
     }
     clock.nanoseconds_per_hit(hits)
+}
+
+/// That by a tracer that sleeps until it is told, as all others do.
+pub(crate) fn floor(hits: u64) -> Result<f64, Failure> {
+    bare(hits, Traced::next)
+}
+
+/// That by one that stays awake.
+pub(crate) fn floor_awake(hits: u64) -> Result<f64, Failure> {
+    bare(hits, Traced::next_awake)
 }
 
 /// As gdb does it: the original byte goes back for one step.

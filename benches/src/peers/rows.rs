@@ -36,6 +36,7 @@ fn row(
 fn hits() -> Rows {
     let mut rows = vec![
         row(FLOOR, classic::floor),
+        row("the same by a tracer that stays awake", classic::floor_awake),
         row("restore, single-step, re-insert", classic::step_over),
         row("gdb, a breakpoint that continues", others::gdb),
         row("ltrace -x, call and return", others::ltrace),
