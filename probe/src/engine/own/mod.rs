@@ -196,7 +196,8 @@ enum Standing {
 ///
 /// The process takes over SIGTRAP, SIGSEGV and SIGBUS with its first session, and keeps them: what the program has had
 /// done about those before is still done for all that is not of probes. Should it change that later, by sigaction(2), it
-/// takes the signals from the probes, and the next hit, or the next fault of a probed instruction, is its own.
+/// takes the signals from the probes, and the next hit, or the next fault of a probed instruction, is its own; until the
+/// next session begins, or the next probe is placed, when they are taken over anew.
 pub struct Session {
     options: Options,
     probes: BTreeMap<usize, Probe>,
@@ -233,7 +234,10 @@ impl Session {
         if let Some(tid) = blocking(pid) {
             return Err(StartError::Blocked { tid });
         }
+        // A child that is forked meanwhile is to find that done, or not begun.
+        let placing = PLACING.have();
         let taken = signals::take_over(serve::SERVICES);
+        drop(placing);
         let is_first = taken.map_err(|error| StartError::System { call: "rt_sigaction", error })?;
         if is_first {
             signals::at_fork(place::before_fork, place::after_fork);
@@ -262,6 +266,7 @@ impl Session {
         let id = ProbeId(self.made);
         let own = Own::new(id, Box::new(handler), Arc::clone(&self.asked));
         let mut placing = PLACING.have();
+        signals::take_again();
         let mut registration = placing.places.register(own);
         let (mut sites, mut refused) = (Vec::new(), Vec::new());
         for address in addresses {

@@ -8,7 +8,7 @@
 use std::mem;
 use std::ptr;
 use std::slice;
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use libc::{c_int, siginfo_t, ucontext_t};
@@ -28,7 +28,7 @@ const SA_RESTORER: u64 = 0x0400_0000;
 
 /// `struct kernel_sigaction` (x86): what rt_sigaction(2) takes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Action {
     handler: usize,
     flags: u64,
@@ -44,8 +44,25 @@ impl Action {
     }
 }
 
-/// What the program wants done, in the order of [`SIGNALS`]; never freed.
-static WANTED: [AtomicPtr<Action>; SIGNALS.len()] =
+/// What the program wants done about a signal; never freed.
+struct Wanted {
+    signal: c_int,
+    action: Action,
+    /// The handler was to be called once (SA_RESETHAND), and was.
+    is_over: AtomicBool,
+    /// What it wanted before. A handler that was installed later may call ours for what it does not want, having found that
+    /// in its place.
+    older: Option<&'static Wanted>,
+}
+
+impl Wanted {
+    fn action(&self) -> Action {
+        if self.is_over.load(Ordering::Relaxed) { Action::DEFAULT } else { self.action }
+    }
+}
+
+/// The newest, in the order of [`SIGNALS`].
+static WANTED: [AtomicPtr<Wanted>; SIGNALS.len()] =
     [const { AtomicPtr::new(ptr::null_mut()) }; SIGNALS.len()];
 /// Whether the signals have been taken over.
 static TAKEN: Mutex<bool> = Mutex::new(false);
@@ -99,10 +116,10 @@ extern "C" fn note_pid() {
     PID.store(std::process::id().cast_signed(), Ordering::Relaxed);
 }
 
-unsafe extern "C" fn trapped(_: c_int, info: *mut siginfo_t, context: *mut ucontext_t) {
+unsafe extern "C" fn trapped(_: c_int, info: *mut siginfo_t, context: *mut ucontext_t, stack: u64) {
     let errno = SavedErrno::new();
     // SAFETY: these are the arguments of the handler.
-    let context = unsafe { Context::new(info, context) };
+    let context = unsafe { Context::new(info, context, stack) };
     let fs_base = SERVICES.get().and_then(|services| (services.trap)(context));
     drop(errno);
     if let Some(base) = fs_base {
@@ -129,21 +146,38 @@ pub(crate) fn at_fork(before: extern "C" fn(), after: extern "C" fn()) {
     unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
 }
 
-/// Takes the signals over, once: from then on, the services are called. Returns whether this has been the first time.
+/// Takes the signals over: from then on, the services are called. Returns whether this has been the first time.
 pub(crate) fn take_over(services: Services) -> nix::Result<bool> {
     let mut taken = lock(&TAKEN);
     if *taken {
+        take_all()?;
         return Ok(false);
     }
     SERVICES.get_or_init(|| services);
     note_pid();
     // SAFETY: the function may be called in a child.
     unsafe { libc::pthread_atfork(None, None, Some(note_pid)) };
-    machine::serve_by(trapped, jumped);
+    machine::serve_by(trapped, faulted, jumped);
     files::make();
     if let Some(layout) = layout() {
         machine::save(&layout);
     }
+    take_all()?;
+    *taken = true;
+    Ok(true)
+}
+
+/// Takes them over once more, where the program has installed handlers since. Where that cannot be done, those have them.
+pub(crate) fn take_again() {
+    let taken = lock(&TAKEN);
+    if *taken && let Err(error) = take_all() {
+        // Nothing but a filter of system calls refuses that.
+        debug_assert_eq!(error, Errno::EPERM);
+    }
+}
+
+/// Has all of the signals be ours. What the program has in their place is what it wants from now on.
+fn take_all() -> nix::Result<()> {
     // What instructions raise must get through, as must the filter of system calls.
     let raised = [libc::SIGSEGV, libc::SIGBUS, libc::SIGTRAP, libc::SIGILL, libc::SIGFPE, libc::SIGSYS];
     let others = !raised.into_iter().fold(0, |raised, signal| raised | bit(signal));
@@ -152,34 +186,62 @@ pub(crate) fn take_over(services: Services) -> nix::Result<bool> {
         let ours = match signal {
             // Not on another stack: a frame there would not be seen by who comes next.
             libc::SIGTRAP => Action {
-                handler: machine::trap() as usize,
+                handler: machine::trap_entry() as usize,
                 flags: common,
                 restorer: machine::restorer(),
                 mask: others,
             },
             // A stack that has overflowed is of no use for this one.
             _ => Action {
-                handler: faulted as *const () as usize,
+                handler: machine::fault_entry() as usize,
                 flags: common | libc::SA_ONSTACK as u64,
                 restorer: machine::restorer(),
                 mask: 0,
             },
         };
-        let old = set_action(signal, None)?;
-        wanted.store(Box::leak(Box::new(old)), Ordering::Release);
-        set_action(signal, Some(&ours))?;
+        let want = |action: Action| {
+            let older = newest(wanted);
+            // Who installs one again and again is not to take memory each time.
+            if older.is_none_or(|older| older.action() != action) {
+                let new = Wanted { signal, action, is_over: AtomicBool::new(false), older };
+                wanted.store(Box::leak(Box::new(new)), Ordering::Release);
+            }
+        };
+        let action = set_action(signal, None)?;
+        if action.handler == ours.handler {
+            continue;
+        }
+        // Before anybody looks for it.
+        want(action);
+        let replaced = set_action(signal, Some(&ours))?;
+        if ![action.handler, ours.handler].contains(&replaced.handler) {
+            // Another thread has installed it just then.
+            want(replaced);
+        }
     }
-    *taken = true;
-    Ok(true)
+    Ok(())
 }
 
-fn wanted(signal: c_int) -> Option<&'static AtomicPtr<Action>> {
+fn newest(place: &AtomicPtr<Wanted>) -> Option<&'static Wanted> {
+    // SAFETY: what has been stored there was leaked.
+    unsafe { place.load(Ordering::Acquire).as_ref() }
+}
+
+/// What the program wants done about a signal. If not the kernel has called our handler, one of the program's has, which
+/// does not want it: then it is what was wanted before that.
+fn wanted(signal: c_int, by_kernel: bool) -> Option<&'static Wanted> {
     let place = SIGNALS.iter().position(|&one| one == signal)?;
-    WANTED.get(place)
+    // SAFETY: it is null, or one that was leaked.
+    let called = unsafe { (machine::wanted() as *const Wanted).as_ref() };
+    match called.filter(|called| !by_kernel && called.signal == signal) {
+        Some(called) => called.older,
+        None => newest(WANTED.get(place)?),
+    }
 }
 
-/// The kernel calls this for SIGSEGV and SIGBUS.
-unsafe extern "C" fn faulted(signal: c_int, info: *mut siginfo_t, context: *mut ucontext_t) {
+/// The kernel calls this for SIGSEGV and SIGBUS, by way of [`machine::fault_entry`].
+unsafe extern "C" fn faulted(signal: c_int, info: *mut siginfo_t, context: *mut ucontext_t, stack: u64) {
+    let by_kernel = is_by_kernel(context, stack);
     // SAFETY: the kernel has made both, and nobody else has them.
     let (info, context) = unsafe { (&mut *info, &mut *context) };
     let general = &mut context.uc_mcontext.gregs;
@@ -201,7 +263,13 @@ unsafe extern "C" fn faulted(signal: c_int, info: *mut siginfo_t, context: *mut 
         // What the thread executes in a stub belongs to the site.
         general[libc::REG_RIP as usize] = site.cast_signed();
     }
-    pass_on(signal, info, context);
+    pass_on(signal, info, context, by_kernel);
+}
+
+/// Whether the kernel has called a handler, whose stack pointer is that: to where it returns to, it has the context be next
+/// (`struct rt_sigframe`).
+fn is_by_kernel(context: *const ucontext_t, stack: u64) -> bool {
+    stack.wrapping_add(8) == context as u64
 }
 
 /// `si_pkey`.
@@ -215,14 +283,17 @@ fn protection_key(info: &siginfo_t) -> u32 {
 pub(crate) struct Context<'a> {
     context: &'a mut ucontext_t,
     info: &'a mut siginfo_t,
+    /// Whether the kernel has called the handler, or one of the program's.
+    by_kernel: bool,
 }
 
 impl<'a> Context<'a> {
     /// # Safety
-    /// These are the arguments of a handler of a signal, used by nobody else.
-    unsafe fn new(info: *mut siginfo_t, context: *mut ucontext_t) -> Context<'a> {
+    /// These are the arguments of a handler of a signal, used by nobody else; `stack` is its stack pointer.
+    unsafe fn new(info: *mut siginfo_t, context: *mut ucontext_t, stack: u64) -> Context<'a> {
+        let by_kernel = is_by_kernel(context, stack);
         // SAFETY: the caller says so.
-        unsafe { Context { context: &mut *context, info: &mut *info } }
+        unsafe { Context { context: &mut *context, info: &mut *info, by_kernel } }
     }
 
     /// Its general registers, RIP and RFLAGS, in the order of `mcontext_t`.
@@ -276,7 +347,7 @@ impl<'a> Context<'a> {
 
     /// Does what the program wants done about the signal that this is the context of.
     pub(crate) fn pass_on(self) {
-        pass_on(self.info.si_signo, self.info, self.context);
+        pass_on(self.info.si_signo, self.info, self.context, self.by_kernel);
     }
 
     /// Does what the program wants done about an exception that it has raised.
@@ -284,7 +355,7 @@ impl<'a> Context<'a> {
         let Signal { number, code, address, key } = raised.signal;
         self.set_exception(raised);
         *self.info = sys::fault_siginfo(number, code, address, key);
-        pass_on(number, self.info, self.context);
+        pass_on(number, self.info, self.context, true);
     }
 }
 
@@ -321,15 +392,14 @@ fn is_forced(info: &siginfo_t) -> bool {
 }
 
 /// Does what the program wants done about a signal.
-fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
-    let place = wanted(signal);
-    let action = match place {
-        // SAFETY: what has been stored there was leaked.
-        Some(place) => unsafe { place.load(Ordering::Acquire).as_ref() }.copied(),
+fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t, by_kernel: bool) {
+    let wanted = wanted(signal, by_kernel);
+    let action = match wanted {
+        Some(wanted) => wanted.action(),
+        None if SIGNALS.contains(&signal) => Action::DEFAULT,
         // The kernel knows.
-        None => set_action(signal, None).ok(),
+        None => set_action(signal, None).unwrap_or(Action::DEFAULT),
     };
-    let action = action.unwrap_or(Action::DEFAULT);
     let forced = is_forced(info);
     let blocked = *mask_of(context) & bit(signal) != 0;
     match action.handler {
@@ -338,13 +408,16 @@ fn pass_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
         _ if forced && blocked => end_by(signal, info, context),
         handler => {
             if action.has(libc::SA_RESETHAND) {
-                match place {
-                    Some(place) => place.store(ptr::from_ref(&Action::DEFAULT).cast_mut(), Ordering::Release),
+                match wanted {
+                    Some(wanted) => wanted.is_over.store(true, Ordering::Relaxed),
                     // It has taken the same before.
                     None => drop(set_action(signal, Some(&Action::DEFAULT))),
                 }
             }
+            let before = machine::wanted();
+            machine::set_wanted(wanted.map_or(0, |wanted| ptr::from_ref(wanted) as u64));
             call(handler, &action, signal, info, context);
+            machine::set_wanted(before);
         }
     }
 }

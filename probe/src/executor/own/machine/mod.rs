@@ -22,7 +22,7 @@ use std::ptr;
 pub(crate) use access::{Failed, exchange, load, store, touch};
 pub(crate) use stub::{ANYWHERE, BRANCH, ENTRIES, NEXT, SLOT, enter, slots, trampolines};
 pub(super) use stub::{CHANGED, StubService, image_length, save};
-pub(super) use trap::{TrapService, call_on, restorer, trap};
+pub(super) use trap::{SignalService, call_on, fault_entry, restorer, trap_entry};
 
 /// How much of its stack a thread needs below the signal frame that the kernel makes.
 pub(crate) const ROOM: usize = 16 * 1024;
@@ -43,6 +43,8 @@ pub(crate) struct Thread {
     file: u32,
     /// Who is being told of a hit; 0 if nobody is.
     told: u64,
+    /// What of the program's is being done about a signal; 0 if nothing is.
+    wanted: u64,
     /// Between which addresses its stack is none that was set for signals, as it was last asked for.
     ordinary: [u64; 2],
 }
@@ -113,9 +115,9 @@ pub(crate) fn code() -> Range<u64> {
     address_of(&raw const start_of_code)..address_of(&raw const end_of_code)
 }
 
-/// Sets what is called for traps and by stubs.
-pub(super) fn serve_by(trap: TrapService, stub: StubService) {
-    trap::serve_by(trap);
+/// Sets what is called for traps, for accesses that fail, and by stubs.
+pub(super) fn serve_by(trap: SignalService, fault: SignalService, stub: StubService) {
+    trap::serve_by(trap, fault);
     stub::serve_by(stub);
 }
 
@@ -175,6 +177,18 @@ pub(super) fn told() -> u64 {
 pub(super) fn set_told(told: u64) {
     // SAFETY: as in `phase`.
     unsafe { ptr::write_volatile(&raw mut (*thread()).told, told) }
+}
+
+/// What of the program's is being done about a signal that the calling thread has taken, as it was told; 0 if nothing is.
+pub(super) fn wanted() -> u64 {
+    // SAFETY: as in `phase`.
+    unsafe { ptr::read_volatile(&raw const (*thread()).wanted) }
+}
+
+/// Says what it is.
+pub(super) fn set_wanted(wanted: u64) {
+    // SAFETY: as in `phase`.
+    unsafe { ptr::write_volatile(&raw mut (*thread()).wanted, wanted) }
 }
 
 /// Says that the calling thread is in no stub.

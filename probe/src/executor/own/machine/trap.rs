@@ -17,11 +17,13 @@ const FLAGS: usize = 40 + 8 * libc::REG_EFL as usize;
 /// The offset in it of the stack that is set for signals.
 const STACK: usize = 16;
 
-/// What is called for a trap: the signal, `siginfo_t`, and `ucontext_t`, as for any handler.
-pub(in crate::executor::own) type TrapService =
-    unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t);
+/// What is called for a signal: its number, `siginfo_t`, and `ucontext_t`, as for any handler; and where the stack pointer
+/// was then.
+pub(in crate::executor::own) type SignalService =
+    unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t, u64);
 
 static TRAP_SERVICE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+static FAULT_SERVICE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
 global_asm!(
     r#"
@@ -52,7 +54,8 @@ stepless_own_room:
 stepless_own_room_end:
     test dword ptr [rdx + {flags}], 0x40000
     jnz 2f
-1:  jmp qword ptr [rip + {trap}]
+1:  mov rcx, rsp
+    jmp qword ptr [rip + {trap}]
     # With AC set, what is not aligned would fault.
 2:  pushfq
     and dword ptr [rsp], 0xfffbffff
@@ -159,7 +162,15 @@ stepless_own_give_up:
     pop r12
     pop rbp
     pop rbx
+    mov rcx, rsp
     jmp qword ptr [rip + {trap}]
+
+    # And this for SIGSEGV and SIGBUS.
+    .globl stepless_own_fault
+    .hidden stepless_own_fault
+stepless_own_fault:
+    mov rcx, rsp
+    jmp qword ptr [rip + {fault}]
 
     # As the C library's, by which unwinders know the frame of a signal.
     .globl stepless_own_restorer
@@ -194,6 +205,7 @@ stepless_own_call_on:
     spread = const SPREAD,
     table = sym TABLE,
     trap = sym TRAP_SERVICE,
+    fault = sym FAULT_SERVICE,
 );
 
 unsafe extern "C" {
@@ -201,13 +213,19 @@ unsafe extern "C" {
     static stepless_own_room_end: u8;
     static stepless_own_no_room: u8;
     static stepless_own_trap: u8;
+    static stepless_own_fault: u8;
     static stepless_own_restorer: u8;
     fn stepless_own_call_on(handler: usize, signal: u64, info: u64, context: u64, stack: u64);
 }
 
 /// Where the kernel is to call for SIGTRAP.
-pub(in crate::executor::own) fn trap() -> u64 {
+pub(in crate::executor::own) fn trap_entry() -> u64 {
     address_of(&raw const stepless_own_trap)
+}
+
+/// Where it is for SIGSEGV and SIGBUS.
+pub(in crate::executor::own) fn fault_entry() -> u64 {
+    address_of(&raw const stepless_own_fault)
 }
 
 /// Where handlers return to.
@@ -215,9 +233,10 @@ pub(in crate::executor::own) fn restorer() -> u64 {
     address_of(&raw const stepless_own_restorer)
 }
 
-/// Sets what is called for traps.
-pub(super) fn serve_by(service: TrapService) {
-    TRAP_SERVICE.store(service as *mut (), Ordering::Release);
+/// Sets what is called for traps, and for accesses that fail.
+pub(super) fn serve_by(trap: SignalService, fault: SignalService) {
+    TRAP_SERVICE.store(trap as *mut (), Ordering::Release);
+    FAULT_SERVICE.store(fault as *mut (), Ordering::Release);
 }
 
 /// Where a thread goes on that has faulted at `rip`, if it has found too little room on its stack there.
