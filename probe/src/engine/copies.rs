@@ -12,7 +12,7 @@ use crate::target::procfs;
 impl Tracer {
     /// Sees to a thread that is about to take the SIGTRAP of an INT3 at which no breakpoint is known. Where that is a
     /// copy of one of ours, the thread is set back to it, and this says so. Its registers have been fetched.
-    pub(crate) fn recover_copy(&mut self, stopped: &Stopped, space_id: SpaceId) -> bool {
+    pub(crate) fn recover_copy(&mut self, stopped: &mut Stopped, space_id: SpaceId) -> bool {
         let tid = stopped.tid();
         if !self.threads.is_breakpoint(stopped, true) {
             return false;
@@ -20,7 +20,7 @@ impl Tracer {
         let address = self.registers.file.rip.wrapping_sub(1);
         // The mapping of a file may have moved, and its probes with it.
         self.relocate(space_id, tid);
-        self.is_copy(tid, space_id, address) && self.set_back(stopped, address)
+        self.is_copy(tid, space_id, address) && self.set_back(stopped, space_id, address)
     }
 
     /// Whether there was an INT3 of ours at `address`; where it is a copy, it is none any more.
@@ -43,8 +43,10 @@ impl Tracer {
         lifted
     }
 
-    fn set_back(&mut self, stopped: &Stopped, address: u64) -> bool {
-        self.threads.put_back_mask(stopped);
+    /// Sets a thread that has trapped back to the instruction. Says whether it has.
+    pub(crate) fn set_back(&mut self, stopped: &mut Stopped, space_id: SpaceId, address: u64) -> bool {
+        let Some(space) = self.shared.space(space_id) else { return false };
+        self.put_back_trap(stopped, &space.read());
         self.registers.file.rip = address;
         let stored = self.registers.store(stopped);
         self.threads.note(stopped.tid(), "PTRACE_POKEUSER", stored).is_some()

@@ -23,13 +23,13 @@ impl Session {
         let pid = self.pid();
         loop {
             match self.tracer.threads.next() {
-                Report::Stopped(stopped) if stopped.stop == Stop::Exec => {
+                Report::Stopped(mut stopped) if stopped.stop == Stop::Exec => {
                     if procfs::elf_class(pid) == Some(1) {
                         drop(stopped);
                         self.kill();
                         return Err(AttachError::Not64Bit { pid });
                     }
-                    self.tracer.executed(&stopped);
+                    self.tracer.executed(&mut stopped);
                     self.tracer.threads.put_back(Report::Stopped(stopped));
                     return Ok(true);
                 }

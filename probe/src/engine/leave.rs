@@ -117,7 +117,7 @@ impl Session {
 impl Tracer {
     /// Serves stops until no thread can be on its way from an INT3 to its stop, or from fork to that of its child: each has
     /// been seen to sleep elsewhere, or has stopped. One that does neither is interrupted, which it does not notice, and so
-    /// is one that holds back the signal of a hardware breakpoint.
+    /// is one that must be stopped for another reason.
     pub(crate) fn settle_down(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(2);
         let deadline = Instant::now() + PATIENCE;
@@ -139,7 +139,7 @@ impl Tracer {
                     if Instant::now() >= deadline {
                         break;
                     }
-                    awaited.iter_mut().for_each(|awaited| self.hurry(awaited, self.holds_back(awaited.tid)));
+                    awaited.iter_mut().for_each(|awaited| self.hurry(awaited, self.must_stop(awaited.tid)));
                 }
             }
         }
@@ -152,14 +152,16 @@ impl Tracer {
     /// Whether a thread runs, and does not sleep where nothing is left to be reported of what it has met or made.
     fn is_unsettled(&self, tid: i32) -> bool {
         let settled =
-            || procfs::sleeps(tid, libc::SIGTRAP) && !procfs::may_be_making(tid) && !self.holds_back(tid);
+            || procfs::sleeps(tid, libc::SIGTRAP) && !procfs::may_be_making(tid) && !self.must_stop(tid);
         self.threads.get(tid).is_some_and(|thread| thread.is_running() && !thread.in_vfork)
             && !settled()
             && !procfs::has_exited(tid)
     }
 
-    /// Whether a thread blocks SIGTRAP, and has that of a hardware breakpoint, which nobody else could take from it.
-    fn holds_back(&self, tid: i32) -> bool {
+    /// Whether a thread blocks SIGTRAP, and has that of a hardware breakpoint, which nobody else could take from it; or is of
+    /// a process whose action for that is to be put back.
+    fn must_stop(&self, tid: i32) -> bool {
         self.threads.register.uses_hardware() && procfs::holds_back(tid, libc::SIGTRAP)
+            || self.has_lost_disposition(tid)
     }
 }

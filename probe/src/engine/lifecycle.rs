@@ -59,7 +59,7 @@ impl Tracer {
         }
     }
 
-    fn take_up(&mut self, child: Stopped, parent: &Stopped, pid: i32, space_id: SpaceId) {
+    fn take_up(&mut self, mut child: Stopped, parent: &Stopped, pid: i32, space_id: SpaceId) {
         let tid = child.tid();
         let child_pid = procfs::process_of(tid).unwrap_or(tid);
         match Self::kinship(&child, parent, pid, child_pid) {
@@ -67,6 +67,9 @@ impl Tracer {
                 let guest = self.threads.get(parent.tid()).is_some_and(|parent| parent.guest);
                 self.threads.add_stopped(&child, pid, space_id);
                 self.threads.set_guest(tid, guest);
+                if let Some(space) = self.shared.space(space_id) {
+                    self.ask_newborn(pid, &mut child, &space.read());
+                }
             }
             Kinship::Sharing => {
                 // Its breakpoints are its parent's, so it must be served until it executes or exits.
@@ -74,6 +77,9 @@ impl Tracer {
                 // It may be on its parent's stack.
                 self.inherit_calls(parent.tid(), space_id, tid, space_id);
                 self.threads.set_guest(tid, true);
+                if let Some(space) = self.shared.space(space_id) {
+                    self.copy_disposition(pid, &mut child, child_pid, &space.read());
+                }
                 if !self.shared.options.follow {
                     lock(&self.shared.transient).insert(child_pid);
                 }
@@ -83,10 +89,15 @@ impl Tracer {
                     return self.threads.let_go(child, 0);
                 };
                 if !self.shared.options.follow {
-                    self.free(copy);
+                    copy.clear_still();
+                    copy.clear();
+                    self.copy_disposition(pid, &mut child, child_pid, &copy);
+                    self.shared.dispositions.forget(child_pid);
+                    self.shared.tell_failures(self.shared.failures.take());
                     return self.threads.let_go(child, 0);
                 }
                 copy.settle();
+                self.copy_disposition(pid, &mut child, child_pid, &copy);
                 let copy = self.shared.add_space(copy);
                 self.threads.add_stopped(&child, child_pid, copy);
                 self.inherit_calls(parent.tid(), space_id, tid, copy);
@@ -103,6 +114,7 @@ impl Tracer {
         if let Some(child) = self.threads.get_mut(child) {
             child.stack = stack;
         }
+        self.threads.inherit_handler(parent, child);
         self.shared.calls.copy(from, parent, to, child);
     }
 
@@ -139,11 +151,10 @@ impl Tracer {
     }
 
     /// A process executes a new program.
-    pub(crate) fn serve_exec(&mut self, stopped: Stopped) {
+    pub(crate) fn serve_exec(&mut self, mut stopped: Stopped) {
         let tid = stopped.tid();
         if lock(&self.shared.transient).remove(&tid) {
             self.forget_process(&stopped);
-            let mut stopped = stopped;
             // The signals that wait survive the exec.
             if self.threads.register.uses_hardware() && self.take_pending(&mut stopped) == Err(Gone) {
                 return self.threads.resume(stopped, 0);
@@ -153,7 +164,7 @@ impl Tracer {
         }
         // `launch` has seen to the first exec already.
         if !self.threads.get(tid).is_some_and(|thread| thread.fresh) {
-            self.executed(&stopped);
+            self.executed(&mut stopped);
         }
         if let Some(thread) = self.threads.get_mut(tid) {
             thread.fresh = false;
@@ -194,7 +205,7 @@ impl Tracer {
     }
 
     /// Takes up the new program of a process that has stopped in exec, and locates all probes in it.
-    pub(crate) fn executed(&mut self, stopped: &Stopped) {
+    pub(crate) fn executed(&mut self, stopped: &mut Stopped) {
         const CLASS_64: u8 = 2;
         let pid = stopped.tid();
         self.forget_process(stopped);
@@ -210,6 +221,7 @@ impl Tracer {
                 return;
             }
         };
+        self.inherit_disposition(stopped, &space);
         let space = self.shared.add_space(space);
         self.threads.add_stopped(stopped, pid, space);
         // A 32-bit program has nothing that could be probed; probes wait for the next exec.
@@ -308,8 +320,8 @@ impl Tracer {
             libc::SIGTRAP
                 if space.is_some_and(|space| {
                     self.signalled(&stopped, space).is_some()
-                        || self.rewind(&stopped, space)
-                        || self.recover_copy(&stopped, space)
+                        || self.rewind(&mut stopped, space)
+                        || self.recover_copy(&mut stopped, space)
                 }) =>
             {
                 0
@@ -321,6 +333,9 @@ impl Tracer {
 
     /// A thread that has reached a breakpoint and is interrupted before it stops for it has a SIGTRAP waiting, which
     /// would kill it: has it stop for that. So has one that blocks the signal and has passed a hardware breakpoint.
+        if signal == 0 {
+            self.leave_disposition(&mut stopped);
+        }
     fn take_pending(&mut self, stopped: &mut Stopped) -> Result<(), Gone> {
         const MOST_SIGNALS: usize = 8;
         let by_hardware = self.threads.register.uses_hardware();
@@ -360,7 +375,7 @@ impl Tracer {
     }
 
     /// Sets a thread that has trapped on a removed breakpoint back to the instruction. Says whether it had.
-    pub(crate) fn rewind(&mut self, stopped: &Stopped, space: SpaceId) -> bool {
+    pub(crate) fn rewind(&mut self, stopped: &mut Stopped, space: SpaceId) -> bool {
         let tid = stopped.tid();
         let fetched = self.registers.fetch(stopped);
         if self.threads.note(tid, "PTRACE_GETREGS", fetched).is_none()
@@ -372,9 +387,6 @@ impl Tracer {
         if !self.shared.space(space).is_some_and(|space| space.read().was_removed(address)) {
             return false;
         }
-        self.threads.put_back_mask(stopped);
-        self.registers.file.rip = address;
-        let stored = self.registers.store(stopped);
-        self.threads.note(tid, "PTRACE_POKEUSER", stored).is_some()
+        self.set_back(stopped, space, address)
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod calls;
 pub(crate) mod compat;
 mod copies;
 pub(crate) mod cover;
+mod disposition;
 mod embryo;
 pub mod event;
 mod follow;

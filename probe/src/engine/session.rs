@@ -100,11 +100,12 @@ impl StopHandle {
 /// It belongs to the thread that made it, as ptrace does, and reaps that thread's children. Dropping it
 /// detaches. The signal SIGRTMAX-3 is its own: it wakes the session when it is to stop.
 ///
-/// Where a target uses SIGTRAP itself: the kernel forces a breakpoint's SIGTRAP through, so a handler is lost
-/// when a thread that blocks the signal reaches a probe, and so is SIG_IGN. The kernel also unblocks the signal
-/// then and does not say so. It is blocked again where the thread, when last seen otherwise (attached, created,
-/// in exec, or stopped for something else), blocked it with other signals, and still blocks just those others
-/// and has no handler for it. What a thread has done to its mask since then cannot be known: one that has
+/// Where a target uses SIGTRAP itself: the kernel forces a breakpoint's SIGTRAP through, so it resets a handler
+/// when a thread that blocks the signal reaches a probe, and so it does SIG_IGN. Both are put back as far as they
+/// are known, by a system call that the thread makes, and [`Event::Failed`] tells if one was not. The kernel also
+/// unblocks the signal then and does not say so. It is blocked again where the thread, when last seen otherwise
+/// (attached, created, in exec, or stopped for something else), blocked it with other signals, and still blocks
+/// just those others and has no handler for it; and while it runs one. What a thread has done to its mask since then cannot be known: one that has
 /// blocked SIGTRAP meanwhile has it unblocked from its next hit on, until it sets its mask again; and one that
 /// has unblocked SIGTRAP alone, without a handler, has it blocked again.
 pub struct Session {
@@ -232,14 +233,14 @@ impl Session {
                 return Err(AttachError::Launch { program, error });
             }
             match tracer.threads.next() {
-                Report::Stopped(stopped) if stopped.stop == Stop::Exec => {
+                Report::Stopped(mut stopped) if stopped.stop == Stop::Exec => {
                     embryo.finish().map_err(failed)?;
                     if procfs::elf_class(pid) == Some(1) {
                         drop(stopped);
                         session.kill();
                         return Err(AttachError::Not64Bit { pid });
                     }
-                    tracer.executed(&stopped);
+                    tracer.executed(&mut stopped);
                     tracer.threads.put_back(Report::Stopped(stopped));
                     return Ok(session);
                 }

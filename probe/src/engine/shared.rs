@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::engine::calls::{Calls, Frame};
 use crate::engine::cover::{Cover, Sites};
+use crate::engine::disposition::Dispositions;
 use crate::engine::event::{Event, ProbeReport};
 use crate::engine::hit::{Action, Hit, ProbeId};
 use crate::engine::host::{self, Handler, Handlers, Host, Observer};
@@ -77,6 +78,7 @@ pub(crate) struct Shared {
     /// Those that have not returned.
     pub(crate) calls: Calls,
     pub(crate) watches: Arc<Watches>,
+    pub(crate) dispositions: Dispositions,
     /// Held by who places or removes probes.
     pub(crate) placing: Mutex<()>,
     /// Children that share the target's memory and are traced only until they execute another program.
@@ -112,6 +114,7 @@ impl Shared {
             observer: Mutex::default(),
             calls: Calls::default(),
             watches: Arc::default(),
+            dispositions: Dispositions::default(),
             placing: Mutex::default(),
             transient: Mutex::default(),
             status: Mutex::default(),

@@ -130,6 +130,7 @@ impl Tracer {
         let space = self.shared.add_space(space);
         self.threads.set_space(pid, space);
         self.seize_sharers(pid, space, special)?;
+        self.look_at_disposition(pid);
         self.watch_linker(space, pid, false);
         Ok(space)
     }
@@ -211,6 +212,7 @@ impl Tracer {
             _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
             Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
             Stop::Birth(birth) => self.gave_birth(stopped, birth),
+            Stop::SystemCall if self.is_handling(stopped.tid()) => self.see_call(stopped),
             Stop::SystemCall => self.go_on(stopped),
             Stop::Interrupted if self.is_standing(stopped.tid()) => self.go_on(stopped),
             _ => self.pass_on(stopped),
@@ -257,6 +259,7 @@ impl Tracer {
         let status = ExitStatus::from_raw(status);
         if tid == thread.pid {
             lock(&self.shared.transient).remove(&tid);
+            self.shared.dispositions.forget(tid);
             if tid == self.shared.target {
                 *lock(&self.shared.status) = Some(status);
             }

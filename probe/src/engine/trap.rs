@@ -157,8 +157,11 @@ impl Tracer {
                 self.was_aborted(&stopped, space_id, address, self.registers.file.rip);
             }
             let ours = signalled.is_some()
-                || self.rewind(&stopped, space_id)
-                || self.recover_copy(&stopped, space_id);
+                || self.rewind(&mut stopped, space_id)
+                || self.recover_copy(&mut stopped, space_id);
+            if !ours && !self.regions.contains_key(&tid) {
+                return self.take_own_trap(stopped);
+            }
             let signal = if ours { 0 } else { stopped.stop.signal() };
             return self.go_on_with(stopped, (pid, space_id, &space), signal);
         };
@@ -169,7 +172,7 @@ impl Tracer {
             self.registers.file.rflags -= Rflags::RF;
         }
         if signalled.is_none_or(|signalled| signalled.forced) {
-            self.threads.put_back_mask(&stopped);
+            self.put_back_trap(&mut stopped, &space.read());
         }
         self.registers.file.rip = address;
         let place = Place { pid, space_id, space: &space, address };
@@ -205,6 +208,8 @@ impl Tracer {
             }
         }
         if let Some(mut regions) = regions {
+            // Its system calls are another matter from now on.
+            self.threads.forget_handler(tid);
             let turn = self.go_on_behind(&mut stopped, place, &mut regions, arrived);
             return self.end_turn(stopped, regions, turn);
         }
@@ -213,6 +218,12 @@ impl Tracer {
         };
         if self.waits != Waits::default() {
             return self.go_on_later(stopped, pid, Some(signal));
+        }
+        if signal == libc::SIGTRAP && stopped.stop == Stop::Signal(libc::SIGTRAP) {
+            return self.take_own_trap(stopped);
+        }
+        if signal == 0 {
+            self.put_back_stepped(&mut stopped, &space.read());
         }
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {

@@ -63,6 +63,30 @@ pub(crate) fn catches(tid: i32, signal: i32) -> bool {
     signals(tid, "SigCgt").is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
 }
 
+/// What a process does with a signal, as far as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    Default,
+    Ignored,
+    Caught,
+}
+
+/// What the process of thread `tid` does with `signal`.
+pub(crate) fn disposition(tid: i32, signal: i32) -> Option<Disposition> {
+    let bit = 1 << (signal - 1);
+    let is_in = |name: &str| signals(tid, name).map(|signals| signals & bit != 0);
+    Some(match (is_in("SigCgt")?, is_in("SigIgn")?) {
+        (true, _) => Disposition::Caught,
+        (false, true) => Disposition::Ignored,
+        (false, false) => Disposition::Default,
+    })
+}
+
+/// Whether a filter, or strict mode, judges the system calls of thread `tid` (seccomp(2)).
+pub(crate) fn is_filtered(tid: i32) -> bool {
+    number(tid, "Seccomp").is_some_and(|mode| mode != 0)
+}
+
 /// Whether thread `tid` has an address space: kernel threads have none, nor has a thread that exits.
 pub(crate) fn has_memory(tid: i32) -> bool {
     status_field(tid, "VmSize").is_some()

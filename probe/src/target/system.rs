@@ -18,8 +18,18 @@ use crate::target::maps::{Mapping, Permissions};
 /// Whether two processes share one address space; `None` where the kernel does not say.
 pub(crate) fn same_memory(a: i32, b: i32) -> Option<bool> {
     const KCMP_VM: c_int = 1;
+    same(a, b, KCMP_VM)
+}
+
+/// Whether two processes share what they do with signals; `None` where the kernel does not say.
+pub(crate) fn same_actions(a: i32, b: i32) -> Option<bool> {
+    const KCMP_SIGHAND: c_int = 4;
+    same(a, b, KCMP_SIGHAND)
+}
+
+fn same(a: i32, b: i32, what: c_int) -> Option<bool> {
     // SAFETY: the call takes numbers only.
-    let result = unsafe { libc::syscall(libc::SYS_kcmp, a, b, KCMP_VM, 0, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, a, b, what, 0, 0) };
     match result {
         0 => Some(true),
         1..=3 => Some(false),

@@ -30,17 +30,57 @@ impl Threads {
     /// birth is not the thread's own, for C libraries and Go block everything meanwhile. And it did not if
     /// there is still a handler. In doubt it is left unblocked: blocked where it was not, the signal would
     /// lose its handler at the next breakpoint, and children would inherit it.
-    pub(crate) fn put_back_mask(&mut self, thread: &Stopped) {
+    /// Nor is there doubt where it runs a handler for SIGTRAP, whose end is seen.
+    ///
+    /// Says whether it did.
+    pub(crate) fn put_back_mask(&mut self, thread: &Stopped) -> bool {
         let tid = thread.tid();
-        let Some(before) = self.get(tid).map(|known| known.blocked).filter(|mask| mask & TRAP != 0) else {
-            return;
-        };
-        let Some(now) = self.note(tid, GET, thread.signal_mask()) else { return };
-        let did = now | TRAP == before && now & !TRAP != 0 && !procfs::catches(tid, libc::SIGTRAP);
+        let Some(known) = self.get(tid).filter(|known| known.blocked & TRAP != 0) else { return false };
+        let (before, handles) = (known.blocked, known.handles_trap);
+        let Some(now) = self.note(tid, GET, thread.signal_mask()) else { return false };
+        let is_same = now | TRAP == before && now & !TRAP != 0 || handles && now & TRAP == 0;
+        let did = is_same && !procfs::catches(tid, libc::SIGTRAP);
         if !did {
             self.set_blocked(tid, now);
-        } else if self.note(tid, SET, thread.set_signal_mask(before)).is_none() {
+        } else if self.note(tid, SET, thread.set_signal_mask(now | TRAP)).is_none() {
             self.set_blocked(tid, 0);
+        }
+        did
+    }
+
+    /// A thread is at the first instruction of a handler for SIGTRAP.
+    pub(crate) fn begin_handler(&mut self, thread: &Stopped) {
+        let tid = thread.tid();
+        let blocked = self.note(tid, GET, thread.signal_mask()).unwrap_or(0);
+        if let Some(known) = self.get_mut(tid) {
+            (known.blocked, known.handles_trap) = (blocked, blocked & TRAP != 0);
+        }
+    }
+
+    /// A thread that handles a SIGTRAP has stopped, and was looked at: its handler is over if it blocks that no more.
+    pub(crate) fn end_handler(&mut self, thread: &Stopped) {
+        if let Some(known) = self.get_mut(thread.tid()) {
+            known.handles_trap &= known.blocked & TRAP != 0;
+        }
+    }
+
+    /// Whether a thread is in a handler for SIGTRAP.
+    pub(crate) fn is_handling(&self, tid: i32) -> bool {
+        self.get(tid).is_some_and(|known| known.handles_trap)
+    }
+
+    /// A process that a thread has made is in the same handler.
+    pub(crate) fn inherit_handler(&mut self, parent: i32, child: i32) {
+        let handles = self.is_handling(parent);
+        if let Some(child) = self.get_mut(child) {
+            child.handles_trap = handles;
+        }
+    }
+
+    /// Nobody is to see any more when the handler ends that a thread may be in.
+    pub(crate) fn forget_handler(&mut self, tid: i32) {
+        if let Some(thread) = self.get_mut(tid) {
+            thread.handles_trap = false;
         }
     }
 

@@ -7,6 +7,7 @@ mod awake;
 mod births;
 pub(crate) mod borrow;
 pub(crate) mod buffer;
+pub(crate) mod call;
 pub(crate) mod crew;
 mod enter;
 pub(crate) mod faults;

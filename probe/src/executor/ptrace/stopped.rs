@@ -346,6 +346,16 @@ impl Stopped {
         Errno::result(result).map(drop)
     }
 
+    /// `PTRACE_SETOPTIONS`.
+    pub(crate) fn set_options(&self, options: c_int) -> Result<()> {
+        request(libc::PTRACE_SETOPTIONS, self.tid, options)
+    }
+
+    /// `PTRACE_GETSIGINFO`.
+    pub(crate) fn signal_info(&self) -> Result<siginfo_t> {
+        ptrace::getsiginfo(system::pid(self.tid))
+    }
+
     /// `PTRACE_SETSIGINFO`.
     pub(crate) fn set_signal_info(&self, info: &siginfo_t) -> Result<()> {
         ptrace::setsiginfo(system::pid(self.tid), info)
@@ -353,37 +363,35 @@ impl Stopped {
 
     /// Whether the signal that it is about to take is that of an INT3.
     pub(crate) fn is_breakpoint(&self) -> Result<bool> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| is_breakpoint_info(&info))
+        self.signal_info().map(|info| is_breakpoint_info(&info))
     }
 
     /// What the signal that it is about to take says of a hardware breakpoint; `None` if it cannot be that of one.
     pub(crate) fn trap(&self) -> Result<Option<Trap>> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Trap::of(&info))
+        self.signal_info().map(|info| Trap::of(&info))
     }
 
     /// Whether the signal that it is about to take is that of a debug exception which the kernel takes for INT1's or a
     /// step's.
     pub(crate) fn is_unnamed(&self) -> Result<bool> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| Trap::of(&info) == Some(Trap::Untold))
+        self.signal_info().map(|info| Trap::of(&info) == Some(Trap::Untold))
     }
 
     /// Whether the kernel has sent the signal that it is about to take, on its own account.
     pub(crate) fn is_from_kernel(&self) -> Result<bool> {
-        ptrace::getsiginfo(system::pid(self.tid)).map(|info| info.si_code > 0)
+        self.signal_info().map(|info| info.si_code > 0)
     }
 
     /// Whether the signal that it is about to take is that of a step.
     pub(crate) fn is_step(&self) -> Result<bool> {
         const TRAP_TRACE: c_int = 2;
-        ptrace::getsiginfo(system::pid(self.tid))
-            .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == TRAP_TRACE)
+        self.signal_info().map(|info| info.si_signo == libc::SIGTRAP && info.si_code == TRAP_TRACE)
     }
 
     /// Whether the stop is that at the first instruction of a signal handler.
     pub(crate) fn is_at_handler(&self) -> Result<bool> {
         // ptrace_notify: the signal is the code, too.
-        ptrace::getsiginfo(system::pid(self.tid))
-            .map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
+        self.signal_info().map(|info| info.si_signo == libc::SIGTRAP && info.si_code == libc::SIGTRAP)
     }
 
     /// Whether the SIGTRAP of an INT3, or of a hardware breakpoint of ours, waits in the thread's own queue.

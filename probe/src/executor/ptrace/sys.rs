@@ -114,6 +114,19 @@ pub(crate) fn own_siginfo(signal: c_int, pid: i32, uid: u32) -> siginfo_t {
     info
 }
 
+/// A `siginfo_t` that is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Info(pub(crate) siginfo_t);
+
+// SAFETY: it is plain data, and its addresses are those of another process.
+unsafe impl Send for Info {}
+
+/// Whether a signal is one that [`send`] has sent.
+pub(crate) fn is_own(info: &siginfo_t) -> bool {
+    // SAFETY: with that code the member is that of a sender.
+    info.si_code == libc::SI_TKILL && u32::try_from(unsafe { info.si_pid() }) == Ok(std::process::id())
+}
+
 /// Sends `signal` to one thread.
 pub(crate) fn send(pid: i32, tid: i32, signal: c_int) -> Result<()> {
     // SAFETY: the call takes numbers only.

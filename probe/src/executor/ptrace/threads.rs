@@ -95,6 +95,10 @@ pub(crate) struct Thread {
     pub(crate) stranger: bool,
     /// The signals that it blocked when we last looked.
     pub(crate) blocked: u64,
+    /// Whether it is in a handler of the program's for SIGTRAP, which is blocked meanwhile.
+    pub(super) handles_trap: bool,
+    /// What a SIGTRAP says that somebody has sent it, which it blocks, and which we have sent anew.
+    pub(crate) held_trap: Option<Box<sys::Info>>,
     /// Whether its exec has been served, but it has not been resumed.
     pub(crate) fresh: bool,
     /// Where the handlers have been called already for the instruction that it will execute again.
@@ -145,6 +149,8 @@ pub(crate) struct Threads {
     /// Whether memory could not be accessed for another reason than that there is none.
     pub(crate) memory_refused: bool,
     pub(crate) atomics: Atomics,
+    /// Whether one was made to step, whose signal the kernel forces through, since that was last asked.
+    pub(crate) has_stepped: bool,
     /// Which memory an instruction reads and writes, if that is to be noted.
     pub(crate) log: Option<Log>,
     /// Threads that stand still while their instructions are emulated, whose turn comes.
@@ -173,6 +179,7 @@ impl Threads {
             failures: Failures::default(),
             memory_refused: false,
             atomics: Atomics::new(),
+            has_stepped: false,
             log: None,
             standing: VecDeque::new(),
         }
@@ -256,6 +263,8 @@ impl Threads {
             guest: false,
             stranger: false,
             blocked,
+            handles_trap: false,
+            held_trap: None,
             fresh: false,
             served: None,
             returned: Vec::new(),
@@ -602,6 +611,7 @@ impl Threads {
         let tid = thread.tid();
         let mask = self.note(tid, "PTRACE_GETSIGMASK", thread.signal_mask());
         // What an instruction raises resets the handler if it is blocked, and must; not so the end of a step.
+        self.has_stepped |= how == Resume::Step;
         let unblocked = if how == Resume::Step { bit(libc::SIGTRAP) } else { 0 };
         let during = mask.map(|mask| (mask | !SYNCHRONOUS) & !unblocked);
         if let Some(during) = during {
@@ -677,7 +687,8 @@ impl Threads {
                 stopped.forget();
                 return;
             }
-            (thread.running, thread.asked, to_return) = (true, false, thread.to_return);
+            (thread.running, thread.asked) = (true, false);
+            to_return = thread.to_return || thread.handles_trap;
         }
         let (request, result) = how(stopped, to_return);
         if self.refused(tid, request, result)
