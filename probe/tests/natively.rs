@@ -35,6 +35,20 @@ fn what_no_tracer_can_do_the_thread_does() {
 }
 
 #[test]
+fn a_thread_is_not_waited_for_that_waits_for_one_that_is_held() {
+    let program = compile("filled", &[]);
+    let mut session = Session::launch(Command::new(&program)).unwrap();
+    let id = session.probe(Function::whole(&program, "toggle"), counter().1).unwrap();
+    match finish(&mut session) {
+        77 => return println!("skipped: no page can be filled here (userfaultfd)"),
+        code => assert_eq!(code, 0),
+    }
+    // Each POPF holds the other thread.
+    let Counters { hits, native, .. } = session.report(id).unwrap().counters;
+    assert_eq!((hits, native), (20, 4));
+}
+
+#[test]
 fn no_thread_borrows_what_others_may_rewrite() {
     let program = compile("rewritten", &[]);
     let target = Target::start(&program, &[]);

@@ -184,6 +184,11 @@ pub(crate) fn sleeps(tid: i32, signal: i32) -> bool {
         && signals(tid, "SigPnd").is_some_and(|pending| pending & (1 << (signal - 1)) == 0)
 }
 
+/// Whether thread `tid` sleeps in the kernel, whatever for, or has exited.
+pub(crate) fn is_kept(tid: i32) -> bool {
+    status_field(tid, "State").is_none_or(|state| state.starts_with(['S', 'D', 'Z', 'X']))
+}
+
 /// The name of thread `tid`, at most 15 bytes.
 pub(crate) fn comm(tid: i32) -> Option<Vec<u8>> {
     let mut name = fs::read(format!("/proc/{tid}/comm")).ok()?;

@@ -1,9 +1,34 @@
 //! Threads that are interrupted for the sake of others, and go on as if they had not been.
 
+use std::time::Duration;
+
 use crate::executor::ptrace::crew::Mail;
 use crate::executor::ptrace::registers;
 use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::threads::{Report, SpaceId, Thread, Threads};
+use crate::target::procfs;
+
+/// A thread that has been asked to stop, and has not.
+struct Interrupted {
+    tid: i32,
+    /// For how long it had run by then.
+    since: Option<u64>,
+}
+
+impl Interrupted {
+    fn new(tid: i32) -> Interrupted {
+        Interrupted { tid, since: procfs::run_time(tid) }
+    }
+
+    /// Whether it cannot be executing the program: it sleeps, has exited, or has run since for longer than any processor takes
+    /// to hear that one of its threads is to stop.
+    fn is_in_kernel(&self) -> bool {
+        /// In nanoseconds.
+        const LONG: u64 = 1_000_000;
+        let has_run = |(since, now): (u64, u64)| now.saturating_sub(since) > LONG;
+        procfs::is_kept(self.tid) || self.since.zip(procfs::run_time(self.tid)).is_some_and(has_run)
+    }
+}
 
 impl Threads {
     /// Stops every thread that shares `space` with `tid`; [`Threads::release_others`] ends that.
@@ -44,13 +69,31 @@ impl Threads {
         true
     }
 
-    /// Stops every thread of this tracer that shares `space`, but for `tid`.
+    /// Stops every thread of this tracer that shares `space`, but for `tid`. One that the kernel keeps, which may be until
+    /// another one goes on that is held, as where that fills a page for it (userfaultfd(2)), executes nothing either: it stops
+    /// before it is back in the program.
     fn hold_own(&mut self, space: SpaceId, tid: Option<i32>) {
-        let is_wanted = |other: i32, thread: &Thread| Some(other) != tid && thread.is_at_large(space);
-        let others: Vec<i32> =
-            self.iter().filter(|&(other, thread)| is_wanted(other, thread)).map(|(other, _)| other).collect();
-        others.into_iter().for_each(|other| self.interrupt(other));
-        self.gather(is_wanted, None);
+        const PATIENCE: Duration = Duration::from_millis(20);
+        let mut kept: Vec<i32> = Vec::new();
+        let is_wanted = |other: i32, thread: &Thread, kept: &[i32]| {
+            Some(other) != tid && thread.is_at_large(space) && !kept.contains(&other)
+        };
+        let others = self.iter().filter(|&(other, thread)| is_wanted(other, thread, &kept));
+        let others: Vec<i32> = others.map(|(other, _)| other).collect();
+        others.iter().for_each(|&other| self.interrupt(other));
+        let mut asked: Option<Vec<Interrupted>> = None;
+        loop {
+            self.gather(|other, thread| is_wanted(other, thread, &kept), Some(PATIENCE));
+            let late =
+                self.iter().filter(|&(other, thread)| thread.is_running() && is_wanted(other, thread, &kept));
+            let late: Vec<i32> = late.map(|(other, _)| other).collect();
+            if late.is_empty() {
+                break;
+            }
+            let asked = asked.get_or_insert_with(|| late.iter().copied().map(Interrupted::new).collect());
+            let is_kept = |other: &i32| asked.iter().any(|asked| asked.tid == *other && asked.is_in_kernel());
+            kept.extend(late.into_iter().filter(is_kept));
+        }
         self.hold_interrupted(|thread| thread.space == space);
     }
 
