@@ -58,6 +58,11 @@ static void handler(int signal, siginfo_t *info, void *context) {
     X(to_stack, "mov %rsp,%rsi\nmov %rdi,%rsp\npush %rax\nmov %rsi,%rsp") \
     X(from_stack, "mov %rsp,%rsi\nmov %rdi,%rsp\npop %rax\nmov %rsi,%rsp") \
     X(stos, "mov $5000,%ecx\nrep stosb") \
+    X(store_table, "sgdt (%rdi)") \
+    X(store_interrupt_table, "sidt (%rdi)") \
+    X(store_status_word, "smsw (%rdi)") \
+    X(store_local_table, "sldt (%rdi)") \
+    X(store_task, "str (%rdi)") \
     X(lods, "mov %rdi,%rsi\nlodsq") \
     X(movs_from, "mov %rdi,%rsi\nmov scratch(%rip),%rdi\nmov $5000,%ecx\nrep movsb") \
     X(movs_to, "mov scratch(%rip),%rsi\nmov $5000,%ecx\nrep movsb")

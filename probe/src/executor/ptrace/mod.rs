@@ -133,6 +133,13 @@ pub(crate) fn changes_fixed_flags(displaced: &Displaced) -> bool {
     matches!(displaced.instruction().mnemonic(), Popf | Popfd | Popfq | Iret | Iretd | Iretq)
 }
 
+/// Whether it stores a register of the system's, which the kernel may do in the processor's place (UMIP). To that, what
+/// cannot be written is not mapped.
+fn stores_for_system(displaced: &Displaced) -> bool {
+    use iced_x86::Mnemonic::{Sgdt, Sidt, Sldt, Smsw, Str};
+    matches!(displaced.instruction().mnemonic(), Sgdt | Sidt | Sldt | Smsw | Str)
+}
+
 impl ThreadState for Ptrace<'_> {
     fn tid(&self) -> i32 {
         self.thread.tid()
@@ -244,6 +251,11 @@ impl Executor for Ptrace<'_> {
         let is_settable = self.registers.file.ssp.is_none_or(shadow::is_settable);
         if shadowed && !self.threads.memory_refused && (result.is_err() || !is_settable) {
             // No borrowed instruction raises what a shadow stack does. It stores the same once more.
+            self.registers.revert();
+            return Ok(Outcome::Native);
+        }
+        if matches!(result, Err(Exception::PageFault { .. })) && stores_for_system(displaced) {
+            // What the kernel raises in its place is like no fault of another instruction.
             self.registers.revert();
             return Ok(Outcome::Native);
         }
