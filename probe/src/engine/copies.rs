@@ -46,7 +46,7 @@ impl Tracer {
     /// Sets a thread that has trapped back to the instruction. Says whether it has.
     pub(crate) fn set_back(&mut self, stopped: &mut Stopped, space_id: SpaceId, address: u64) -> bool {
         let Some(space) = self.shared.space(space_id) else { return false };
-        self.put_back_trap(stopped, &space.read());
+        self.put_back_trap(stopped, &space);
         self.registers.file.rip = address;
         let stored = self.registers.store(stopped);
         self.threads.note(stopped.tid(), "PTRACE_POKEUSER", stored).is_some()

@@ -19,7 +19,7 @@ use crate::executor::ptrace::registers::rip;
 use crate::executor::ptrace::stopped::{Resume, Stop, Stopped};
 use crate::executor::ptrace::sys;
 use crate::executor::ptrace::threads::{Gone, Report};
-use crate::executor::space::Space;
+use crate::executor::space::{SharedSpace, Space};
 use crate::target::procfs::{self, Disposition};
 use crate::target::{lock, system};
 
@@ -183,24 +183,24 @@ impl Tracer {
 
     /// Puts right what the kernel has done, if it has, to have a thread stop for a breakpoint: its mask, and its process's
     /// action. It is in that stop afterwards.
-    pub(crate) fn put_back_trap(&mut self, stopped: &mut Stopped, space: &Space) {
+    pub(crate) fn put_back_trap(&mut self, stopped: &mut Stopped, space: &SharedSpace) {
         let blocked = self.threads.put_back_mask(stopped);
         if !blocked && !self.shared.dispositions.any() {
             return;
         }
         let Some(pid) = self.threads.get(stopped.tid()).map(|thread| thread.pid) else { return };
-        let info = stopped.signal_info().ok().filter(|info| blocked && info.si_code <= 0);
+        let info = if blocked { stopped.signal_info().ok() } else { None };
         match self.shared.dispositions.of(pid) {
-            None if blocked => self.suspect(stopped, pid, space),
+            None if blocked => self.suspect(stopped, pid, &space.read()),
             Some(Known::Unasked) if blocked => self.lose(stopped, pid, Errno::ENODATA),
             Some(Known::Unanswered(error)) if blocked => self.lose(stopped, pid, error),
-            Some(Known::Unasked) => self.ask(stopped, pid, space),
+            Some(Known::Unasked) => self.ask(stopped, pid, &space.read()),
             Some(Known::Action { handler, .. }) if blocked || handler == IGNORE => {
-                self.put_back_action(stopped, pid, space);
+                self.put_back_action(stopped, pid, &space.read());
             }
             _ => {}
         }
-        if let Some(info) = info {
+        if let Some(info) = info.filter(|info| info.si_code <= 0) {
             self.hold_back(stopped, pid, info);
         }
     }
@@ -227,12 +227,12 @@ impl Tracer {
     }
 
     /// The same of a thread that was served, where the kernel has had it step.
-    pub(crate) fn put_back_stepped(&mut self, stopped: &mut Stopped, space: &Space) {
+    pub(crate) fn put_back_stepped(&mut self, stopped: &mut Stopped, space: &SharedSpace) {
         let stepped = std::mem::take(&mut self.threads.has_stepped);
         if stepped && self.shared.dispositions.any() && stopped.stop == Stop::Signal(libc::SIGTRAP) {
             let pid = self.threads.get(stopped.tid()).map_or(0, |thread| thread.pid);
             if let Some(Known::Action { handler: IGNORE, .. }) = self.shared.dispositions.of(pid) {
-                self.put_back_action(stopped, pid, space);
+                self.put_back_action(stopped, pid, &space.read());
             }
         }
     }

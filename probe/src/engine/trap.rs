@@ -172,7 +172,7 @@ impl Tracer {
             self.registers.file.rflags -= Rflags::RF;
         }
         if signalled.is_none_or(|signalled| signalled.forced) {
-            self.put_back_trap(&mut stopped, &space.read());
+            self.put_back_trap(&mut stopped, &space);
         }
         self.registers.file.rip = address;
         let place = Place { pid, space_id, space: &space, address };
@@ -223,7 +223,7 @@ impl Tracer {
             return self.take_own_trap(stopped);
         }
         if signal == 0 {
-            self.put_back_stepped(&mut stopped, &space.read());
+            self.put_back_stepped(&mut stopped, &space);
         }
         let stays = if signal == 0 { self.share_out(stopped, slow) } else { Some(stopped) };
         if let Some(stopped) = stays {

@@ -225,7 +225,7 @@ impl Tracer {
             return is_data;
         }
         if signalled.is_some_and(|signalled| signalled.forced) {
-            self.put_back_trap(stopped, &place.space.read());
+            self.put_back_trap(stopped, place.space);
         }
         let registers = GeneralRegisters::of(&self.registers.file);
         let late = signalled.is_some_and(|signalled| signalled.late);
