@@ -36,6 +36,11 @@ pub enum Event<'a> {
         /// Why.
         error: &'a io::Error,
     },
+    /// A process executes a program that is no 64-bit one: it runs without probes, until it executes another.
+    Not64Bit {
+        /// The process.
+        pid: i32,
+    },
     /// A process ended.
     Ended {
         /// The process.

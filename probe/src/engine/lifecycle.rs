@@ -224,10 +224,15 @@ impl Tracer {
         self.inherit_disposition(stopped, &space);
         let space = self.shared.add_space(space);
         self.threads.add_stopped(stopped, pid, space);
-        // A 32-bit program has nothing that could be probed; probes wait for the next exec.
-        if procfs::elf_class(pid) == Some(CLASS_64) {
-            self.watch_linker(space, pid, true);
-            self.relocate(space, pid);
+        match procfs::elf_class(pid) {
+            Some(CLASS_64) => {
+                self.watch_linker(space, pid, true);
+                self.relocate(space, pid);
+            }
+            // A 32-bit program has nothing that could be probed; probes wait for the next exec.
+            Some(_) => self.tell(&Event::Not64Bit { pid }),
+            // It is gone.
+            None => {}
         }
     }
 
@@ -328,14 +333,14 @@ impl Tracer {
             }
             signal => signal,
         };
+        if signal == 0 {
+            self.leave_disposition(&mut stopped);
+        }
         self.threads.let_go(stopped, signal);
     }
 
     /// A thread that has reached a breakpoint and is interrupted before it stops for it has a SIGTRAP waiting, which
     /// would kill it: has it stop for that. So has one that blocks the signal and has passed a hardware breakpoint.
-        if signal == 0 {
-            self.leave_disposition(&mut stopped);
-        }
     fn take_pending(&mut self, stopped: &mut Stopped) -> Result<(), Gone> {
         const MOST_SIGNALS: usize = 8;
         let by_hardware = self.threads.register.uses_hardware();

@@ -291,6 +291,8 @@ pub enum Event {
     Exec { pid: i32 },
     /// A process executes a program whose memory cannot be opened.
     Inaccessible { pid: i32, error: io::Error },
+    /// A process executes a program that is no 64-bit one.
+    Not64Bit { pid: i32 },
     /// A process ended.
     Ended { pid: i32, status: ExitStatus },
     /// A probe of many sites is being placed.
@@ -357,6 +359,7 @@ pub(crate) enum Sent {
     Followed(i32, i32),
     Exec(i32),
     Inaccessible(i32, SystemError),
+    Not64Bit(i32),
     Ended(i32, i32),
     Placing(u32, i32, u64, u64),
     Part(u32, u32, String),
@@ -390,6 +393,7 @@ impl Sent {
             Of::Followed { pid, parent } => Sent::Followed(*pid, *parent),
             Of::Exec { pid } => Sent::Exec(*pid),
             Of::Inaccessible { pid, error } => Sent::Inaccessible(*pid, SystemError::from(*error)),
+            Of::Not64Bit { pid } => Sent::Not64Bit(*pid),
             Of::Ended { pid, status } => Sent::Ended(*pid, status.into_raw()),
             Of::Placing { probe, pid, done, total } => {
                 Sent::Placing(index(probe), *pid, *done as u64, *total as u64)
@@ -452,6 +456,7 @@ impl Event {
             Sent::Followed(pid, parent) => Event::Followed { pid, parent },
             Sent::Exec(pid) => Event::Exec { pid },
             Sent::Inaccessible(pid, error) => Event::Inaccessible { pid, error: error.into() },
+            Sent::Not64Bit(pid) => Event::Not64Bit { pid },
             Sent::Ended(pid, status) => Event::Ended { pid, status: ExitStatus::from_raw(status) },
             Sent::Placing(index, pid, done, total) => {
                 Event::Placing { probe: probe(index), pid, done, total }

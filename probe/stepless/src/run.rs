@@ -9,12 +9,12 @@ use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::Arc;
 
 use anstream::{AutoStream, ColorChoice};
-use probe::SessionOptions;
 use probe::resolve::Objects;
-use probe::warden::{self, Client, ClientStop, News};
+use probe::warden::{self, Client, ClientStop, News, WardenError};
+use probe::{AttachError, SessionOptions};
 
 use crate::signals::{self, Signals};
-use crate::{Failure, warn};
+use crate::{Failure, target, warn};
 
 /// Where a command prints.
 pub(crate) type Out = Box<dyn Write + Send>;
@@ -45,9 +45,7 @@ impl Run<'_> {
         let observer = observer(client.stop_handle());
         client.observe(observer);
         signals.watch(client.stop_handle());
-        for &pid in self.targets {
-            client.attach(pid, self.options)?;
-        }
+        self.attach(&mut client)?;
         if let Some((program, rest)) = self.command.split_first() {
             let mut command = Command::new(program);
             command.args(rest);
@@ -58,6 +56,22 @@ impl Run<'_> {
             client.debug_files(self.debug_files)?;
         }
         Ok(client)
+    }
+
+    /// Attaches to all processes that have not ended.
+    fn attach(&self, client: &mut Client) -> Result<(), Failure> {
+        use AttachError::{Exited, NoSuchProcess};
+        let mut ended = Vec::new();
+        for &pid in self.targets {
+            match client.attach(pid, self.options) {
+                Err(error @ WardenError::Attach(NoSuchProcess { .. } | Exited { .. })) => {
+                    ended.push(error.into());
+                }
+                attached => attached?,
+            }
+        }
+        let all = ended.len() == self.targets.len();
+        target::leave_out(ended, all)
     }
 }
 
@@ -116,6 +130,15 @@ pub(crate) fn inaccessible(pid: i32, error: &io::Error) -> String {
         _ => "it runs without probes",
     };
     format!("the memory of process {pid}{name} cannot be opened: {error}; {advice}")
+}
+
+/// That a process has no probes because of the program that it executes.
+pub(crate) fn not_64_bit(pid: i32) -> String {
+    let name = std::fs::read_link(format!("/proc/{pid}/exe"));
+    let name = name.map(|name| format!(", {},", name.display())).unwrap_or_default();
+    format!(
+        "process {pid} executes a program{name} that is not 64-bit: it runs without probes, as do others that do so"
+    )
 }
 
 /// The status as a shell has it: 128 and the signal's number for a process that was killed.

@@ -9,7 +9,7 @@ use probe::elf::ElfError;
 use probe::maps::{self, Maps};
 use probe::similar;
 
-use crate::Failure;
+use crate::{Failure, warn};
 
 /// The longest that an instruction can be, in bytes (SDM volume 2, section 2.3.11).
 pub(crate) const LONGEST: usize = 15;
@@ -36,6 +36,45 @@ pub(crate) fn named(names: &[String], threads: &[i32]) -> Result<Vec<i32>, Failu
     let mut seen = HashSet::new();
     processes.retain(|&pid| seen.insert(pid));
     Ok(processes)
+}
+
+/// Of these processes, those that have not ended; that is told of the others, unless it is so of all. Each is checked.
+pub(crate) fn checked(
+    processes: Vec<i32>,
+    check: impl Fn(i32) -> Result<(), Failure>,
+) -> Result<Vec<i32>, Failure> {
+    let (mut living, mut ended) = (Vec::new(), Vec::new());
+    for pid in processes {
+        match check(pid) {
+            Ok(()) => living.push(pid),
+            Err(failure) if has_ended(pid) => ended.push(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    leave_out(ended, living.is_empty())?;
+    Ok(living)
+}
+
+/// Tells of processes that have ended before they could be attached to; fails with the first if those were `all`.
+pub(crate) fn leave_out(ended: Vec<Failure>, all: bool) -> Result<(), Failure> {
+    for failure in ended {
+        if all {
+            return Err(failure);
+        }
+        warn(&format!("{}; the others are probed", failure.0));
+    }
+    Ok(())
+}
+
+/// Whether there is no process `pid`, or only its parent can still see it.
+fn has_ended(pid: i32) -> bool {
+    let status = std::fs::read(format!("/proc/{pid}/status"));
+    let is_over =
+        |line: &str| line.strip_prefix("State:").is_some_and(|state| state.trim().starts_with(['Z', 'X']));
+    match status {
+        Ok(status) => String::from_utf8_lossy(&status).lines().any(is_over),
+        Err(_) => Path::new("/proc/self").exists(),
+    }
 }
 
 /// The process of a thread.

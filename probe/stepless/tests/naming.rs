@@ -294,6 +294,32 @@ fn several_processes_are_probed_by_number_or_name() {
     let document: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     assert_eq!((&document["probes"][0]["hits"], &document["probes"][0]["filtered"]), (&3.into(), &2.into()));
+    // One has ended, and its number stands for it as long as its parent does not ask for it.
+    let mut ended = Command::new("true").spawn().unwrap();
+    let gone = ended.id().to_string();
+    while !std::fs::read_to_string(format!("/proc/{gone}/status")).unwrap().contains("State:\tZ") {
+        std::thread::yield_now();
+    }
+    let mut child = stepless_command()
+        .args(["stat", "--json", "--limit", "1", "-e", &probe, "-p", &gone, "-p", &pids[1]])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    targets[1].wait_for_probe_at(&probe, &mut child);
+    targets[1].ask();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert!(
+        told.contains(&format!("process {gone} has")) && told.contains("the others are probed"),
+        "{told}"
+    );
+    // All of them.
+    let output = stepless(&["stat", "-e", &probe, "-p", &gone, "-p", &gone]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    ended.wait().unwrap();
     for target in targets {
         target.finish();
     }

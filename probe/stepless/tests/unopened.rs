@@ -115,3 +115,28 @@ fn an_object_that_is_never_mapped() {
     let last = Output { stderr: last.as_bytes().to_vec(), ..output.clone() };
     ran_without_probes(&program, &last, &["`libc.so.6:qsort` was never placed", "not mapped"]);
 }
+
+#[test]
+fn a_32_bit_program_that_is_executed_is_told_once() {
+    let scratch = Scratch::new();
+    let source = "void _start(void) { __asm__ volatile(\"mov $1, %eax; xor %ebx, %ebx; int $0x80\"); }";
+    let flags = ["-m32", "-static", "-nostdlib", "-fno-pie", "-no-pie", "-o"];
+    let (source, other) = (scratch.write("other.c", source), scratch.path("other"));
+    let made = Command::new("cc").args(flags).arg(&other).arg(&source).output().unwrap();
+    if !made.status.success() || !Command::new(&other).status().is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: no 32-bit program can be made, or run: {made:?}");
+    }
+    let program = scratch.compile("program", PROGRAM, &[]);
+    let script = "\"$0\"; \"$1\"; \"$1\"; \"$0\"; exec \"$1\"";
+    for command in [&["stat"][..], &["trace", "--format", "json"]] {
+        let output = Command::new(STEPLESS)
+            .args(command)
+            .args(["--follow", "-e", "program:main", "--", "sh", "-c", script])
+            .args([&program, &other])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert_eq!(told.matches("is not 64-bit").count(), 1, "{told}");
+    }
+}

@@ -148,10 +148,7 @@ pub(crate) fn run(arguments: &Cover) -> Result<ExitCode, Failure> {
     for path in &arguments.merge {
         findings.merge(findings::read(path)?)?;
     }
-    let targets = target::named(&arguments.pid, &[])?;
-    for &pid in &targets {
-        target::check(pid)?;
-    }
+    let targets = target::checked(target::named(&arguments.pid, &[])?, target::check)?;
     let (out, _) = run::output(arguments.output.as_deref(), attaches || merges_only)?;
     if merges_only {
         print(arguments, &findings, out)?;
@@ -214,6 +211,9 @@ fn hear(heard: &mut Heard, news: News) {
             if heard.failed.insert(line) {
                 warn(&format!("{request} failed for thread {tid} of process {pid}: {}", error.desc()));
             }
+        }
+        News::Event(Event::Not64Bit { pid }) if heard.failed.insert("not 64-bit".to_owned()) => {
+            warn(&run::not_64_bit(pid));
         }
         News::Event(Event::Inaccessible { pid, error }) => {
             let line = run::inaccessible(pid, &error);

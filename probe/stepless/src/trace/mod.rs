@@ -60,9 +60,7 @@ pub(crate) fn run_with(
     let what = What::of_all(arguments, mode, injections)?;
     let resolvers = resolvers(arguments, &objects)?;
     let targets = target::named(&arguments.pid, &arguments.tid)?;
-    for &pid in &targets {
-        check_places(pid, &resolvers)?;
-    }
+    let targets = target::checked(targets, |pid| check_places(pid, &resolvers))?;
     let out = run::output(arguments.output.as_deref(), arguments.attaches())?;
     let ahead = Arc::clone(&objects);
     let shared = Arc::new(Shared::new(arguments, mode, &resolvers, what, objects, out));

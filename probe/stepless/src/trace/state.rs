@@ -20,7 +20,7 @@ use crate::args::{Format, OnFull, Tracing};
 use crate::events::{Event, Events, Shown};
 use crate::output::several;
 use crate::progress::Progress;
-use crate::run::{Out, inaccessible};
+use crate::run::{Out, inaccessible, not_64_bit};
 use crate::signals::Signals;
 use crate::step::Printer;
 use crate::{target, warn};
@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) failure: Option<String>,
     /// The requests that failed, and how, as far as told.
     pub(super) failed: Vec<(String, Errno)>,
+    /// Whether a program that is not 64-bit has been told of.
+    told_not_64_bit: bool,
     /// How often the program has changed probed text.
     pub(super) changed: u32,
     /// Which process could not be opened, and why, before any probe was placed.
@@ -93,6 +95,7 @@ impl Shared {
             broken: None,
             started: arguments.attaches(),
             rows,
+            told_not_64_bit: false,
             placing: None,
             failure: None,
             failed: Vec::new(),
@@ -292,6 +295,10 @@ impl Shared {
                 state.failed.push((request.clone(), *error));
                 let why = error.desc();
                 warn(&format!("{request} failed for thread {tid} of process {pid}: {why}"));
+            }
+            EngineEvent::Not64Bit { pid } if !state.told_not_64_bit => {
+                state.told_not_64_bit = true;
+                warn(&not_64_bit(*pid));
             }
             EngineEvent::Inaccessible { pid, error } => {
                 let line = inaccessible(*pid, error);

@@ -183,10 +183,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         arguments.probes.iter().map(|text| Begins::parse(text)).collect::<Result<_, _>>()?;
     let objects = Arc::new(Objects::default());
     arguments.debug_file.iter().for_each(|path| objects.add_debug_file(path.clone()));
-    let targets = target::named(&arguments.pid, &[])?;
-    for &pid in &targets {
-        target::check(pid)?;
-    }
+    let targets = target::checked(target::named(&arguments.pid, &[])?, target::check)?;
     if !arguments.attaches() {
         let resolver = |begins: &Begins| Resolver::new(begins.spec.clone(), Arc::clone(&objects));
         begins.iter().try_for_each(|begins| resolver(begins).check())?;
@@ -329,6 +326,7 @@ fn hear_event(heard: &mut Heard, event: &Event) {
             );
             heard.tell_once(format!("perf_event_open: {why}"), &line);
         }
+        Event::Not64Bit { pid } => heard.tell_once("not 64-bit".to_owned(), &run::not_64_bit(*pid)),
         Event::Inaccessible { pid, error } => warn(&run::inaccessible(*pid, error)),
         _ => {}
     }
