@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "raw system calls; each is wrapped here in a function that is safe to call")]
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use libc::c_int;
 use nix::Result;
 use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
@@ -86,6 +88,16 @@ pub(crate) fn mapping_at(maps: &File, address: u64) -> Result<Mapping> {
         inode: query.inode,
         path: None,
     })
+}
+
+/// Whether the calling thread may attach to thread `tid`, as far as permissions go: one that it traces already may have
+/// become such that it may not, by prctl(PR_SET_DUMPABLE) for one.
+pub(crate) fn may_attach(tid: i32) -> bool {
+    let mut byte = [0];
+    // The kernel asks for the same permission, and looks only then whether there is memory at that address.
+    let read =
+        process_vm_readv(pid(tid), &mut [IoSliceMut::new(&mut byte)], &[RemoteIoVec { base: 0, len: 1 }]);
+    read != Err(Errno::EPERM)
 }
 
 /// The calling thread's id.

@@ -15,7 +15,7 @@ use crate::executor::ptrace::stopped::{Stop, Stopped};
 use crate::executor::ptrace::sys::{self, Status};
 use crate::executor::ptrace::threads::{Report, Thread, Threads};
 use crate::executor::space::SharedSpace;
-use crate::target::system;
+use crate::target::{procfs, system};
 
 /// A thread on its way to another tracer.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(crate) struct Handover {
 
 impl Threads {
     /// Gives a thread, which would be resumed next, to the tracer at `post`. It is returned where that cannot be: one that
-    /// is about to enter a system call would do so, and what that comes to would be lost.
+    /// is about to enter a system call would do so, and what that comes to would be lost; and one to which nobody may attach
+    /// any more would run in its circle for ever.
     pub(crate) fn hand_over(
         &mut self,
         stopped: Stopped,
@@ -41,7 +42,8 @@ impl Threads {
         };
         // One that steps itself would trap.
         let steps = registers.eflags & Rflags::TF.bits() != 0;
-        if stopped.stop == Stop::SystemCall || steps || self.is_gone(tid) {
+        let is_busy_otherwise = stopped.stop == Stop::SystemCall || steps;
+        if is_busy_otherwise || self.is_gone(tid) || !system::may_attach(tid) {
             return Some(stopped);
         }
         let text = space.read();
@@ -90,7 +92,11 @@ impl Threads {
     pub(crate) fn take_over(&mut self, handover: Handover, options: Options, space: Option<&SharedSpace>) {
         let Handover { tid, thread, registers, mask } = handover;
         self.receive(tid, thread);
-        let seized = ptrace::seize(system::pid(tid), options);
+        let seized = ptrace::seize(system::pid(tid), options).map_err(|error| match error {
+            // Killed meanwhile, as long as its end has not been taken from the kernel.
+            Errno::EPERM if procfs::has_exited(tid) => Errno::ESRCH,
+            error => error,
+        });
         let stopped = match self.note(tid, "PTRACE_SEIZE", seized) {
             Some(()) => self.stop_circling(tid),
             None => Err(libc::SIGKILL),
