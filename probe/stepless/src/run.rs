@@ -49,7 +49,8 @@ impl Run<'_> {
         if let Some((program, rest)) = self.command.split_first() {
             let mut command = Command::new(program);
             command.args(rest);
-            signals.as_inherited(|| client.launch(command, self.options))?;
+            signals.pass_mask_on(&mut command);
+            client.launch(command, self.options)?;
             signals.launched(client.pid());
         }
         if !self.debug_files.is_empty() {

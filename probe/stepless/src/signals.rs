@@ -1,11 +1,15 @@
 //! The signals that end or interrupt the command: it prints its summary first. Were it ended at once, its warden would
 //! leave the target just the same.
 
-#![allow(unsafe_code, reason = "sets of signals that contain real-time ones, which nix does not know")]
+#![allow(
+    unsafe_code,
+    reason = "sets of signals that contain real-time ones, which nix does not know; CommandExt::pre_exec"
+)]
 
 use std::mem;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +42,8 @@ struct State {
     released: AtomicBool,
     /// The process to which signals are passed on; 0 for none.
     launched: AtomicI32,
+    /// The last that came before there was one; 0 for none.
+    early: AtomicI32,
     /// What ends; signals are taken by who holds it.
     session: Mutex<Option<ClientStop>>,
     inherited: Inherited,
@@ -61,13 +67,16 @@ impl Signals {
         Signals(Arc::new(State { inherited: Inherited(inherited), ..State::default() }))
     }
 
-    /// Does something with those signals blocked in this thread that were when the command was started, such as start
-    /// a program, which inherits that.
-    pub(crate) fn as_inherited<T>(&self, work: impl FnOnce() -> T) -> T {
-        let now = mask(libc::SIG_SETMASK, &self.0.inherited.0);
-        let done = work();
-        mask(libc::SIG_SETMASK, &now);
-        done
+    /// Has a program that is to be started block those signals that were blocked when the command was. Here they stay
+    /// blocked: one that comes meanwhile is to be passed on, and not to end the command.
+    pub(crate) fn pass_mask_on(&self, command: &mut Command) {
+        let inherited = self.0.inherited.0;
+        let hook = move || {
+            mask(libc::SIG_SETMASK, &inherited);
+            Ok(())
+        };
+        // SAFETY: the hook makes one system call, which is async-signal-safe.
+        unsafe { command.pre_exec(hook) };
     }
 
     /// From now on signals end the session instead of the process.
@@ -99,9 +108,16 @@ impl Signals {
         }
     }
 
-    /// Has SIGTERM and SIGHUP, which are not sent to a whole terminal by a key, also passed on to this process.
+    /// Has SIGTERM and SIGHUP, which are not sent to a whole terminal by a key, also passed on to this process, and one of
+    /// them that has come while it was started.
     pub(crate) fn launched(&self, pid: i32) {
+        // Nobody takes a signal meanwhile.
+        let _session = self.0.session();
         self.0.launched.store(pid, Ordering::SeqCst);
+        match self.0.early.swap(0, Ordering::SeqCst) {
+            0 => {}
+            signal => pass_on(pid, signal),
+        }
     }
 
     /// Whether a signal has asked for the end of the session.
@@ -140,9 +156,10 @@ impl State {
 
     fn take(state: &Arc<State>, signal: c_int, session: &ClientStop) {
         let launched = state.launched.load(Ordering::SeqCst);
-        if matches!(signal, libc::SIGTERM | libc::SIGHUP) && launched != 0 {
-            // SAFETY: the call takes numbers only. It fails if the process has just ended.
-            unsafe { libc::kill(launched, signal) };
+        match (signal, launched) {
+            (libc::SIGTERM | libc::SIGHUP, 0) => state.early.store(signal, Ordering::SeqCst),
+            (libc::SIGTERM | libc::SIGHUP, pid) => pass_on(pid, signal),
+            _ => {}
         }
         // These two end the session alone: a command that was launched goes on, and its status is ours.
         let ends = !matches!(signal, libc::SIGINT | libc::SIGTERM);
@@ -171,6 +188,11 @@ impl State {
             }
         }
     }
+}
+
+fn pass_on(pid: i32, signal: c_int) {
+    // SAFETY: the call takes numbers only. It fails if the process has just ended.
+    unsafe { libc::kill(pid, signal) };
 }
 
 /// Ends this process by the default action of `signal`, so that its parent sees that.

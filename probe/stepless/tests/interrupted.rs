@@ -100,6 +100,48 @@ fn a_command_outlives_the_one_that_launched_it() {
     }
 }
 
+/// Waits until a process has so many children.
+fn wait_for_children(pid: u32, number: usize) {
+    let is_child = |entry: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:\t") == Some(&pid.to_string()))
+    };
+    let children =
+        || std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| is_child(entry).then_some(()));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while children().count() < number {
+        assert!(Instant::now() < deadline, "process {pid} has not started so many");
+    }
+}
+
+#[test]
+fn a_signal_that_comes_while_the_program_is_started_is_taken_and_passed_on() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("answers", ANSWERS, &[]);
+    for (signal, outcome) in [(libc::SIGINT, 9), (libc::SIGTERM, 128 + libc::SIGTERM)].repeat(5) {
+        let mut command = stepless_command();
+        command.args(["stat", "-e", "answers:leaf", "--"]).arg(&program);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut command = command.spawn().unwrap();
+        let _watchdog = Watchdog::of(&command);
+        // The warden, and what is to become the program.
+        wait_for_children(command.id(), 2);
+        kill(Pid::from_raw(command.id().cast_signed()), Signal::try_from(signal).unwrap()).unwrap();
+        if signal == libc::SIGINT {
+            // It goes on until nobody asks any more.
+            drop(command.stdin.take());
+        }
+        let status = end_of(&mut command);
+        let told = text_of(command.stderr.take());
+        // Where no probe was placed by then, that is an error, and names the program's own status.
+        let is_outcome = match status.code() {
+            Some(2) => told.trim_end().ends_with(&format!("status {outcome}")),
+            code => code == Some(outcome),
+        };
+        assert!(is_outcome, "{signal}: {status}: {told}");
+    }
+}
+
 #[test]
 fn what_was_ignored_stays_ignored() {
     let scratch = Scratch::new();
