@@ -175,7 +175,13 @@ pub(crate) fn read_memory(pid: i32, address: u64, length: usize) -> Result<Vec<u
     use std::os::unix::fs::FileExt;
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).map_err(|error| about(pid, &error))?;
     let mut bytes = vec![0; length];
-    let read = memory.read_at(&mut bytes, address).map_err(|error| about(pid, &error))?;
+    let read = memory.read_at(&mut bytes, address).map_err(|error| match error.raw_os_error() {
+        // It was mapped just before.
+        Some(libc::EIO) => Failure::new(format!(
+            "process {pid} has unmapped {address:#x} meanwhile: it ends or executes a program; see whether it is there still"
+        )),
+        _ => about(pid, &error),
+    })?;
     bytes.truncate(read);
     Ok(bytes)
 }

@@ -114,7 +114,7 @@ pub(super) fn place(
 fn watch_start(client: &mut Client, shared: &Arc<Shared>) {
     let handler = Arc::clone(shared);
     let start = move |hit: &mut Asked<'_>| {
-        if !handler.start(hit.pid()) {
+        if !handler.start(hit.pid(), true) {
             // It has not executed an instruction of its own yet.
             send(hit.pid(), Signal::SIGKILL);
         }
@@ -125,7 +125,7 @@ fn watch_start(client: &mut Client, shared: &Arc<Shared>) {
     let placed = entry.map(|entry| client.probe_with(Place::Address(entry), Program::new(), start));
     if !matches!(placed, Some(Ok(_))) {
         // Its first instruction cannot be probed. Then mistakes are told when they are found.
-        shared.start(client.pid());
+        shared.start(client.pid(), false);
     }
 }
 

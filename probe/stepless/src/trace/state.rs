@@ -398,8 +398,9 @@ impl Shared {
         });
     }
 
-    /// Process `pid` is about to start its program. Says whether it may: not if a probe cannot be placed.
-    pub(super) fn start(&self, pid: i32) -> bool {
+    /// Process `pid` is about to start its program, or, unless it is `linked`, the dynamic linker. Says whether it may: not
+    /// if a probe cannot be placed.
+    pub(super) fn start(&self, pid: i32, linked: bool) -> bool {
         let mut state = self.lock();
         state.started = true;
         let refused = state.rows.first_refused();
@@ -410,7 +411,7 @@ impl Shared {
         if may_start {
             self.tell_refused(&mut state, pid);
             drop(state);
-            self.look_at_start(pid);
+            self.look_at_start(pid, linked);
         }
         may_start
     }
@@ -429,15 +430,16 @@ impl Shared {
         }
     }
 
-    /// Says which probes wait, and why, in a program that is about to start.
-    fn look_at_start(&self, pid: i32) {
+    /// Says which probes wait, and why, in a program that is about to start. Before it is linked, most do for that alone; what
+    /// was never placed is told at the end.
+    fn look_at_start(&self, pid: i32, linked: bool) {
         let Ok(maps) = Maps::read(pid) else { return };
         if let Some(line) = target::without_privileges(pid) {
             warn(&line);
         }
         self.name_implementations(&maps);
         self.look_after_files(&maps);
-        for resolver in &self.resolvers {
+        for resolver in self.resolvers.iter().filter(|_| linked) {
             if let Err(error @ LocateError::NotMapped { .. }) = resolver.places(&maps) {
                 warn(&format!("`{}` waits: {error}", resolver.spec()));
             }
