@@ -12,7 +12,7 @@ use common::{Function, Target, compile};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use probe::run_on::Region;
-use probe::{Action, RunEnd, Session};
+use probe::{Action, Hit, RunEnd, Session, SessionOptions};
 
 /// A program that computes without an end, and a session that is attached to it.
 fn endless() -> (Target, Session, Function) {
@@ -151,6 +151,39 @@ fn a_session_leaves_within_it() {
     session.detach();
     assert_eq!(status(pid, "TracerPid"), "0");
     assert!(status(pid, "State").starts_with('R'), "{}", status(pid, "State"));
+}
+
+#[test]
+fn a_session_leaves_threads_that_wait_for_their_turns() {
+    /// More than one has in a turn while others wait, so that most wait behind the breakpoint that has stopped them.
+    const MANY: u64 = 400;
+    let program = compile("parallel", &[]);
+    let mut target = Target::start(&program, &["waits", "3", "18446744073709551615"]);
+    let pid = target.pid();
+    for quietly in [false, true].repeat(10) {
+        let step = Function::entry(&program, "step");
+        let serve = move || {
+            let options = SessionOptions { tracers: 1, ..SessionOptions::default() };
+            let mut session = Session::attach_with(pid, options).unwrap();
+            let many = |hit: &mut Hit<'_>| {
+                hit.run_on_with(Region::new().instructions(MANY), |_| ControlFlow::Continue(()));
+                Action::Continue
+            };
+            let id = session.probe(step, many).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while session.report(id).unwrap().counters.hits < 10 {
+                assert!(Instant::now() < deadline, "no probe is hit");
+                assert_eq!(session.run_for(Duration::from_millis(5)), RunEnd::Timeout);
+            }
+            match quietly {
+                true => drop(session.leave()),
+                false => session.detach(),
+            }
+        };
+        std::thread::spawn(serve).join().unwrap();
+    }
+    send(pid, Signal::SIGKILL);
+    assert_eq!(target.end().signal(), Some(libc::SIGKILL));
 }
 
 #[test]

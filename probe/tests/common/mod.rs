@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -195,6 +195,11 @@ impl Target {
     /// Closes its standard input, which tells it to go on.
     pub(crate) fn close_input(&mut self) {
         drop(self.0.stdin.take());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.0.wait().unwrap()
     }
 
     /// Closes its standard input, which tells it to end, and returns its exit code.

@@ -455,8 +455,10 @@ impl Threads {
         }
     }
 
-    /// Has a thread wait for its turn, stopped.
-    pub(crate) fn stand(&mut self, stopped: Stopped) {
+    /// Has a thread wait for its turn, stopped. What has stopped it has been served: nobody may take it for news when the
+    /// thread is let go before its turn.
+    pub(crate) fn stand(&mut self, mut stopped: Stopped) {
+        stopped.stop = Stop::Other;
         self.standing.push_back(stopped);
     }
 
