@@ -85,7 +85,7 @@ impl Tracer {
                 }
             }
             Kinship::Copy => {
-                let Some(mut copy) = self.copy_for(tid, space_id) else {
+                let Some(mut copy) = self.copy_for(&mut child, space_id) else {
                     return self.threads.let_go(child, 0);
                 };
                 if !self.shared.options.follow {
@@ -118,10 +118,18 @@ impl Tracer {
         self.shared.calls.copy(from, parent, to, child);
     }
 
-    /// The address space that a forked thread `tid` got as a copy of another one; `None` if it has just been
+    /// The address space that a forked process got as a copy of another one; `None` if it has just been
     /// killed. Where it cannot be had, which is told, breakpoints may be left in it.
-    pub(crate) fn copy_for(&mut self, tid: i32, space: SpaceId) -> Option<Space> {
-        let copy = self.shared.space(space)?.read().copy_for(tid).map_err(|error| errno(&error));
+    pub(crate) fn copy_for(&mut self, child: &mut Stopped, space: SpaceId) -> Option<Space> {
+        let (tid, space) = (child.tid(), self.shared.space(space)?);
+        let space = space.read();
+        let open = || space.copy_for(tid).map_err(|error| errno(&error));
+        let copy = match open() {
+            Err(error @ (Errno::EACCES | Errno::EPERM)) => {
+                self.threads.while_dumpable(child, &space, open).unwrap_or(Err(error))
+            }
+            copy => copy,
+        };
         self.threads.note(tid, "opening /proc/PID/mem", copy)
     }
 
@@ -134,7 +142,7 @@ impl Tracer {
 
     /// Frees children whose parent was killed before it could report them.
     pub(crate) fn clean_orphans(&mut self, space_id: SpaceId) {
-        for orphan in self.threads.orphans() {
+        for mut orphan in self.threads.orphans() {
             let tid = orphan.tid();
             // Whoever has made it, and is to tell, has the same tracer. A thread's maker is one of the same process.
             let is_known = |pid: i32| self.threads.iter().any(|(_, thread)| thread.pid == pid);
@@ -143,7 +151,7 @@ impl Tracer {
                 self.threads.expect_parent(orphan);
                 continue;
             }
-            if let Some(copy) = self.copy_for(tid, space_id) {
+            if let Some(copy) = self.copy_for(&mut orphan, space_id) {
                 self.free(copy);
             }
             self.threads.let_go(orphan, 0);
@@ -368,11 +376,11 @@ impl Tracer {
         self.threads.note(stopped.tid(), "PTRACE_PEEKSIGINFO", pending).unwrap_or(false)
     }
 
-    fn release_child(&mut self, child: Stopped, parent: &Stopped) {
+    fn release_child(&mut self, mut child: Stopped, parent: &Stopped) {
         let space = self.threads.get(parent.tid()).map(|thread| thread.space);
         if let Some(space) = space
             && system::same_memory(child.tid(), parent.tid()) != Some(true)
-            && let Some(copy) = self.copy_for(child.tid(), space)
+            && let Some(copy) = self.copy_for(&mut child, space)
         {
             self.free(copy);
         }

@@ -1,6 +1,7 @@
 //! Which memory other processes may map, too.
 
 use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,6 +44,18 @@ impl Sharing {
         const PAGE: u64 = 4096;
         let last = address.saturating_add((size as u64).saturating_sub(1));
         self.is_shared_at(tid, address) || last / PAGE != address / PAGE && self.is_shared_at(tid, last)
+    }
+
+    /// All that is mapped now, also where `/proc/PID/maps` cannot be opened any more.
+    ///
+    /// # Errors
+    /// It could not be when this was made, or cannot be read.
+    pub(crate) fn mappings(&self) -> io::Result<Vec<Mapping>> {
+        let mut file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let mut text = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut text)?;
+        maps::parse(&text)
     }
 
     /// What is mapped at `address` now, where the kernel can be asked without a path.

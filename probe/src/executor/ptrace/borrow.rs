@@ -187,8 +187,9 @@ pub(crate) fn loan(space: &Space, tid: i32, need: Need) -> Option<Loan> {
 
 /// The mappings whose instructions can be borrowed, in the order in which they are to be asked: the vDSO and what the
 /// dynamic linker has loaded first lie above what comes, and goes, later.
-pub(super) fn lenders(tid: i32) -> Vec<Mapping> {
-    maps::read(tid).unwrap_or_default().into_iter().filter(lends).rev().collect()
+pub(super) fn lenders(space: &Space, tid: i32) -> Vec<Mapping> {
+    let maps = maps::read(tid).or_else(|_| lock(&space.sharing).mappings());
+    maps.unwrap_or_default().into_iter().filter(lends).rev().collect()
 }
 
 /// Whether a mapping's instructions can be borrowed. What a compiler at run time has made another thread may overwrite
@@ -202,7 +203,7 @@ fn lends(mapping: &Mapping) -> bool {
 fn find(space: &Space, tid: i32, need: Need) -> Option<Loan> {
     const CHUNK: usize = 1 << 16;
     let mut buffer = vec![0; CHUNK];
-    for mapping in lenders(tid) {
+    for mapping in lenders(space, tid) {
         let mut address = mapping.start;
         while address < mapping.end {
             let wanted = usize::try_from(mapping.end - address).map_or(CHUNK, |left| left.min(CHUNK));

@@ -265,7 +265,7 @@ impl Catalogue {
     /// Searches one more piece of text; whether there was one.
     fn search(&mut self, space: &Space, tid: i32) -> Option<()> {
         let rest = self.rest.get_or_insert_with(|| {
-            let mut rest = borrow::lenders(tid);
+            let mut rest = borrow::lenders(space, tid);
             rest.reverse();
             rest
         });

@@ -9,6 +9,7 @@ pub(crate) mod borrow;
 pub(crate) mod buffer;
 pub(crate) mod call;
 pub(crate) mod crew;
+mod dumpable;
 mod enter;
 pub(crate) mod faults;
 pub(crate) mod handover;

@@ -294,7 +294,7 @@ pub(crate) const WORDS: usize = size_of::<user_regs_struct>() / size_of::<u64>()
 pub(crate) type Words = [u64; WORDS];
 
 /// Whether code with that selector of CS is 64-bit code.
-fn is_64_bit(cs: u64) -> bool {
+pub(super) fn is_64_bit(cs: u64) -> bool {
     // `__USER_CS` (asm/segment.h), and Xen's own in a paravirtual guest.
     const USER_CS: u64 = 0x33;
     const XEN_USER_CS: u64 = 0xe033;

@@ -1,5 +1,5 @@
-//! Threads that reach probes again and again are handed from one tracer to another, each of which attaches anew: of programs
-//! that nobody may attach to any more, and of processes that are killed meanwhile.
+//! Programs that are hard to trace: nobody may attach to them any more, or to what they fork, or open their memory; or they
+//! are killed just when a tracer hands them to another.
 
 #[path = "../../tests/scratch/mod.rs"]
 mod scratch;
@@ -34,6 +34,32 @@ const CLOSES: &str = r#"
     }
 "#;
 
+/// Its children come to the probe, and what they fork, each by another system call.
+const FORKS: &str = r#"
+    #define _GNU_SOURCE
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    __attribute__((noinline)) int leaf(int x) { __asm__ volatile("nop"); return x + 1; }
+    int main(void) {
+        prctl(PR_SET_DUMPABLE, 0);
+        int status, level = leaf(0);
+        pid_t child = fork();
+        if (!child) {
+            level = leaf(level);
+            child = syscall(SYS_fork);
+            if (!child) {
+                level = leaf(level);
+                if (prctl(PR_GET_DUMPABLE)) return 1;
+                return leaf(level) + 3;
+            }
+        }
+        if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) return 2;
+        return WEXITSTATUS(status);
+    }
+"#;
+
 /// Its children are killed about when they have become busy, each a little later than the one before, while one is all the
 /// time, so that others are not left to the first tracer.
 const KILLS: &str = r#"
@@ -63,6 +89,20 @@ const KILLS: &str = r#"
     }
 "#;
 
+/// The command of an ordinary user. Root may attach to any, and is another case.
+fn as_nobody(scratch: &Scratch) -> Command {
+    if !Uid::effective().is_root() {
+        return Command::new(STEPLESS);
+    }
+    let copy = scratch.path("stepless");
+    if !copy.exists() {
+        run(Command::new("cp").arg(STEPLESS).arg(&copy));
+    }
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY);
+    command
+}
+
 /// What becomes of the program with a probe in its function, and of `command`.
 fn probed(command: &mut Command, program: &Path, options: &[&str]) -> Output {
     let place = format!("{}:leaf", program.display());
@@ -86,15 +126,19 @@ fn hits(output: &Output) -> u64 {
 fn a_program_to_which_nobody_may_attach_any_more_goes_on() {
     let scratch = Scratch::new();
     let program = scratch.compile("closes", CLOSES, &["-pthread"]);
-    // Root may attach to any, and is another case.
-    let mut command = Command::new(STEPLESS);
-    if Uid::effective().is_root() {
-        let copy = scratch.path("stepless");
-        run(Command::new("cp").arg(STEPLESS).arg(&copy));
-        command = Command::new(copy);
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    assert_eq!(hits(&probed(&mut command, &program, &[])), 8000);
+    assert_eq!(hits(&probed(&mut as_nobody(&scratch), &program, &[])), 8000);
+}
+
+#[test]
+fn what_is_forked_by_a_program_whose_memory_nobody_may_open_goes_on() {
+    let scratch = Scratch::new();
+    let program = scratch.compile("forks", FORKS, &[]);
+    assert_eq!(hits(&probed(&mut as_nobody(&scratch), &program, &[])), 1);
+    assert_eq!(hits(&probed(&mut as_nobody(&scratch), &program, &["--follow"])), 4);
+    // Each fork is made by a SYSCALL elsewhere.
+    let probes = ["-e", "libc.so.6:fork/*", "-e", "libc.so.6:_Fork/*", "-e", "libc.so.6:syscall/*"];
+    let output = probed(&mut as_nobody(&scratch), &program, &probes);
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
