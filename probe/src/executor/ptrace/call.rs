@@ -63,9 +63,8 @@ impl Threads {
             self.run(thread, Resume::Syscall)?;
             thread.stop = Stop::Exec;
         }
-        let own = thread.registers()?;
         let length = LENGTH * COUNT;
-        let place = own.rsp.wrapping_sub(RED_ZONE + length as u64) & !(ALIGNMENT - 1);
+        let place = thread.registers()?.rsp.wrapping_sub(RED_ZONE + length as u64) & !(ALIGNMENT - 1);
         let mut before = [[0; LENGTH]; COUNT];
         let read = space.read_raw(place, before.as_flattened_mut()).unwrap_or(0);
         if read != length || space.write_raw(place, call.memory.as_flattened()).is_err() {
@@ -73,7 +72,7 @@ impl Threads {
         }
         let unfiltered = self.without_filter(thread, options);
         let made = match unfiltered {
-            Ok(_) => self.enter_and_return(thread, space, own, call, place),
+            Ok(_) => self.make(thread, space, call, place),
             Err(error) => Err(error),
         };
         if unfiltered == Ok(true) {
@@ -100,26 +99,41 @@ impl Threads {
         Ok(true)
     }
 
-    fn enter_and_return<const LENGTH: usize, const COUNT: usize>(
+    fn make<const LENGTH: usize, const COUNT: usize>(
         &mut self,
         thread: &mut Stopped,
         space: &Space,
-        own: user_regs_struct,
         call: &Call<LENGTH, COUNT>,
         place: u64,
     ) -> Result<(), Unmade> {
-        const USER_CS: u64 = 0x33;
-        let tid = thread.tid();
+        let is_dispatched = thread.dispatches_system_calls();
+        let loan = if is_dispatched { None } else { borrow::loan(space, thread.tid(), Need::Syscall) };
+        let address = loan.ok_or(Unmade::Failed(Errno::ENOSYS))?.address;
+        match self.enter_and_return(thread, address, call.number, (call.arguments)(place))? {
+            0 => Ok(()),
+            error @ -4095..0 => Err(Unmade::Failed(Errno::from_raw(-error as i32))),
+            _ => Err(Unmade::Failed(Errno::ENOSYS)),
+        }
+    }
+
+    /// Has a thread make a system call by the SYSCALL at `address`, and returns what that returns. It is in the same stop again,
+    /// with the same registers.
+    pub(super) fn enter_and_return(
+        &mut self,
+        thread: &mut Stopped,
+        address: u64,
+        number: i64,
+        arguments: [u64; 4],
+    ) -> Result<i64, Unmade> {
+        const NO_CALL: u64 = u64::MAX;
+        let (tid, own) = (thread.tid(), thread.registers()?);
+        if !registers::is_64_bit(own.cs) {
+            return Err(Unmade::Failed(Errno::ENOSYS));
+        }
         let (stop, info) = (thread.stop, thread.signal_info());
-        let loan = match thread.dispatches_system_calls() || own.cs != USER_CS {
-            true => None,
-            false => borrow::loan(space, tid, Need::Syscall),
-        };
-        let rip = loan.ok_or(Unmade::Failed(Errno::ENOSYS))?.address;
-        let [rdi, rsi, rdx, r10] = (call.arguments)(place);
-        let rax = call.number.cast_unsigned();
-        let borrowed = user_regs_struct { rip, rax, rdi, rsi, rdx, r10, orig_rax: u64::MAX, ..own };
-        thread.set_registers(borrowed)?;
+        let [rdi, rsi, rdx, r10] = arguments;
+        let (rip, rax) = (address, number.cast_unsigned());
+        thread.set_registers(user_regs_struct { rip, rax, rdi, rsi, rdx, r10, orig_rax: NO_CALL, ..own })?;
         let entered = self.run(thread, Resume::Syscall)?;
         let returned = if entered == Ran::Entered { self.run(thread, Resume::Syscall)? } else { entered };
         let result = thread.registers().map(|registers| registers.rax.cast_signed());
@@ -138,11 +152,8 @@ impl Threads {
             }
         }
         thread.stop = stop;
-        match result? {
-            0 if returned == Ran::Entered => Ok(()),
-            error @ -4095..0 if returned == Ran::Entered => {
-                Err(Unmade::Failed(Errno::from_raw(-error as i32)))
-            }
+        match returned {
+            Ran::Entered => Ok(result?),
             _ => Err(Unmade::Failed(Errno::ENOSYS)),
         }
     }
