@@ -85,6 +85,11 @@ fn a_handler_that_is_given_up_by_itself_is_not_put_back() {
 }
 
 #[test]
+fn a_handler_is_kept_that_a_handler_of_another_signal_would_lose() {
+    holds("other-signal", false, 23..=23);
+}
+
+#[test]
 fn a_handler_is_kept_that_a_thread_which_blocks_the_signal_would_lose() {
     holds("other-thread", false, 16..=16);
     holds("unseen", false, 13..=13);

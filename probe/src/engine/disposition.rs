@@ -4,8 +4,8 @@
 //!
 //! It is known of a process that was started with SIGTRAP ignored; of one that has taken a signal of its own, whose handler
 //! begins where the thread is then; and of one that had a handler when it was attached to, or when it makes a thread, which
-//! is asked for it. While a handler runs, which has SIGTRAP blocked, its thread stops at system calls, so that a handler
-//! that the program sets anew, or gives up, is not put back.
+//! is asked for it. While a handler runs, of whichever signal, that has SIGTRAP blocked, its thread stops at system calls, so
+//! that a handler that the program sets anew, or gives up, is not put back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -326,19 +326,30 @@ impl Tracer {
         let caught = procfs::catches(tid, libc::SIGTRAP);
         let ignored = self.shared.dispositions.of(pid).is_some_and(Known::is_lost);
         if caught {
-            return self.enter_handler(stopped, pid);
+            return self.enter_handler(stopped, pid, libc::SIGTRAP);
         }
         // What an instruction raises is forced through, whoever ignores it.
         let sent = ignored && stopped.signal_info().is_ok_and(|info| info.si_code <= 0);
         self.threads.resume(stopped, if sent { 0 } else { libc::SIGTRAP });
     }
 
-    /// Has a thread take a SIGTRAP for which there is a handler, and sees which one it is.
-    fn enter_handler(&mut self, mut stopped: Stopped, pid: i32) {
+    /// A thread is about to take a signal, whose handler may have SIGTRAP blocked.
+    pub(crate) fn take_signal(&mut self, stopped: Stopped, signal: i32) {
         let tid = stopped.tid();
-        match self.threads.run_on(&mut stopped, Resume::Step, libc::SIGTRAP) {
+        let pid = self.threads.get(tid).map_or(0, |thread| thread.pid);
+        let matters = self.shared.dispositions.any() && self.shared.dispositions.of(pid).is_some();
+        match matters && procfs::catches(tid, signal) {
+            true => self.enter_handler(stopped, pid, signal),
+            false => self.threads.resume(stopped, signal),
+        }
+    }
+
+    /// Has a thread take a signal for which there is a handler. SIGTRAP's is known then.
+    fn enter_handler(&mut self, mut stopped: Stopped, pid: i32, signal: i32) {
+        let tid = stopped.tid();
+        match self.threads.run_on(&mut stopped, Resume::Step, signal) {
             Ok(true) => {}
-            Ok(false) => return self.threads.resume(stopped, libc::SIGTRAP),
+            Ok(false) => return self.threads.resume(stopped, signal),
             Err(Gone) => return self.threads.resume(stopped, 0),
         }
         let is_trap = stopped.stop == Stop::Signal(libc::SIGTRAP);
@@ -349,7 +360,9 @@ impl Tracer {
             }
             return self.threads.put_back(Report::Stopped(stopped));
         }
-        if let Some(handler) = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped)) {
+        if signal == libc::SIGTRAP
+            && let Some(handler) = self.threads.note(tid, "PTRACE_PEEKUSER", rip(&stopped))
+        {
             // One that is for once is the default again.
             let stays = procfs::catches(tid, libc::SIGTRAP);
             let known = if stays { Known::new(handler, None) } else { Known::Default };
@@ -359,12 +372,12 @@ impl Tracer {
         self.threads.resume(stopped, 0);
     }
 
-    /// Whether a thread stops at its system calls because it handles a SIGTRAP.
+    /// Whether a thread stops at its system calls because it is in a handler that has SIGTRAP blocked.
     pub(crate) fn is_handling(&self, tid: i32) -> bool {
         self.threads.is_handling(tid) && !self.regions.contains_key(&tid)
     }
 
-    /// A thread that handles a SIGTRAP is in a system call, or at its end: it may set the action, or end its handler.
+    /// Such a thread is in a system call, or at its end: it may set the action, or end its handler.
     pub(crate) fn see_call(&mut self, stopped: Stopped) {
         let tid = stopped.tid();
         if let (Ok(registers), Some(thread)) = (stopped.registers(), self.threads.get(tid)) {

@@ -211,6 +211,9 @@ impl Tracer {
             Stop::Exec => self.serve_exec(stopped),
             _ if self.is_stranger(stopped.tid()) => self.dismiss(stopped),
             Stop::Signal(libc::SIGTRAP) => self.trapped(stopped),
+            Stop::Signal(signal) if !self.regions.contains_key(&stopped.tid()) => {
+                self.take_signal(stopped, signal);
+            }
             Stop::Birth(birth) => self.gave_birth(stopped, birth),
             Stop::SystemCall if self.is_handling(stopped.tid()) => self.see_call(stopped),
             Stop::SystemCall => self.go_on(stopped),

@@ -219,8 +219,11 @@ impl Tracer {
         if self.waits != Waits::default() {
             return self.go_on_later(stopped, pid, Some(signal));
         }
-        if signal == libc::SIGTRAP && stopped.stop == Stop::Signal(libc::SIGTRAP) {
-            return self.take_own_trap(stopped);
+        if signal != 0 && stopped.stop == Stop::Signal(signal) {
+            return match signal {
+                libc::SIGTRAP => self.take_own_trap(stopped),
+                signal => self.take_signal(stopped, signal),
+            };
         }
         if signal == 0 {
             self.put_back_stepped(&mut stopped, &space);

@@ -4,6 +4,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -41,6 +42,19 @@ static void handler(int signal) {
 static void handler_of_sent(int signal, siginfo_t *info, void *context) {
     handler(signal);
     sender = info->si_code == SI_TKILL ? info->si_pid : 0;
+}
+
+static sigjmp_buf back;
+
+__attribute__((noinline)) void touch(int *place) {
+    *(volatile int *)place = 1;
+}
+
+static void all_blocked(int signal) {
+    work();
+    unblocked |= !blocks(SIGTRAP);
+    work();
+    if (signal == SIGSEGV) siglongjmp(back, 1);
 }
 
 static void anew(int number) {
@@ -205,6 +219,22 @@ int main(int argc, char **argv) {
         if (in_a_thread(blocked_work)) return 1;
         raise(SIGTRAP);
         return traps == 2 ? 0 : 2;
+    } else if (!strcmp(how, "other-signal")) {
+        // Handlers that have everything blocked, of a signal that is sent and of a fault.
+        struct sigaction action = {.sa_handler = all_blocked};
+        sigfillset(&action.sa_mask);
+        sigaction(SIGUSR1, &action, 0);
+        sigaction(SIGSEGV, &action, 0);
+        traps = 1;
+        signal(SIGTRAP, handler);
+        raise(SIGTRAP);
+        for (int i = 0; i < 3; i++) {
+            raise(SIGUSR1);
+            raise(SIGTRAP);
+        }
+        if (!sigsetjmp(back, 1)) touch(0);
+        raise(SIGTRAP);
+        return traps == 6 && !unblocked && !blocks(SIGTRAP) ? 0 : 1;
     } else if (!strcmp(how, "attached")) {
         traps = 1;
         signal(SIGTRAP, handler);

@@ -30,7 +30,7 @@ impl Threads {
     /// birth is not the thread's own, for C libraries and Go block everything meanwhile. And it did not if
     /// there is still a handler. In doubt it is left unblocked: blocked where it was not, the signal would
     /// lose its handler at the next breakpoint, and children would inherit it.
-    /// Nor is there doubt where it runs a handler for SIGTRAP, whose end is seen.
+    /// Nor is there doubt where it runs a handler that has it blocked, whose end is seen.
     ///
     /// Says whether it did.
     pub(crate) fn put_back_mask(&mut self, thread: &Stopped) -> bool {
@@ -48,7 +48,7 @@ impl Threads {
         did
     }
 
-    /// A thread is at the first instruction of a handler for SIGTRAP.
+    /// A thread is at the first instruction of a handler, which may have SIGTRAP blocked.
     pub(crate) fn begin_handler(&mut self, thread: &Stopped) {
         let tid = thread.tid();
         let blocked = self.note(tid, GET, thread.signal_mask()).unwrap_or(0);
@@ -57,14 +57,14 @@ impl Threads {
         }
     }
 
-    /// A thread that handles a SIGTRAP has stopped, and was looked at: its handler is over if it blocks that no more.
+    /// A thread in a handler that has SIGTRAP blocked has stopped, and was looked at: that is over if it blocks it no more.
     pub(crate) fn end_handler(&mut self, thread: &Stopped) {
         if let Some(known) = self.get_mut(thread.tid()) {
             known.handles_trap &= known.blocked & TRAP != 0;
         }
     }
 
-    /// Whether a thread is in a handler for SIGTRAP.
+    /// Whether a thread is in a handler that has SIGTRAP blocked.
     pub(crate) fn is_handling(&self, tid: i32) -> bool {
         self.get(tid).is_some_and(|known| known.handles_trap)
     }

@@ -95,7 +95,7 @@ pub(crate) struct Thread {
     pub(crate) stranger: bool,
     /// The signals that it blocked when we last looked.
     pub(crate) blocked: u64,
-    /// Whether it is in a handler of the program's for SIGTRAP, which is blocked meanwhile.
+    /// Whether it is in a handler of the program's that has SIGTRAP blocked.
     pub(super) handles_trap: bool,
     /// What a SIGTRAP says that somebody has sent it, which it blocks, and which we have sent anew.
     pub(crate) held_trap: Option<Box<sys::Info>>,
