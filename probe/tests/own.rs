@@ -5,7 +5,10 @@
     reason = "functions in assembly, and handlers of signals, which the process is to have"
 )]
 
-use std::arch::global_asm;
+#[macro_use]
+#[path = "common/functions.rs"]
+mod functions;
+
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
@@ -16,22 +19,8 @@ use probe::maps::Maps;
 use probe::own::{Means, NoJump, Options, Session};
 use probe::{Action, Hit, OwnRefusal, ProbeError, ProbeId, Unplaceable};
 
-global_asm!(
+functions!(
     r#"
-    .macro function name
-    .globl \name
-    .type \name, @function
-    .p2align 4
-\name:
-    .endm
-    .macro end name
-    .size \name, . - \name
-    .globl \name\()_end
-\name\()_end:
-    nop
-    .endm
-
-    .text
     # rdi: a place of 64 bytes, rsi: a number.
     function own_general
     endbr64

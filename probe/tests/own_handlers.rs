@@ -2,26 +2,18 @@
 
 #![allow(unsafe_code, reason = "functions in assembly, and handlers of signals")]
 
-use std::arch::global_asm;
+#[macro_use]
+#[path = "common/functions.rs"]
+mod functions;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use probe::locate::Address;
 use probe::own::{Options, Session};
 use probe::{Action, ProbeId};
 
-global_asm!(
+functions!(
     r#"
-    .macro function name
-    .globl \name
-    .type \name, @function
-    .p2align 4
-\name:
-    .endm
-    .macro end name
-    .size \name, . - \name
-    .endm
-
-    .text
     # rdi: where a word is. The load is as long as a jump.
     function handlers_load
     .byte 0x48, 0x8b, 0x87, 0, 0, 0, 0

@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code, reason = "functions in assembly, handlers of signals, mappings and children")]
 
-use std::arch::global_asm;
+#[macro_use]
+#[path = "common/functions.rs"]
+mod functions;
+
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -10,19 +13,8 @@ use probe::locate::Address;
 use probe::own::{Means, Options, Session};
 use probe::{Action, ProbeId};
 
-global_asm!(
+functions!(
     r#"
-    .macro function name
-    .globl \name
-    .type \name, @function
-    .p2align 4
-\name:
-    .endm
-    .macro end name
-    .size \name, . - \name
-    .endm
-
-    .text
     function hostile_nop
     .byte 0x0f, 0x1f, 0x44, 0, 0
     lea rax, [rdi + rdi * 2]

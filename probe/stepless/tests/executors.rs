@@ -9,7 +9,11 @@
     reason = "functions in assembly, a handler of a signal, and a shadow stack, which the program is to have"
 )]
 
-use std::arch::{asm, global_asm};
+#[macro_use]
+#[path = "../../tests/common/functions.rs"]
+mod functions;
+
+use std::arch::asm;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -28,22 +32,8 @@ use probe::spec::ProbeSpec;
 use probe::warden::{Client, Program};
 use probe::{Action, Counters, Hit, OwnRefusal, RunEnd, Session, SessionOptions};
 
-global_asm!(
+functions!(
     r#"
-    .macro function name
-    .globl \name
-    .type \name, @function
-    .p2align 4
-\name:
-    .endm
-    .macro end name
-    .size \name, . - \name
-    .globl \name\()_end
-\name\()_end:
-    nop
-    .endm
-
-    .text
     # rdi: a place of 64 bytes, r9: the number of the round, which it leaves alone. The same instructions in each round.
     function executors_counted
     endbr64
