@@ -64,7 +64,7 @@ impl TryFrom<Sent> for Template {
         let Sent { variables, of_probe, injection, .. } = sent;
         let mut template = Template { variables, of_probe, injection, ..Template::default() };
         for (name, text) in sent.arguments {
-            template = template.with_argument(Some(&name), &text)?;
+            template = template.with_written(Some(&name), &text)?;
         }
         match sent.condition {
             Some(condition) => template.with_condition(&condition),
@@ -79,6 +79,9 @@ pub(crate) struct Written {
     pub(crate) text: String,
     pub(crate) fetch: Fetch,
 }
+
+/// What an argument may begin with, as perf's users write it.
+const PREFIX: &str = "arg:";
 
 /// The most arguments of a probe.
 const MOST_ARGUMENTS: usize = 128;
@@ -132,9 +135,12 @@ impl Template {
     ///
     /// # Errors
     /// The text is none.
-    pub fn with_argument(mut self, name: Option<&str>, text: &str) -> Result<Template, SyntaxError> {
-        // As perf's users may write it.
-        let text = text.strip_prefix("arg:").unwrap_or(text);
+    pub fn with_argument(self, name: Option<&str>, text: &str) -> Result<Template, SyntaxError> {
+        self.with_written(name, text.strip_prefix(PREFIX).unwrap_or(text))
+    }
+
+    /// The same of one that is without the prefix, so that one like it is a variable called so, with its type.
+    fn with_written(mut self, name: Option<&str>, text: &str) -> Result<Template, SyntaxError> {
         let fetch = parse_fetch(text)?;
         if self.arguments.len() >= MOST_ARGUMENTS {
             let what = format!("a probe has at most {MOST_ARGUMENTS} arguments");
@@ -267,7 +273,9 @@ impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut space = "";
         for Written { name, text, .. } in &self.arguments {
-            write!(f, "{space}{name}={text}")?;
+            // Which is taken for the prefix otherwise.
+            let prefix = if text.starts_with(PREFIX) { PREFIX } else { "" };
+            write!(f, "{space}{name}={prefix}{text}")?;
             space = " ";
         }
         match &self.condition {
@@ -583,6 +591,18 @@ mod tests {
         let taken = binding.take(&mut Thread::new());
         let values: Vec<_> = binding.values(&taken).map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(values, [format!("s={whole}"), "gone=(optimized out)".to_owned()]);
+    }
+
+    #[test]
+    fn what_is_printed_or_sent_is_the_same_again() {
+        for text in ["arg:arg:u8", "x=arg:arg:u8", "arg:s", "%di:u64 y=s.a if y < 3"] {
+            let template: Template = text.parse().unwrap();
+            assert_eq!(template.to_string().parse(), Ok(template.clone()), "{text}");
+            let sent = serde_json::to_string(&template).unwrap();
+            assert_eq!(serde_json::from_str::<Template>(&sent).unwrap(), template, "{text}");
+        }
+        let template: Template = "arg:arg:u8".parse().unwrap();
+        assert_eq!(template.to_string(), "arg=arg:arg:u8");
     }
 
     #[test]
